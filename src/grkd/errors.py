@@ -1,0 +1,8 @@
+"""The error that means: the user can mend this."""
+
+
+class UserError(ValueError):
+    """A mistake in a recipe, a file or a command; its text is one line that says what to change.
+
+    The command prints it without a traceback and exits with status 2.
+    """

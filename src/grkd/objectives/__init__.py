@@ -1,0 +1,45 @@
+"""One file a method; the file's name is the method's name.
+
+A method's file holds a frozen dataclass of options (a subclass of Objective) and names it METHOD.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from dataclasses import fields
+from typing import Any
+
+from grkd.errors import UserError
+from grkd.objectives._base import Batch, Objective, Term, combine
+from grkd.objectives._module import GRKDLoss
+
+__all__ = ["Batch", "GRKDLoss", "Objective", "Term", "combine", "load", "method", "names"]
+
+
+def names() -> list[str]:
+    """Every method in this folder, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def method(name: str) -> type[Objective]:
+    """The dataclass of a method's options. Raises UserError for an unknown name."""
+    if name not in names():
+        raise UserError(f"unknown method {name!r}{_nearest(name, names())}; known: {', '.join(names())}")
+    found: type[Objective] = importlib.import_module(f"{__name__}.{name}").METHOD
+    return found
+
+
+def load(name: str, **options: Any) -> Objective:
+    """A method with its options: load("grkd", tau=0.5). Raises UserError for an unknown method, option or bad value."""
+    chosen = method(name)
+    known = [field.name for field in fields(chosen)]
+    for option in options:
+        if option not in known:
+            listed = ", ".join(known) or "it has none"
+            raise UserError(f"{name}: unknown option {option!r}{_nearest(option, known)}; known: {listed}")
+    return chosen(**options)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,80 @@
+"""GRKD as an nn.Module for anyone's own training loop."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grkd.objectives._base import Batch, combine
+from grkd.objectives.grkd import GRKD
+
+
+class GRKDLoss(nn.Module):
+    """GRKD in one call: loss = GRKDLoss()(student_logits, teacher_logits, progress=step / last_step) -> scalar.
+
+    Options are those of the `grkd` method (tau, pair_target, normalize, group, group_size, temperature, ...), see
+    grkd.objectives.grkd.GRKD for the formula; `seed` makes the draw of sampled groups repeatable.
+    """
+
+    def __init__(self, *, seed: int | None = None, **options: Any) -> None:
+        super().__init__()
+        self.objective = GRKD(**options)
+        self.seed = seed
+        self._generator: torch.Generator | None = None
+
+    def forward(
+        self,
+        student_logits: Float[Tensor, "*rows candidates"],
+        teacher_logits: Float[Tensor, "*rows candidates"],
+        *,
+        progress: float,
+        mask: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean loss over the rows, in nats.
+
+        student_logits, teacher_logits: [batch, classes] or [batch, positions, vocabulary].
+        mask: True where it counts; of the logits' shape (candidates), or without their last axis (rows, positions).
+        labels: the true candidate of each row, for label_weight > 0. progress: 0 at the first step, 1 at the last.
+        The pair term is a mean over the rows that have a pair, the other terms over all rows that count.
+        Raises ValueError for shapes that do not fit.
+        """
+        if student_logits.shape != teacher_logits.shape:
+            raise ValueError(
+                f"student logits have shape {tuple(student_logits.shape)}, teacher logits {tuple(teacher_logits.shape)}"
+            )
+        candidates = student_logits.shape[-1]
+        batch = Batch(
+            student=student_logits.reshape(-1, candidates),
+            teacher=teacher_logits.reshape(-1, candidates),
+            mask=self._candidate_mask(mask, student_logits),
+            labels=None if labels is None else labels.reshape(-1),
+            progress=progress,
+            generator=self._generator_on(student_logits.device),
+        )
+        return combine(self.objective.terms(batch))
+
+    def extra_repr(self) -> str:
+        return repr(self.objective)
+
+    def _candidate_mask(self, mask: Tensor | None, logits: Tensor) -> Tensor | None:
+        if mask is None:
+            return None
+        if mask.is_floating_point():
+            raise ValueError(f"mask must be bool (True = it counts), got {mask.dtype}")
+        if mask.shape == logits.shape[:-1]:
+            mask = mask.unsqueeze(-1).expand(logits.shape)
+        if mask.shape != logits.shape:
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)}; it must be that of the logits, {tuple(logits.shape)}, "
+                f"or of their rows, {tuple(logits.shape[:-1])}"
+            )
+        return mask.bool().reshape(-1, logits.shape[-1])
+
+    def _generator_on(self, device: torch.device) -> torch.Generator | None:
+        if self.seed is None:
+            return None
+        if self._generator is None or self._generator.device != device:
+            self._generator = torch.Generator(device).manual_seed(self.seed)
+        return self._generator

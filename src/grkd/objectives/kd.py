@@ -1,0 +1,45 @@
+"""Standard KD: soft targets, with hard labels as an option."""
+
+from dataclasses import dataclass
+
+from grkd.errors import UserError
+from grkd.losses import soft_target
+from grkd.objectives._base import Batch, Objective, Term, label_term
+
+
+@dataclass(frozen=True, kw_only=True)
+class KD(Objective):
+    """Standard knowledge distillation (Hinton et al.): soft targets at a temperature.
+
+    L = soft_weight * L_soft + label_weight * CE(labels), L_soft at `temperature`, times T^2 where `t_squared`.
+    Raises UserError for temperature <= 0, negative weights, or weights that are all 0.
+    Source: arXiv 1503.02531.
+    """
+
+    temperature: float = 2.0
+    t_squared: bool = True
+    soft_weight: float = 1.0
+    label_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"kd: temperature must be above 0, got {self.temperature}")
+        if self.soft_weight < 0 or self.label_weight < 0 or self.soft_weight + self.label_weight == 0:
+            raise UserError("kd: soft_weight and label_weight must be 0 or more, and not both 0")
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        counted = batch.counted()
+        soft = soft_target(
+            batch.student,
+            batch.required_teacher(),
+            mask=batch.mask,
+            temperature=self.temperature,
+            t_squared=self.t_squared,
+        )
+        terms = (Term(name="soft_target", weight=self.soft_weight, rows=soft, counted=counted),)
+        if self.label_weight:
+            terms += (label_term(batch, self.label_weight),)
+        return terms
+
+
+METHOD = KD

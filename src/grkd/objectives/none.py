@@ -1,0 +1,22 @@
+"""No distillation: the student learns from the labels alone. The control of every comparison."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grkd.objectives._base import Batch, Objective, Term, label_term
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoDistillation(Objective):
+    """Cross-entropy on the labels (classes, or the response's own tokens); the teacher's scores are not used.
+
+    L = -log p_S(label)
+    """
+
+    needs_teacher: ClassVar[bool] = False
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        return (label_term(batch, 1.0),)
+
+
+METHOD = NoDistillation

@@ -1,0 +1,189 @@
+"""A run, as typed dataclasses. `read` (below the tree) fills them strictly from YAML and `key=value` overrides."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method and its options; `label` names it in tables (default: its name), so that one method can run twice."""
+
+    name: str
+    label: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Train low-rank adapters (peft) instead of all weights; they are merged into the saved student."""
+
+    r: Count = 16
+    alpha: Positive = 32.0
+    dropout: Fraction = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One optimiser run; lengths in optimiser steps, `batch_size` in examples a device and micro-batch."""
+
+    epochs: Positive = 1.0
+    steps: Count | None = None  # instead of epochs
+    batch_size: Count = 8
+    gradient_accumulation: Count = 1
+    learning_rate: Positive = 1e-4
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup: Fraction = 0.1  # share of the steps
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: NonNegative = 1.0
+    gradient_checkpointing: bool = False
+    log_every: Count = 10
+    save_every: Count = 200
+    report_to: str | list[str] = "none"
+    extra: dict[str, Any] = field(default_factory=dict)  # any other field of transformers.TrainingArguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A language model: hub name, local folder, or a GGUF file inside either."""
+
+    model: str
+    gguf_file: str | None = None
+    revision: str | None = None
+    dtype: Dtype = "auto"  # auto: float32 on a CPU, bfloat16 on a GPU
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A language model to train: `model`, or `layers` cut from the teacher, or `config` (a fresh one like the teacher's)."""
+
+    model: str | None = None
+    gguf_file: str | None = None
+    revision: str | None = None
+    layers: list[Annotated[int, Field(ge=0)]] | None = None  # the teacher's layers to keep, from 0, rising
+    config: dict[str, Any] | None = None  # the teacher's config with these fields changed, random weights
+    dtype: Dtype = "auto"  # of training: auto is float32 on a CPU, bfloat16 autocast over float32 weights on a GPU
+    trust_remote_code: bool = False
+    lora: Lora | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """JSONL files, a line each: {"prompt"}, {"messages"}, or {"prompt", "completion"}."""
+
+    train: str
+    heldout: str | None = None
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of train, where no heldout file is given
+    system: str | None = None  # a system message before every prompt
+    max_prompt_tokens: Count = 1800  # longer prompts are dropped and counted
+    limit: Count | None = None  # use only the first of train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Responses:
+    """Where responses come from: sampled from the teacher or the student, or taken from the data."""
+
+    source: Literal["teacher", "student", "data"] = "teacher"
+    max_new_tokens: Count = 256
+    temperature: NonNegative = 1.0  # 0: greedy
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    batch_size: Count = 16
+    shard_size: Count = 64  # responses a file; whole shards survive a kill
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The teacher's signal: its hidden states stored once ("cache"), or the teacher run in every step ("live")."""
+
+    signal: Literal["cache", "live"] = "cache"
+    batch_size: Count = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageEvaluation:
+    """Rank fidelity on the held-out responses, and sample answers."""
+
+    top_k: Annotated[int, Field(ge=2)] = 16  # Kendall tau and pair accuracy over the teacher's top k tokens
+    batch_size: Count = 8
+    samples: Annotated[int, Field(ge=0)] = 4
+    sample_tokens: Count = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierModel:
+    """A classifier: "mlp" or "cnn" (built in), "package.module:factory", a transformers hub name or folder."""
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)  # of the built-in network or the factory
+    training: Training | None = None  # of the teacher: train it first on the labels; None: it is loaded as it is
+    weights: str | None = None  # a safetensors file for built-in networks and factories
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierData:
+    """One of: `dataset` (built in), `train` (CSV or JSONL of text and label), `image_folder` (class/file)."""
+
+    dataset: Literal["digits"] | None = None
+    train: str | None = None
+    heldout: str | None = None
+    image_folder: str | None = None  # with train/ and heldout/ inside, or one folder a class
+    text: str = "text"  # column names
+    label: str = "label"
+    features: Literal["tokens", "tfidf"] = "tokens"  # how text reaches networks that are no transformers models
+    image_size: Count = 32
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    max_tokens: Count = 128
+    limit: Count | None = None  # use only this many training examples (drawn with the seed, classes balanced)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation:
+    batch_size: Count = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRecipe:
+    """Distil a language model."""
+
+    task: Literal["language_model"]
+    output: str
+    teacher: Model
+    student: Student
+    data: Prompts
+    methods: list[Method]
+    title: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    responses: Responses = field(default_factory=Responses)
+    score: Score = field(default_factory=Score)
+    training: Training = field(default_factory=Training)
+    evaluation: LanguageEvaluation = field(default_factory=LanguageEvaluation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe:
+    """Distil a classifier."""
+
+    task: Literal["classifier"]
+    output: str
+    teacher: ClassifierModel
+    student: ClassifierModel
+    data: ClassifierData
+    methods: list[Method]
+    title: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    training: Training = field(default_factory=Training)
+    evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)
+
+
+Recipe = LanguageRecipe | ClassifierRecipe
