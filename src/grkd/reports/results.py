@@ -1,0 +1,227 @@
+"""A run folder, read into typed records. What is missing is named in `Run.missing`; nothing is made up."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+
+from grkd.errors import UserError
+
+BEFORE = "before"  # the student before distillation
+TEACHER = "teacher"
+
+Task = Literal["language_model", "classifier"]
+Kind = TypeVar("Kind")
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+Value = Annotated[float | None, AfterValidator(_finite)]  # NaN and infinity count as no value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured value; `low` and `high` bound its 95 % bootstrap interval."""
+
+    method: str
+    metric: str
+    seed: int | None = None
+    value: Value = None
+    low: Value = None
+    high: Value = None
+    steps: int | None = None
+    seconds: Value = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One logged optimiser step; `progress` runs from 0 to 1."""
+
+    step: int
+    progress: Value = None
+    loss_nats: Value = None
+    alpha: Value = None
+    learning_rate: Value = None
+    gradient_norm: Value = None
+    rows_per_second: Value = None
+    terms: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What one method logged while it trained with one seed, steps rising."""
+
+    label: str
+    seed: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A prompt and its answers by "teacher", "before" and label."""
+
+    prompt: str
+    answers: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """All that a run folder holds so far."""
+
+    folder: Path
+    title: str
+    task: Task | None
+    method_names: dict[str, str]  # label -> method, in the order of the recipe
+    status: dict[str, str]  # "<label>-seed<k>" -> "done" or "failed: reason"
+    counts: dict[str, int]
+    rows: tuple[Row, ...]
+    curves: tuple[Curve, ...]
+    samples: tuple[Sample, ...]
+    environment: dict[str, Any]
+    recipe: str
+    missing: tuple[str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every method's label: the recipe's order, then the order of appearance."""
+        found = [*self.method_names, *(curve.label for curve in self.curves), *(row.method for row in self.rows)]
+        found += [split_name(name)[0] for name in self.status]
+        return tuple(label for label in dict.fromkeys(found) if label not in (BEFORE, TEACHER))
+
+    def seeds(self, label: str) -> tuple[int, ...]:
+        """The seeds that were tried for a label, whether they ended well or not."""
+        tried = {seed for name, seed in map(split_name, self.status) if name == label and seed is not None}
+        return tuple(sorted(tried | {row.seed for row in self.rows if row.method == label and row.seed is not None}))
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """"<label>-seed<k>" -> reason."""
+        return {
+            name: text.removeprefix("failed").lstrip(": ") or "no reason given"
+            for name, text in self.status.items()
+            if text.startswith("failed")
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Results:
+    task: Task
+    title: str = ""
+    rows: tuple[Row, ...] = ()
+    status: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder, finished or not. Raises UserError for a broken file, or where there is no run at all."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder that a recipe's `output` names")
+    recipe_text, recipe = _read_recipe(folder / "recipe.yaml")
+    results = _read(folder / "results.json", _Results)
+    environment = _read(folder / "environment.json", dict[str, Any])
+    curves = tuple(_read_curves(folder / "train"))
+    samples = _read(folder / "evaluate" / "samples.json", tuple[Sample, ...])
+    if not (recipe or results or environment or curves or samples):
+        raise UserError(f"{folder}: holds no run (no recipe.yaml, no results.json); give a recipe's `output` folder")
+    task: Any = results.task if results else recipe.get("task")
+    present = {
+        "recipe.yaml": bool(recipe),
+        "environment.json": environment is not None,
+        "results.json": results is not None,
+        "train/*/metrics.jsonl": bool(curves),
+        "evaluate/samples.json": samples is not None or task != "language_model",
+    }
+    return Run(
+        folder=folder,
+        title=(results.title if results else "") or str(recipe.get("title") or folder.resolve().name),
+        task=task if task in ("language_model", "classifier") else None,
+        method_names=_method_names(recipe),
+        status=results.status if results else {},
+        counts=results.counts if results else {},
+        rows=results.rows if results else (),
+        curves=curves,
+        samples=samples or (),
+        environment=environment or {},
+        recipe=recipe_text,
+        missing=tuple(name for name, there in present.items() if not there),
+    )
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """"grkd-seed3" -> ("grkd", 3); a name without a seed keeps its text."""
+    label, mark, seed = name.rpartition("-seed")
+    return (label, int(seed)) if mark and seed.isascii() and seed.isdigit() else (name, None)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind | None:
+    """A JSON file as the given type, or None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return _checked(path, json.loads(path.read_text(encoding="utf-8")), kind)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); remove it and run that stage again") from error
+
+
+def _checked(where: object, value: Any, kind: type[Kind]) -> Kind:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        raise UserError(f"{where}: {key}: {first['msg']}; remove the file and run that stage again") from error
+
+
+def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
+    if not path.is_file():
+        return "", {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        recipe = yaml.safe_load(text)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path}: not a recipe; its top level must hold keys such as `task` and `methods`")
+    return text, {str(key): value for key, value in recipe.items()}
+
+
+def _method_names(recipe: dict[str, Any]) -> dict[str, str]:
+    methods = recipe.get("methods")
+    names = {}
+    for method in methods if isinstance(methods, list) else []:
+        name = method.get("name", "") if isinstance(method, dict) else method
+        label = method.get("label") or name if isinstance(method, dict) else method
+        if label:
+            names[str(label)] = str(name or label)
+    return names
+
+
+def _read_curves(folder: Path) -> Iterable[Curve]:
+    for path in sorted(folder.glob("*/metrics.jsonl")):
+        label, seed = split_name(path.parent.name)
+        if seed is not None and (steps := _read_steps(path)):
+            yield Curve(label=label, seed=seed, steps=steps)
+
+
+def _read_steps(path: Path) -> tuple[Step, ...]:
+    """The last record of each step: training that was continued logs the steps after its checkpoint again."""
+    steps: dict[int, Step] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            step = _checked(f"{path} line {number}", json.loads(line), Step)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # the line being written when the run was stopped
+                break
+            raise UserError(f"{path} line {number}: not valid JSON ({error}); remove that line") from error
+        steps[step.step] = step
+    return tuple(steps[key] for key in sorted(steps))

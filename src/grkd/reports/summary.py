@@ -1,0 +1,262 @@
+"""What the rows of a run say: means, intervals, differences, and which differences the seeds can support."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scipy import stats
+
+from grkd.reports.results import BEFORE, TEACHER, Row, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a metric is shown. `direction`: 1 higher is better, -1 lower, 0 unknown (then nothing is called best)."""
+
+    name: str
+    label: str
+    unit: str = ""
+    direction: int = 0
+    scale: float = 1.0
+    decimals: int = 3
+    against_teacher: bool = False  # measured against the teacher, so the teacher's own value is trivial
+
+
+def _percent(name: str, label: str, *, against_teacher: bool) -> Metric:
+    return Metric(
+        name=name, label=label, unit="%", direction=1, scale=100.0, decimals=2, against_teacher=against_teacher
+    )
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        _percent("accuracy", "accuracy", against_teacher=False),
+        Metric(name="nll_nats", label="negative log-likelihood", unit="nats", direction=-1),
+        Metric(name="forward_kl_nats", label="forward KL", unit="nats", direction=-1, against_teacher=True),
+        Metric(name="soft_cross_entropy_nats", label="soft cross-entropy", unit="nats", direction=-1),
+        Metric(name="kendall_tau", label="Kendall tau", direction=1, against_teacher=True),
+        _percent("pair_accuracy", "pair accuracy", against_teacher=True),
+        _percent("top1_agreement", "top-1 agreement", against_teacher=True),
+    )
+}
+
+
+def metric_of(name: str) -> Metric:
+    """The known metric of that name, or a plain one with no direction."""
+    nats = name.endswith("_nats")
+    plain = Metric(name=name, label=name.removesuffix("_nats").replace("_", " "), unit="nats" if nats else "")
+    return METRICS.get(name, plain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One method's value of one metric, in the metric's own unit (fractions stay fractions).
+
+    `mean` over the seeds that have a value. `half_width` of the 95 % Student t interval over seeds, with two or more;
+    `low` and `high` of the bootstrap interval, with one. `difference` to the baseline, paired over seeds.
+    """
+
+    values: dict[int | None, float] = field(default_factory=dict)
+    mean: float | None = None
+    half_width: float | None = None
+    low: float | None = None
+    high: float | None = None
+    difference: float | None = None
+    differs: bool = False  # from the baseline, at 5 % in a paired t test over seeds
+    seeds_tried: int = 0
+    best: bool = False
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        if self.mean is not None and self.half_width is not None:
+            return self.mean - self.half_width, self.mean + self.half_width
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.values) >= self.seeds_tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of the table. `kind`: "teacher", "before" or "method"; steps and seconds are means over seeds."""
+
+    label: str
+    kind: str
+    cells: dict[str, Cell]
+    steps: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Which methods the best one (by mean) beats at 5 % in a paired t test over seeds, and which it does not.
+
+    `tested` is False where no comparison could be tested: one seed, or no two methods with all of the same seeds.
+    """
+
+    metric: Metric
+    best: str
+    better_than: tuple[str, ...]
+    not_better_than: tuple[str, ...]
+    tested: bool
+
+    @property
+    def better(self) -> bool:
+        return bool(self.better_than) and not self.not_better_than
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    metrics: tuple[Metric, ...]
+    lines: tuple[Line, ...]
+    verdicts: dict[str, Verdict]
+    baseline: str | None  # the label that differences refer to
+
+    @property
+    def methods(self) -> tuple[Line, ...]:
+        return tuple(line for line in self.lines if line.kind == "method")
+
+    def line(self, label: str) -> Line | None:
+        return next((line for line in self.lines if line.label == label), None)
+
+    @property
+    def most_seeds(self) -> int:
+        return max((len(cell.values) for line in self.methods for cell in line.cells.values()), default=0)
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Of the 95 % interval of the mean: t_{0.975, n-1} s / sqrt(n); None below two values."""
+    count = len(values)
+    if count < 2:
+        return None
+    return float(stats.t.ppf(0.975, count - 1)) * _deviation(values) / math.sqrt(count)
+
+
+def differs(differences: Sequence[float]) -> bool:
+    """Paired t test at 5 %, two-sided. Differences without any spread are no evidence: the seed had no effect."""
+    count = len(differences)
+    if count < 2:
+        return False
+    mean, spread = sum(differences) / count, _deviation(differences)
+    if spread <= 1e-9 * abs(mean):
+        return False
+    return float(2 * stats.t.sf(abs(mean) / spread * math.sqrt(count), count - 1)) < 0.05
+
+
+def summarise(run: Run) -> Summary:
+    """The table of a run, with differences and verdicts."""
+    known = [name for name in METRICS if any(row.metric == name for row in run.rows)]
+    names = dict.fromkeys([*known, *(row.metric for row in run.rows)])
+    metrics = tuple(metric_of(name) for name in names)
+    present = {row.method for row in run.rows}
+    labels = [label for label in (TEACHER, BEFORE, *run.labels) if label in present]
+    baseline = _baseline(run, labels)
+    columns = {metric.name: _column(run, labels, metric, baseline) for metric in metrics}
+    lines = tuple(_line(run, label, {name: column[label] for name, column in columns.items()}) for label in labels)
+    verdicts = {metric.name: verdict for metric in metrics if (verdict := _verdict(metric, lines)) is not None}
+    return Summary(metrics=metrics, lines=lines, verdicts=verdicts, baseline=baseline)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _baseline(run: Run, labels: Sequence[str]) -> str | None:
+    plain = [label for label in labels if run.method_names.get(label, label) == "none"]
+    if run.task == "classifier" and plain:
+        return plain[0]
+    return BEFORE if BEFORE in labels else None
+
+
+def _line(run: Run, label: str, cells: dict[str, Cell]) -> Line:
+    rows = [row for row in run.rows if row.method == label]
+    return Line(
+        label=label,
+        kind=label if label in (TEACHER, BEFORE) else "method",
+        cells=cells,
+        steps=_mean_per_seed({row.seed: float(row.steps) for row in rows if row.steps is not None}),
+        seconds=_mean_per_seed({row.seed: row.seconds for row in rows if row.seconds is not None}),
+    )
+
+
+def _mean_per_seed(values: dict[int | None, float]) -> float | None:
+    return math.fsum(values.values()) / len(values) if values else None
+
+
+def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | None) -> dict[str, Cell]:
+    rows = {
+        label: [row for row in run.rows if (row.method, row.metric) == (label, metric.name)] for label in labels
+    }
+    values = {
+        label: {row.seed: row.value for row in found if row.value is not None} for label, found in rows.items()
+    }
+    means = {label: _mean_per_seed(found) for label, found in values.items()}
+    methods = [label for label in labels if label not in (BEFORE, TEACHER) and means[label] is not None]
+    ranked = [means[label] or 0.0 for label in methods]
+    top = max(ranked, key=lambda mean: mean * metric.direction) if metric.direction and len(ranked) > 1 else None
+    return {
+        label: _cell(
+            rows[label],
+            values[label],
+            baseline=values[baseline] if baseline is not None and label not in (baseline, TEACHER) else {},
+            tried=len(run.seeds(label)),
+            best=label in methods and top is not None and means[label] == top,
+        )
+        for label in labels
+    }
+
+
+def _cell(
+    rows: Sequence[Row],
+    values: dict[int | None, float],
+    *,
+    baseline: dict[int | None, float],
+    tried: int,
+    best: bool,
+) -> Cell:
+    single = next((row for row in rows if row.value is not None), None) if len(values) == 1 else None
+    differences = _paired(values, baseline)
+    return Cell(
+        values=values,
+        mean=_mean_per_seed(values),
+        half_width=half_width(list(values.values())),
+        low=single.low if single else None,
+        high=single.high if single else None,
+        difference=math.fsum(differences) / len(differences) if differences else None,
+        differs=len(values) >= tried and differs(differences),
+        seeds_tried=tried,
+        best=best,
+    )
+
+
+def _paired(values: dict[int | None, float], others: dict[int | None, float]) -> list[float]:
+    """Differences seed by seed; a side without seeds (the student before distillation) stands against every seed."""
+    if None in others:
+        return [value - others[None] for value in values.values()]
+    if None in values:
+        return [values[None] - other for other in others.values()]
+    return [values[seed] - others[seed] for seed in values if seed in others]
+
+
+def _verdict(metric: Metric, lines: Sequence[Line]) -> Verdict | None:
+    cells = {line.label: line.cells[metric.name] for line in lines if line.kind == "method"}
+    cells = {label: cell for label, cell in cells.items() if cell.mean is not None}
+    best = next((label for label, cell in cells.items() if cell.best), None)
+    if best is None:
+        return None
+    better, not_better, tested = [], [], False
+    for label in cells:
+        if label == best:
+            continue
+        # A method that lost a seed (a failure, a NaN) is shown but not tested: its mean is over a chosen few.
+        whole = cells[best].complete and cells[label].complete and set(cells[best].values) == set(cells[label].values)
+        testable = whole and len(cells[best].values) >= 2
+        tested |= testable
+        differences = _paired(cells[best].values, cells[label].values)
+        (better if testable and differs(differences) else not_better).append(label)
+    return Verdict(
+        metric=metric, best=best, better_than=tuple(better), not_better_than=tuple(not_better), tested=tested
+    )

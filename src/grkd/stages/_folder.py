@@ -1,0 +1,178 @@
+"""A run's folder: stages as whole folders with a manifest, made once, taken up again after a kill."""
+
+import datetime
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+
+from grkd.console import console
+from grkd.errors import UserError
+from grkd.files import digest, file_digest, read_json, write_json
+
+_MANIFEST = "manifest.json"
+_BEGUN = "begun.json"
+_HASH_WHOLE = 64 << 20  # larger files enter a digest by size and time of change, not by content
+
+
+class RunFolder:
+    """Where one run writes. Every stage is a folder; `<stage>.partial` while it is being made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ranks = PartialState()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process out of the same folder. Raises UserError where one is at work in it."""
+        self._writable()
+        if not self.ranks.is_main_process:
+            yield
+            return
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.path}: another grkd process is at work in this folder") from None
+        try:
+            yield
+        finally:
+            lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+
+    def _writable(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.write_text("grkd")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"output: cannot write to {self.path}: {error.strerror or error}") from None
+
+    def stage(self, name: str, inputs: dict[str, Any], make: Callable[[Path], None]) -> Path:
+        """The finished folder of a stage, made now unless it is there already with the same inputs.
+
+        `make` writes into the folder that it is given; after a kill it is called again on what it had written, if the
+        inputs are still the same. A whole stage with other inputs is kept as `<stage>.old`.
+        After a UserError nothing of the stage is left.
+        """
+        key, final = digest(inputs), self.path / name
+        if self._whole(final, key):
+            if self.ranks.is_main_process:
+                console.print(f"[dim]{name}: done before, kept[/dim]")
+            return final
+        self.ranks.wait_for_everyone()
+        work = final.with_name(final.name + ".partial")
+        if self.ranks.is_main_process:
+            self._prepare(work, key)
+        self.ranks.wait_for_everyone()
+        try:
+            make(work)
+        except UserError:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        self.ranks.wait_for_everyone()
+        if self.ranks.is_main_process:
+            self._finish(work, final, key, inputs)
+        self.ranks.wait_for_everyone()
+        return final
+
+    def key(self, name: str) -> str:
+        """Digest of what a whole stage was made from; the input of the stages after it."""
+        return str(read_json(self.path / name / _MANIFEST)["key"])
+
+    def _whole(self, folder: Path, key: str) -> bool:
+        manifest = folder / _MANIFEST
+        if not manifest.exists():
+            return False
+        found = read_json(manifest)
+        sizes_agree = all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size
+            for name, size in found["files_bytes"].items()
+        )
+        return bool(found["key"] == key) and sizes_agree
+
+    def _prepare(self, work: Path, key: str) -> None:
+        begun = work / _BEGUN
+        if begun.exists() and read_json(begun)["key"] == key:
+            console.print(f"[dim]{work.stem}: going on where it stopped[/dim]")
+            return
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        write_json(begun, {"key": key})
+
+    def _finish(self, work: Path, final: Path, key: str, inputs: dict[str, Any]) -> None:
+        (work / _BEGUN).unlink()
+        sizes = {str(path.relative_to(work)): path.stat().st_size for path in sorted(work.rglob("*")) if path.is_file()}
+        write_json(work / _MANIFEST, {"key": key, "inputs": inputs, "files_bytes": sizes})
+        if final.exists():
+            old = final.with_name(final.name + ".old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(final, old)
+        os.replace(work, final)
+
+
+def model_digest(model: str) -> Any:
+    """What a model reference stands for: a hub name as it is, a local folder or file by its contents."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path_digest(path)
+    if path.is_dir():
+        return {file.name: path_digest(file) for file in sorted(path.iterdir()) if file.is_file()}
+    return model
+
+
+def path_digest(path: Path) -> Any:
+    """Digest of a file's contents; of size and time of change where hashing it would take long."""
+    stat = path.stat()
+    return file_digest(path) if stat.st_size <= _HASH_WHOLE else [stat.st_size, stat.st_mtime_ns]
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Versions, hardware, commit and date: what a reader needs to judge the figures of a run."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    packages = {name: _version(name) for name in ("grkd", "torch", "transformers", "accelerate", "peft")}
+    return {
+        **packages,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+        "gpu": gpu,
+        "processes": PartialState().num_processes,
+        "git_commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+    }
+
+
+def command_line() -> str:
+    """The command that runs now, as a user would type it."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the working directory's repository, or None outside one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None

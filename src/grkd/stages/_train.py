@@ -1,0 +1,122 @@
+"""The train stage that both tasks share: a recipe's training section becomes a DistillationTrainer's run."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from grkd.errors import UserError
+from grkd.files import write_json
+from grkd.objectives import Objective
+from grkd.recipe import Training
+from grkd.training import (
+    DistillationTrainer,
+    MetricsFile,
+    ProgressBar,
+    RowSource,
+    WholeCheckpoints,
+    last_whole_checkpoint,
+)
+
+
+def device(name: str) -> torch.device:
+    """The device that a recipe asks for. Raises UserError where it asks for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for, but PyTorch sees no GPU here; use device=auto or device=cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def dtype(name: str, where: torch.device) -> torch.dtype:
+    """A dtype by name; "auto" is bfloat16 on a GPU and float32 on a CPU (where bfloat16 is often emulated)."""
+    if name == "auto":
+        return torch.bfloat16 if where.type == "cuda" else torch.float32
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def arguments(
+    training: Training, *, folder: Path, seed: int, where: torch.device, bf16: bool, run_name: str
+) -> TrainingArguments:
+    """transformers.TrainingArguments of a recipe's training section; `extra` goes in last."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in training.extra:
+        if name not in known:
+            raise UserError(f"training.extra.{name}: transformers.TrainingArguments has no such field")
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "run_name": run_name,
+        "num_train_epochs": training.epochs,
+        "max_steps": training.steps or -1,
+        "per_device_train_batch_size": training.batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": training.warmup,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "logging_steps": training.log_every,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": training.save_every,
+        "save_total_limit": 2,  # the newest may be half-written when the run is killed
+        "eval_strategy": "no",
+        "report_to": training.report_to,
+        "disable_tqdm": True,
+        "seed": seed,
+        "use_cpu": where.type == "cpu",
+        "bf16": bf16,
+        "dataloader_pin_memory": where.type == "cuda",
+    }
+    return TrainingArguments(**(settings | training.extra))
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    *,
+    objective: Objective,
+    rows: RowSource,
+    training: Training,
+    folder: Path,
+    seed: int,
+    where: torch.device,
+    bf16: bool,
+    description: str,
+) -> nn.Module:
+    """Train in `folder` (checkpoints/, metrics.jsonl, training.json), going on from the last whole checkpoint."""
+    checkpoints = folder / "checkpoints"
+    bar = ProgressBar(description)
+    trainer = DistillationTrainer(
+        model,
+        arguments(training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description),
+        objective=objective,
+        rows=rows,
+        train_dataset=dataset,
+        callbacks=[bar, MetricsFile(folder / "metrics.jsonl"), WholeCheckpoints()],
+    )
+    _only_our_callbacks(trainer)
+    resume = last_whole_checkpoint(checkpoints)
+    try:
+        outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        bar.stop()
+    if trainer.is_world_process_zero():
+        seconds = outcome.metrics["train_runtime"]
+        write_json(folder / "training.json", {"steps": trainer.state.global_step, "seconds": seconds})
+    unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    return unwrapped
+
+
+def _only_our_callbacks(trainer: DistillationTrainer) -> None:
+    """The Trainer prints every log as a dict where its own bar is off; ours shows it instead."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,137 @@
+"""What a training run shows and leaves behind: a progress bar, metrics as JSON lines, checkpoints known to be whole."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grkd.console import progress_bar
+
+_WHOLE = "whole"
+
+
+class ProgressBar(TrainerCallback):
+    """A rich bar with steps a second, time left and the loss."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.bar = progress_bar()
+            self.task = self.bar.add_task(
+                self.description, total=state.max_steps, completed=state.global_step, unit="step"
+            )
+            self.bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if self.bar is not None and logs and "loss" in logs:
+            self.bar.update(self.task, description=f"{self.description}  loss {logs['loss']:.3f}")
+
+    def stop(self) -> None:
+        """Close the bar, also after an error."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+class MetricsFile(TrainerCallback):
+    """Writes one JSON line a log; after a resume, lines beyond the checkpoint's step are dropped first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._clock, self._step = 0.0, 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._clock, self._step = time.perf_counter(), state.global_step
+        if state.is_world_process_zero:
+            kept = [line for line in _lines(self.path) if line["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        now = time.perf_counter()
+        line: dict[str, Any] = {
+            "step": state.global_step,
+            "progress": logs["progress"],
+            "loss_nats": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "gradient_norm": logs.get("grad_norm"),
+            "steps_per_second": (state.global_step - self._step) / max(1e-9, now - self._clock),
+            "terms": {name.removeprefix("terms/"): value for name, value in logs.items() if name.startswith("terms/")},
+        }
+        if "alpha" in logs:
+            line["alpha"] = logs["alpha"]
+        self._clock, self._step = now, state.global_step
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(_finite(line)) + "\n")
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Marks a checkpoint once everything of it is written, so that a half-written one is never resumed from."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, or None."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole JSON lines of a file; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def quiet_environment() -> None:
+    """No telemetry, no tokenizer forks warnings: set before a run, never overriding the user's own choice."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

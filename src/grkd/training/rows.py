@@ -1,0 +1,111 @@
+"""From a model and a batch of data to rows of scores: what differs between language models and classifiers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from grkd.data.classification import collate as collate_examples
+from grkd.data.language import Item, collate, response_logits
+from grkd.teachers.classifiers import scores
+from grkd.teachers.signal import HiddenCache, TeacherHead
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scores of one micro-batch: student and teacher [rows, candidates], labels [rows]."""
+
+    student: Float[Tensor, "rows candidates"]
+    teacher: Float[Tensor, "rows candidates"] | None
+    labels: Int[Tensor, " rows"] | None
+
+
+class RowSource(Protocol):
+    """How a task makes rows."""
+
+    unit: str
+
+    def collate(self, examples: Sequence[Any]) -> dict[str, Any]:
+        """A batch from examples of the data set."""
+
+    def count(self, batch: dict[str, Any]) -> int:
+        """Number of rows in a batch, known before any model runs."""
+
+    def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
+        """The scores, with the student's graph."""
+
+    def to(self, device: torch.device) -> None:
+        """Move what the teacher needs to the student's device."""
+
+
+class LanguageRows:
+    """A row is a response token, a candidate a vocabulary entry.
+
+    The teacher is a live model, or a cache of its hidden states with its head, or absent (methods without a teacher).
+    Candidates beyond `vocabulary` are padding of the embedding matrices and are cut on both sides.
+    """
+
+    unit = "tokens"
+
+    def __init__(
+        self,
+        *,
+        pad_token_id: int,
+        vocabulary: int,
+        teacher: nn.Module | None = None,
+        cache: HiddenCache | None = None,
+        head: TeacherHead | None = None,
+    ) -> None:
+        if (cache is None) != (head is None) or (cache is not None and teacher is not None):
+            raise ValueError("give a live teacher, or a cache and its head, or neither")
+        self.pad_token_id, self.vocabulary = pad_token_id, vocabulary
+        self.teacher, self.cache, self.head = teacher, cache, head
+
+    def collate(self, examples: Sequence[Item]) -> dict[str, Any]:
+        batch = collate(examples, pad_token_id=self.pad_token_id)
+        if self.cache is not None:
+            # Rows in the order of response_mask: item by item, each token of its response.
+            batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in examples])
+        return batch
+
+    def count(self, batch: dict[str, Any]) -> int:
+        return int(batch["response_mask"].sum())
+
+    def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
+        mask = batch["response_mask"]
+        student = response_logits(model, batch)[mask][:, : self.vocabulary]
+        return Rows(student, self._teacher_scores(batch), batch["response_ids"][mask])
+
+    def to(self, device: torch.device) -> None:
+        for module in (self.teacher, self.head):
+            if module is not None:
+                module.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
+        if self.head is not None:
+            return self.head(batch["teacher_hidden"])[:, : self.vocabulary]
+        if self.teacher is not None:
+            return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
+        return None
+
+
+class ClassRows:
+    """A row is an example, a candidate a class. The teacher's scores come with the batch."""
+
+    unit = "examples"
+
+    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return collate_examples(examples)
+
+    def count(self, batch: dict[str, Any]) -> int:
+        return len(batch["labels"])
+
+    def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
+        return Rows(scores(model, batch["student_inputs"]), batch.get("teacher_scores"), batch["labels"])
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to move: the teacher has spoken already."""
