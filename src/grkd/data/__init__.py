@@ -1,1 +1,1 @@
-""""""
+"""Prompts, chat templates, batches, and classification sets."""

@@ -1,1 +1,8 @@
-""""""
+"""Fast forms of the losses. Each public function chooses between its Triton form (CUDA) and its torch form."""
+
+from grkd.kernels._available import has_triton
+from grkd.kernels.all_pairs import all_pairs
+from grkd.kernels.head import distillation_head
+from grkd.kernels.pairs_head import pairs_head
+
+__all__ = ["all_pairs", "distillation_head", "has_triton", "pairs_head"]

@@ -5,9 +5,10 @@ A method's file holds a frozen dataclass of options (a subclass of Objective) an
 
 import difflib
 import importlib
+import math
 import pkgutil
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from grkd.errors import UserError
 from grkd.objectives._base import Batch, Objective, Term, combine
@@ -33,11 +34,32 @@ def load(name: str, **options: Any) -> Objective:
     """A method with its options: load("grkd", tau=0.5). Raises UserError for an unknown method, option or bad value."""
     chosen = method(name)
     known = [field.name for field in fields(chosen)]
-    for option in options:
+    kinds = get_type_hints(chosen)
+    for option, value in options.items():
         if option not in known:
             listed = ", ".join(known) or "it has none"
             raise UserError(f"{name}: unknown option {option!r}{_nearest(option, known)}; known: {listed}")
+        wanted = _wanted(kinds[option], value)
+        if wanted:
+            raise UserError(f"{name}: {option} must be {wanted}, got {value!r}")
     return chosen(**options)
+
+
+def _wanted(kind: Any, value: Any) -> str | None:
+    """What an option of this type should be, where the value is something else; other types are the method's to check.
+
+    YAML gives a text for `"2"` and for `yes` in quotes: taken as they are, they would fail late or count as true.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and not (number and math.isfinite(value)):
+        return "a finite number"
+    if kind is int and not (number and isinstance(value, int)):
+        return "a whole number"
+    if kind is bool and not isinstance(value, bool):
+        return "true or false"
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    return None
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -63,6 +63,9 @@ class Objective(ABC):
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         """The method's terms on a batch; weights may depend on batch.progress."""
 
+    def check_candidates(self, candidates: int) -> None:  # noqa: B027  (most methods take any number)
+        """Raises UserError where the options do not fit this number of candidates: asked before a run starts."""
+
 
 def combine(terms: Sequence[Term], *, rows: Float[Tensor, ""] | int | None = None) -> Float[Tensor, ""]:
     """Weighted sum of the terms' means.
@@ -70,19 +73,22 @@ def combine(terms: Sequence[Term], *, rows: Float[Tensor, ""] | int | None = Non
     rows: the divisor of every sum. A trainer passes the global number of rows over micro-batches and ranks, so that
     the gradient does not depend on how they are split; None divides each term by its own number of counted rows.
     """
-    parts = [
-        term.weight * term.total() / (term.counted.sum().clamp_min(1) if rows is None else rows) for term in terms
-    ]
+    parts = [term.weight * term.total() / (term.counted.sum().clamp_min(1) if rows is None else rows) for term in terms]
     return torch.stack(parts).sum()
 
 
 def label_term(batch: Batch, weight: float) -> Term:
     """Cross-entropy on hard labels, -log p_S(label) in nats; a negative label leaves its row out.
 
-    Raises ValueError where the batch has no labels.
+    Raises ValueError where the batch has no labels, or not one a row (they never broadcast).
     """
     if batch.labels is None:
         raise ValueError("a term on hard labels needs labels")
+    rows = batch.student.shape[:-1]
+    if batch.labels.shape != rows:
+        raise ValueError(
+            f"labels have shape {tuple(batch.labels.shape)}, rows of scores {tuple(rows)}; one label a row"
+        )
     mask = checked_mask(batch.mask, batch.student)
     counted = mask.any(-1) & (batch.labels >= 0)
     student = wide(batch.student)

@@ -44,6 +44,11 @@ class GRKDLoss(nn.Module):
             raise ValueError(
                 f"student logits have shape {tuple(student_logits.shape)}, teacher logits {tuple(teacher_logits.shape)}"
             )
+        if labels is not None and labels.shape != student_logits.shape[:-1]:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; they must have that of the logits' rows, "
+                f"{tuple(student_logits.shape[:-1])}"
+            )
         candidates = student_logits.shape[-1]
         batch = Batch(
             student=student_logits.reshape(-1, candidates),

@@ -25,7 +25,7 @@ class GRKD(Objective):
     L = alpha * pair_scale * L_GR + (1 - alpha) * soft_scale * L_soft + label_weight * CE(labels)
     L_GR over a group: "all" candidates, the teacher's "top" group_size, or a "sample" of group_size drawn from
     softmax(t / group_temperature) without replacement; "auto" takes all up to 1,000 candidates, else a sample.
-    L_soft at `temperature` over all candidates, times T^2 where `t_squared`. alpha: `alpha_shape` up to `alpha_ceiling`.
+    L_soft at `temperature` over all candidates, times T^2 where `t_squared`. alpha: `alpha_shape` to `alpha_ceiling`.
     Raises UserError for options out of range.
     Source: arXiv 2504.20482. The scales, label_weight, soft pairs and the per-candidate mean are ours.
     """
@@ -69,6 +69,11 @@ class GRKD(Objective):
         """Weight of the group relative loss at this point of training."""
         return schedules.alpha(progress, shape=self.alpha_shape, ceiling=self.alpha_ceiling)
 
+    def check_candidates(self, candidates: int) -> None:
+        sized = self.group in ("top", "sample") or (self.group == "auto" and candidates > _ALL_UP_TO)
+        if sized and self.group_size > candidates:
+            raise UserError(f"grkd: group_size {self.group_size} is larger than the {candidates} candidates")
+
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         alpha, counted = self.alpha(batch.progress), batch.counted()
         teacher = batch.required_teacher()
@@ -76,7 +81,7 @@ class GRKD(Objective):
         soft = soft_target(
             batch.student, teacher, mask=batch.mask, temperature=self.temperature, t_squared=self.t_squared
         )
-        terms = (
+        terms: tuple[Term, ...] = (
             Term(name="group_relative", weight=alpha * self.pair_scale, rows=relative, counted=has_pair),
             Term(name="soft_target", weight=(1 - alpha) * self.soft_scale, rows=soft, counted=counted),
         )

@@ -36,7 +36,7 @@ class KD(Objective):
             temperature=self.temperature,
             t_squared=self.t_squared,
         )
-        terms = (Term(name="soft_target", weight=self.soft_weight, rows=soft, counted=counted),)
+        terms: tuple[Term, ...] = (Term(name="soft_target", weight=self.soft_weight, rows=soft, counted=counted),)
         if self.label_weight:
             terms += (label_term(batch, self.label_weight),)
         return terms

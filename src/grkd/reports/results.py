@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def failures(self) -> dict[str, str]:
-        """"<label>-seed<k>" -> reason."""
+        """ "<label>-seed<k>" -> reason."""
         return {
             name: text.removeprefix("failed").lstrip(": ") or "no reason given"
             for name, text in self.status.items()
@@ -119,15 +119,21 @@ class _Results:
     counts: dict[str, int] = field(default_factory=dict)
 
 
+_RESULTS = TypeAdapter(_Results).validate_python
+_ENVIRONMENT = TypeAdapter(dict[str, Any]).validate_python
+_SAMPLES = TypeAdapter(tuple[Sample, ...]).validate_python
+_STEP = TypeAdapter(Step).validate_python
+
+
 def read_run(folder: Path) -> Run:
     """The run in a folder, finished or not. Raises UserError for a broken file, or where there is no run at all."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that a recipe's `output` names")
     recipe_text, recipe = _read_recipe(folder / "recipe.yaml")
-    results = _read(folder / "results.json", _Results)
-    environment = _read(folder / "environment.json", dict[str, Any])
+    results = _read(folder / "results.json", _RESULTS)
+    environment = _read(folder / "environment.json", _ENVIRONMENT)
     curves = tuple(_read_curves(folder / "train"))
-    samples = _read(folder / "evaluate" / "samples.json", tuple[Sample, ...])
+    samples = _read(folder / "evaluate" / "samples.json", _SAMPLES)
     if not (recipe or results or environment or curves or samples):
         raise UserError(f"{folder}: holds no run (no recipe.yaml, no results.json); give a recipe's `output` folder")
     task: Any = results.task if results else recipe.get("task")
@@ -155,24 +161,24 @@ def read_run(folder: Path) -> Run:
 
 
 def split_name(name: str) -> tuple[str, int | None]:
-    """"grkd-seed3" -> ("grkd", 3); a name without a seed keeps its text."""
+    """ "grkd-seed3" -> ("grkd", 3); a name without a seed keeps its text."""
     label, mark, seed = name.rpartition("-seed")
     return (label, int(seed)) if mark and seed.isascii() and seed.isdigit() else (name, None)
 
 
-def _read(path: Path, kind: type[Kind]) -> Kind | None:
-    """A JSON file as the given type, or None where there is none."""
+def _read(path: Path, check: Callable[[Any], Kind]) -> Kind | None:
+    """A JSON file, checked, or None where there is none."""
     if not path.is_file():
         return None
     try:
-        return _checked(path, json.loads(path.read_text(encoding="utf-8")), kind)
+        return _checked(path, json.loads(path.read_text(encoding="utf-8")), check)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); remove it and run that stage again") from error
 
 
-def _checked(where: object, value: Any, kind: type[Kind]) -> Kind:
+def _checked(where: object, value: Any, check: Callable[[Any], Kind]) -> Kind:
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return check(value)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the whole"
@@ -218,7 +224,7 @@ def _read_steps(path: Path) -> tuple[Step, ...]:
         if not line.strip():
             continue
         try:
-            step = _checked(f"{path} line {number}", json.loads(line), Step)
+            step = _checked(f"{path} line {number}", json.loads(line), _STEP)
         except json.JSONDecodeError as error:
             if number == len(lines):  # the line being written when the run was stopped
                 break

@@ -187,23 +187,21 @@ def _mean_per_seed(values: dict[int | None, float]) -> float | None:
 
 
 def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | None) -> dict[str, Cell]:
-    rows = {
-        label: [row for row in run.rows if (row.method, row.metric) == (label, metric.name)] for label in labels
-    }
-    values = {
-        label: {row.seed: row.value for row in found if row.value is not None} for label, found in rows.items()
-    }
+    rows = {label: [row for row in run.rows if (row.method, row.metric) == (label, metric.name)] for label in labels}
+    values = {label: {row.seed: row.value for row in found if row.value is not None} for label, found in rows.items()}
     means = {label: _mean_per_seed(found) for label, found in values.items()}
     methods = [label for label in labels if label not in (BEFORE, TEACHER) and means[label] is not None]
-    ranked = [means[label] or 0.0 for label in methods]
-    top = max(ranked, key=lambda mean: mean * metric.direction) if metric.direction and len(ranked) > 1 else None
+    # The mean of a method that lost a seed (a failure, a NaN) is over a lucky few: it is shown, never best.
+    whole = [label for label in methods if len(values[label]) >= len(run.seeds(label))]
+    ranked = [means[label] or 0.0 for label in whole] if metric.direction and len(methods) > 1 else []
+    top = max(ranked, key=lambda mean: mean * metric.direction, default=None)
     return {
         label: _cell(
             rows[label],
             values[label],
-            baseline=values[baseline] if baseline is not None and label not in (baseline, TEACHER) else {},
+            baseline=values[baseline] if baseline not in (None, label) and label not in (BEFORE, TEACHER) else {},
             tried=len(run.seeds(label)),
-            best=label in methods and top is not None and means[label] == top,
+            best=label in whole and top is not None and means[label] == top,
         )
         for label in labels
     }
@@ -247,13 +245,14 @@ def _verdict(metric: Metric, lines: Sequence[Line]) -> Verdict | None:
     best = next((label for label, cell in cells.items() if cell.best), None)
     if best is None:
         return None
-    better, not_better, tested = [], [], False
+    better: list[str] = []
+    not_better: list[str] = []
+    tested = False
     for label in cells:
         if label == best:
             continue
-        # A method that lost a seed (a failure, a NaN) is shown but not tested: its mean is over a chosen few.
-        whole = cells[best].complete and cells[label].complete and set(cells[best].values) == set(cells[label].values)
-        testable = whole and len(cells[best].values) >= 2
+        same_seeds = set(cells[best].values) == set(cells[label].values)
+        testable = cells[label].complete and same_seeds and len(cells[best].values) >= 2
         tested |= testable
         differences = _paired(cells[best].values, cells[label].values)
         (better if testable and differs(differences) else not_better).append(label)

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import digest, file_digest, read_json, write_json
+from grkd.recipe import Section, to_plain
 
 _MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
@@ -122,14 +123,25 @@ class RunFolder:
         os.replace(work, final)
 
 
-def model_digest(model: str) -> Any:
-    """What a model reference stands for: a hub name as it is, a local folder or file by its contents."""
-    path = Path(model).expanduser()
+def identity(section: Section) -> dict[str, Any]:
+    """A recipe's section with every path replaced by the digest of what is there, so that files may move.
+
+    A hub name, and a path that leads nowhere, stand as they are.
+    """
+    plain = to_plain(section)
+    for key in ("model", "train", "heldout", "image_folder", "weights"):
+        if isinstance(plain.get(key), str):
+            plain[key] = _content(plain[key])
+    return plain
+
+
+def _content(name: str) -> Any:
+    path = Path(name).expanduser()
     if path.is_file():
         return path_digest(path)
     if path.is_dir():
-        return {file.name: path_digest(file) for file in sorted(path.iterdir()) if file.is_file()}
-    return model
+        return {str(file.relative_to(path)): path_digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
+    return name
 
 
 def path_digest(path: Path) -> Any:
@@ -170,9 +182,7 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the working directory's repository, or None outside one."""
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
     except OSError:
         return None
     return found.stdout.strip() or None

@@ -1,6 +1,7 @@
 """The train stage that both tasks share: a recipe's training section becomes a DistillationTrainer's run."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
+from grkd import objectives
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.objectives import Objective
-from grkd.recipe import Training
+from grkd.recipe import Method, Training
 from grkd.training import (
     DistillationTrainer,
     MetricsFile,
@@ -78,9 +80,22 @@ def arguments(
     return TrainingArguments(**(settings | training.extra))
 
 
+def check(training: Training, methods: Sequence[Method] = (), candidates: int | None = None) -> None:
+    """Raises UserError for what transformers refuses, and for methods that do not fit the number of candidates."""
+    try:
+        arguments(training, folder=Path("unused"), seed=0, where=torch.device("cpu"), bf16=False, run_name="check")
+    except (ValueError, TypeError, ImportError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"training: {' '.join(str(error).split())}") from None
+    for method in methods:
+        if candidates is not None:
+            objectives.load(method.name, **method.options).check_candidates(candidates)
+
+
 def train(
     model: nn.Module,
-    dataset: Dataset[Any],
+    dataset: Dataset[Any] | Sequence[Any],
     *,
     objective: Objective,
     rows: RowSource,

@@ -23,9 +23,7 @@ class ProgressBar(TrainerCallback):
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             self.bar = progress_bar()
             self.task = self.bar.add_task(
@@ -62,9 +60,7 @@ class MetricsFile(TrainerCallback):
         self.path = path
         self._clock, self._step = 0.0, 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._step = time.perf_counter(), state.global_step
         if state.is_world_process_zero:
             kept = [line for line in _lines(self.path) if line["step"] <= state.global_step]

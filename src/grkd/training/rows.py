@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from grkd.data.classification import collate as collate_examples
+from grkd.data.classification_batches import Collate
 from grkd.data.language import Item, collate, response_logits
 from grkd.teachers.classifiers import scores
 from grkd.teachers.signal import HiddenCache, TeacherHead
@@ -23,6 +23,7 @@ class Rows:
     labels: Int[Tensor, " rows"] | None
 
 
+@runtime_checkable
 class RowSource(Protocol):
     """How a task makes rows."""
 
@@ -98,8 +99,8 @@ class ClassRows:
 
     unit = "examples"
 
-    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return collate_examples(examples)
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
 
     def count(self, batch: dict[str, Any]) -> int:
         return len(batch["labels"])

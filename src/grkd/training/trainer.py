@@ -92,7 +92,7 @@ class DistillationTrainer(Trainer):
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         with torch.no_grad():
             for batch in dataloader:
-                batch = self._prepare_inputs(batch)  # noqa: PLW2901
+                batch = self._prepare_inputs(batch)
                 count = self.rows.count(batch)
                 with self.compute_loss_context_manager():
                     terms = self.objective.terms(self._batch(self.rows.rows(model, batch)))

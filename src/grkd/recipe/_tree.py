@@ -1,19 +1,30 @@
-"""A run, as typed dataclasses. `read` (below the tree) fills them strictly from YAML and `key=value` overrides."""
+"""A run, as typed dataclasses: every key that a recipe may have, its type and its default."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, Field(min_length=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+BUILT_IN_NETWORKS = ("mlp", "cnn")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Section:
+    """What every part of a recipe is: no unknown keys, no conversion between types, finite numbers."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Section):
     """A method and its options; `label` names it in tables (default: its name), so that one method can run twice."""
 
     name: str
@@ -22,7 +33,7 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora:
+class Lora(Section):
     """Train low-rank adapters (peft) instead of all weights; they are merged into the saved student."""
 
     r: Count = 16
@@ -32,7 +43,7 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Section):
     """One optimiser run; lengths in optimiser steps, `batch_size` in examples a device and micro-batch."""
 
     epochs: Positive = 1.0
@@ -52,10 +63,10 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Section):
     """A language model: hub name, local folder, or a GGUF file inside either."""
 
-    model: str
+    model: Text
     gguf_file: str | None = None
     revision: str | None = None
     dtype: Dtype = "auto"  # auto: float32 on a CPU, bfloat16 on a GPU
@@ -63,21 +74,21 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Student:
-    """A language model to train: `model`, or `layers` cut from the teacher, or `config` (a fresh one like the teacher's)."""
+class Student(Section):
+    """A language model to train: `model`, or `layers` cut from the teacher, or `config` (fresh, like the teacher's)."""
 
-    model: str | None = None
-    gguf_file: str | None = None
-    revision: str | None = None
+    model: Text | None = None
     layers: list[Annotated[int, Field(ge=0)]] | None = None  # the teacher's layers to keep, from 0, rising
     config: dict[str, Any] | None = None  # the teacher's config with these fields changed, random weights
+    gguf_file: str | None = None
+    revision: str | None = None
     dtype: Dtype = "auto"  # of training: auto is float32 on a CPU, bfloat16 autocast over float32 weights on a GPU
     trust_remote_code: bool = False
     lora: Lora | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompts:
+class Prompts(Section):
     """JSONL files, a line each: {"prompt"}, {"messages"}, or {"prompt", "completion"}."""
 
     train: str
@@ -89,7 +100,7 @@ class Prompts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Responses:
+class Responses(Section):
     """Where responses come from: sampled from the teacher or the student, or taken from the data."""
 
     source: Literal["teacher", "student", "data"] = "teacher"
@@ -101,7 +112,7 @@ class Responses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(Section):
     """The teacher's signal: its hidden states stored once ("cache"), or the teacher run in every step ("live")."""
 
     signal: Literal["cache", "live"] = "cache"
@@ -109,7 +120,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageEvaluation:
+class LanguageEvaluation(Section):
     """Rank fidelity on the held-out responses, and sample answers."""
 
     top_k: Annotated[int, Field(ge=2)] = 16  # Kendall tau and pair accuracy over the teacher's top k tokens
@@ -119,17 +130,22 @@ class LanguageEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierModel:
+class ClassifierModel(Section):
     """A classifier: "mlp" or "cnn" (built in), "package.module:factory", a transformers hub name or folder."""
 
-    model: str
+    model: Text
     options: dict[str, Any] = field(default_factory=dict)  # of the built-in network or the factory
     training: Training | None = None  # of the teacher: train it first on the labels; None: it is loaded as it is
     weights: str | None = None  # a safetensors file for built-in networks and factories
 
+    @property
+    def has_factory(self) -> bool:
+        """Built in, or made by a factory: no transformers model."""
+        return self.model in BUILT_IN_NETWORKS or (":" in self.model and "/" not in self.model)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierData:
+class ClassifierData(Section):
     """One of: `dataset` (built in), `train` (CSV or JSONL of text and label), `image_folder` (class/file)."""
 
     dataset: Literal["digits"] | None = None
@@ -146,22 +162,22 @@ class ClassifierData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierEvaluation:
+class ClassifierEvaluation(Section):
     batch_size: Count = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageRecipe:
+class LanguageRecipe(Section):
     """Distil a language model."""
 
     task: Literal["language_model"]
-    output: str
+    output: Text
     teacher: Model
     student: Student
     data: Prompts
     methods: list[Method]
     title: str | None = None
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
     device: Literal["auto", "cpu", "cuda"] = "auto"
     responses: Responses = field(default_factory=Responses)
     score: Score = field(default_factory=Score)
@@ -170,17 +186,17 @@ class LanguageRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierRecipe:
+class ClassifierRecipe(Section):
     """Distil a classifier."""
 
     task: Literal["classifier"]
-    output: str
+    output: Text
     teacher: ClassifierModel
     student: ClassifierModel
     data: ClassifierData
     methods: list[Method]
     title: str | None = None
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
     device: Literal["auto", "cpu", "cuda"] = "auto"
     training: Training = field(default_factory=Training)
     evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)

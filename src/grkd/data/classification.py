@@ -1,0 +1,80 @@
+"""Labelled examples for a classifier: what a set is, and the built-in one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from grkd.data.splits import stratified_sample, stratified_split
+
+Kind = Literal["features", "images", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationData:
+    """A training and a held-out part.
+
+    kind: what an input is. features: a row of a float tensor. images: uint8 in 0..255 or float, [channels, height,
+    width], as a tensor or a sequence that reads files when asked. text: a string.
+    labels: positions in class_names.
+    """
+
+    kind: Kind
+    train_inputs: Tensor | Sequence[Any]
+    train_labels: Int[Tensor, " train"]
+    heldout_inputs: Tensor | Sequence[Any]
+    heldout_labels: Int[Tensor, " heldout"]
+    class_names: list[str]
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input; () for text."""
+        return () if self.kind == "text" else tuple(self.train_inputs[0].shape)
+
+    def as_images(self) -> "ClassificationData":
+        """Features of square grey images as images: [examples, side^2] -> [examples, 1, side, side].
+
+        Raises ValueError for anything else.
+        """
+        side = round(self.input_shape[0] ** 0.5) if self.kind == "features" else 0
+        if side == 0 or self.input_shape != (side * side,):
+            raise ValueError(f"inputs of kind {self.kind!r} and shape {self.input_shape} are no square images")
+        assert isinstance(self.train_inputs, Tensor)
+        assert isinstance(self.heldout_inputs, Tensor)
+        return replace(
+            self,
+            kind="images",
+            train_inputs=self.train_inputs.reshape(-1, 1, side, side),
+            heldout_inputs=self.heldout_inputs.reshape(-1, 1, side, side),
+        )
+
+
+def digits(*, heldout_fraction: float, seed: int, limit: int | None = None) -> ClassificationData:
+    """scikit-learn's 1,797 handwritten digits: features [examples, 64] in [0, 1], split with the seed.
+
+    limit: keep that many training examples, classes in their shares. Source: UCI optdigits (test part), CC BY 4.0.
+    Raises UserError for a fraction or limit out of range.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    inputs = torch.from_numpy(pixels).float() / 16
+    labels = torch.from_numpy(targets).long()
+    train, heldout = stratified_split(labels, heldout_fraction, seed=seed)
+    if limit is not None:
+        train = train[stratified_sample(labels[train], limit, seed=seed)]
+    return ClassificationData(
+        kind="features",
+        train_inputs=inputs[train],
+        train_labels=labels[train],
+        heldout_inputs=inputs[heldout],
+        heldout_labels=labels[heldout],
+        class_names=[str(digit) for digit in range(10)],
+    )

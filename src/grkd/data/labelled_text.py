@@ -1,0 +1,172 @@
+"""Texts with labels from a CSV, TSV or JSONL file; every error names the file and the line."""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grkd.data.splits import stratified_sample, stratified_split
+from grkd.data.classification import ClassificationData
+from grkd.errors import UserError
+
+
+@dataclass(frozen=True)
+class _Example:
+    line: int
+    text: str
+    label: str
+
+
+def labelled_text(
+    train: Path,
+    heldout: Path | None = None,
+    *,
+    text: str = "text",
+    label: str = "label",
+    heldout_fraction: float,
+    seed: int,
+    limit: int | None = None,
+) -> ClassificationData:
+    """Texts and labels from columns `text` and `label`; the suffix (.csv, .tsv, .jsonl) says which format.
+
+    Without `heldout`, heldout_fraction of `train` is held out with the seed, stratified. limit: keep that many
+    training examples, classes in their shares. Labels are words or whole numbers; class_names are sorted (as numbers
+    where all are). Raises UserError, with the line, for what is missing, empty, malformed or unknown.
+    """
+    examples = _read(train, text, label)
+    class_names = _sorted(sorted({example.label for example in examples}))
+    if len(class_names) == 1:
+        raise UserError(f"{train}: every {label!r} is {class_names[0]!r}; a classifier needs two classes or more")
+    position = {name: index for index, name in enumerate(class_names)}
+    labels = torch.tensor([position[example.label] for example in examples])
+    if heldout is None:
+        kept, held = stratified_split(labels, heldout_fraction, seed=seed)
+        heldout_examples = [examples[i] for i in held.tolist()]
+    else:
+        kept, heldout_examples = torch.arange(len(examples)), _read(heldout, text, label)
+        for example in heldout_examples:
+            if example.label not in position:
+                raise UserError(
+                    f"{heldout}: line {example.line}: no training example has the {label} {example.label!r}"
+                    f"{_nearest(example.label, class_names)}"
+                )
+    if limit is not None:
+        kept = kept[stratified_sample(labels[kept], limit, seed=seed)]
+    return ClassificationData(
+        kind="text",
+        train_inputs=[examples[i].text for i in kept.tolist()],
+        train_labels=labels[kept],
+        heldout_inputs=[example.text for example in heldout_examples],
+        heldout_labels=torch.tensor([position[example.label] for example in heldout_examples]),
+        class_names=class_names,
+    )
+
+
+def _read(path: Path, text: str, label: str) -> list[_Example]:
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".jsonl"):
+        raise UserError(f"{path}: unknown kind of file {path.suffix!r}; use .csv, .tsv or .jsonl")
+    content = _decoded(path)
+    rows = _json_rows(path, content, (text, label)) if suffix == ".jsonl" else _csv_rows(path, content, (text, label))
+    examples = [_Example(line, _text(row[text], path, line, text), _label(row[label], path, line, label))
+                for line, row in rows]  # fmt: skip
+    if not examples:
+        raise UserError(f"{path}: no examples in it; it needs a line for each, with {text!r} and {label!r}")
+    return examples
+
+
+def _decoded(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: line {line}: not UTF-8 (byte {content[error.start]:#04x}); save it as UTF-8"
+        ) from None
+
+
+def _csv_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(
+        io.StringIO(content, newline=""), strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ","
+    )
+    header: list[str] | None = None
+    start = 1
+    try:
+        for row in reader:
+            line, start = start, reader.line_num + 1
+            if not row:
+                continue
+            if header is None:
+                header = [name.strip() for name in row]
+                _check_columns(header, f"{path}: line {line}", needed)
+            elif len(row) != len(header):
+                raise UserError(
+                    f"{path}: line {line}: {len(row)} fields, the header has {len(header)}; "
+                    "put quotes around a text with the separator or a line break in it"
+                )
+            else:
+                yield line, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: line {start}: malformed row ({error})") from None
+
+
+def _json_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+    for line, entry in enumerate(content.split("\n"), start=1):
+        if not entry.strip():
+            continue
+        try:
+            row = json.loads(entry)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {line}: no JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {line}: must be an object with {needed[0]!r} and {needed[1]!r}")
+        _check_columns(list(row), f"{path}: line {line}", needed)
+        yield line, row
+
+
+def _check_columns(found: list[str], where: str, needed: tuple[str, str]) -> None:
+    for name in needed:
+        if found.count(name) != 1:
+            problem = "no column" if name not in found else "more than one column"
+            raise UserError(f"{where}: {problem} {name!r}{_nearest(name, found)}; found: {', '.join(found)}")
+
+
+def _text(value: Any, path: Path, line: int, column: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{path}: line {line}: {column!r} must be a string, got {json.dumps(value)[:40]}")
+    if not value.strip():
+        raise UserError(f"{path}: line {line}: {column!r} is empty")
+    return value
+
+
+def _label(value: Any, path: Path, line: int, column: str) -> str:
+    """The label as a string. Spaces around it are cut: "a " is no class of its own."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UserError(
+            f"{path}: line {line}: {column!r} must be a string or a whole number, got {json.dumps(value)[:40]}"
+        )
+    name = str(value).strip()
+    if not name:
+        raise UserError(f"{path}: line {line}: {column!r} is empty")
+    return name
+
+
+def _sorted(names: list[str]) -> list[str]:
+    if all(name.removeprefix("-").isdecimal() for name in names):
+        return sorted(names, key=int)
+    return names
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, [name for name in known if name != word], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

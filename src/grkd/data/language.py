@@ -1,0 +1,136 @@
+"""Batches of prompts and responses, and the logits that predict the responses' tokens.
+
+Layout: prompts are padded on the left and responses on the right, so that all responses start in the same column:
+
+    . . p p p | r r r .        attention_mask  0 0 1 1 1 1 1 1 0
+    p p p p p | r . . .                        1 1 1 1 1 1 0 0 0
+
+The logits of response tokens are then the last columns, and `logits_to_keep` gives them without the others.
+Which tokens count is known from lengths, never from the padding's id: pad and end-of-sequence are often the same.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grkd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt and its response as token ids; `index` is its place in the data set."""
+
+    id: str
+    prompt_ids: list[int]
+    response_ids: list[int]
+    index: int = 0
+
+
+def collate(items: Sequence[Item], *, pad_token_id: int) -> dict[str, Tensor]:
+    """A batch of B items, P the longest prompt and R the longest response.
+
+    input_ids, attention_mask, position_ids: int64 [B, P + R]; positions count real tokens, so padding shifts none.
+    response_ids: int64 [B, R]; response_mask: bool [B, R]; item_index: int64 [B].
+    Raises ValueError for no items, an empty prompt or an empty response.
+    """
+    if not items:
+        raise ValueError("a batch needs at least one item")
+    for item in items:
+        if not item.prompt_ids or not item.response_ids:
+            raise ValueError(f"item {item.id!r} has an empty prompt or response")
+    prompt_length = max(len(item.prompt_ids) for item in items)
+    response_length = max(len(item.response_ids) for item in items)
+    input_ids = torch.full((len(items), prompt_length + response_length), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, item in enumerate(items):
+        start, end = prompt_length - len(item.prompt_ids), prompt_length + len(item.response_ids)
+        input_ids[row, start:end] = torch.tensor(item.prompt_ids + item.response_ids)
+        attention_mask[row, start:end] = 1
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": (attention_mask.cumsum(-1) - 1).clamp_min(0),
+        "response_ids": input_ids[:, prompt_length:].clone(),
+        "response_mask": attention_mask[:, prompt_length:].bool(),
+        "item_index": torch.tensor([item.index for item in items]),
+    }
+
+
+def response_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch response vocabulary"]:
+    """The logits that predict each response token, [B, R, vocabulary], through the model's own forward.
+
+    Column r holds the prediction made *before* response token r: logits[:, r] goes with response_ids[:, r].
+    Models whose forward knows no `logits_to_keep` compute all columns, which are then cut.
+    """
+    columns = batch["response_ids"].shape[-1]
+    inputs = model_inputs(model, batch)
+    if "logits_to_keep" in forward_parameters(model):
+        inputs["logits_to_keep"] = columns + 1
+    logits: Tensor = model(**inputs).logits
+    return logits[:, -(columns + 1) : -1]
+
+
+def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What of the batch goes into the model's forward, with the cache of keys and values off."""
+    names = ["input_ids", "attention_mask", "position_ids"]
+    known = forward_parameters(model)
+    if "position_ids" not in known and "kwargs" not in known:  # models that make positions of the attention mask
+        names.remove("position_ids")
+    return {**{name: batch[name] for name in names}, "use_cache": False}
+
+
+def forward_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters of a model's own forward, looked up inside DDP, peft and torch.compile wrappers."""
+    for attribute in ("module", "_orig_mod"):
+        if isinstance(inner := getattr(model, attribute, None), nn.Module):
+            return forward_parameters(inner)
+    if callable(get_base := getattr(model, "get_base_model", None)):
+        return forward_parameters(get_base())
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """The largest token id plus one, added tokens included; logits beyond it belong to no token."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def check_head_size(model: Any, tokenizer: Any, *, role: str = "model") -> int:
+    """The tokenizer's vocabulary size; raises UserError where the model's head has fewer rows than that."""
+    size, head = vocabulary_size(tokenizer), model.get_output_embeddings().weight.shape[0]
+    if head < size:
+        raise UserError(
+            f"the {role}'s head has {head} rows but its tokenizer has ids up to {size - 1}; "
+            "use the tokenizer that belongs to the model, or resize its embeddings"
+        )
+    return size
+
+
+def shared_vocabulary_size(tokenizer: Any, *models: Any) -> int:
+    """Number of leading logits that mean a token, for every model that shares the tokenizer.
+
+    Heads are padded to different sizes (151,936 / 152,064 rows for one tokenizer): cut logits to this before any loss.
+    Raises UserError where a model's head is smaller.
+    """
+    for model in models:
+        check_head_size(model, tokenizer)
+    return vocabulary_size(tokenizer)
+
+
+def cut_vocabulary(logits: Float[Tensor, "*rows head"], size: int) -> Float[Tensor, "*rows vocabulary"]:
+    """The first `size` logits: those that mean a token. Raises ValueError where there are fewer."""
+    if logits.shape[-1] < size:
+        raise ValueError(f"{logits.shape[-1]} logits cannot be cut to a vocabulary of {size}")
+    return logits[..., :size]
+
+
+def within_context(
+    prompt_ids: Sequence[int], *, max_prompt_tokens: int, max_new_tokens: int, context: int | None
+) -> bool:
+    """Whether the prompt is no longer than allowed and leaves room for the response in the model's context."""
+    length = len(prompt_ids)
+    return length <= max_prompt_tokens and (context is None or length + max_new_tokens <= context)

@@ -1,0 +1,66 @@
+"""What both forms of the head take and give."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadInputs:
+    """Detached tensors of one call; the weights are already cut to the common vocabulary.
+
+    student_hidden [rows, student_width], student_weight [vocabulary, student_width], likewise the teacher's;
+    biases [vocabulary] or None; weights [rows] in float32, 0 where a row is masked;
+    inverse_rows: 0-d float32, one over the divisor; indices: [rows, group], -1 where a row has fewer, or None.
+    """
+
+    student_hidden: Tensor
+    student_weight: Tensor
+    teacher_hidden: Tensor
+    teacher_weight: Tensor
+    student_bias: Tensor | None
+    teacher_bias: Tensor | None
+    weights: Tensor
+    inverse_rows: Tensor
+    indices: Tensor | None
+    generator: torch.Generator | None
+
+    @property
+    def rows(self) -> int:
+        return self.student_hidden.shape[0]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.student_weight.shape[0]
+
+
+@dataclass(kw_only=True)
+class HeadResult:
+    """The loss (0-d, already divided), its two parts, the group that was used and the gradients, if asked for."""
+
+    loss: Tensor
+    pair: Tensor
+    divergence: Tensor
+    indices: Tensor | None
+    hidden_gradient: Tensor | None = None
+    weight_gradient: Tensor | None = None
+    bias_gradient: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPlan:
+    """How the work is cut: tokens a chunk, fast or lean, dtype of the sums, which gradients are wanted,
+    dtype of the weight's gradient (the weight's own, where the products run in a narrower one)."""
+
+    chunk: int
+    lean: bool
+    accumulate: str
+    gradients: bool
+    weight_gradient: bool
+    weight_dtype: torch.dtype
+
+
+def chunks(rows: int, size: int) -> list[slice]:
+    """Slices of at most `size` rows that cover all rows."""
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -1,0 +1,79 @@
+"""What the distillation head minimises: options, checked once."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from grkd.errors import UserError
+from grkd.losses import Normalize, PairTarget
+
+Divergence = Literal["soft_target", "forward_kl", "reverse_kl", "jsd"]
+GroupName = Literal["auto", "all", "top", "sample"]
+Implementation = Literal["auto", "torch", "triton"]
+Memory = Literal["fast", "lean"]
+Accumulate = Literal["float32", "weight"]
+
+# Up to here "auto" takes every candidate, as the grkd objective does.
+ALL_UP_TO = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """The pair term: tau, the pairs' target and what their sum is divided by."""
+
+    tau: float = 1.0
+    pair_target: PairTarget = "hard"
+    normalize: Normalize = "pairs"
+
+    def __post_init__(self) -> None:
+        if not self.tau > 0:
+            raise UserError(f"tau must be above 0, got {self.tau}")
+        _known("pair_target", self.pair_target, get_args(PairTarget))
+        _known("normalize", self.normalize, get_args(Normalize))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """One row's loss: pair_weight * L_GR over the group + divergence_weight * divergence over the vocabulary."""
+
+    pairs: PairOptions
+    pair_weight: float
+    divergence: Divergence
+    divergence_weight: float
+    beta: float
+    temperature: float
+    t_squared: bool
+    group: GroupName | Literal["given"]
+    group_size: int
+    group_temperature: float
+    student_softcap: float | None
+    teacher_softcap: float | None
+
+    def __post_init__(self) -> None:
+        _known("divergence", self.divergence, get_args(Divergence))
+        _known("group", self.group, (*get_args(GroupName), "given"))
+        for name in ("temperature", "group_temperature"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("student_softcap", "teacher_softcap"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, or None for no cap, got {getattr(self, name)}")
+        if not 0 < self.beta < 1:
+            raise UserError(f"beta of the JSD must be between 0 and 1 (both excluded), got {self.beta}")
+        if self.group_size < 2:
+            raise UserError(f"group_size must be 2 or more, got {self.group_size}")
+
+    @property
+    def divergence_scale(self) -> float:
+        """Weight of the divergence, T^2 included where it is asked for."""
+        return self.divergence_weight * (self.temperature**2 if self.t_squared else 1.0)
+
+    def named_group(self, vocabulary: int) -> str:
+        """The group with "auto" resolved for this vocabulary."""
+        if self.group == "auto":
+            return "all" if vocabulary <= ALL_UP_TO else "sample"
+        return self.group
+
+
+def _known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"unknown {name} {value!r}; known: {', '.join(known)}")

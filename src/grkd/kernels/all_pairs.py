@@ -1,0 +1,104 @@
+"""The group relative loss over all pairs of many candidates: exact value and gradient, O(candidates) memory a row."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from grkd.groups import checked_mask, wide
+from grkd.kernels import _chebyshev
+from grkd.kernels._available import use_triton
+from grkd.kernels._options import Implementation, PairOptions
+from grkd.losses import Normalize, PairTarget, group_relative
+
+# Candidates from which the interpolated form may run: below, the tiles are as fast and there is nothing to gain.
+_INTERPOLATE_FROM = 1_024
+
+
+def all_pairs(
+    student_scores: Float[Tensor, "*rows candidates"],
+    teacher_scores: Float[Tensor, "*rows candidates"],
+    *,
+    mask: Tensor | None = None,
+    tau: float = 1.0,
+    pair_target: PairTarget = "hard",
+    normalize: Normalize = "pairs",
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "*rows"]:
+    """grkd.losses.group_relative, fast: the same value and gradient (formula and options there), one value a row.
+
+    Hard pairs of many candidates are summed by Chebyshev interpolation (O(candidates * nodes), see
+    docs/kernels.md for the bound) where the range of the row's student scores / tau allows it, else pair by pair in
+    tiles. On CUDA the range is looked at on the device. Gradients are taken in the forward pass.
+    Raises what group_relative raises, and UserError for an implementation that cannot run.
+    """
+    options = PairOptions(tau=tau, pair_target=pair_target, normalize=normalize)
+    if student_scores.shape != teacher_scores.shape:
+        raise ValueError(
+            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
+        )
+    exists = checked_mask(mask, student_scores)
+    on_device = use_triton(student_scores, implementation)
+    nodes = None if on_device else _nodes(student_scores, exists, options)
+    if not on_device and nodes is None:
+        return group_relative(
+            student_scores, teacher_scores, mask=mask, tau=tau, pair_target=pair_target, normalize=normalize
+        )
+    losses: Tensor = _AllPairs.apply(student_scores, teacher_scores, None if mask is None else exists, options, nodes)
+    return losses
+
+
+def _nodes(student: Tensor, exists: Tensor, options: PairOptions) -> int | None:
+    """Nodes of the interpolated form in torch; None where the tiles are better (few candidates, soft pairs, wide)."""
+    candidates = student.shape[-1]
+    if candidates < _INTERPOLATE_FROM or options.pair_target == "soft" or student.numel() == 0 or student.is_cuda:
+        return None
+    scores = wide(student.detach())
+    lowest = scores.masked_fill(~exists, torch.inf).amin(-1)
+    span = scores.masked_fill(~exists, -torch.inf).amax(-1) - lowest
+    widest = float(span.max()) / options.tau
+    nodes = _chebyshev.nodes_for(max(widest, 0.0)) if widest < candidates else candidates
+    return nodes if nodes * 16 < candidates else None
+
+
+class _AllPairs(torch.autograd.Function):
+    """The gradient is found with the value; backward multiplies it by the upstream gradient of the row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions, nodes: int | None
+    ) -> Tensor:
+        *rows, candidates = student.shape
+        flat = [None if part is None else part.reshape(-1, candidates) for part in (student, teacher, exists)]
+        if nodes is None:
+            from grkd.kernels import _all_pairs_triton
+
+            losses, gradient = _all_pairs_triton.run(*flat, options)  # type: ignore[arg-type]
+        else:
+            losses, gradient = _interpolated(*flat, options, nodes)  # type: ignore[arg-type]
+        ctx.save_for_backward(gradient)
+        ctx.dtype = student.dtype
+        ctx.set_materialize_grads(False)
+        return losses.reshape(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor | None) -> Any:
+        if upstream is None:
+            return None, None, None, None, None
+        (gradient,) = ctx.saved_tensors
+        scaled = (gradient * upstream.reshape(-1, 1).to(gradient.dtype)).to(ctx.dtype)
+        return scaled.reshape(*upstream.shape, gradient.shape[-1]), None, None, None, None
+
+
+def _interpolated(
+    student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions, nodes: int
+) -> tuple[Tensor, Tensor]:
+    here = torch.ones_like(student, dtype=torch.bool) if exists is None else exists
+    dtype = wide(student[:0]).dtype
+    scores = torch.where(here, wide(student), 0.0) / options.tau
+    totals, counts, gradient = _chebyshev.interpolated(scores, wide(teacher), here, nodes)
+    divisor = (counts if options.normalize == "pairs" else here.sum(-1)).clamp_min(1)
+    return (totals / divisor).to(dtype), (gradient / (divisor.unsqueeze(-1) * options.tau)).to(dtype)

@@ -1,0 +1,110 @@
+"""The methods of a recipe: names with options, checked by building each method."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from typing import Any, Literal, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from grkd import objectives
+from grkd.errors import UserError
+from grkd.recipe._tree import Method
+from grkd.recipe._words import Problem, got, missing, nearest, unknown_key, wrong
+
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+EXPECTED = "a list of methods, such as [kd, grkd]"
+
+
+def spelt_out(entries: Any) -> Any:
+    """`kd` as {name: kd} where a list of methods has a mere name, so that an option can be set in it."""
+    if not isinstance(entries, list):
+        return entries
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+def check(entries: Any, task: str) -> tuple[list[Method], list[Problem]]:
+    """The methods of a list of names and mappings {name, label, options...}, and what is wrong with them."""
+    if not isinstance(entries, list) or not entries:
+        shown = "an empty list" if entries == [] else got(entries)
+        return [], [Problem(("methods",), f"expected {EXPECTED}, got {shown}")]
+    methods: list[Method] = []
+    problems: list[Problem] = []
+    labels: dict[str, int] = {}
+    for index, entry in enumerate(spelt_out(entries)):
+        method, found = _one(index, entry, task)
+        problems += found
+        if method is None:
+            continue
+        if method.label in labels:
+            first = f"methods.{labels[method.label]}"
+            text = f"the label {method.label!r} is that of {first} too; give each its own label"
+            problems.append(Problem(("methods", index), text))
+        labels.setdefault(method.label, index)
+        methods.append(method)
+    return methods, problems
+
+
+def _one(index: int, entry: Any, task: str) -> tuple[Method | None, list[Problem]]:
+    path = ("methods", index)
+    if not isinstance(entry, dict):
+        return None, [Problem(path, f"expected a method's name or a mapping with name, got {got(entry)}")]
+    known = objectives.names()
+    name, label = entry.get("name"), entry.get("label")
+    if "name" not in entry:
+        misspelt = next((key for key in entry if key != "label" and nearest(key, ["name"])), None)
+        if misspelt:
+            return None, [unknown_key((*path, misspelt), ["name", "label"])]
+        return None, [missing((*path, "name"), f"one of {', '.join(known)}")]
+    if not isinstance(name, str) or name not in known:
+        return None, [wrong((*path, "name"), Literal[tuple(known)], name)]
+    problems = []
+    if "label" in entry and not (isinstance(label, str) and label):
+        problems.append(wrong((*path, "label"), str, label))
+    elif isinstance(label, str) and not _FOLDER_NAME.fullmatch(label):
+        text = f"expected letters, digits and any of . _ + - (it names a folder), got {label!r}"
+        problems.append(Problem((*path, "label"), text))
+    options, found = _options(index, name, {key: entry[key] for key in entry if key not in ("name", "label")})
+    problems += found
+    if not problems:
+        try:
+            objectives.load(name, **options)
+        except UserError as error:
+            problems.append(Problem(path, str(error)))
+    if task == "language_model" and options.get("group") == "all":
+        text = "all pairs of a vocabulary do not fit into memory; use sample or top with a group_size"
+        problems.append(Problem((*path, "group"), text))
+    if problems:
+        return None, problems
+    return Method(name=name, label=name if label is None else label, options=options), []
+
+
+def _options(index: int, name: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    hints = option_types(name)
+    options: dict[str, Any] = {}
+    problems = []
+    for key, value in given.items():
+        path = ("methods", index, key)
+        if key not in hints:
+            problems.append(unknown_key(path, [*hints, "label", "name"]))
+            continue
+        try:
+            options[key] = _checker(hints[key])(json.dumps(value))
+        except ValidationError:
+            problems.append(wrong(path, hints[key], value))
+    return options, problems
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """A method's options and their types."""
+    chosen = objectives.method(name)
+    hints = get_type_hints(chosen, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(chosen)}
+
+
+@cache
+def _checker(hint: Any) -> Callable[[str], Any]:
+    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_json

@@ -1,0 +1,187 @@
+"""From YAML and `key=value` words to the typed tree; every mistake is one line that names its place."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from grkd.errors import UserError
+from grkd.recipe import _methods, _yaml
+from grkd.recipe._checks import cross_checks, placed
+from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Recipe
+from grkd.recipe._words import (
+    KeyPath,
+    Problem,
+    dotted,
+    expected,
+    got,
+    hint_at,
+    keys_below,
+    missing,
+    nearest,
+    section_of,
+    unknown_key,
+    wrong,
+)
+
+TASKS: dict[str, type[Recipe]] = {"language_model": LanguageRecipe, "classifier": ClassifierRecipe}
+_INSTEAD = {"steps": "epochs", "epochs": "steps"}
+_COMMAND_LINE = 10**9  # sorts the words of the command line after every line of a file
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file, with `key=value` words that replace or add keys.
+
+    overrides: dotted keys, numbers for the entries of lists, values in YAML: "training.learning_rate=1e-3",
+    "methods=[kd, grkd]", "methods.0.tau=0.5". They count as if they stood in the file, so a path in them starts at the
+    file's folder too; `steps` on the command line takes the place of `epochs` in the file and the reverse.
+    Paths: data.train, data.heldout, data.image_folder, weights, and a model that starts with ./ or ../ or is a folder
+    beside the recipe are relative to the recipe's folder and come out absolute; `output` is relative to the working
+    directory. ~ is the home folder.
+    Raises UserError for the first mistake (and the number of the others), with file and line or the `key=value` word.
+    """
+    source = _Source.load(path)
+    for number, word in enumerate(overrides):
+        source.override(word, _COMMAND_LINE + number)
+    recipe, problems = _build(source.raw)
+    if recipe is None or problems:
+        raise source.error(problems)
+    return placed(recipe, path.parent)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The raw mapping, and for each key in it where it was written: a number to sort by, and the place in words."""
+
+    raw: dict[str, Any]
+    origins: dict[KeyPath, tuple[int, str]]
+
+    @classmethod
+    def load(cls, path: Path) -> "_Source":
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except IsADirectoryError:
+            raise UserError(f"{path}: is a folder; give the recipe's YAML file") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raw, lines = _yaml.parse(text, lambda line: f"{path}:{line}")
+        if not isinstance(raw, dict):
+            shown = "an empty file" if raw is None else "a list" if isinstance(raw, list) else got(raw)
+            raise UserError(f"{path}: expected a mapping of keys (task, output, teacher, ...), got {shown}")
+        places = {key: (line, f"{path}:{line}") for key, line in lines.items()}
+        return cls(raw, {(): (0, str(path)), **places})
+
+    def override(self, word: str, order: int) -> None:
+        """Set one key from the command line."""
+        here = f"{word} on the command line"
+        key, equals, value = word.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"{here}: expected key=value, such as training.epochs=3")
+        parsed, _ = _yaml.parse(value, lambda _: here)
+        if "methods" in self.raw:
+            self.raw["methods"] = _methods.spelt_out(self.raw["methods"])
+        path: KeyPath = ()
+        inside: Any = self.raw
+        *above, last = key.split(".")
+        for name in above:
+            index = _index(inside, name, path, here)
+            if isinstance(inside, dict) and inside.get(index) is None:
+                inside[index] = {}
+                self.origins[(*path, index)] = (order, here)
+            path, inside = (*path, index), inside[index]
+        index = _index(inside, last, path, here)
+        inside[index] = parsed
+        instead = _INSTEAD.get(last) if path[-1:] == ("training",) else None
+        if instead and self.origins.get((*path, instead), (order, ""))[0] < _COMMAND_LINE:
+            inside.pop(instead, None)
+        for known in [known for known in self.origins if known[: len(path) + 1] == (*path, index)]:
+            del self.origins[known]
+        self.origins[(*path, index)] = (order, here)
+
+    def error(self, problems: list[Problem]) -> UserError:
+        """The first problem in one line; unknown keys come first, since they explain missing ones."""
+        explained = {(*problem.path[:-1], problem.meant) for problem in problems if problem.meant}
+        left = [problem for problem in problems if problem.unknown or problem.path not in explained]
+        first = min(left, key=lambda problem: (not problem.unknown, self._origin(problem.path)[0]))
+        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+        return UserError(f"{self._origin(first.path)[1]}: {dotted(first.path)}{first.text}{more}")
+
+    def _origin(self, path: KeyPath) -> tuple[int, str]:
+        return next(self.origins[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.origins)
+
+
+def _index(inside: Any, name: str, path: KeyPath, here: str) -> Any:
+    """The key of a mapping or the number of a list's entry. Raises UserError where there is none."""
+    if isinstance(inside, dict):
+        return name
+    if not isinstance(inside, list):
+        raise UserError(f"{here}: {dotted(path)}has no keys in it, it is {got(inside)}")
+    if not name.isdecimal() or int(name) >= len(inside):
+        raise UserError(f"{here}: {dotted(path)}expected the number of an entry, 0 to {len(inside) - 1}, got {name!r}")
+    return int(name)
+
+
+def _build(raw: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    task = raw.get("task")
+    if "task" not in raw:
+        known = [field.name for section in TASKS.values() for field in fields(section)]
+        misspelt = next((key for key in raw if nearest(key, known) == "task"), None)
+        found = unknown_key((misspelt,), ["task"]) if misspelt else missing(("task",), f"one of {', '.join(TASKS)}")
+        return None, [found]
+    if not isinstance(task, str) or task not in TASKS:
+        return None, [wrong(("task",), Literal[tuple(TASKS)], task)]
+    methods, problems = _methods.check(raw["methods"], task) if "methods" in raw else ([], [])
+    plain = {**raw, "methods": []} if "methods" in raw else raw
+    try:
+        # JSON, not Python: in pydantic's strict mode a mapping becomes a dataclass only there.
+        recipe = _checker(task)(json.dumps(plain))
+    except ValidationError as error:
+        return None, [*_explained(error, raw, TASKS[task]), *problems]
+    if problems:
+        return None, problems
+    return replace(recipe, methods=methods), list(cross_checks(recipe, raw))
+
+
+def _explained(error: ValidationError, raw: dict[str, Any], section: type[Recipe]) -> Iterator[Problem]:
+    """pydantic's findings in our words, one a key."""
+    seen: set[KeyPath] = set()
+    for finding in error.errors(include_url=False, include_context=False):
+        absent = finding["type"] == "missing"
+        path, value = _followed(raw, finding["loc"][:-1] if absent else finding["loc"])
+        if absent:
+            path = (*path, finding["loc"][-1])
+        if path in seen:
+            continue
+        seen.add(path)
+        if absent:
+            words = _methods.EXPECTED if path == ("methods",) else expected(hint_at(section, path))
+            yield missing(path, words)
+        elif finding["type"] == "unexpected_keyword_argument":
+            known = [field.name for field in fields(section_of(hint_at(section, path[:-1])))]
+            yield unknown_key(path, known, elsewhere=keys_below(section))
+        else:
+            yield wrong(path, hint_at(section, path), value)
+
+
+def _followed(raw: Any, location: KeyPath) -> tuple[KeyPath, Any]:
+    """As much of pydantic's location as is in the recipe (it names members of unions too), and the value there."""
+    path: KeyPath = ()
+    for key in location:
+        inside = key in raw if isinstance(raw, dict) else isinstance(raw, list) and isinstance(key, int)
+        if not inside:
+            break
+        path, raw = (*path, key), raw[key]
+    return path, raw
+
+
+@cache
+def _checker(task: str) -> Callable[[str], Any]:
+    return TypeAdapter(TASKS[task]).validate_json

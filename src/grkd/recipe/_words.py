@@ -1,0 +1,146 @@
+"""What a message says: the key, what was expected in words, what was got, the nearest known key."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+KeyPath = tuple[str | int, ...]
+
+_NOUNS = {
+    bool: ("true or false", "values true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    dict: ("a mapping", "mappings"),
+    list: ("a list", "lists"),
+    tuple: ("a list", "lists"),
+}
+_LIMITS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A mistake at a key; `unknown` where the key itself is the mistake, `meant` the key that it was taken for."""
+
+    path: KeyPath
+    text: str
+    unknown: bool = False
+    meant: str | None = None
+
+
+def dotted(path: KeyPath) -> str:
+    """("methods", 0, "tau") -> "methods.0.tau: "; empty for the whole file."""
+    return ".".join(key if isinstance(key, str) and key.isprintable() else repr(key) for key in path) + ": " * bool(
+        path
+    )
+
+
+def got(value: Any) -> str:
+    """A value as a reader of the recipe knows it, in at most about 60 characters."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def nearest(word: str, known: Iterable[str], *, at_least: float = 0.6) -> str | None:
+    """The known word that `word` was probably meant to be (`at_least`: difflib's likeness, 0 to 1)."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=at_least)
+    return near[0] if near else None
+
+
+def unknown_key(path: KeyPath, known: Iterable[str], *, elsewhere: Iterable[str] = ()) -> Problem:
+    """An unknown key: the nearest known one, else the same key in another section (dotted), else all that are known."""
+    word, listed = str(path[-1]), list(known)
+    meant = nearest(word, listed)
+    # The same key may be in several sections: the outermost, and of those `training`, is the likeliest.
+    others = [key for key in elsewhere if key.split(".")[-1] == word]
+    other = min(others, key=lambda key: (key.count("."), not key.startswith("training.")), default=None)
+    if meant or other:
+        return Problem(path, f"unknown key; did you mean {meant or other!r}?", unknown=True, meant=meant)
+    return Problem(path, f"unknown key; known: {', '.join(listed)}", unknown=True)
+
+
+def missing(path: KeyPath, expected_words: str) -> Problem:
+    return Problem(path, f"missing (expected {expected_words})")
+
+
+def wrong(path: KeyPath, hint: Any, value: Any) -> Problem:
+    """A value that is not of the hinted type."""
+    near = nearest(value, choices(hint), at_least=0.75) if isinstance(value, str) else None
+    tail = f"; did you mean {near!r}?" if near else ""
+    return Problem(path, f"expected {expected(hint)}, got {got(value)}{tail}")
+
+
+def choices(hint: Any) -> list[str]:
+    """The words of a Literal, also inside Optional and Annotated."""
+    if get_origin(hint) is Literal:
+        return [word for word in get_args(hint) if isinstance(word, str)]
+    return [word for part in get_args(hint) for word in choices(part)]
+
+
+def expected(hint: Any, *, many: bool = False) -> str:
+    """A type in words: Annotated[float, Field(gt=0)] -> "a number above 0"."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return " ".join([expected(arguments[0], many=many), *_limits(arguments[1:])])
+    if origin in (Union, UnionType):
+        return " or ".join(expected(part, many=many) for part in arguments if part is not NoneType)
+    if origin is Literal:
+        words = [got(word) if len(arguments) == 1 else str(word) for word in arguments]
+        return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+    if origin in (list, tuple) and not many and arguments[0] is not Any:
+        return f"a list of {expected(arguments[0], many=True)}"
+    if is_dataclass(hint):
+        return _section(hint)
+    return _NOUNS.get(origin or hint, ("another value", "other values"))[many]
+
+
+def _limits(metadata: Iterable[Any]) -> list[str]:
+    """The limits of a pydantic Field in words."""
+    limits = [limit for field in metadata for limit in getattr(field, "metadata", ())]
+    found = [
+        f"{word} {getattr(limit, kind)}" for limit in limits for kind, word in _LIMITS.items() if hasattr(limit, kind)
+    ]
+    found += ["that is not empty" for limit in limits if hasattr(limit, "min_length")]
+    return [" and ".join(found)] if found else []
+
+
+def _section(section: Any) -> str:
+    names = [field.name for field in fields(section)]
+    required = [f.name for f in fields(section) if f.default is MISSING and f.default_factory is MISSING]
+    listed = " and ".join(required) if required else ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    return f"a mapping with {listed}"
+
+
+def section_of(hint: Any) -> Any:
+    """The dataclass that a hint names, also inside Optional; None where it names none."""
+    return next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+
+
+def hint_at(section: Any, path: KeyPath) -> Any:
+    """The type of a key's value; Any inside free mappings."""
+    hint = section
+    for key in path:
+        inner = section_of(hint)
+        if inner is not None:
+            hint = get_type_hints(inner, include_extras=True).get(str(key), Any)
+        else:
+            hint = next((get_args(part)[0] for part in (hint, *get_args(hint)) if get_origin(part) is list), Any)
+    return hint
+
+
+def keys_below(section: Any) -> list[str]:
+    """Every dotted key of a section and the sections in it (not those in lists)."""
+    found = []
+    for name, hint in get_type_hints(section).items():
+        inner = section_of(hint)
+        if name in {field.name for field in fields(section)}:
+            found += [name, *(f"{name}.{key}" for key in (keys_below(inner) if inner else ()))]
+    return found

@@ -1,0 +1,54 @@
+"""A recipe back as plain values and YAML, and the JSON schema that editors complete from."""
+
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from grkd import objectives
+from grkd.recipe import _yaml
+from grkd.recipe._methods import option_types
+from grkd.recipe._tree import Method, Recipe, Section, Training
+
+
+def to_plain(section: Section) -> dict[str, Any]:
+    """A recipe, or one section of it, as JSON-like values.
+
+    Defaults are written out, keys without a value are left out, methods are as in YAML.
+    """
+    plain: dict[str, Any] = _plain(section)
+    return plain
+
+
+def dump(recipe: Recipe) -> str:
+    """A recipe as YAML; reading it gives the same recipe."""
+    return _yaml.dump(to_plain(recipe))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of recipes, for completion in editors."""
+    tree = TypeAdapter(Annotated[Recipe, Field(discriminator="task")]).json_schema()
+    tree["$defs"]["Method"] = {"anyOf": [{"enum": objectives.names()}, *map(_method_schema, objectives.names())]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "grkd recipe", **tree}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Method):
+        return {"name": value.name, "label": value.label, **deepcopy(value.options)}
+    if is_dataclass(value):
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        if isinstance(value, Training) and value.steps is not None:
+            del given["epochs"]  # beside steps it says nothing, and the two are refused together
+        return {name: _plain(inner) for name, inner in given.items() if inner is not None}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else deepcopy(value)
+
+
+def _method_schema(name: str) -> dict[str, Any]:
+    options = {option: TypeAdapter(hint).json_schema() for option, hint in option_types(name).items()}
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "label": {"type": "string"}, **options},
+        "required": ["name"],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,141 @@
+"""One self-contained HTML page for one or more runs: no script, no network, every text escaped."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from grkd.files import write_text
+from grkd.reports._svg import variable_of
+from grkd.reports.figures import Drawing, draw, palette
+from grkd.reports.outcome import outcome
+from grkd.reports.results import BEFORE, TEACHER, Run, Sample
+from grkd.reports.summary import Summary, summarise
+from grkd.reports.tables import DASH, duration, footnotes, header, name_of, show
+
+_TASKS = {"language_model": "language model", "classifier": "classifier"}
+_VERSIONS = ("grkd", "python", "torch", "transformers")
+_MACHINE = ("gpu", "cpu", "platform", "git_commit", "date")
+_NAMES = {"gpu": "GPU", "cpu": "CPU", "platform": "platform", "git_commit": "git commit", "date": "date"}
+
+
+def write_page(runs: Sequence[Run], path: Path) -> None:
+    """Write the report of these runs as one HTML file. The same runs give the same bytes."""
+    places = palette(runs)
+    title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
+    source = files("grkd.reports").joinpath("page.html.j2").read_text(encoding="utf-8")
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(source)
+    text = template.render(
+        title=title,
+        facts=_header_facts(runs),
+        runs=[_run_view(run, places, f"run-{place}") for place, run in enumerate(runs, start=1)],
+    )
+    # A model can emit half of a surrogate pair, which no UTF-8 file can hold.
+    write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _header_facts(runs: Sequence[Run]) -> list[str]:
+    """The date (the newest), the versions and the machine, each once."""
+    dates = sorted(str(run.environment["date"]) for run in runs if run.environment.get("date"))
+    facts = [_date(dates[-1])] if dates else []
+    for key in _VERSIONS:
+        facts += [f"{key} {value}" for value in _values(runs, key)]
+    return [*facts, *(_values(runs, "gpu") or _values(runs, "cpu"))]
+
+
+def _values(runs: Sequence[Run], key: str) -> list[str]:
+    return list(dict.fromkeys(str(run.environment[key]) for run in runs if run.environment.get(key)))
+
+
+def _date(text: str) -> str:
+    """An ISO date to the minute."""
+    return text[:16].replace("T", " ") if len(text) > 16 else text
+
+
+def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any]:
+    """Everything that the template shows of one run, as plain values."""
+    summary = summarise(run)
+    drawings = draw(run, places=places, prefix=anchor)
+    return {
+        "anchor": anchor,
+        "title": run.title,
+        "task": _TASKS.get(run.task or "", "run"),
+        "outcome": outcome(run, summary),
+        "missing": run.missing,
+        "failures": run.failures,
+        "tiles": _tiles(run, summary),
+        "table": _table(summary, places),
+        "notes": footnotes(summary),
+        "sections": [_section("Results", drawings), _section("Training", drawings)],
+        "samples": [_sample_view(sample, places) for sample in run.samples],
+        "command": run.environment.get("command"),
+        "recipe": run.recipe,
+        "machine": {_NAMES[key]: str(run.environment[key]) for key in _MACHINE if run.environment.get(key)},
+    }
+
+
+def _section(name: str, drawings: Sequence[Drawing]) -> dict[str, Any]:
+    chosen = [drawing for drawing in drawings if drawing.section == name.lower()]
+    return {
+        "name": name,
+        "notes": [note for note in dict.fromkeys(drawing.note for drawing in chosen) if note],
+        # matplotlib has escaped the text inside its SVG.
+        "figures": [{"title": one.title, "caption": one.caption, "svg": Markup(one.svg)} for one in chosen],
+    }
+
+
+def _tiles(run: Run, summary: Summary) -> list[tuple[str, str]]:
+    """(number, what it counts)"""
+    tiles = [(str(len(run.labels)), "method" if len(run.labels) == 1 else "methods")] if run.labels else []
+    seeds = max((len(run.seeds(label)) for label in run.labels), default=0)
+    if seeds:
+        tiles.append((str(seeds), "seed" if seeds == 1 else "seeds"))
+    if seconds := _training_seconds(run):
+        tiles.append((duration(sum(seconds.values())), "training, all methods"))
+    return tiles + [(f"{count:,}", name.replace("_", " ")) for name, count in run.counts.items()]
+
+
+def _training_seconds(run: Run) -> dict[tuple[str, int | None], float]:
+    """Every metric of a training repeats its time: once a label and seed."""
+    return {(row.method, row.seed): row.seconds for row in run.rows if row.seconds is not None}
+
+
+def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None:
+    if not summary.lines:
+        return None
+    timed = any(line.seconds is not None for line in summary.lines)
+    return {
+        "headers": [*(header(metric) for metric in summary.metrics), *(["training time"] if timed else [])],
+        "lines": [
+            {
+                "name": name_of(line.label),
+                "kind": line.kind,
+                "colour": variable_of(line.label, places),
+                "cells": [show(line.cells[metric.name], metric, summary) for metric in summary.metrics],
+                "time": duration(line.seconds) if timed else None,
+            }
+            for line in summary.lines
+        ],
+        "dash": DASH,
+    }
+
+
+def _sample_view(sample: Sample, places: Mapping[str, int]) -> dict[str, Any]:
+    order = [label for label in (TEACHER, BEFORE, *places) if label in sample.answers]
+    order += [label for label in sample.answers if label not in order]
+    return {
+        "prompt": sample.prompt,
+        "answers": [
+            {
+                "name": name_of(label),
+                "colour": variable_of(label, places) if label in places or label in (BEFORE, TEACHER) else "--line",
+                "text": sample.answers[label],
+            }
+            for label in order
+        ],
+    }

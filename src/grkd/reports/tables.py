@@ -1,0 +1,191 @@
+"""The summary table of a run: in the terminal, in Markdown, and as cells for the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from grkd.reports.results import BEFORE, TEACHER, Run
+from grkd.reports.summary import Cell, Line, Metric, Summary, summarise
+
+DASH = "\u2013"
+_ARROWS = {1: "\u00a0↑", -1: "\u00a0↓", 0: ""}
+_NAMES = {BEFORE: "student before", TEACHER: "teacher"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A cell as text: "91.20" + "± 0.41" + "(+2.10)"; `note` says which seeds it lacks."""
+
+    value: str
+    spread: str = ""
+    difference: str = ""
+    note: str = ""
+    best: bool = False
+    better: bool = False  # than every other method, at 5 %
+
+    @property
+    def text(self) -> str:
+        return " ".join(part for part in (self.value, self.spread, self.difference, self.note) if part)
+
+
+def print_tables(runs: Sequence[Run], console: Console) -> None:
+    """Each run's table and what it supports."""
+    for run in runs:
+        summary = summarise(run)
+        console.print(Text(run.title, style="bold"))
+        if summary.lines:
+            console.print(_rich_table(summary))
+        else:
+            console.print("No results yet.")
+        for note in footnotes(summary):
+            console.print(Text(note, style="dim"))
+        for name, reason in run.failures.items():
+            console.print(f"[red]failed[/red] {escape(name)}: {escape(reason)}")
+        if run.missing:
+            console.print(Text(f"Not there: {', '.join(run.missing)}.", style="dim"))
+        console.print()
+
+
+def markdown_table(run: Run) -> str:
+    """The same table in Markdown; the best value of a column is bold, ✓ marks a supported "better"."""
+    summary = summarise(run)
+    if not summary.lines:
+        return "No results yet.\n"
+    table = [headers(summary), ["---", *["---:"] * (len(headers(summary)) - 1)]]
+    for line in summary.lines:
+        shown = [show(line.cells[metric.name], metric, summary) for metric in summary.metrics]
+        cells = [f"**{cell.text}**{' ✓' if cell.better else ''}" if cell.best else cell.text for cell in shown]
+        table.append([_plain(name_of(line.label)), *cells, *_cost(line, summary)])
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in footnotes(summary))]) + "\n"
+
+
+def headers(summary: Summary) -> list[str]:
+    return ["", *(header(metric) for metric in summary.metrics), *(["training time"] if _timed(summary) else [])]
+
+
+def header(metric: Metric) -> str:
+    unit = f"\u00a0({metric.unit})" if metric.unit else ""
+    return f"{metric.label}{unit}{_ARROWS[metric.direction]}"
+
+
+def name_of(label: str) -> str:
+    return _NAMES.get(label, label)
+
+
+def show(cell: Cell, metric: Metric, summary: Summary) -> Shown:
+    """A cell in the metric's shown unit; a value that is not there is a dash."""
+    if cell.mean is None:
+        return Shown(value=DASH)
+    verdict = summary.verdicts.get(metric.name)
+    spread = ""
+    if cell.half_width is not None:
+        spread = f"± {number(cell.half_width, metric)}"
+    elif cell.interval is not None:
+        spread = f"[{number(cell.interval[0], metric)}, {number(cell.interval[1], metric)}]"
+    return Shown(
+        value=number(cell.mean, metric),
+        spread=spread,
+        difference=f"({number(cell.difference, metric, sign=True)})" if cell.difference is not None else "",
+        note="" if cell.complete else f"{len(cell.values)} of {cell.seeds_tried} seeds",
+        best=cell.best,
+        better=cell.best and verdict is not None and verdict.better,
+    )
+
+
+def number(value: float, metric: Metric, *, sign: bool = False) -> str:
+    """A value in the metric's shown unit, with a true minus sign."""
+    text = f"{value * metric.scale:{'+' if sign else ''}.{metric.decimals}f}"
+    if float(text) == 0:
+        text = ("+" if sign else "") + text.lstrip("+-")
+    return text.replace("-", "\u2212")
+
+
+def duration(seconds: float | None) -> str:
+    """ "48 s", "12 min 05 s", "3 h 20 min"."""
+    if seconds is None:
+        return DASH
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def footnotes(summary: Summary) -> list[str]:
+    """How to read the table, and what the seeds support."""
+    cells = [cell for line in summary.lines for cell in line.cells.values()]
+    notes = []
+    if any(cell.half_width is not None for cell in cells):
+        notes.append("±: half-width of the 95 % interval of the mean over seeds (Student t).")
+    if any(cell.half_width is None and cell.interval is not None for cell in cells):
+        notes.append("[low, high]: 95 % bootstrap interval over the held-out prompts; the choice of seed is not in it.")
+    if summary.baseline is not None and any(cell.difference is not None for cell in cells):
+        notes.append(f"(difference) to {_against(summary.baseline)}.")
+    if any(not cell.complete for cell in cells if cell.mean is not None):
+        notes.append("A method that lacks a seed shows the mean of the others; it is not marked and not tested.")
+    return [*notes, *_verdict_notes(summary)]
+
+
+def and_list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _against(baseline: str) -> str:
+    return "the student before distillation" if baseline == BEFORE else f"the method {baseline}"
+
+
+def _verdict_notes(summary: Summary) -> list[str]:
+    if not summary.verdicts:
+        return []
+    notes = ["The best value of a column is marked; that alone does not make a method better."]
+    tested = [verdict for verdict in summary.verdicts.values() if verdict.tested]
+    if not tested:
+        why = "One seed" if summary.most_seeds < 2 else "No two methods have all of the same seeds"
+        return [*notes, f"{why}: no claim that a method is better than another."]
+    if any(verdict.better_than for verdict in tested):
+        notes.append("“Better” means: a paired t test over seeds, each comparison at 5 %.")
+    for verdict in tested:
+        if verdict.better_than:
+            rest = f", not shown against {and_list(verdict.not_better_than)}" if verdict.not_better_than else ""
+            notes.append(
+                f"{verdict.metric.label}: {verdict.best} is better than {and_list(verdict.better_than)}{rest}."
+            )
+    none = [verdict.metric.label for verdict in tested if not verdict.better_than]
+    if none:
+        notes.append(f"No significant difference between methods (best against the others): {', '.join(none)}.")
+    return notes
+
+
+def _timed(summary: Summary) -> bool:
+    return any(line.seconds is not None for line in summary.lines)
+
+
+def _cost(line: Line, summary: Summary) -> list[str]:
+    return [duration(line.seconds)] if _timed(summary) else []
+
+
+def _rich_table(summary: Summary) -> Table:
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for number_of_column, text in enumerate(headers(summary)):
+        table.add_column(Text(text), justify="right" if number_of_column else "left")
+    for line in summary.lines:
+        cells = [Text(name_of(line.label), style="" if line.kind == "method" else "dim")]
+        for metric in summary.metrics:
+            shown = show(line.cells[metric.name], metric, summary)
+            style = "bold green" if shown.better else "bold" if shown.best else ""
+            mark = " ✓" if shown.better else " •" if shown.best else ""
+            cells.append(Text(shown.value + mark, style=style))
+            for part in (shown.spread, shown.difference, shown.note):
+                cells[-1].append(f"\n{part}" if part else "", style="not bold dim")
+        table.add_row(*cells, *(Text(text) for text in _cost(line, summary)), end_section=line.label == BEFORE)
+    return table
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves alone: one line, no cell borders, no HTML."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("*", "\\*")

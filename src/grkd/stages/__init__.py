@@ -1,0 +1,101 @@
+"""A recipe run from end to end: prepare -> respond -> score -> train -> evaluate -> report."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from grkd.console import console
+from grkd.errors import UserError
+from grkd.files import write_json, write_text
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe, dump
+from grkd.stages import classifier, language, language_training
+from grkd.stages._folder import RunFolder, command_line, environment
+from grkd.stages._models import LanguageModels
+from grkd.stages._results import collect, publish
+from grkd.stages._train import check, device
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe) -> int:
+    """Run every stage that is not whole yet. Returns 0, or 1 where a method failed (the others went on).
+
+    Raises UserError for the user's mistakes, before anything is written where they can be seen before.
+    """
+    device(recipe.device)
+    check(recipe.training)
+    folder = RunFolder(Path(recipe.output))
+    existed = folder.path.exists()
+    try:
+        with folder.locked():
+            status = _stages(recipe, folder)
+            if folder.ranks.is_main_process:
+                collect(recipe, folder.path, status)
+                publish(folder.path)
+    except UserError:
+        if not existed:
+            _remove_if_empty(folder.path)
+        raise
+    return 0 if all(outcome == "done" for outcome in status.values()) else 1
+
+
+def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
+    if isinstance(recipe, LanguageRecipe):
+        models = LanguageModels(recipe, folder)
+        language.prepare(recipe, folder, models)
+        check(recipe.training, recipe.methods, models.numbers["vocabulary"])
+        _describe(recipe, folder)
+        language.respond(recipe, folder, models)
+        language.score(recipe, folder, models)
+        language_training.evaluate_student(recipe, folder, models, "before", None)
+        language_training.teacher_answers(recipe, folder, models)
+
+        def train(method: Method, seed: int, name: str) -> None:
+            language_training.train_student(recipe, folder, models, method, seed)
+            language_training.evaluate_student(recipe, folder, models, name, name)
+    else:
+        assert isinstance(recipe, ClassifierRecipe)
+        shared = classifier.ClassifierRun(recipe, folder)
+        classifier.prepare(shared)
+        check(recipe.training, recipe.methods, shared.data.classes)
+        _describe(recipe, folder)
+        classifier.teach(shared)
+        classifier.score(shared)
+        classifier.evaluate(shared, "teacher", None, seed=recipe.seeds[0])
+
+        def train(method: Method, seed: int, name: str) -> None:
+            classifier.train_student(shared, method, seed)
+            classifier.evaluate(shared, name, name, seed=seed)
+
+    return dict(_each(recipe, train))
+
+
+def _each(recipe: Recipe, train: Callable[[Method, int, str], None]) -> Iterator[tuple[str, str]]:
+    """Every method and seed; one that fails is noted, the rest goes on. A user's mistake ends the run."""
+    for method in recipe.methods:
+        for seed in recipe.seeds:
+            name = f"{method.label}-seed{seed}"
+            try:
+                train(method, seed, name)
+            except (UserError, OSError):
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                console.print(f"[red]{name} failed; going on with the others[/red]")
+                yield name, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            else:
+                yield name, "done"
+
+
+def _describe(recipe: Recipe, folder: RunFolder) -> None:
+    """recipe.yaml and environment.json: written once the recipe has proved sound."""
+    if folder.ranks.is_main_process:
+        write_text(folder.path / "recipe.yaml", dump(recipe))
+        write_json(folder.path / "environment.json", environment(command_line()))
+
+
+def _remove_if_empty(path: Path) -> None:
+    try:
+        path.rmdir()
+    except OSError:
+        return  # something of value is in it

@@ -1,0 +1,144 @@
+"""The models of a language run: made once in the prepare stage, loaded from there by the others."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grkd.data.chat import stop_token_ids
+from grkd.errors import UserError
+from grkd.files import read_json, write_json
+from grkd.recipe import LanguageRecipe
+from grkd.stages._folder import RunFolder
+from grkd.stages._train import device, dtype
+from grkd.teachers.models import (
+    check_same_vocabulary,
+    fresh,
+    load_language_model,
+    load_tokenizer,
+    save_student,
+    truncated,
+    vocabulary_size,
+)
+
+_NO_LIMIT = 1 << 20  # context of a model whose config names none
+
+
+class LanguageModels:
+    """Loads teacher and student of a recipe.
+
+    What `make` leaves in the prepare stage's folder: tokenizer/ (the student's), tokens.json (numbers about it), and
+    teacher/ and student/ where they are not simply a hub name or folder of the recipe.
+    """
+
+    def __init__(self, recipe: LanguageRecipe, run: RunFolder) -> None:
+        self.recipe = recipe
+        self.prepared = run.path / "prepare"
+        self.device = device(recipe.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", run.ranks.local_process_index)
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def make(self, work: Path) -> None:
+        """Fill the prepare stage's folder. Raises UserError where tokenizers differ or a model cannot be loaded."""
+        teacher_spec, student_spec = self.recipe.teacher, self.recipe.student
+        teacher_tokenizer = load_tokenizer(
+            teacher_spec.model,
+            gguf_file=teacher_spec.gguf_file,
+            revision=teacher_spec.revision,
+            trust_remote_code=teacher_spec.trust_remote_code,
+        )
+        tokenizer = teacher_tokenizer
+        if student_spec.model is not None:
+            tokenizer = load_tokenizer(
+                student_spec.model,
+                gguf_file=student_spec.gguf_file,
+                revision=student_spec.revision,
+                trust_remote_code=student_spec.trust_remote_code,
+            )
+            check_same_vocabulary(teacher_tokenizer, tokenizer)
+        teacher = self._load_teacher()
+        student = self._make_student(teacher)
+        if teacher_spec.gguf_file is not None or teacher_spec.model.endswith(".gguf"):
+            save_student(teacher, teacher_tokenizer, work / "teacher", card="The teacher of this run, dequantised.\n")
+        if student_spec.model is None or student_spec.gguf_file is not None or student_spec.model.endswith(".gguf"):
+            save_student(student, tokenizer, work / "student", card="The student of this run before distillation.\n")
+        tokenizer.save_pretrained(work / "tokenizer")
+        write_json(work / "tokens.json", _numbers(tokenizer, teacher, student))
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(str(self.prepared / "tokenizer"))
+        return self._tokenizer
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """stop_ids, pad_token_id, vocabulary and context of a prepared run."""
+        return self.numbers_in(self.prepared)
+
+    def numbers_in(self, folder: Path) -> dict[str, Any]:
+        """The same, of a prepare stage's folder that is still being made."""
+        found: dict[str, Any] = read_json(folder / "tokens.json")
+        return found
+
+    def teacher(self) -> PreTrainedModel:
+        """The teacher, in evaluation mode on the run's device."""
+        if (self.prepared / "teacher").is_dir():
+            where = dtype(self.recipe.teacher.dtype, self.device)
+            model = load_language_model(str(self.prepared / "teacher"), dtype=where)
+        else:
+            model = self._load_teacher()
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def student(self) -> PreTrainedModel:
+        """The student before distillation, on the CPU, in the dtype that its weights are trained in."""
+        spec = self.recipe.student
+        weights = torch.float32 if spec.dtype == "auto" else dtype(spec.dtype, self.device)
+        if (self.prepared / "student").is_dir():
+            return load_language_model(str(self.prepared / "student"), dtype=weights)
+        assert spec.model is not None
+        return load_language_model(
+            spec.model, revision=spec.revision, dtype=weights, trust_remote_code=spec.trust_remote_code
+        )
+
+    def _load_teacher(self) -> PreTrainedModel:
+        spec = self.recipe.teacher
+        return load_language_model(
+            spec.model,
+            gguf_file=spec.gguf_file,
+            revision=spec.revision,
+            dtype=dtype(spec.dtype, self.device),
+            trust_remote_code=spec.trust_remote_code,
+        )
+
+    def _make_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
+        spec = self.recipe.student
+        if spec.layers is not None:
+            return truncated(teacher, spec.layers)
+        if spec.config is not None:
+            return fresh(teacher.config, spec.config, seed=self.recipe.seeds[0])
+        assert spec.model is not None
+        return load_language_model(
+            spec.model,
+            gguf_file=spec.gguf_file,
+            revision=spec.revision,
+            dtype=torch.float32,
+            trust_remote_code=spec.trust_remote_code,
+        )
+
+
+def _numbers(tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:
+    stop_ids = stop_token_ids(tokenizer, student.generation_config)
+    if not stop_ids:
+        raise UserError("student: neither its tokenizer nor its generation config names an end-of-sequence token")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
+    vocabulary = vocabulary_size(tokenizer)
+    for side, model in (("teacher", teacher), ("student", student)):
+        head = model.get_output_embeddings().weight.shape[0]
+        if head < vocabulary:
+            raise UserError(f"{side}: its head has {head} outputs, its tokenizer {vocabulary} tokens")
+    contexts = [getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT for model in (teacher, student)]
+    return {"stop_ids": stop_ids, "pad_token_id": pad, "vocabulary": vocabulary, "context": min(contexts)}

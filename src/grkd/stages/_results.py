@@ -1,0 +1,71 @@
+"""The report stage: results.json from the stages' files, the page, the table."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from grkd.console import console
+from grkd.files import read_json, write_json
+from grkd.recipe import Recipe
+from grkd.reports import print_tables, read_run, write_page
+
+
+def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
+    """Write results.json (and evaluate/samples.json) from what the evaluate stage left."""
+    rows: list[dict[str, Any]] = []
+    rows += _rows(folder, "before", "before", None)
+    rows += _rows(folder, "teacher", "teacher", None)
+    for method in recipe.methods:
+        for seed in recipe.seeds:
+            rows += _rows(folder, f"{method.label}-seed{seed}", method.label, seed)
+    counts = folder / "prepare" / "counts.json"
+    write_json(
+        folder / "results.json",
+        {
+            "title": recipe.title or folder.name,
+            "task": recipe.task,
+            "status": status,
+            "counts": read_json(counts) if counts.exists() else {},
+            "rows": rows,
+        },
+    )
+    _samples(recipe, folder)
+
+
+def publish(folder: Path) -> None:
+    """The page and the printed table."""
+    run = read_run(folder)
+    page = folder / "report.html"
+    write_page([run], page)
+    print_tables([run], Console())
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+def _rows(folder: Path, name: str, method: str, seed: int | None) -> list[dict[str, Any]]:
+    metrics, training = folder / "evaluate" / name / "metrics.json", folder / "train" / name / "training.json"
+    if not metrics.exists():
+        return []
+    spent = read_json(training) if training.exists() else {"steps": None, "seconds": None}
+    return [
+        {"method": method, "seed": seed, "metric": metric, **interval, **spent}
+        for metric, interval in read_json(metrics).items()
+    ]
+
+
+def _samples(recipe: Recipe, folder: Path) -> None:
+    names = {"teacher": "teacher", "before": "before"}
+    names |= {method.label: f"{method.label}-seed{recipe.seeds[0]}" for method in recipe.methods}
+    answers = {
+        shown: read_json(folder / "evaluate" / name / "answers.json")
+        for shown, name in names.items()
+        if (folder / "evaluate" / name / "answers.json").exists()
+    }
+    if not answers:
+        return
+    prompts = [answer["prompt"] for answer in next(iter(answers.values()))]
+    samples = [
+        {"prompt": prompt, "answers": {shown: given[number]["answer"] for shown, given in answers.items()}}
+        for number, prompt in enumerate(prompts)
+    ]
+    write_json(folder / "evaluate" / "samples.json", samples)

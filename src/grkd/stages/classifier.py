@@ -1,0 +1,195 @@
+"""The stages of a classifier's distillation: teach, score, train, evaluate, each from files to files."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from grkd import objectives
+from grkd.data.classification import ClassificationData
+from grkd.data.classification_batches import ClassificationDataset, Collate
+from grkd.errors import UserError
+from grkd.evaluation.rank import rank_fidelity
+from grkd.files import whole_file, write_json
+from grkd.recipe import ClassifierModel, ClassifierRecipe, Method, Training, to_plain
+from grkd.stages._classifiers import Classifier, load_data, make_classifier
+from grkd.stages._folder import RunFolder, identity
+from grkd.stages._train import check, device, train
+from grkd.teachers.classifiers import predict
+from grkd.training import ClassRows
+
+
+class ClassifierRun:
+    """What the stages share: the recipe, its folder, its data (read once a process)."""
+
+    def __init__(self, recipe: ClassifierRecipe, run: RunFolder) -> None:
+        self.recipe, self.run = recipe, run
+        self.device = device(recipe.device)
+
+    @cached_property
+    def data(self) -> ClassificationData:
+        return load_data(self.recipe.data, seed=self.recipe.seeds[0])
+
+    def classifier(self, spec: ClassifierModel, *, seed: int, needs_head: bool = False) -> Classifier:
+        """A teacher or student on this run's data, before training."""
+        return make_classifier(spec, self.data, self.recipe, seed=seed, needs_head=needs_head)
+
+
+def prepare(shared: ClassifierRun) -> Path:
+    """Reads the data once and says what is in it."""
+    recipe = shared.recipe
+    inputs = {"data": identity(recipe.data), "seed": recipe.seeds[0]}
+
+    def make(work: Path) -> None:
+        if shared.run.ranks.is_main_process:
+            data = shared.data
+            check(recipe.training, recipe.methods, data.classes)
+            counts = {"examples_train": len(data.train_labels), "examples_heldout": len(data.heldout_labels)}
+            write_json(work / "counts.json", {**counts, "classes": data.classes})
+            write_json(work / "classes.json", data.class_names)
+
+    return shared.run.stage("prepare", inputs, make)
+
+
+def teach(shared: ClassifierRun) -> Path:
+    """The teacher: trained on the labels where the recipe says how, else loaded; checked against the data."""
+    recipe, spec = shared.recipe, shared.recipe.teacher
+    inputs = {
+        "teacher": identity(spec),
+        "prepare": shared.run.key("prepare"),
+        "seed": recipe.seeds[0],
+    }
+
+    def make(work: Path) -> None:
+        teacher = shared.classifier(spec, seed=recipe.seeds[0], needs_head=spec.training is None)
+        if spec.training is not None:
+            objective = objectives.load("none")
+            _train(shared, teacher, work, objective, spec.training, recipe.seeds[0], None, "teach")
+        if shared.run.ranks.is_main_process:
+            _save(teacher, work)
+
+    return shared.run.stage("teach", inputs, make)
+
+
+def score(shared: ClassifierRun) -> Path:
+    """The teacher's logits of every example, once."""
+
+    def make(work: Path) -> None:
+        if not shared.run.ranks.is_main_process:
+            return
+        teacher = shared.classifier(shared.recipe.teacher, seed=shared.recipe.seeds[0])
+        _load(teacher, shared.run.path / "teach")
+        found = {split: _predict(shared, teacher, split) for split in ("train", "heldout")}
+        for split, logits in found.items():
+            if not bool(logits.isfinite().all()):
+                raise UserError(f"teacher: some of its scores of the {split} examples are not finite")
+        with whole_file(work / "scores.safetensors") as aside:
+            save_file(found, aside)
+
+    return shared.run.stage("score", {"teach": shared.run.key("teach")}, make)
+
+
+def train_student(shared: ClassifierRun, method: Method, seed: int) -> Path:
+    """One student: method and seed."""
+    recipe = shared.recipe
+    inputs = {
+        "method": to_plain(method),
+        "seed": seed,
+        "student": identity(recipe.student),
+        "training": to_plain(recipe.training),
+        "score": shared.run.key("score"),
+    }
+
+    def make(work: Path) -> None:
+        student = shared.classifier(recipe.student, seed=seed)
+        objective = objectives.load(method.name, **method.options)
+        scores = _scores(shared)["train"]
+        _train(shared, student, work, objective, recipe.training, seed, scores, f"train {method.label}, seed {seed}")
+        if shared.run.ranks.is_main_process:
+            _save(student, work)
+
+    return shared.run.stage(f"train/{method.label}-seed{seed}", inputs, make)
+
+
+def evaluate(shared: ClassifierRun, name: str, trained: str | None, *, seed: int) -> Path:
+    """Held-out accuracy, likelihood and agreement with the teacher, of a student (None: of the teacher itself)."""
+    source = f"train/{trained}" if trained else "teach"
+    inputs = {"evaluation": to_plain(shared.recipe.evaluation), "model": shared.run.key(source)}
+
+    def make(work: Path) -> None:
+        if not shared.run.ranks.is_main_process:
+            return
+        spec = shared.recipe.student if trained else shared.recipe.teacher
+        model = shared.classifier(spec, seed=seed)
+        _load(model, shared.run.path / source)
+        logits, teacher = _predict(shared, model, "heldout"), _scores(shared)["heldout"]
+        write_json(work / "metrics.json", _metrics(logits, teacher if trained else None, shared.data.heldout_labels))
+
+    return shared.run.stage(f"evaluate/{name}", inputs, make)
+
+
+def _metrics(logits: Tensor, teacher: Tensor | None, labels: Tensor) -> dict[str, Any]:
+    values = {
+        "accuracy": (logits.argmax(-1) == labels).double().mean(),
+        "nll_nats": cross_entropy(logits.double(), labels),
+    }
+    if teacher is not None:
+        values |= {name: found.double().nanmean() for name, found in rank_fidelity(logits, teacher, top_k=None).items()}
+    return {name: {"value": float(value), "low": None, "high": None} for name, value in values.items()}
+
+
+def _train(
+    shared: ClassifierRun,
+    classifier: Classifier,
+    work: Path,
+    objective: objectives.Objective,
+    training: Training,
+    seed: int,
+    teacher_scores: Tensor | None,
+    description: str,
+) -> None:
+    dataset = ClassificationDataset(classifier.train_inputs, shared.data.train_labels, teacher_scores=teacher_scores)
+    train(
+        classifier.module,
+        dataset,
+        objective=objective,
+        rows=ClassRows(Collate(prepare=classifier.prepare)),
+        training=training,
+        folder=work,
+        seed=seed,
+        where=shared.device,
+        bf16=False,
+        description=description,
+    )
+
+
+def _predict(shared: ClassifierRun, classifier: Classifier, split: str) -> Tensor:
+    inputs = classifier.train_inputs if split == "train" else classifier.heldout_inputs
+    module = classifier.module.to(shared.device)
+    size = shared.recipe.evaluation.batch_size
+    return predict(module, inputs, classifier.prepare, batch_size=size, device=shared.device)
+
+
+def _scores(shared: ClassifierRun) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_file(shared.run.path / "score" / "scores.safetensors")
+    return found
+
+
+def _save(classifier: Classifier, work: Path) -> None:
+    """model/: a transformers folder, or model.safetensors of any other module."""
+    module: nn.Module = classifier.module
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    if isinstance(module, PreTrainedModel):
+        module.save_pretrained(folder)
+        classifier.processor.save_pretrained(folder)
+    else:
+        save_model(module, str(folder / "model.safetensors"))
+
+
+def _load(classifier: Classifier, stage: Path) -> None:
+    load_model(classifier.module, stage / "model" / "model.safetensors")

@@ -1,0 +1,141 @@
+"""A user's mistake: one clear line, exit status 2, nothing half-written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from grkd import cli, stages
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """Exit status and the last line of standard error."""
+    try:
+        status = cli.main([str(word) for word in words])
+    except SystemExit as stop:  # argparse
+        status = int(stop.code or 0)
+    lines = capsys.readouterr().err.strip().splitlines()
+    return status, lines[-1] if lines else ""
+
+
+def refused(capsys: pytest.CaptureFixture[str], recipe: Path, *changes: str) -> str:
+    """The one line of a refused run, after which nothing of the run is left."""
+    status, line = run(capsys, "run", recipe, *changes)
+    assert status == 2, line
+    assert line.startswith("grkd: error: ")
+    assert not (recipe.parent / "run").exists()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ("methods=[grdk]", ["methods", "grdk", "grkd"]),
+        ("methods=[{name: grkd, tau: 0}]", ["tau", "above 0"]),
+        ("methods=[{name: grkd, tau: -1.0}]", ["tau", "above 0"]),
+        ("methods=[{name: kd, temprature: 2}]", ["temprature", "temperature"]),
+        ("training.learning_rat=1", ["learning_rat", "learning_rate"]),
+        ("training.learning_rate=fast", ["learning_rate", "number"]),
+        ("training.extra.no_such_field=1", ["no_such_field"]),
+        ("methods=[{name: grkd, group: sample, group_size: 400}]", ["group_size 400", "40 candidates"]),
+        ("student.layers=[0, 7]", ["7"]),
+        ("student={config: {no_such: 3}}", ["no_such"]),
+        ("data.train=absent.jsonl", ["absent.jsonl"]),
+        ("data.heldout=absent.jsonl", ["absent.jsonl"]),
+        ("data.max_prompt_tokens=1", ["data", "dropped"]),
+        ("teacher.model=./absent", ["absent"]),
+        ("responses.source=data", ["completion"]),
+    ],
+)
+def test_bad_setting(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, change: str, parts: list[str]) -> None:
+    line = refused(capsys, tiny_recipe, change)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["empty"]),
+        ('{"prompt": "w1"}\n{"prompt": \n', ["line 2", "JSON"]),
+        ('{"prompt": "w1"}\n[1]\n', ["line 2"]),
+        ('{"prompt": "w1"}\n{"question": "w2"}\n', ["line 2", "prompt"]),
+    ],
+)
+def test_bad_data_is_named_by_line(
+    capsys: pytest.CaptureFixture[str], tiny_recipe: Path, text: str, parts: list[str]
+) -> None:
+    path = tiny_recipe.parent / "bad.jsonl"
+    path.write_text(text)
+    line = refused(capsys, tiny_recipe, f"data.train={path}")
+    for part in ["bad.jsonl", *parts]:
+        assert part in line
+
+
+def test_missing_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, line = run(capsys, "run", tmp_path / "none.yaml")
+    assert (status, "none.yaml" in line) == (2, True)
+
+
+def test_gpu_asked_for_where_there_is_none(
+    capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device" in refused(capsys, tiny_recipe, "device=cuda")
+
+
+def test_tokenizers_that_differ(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, tiny_teacher: Path) -> None:
+    student = tiny_recipe.parent / "student"
+    student.mkdir()
+    for file in tiny_teacher.iterdir():
+        (student / file.name).write_bytes(file.read_bytes())
+    content: Any = json.loads((student / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
+    (student / "tokenizer.json").write_text(json.dumps(content))
+    assert PreTrainedTokenizerFast.from_pretrained(student).convert_tokens_to_ids("w1") == vocabulary["w1"]
+    line = refused(capsys, tiny_recipe, f"student={{model: {student}}}")
+    assert "w1" in line
+
+
+def test_output_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tiny_recipe: Path) -> None:
+    blocked = tiny_recipe.parent / "file"
+    blocked.write_text("")
+    status, line = run(capsys, "run", tiny_recipe, f"output={blocked / 'run'}")
+    assert status == 2
+    assert "cannot write" in line
+
+
+def test_full_disk(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        with Path("/dev/full").open("w") as stream:
+            stream.write("x" * 100_000)
+        return 0
+
+    monkeypatch.setattr(stages, "run", full)
+    status, line = run(capsys, "run", tiny_recipe)
+    assert status == 2
+    assert "disk is full" in line
+
+
+def test_second_process_in_the_same_folder(capsys: pytest.CaptureFixture[str], tiny_recipe: Path) -> None:
+    from filelock import FileLock
+
+    folder = tiny_recipe.parent / "run"
+    folder.mkdir()
+    with FileLock(folder / ".lock"):
+        status, line = run(capsys, "run", tiny_recipe)
+    assert status == 2
+    assert "another grkd process" in line
+
+
+def test_an_error_of_ours_is_not_hidden(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(stages, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["run", str(tiny_recipe)])

@@ -1,0 +1,212 @@
+"""Runs from end to end on a tiny model: what they leave, how they go on after a kill, what they do not repeat."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from grkd import cli
+from grkd.stages import language, language_training
+
+
+def results(folder: Path) -> dict[tuple[str, str], float]:
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return {(row["method"], row["metric"]): row["value"] for row in rows}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parent != folder and path.name != "samples.json"
+    }
+
+
+def test_language_run(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(tiny_recipe)]) == 0
+    folder = tiny_recipe.parent / "run"
+    found = results(folder)
+    for method in ("kd", "grkd"):
+        assert found[method, "soft_cross_entropy_nats"] < found["before", "soft_cross_entropy_nats"]
+        assert found[method, "kendall_tau"] > found["before", "kendall_tau"]
+
+    student = folder / "train" / "grkd-seed0" / "student"
+    model = AutoModelForCausalLM.from_pretrained(student)
+    assert model.config.num_hidden_layers == 2
+    assert "grkd" in (student / "README.md").read_text()
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    answer = pipeline("text-generation", model=str(student), device="cpu")(
+        [{"role": "user", "content": "w1 w2"}], max_new_tokens=3, do_sample=False
+    )
+    assert answer[0]["generated_text"][-1]["role"] == "assistant"
+    assert tokenizer.chat_template
+
+    page = (folder / "report.html").read_text()
+    assert "kd" in page
+    assert "report:" in capsys.readouterr().err
+    before = snapshot(folder)
+    assert cli.main(["run", str(tiny_recipe)]) == 0
+    assert snapshot(folder) == before, "a finished stage was made again"
+    assert cli.main(["report", str(folder)]) == 0
+
+
+def test_saved_student_is_the_trained_one(tiny_recipe: Path) -> None:
+    """The metric in results.json can be had again from the student's folder alone."""
+    assert cli.main(["run", str(tiny_recipe), "methods=[kd]"]) == 0
+    folder = tiny_recipe.parent / "run"
+    student = AutoModelForCausalLM.from_pretrained(folder / "train" / "kd-seed0" / "student").eval()
+    teacher = AutoModelForCausalLM.from_pretrained(_teacher(tiny_recipe)).eval()
+    total, tokens = 0.0, 0
+    for path in sorted((folder / "respond").glob("shard-*.parquet")):
+        for record in pq.read_table(path).to_pylist():
+            if record["split"] != "heldout":
+                continue
+            ids = torch.tensor([record["prompt_ids"] + record["response_ids"]])
+            start = len(record["prompt_ids"]) - 1
+            with torch.no_grad():
+                teacher_probs = teacher(ids).logits[0, start:-1].softmax(-1)
+                student_log_probs = student(ids).logits[0, start:-1].log_softmax(-1)
+            total -= float((teacher_probs * student_log_probs).sum())
+            tokens += len(record["response_ids"])
+    assert results(folder)["kd", "soft_cross_entropy_nats"] == pytest.approx(total / tokens, rel=1e-4)
+
+
+def _teacher(recipe: Path) -> str:
+    import yaml
+
+    return str(yaml.safe_load(recipe.read_text())["teacher"]["model"])
+
+
+@pytest.mark.parametrize("stage", ["respond", "train"])
+def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    whole = tmp_path / "whole"
+    assert cli.main(["run", str(tiny_recipe), f"output={whole}"]) == 0
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        if stage == "respond":
+            real, calls = language._write, []
+
+            def write(path: Path, *rest: Any) -> None:
+                if path.name.startswith("shard"):
+                    calls.append(path)
+                    if len(calls) == 3:
+                        raise KeyboardInterrupt
+                real(path, *rest)
+
+            patch.setattr(language, "_write", write)
+        else:
+            patch.setattr(language_training, "_save", _interrupted)
+        assert cli.main(["run", str(tiny_recipe), f"output={cut}"]) == 130
+    if stage == "respond":
+        assert len(list((cut / "respond.partial").glob("shard-*.parquet"))) == 2
+        kept = (cut / "respond.partial" / "shard-00000.parquet").stat().st_mtime_ns
+    assert cli.main(["run", str(tiny_recipe), f"output={cut}"]) == 0
+    if stage == "respond":
+        assert (cut / "respond" / "shard-00000.parquet").stat().st_mtime_ns == kept
+    assert results(cut) == results(whole)
+    assert not list(cut.rglob("*.partial*"))
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_changed_settings_redo_only_what_depends_on_them(tiny_recipe: Path) -> None:
+    assert cli.main(["run", str(tiny_recipe), "methods=[kd]"]) == 0
+    folder = tiny_recipe.parent / "run"
+    before = snapshot(folder)
+    assert cli.main(["run", str(tiny_recipe), "methods=[kd]", "training.learning_rate=1e-2"]) == 0
+    after = snapshot(folder)
+    same = {name for name in before if before[name] == after.get(name)}
+    assert {name.split("/")[0] for name in before if name not in same} == {"train", "evaluate"}
+    assert (folder / "train" / "kd-seed0.old").is_dir()
+
+
+def test_failed_method_is_shown_and_the_rest_goes_on(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grkd.objectives.kd import KD
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory, say")
+
+    monkeypatch.setattr(KD, "terms", broken)
+    assert cli.main(["run", str(tiny_recipe)]) == 1
+    folder = tiny_recipe.parent / "run"
+    status = json.loads((folder / "results.json").read_text())["status"]
+    assert status["grkd-seed0"] == "done"
+    assert status["kd-seed0"].startswith("failed: RuntimeError: out of memory")
+    assert "out of memory" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("change", ["score.signal=live", "responses.source=student", "student.lora={r: 4}"])
+def test_variants(tiny_recipe: Path, change: str) -> None:
+    assert cli.main(["run", str(tiny_recipe), change, "methods=[grkd]", "methods.0.group_size=8"]) == 0
+    found = results(tiny_recipe.parent / "run")
+    assert found["grkd", "soft_cross_entropy_nats"] < found["before", "soft_cross_entropy_nats"]
+
+
+def test_live_and_cached_signals_train_the_same_student(tiny_recipe: Path, tmp_path: Path) -> None:
+    for signal in ("live", "cache"):
+        words = [f"score.signal={signal}", f"output={tmp_path / signal}", "methods=[kd]"]
+        assert cli.main(["run", str(tiny_recipe), *words]) == 0
+    live, cache = results(tmp_path / "live"), results(tmp_path / "cache")
+    for key, value in live.items():
+        assert cache[key] == pytest.approx(value, rel=1e-3)
+
+
+def test_data_with_completions_and_long_prompts(tiny_recipe: Path) -> None:
+    path = tiny_recipe.parent / "pairs.jsonl"
+    lines = [{"prompt": f"w{n} w{n + 1}", "completion": f"w{n + 2} w{n + 3}"} for n in range(20)]
+    lines += [{"prompt": "w1 " * 70, "completion": "w2"} for _ in range(3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli.main(["run", str(tiny_recipe), f"data.train={path}", "responses.source=data", "methods=[none]"]) == 0
+    folder = tiny_recipe.parent / "run"
+    counts = json.loads((folder / "results.json").read_text())["counts"]
+    assert counts["prompts_dropped_too_long"] == 3
+    assert counts["prompts_train"] + counts["prompts_heldout"] == 20
+    record = pq.read_table(next((folder / "respond").glob("shard-*.parquet"))).to_pylist()[0]
+    assert record["finished"]
+    assert len(record["response_ids"]) == 3  # two words and the stop token
+
+
+def test_classifier_run(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "digits.yaml"
+    words = [
+        f"output={tmp_path / 'run'}",
+        "seeds=[0,1]",
+        "training.epochs=4",
+        "teacher.training.epochs=4",
+        "data.limit=600",
+    ]
+    assert cli.main(["run", str(recipe), *words]) == 0
+    found = results(tmp_path / "run")
+    assert found["teacher", "accuracy"] > 0.85
+    for method in ("none", "kd", "grkd"):
+        assert 0.3 < found[method, "accuracy"] <= 1
+        assert math.isfinite(found[method, "nll_nats"])
+    before = snapshot(tmp_path / "run")
+    assert cli.main(["run", str(recipe), *words]) == 0
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["run", "--help"], ["demo", "--help"], ["report", "--help"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+        assert len(capsys.readouterr().out) > 300
+    assert cli.main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("grkd", "kd", "none"):
+        assert name in listed
+    assert cli.main(["methods", "grkd"]) == 0
+    assert "alpha_ceiling" in capsys.readouterr().out
+
+
+def test_check_prints_the_resolved_recipe(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(tiny_recipe), "--check", "training.epochs=7"]) == 0
+    assert "epochs: 7" in capsys.readouterr().out
+    assert not (tiny_recipe.parent / "run").exists()

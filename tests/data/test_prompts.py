@@ -1,0 +1,129 @@
+"""Prompts: what a line may be, errors that name file and line, the held-out part."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grkd.data.prompts import Example, read_examples, split_heldout
+from grkd.errors import UserError
+
+
+def written(folder: Path, *lines: Any) -> Path:
+    path = folder / "prompts.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def test_the_three_forms_of_a_line(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        {"prompt": "a", "score": 3},
+        "",
+        {"prompt": "b", "completion": "c", "id": "named"},
+        {"messages": [user("d"), assistant("e"), user("f"), assistant("g")], "prompt": "ignored"},
+        {"messages": [user("h")], "completion": "i", "id": 77},
+        {"messages": [{"role": "system", "content": "s"}, user("j")], "completion": None},
+    )
+    assert read_examples(path) == [
+        Example(id="1", prompt="a"),
+        Example(id="named", prompt="b", completion="c"),
+        Example(id="4", messages=[user("d"), assistant("e"), user("f")], completion="g"),
+        Example(id="77", messages=[user("h")], completion="i"),
+        Example(id="6", messages=[{"role": "system", "content": "s"}, user("j")]),
+    ]
+
+
+def test_limit_reads_the_first_and_no_further(tmp_path: Path) -> None:
+    path = written(tmp_path, {"prompt": "a"}, {"prompt": "b"}, "not JSON")
+    assert [example.prompt for example in read_examples(path, limit=2)] == ["a", "b"]
+
+
+def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "\xc3\xa9\xe2\x80\xa8x"}\r\n')
+    assert [example.prompt for example in read_examples(path)] == ["a", "é\u2028x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ([1], "expected an object"),
+        ({"text": "a"}, 'neither "prompt" nor "messages"'),
+        ({"prompt": 3}, "prompt must be text, got a number"),
+        ({"prompt": [user("a")]}, "prompt must be text, got a list"),
+        ({"prompt": " \n"}, "prompt is empty"),
+        ({"prompt": "\ud800"}, "surrogate"),
+        ({"prompt": "a", "completion": ""}, "completion is empty"),
+        ({"prompt": "a", "completion": 1}, "completion must be text"),
+        ({"prompt": "a", "id": True}, "id must be text or a whole number"),
+        ({"prompt": "a", "id": "1"}, "id '1' is also that of line 1"),
+        ({"messages": "a"}, "messages must be a list"),
+        ({"messages": ["a"]}, "messages must be a list"),
+        ({"messages": []}, "must end with a user turn"),
+        ({"messages": [assistant("a")]}, "must end with a user turn"),
+        ({"messages": [user("a"), assistant("b"), assistant("c")]}, "must end with a user turn"),
+        ({"messages": [{"role": "human", "content": "a"}]}, "messages[0] has role 'human'; use one of system"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content must be text, got null"),
+        ({"messages": [user("a"), assistant("b")], "completion": "c"}, "keep one of them"),
+    ],
+)
+def test_errors_are_one_line_with_file_and_line(tmp_path: Path, line: Any, words: str) -> None:
+    path = written(tmp_path, {"prompt": "fine"}, line)
+    with pytest.raises(UserError) as caught:
+        read_examples(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line 2: ")
+    assert words in message
+    assert "\n" not in message
+
+
+def test_errors_of_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_examples(tmp_path / "absent.jsonl")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_examples(tmp_path)
+    with pytest.raises(UserError, match="no prompts in it"):
+        read_examples(written(tmp_path, "", "  "))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "\xe9"}\n')
+    with pytest.raises(UserError, match="line 2: not UTF-8"):
+        read_examples(tmp_path / "latin.jsonl")
+
+
+def examples(count: int) -> list[Example]:
+    return [Example(id=str(index), prompt=str(index)) for index in range(count)]
+
+
+@pytest.mark.parametrize(("count", "fraction", "expected"), [(2, 0.01, 1), (2, 0.99, 1), (50, 0.1, 5), (3, 0.9, 2)])
+def test_split_sizes_and_no_overlap(count: int, fraction: float, expected: int) -> None:
+    everything = examples(count)
+    train, heldout = split_heldout(everything, fraction, 0)
+    assert len(heldout) == expected
+    assert sorted(train + heldout, key=lambda example: int(example.id)) == everything
+    assert train == [example for example in everything if example in train]
+
+
+def test_split_depends_on_seed_and_not_on_order() -> None:
+    everything = examples(50)
+    chosen = {example.id for example in split_heldout(everything, 0.2, 1)[1]}
+    assert chosen == {example.id for example in split_heldout(everything[::-1], 0.2, 1)[1]}
+    assert chosen != {example.id for example in split_heldout(everything, 0.2, 2)[1]}
+    assert chosen != {example.id for example in everything[:10]}
+
+
+def test_split_errors() -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        split_heldout(examples(1), 0.5, 0)
+    with pytest.raises(UserError, match="heldout_fraction"):
+        split_heldout(examples(4), 1.0, 0)

@@ -1,0 +1,59 @@
+"""Standard KD against torch's own losses."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from grkd import objectives
+from grkd.errors import UserError
+from grkd.objectives import Batch, combine
+
+
+def scores(rows: int = 5, candidates: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(rows, candidates, generator=generator, dtype=torch.float64) for _ in range(2))
+    return student, teacher
+
+
+def loss_of(batch: Batch, **options: Any) -> Tensor:
+    return combine(objectives.load("kd", **options).terms(batch))
+
+
+def test_default_is_hintons_at_temperature_2() -> None:
+    student, teacher = scores()
+    expected = 4 * cross_entropy(student / 2, (teacher / 2).softmax(-1))
+    torch.testing.assert_close(loss_of(Batch(student=student, teacher=teacher)), expected)
+
+
+def test_weights_temperature_and_labels() -> None:
+    student, teacher = scores()
+    labels = torch.tensor([0, 5, -100, 2, 2])
+    expected = 0.7 * cross_entropy(student / 3, (teacher / 3).softmax(-1)) + 0.3 * cross_entropy(student, labels)
+    options = {"temperature": 3.0, "t_squared": False, "soft_weight": 0.7, "label_weight": 0.3}
+    found = loss_of(Batch(student=student, teacher=teacher, labels=labels), **options)
+    torch.testing.assert_close(found, expected)
+
+
+def test_progress_does_not_matter() -> None:
+    student, teacher = scores()
+    first, last = (loss_of(Batch(student=student, teacher=teacher, progress=progress)) for progress in (0.0, 1.0))
+    assert torch.equal(first, last)
+
+
+def test_labels_are_needed_for_a_label_weight() -> None:
+    student, teacher = scores()
+    with pytest.raises(ValueError, match="labels"):
+        loss_of(Batch(student=student, teacher=teacher), label_weight=0.1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.0}, {"soft_weight": -1.0}, {"label_weight": -1.0}, {"soft_weight": 0.0, "label_weight": 0.0}],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"^kd: .*{next(iter(options))}"):
+        objectives.load("kd", **options)

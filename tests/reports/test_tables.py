@@ -1,0 +1,175 @@
+import io
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import stats
+
+from grkd.reports import markdown_table, print_tables, read_run
+from grkd.reports.outcome import outcome
+from grkd.reports.summary import differs, half_width, metric_of, summarise
+from grkd.reports.tables import DASH, duration, number
+
+MakeRun = Callable[..., Path]
+ACCURACY = {"none": [0.90, 0.91, 0.92], "kd": [0.93, 0.95, 0.94], "grkd": [0.94, 0.955, 0.951]}
+
+
+def rows_of(values: dict[str, list[float | None]], metric: str = "accuracy") -> list[dict[str, object]]:
+    return [
+        {"method": method, "seed": seed, "metric": metric, "value": value}
+        for method, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+
+
+def outcome_of(folder: Path) -> str:
+    run = read_run(folder)
+    return outcome(run, summarise(run)).replace("\u00a0", " ")
+
+
+def markdown_rows(text: str) -> dict[str, list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {line[0].strip(): line[1:] for line in cells}
+
+
+def test_numbers_are_those_computed_by_hand(make_run: MakeRun) -> None:
+    table = markdown_rows(markdown_table(read_run(make_run())))
+    # kd: mean 94.00; s = 1 point; t(0.975, 2) = 4.3027; 4.3027 / sqrt(3) = 2.48; difference to none 94 - 91 = 3.
+    assert table["kd"] == ["94.00 ± 2.48 (+3.00)", "1 min 00 s"]
+    assert table["none"] == ["91.00 ± 2.48", "1 min 00 s"]
+    # grkd: mean of 94.0, 95.5, 95.1 = 94.87; s = 0.7767; half-width 1.93.
+    assert table["grkd"] == ["**94.87 ± 1.93 (+3.87)** ✓", "1 min 00 s"]
+    assert table["teacher"] == ["97.20", DASH]
+    assert table["student before"] == ["10.00", DASH]
+
+
+def test_headers_tell_unit_and_direction(make_run: MakeRun) -> None:
+    text = markdown_table(read_run(make_run("a", task="language_model"))).replace("\u00a0", " ")
+    assert "| forward KL (nats) ↓ | Kendall tau ↑ |" in text
+    assert "accuracy (%) ↑" in markdown_table(read_run(make_run("b"))).replace("\u00a0", " ")
+
+
+def test_one_seed_shows_the_bootstrap_interval_and_claims_nothing(make_run: MakeRun) -> None:
+    text = markdown_table(read_run(make_run(task="language_model")))
+    table = markdown_rows(text)
+    assert table["kd"][0] == "**0.600 [0.580, 0.620] (\u22121.100)**"
+    assert table["teacher"] == ["0.000", DASH]
+    assert "One seed: no claim that a method is better than another." in text
+    assert "✓" not in text
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=8).filter(lambda values: len(set(values)) > 1))
+def test_half_width_against_scipy(values: list[float]) -> None:
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=statistics.fmean(values), scale=stats.sem(values))
+    found = half_width(values)
+    assert found is not None
+    assert math.isclose(found, (high - low) / 2, rel_tol=1e-6, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01, 0.02, 0.05])
+def test_differs_against_scipy(shift: float) -> None:
+    ours, other = [0.91 + shift, 0.93 + shift, 0.915 + shift], [0.90, 0.935, 0.92]
+    differences = [one - two for one, two in zip(ours, other, strict=True)]
+    assert differs(differences) == (stats.ttest_rel(ours, other).pvalue < 0.05)
+
+
+def test_differences_without_spread_or_number_are_no_evidence() -> None:
+    assert not differs([0.01, 0.01, 0.01])
+    assert not differs([0.5])
+    assert half_width([0.5]) is None
+
+
+def test_better_only_where_the_paired_test_supports_it(make_run: MakeRun) -> None:
+    # grkd - kd: .010, .005, .011 (t = 4.67, p = .043); grkd - none: .04, .045, .031 (t = 9.4).
+    verdict = summarise(read_run(make_run("a"))).verdicts["accuracy"]
+    expected = {other: stats.ttest_rel(ACCURACY["grkd"], ACCURACY[other]).pvalue < 0.05 for other in ("none", "kd")}
+    assert verdict.best == "grkd"
+    assert {other: other in verdict.better_than for other in expected} == expected
+    noisy = rows_of({"kd": [0.90, 0.95, 0.92], "grkd": [0.93, 0.92, 0.94]})
+    text = markdown_table(read_run(make_run("b", rows=noisy)))
+    assert "No significant difference between methods (best against the others): accuracy." in text
+    assert "✓" not in text
+
+
+def test_outcome_says_that_grkd_loses(make_run: MakeRun) -> None:
+    lost = outcome_of(make_run("a", rows=rows_of({"kd": [0.95, 0.96, 0.955], "grkd": [0.90, 0.912, 0.903]})))
+    assert "kd has the highest accuracy, 95.50 ± 1.24 %, and is significantly better than grkd." in lost
+    assert "grkd does not win here: 90.50 ± 1.55 %, significantly behind kd." in lost
+    unclear = outcome_of(make_run("b", rows=rows_of({"kd": [0.90, 0.95, 0.94], "grkd": [0.92, 0.91, 0.93]})))
+    assert "its lead is not significant" in unclear
+    assert "grkd does not win here: 92.00 ± 2.48 %; its distance to kd is not significant." in unclear
+
+
+def test_outcome_of_one_seed_claims_nothing(make_run: MakeRun) -> None:
+    text = outcome_of(make_run(task="language_model"))
+    assert "With one seed, none of this shows that one method is better than another." in text
+    assert "significant" not in text
+    assert "Against the student before distillation, 1.700 nats: kd and grkd are lower" in text
+    overlapping = [
+        {"method": "before", "seed": None, "metric": "forward_kl_nats", "value": 0.61, "low": 0.5, "high": 0.7},
+        {"method": "grkd", "seed": 0, "metric": "forward_kl_nats", "value": 0.60, "low": 0.5, "high": 0.7},
+    ]
+    text = outcome_of(make_run("b", task="language_model", rows=overlapping))
+    assert "grkd has an interval that overlaps it" in text
+
+
+def test_a_method_that_lost_a_seed_is_neither_best_nor_tested(make_run: MakeRun) -> None:
+    rows = rows_of({"none": [0.90, 0.91, 0.92], "kd": [0.93, 0.945, 0.95], "grkd": [0.98, 0.99, None]})
+    run = read_run(make_run(rows=rows, status={"grkd-seed2": "failed: loss is NaN"}))
+    summary = summarise(run)
+    assert summary.verdicts["accuracy"].best == "kd"
+    assert summary.verdicts["accuracy"].not_better_than == ("grkd",)
+    assert "2 of 3 seeds" in markdown_rows(markdown_table(run))["grkd"][0]
+    told = outcome(run, summary)
+    assert "1 of 9 trainings failed" in told
+    assert "Of the methods that have all their seeds, kd has the highest accuracy" in told
+    assert "grkd is not tested" in told
+
+
+def test_lower_is_better_for_nats(make_run: MakeRun) -> None:
+    rows = rows_of({"kd": [0.5, 0.6, 0.55], "grkd": [0.4, 0.51, 0.45]}, metric="nll_nats")
+    assert summarise(read_run(make_run(rows=rows))).verdicts["nll_nats"].best == "grkd"
+
+
+def test_unknown_metric_is_shown_without_a_winner(make_run: MakeRun) -> None:
+    run = read_run(make_run(rows=rows_of({"kd": [1.0, 2.0, 3.5], "grkd": [4.0, 5.0, 6.0]}, metric="zest")))
+    assert summarise(run).verdicts == {}
+    assert "| zest |" in markdown_table(run)
+    assert "**" not in markdown_table(run)
+
+
+def test_numbers_and_durations() -> None:
+    assert number(0.9123, metric_of("accuracy")) == "91.23"
+    assert number(-0.00001, metric_of("kendall_tau"), sign=True) == "+0.000"
+    assert number(-0.25, metric_of("kendall_tau"), sign=True) == "\u22120.250"
+    assert [duration(seconds) for seconds in (None, 2.34, 48.2, 59.7, 725.0, 12000.0)] == [
+        DASH,
+        "2.3 s",
+        "48 s",
+        "1 min 00 s",
+        "12 min 05 s",
+        "3 h 20 min",
+    ]
+
+
+def test_print_tables_shows_text_that_looks_like_markup(make_run: MakeRun) -> None:
+    rows = rows_of({"[red]kd": [0.9, 0.91, 0.94], "grkd": [0.92, 0.94, 0.945]})
+    stream = io.StringIO()
+    failed = {"x-seed0": "failed: [bold]oom"}
+    print_tables([read_run(make_run(rows=rows, title="A [b]title", status=failed))], Console(file=stream, width=160))
+    text = stream.getvalue()
+    for expected in ("A [b]title", "[red]kd", "x-seed0: [bold]oom", "91.67", "± 5.17"):
+        assert expected in text
+
+
+def test_no_results_yet(make_run: MakeRun) -> None:
+    folder = make_run()
+    (folder / "results.json").unlink()
+    assert markdown_table(read_run(folder)) == "No results yet.\n"
+    assert outcome_of(folder) == "No results yet."
