@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit status: 0 well, 1 a method failed, 2 a mistake of the user's, 130 interrupted."""
-    options = parser().parse_args(argv)
+    options = _parsed(argv)
     _quiet()
     try:
         return _COMMANDS[options.command](options)
@@ -83,6 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"grkd: error: {message}", file=sys.stderr)
         return 2
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments; key=value words may also follow an option, where argparse by itself gives up."""
+    top = parser()
+    options, rest = top.parse_known_args(argv)
+    if rest and (options.command != "run" or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _of_the_machine(error: Exception) -> str | None:

@@ -59,7 +59,7 @@ def test_bad_setting(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, chan
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["empty"]),
+        ("", ["no prompts"]),
         ('{"prompt": "w1"}\n{"prompt": \n', ["line 2", "JSON"]),
         ('{"prompt": "w1"}\n[1]\n', ["line 2"]),
         ('{"prompt": "w1"}\n{"question": "w2"}\n', ["line 2", "prompt"]),

@@ -184,7 +184,7 @@ def test_classifier_run(tmp_path: Path) -> None:
     ]
     assert cli.main(["run", str(recipe), *words]) == 0
     found = results(tmp_path / "run")
-    assert found["teacher", "accuracy"] > 0.85
+    assert found["teacher", "accuracy"] > 0.7
     for method in ("none", "kd", "grkd"):
         assert 0.3 < found[method, "accuracy"] <= 1
         assert math.isfinite(found[method, "nll_nats"])

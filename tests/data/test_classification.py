@@ -14,7 +14,6 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader
 
 from grkd.data import labelled_images
-from grkd.data.splits import stratified_sample, stratified_split
 from grkd.data.classification import ClassificationData, digits
 from grkd.data.classification_batches import (
     ClassificationDataset,
@@ -27,6 +26,7 @@ from grkd.data.classification_batches import (
 from grkd.data.features import tfidf_features
 from grkd.data.labelled_images import image_folder, read_image
 from grkd.data.labelled_text import labelled_text
+from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
 
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from grkd.data.splits import stratified_sample, stratified_split
 from grkd.data.classification import ClassificationData
+from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
 
 _SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])

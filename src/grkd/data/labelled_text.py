@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from grkd.data.splits import stratified_sample, stratified_split
 from grkd.data.classification import ClassificationData
+from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
 
 

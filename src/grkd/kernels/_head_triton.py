@@ -36,7 +36,7 @@ class _State:
         rows, device = inputs.rows, inputs.student_hidden.device
         self.inputs, self.options = inputs, options
         self.pairs = bool(options.pair_weight)
-        self.choice = options.named_group(inputs.vocabulary)
+        self.choice = "given" if inputs.indices is not None else options.named_group(inputs.vocabulary)
         size = options.group_size if self.pairs else 1
         self.losses = torch.empty(rows, 2, dtype=torch.float32, device=device)
         self.statistics = torch.empty(rows, 3, dtype=torch.float32, device=device)
