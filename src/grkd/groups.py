@@ -59,9 +59,7 @@ def pairs(
     return ordered & exists.unsqueeze(-1) & exists.unsqueeze(-2)
 
 
-def has_pair(
-    teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None
-) -> Bool[Tensor, "*rows"]:
+def has_pair(teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None) -> Bool[Tensor, "*rows"]:
     """Rows in which the teacher orders at least one pair: its unmasked scores are not all equal."""
     exists = checked_mask(mask, teacher_scores)
     scores = wide(teacher_scores)

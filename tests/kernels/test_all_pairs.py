@@ -68,6 +68,7 @@ def test_tiles(candidates: int, spread: float, target: str, normalize: str) -> N
 def test_interpolated(spread: float, masked: bool, ties: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = 150 if TRITON else 600
     s, t, mask = scores(2, candidates, spread, ties)
+    span = float(s.max() - s.min())
     if TRITON:
         from grkd.kernels import _all_pairs_triton
 
@@ -79,7 +80,6 @@ def test_interpolated(spread: float, masked: bool, ties: bool, monkeypatch: pyte
     exists = mask if masked else torch.ones_like(mask)
     expected = brute_force(student, t, exists, 1.0, "hard", "pairs")
     (expected_gradient,) = torch.autograd.grad(expected.sum(), student)
-    span = float(s.max() - s.min())
     total, count, gradient = _chebyshev.interpolated(s, t, exists, _chebyshev.nodes_for(span, 1e-12))
     torch.testing.assert_close(total / count, expected.detach(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradient / count[:, None], expected_gradient, rtol=1e-8, atol=1e-10)

@@ -298,7 +298,7 @@ def test_extreme_scores_stay_finite(gap: float) -> None:
 def test_sampling_follows_the_teacher_without_replacement() -> None:
     """Two draws of three: the frequencies of ordered pairs are those of drawing without replacement."""
     probabilities = torch.tensor([0.6, 0.3, 0.1])
-    rows = 300 if TRITON else 4000
+    rows = 100 if TRITON else 4000
     inputs = {
         "student_hidden": torch.ones(rows, 1, dtype=DTYPE).requires_grad_(),
         "student_weight": torch.ones(3, 1, dtype=DTYPE),

@@ -38,8 +38,10 @@ def _spans(student, mask, spans, candidates, inverse_tau, MASKED: tl.constexpr, 
         s = tl.load(student + row * candidates + at, mask=here, other=0.0).to(tl.float32) * inverse_tau
         low = tl.minimum(low, tl.where(here, s, float("inf")))
         high = tl.maximum(high, tl.where(here, s, float("-inf")))
-    tl.store(spans + row * 2, tl.min(low, axis=0))
-    tl.store(spans + row * 2 + 1, tl.max(high, axis=0))
+    lowest, highest = tl.min(low, axis=0), tl.max(high, axis=0)
+    # A row with no candidate: any finite range will do.
+    tl.store(spans + row * 2, tl.where(lowest <= highest, lowest, 0.0))
+    tl.store(spans + row * 2 + 1, tl.where(lowest <= highest, highest, 0.0))
 
 
 @triton.jit
@@ -65,8 +67,7 @@ def _tiles(
     row = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks
     low, high = tl.load(spans + row * 2), tl.load(spans + row * 2 + 1)
-    interpolated = (high >= low) & (high - low <= widest)
-    if interpolated == 0:
+    if high - low > widest:
         at = block * ROWS + tl.arange(0, ROWS)
         middle = low * 0.5 + high * 0.5
         si, here = _load(student, mask, row, at, candidates, 0.0, MASKED)
@@ -77,7 +78,8 @@ def _tiles(
         packed = tl.zeros([ROWS, COLUMNS], tl.int32)
         linear = tl.zeros([ROWS, COLUMNS], tl.float32)
         narrow = (high - low) * (0.5 * LOG2E) <= safe
-        inverse = tl.exp2(-si)
+        # Not used where the row is wide; held back so that it does not overflow there.
+        inverse = tl.exp2(tl.minimum(tl.maximum(-si, -100.0), 100.0))
         for start in range(0, candidates, COLUMNS):
             other = start + tl.arange(0, COLUMNS)
             sj, exists = _load(student, mask, row, other, candidates, 0.0, MASKED)

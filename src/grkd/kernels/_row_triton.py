@@ -131,22 +131,22 @@ def _log_sigmoid(x):
 
 @triton.jit
 @no_type_check
+def _sigmoid(x):
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x > 0.0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+@no_type_check
 def pair_term(student, teacher, exists, tau, SOFT: tl.constexpr, PER_PAIR: tl.constexpr):
     """The row's pair loss and its gradient by the student's scores: grkd.losses.group_relative for one small group."""
     ordered = ((teacher[:, None] > teacher[None, :]) & exists[:, None] & exists[None, :]).to(tl.float32)
     gap = (student[:, None] - student[None, :]) / tau
-    if SOFT:
-        target = 1.0 / (1.0 + tl.exp(-(teacher[:, None] - teacher[None, :]) / tau))
-    else:
-        target = gap * 0.0 + 1.0
+    target = _sigmoid((teacher[:, None] - teacher[None, :]) / tau) if SOFT else gap * 0.0 + 1.0
     loss = -target * _log_sigmoid(gap) - (1.0 - target) * _log_sigmoid(-gap)
-    slope = (1.0 / (1.0 + tl.exp(-gap)) - target) * ordered
-    if not SOFT:
-        slope = -ordered / (1.0 + tl.exp(gap))
-    if PER_PAIR:
-        count = tl.sum(tl.sum(ordered, axis=1), axis=0)
-    else:
-        count = tl.sum(exists.to(tl.float32), axis=0)
+    # For hard pairs -sigmoid(-gap) and not sigmoid(gap) - 1, which is 0 from a gap of 17 on.
+    slope = (_sigmoid(gap) - target if SOFT else -_sigmoid(-gap)) * ordered
+    count = tl.sum(tl.sum(ordered, axis=1), axis=0) if PER_PAIR else tl.sum(exists.to(tl.float32), axis=0)
     share = 1.0 / tl.maximum(count, 1.0)
     total = tl.sum(tl.sum(loss * ordered, axis=1), axis=0) * share
     return total, (tl.sum(slope, axis=1) - tl.sum(slope, axis=0)) * share / tau

@@ -125,7 +125,9 @@ class _PairsHead(torch.autograd.Function):
     """As the full head: gradients with the loss, handed out once, computed again by a second backward."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, *rest: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, *rest: Tensor | None
+    ) -> Tensor:
         ctx.call = call
         ctx.wanted = tuple(call.gradients and needed for needed in ctx.needs_input_grad[:3])
         loss, *gradients = call.run((hidden, weight, bias, *rest), ctx.wanted)

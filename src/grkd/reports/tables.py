@@ -169,20 +169,26 @@ def _cost(line: Line, summary: Summary) -> list[str]:
 
 
 def _rich_table(summary: Summary) -> Table:
+    """Metrics down and methods across: a terminal has room for few columns."""
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    for number_of_column, text in enumerate(headers(summary)):
-        table.add_column(Text(text), justify="right" if number_of_column else "left")
+    table.add_column("")
     for line in summary.lines:
-        cells = [Text(name_of(line.label), style="" if line.kind == "method" else "dim")]
-        for metric in summary.metrics:
-            shown = show(line.cells[metric.name], metric, summary)
-            style = "bold green" if shown.better else "bold" if shown.best else ""
-            mark = " ✓" if shown.better else " •" if shown.best else ""
-            cells.append(Text(shown.value + mark, style=style))
-            for part in (shown.spread, shown.difference, shown.note):
-                cells[-1].append(f"\n{part}" if part else "", style="not bold dim")
-        table.add_row(*cells, *(Text(text) for text in _cost(line, summary)), end_section=line.label == BEFORE)
+        style = "bold" if line.kind == "method" else "dim"
+        table.add_column(Text(name_of(line.label), style=style), justify="right", no_wrap=True)
+    for metric in summary.metrics:
+        table.add_row(header(metric), *(_rich_cell(line.cells[metric.name], metric, summary) for line in summary.lines))
+    if _timed(summary):
+        table.add_row("training time", *(duration(line.seconds) for line in summary.lines))
     return table
+
+
+def _rich_cell(cell: Cell, metric: Metric, summary: Summary) -> Text:
+    shown = show(cell, metric, summary)
+    style = "bold green" if shown.better else "bold" if shown.best else ""
+    text = Text(shown.value + (" ✓" if shown.better else " •" if shown.best else ""), style=style)
+    for part in (shown.spread, shown.difference, shown.note):
+        text.append(f"\n{part}" if part else "", style="not bold dim")
+    return text
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,7 @@
 """The train stage that both tasks share: a recipe's training section becomes a DistillationTrainer's run."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,26 +109,34 @@ def train(
 ) -> nn.Module:
     """Train in `folder` (checkpoints/, metrics.jsonl, training.json), going on from the last whole checkpoint."""
     checkpoints = folder / "checkpoints"
-    bar = ProgressBar(description)
+    bar, metrics = ProgressBar(description), MetricsFile(folder / "metrics.jsonl")
     trainer = DistillationTrainer(
         model,
         arguments(training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description),
         objective=objective,
         rows=rows,
         train_dataset=dataset,
-        callbacks=[bar, MetricsFile(folder / "metrics.jsonl"), WholeCheckpoints()],
+        callbacks=[bar, metrics, WholeCheckpoints()],
     )
     _only_our_callbacks(trainer)
     resume = last_whole_checkpoint(checkpoints)
     try:
-        outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     finally:
         bar.stop()
     if trainer.is_world_process_zero():
-        seconds = outcome.metrics["train_runtime"]
-        write_json(folder / "training.json", {"steps": trainer.state.global_step, "seconds": seconds})
+        write_json(folder / "training.json", {"steps": trainer.state.global_step, "seconds": metrics.seconds})
+        _keep_last(checkpoints)
     unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     return unwrapped
+
+
+def _keep_last(checkpoints: Path) -> None:
+    """Of a finished training only the last checkpoint is of use."""
+    last = last_whole_checkpoint(checkpoints)
+    for path in checkpoints.glob("checkpoint-*"):
+        if path != last:
+            shutil.rmtree(path)
 
 
 def _only_our_callbacks(trainer: DistillationTrainer) -> None:

@@ -48,8 +48,8 @@ def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
         if not run.ranks.is_main_process:
             return
         examples = _examples(recipe)
-        with console.status("loading teacher and student"):
-            models.make(work)
+        console.print("loading teacher and student")
+        models.make(work)
         check(recipe.training, recipe.methods, models.numbers_in(work)["vocabulary"])
         records, dropped = _encoded(recipe, examples, models, models.numbers_in(work))
         counts = {f"prompts_{split}": sum(record["split"] == split for record in records) for split in SPLITS}
@@ -97,8 +97,7 @@ def score(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Pat
     def make(work: Path) -> None:
         if not run.ranks.is_main_process:
             return
-        with console.status("loading the teacher"):
-            teacher = models.teacher()
+        teacher = models.teacher()
         items = [item for split in SPLITS for item in read_items(run, split)]
         size = recipe.responses.shard_size
         chunks = [items[at : at + size] for at in range(0, len(items), size)]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,13 @@ class MetricsFile(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._clock, self._step = 0.0, 0
+        self.seconds = 0.0  # of training, the legs before a kill counted in
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._step = time.perf_counter(), state.global_step
         if state.is_world_process_zero:
             kept = [line for line in _lines(self.path) if line["step"] <= state.global_step]
+            self.seconds = kept[-1]["seconds"] if kept else 0.0
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_log(
@@ -77,12 +78,14 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         now = time.perf_counter()
+        self.seconds += now - self._clock
         line: dict[str, Any] = {
             "step": state.global_step,
             "progress": logs["progress"],
             "loss_nats": logs["loss"],
             "learning_rate": logs["learning_rate"],
             "gradient_norm": logs.get("grad_norm"),
+            "seconds": self.seconds,
             "steps_per_second": (state.global_step - self._step) / max(1e-9, now - self._clock),
             "terms": {name.removeprefix("terms/"): value for name, value in logs.items() if name.startswith("terms/")},
         }
@@ -125,9 +128,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def quiet_environment() -> None:
-    """No telemetry, no tokenizer forks warnings: set before a run, never overriding the user's own choice."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
