@@ -158,7 +158,8 @@ class ClassifierData(Section):
     image_size: Count = 32
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     max_tokens: Count = 128
-    limit: Count | None = None  # use only this many training examples (drawn with the seed, classes balanced)
+    limit: Count | None = None  # use only this many training examples (drawn with the seed, classes in their shares)
+    student_limit: Count | None = None  # students see only this many of them, drawn anew for each seed; the teacher all
 
 
 @dataclass(frozen=True, kw_only=True)

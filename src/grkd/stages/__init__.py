@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from transformers.utils import logging
+
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import write_json, write_text
@@ -24,6 +26,7 @@ def run(recipe: Recipe) -> int:
     """
     device(recipe.device)
     check(recipe.training)
+    logging.disable_progress_bar()  # ours say more
     folder = RunFolder(Path(recipe.output))
     existed = folder.path.exists()
     try:

@@ -7,11 +7,13 @@ from typing import Any
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedModel
 
 from grkd import objectives
 from grkd.data.classification import ClassificationData
 from grkd.data.classification_batches import ClassificationDataset, Collate
+from grkd.data.splits import stratified_sample
 from grkd.errors import UserError
 from grkd.evaluation.rank import rank_fidelity
 from grkd.files import whole_file, write_json
@@ -38,19 +40,24 @@ class ClassifierRun:
         """A teacher or student on this run's data, before training."""
         return make_classifier(spec, self.data, self.recipe, seed=seed, needs_head=needs_head)
 
+    def dataset(self, classifier: Classifier, teacher_scores: Tensor | None = None) -> ClassificationDataset:
+        """The training part as this classifier takes it."""
+        return ClassificationDataset(classifier.train_inputs, self.data.train_labels, teacher_scores=teacher_scores)
+
 
 def prepare(shared: ClassifierRun) -> Path:
     """Reads the data once and says what is in it."""
     recipe = shared.recipe
-    inputs = {"data": identity(recipe.data), "seed": recipe.seeds[0]}
+    data = {key: value for key, value in identity(recipe.data).items() if key != "student_limit"}
+    inputs = {"data": data, "seed": recipe.seeds[0]}
 
     def make(work: Path) -> None:
         if shared.run.ranks.is_main_process:
-            data = shared.data
-            check(recipe.training, recipe.methods, data.classes)
-            counts = {"examples_train": len(data.train_labels), "examples_heldout": len(data.heldout_labels)}
-            write_json(work / "counts.json", {**counts, "classes": data.classes})
-            write_json(work / "classes.json", data.class_names)
+            found = shared.data
+            check(recipe.training, recipe.methods, found.classes)
+            counts = {"examples_train": len(found.train_labels), "examples_heldout": len(found.heldout_labels)}
+            write_json(work / "counts.json", {**counts, "classes": found.classes})
+            write_json(work / "classes.json", found.class_names)
 
     return shared.run.stage("prepare", inputs, make)
 
@@ -68,7 +75,7 @@ def teach(shared: ClassifierRun) -> Path:
         teacher = shared.classifier(spec, seed=recipe.seeds[0], needs_head=spec.training is None)
         if spec.training is not None:
             objective = objectives.load("none")
-            _train(shared, teacher, work, objective, spec.training, recipe.seeds[0], None, "teach")
+            _train(shared, teacher, shared.dataset(teacher), work, objective, spec.training, recipe.seeds[0], "teach")
         if shared.run.ranks.is_main_process:
             _save(teacher, work)
 
@@ -95,24 +102,29 @@ def score(shared: ClassifierRun) -> Path:
 
 def train_student(shared: ClassifierRun, method: Method, seed: int) -> Path:
     """One student: method and seed."""
-    recipe = shared.recipe
+    recipe, name = shared.recipe, f"{method.label}-seed{seed}"
     inputs = {
         "method": to_plain(method),
         "seed": seed,
         "student": identity(recipe.student),
         "training": to_plain(recipe.training),
+        "student_limit": recipe.data.student_limit,
         "score": shared.run.key("score"),
     }
 
     def make(work: Path) -> None:
         student = shared.classifier(recipe.student, seed=seed)
         objective = objectives.load(method.name, **method.options)
-        scores = _scores(shared)["train"]
-        _train(shared, student, work, objective, recipe.training, seed, scores, f"train {method.label}, seed {seed}")
+        dataset: Dataset[dict[str, Any]] = shared.dataset(student, _scores(shared)["train"])
+        if recipe.data.student_limit is not None:
+            labels = shared.data.train_labels
+            kept = stratified_sample(labels, recipe.data.student_limit, seed=seed)
+            dataset = Subset(dataset, kept.tolist())
+        _train(shared, student, dataset, work, objective, recipe.training, seed, f"train {name}")
         if shared.run.ranks.is_main_process:
             _save(student, work)
 
-    return shared.run.stage(f"train/{method.label}-seed{seed}", inputs, make)
+    return shared.run.stage(f"train/{name}", inputs, make)
 
 
 def evaluate(shared: ClassifierRun, name: str, trained: str | None, *, seed: int) -> Path:
@@ -145,14 +157,13 @@ def _metrics(logits: Tensor, teacher: Tensor | None, labels: Tensor) -> dict[str
 def _train(
     shared: ClassifierRun,
     classifier: Classifier,
+    dataset: Dataset[dict[str, Any]],
     work: Path,
     objective: objectives.Objective,
     training: Training,
     seed: int,
-    teacher_scores: Tensor | None,
     description: str,
 ) -> None:
-    dataset = ClassificationDataset(classifier.train_inputs, shared.data.train_labels, teacher_scores=teacher_scores)
     train(
         classifier.module,
         dataset,
