@@ -1,4 +1,4 @@
-"""The command: grkd run | demo | methods | report."""
+"""The command: grkd run | demo | methods | report | eval | table."""
 
 import argparse
 import errno
@@ -34,6 +34,24 @@ Print the tables of finished (or unfinished) runs and write their page again, on
   grkd report runs/digits
   grkd report runs/a runs/b --output both.html
 """
+_EVAL_HELP = """\
+Let a model answer benchmarks, have a judge compare or grade the answers, and print the figures.
+
+MODEL is a folder, a hub name, or the URL of an OpenAI-compatible endpoint; so is the judge's URL. Keys come from the
+environment only. Answers and judgements are stored one by one: after a kill the same command asks for the rest.
+
+  grkd eval runs/a/students/grkd-seed0 --tasks gsm8k,mt_bench --data bench --output runs/eval \\
+      --judge https://api.openai.com/v1 --judge-model gpt-4-1106-preview
+  grkd eval --from-annotations annotations.json --task alpaca_eval       # figures of a finished file, as JSON
+  grkd eval --from-battles battles.jsonl --task arena_hard
+"""
+_TABLE_HELP = """\
+Print the paper's Table 1 for any models: teacher, student and methods against AlpacaEval 2, Arena-Hard, MT-Bench and
+GSM8K, gains over the student in brackets. RUN is an output folder of `grkd eval`; LABEL=RUN names its row.
+
+  grkd table teacher=runs/eval-9b student=runs/eval-2b grkd=runs/eval-grkd --paper gemma2
+  grkd table runs/eval-* --student gemma-2-2b-it --format latex --output table1.tex
+"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,7 +80,51 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="show runs again", description=_REPORT_HELP, formatter_class=raw)
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     report.add_argument("--output", type=Path, help="the page (default: RUN/report.html of the first run)")
+    _add_eval(commands.add_parser("eval", help="benchmarks and a judge", description=_EVAL_HELP, formatter_class=raw))
+    _add_table(commands.add_parser("table", help="the paper's table", description=_TABLE_HELP, formatter_class=raw))
     return top
+
+
+def _add_eval(command: argparse.ArgumentParser) -> None:
+    """The words of `grkd eval`; their names are the fields of stages.evaluate.Options."""
+    add = command.add_argument
+    add("model", nargs="?", metavar="MODEL", help="a folder, a hub name, or the URL of an endpoint")
+    add("--tasks", metavar="A,B", help="gsm8k, alpaca_eval, arena_hard, mt_bench, rank, exact_match")
+    add("--data", type=Path, metavar="DIR", help="folder with the benchmarks' files: alpaca_eval/, mt_bench/, ...")
+    add("--output", type=Path, metavar="DIR", help="the run's folder (default: runs/eval)")
+    add("--limit", type=int, metavar="N", help="only N questions a task")
+    add("--judge", metavar="URL", help="an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1")
+    add("--judge-model", metavar="NAME", help="the judge's name there")
+    add("--judge-key-env", metavar="VARIABLE", help="environment variable with its key (default: OPENAI_API_KEY)")
+    add("--judge-tokens", type=int, metavar="N", help="judgements shorter than the benchmark's")
+    add("--max-requests", type=int, metavar="N", help="the judge's budget of this command, every try counted")
+    add("--max-tokens", type=int, metavar="N", help="the same in tokens, prompts and judgements")
+    add("--concurrency", type=int, metavar="N", help="requests at a time (default: 4)")
+    add("--timeout", type=float, dest="timeout_seconds", metavar="SECONDS", help="of one request (default: 600)")
+    add("--answer-tokens", type=int, metavar="N", help="longest answer of MODEL (default: the benchmark's)")
+    add("--batch-size", type=int, metavar="N", help="answers at a time of a local MODEL (default: 8)")
+    add("--device", choices=("auto", "cpu", "cuda"))
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"))
+    add("--seed", type=int, help="of sampled answers and bootstrap intervals (default: 0)")
+    add("--model-name", metavar="NAME", help="where MODEL is a URL: the model's name there")
+    add("--model-key-env", metavar="VARIABLE", help="where MODEL is a URL: variable with its key")
+    add("--trust-remote-code", action="store_true", default=None, help="run code that MODEL's folder brings along")
+    add("--teacher", metavar="MODEL", help="rank: whose order the student was to learn")
+    add("--prompts", type=Path, metavar="PATH", help="rank: a scored run, or prompts with completions (JSONL)")
+    add("--questions", type=Path, metavar="FILE", help='exact_match: a JSONL file of {"question", "answer"}')
+    add("--task", choices=("alpaca_eval", "arena_hard"), help="what a given file belongs to")
+    add("--from-annotations", type=Path, metavar="FILE", help="score a file of AlpacaEval annotations")
+    add("--from-battles", type=Path, metavar="FILE", help="score a file of Arena-Hard battles")
+
+
+def _add_table(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("runs", nargs="+", metavar="[LABEL=]RUN", help="a folder that `grkd eval` wrote")
+    add("--format", choices=("markdown", "latex", "csv"), default="markdown")
+    add("--paper", choices=("gemma2", "llama3"), help="show the paper's own figures of this pair beside")
+    add("--student", metavar="LABEL", help="the row that gains are counted from (default: student)")
+    add("--teacher", metavar="LABEL", help="the row that comes first (default: teacher)")
+    add("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,7 +235,34 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "demo": _demo, "methods": _methods, "report": _report}
+def _eval(options: argparse.Namespace) -> int:
+    from grkd.stages.evaluate import Options, evaluate
+
+    given = {name: value for name, value in vars(options).items() if name != "command" and value is not None}
+    if "tasks" in given:
+        given["tasks"] = tuple(dict.fromkeys(filter(None, given["tasks"].split(","))))
+    return evaluate(Options(**given))
+
+
+def _table(options: argparse.Namespace) -> int:
+    from grkd.files import write_text
+    from grkd.reports.evaluations import read_evaluations
+    from grkd.reports.paper_table import paper_table, render
+
+    found = read_evaluations(options.runs)
+    table = paper_table(found, paper=options.paper, student=options.student, teacher=options.teacher)
+    text = render(table, options.format)
+    if options.output is not None:
+        write_text(options.output, text)
+        print(f"table: {options.output}")
+    else:
+        print(text, end="")
+    if options.format == "csv":  # which holds figures only
+        print("\n".join(table.notes), file=sys.stderr)
+    return 0
+
+
+_COMMANDS = {"run": _run, "demo": _demo, "methods": _methods, "report": _report, "eval": _eval, "table": _table}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,11 @@
-"""How faithfully a student keeps its teacher's order and probabilities: one value a row.
+"""How faithfully a student keeps its teacher's order and probabilities, and how well calibrated it is: one value a row.
 
 Scores have the shape [rows, candidates] (any number of leading axes works) and must be finite where unmasked.
 Nothing here carries a gradient. Rows for which a quantity is undefined are NaN: leave them out of means
 (`Tensor.nanmean`, or `statistics.bootstrap_interval`, which does).
 """
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -99,6 +101,141 @@ def rank_fidelity(
         "kendall_tau": _tau(counts),
         "top1_agreement": top1_agreement(student_logits, teacher_logits),
     }
+
+
+@torch.no_grad()
+def ndcg(
+    student_scores: Float[Tensor, "*rows candidates"],
+    gains: Float[Tensor, "*rows candidates"],
+    *,
+    mask: Tensor | None = None,
+    top_k: int | None = None,
+) -> Float[Tensor, "*rows"]:
+    """Normalised discounted cumulative gain of the student's order, in [0, 1].
+
+    DCG = sum over ranks r = 1 .. top_k of gain(r) / log2(1 + r), candidates ordered by the student's score;
+    NDCG = DCG / the DCG of the best order. Candidates that the student ties share the mean of their gains.
+    gains: how good each candidate is, not negative, taken as they stand (linear, no 2^g - 1): grades of responses, or
+    the teacher's probabilities softmax(t) of classes and tokens (then it says how near the top of the student's list
+    the teacher's probability lies). A row without gain is NaN. float64.
+    Raises ValueError for shapes that differ or a negative gain, UserError for a top_k below 1.
+    Source: Järvelin & Kekäläinen, ACM TOIS 20 (2002); ties: McSherry & Najork, ECIR 2008; as sklearn's ndcg_score.
+    """
+    _check_shapes(student_scores, gains)
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k of NDCG must be 1 or more, got {top_k}")
+    exists = groups.checked_mask(mask, student_scores)
+    held = torch.where(exists, gains.double(), 0.0)
+    if (held < 0).any():
+        raise ValueError("gains of NDCG must not be negative; shift the grades")
+    scores = groups.wide(student_scores).masked_fill(~exists, -torch.inf)
+    ranks = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=torch.float64)
+    discounts = 1 / (1 + ranks).log2()
+    if top_k is not None:
+        discounts = discounts.masked_fill(ranks > top_k, 0.0)
+    found = (_shared_by_ties(scores, held) * discounts).sum(-1)
+    return found / (held.sort(-1, descending=True).values * discounts).sum(-1)
+
+
+@torch.no_grad()
+def reverse_kl(
+    student_logits: Float[Tensor, "*rows candidates"],
+    teacher_logits: Float[Tensor, "*rows candidates"],
+    *,
+    mask: Tensor | None = None,
+) -> Float[Tensor, "*rows"]:
+    """KL(p_S || p_T) in nats: large where the student puts probability on what the teacher rules out.
+
+    Raises ValueError for shapes that differ.
+    """
+    return forward_kl(teacher_logits, student_logits, mask=mask)
+
+
+@torch.no_grad()
+def calibration(
+    logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"], *, bins: int = 15
+) -> dict[str, Tensor]:
+    """Whether a model's probabilities mean what they say, against labels (classes, or the tokens that came next).
+
+    [rows] each: correct (the top class is the label, 0 or 1), confidence (the top class's probability), nll_nats
+    (-log p of the label), brier (sum_k (p_k - [k = label])^2, in [0, 2]). expected_calibration_error: a scalar, as the
+    function of that name on the first two. float64. Raises UserError for bins below 1.
+    Source of the Brier score: Brier, Monthly Weather Review 78 (1950), the original form over all classes.
+    """
+    log_probs = groups.wide(logits).log_softmax(-1)
+    chosen = log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    best = log_probs.max(-1)
+    correct, confidence = (best.indices == labels).double(), best.values.exp().double()
+    # sum_k (p_k - [k = label])^2 = sum_k p_k^2 - 2 p_label + 1, without a one-hot tensor.
+    brier = log_probs.double().exp().square().sum(-1) - 2 * chosen.double().exp() + 1
+    return {
+        "correct": correct,
+        "confidence": confidence,
+        "nll_nats": -chosen.double(),
+        "brier": brier,
+        "expected_calibration_error": expected_calibration_error(confidence, correct, bins=bins),
+    }
+
+
+@torch.no_grad()
+def expected_calibration_error(
+    confidence: Float[Tensor, " rows"], correct: Float[Tensor, " rows"], *, bins: int = 15
+) -> Float[Tensor, ""]:
+    """Mean distance between confidence and accuracy over bins of equal width on (0, 1], in [0, 1].
+
+    ECE = sum_b (n_b / n) |accuracy_b - confidence_b|, bin b holding confidences in ((b - 1) / bins, b / bins].
+    No row: NaN. Its bootstrap interval: statistics.bootstrap_statistic. Raises UserError for bins below 1.
+    Source: Guo et al., "On calibration of modern neural networks", arXiv 1706.04599, Eq. 3.
+    """
+    if bins < 1:
+        raise UserError(f"bins of the calibration error must be 1 or more, got {bins}")
+    members = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gaps.index_add_(0, members, correct.double() - confidence.double())
+    return gaps.abs().sum() / len(confidence)
+
+
+@torch.no_grad()
+def group_accuracy(
+    logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"], *, class_groups: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, Tensor]]:
+    """Accuracy inside groups of look-alike classes (breeds of dog, say): for each group, values of its examples.
+
+    For a group C, over the rows whose label is in C, each [rows of C], 0 or 1, float64:
+    accuracy: the highest class of all is the label; within_group_accuracy: the highest class of C is the label (can the
+    model tell them apart, whatever else it is mistaken about?); group_recall: the highest class of all is in C.
+    Raises UserError for a group of fewer than two classes or with a class that does not exist.
+    """
+    found = {}
+    for name, classes in class_groups.items():
+        chosen = torch.tensor(sorted(set(classes)), device=logits.device)
+        if len(chosen) < 2 or chosen[0] < 0 or chosen[-1] >= logits.shape[-1]:
+            raise UserError(
+                f"class group {name!r}: needs two or more of the classes 0 to {logits.shape[-1] - 1}, got {[*classes]}"
+            )
+        inside = torch.isin(labels, chosen)
+        rows, wanted = logits[inside], labels[inside]
+        best = rows.argmax(-1)
+        found[name] = {
+            "accuracy": (best == wanted).double(),
+            "within_group_accuracy": (chosen[rows[:, chosen].argmax(-1)] == wanted).double(),
+            "group_recall": torch.isin(best, chosen).double(),
+        }
+    return found
+
+
+def _shared_by_ties(
+    scores: Float[Tensor, "*rows candidates"], gains: Float[Tensor, "*rows candidates"]
+) -> Float[Tensor, "*rows candidates"]:
+    """Gains in the order of falling scores, each replaced by the mean over the candidates of the same score."""
+    ordered, order = scores.sort(-1, descending=True)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    tie = new.cumsum(-1) - 1
+    empty = torch.zeros_like(gains)
+    sums = empty.scatter_add(-1, tie, gains.gather(-1, order))
+    sizes = empty.scatter_add(-1, tie, torch.ones_like(gains))
+    return (sums / sizes.clamp_min(1)).gather(-1, tie)
 
 
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:

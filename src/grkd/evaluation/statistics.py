@@ -1,10 +1,11 @@
-"""How sure a mean is: bootstrap over examples, Student's t over seeds, paired comparison of two methods.
+"""How sure a figure is: intervals of means and shares, and paired comparisons of two models or methods.
 
 Bounds that the data cannot give (a single seed, a single group) are NaN, never a made-up zero width.
 JSON has no NaN: write it as null.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,14 @@ class PairedDifference(NamedTuple):
     p: float
 
 
+class McNemar(NamedTuple):
+    """How many items only a and only b got right, and the exact two-sided p-value of no difference."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
 def bootstrap_interval(
     values: ArrayLike,
     *,
@@ -51,24 +60,115 @@ def bootstrap_interval(
     Davison & Hinkley, "Bootstrap Methods and their Application" (1997), sec. 3.8.
     """
     _check_level(level)
-    if resamples < 1:
-        raise ValueError(f"resamples must be 1 or more, got {resamples}")
-    numbers = _one_axis(values)
-    known = ~np.isnan(numbers)
-    ids = np.arange(numbers.size) if groups is None else np.asarray(groups)
-    if ids.shape != numbers.shape:
-        raise ValueError(f"groups have shape {ids.shape}, values {numbers.shape}; one group id a value")
-    _, members = np.unique(ids[known], return_inverse=True)
-    sums = np.bincount(members, weights=numbers[known]).astype(np.float64)
-    sizes = np.bincount(members)
-    if not sums.size:
+    mean, resampled = _resampled(_one_axis(values), groups, resamples, seed)
+    low, high = _percentiles(resampled, level)
+    return Interval(mean, low, high)
+
+
+def bootstrap_statistic(
+    measure: Callable[[NDArray[np.int64]], float],
+    size: int,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of a figure that is no mean of the examples (a calibration error, say).
+
+    measure: the figure from the indices of the examples drawn, in [0, size); it is called on each resample, and on
+    0 .. size - 1 for the value itself. NaN resamples are left out. Fewer than two examples: NaN bounds.
+    Raises ValueError for a level outside (0, 1) or resamples below 1.
+    Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 13.
+    """
+    _check_level(level)
+    _check_resamples(resamples)
+    value = float(measure(np.arange(size))) if size else math.nan
+    if size < 2:
+        return Interval(value, math.nan, math.nan)
+    generator = np.random.default_rng(seed)
+    found = np.array([measure(generator.integers(size, size=size)) for _ in range(resamples)], dtype=np.float64)
+    low, high = _percentiles(found[~np.isnan(found)], level)
+    return Interval(value, low, high)
+
+
+def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a share: successes / trials and its bounds, in [0, 1]; no trial: all NaN.
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z the normal quantile of (1 + level) / 2.
+    Unlike the interval of the mean it has a width where no item or every item is right.
+    Raises ValueError for a level outside (0, 1) or successes outside [0, trials].
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
+    _check_level(level)
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes must be between 0 and the {trials} trials, got {successes}")
+    if not trials:
         return Interval(math.nan, math.nan, math.nan)
-    mean = float(sums.sum() / sizes.sum())
-    if sums.size == 1:
-        return Interval(mean, math.nan, math.nan)
-    tail = (1 - level) / 2
-    low, high = np.quantile(_resampled_means(sums, sizes, resamples, seed), [tail, 1 - tail])
-    return Interval(mean, float(low), float(high))
+    bounds = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return Interval(successes / trials, float(bounds.low), float(bounds.high))
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
+    """McNemar's exact test of two models on the same items: a[i] and b[i] say whether item i is right (0 or 1).
+
+    Only items on which the models differ count. With n of them, of which k are a's: the two-sided binomial test of k
+    in n at 1/2, p = min(1, 2 P(X <= min(k, n - k))). No such item: p = 1.
+    Raises ValueError for lengths that differ or values other than 0 and 1.
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12
+    (1947), in its exact form.
+    """
+    first, second = _paired(a, b)
+    if not np.isin([first, second], (0, 1)).all():
+        raise ValueError("McNemar's test takes 0 (wrong) and 1 (right) for every item")
+    only_a, only_b = int((first > second).sum()), int((second > first).sum())
+    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, p)
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's adjusted p-values, in the order given: those at most 0.05 are significant at 5 % over the whole family.
+
+    p sorted rising, p_(1) .. p_(m): adjusted p_(i) = min(1, max over j <= i of (m - j + 1) p_(j)).
+    NaN (a test that could not be made) stays NaN and does not count in m.
+    Raises ValueError for a p-value outside [0, 1].
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
+    """
+    numbers = _one_axis(p_values)
+    known = np.flatnonzero(~np.isnan(numbers))
+    if ((numbers[known] < 0) | (numbers[known] > 1)).any():
+        raise ValueError(f"p-values must be between 0 and 1, got {numbers.tolist()}")
+    rising = known[np.argsort(numbers[known], kind="stable")]
+    steps = np.arange(rising.size, 0, -1) * numbers[rising]
+    adjusted = np.full(numbers.shape, math.nan)
+    adjusted[rising] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def paired_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedDifference:
+    """Bootstrap comparison of two models on the same items: mean of a - b, its percentile interval, two-sided p.
+
+    d*: the mean of a - b over a resample of the items (over whole groups where `groups` gives each item's, as in
+    bootstrap_interval). p = min(1, 2 min(1 + #{d* <= 0}, 1 + #{d* >= 0}) / (resamples + 1)): below 1 - level where
+    the interval leaves out 0. Items for which either value is NaN are left out.
+    No item: all NaN. A single item or group: NaN bounds and p.
+    Raises ValueError for a level outside (0, 1), resamples below 1, lengths that differ, or groups of another length.
+    Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), sec. 13.3 and 15.4.
+    """
+    _check_level(level)
+    first, second = _paired(a, b)
+    mean, resampled = _resampled(first - second, groups, resamples, seed)
+    low, high = _percentiles(resampled, level)
+    rarer = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    p = min(1.0, 2 * (1 + int(rarer)) / (resamples + 1)) if resampled.size else math.nan
+    return PairedDifference(mean, low, high, p)
 
 
 def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
@@ -97,9 +197,7 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedDifferenc
     Raises ValueError for a level outside (0, 1) or lengths that differ.
     """
     _check_level(level)
-    first, second = _one_axis(a), _one_axis(b)
-    if first.shape != second.shape:
-        raise ValueError(f"paired results need equal lengths, got {first.size} and {second.size}")
+    first, second = _paired(a, b)
     if not first.size:
         return PairedDifference(math.nan, math.nan, math.nan, math.nan)
     differences = first - second
@@ -110,6 +208,32 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedDifferenc
     half = _half_width(differences, level)
     p = float(stats.ttest_rel(first, second).pvalue) if differences.size > 1 else math.nan
     return PairedDifference(difference, difference - half, difference + half, p)
+
+
+def _resampled(
+    numbers: NDArray[np.float64], groups: ArrayLike | None, resamples: int, seed: int
+) -> tuple[float, NDArray[np.float64]]:
+    """The mean of the values that are not NaN, and the means of resamples; none where there is but one group."""
+    _check_resamples(resamples)
+    known = ~np.isnan(numbers)
+    ids = np.arange(numbers.size) if groups is None else np.asarray(groups)
+    if ids.shape != numbers.shape:
+        raise ValueError(f"groups have shape {ids.shape}, values {numbers.shape}; one group id a value")
+    _, members = np.unique(ids[known], return_inverse=True)
+    sums = np.bincount(members, weights=numbers[known]).astype(np.float64)
+    sizes = np.bincount(members)
+    if not sums.size:
+        return math.nan, np.empty(0)
+    mean = float(sums.sum() / sizes.sum())
+    return mean, _resampled_means(sums, sizes, resamples, seed) if sums.size > 1 else np.empty(0)
+
+
+def _percentiles(resampled: NDArray[np.float64], level: float) -> tuple[float, float]:
+    if not resampled.size:
+        return math.nan, math.nan
+    tail = (1 - level) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _resampled_means(
@@ -136,6 +260,18 @@ def _one_axis(values: ArrayLike) -> NDArray[np.float64]:
     if numbers.ndim != 1:
         raise ValueError(f"values must have one axis, got shape {numbers.shape}")
     return numbers
+
+
+def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first, second = _one_axis(a), _one_axis(b)
+    if first.shape != second.shape:
+        raise ValueError(f"paired results need equal lengths, got {first.size} and {second.size}")
+    return first, second
+
+
+def _check_resamples(resamples: int) -> None:
+    if resamples < 1:
+        raise ValueError(f"resamples must be 1 or more, got {resamples}")
 
 
 def _check_level(level: float) -> None:

@@ -31,7 +31,5 @@ def use_triton(tensor: Tensor, implementation: Implementation) -> bool:
         raise UserError(f"unknown implementation {implementation!r}; known: auto, torch, triton")
     possible = has_triton() and tensor.element_size() <= 4 and (tensor.is_cuda or interpreted())
     if implementation == "triton" and not possible:
-        raise UserError(
-            "implementation 'triton' needs triton installed and CUDA tensors of at most 32 bits; use 'auto'"
-        )
+        raise UserError("implementation 'triton' needs triton installed and CUDA tensors of 32 bits or fewer: use auto")
     return possible and implementation != "torch" and (tensor.is_cuda or implementation == "triton")

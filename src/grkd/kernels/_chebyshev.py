@@ -1,9 +1,10 @@
 """All pairs in O(candidates * nodes): the logistic function interpolated at Chebyshev nodes, sums over the order.
 
 With scores sorted by the teacher, sum_{j worse than i} f(s_i - s_j) is, for f interpolated in its first argument,
-sum_m l_m(s_i) F_m(i) with F_m(i) = sum_{j worse than i} f(x_m - s_j): a running sum a node, whatever the student's order.
+sum_m l_m(s_i) F_m(i) with F_m(i) = sum_{j worse than i} f(x_m - s_j): one running sum a node.
 """
 
+import functools
 import math
 
 import torch
@@ -43,10 +44,11 @@ def nodes_for(score_range: float, tolerance: float = TOLERANCE) -> int:
     return nodes
 
 
+@functools.cache
 def range_for(nodes: int, tolerance: float = TOLERANCE) -> float:
     """The widest range of scores that this many nodes serve within the tolerance."""
     low, high = 1e-3, 1e4
-    for _ in range(60):
+    for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if error_bound(middle, nodes) <= tolerance else (low, middle)
     return low

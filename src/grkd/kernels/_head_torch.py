@@ -136,7 +136,7 @@ def _pair_rows(
     pairs = options.pairs
     rule = {"tau": pairs.tau, "pair_target": pairs.pair_target, "normalize": pairs.normalize}
     if group is None:
-        return all_pairs(student, teacher, **rule), None  # type: ignore[arg-type]
+        return all_pairs(student, teacher, **rule), None
     leaf = None
     if inputs.student_hidden.element_size() < 4:
         # Logits rounded to 16 bits tie; the group's few scores are worth a second, float32, look.

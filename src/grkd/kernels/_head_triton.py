@@ -15,6 +15,9 @@ from grkd.kernels._row_triton import block_kernel, row_kernel
 
 # Lanes of the row kernel (8 entries each) and its warps, by vocabulary: measured on an H100.
 _LANES, _WARPS = 512, 16
+_STAGES, _HINTS = 1, ("", "")
+# Both logits of a chunk in the fast form: the teacher's are cut where they would take more.
+_LOGITS_BYTES = 1_300 << 20
 # Entries of a [rows, block] pair of logits in the lean form: 400 MB in 16 bits.
 _LEAN_ENTRIES = 100_000_000
 
@@ -111,6 +114,9 @@ class _State:
             LANES=self.lanes,
             STEPS_PAD=triton.next_power_of_2(steps),
             WIDTH=128,
+            STAGES=_STAGES,
+            HINT1=_HINTS[0],
+            HINT2=_HINTS[1],
             num_warps=max(1, min(_WARPS, self.lanes // 32)),
             **common,
         )  # fmt: skip
@@ -127,37 +133,48 @@ class _State:
 
 
 def _fast(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
-    """Chunks of rows. The teacher's logits are needed by the row kernel only, so they are made a quarter at a time."""
+    """Chunks of rows: both logits, the row kernel, then both products of the gradient.
+
+    The student's logits of a chunk become its gradient and must be whole; the teacher's are needed by the row kernel
+    only and are made in parts where both would take too much memory.
+    """
     hidden, weight = inputs.student_hidden, inputs.student_weight
     size = min(plan.chunk, inputs.rows)
-    quarter = max(1, -(-size // 4))
-    student, teacher = state.logits(size), state.logits(quarter)
+    some = _teacher_rows(size, inputs)
+    student, teacher = state.logits(size), state.logits(some)
     hidden_gradient = torch.empty_like(hidden)
     weight_sum = bias_sum = None
     if plan.weight_gradient:
-        weight_sum = torch.empty_like(
-            weight,
-            dtype=sum_dtype(plan.weight_dtype, accumulate=plan.accumulate),
-            memory_format=torch.contiguous_format,
-        )
+        dtype = sum_dtype(plan.weight_dtype, accumulate=plan.accumulate)
+        weight_sum = torch.empty_like(weight, dtype=dtype, memory_format=torch.contiguous_format)
         if inputs.student_bias is not None:
             bias_sum = torch.zeros(inputs.vocabulary, dtype=torch.float32, device=hidden.device)
-    for number, part in enumerate(chunks(inputs.rows, size)):
-        gradient = student[: part.stop - part.start]
-        torch.mm(hidden[part], weight.mT, out=gradient)
-        for inner in chunks(part.stop - part.start, quarter):
-            rows = slice(part.start + inner.start, part.start + inner.stop)
-            some = teacher[: inner.stop - inner.start]
-            torch.mm(inputs.teacher_hidden[rows], inputs.teacher_weight.mT, out=some)
-            state.rows(rows, gradient[inner], some, gradient=True)
-        torch.mm(gradient, weight, out=hidden_gradient[part])
+    for number, chunk in enumerate(chunks(inputs.rows, size)):
+        gradient = student[: chunk.stop - chunk.start]
+        torch.mm(hidden[chunk], weight.mT, out=gradient)
+        for inner in chunks(chunk.stop - chunk.start, some):
+            rows = slice(chunk.start + inner.start, chunk.start + inner.stop)
+            part = teacher[: inner.stop - inner.start]
+            torch.mm(inputs.teacher_hidden[rows], inputs.teacher_weight.mT, out=part)
+            state.rows(rows, gradient[inner], part, gradient=True)
+        torch.mm(gradient, weight, out=hidden_gradient[chunk])
         if weight_sum is not None:
-            add_product(weight_sum, gradient.mT, hidden[part], first=number == 0)
+            add_product(weight_sum, gradient.mT, hidden[chunk], first=number == 0)
         if bias_sum is not None:
             bias_sum += gradient.sum(0, dtype=torch.float32)
     # Given back before the sum is cast, so that the two are never held together.
-    del student, teacher, gradient, some
+    del student, teacher, gradient, part
     return _finished(state, plan, hidden_gradient, weight_sum, bias_sum)
+
+
+def _teacher_rows(size: int, inputs: HeadInputs) -> int:
+    """Rows of the teacher's logits held at once: as many as the budget allows, a quarter of a chunk at least."""
+    row_bytes = inputs.vocabulary * inputs.student_hidden.element_size()
+    left = _LOGITS_BYTES - size * row_bytes
+    for parts in (1, 2):
+        if size // parts * row_bytes <= left:
+            return max(1, -(-size // parts))
+    return max(1, -(-size // 4))
 
 
 def _lean(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:

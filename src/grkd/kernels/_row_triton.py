@@ -22,7 +22,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 @no_type_check
 def _tanh(x, FAST: tl.constexpr):
     if FAST:
-        # One instruction with a relative error of 2^-11, a quarter of the rounding of the 16-bit logit it is applied to.
+        # One instruction; its relative error of 2^-11 is a quarter of the rounding of the bf16 logit it is applied to.
         y = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
         y = 1.0 - 2.0 / (1.0 + tl.exp2(x * (2.0 * LOG2E)))
@@ -31,14 +31,17 @@ def _tanh(x, FAST: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _read(logits, bias, at, inside, cap, HAS_BIAS: tl.constexpr, CAP: tl.constexpr, FAST: tl.constexpr):
+def _read(
+    logits, bias, at, inside, cap,
+    HAS_BIAS: tl.constexpr, CAP: tl.constexpr, FAST: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
     """Capped scores in float32 and tanh of the cap (0 without one), whose square the gradient needs."""
-    x = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(logits + at, mask=inside, other=0.0, eviction_policy=KEEP).to(tl.float32)
     if HAS_BIAS:
         x += tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
     curve = x * 0.0
     if CAP:
-        curve = _tanh(x / cap, FAST)
+        curve = _tanh(x * (1.0 / cap), FAST)
         x = curve * cap
     return x, curve
 
@@ -91,7 +94,7 @@ def _group(
         at = (inner // 8) * (LANES * 8) + lane * 8 + inner % 8
         taken = tl.sum((at[:, None] == chosen[None, :]).to(tl.int32), axis=1) > 0
         open_ = (at < vocabulary) & (taken == 0)
-        z, _ = _read(teacher, teacher_bias, at, at < vocabulary, teacher_cap, HAS_BIAS, CAP, FAST)
+        z, _ = _read(teacher, teacher_bias, at, at < vocabulary, teacher_cap, HAS_BIAS, CAP, FAST, "")
         z = tl.where(open_, z * scale, FLOOR)
         if SAMPLE:
             best = tl.max(z, axis=0)
@@ -187,8 +190,9 @@ def row_kernel(
     HAS_STUDENT_BIAS: tl.constexpr, HAS_TEACHER_BIAS: tl.constexpr,
     STUDENT_CAP: tl.constexpr, TEACHER_CAP: tl.constexpr, FAST: tl.constexpr,
     GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, LANES: tl.constexpr, STEPS_PAD: tl.constexpr, WIDTH: tl.constexpr,
+    STAGES: tl.constexpr, HINT1: tl.constexpr, HINT2: tl.constexpr,
 ):  # fmt: skip
-    """One row: statistics, group, pair term, then the gradient of the student's logits in place of them."""
+    """One row: statistics, group, pair term, then the gradient of the student's logits, in place of them."""
     row = tl.program_id(0).to(tl.int64)
     student += row * row_stride
     teacher += row * row_stride
@@ -223,12 +227,14 @@ def row_kernel(
         student_mass = tl.zeros([LANES], tl.float32)
         teacher_mass = tl.zeros([LANES], tl.float32)
         group_mass = tl.zeros([LANES], tl.float32)
-        for step in range(steps):
+        for step in tl.range(0, steps, num_stages=STAGES):
             at = step * BLOCK + within
             inside = at < vocabulary
-            xt, _ = _read(teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST)
+            xt, _ = _read(teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST, HINT1)
             if DIVERGENCE:
-                xs, _ = _read(student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST)
+                xs, _ = _read(
+                    student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST, HINT1
+                )
                 student_top, student_mass = _merge(student_top, student_mass, tl.where(inside, xs * scale, FLOOR))
                 teacher_top, teacher_mass = _merge(teacher_top, teacher_mass, tl.where(inside, xt * scale, FLOOR))
             if PAIRS and CHOICE != "given" and not (SAME_T and DIVERGENCE):
@@ -272,9 +278,9 @@ def row_kernel(
                 st += tl.load(teacher_bias + entry, mask=exists, other=0.0).to(tl.float32)
             bend = tl.full([GROUP_PAD], 1.0, tl.float32)
             if STUDENT_CAP:
-                curve = _tanh(ss / student_cap, False)
-                bend = 1.0 - curve * curve
-                ss = curve * student_cap
+                bent = _tanh(ss / student_cap, False)
+                bend = 1.0 - bent * bent
+                ss = bent * student_cap
             if TEACHER_CAP:
                 st = _tanh(st / teacher_cap, False) * teacher_cap
             pair_loss, slope = pair_term(ss, st, exists, tau, SOFT, PER_PAIR)
@@ -290,8 +296,8 @@ def row_kernel(
             for step in range(steps):
                 at = step * BLOCK + within
                 inside = at < vocabulary
-                xs, _ = _read(student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST)
-                xt, _ = _read(teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST)
+                xs, _ = _read(student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST, "")
+                xt, _ = _read(teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST, "")
                 slopes, terms = _slope(xs * scale, xt * scale, log_s, log_t, 0.0, log_beta, log_rest, rest, KIND)
                 mass += tl.sum(tl.where(inside, slopes, 0.0), axis=1)
                 value += tl.sum(tl.where(inside, terms, 0.0), axis=1)
@@ -310,24 +316,29 @@ def row_kernel(
             held = tl.sum(same * slope[None, :], axis=1)
         if PAIRS and GRADIENT and DIVERGENCE:
             # The group's entries, soft and pair part together, are rounded once: read before the row is overwritten.
-            xs, curve = _read(
-                student, student_bias, entry, chosen >= 0, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST
+            held_s, arc = _read(
+                student, student_bias, entry, chosen >= 0, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST, ""
             )
-            xt, _ = _read(teacher, teacher_bias, entry, chosen >= 0, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST)
-            slopes, _ = _slope(xs * scale, xt * scale, log_s, log_t, mean, log_beta, log_rest, rest, KIND)
-            held += slopes * (1.0 - curve * curve) * (divergence_factor / temperature)
+            held_t, _arc = _read(
+                teacher, teacher_bias, entry, chosen >= 0, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST, ""
+            )
+            soft, _soft = _slope(held_s * scale, held_t * scale, log_s, log_t, mean, log_beta, log_rest, rest, KIND)
+            held += soft * (1.0 - arc * arc) * (divergence_factor / temperature)
+            tl.debug_barrier()
         if GRADIENT or (DIVERGENCE and (KIND == "soft_target" or KIND == "forward_kl")):
             value = tl.zeros([LANES], tl.float32)
             factor = divergence_factor / temperature
             # Backwards: the end of the row was read last and is still in the cache.
-            for back in range(steps):
+            for back in tl.range(0, steps, num_stages=STAGES):
                 at = (steps - 1 - back) * BLOCK + within
                 inside = at < vocabulary
                 if DIVERGENCE:
                     xs, curve = _read(
-                        student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST
+                        student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST, HINT2
                     )
-                    xt, _ = _read(teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST)
+                    xt, _ = _read(
+                        teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST, HINT2
+                    )
                     slopes, terms = _slope(xs * scale, xt * scale, log_s, log_t, mean, log_beta, log_rest, rest, KIND)
                     value += tl.sum(tl.where(inside, terms, 0.0), axis=1)
                     if STUDENT_CAP:
@@ -371,8 +382,8 @@ def block_kernel(
         scale = LOG2E / temperature
         log_s, log_t = tl.load(statistics + row * 3), tl.load(statistics + row * 3 + 1)
         mean = tl.load(statistics + row * 3 + 2)
-        xs, curve = _read(student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST)
-        xt, _ = _read(teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST)
+        xs, curve = _read(student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST, "")
+        xt, _ = _read(teacher, teacher_bias, at, inside, teacher_cap, HAS_TEACHER_BIAS, TEACHER_CAP, FAST, "")
         slopes, _ = _slope(xs * scale, xt * scale, log_s, log_t, mean, log_beta, log_rest, rest, KIND)
         slopes = slopes * (1.0 - curve * curve) * factor
         if PAIRS:

@@ -17,6 +17,7 @@ from grkd.losses import Normalize, PairTarget, group_relative
 _INTERPOLATE_FROM = 1_024
 
 
+@torch.compiler.disable
 def all_pairs(
     student_scores: Float[Tensor, "*rows candidates"],
     teacher_scores: Float[Tensor, "*rows candidates"],
@@ -71,13 +72,14 @@ class _AllPairs(torch.autograd.Function):
         ctx: Any, student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions, nodes: int | None
     ) -> Tensor:
         *rows, candidates = student.shape
-        flat = [None if part is None else part.reshape(-1, candidates) for part in (student, teacher, exists)]
+        scores = student.reshape(-1, candidates), teacher.reshape(-1, candidates)
+        here = None if exists is None else exists.reshape(-1, candidates)
         if nodes is None:
             from grkd.kernels import _all_pairs_triton
 
-            losses, gradient = _all_pairs_triton.run(*flat, options)  # type: ignore[arg-type]
+            losses, gradient = _all_pairs_triton.run(*scores, here, options)
         else:
-            losses, gradient = _interpolated(*flat, options, nodes)  # type: ignore[arg-type]
+            losses, gradient = _interpolated(*scores, here, options, nodes)
         ctx.save_for_backward(gradient)
         ctx.dtype = student.dtype
         ctx.set_materialize_grads(False)

@@ -24,6 +24,7 @@ from grkd.kernels._scaling import scale_by
 from grkd.losses import Normalize, PairTarget
 
 
+@torch.compiler.disable
 def distillation_head(
     student_hidden: Float[Tensor, "*rows student_width"],
     student_weight: Tensor,
@@ -206,7 +207,7 @@ class _Head(torch.autograd.Function):
             gradients = (result.hidden_gradient, result.weight_gradient, result.bias_gradient)
             del result
         hidden, weight, bias = saved[:3]
-        found = []
+        found: list[Tensor | None] = []
         for wanted, gradient, tensor in zip(ctx.needs_input_grad, gradients, (hidden, weight, bias), strict=False):
             if not wanted or gradient is None or tensor is None:
                 found.append(None)
@@ -227,7 +228,7 @@ def gathered(tensor: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import Partial
 
-    return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)  # type: ignore[no-any-return, attr-defined]
+    return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)  # type: ignore[attr-defined]
 
 
 def _cut(student_weight: Tensor, teacher_weight: Tensor, vocabulary: int | None) -> int:

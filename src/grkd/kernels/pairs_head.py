@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grkd.errors import UserError
+from grkd.groups import wide
 from grkd.kernels._available import use_triton
 from grkd.kernels._head_torch import group_scores, softcap
 from grkd.kernels._inputs import HeadInputs, chunks
@@ -20,6 +21,7 @@ from grkd.losses import Normalize, PairTarget, group_relative
 _GATHERED = 1 << 24
 
 
+@torch.compiler.disable
 def pairs_head(
     student_hidden: Float[Tensor, "*rows student_width"],
     student_weight: Tensor,
@@ -80,7 +82,7 @@ def pairs_head(
             teacher_hidden.detach().reshape(-1, teacher_hidden.shape[-1]).to(hidden.dtype),
             gathered(teacher_weight).detach().to(hidden.dtype),
         )
-    scores = None if teacher_scores is None else teacher_scores.detach().reshape(indices.shape).float()
+    scores = None if teacher_scores is None else wide(teacher_scores.detach().reshape(indices.shape))
     bias = None if student_bias is None else gathered(student_bias)
     call = _Call(options, implementation, torch.is_grad_enabled())
     other_bias = None if teacher_bias is None else gathered(teacher_bias).detach().to(hidden.dtype)

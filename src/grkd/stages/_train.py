@@ -64,7 +64,6 @@ def arguments(
         "warmup_steps": training.warmup,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
-        "gradient_checkpointing": training.gradient_checkpointing,
         "logging_steps": training.log_every,
         "logging_first_step": True,
         "save_strategy": "steps",
@@ -78,6 +77,10 @@ def arguments(
         "bf16": bf16,
         "dataloader_pin_memory": where.type == "cuda",
     }
+    if training.gradient_checkpointing:
+        # Newer versions of transformers call it activation checkpointing and warn of the old name.
+        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+        settings[name] = True
     return TrainingArguments(**(settings | training.extra))
 
 

@@ -1,0 +1,73 @@
+"""What lies between an endpoint's URL and its answers: the URL's form, the key, the client, headers and numbers."""
+
+import os
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from grkd.errors import UserError
+
+DEFAULT_KEY = "OPENAI_API_KEY"
+_NO_CHANCE = -9999.0  # what OpenAI writes for a token that cannot come
+
+
+def base_url(url: str, role: str) -> str:
+    """The URL as the client wants it: with /v1 where it has no path. Raises UserError for one that holds secrets."""
+    parts = urlsplit(url.strip())
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme not in ("http", "https") or not host:
+        raise UserError(f"{role}: a URL looks like http://127.0.0.1:8000/v1; this one does not")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UserError(f"{role}: take everything but host and path out of the URL; keys come from the environment")
+    name = f"[{host}]" if ":" in host else host
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return urlunsplit((parts.scheme, name if port is None else f"{name}:{port}", path or "/v1", "", ""))
+
+
+def key_of(url: str, key_env: str | None, role: str) -> str:
+    """The key out of the environment, "" where the URL may do without. Raises UserError for a key that is missing."""
+    name = key_env or DEFAULT_KEY
+    key = os.environ.get(name, "").strip()
+    if not key and (key_env is not None or url.startswith("https://")):
+        raise UserError(f"{role}: no key for {url}; set the environment variable {name}")
+    if not key.isascii() or not key.isprintable():
+        raise UserError(f"{role}: the key in {name} holds characters that no key has; set it again")
+    return key
+
+
+def client_for(url: str, key: str, timeout_seconds: float) -> Any:
+    """An openai client that retries nothing by itself and follows no redirect. Raises UserError without the package."""
+    try:
+        import openai
+    except ImportError:
+        raise UserError("a judge or a model behind a URL needs the openai package: pip install 'grkd[eval]'") from None
+    local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    http = openai.DefaultHttpxClient(follow_redirects=False, trust_env=not local, timeout=timeout_seconds)
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout_seconds, http_client=http)
+
+
+def plain_logprobs(tokens: Any) -> list[dict[str, Any]]:
+    """Tokens and log-probabilities as plain values; some servers write minus infinity, which JSON has not."""
+
+    def one(token: Any) -> dict[str, Any]:
+        return {"token": str(token.token), "logprob": max(float(token.logprob), _NO_CHANCE)}
+
+    return [{**one(token), "top_logprobs": [one(other) for other in token.top_logprobs or []]} for token in tokens]
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date."""
+    if not value:
+        return None
+    try:
+        return max(float(value), 0.0)
+    except ValueError:
+        pass
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None

@@ -1,0 +1,63 @@
+"""JSON lines on disk, appended one by one as they come and found again by key, so that a kill loses nothing."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grkd.errors import UserError
+
+
+class Journal:
+    """A file of JSON objects, each with a `key`; safe for the threads of one process.
+
+    A last line without its end (the process was killed while it wrote) is dropped; any other line that is not such an
+    object raises UserError with file and line. Of two lines with one key the later counts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._records: dict[str, dict[str, Any]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            self._read()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(list(self._records.values()))
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        return self._records.get(key)
+
+    def add(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Append one line and have it on the disk before this returns. Returns what was written."""
+        whole = {"key": key, **record}
+        line = (json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace")
+        with self._lock, self.path.open("ab") as stream:
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+            self._records[key] = whole
+        return whole
+
+    def _read(self) -> None:
+        content = self.path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.truncate(self.path, end)  # else the next line would be glued to the torn one
+        for number, line in enumerate(content[:end].splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                self._records[record["key"]] = record
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.path}, line {number}: not a stored answer of grkd; remove the line (it is made again)"
+                ) from None

@@ -1,0 +1,99 @@
+"""What the rank task measures of a row of scores: a token of a response, or a prompt's responses."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from grkd.evaluation import rank
+from grkd.evaluation.statistics import Interval, bootstrap_statistic
+from grkd.losses import forward_kl
+
+_BINS = 15
+
+
+def token_measures(
+    student_logits: Float[Tensor, "rows vocabulary"],
+    teacher_logits: Float[Tensor, "rows vocabulary"],
+    labels: Int[Tensor, " rows"],
+    *,
+    top_k: int,
+) -> dict[str, Tensor]:
+    """What is measured of each response token, [rows] each.
+
+    As rank.rank_fidelity, and reverse_kl_nats; ndcg of the teacher's top_k tokens in the student's order, gains the
+    teacher's probabilities; correct, confidence, brier, nll_nats of the student against the token that was there.
+    """
+    chosen = teacher_logits.topk(top_k, dim=-1).indices
+    gains = teacher_logits.double().softmax(-1).gather(-1, chosen)
+    against_tokens = rank.calibration(student_logits, labels)
+    del against_tokens["expected_calibration_error"]  # of the whole, not of a row
+    return {
+        **rank.rank_fidelity(student_logits, teacher_logits, top_k=top_k),
+        "reverse_kl_nats": rank.reverse_kl(student_logits, teacher_logits),
+        "ndcg": rank.ndcg(student_logits.gather(-1, chosen), gains),
+        **against_tokens,
+    }
+
+
+def response_measures(
+    student: Float[Tensor, "prompts responses"],
+    teacher: Float[Tensor, "prompts responses"],
+    mask: Bool[Tensor, "prompts responses"],
+) -> dict[str, Tensor]:
+    """What is measured of each prompt's responses against the teacher's mean log-probabilities, [prompts] each.
+
+    Divergences, brier and the gains of ndcg take the softmax over the responses of a prompt; confidence is the
+    student's in its favourite, which is correct (top1_agreement) where it is the teacher's too.
+    """
+    favourite = teacher.masked_fill(~mask, -torch.inf).argmax(-1)
+    against_favourite = rank.calibration(student.masked_fill(~mask, -torch.inf), favourite)
+    return {
+        "pair_accuracy": rank.pair_accuracy(student, teacher, mask=mask),
+        "kendall_tau": rank.kendall_tau_b(student, teacher, mask=mask),
+        "top1_agreement": rank.top1_agreement(student, teacher, mask=mask),
+        "ndcg": rank.ndcg(student, teacher.masked_fill(~mask, -torch.inf).softmax(-1), mask=mask),
+        "forward_kl_nats": forward_kl(student, teacher, mask=mask),
+        "reverse_kl_nats": rank.reverse_kl(student, teacher, mask=mask),
+        "brier": against_favourite["brier"],
+        "confidence": against_favourite["confidence"],
+    }
+
+
+def grade_measures(
+    student: Float[Tensor, "prompts responses"],
+    grades: Float[Tensor, "prompts responses"],
+    mask: Bool[Tensor, "prompts responses"],
+) -> dict[str, Tensor]:
+    """What is measured of each prompt's responses against grades, [prompts] each; equal grades make no pair.
+
+    ndcg takes the grades as gains. best_has_top_grade: the student's favourite has the highest grade of its group.
+    """
+    favourite = student.masked_fill(~mask, -torch.inf).argmax(-1, keepdim=True)
+    highest = grades.masked_fill(~mask, -torch.inf).amax(-1)
+    return {
+        "pair_accuracy": rank.pair_accuracy(student, grades, mask=mask),
+        "kendall_tau": rank.kendall_tau_b(student, grades, mask=mask),
+        "ndcg": rank.ndcg(student, grades, mask=mask),
+        "best_has_top_grade": (grades.gather(-1, favourite).squeeze(-1) == highest).double(),
+    }
+
+
+def calibration_interval(
+    confidence: NDArray[np.float64], correct: NDArray[np.float64], prompts: NDArray[np.int64], *, seed: int
+) -> Interval:
+    """The expected calibration error over all tokens, and its bootstrap interval over prompts (0, 1, ... in order).
+
+    A resample's error needs only each prompt's sum of correct - confidence by bin, so these sums are made once.
+    """
+    bins = np.clip(np.ceil(confidence * _BINS).astype(np.int64), 1, _BINS) - 1
+    count = int(prompts[-1]) + 1
+    gaps = np.zeros((count, _BINS))
+    np.add.at(gaps, (prompts, bins), correct - confidence)
+    tokens = np.bincount(prompts, minlength=count)
+
+    def error(drawn: NDArray[np.int64]) -> float:
+        return float(np.abs(gaps[drawn].sum(0)).sum() / tokens[drawn].sum())
+
+    return bootstrap_statistic(error, count, seed=seed)

@@ -1,0 +1,181 @@
+"""What the rank task measures on: held-out responses of a run folder, prompts with completions, groups of responses."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from grkd.data.language import Item
+from grkd.data.prompts import Example, read_examples
+from grkd.errors import UserError
+from grkd.files import read_json
+
+_GRADED = ("question_id", "output", "gpt4_score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseGroup:
+    """A prompt, responses to it, and a grade of each, higher is better (None: there are no grades)."""
+
+    prompt: Example
+    responses: tuple[str, ...]
+    grades: tuple[float, ...] | None
+
+    @property
+    def answers(self) -> list[Example]:
+        """The prompt with each response as its completion."""
+        return [replace(self.prompt, completion=text) for text in self.responses]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSource:
+    """Held-out responses of a run as token ids, what belongs to its tokenizer, and where its teacher is.
+
+    scores: the teacher's mean log-probability of a response, nats a token, by item id. cache: the score stage's folder
+    with the teacher's hidden states, or None. teacher: a folder or hub name, None where the recipe names none.
+    """
+
+    items: list[Item]
+    scores: dict[str, float]
+    tokenizer: Path
+    pad_token_id: int
+    vocabulary: int
+    cache: Path | None
+    teacher: str | None
+
+
+def read_run(folder: Path, *, limit: int | None) -> RunSource:
+    """The held-out part of a run folder that has been through its score stage; the first `limit` responses.
+
+    Raises UserError where a stage is missing or nothing is held out.
+    """
+    shards = sorted((folder / "respond").glob("shard-*.parquet"))
+    numbers, score = folder / "prepare" / "tokens.json", folder / "score"
+    if not shards or not numbers.is_file() or not score.is_dir():
+        raise UserError(f"{folder}: no finished prepare, respond and score stages in it; give a run that was scored")
+    records = [record for shard in shards for record in pq.read_table(shard).to_pylist()]
+    items = [
+        Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
+        for record in records
+        if record["split"] == "heldout"
+    ][:limit]
+    if not items:
+        raise UserError(f"{folder}: its respond stage has no held-out response")
+    scored = [row for path in sorted(score.glob("scores-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    found = read_json(numbers)
+    return RunSource(
+        items=items,
+        scores={row["id"]: row["teacher_mean_log_prob_nats"] for row in scored},
+        tokenizer=folder / "prepare" / "tokenizer",
+        pad_token_id=found["pad_token_id"],
+        vocabulary=found["vocabulary"],
+        cache=score if (score / "head.safetensors").is_file() and (score / "hidden").is_dir() else None,
+        teacher=_teacher_of(folder),
+    )
+
+
+def read_prompts(path: Path, *, limit: int | None) -> tuple[list[Example], list[ResponseGroup]]:
+    """A JSONL file of examples with completions, or of groups; the other list is empty.
+
+    A group's line is a prompt or messages, "responses": [text, ...] and, where there are grades, "grades": [number,
+    ...]; a file holds one kind only. Raises UserError, with the line, for anything else.
+    """
+    examples = read_examples(path, limit=limit)
+    lines = [
+        (number, json.loads(line))
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
+        if line.strip()
+    ][: len(examples)]
+    kinds = {"responses" in value for _, value in lines}
+    if kinds == {True, False}:
+        raise UserError(f'{path}: some lines have "responses" and some have not; give one kind in a file')
+    if kinds == {True}:
+        groups = zip(examples, lines, strict=True)
+        return [], [_group(example, value, where=f"{path}, line {number}") for example, (number, value) in groups]
+    for example, (number, _) in zip(examples, lines, strict=True):
+        if example.completion is None:
+            raise UserError(
+                f'{path}, line {number}: no completion; rank needs "completion" or "responses" on each line'
+            )
+    return examples, []
+
+
+def read_graded(path: Path, *, limit: int | None) -> list[ResponseGroup]:
+    """Groups of a Parquet file with question_id, output and gpt4_score; prompts from question.jsonl beside it.
+
+    Rows without a grade (null, or below 0) or without text are left out. `limit`: the first so many prompts, in the order of the file.
+    Raises UserError for missing columns, files or questions.
+    """
+    questions = path.with_name("question.jsonl")
+    try:
+        table = pq.read_table(path, columns=list(_GRADED))
+        lines = [line for line in questions.read_text(encoding="utf-8").split("\n") if line.strip()]
+        prompts = {row["question_id"]: row["turns"][0] for row in map(json.loads, lines)}
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: no such file; rank needs {path.name} and question.jsonl") from None
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            f"{path}: cannot be read as graded responses ({' '.join(str(error).split())}); it needs the columns "
+            f"{', '.join(_GRADED)}, and question.jsonl beside it question_id and turns"
+        ) from None
+    grouped: dict[str, list[tuple[str, float]]] = {}
+    for row in table.to_pylist():
+        grade = row["gpt4_score"]
+        if grade is not None and math.isfinite(grade) and grade >= 0 and (row["output"] or "").strip():
+            grouped.setdefault(row["question_id"], []).append((row["output"], grade))
+    missing = next((name for name in grouped if name not in prompts), None)
+    if missing is not None:
+        raise UserError(f"{questions}: no question {missing!r}, which {path.name} has responses to")
+    return [
+        ResponseGroup(
+            prompt=Example(id=str(name), prompt=prompts[name]),
+            responses=tuple(text for text, _ in rows),
+            grades=tuple(grade for _, grade in rows),
+        )
+        for name, rows in list(grouped.items())[:limit]
+    ]
+
+
+def same_prompt(items: Sequence[Item]) -> list[list[Item]]:
+    """Items grouped by their prompt, in order of appearance; groups of one are left out."""
+    found: dict[tuple[int, ...], list[Item]] = {}
+    for item in items:
+        found.setdefault(tuple(item.prompt_ids), []).append(item)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _teacher_of(folder: Path) -> str | None:
+    """The teacher that the prepare stage saved, else the one that the recipe names."""
+    saved, recipe = folder / "prepare" / "teacher", folder / "recipe.yaml"
+    if saved.is_dir():
+        return str(saved)
+    plain = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+    teacher = plain.get("teacher") if isinstance(plain, dict) else None
+    name = teacher.get("model") if isinstance(teacher, dict) else None
+    return str(name) if name else None
+
+
+def _group(example: Example, value: dict[str, Any], *, where: str) -> ResponseGroup:
+    responses, grades = value["responses"], value.get("grades")
+    if not isinstance(responses, list) or len(responses) < 2:
+        raise UserError(f"{where}: responses must be a list of two or more texts")
+    if not all(isinstance(text, str) and text.strip() for text in responses):
+        raise UserError(f"{where}: every response must be text and not empty")
+    if grades is not None:
+        numbers = isinstance(grades, list) and all(
+            isinstance(grade, int | float) and not isinstance(grade, bool) and math.isfinite(grade) and grade >= 0
+            for grade in grades
+        )
+        if not numbers or len(grades) != len(responses):
+            raise UserError(
+                f"{where}: grades must be one number of 0 or more for each of the {len(responses)} responses"
+            )
+    return ResponseGroup(
+        prompt=example, responses=tuple(responses), grades=None if grades is None else tuple(map(float, grades))
+    )

@@ -1,0 +1,136 @@
+"""What `grkd eval` left in run folders, read into typed records: one a model and benchmark."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from grkd.errors import UserError
+from grkd.reports.results import Value
+
+Kind = TypeVar("Kind")
+
+_NAMED = re.compile(r"([^=/\\]+)=(.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A metric's value and the bounds of its 95 % interval, in the benchmark's own unit."""
+
+    value: Value = None
+    low: Value = None
+    high: Value = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One benchmark of one model. limit: only the first so many questions; complete: no judgement is missing."""
+
+    task: str
+    model: str
+    label: str = ""
+    judge: str | None = None
+    limit: int | None = None
+    complete: bool = True
+    metrics: dict[str, Figure] = field(default_factory=dict)
+    path: Path = Path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    metrics: dict[str, Figure] = field(default_factory=dict)
+    judge: str | None = None
+    complete: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    model: str
+    tasks: dict[str, _Task]
+    label: str = ""
+    generator: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_RESULT, _SUMMARY = TypeAdapter(Evaluation).validate_python, TypeAdapter(_Summary).validate_python
+
+
+def read_evaluations(runs: Sequence[str]) -> list[Evaluation]:
+    """The results in run folders, in the order given; LABEL=FOLDER names a row, else the files' own label does.
+
+    A folder holds, at any depth, evaluation.json (all tasks of a model) or TASK/result.json (one task each).
+    Raises UserError for a folder without results, a broken file, or two results of one task for one label.
+    """
+    found: list[Evaluation] = []
+    for run in runs:
+        label, folder = _named(run)
+        here = _in(folder)
+        if not here:
+            raise UserError(
+                f"{folder}: no evaluation.json and no TASK/result.json in it; give an output of `grkd eval`"
+            )
+        found += [replace(one, label=label or one.label or Path(one.model).name or one.model) for one in here]
+    seen: dict[tuple[str, str], Path] = {}
+    for one in found:
+        first = seen.setdefault((one.label, one.task), one.path)
+        if first != one.path:
+            raise UserError(
+                f"{one.path}: a second result of {one.task} for {one.label!r} (the first is {first}); "
+                "name the rows: grkd table LABEL=FOLDER ..."
+            )
+    return found
+
+
+def _named(run: str) -> tuple[str | None, Path]:
+    """ "LABEL=FOLDER" -> (label, folder); a folder that has such a name itself stays whole."""
+    named = None if Path(run).exists() else _NAMED.fullmatch(run)
+    label, folder = (named[1], Path(named[2])) if named else (None, Path(run))
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give an output of `grkd eval`, or LABEL=FOLDER")
+    return label, folder
+
+
+def _in(folder: Path) -> list[Evaluation]:
+    found = []
+    for path in sorted([*folder.rglob("evaluation.json"), *folder.rglob("result.json")]):
+        aside = any(part.endswith((".old", ".partial")) for part in path.relative_to(folder).parts)
+        if aside or (path.name == "result.json" and (path.parent.parent / "evaluation.json").is_file()):
+            continue
+        if path.name == "evaluation.json":
+            found += _of_summary(path)
+        else:
+            found.append(replace(_read(path, _RESULT), path=path))
+    return found
+
+
+def _of_summary(path: Path) -> list[Evaluation]:
+    whole = _read(path, _SUMMARY)
+    limit = whole.settings.get("limit")
+    return [
+        Evaluation(
+            task=task,
+            model=whole.model,
+            label=whole.label or whole.generator,
+            judge=one.judge,
+            limit=limit if isinstance(limit, int) else None,
+            complete=one.complete,
+            metrics=one.metrics,
+            path=path,
+        )
+        for task, one in whole.tasks.items()
+    ]
+
+
+def _read(path: Path, check: Callable[[Any], Kind]) -> Kind:
+    try:
+        return check(json.loads(path.read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); run that evaluation again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        raise UserError(f"{path}: {key}: {first['msg']}; run that evaluation again") from None

@@ -1,0 +1,168 @@
+"""One function a task: from a session to its result. Every result has `metrics`: name -> value, low, high."""
+
+from pathlib import Path
+from typing import Any
+
+from grkd.errors import UserError
+from grkd.evaluation import exact_match as exact
+from grkd.evaluation import mt_bench as mt
+from grkd.evaluation.answers import Question, RemoteModel
+from grkd.files import digest, file_digest, read_json, write_json
+from grkd.stages._train import device
+from grkd.stages.evaluate import _benchmarks, _pairwise
+from grkd.stages.evaluate._options import Options
+from grkd.stages.evaluate._session import Session, cost_of_answers
+
+alpaca_eval, arena_hard = _pairwise.alpaca_eval, _pairwise.arena_hard
+from_annotations, from_battles = _pairwise.from_annotations, _pairwise.from_battles
+
+
+def check_data(session: Session) -> None:
+    """Read every task's files before anything is generated. Raises UserError for what is missing or malformed."""
+    options = session.options
+    for task in options.tasks:
+        if task == "mt_bench":
+            mt.read(session.data, limit=options.limit)
+        elif task == "alpaca_eval":
+            _benchmarks.alpaca_items(session.data, options.limit)
+        elif task == "arena_hard":
+            _benchmarks.arena_items(session.data, options.limit)
+            _pairwise.arena_protocol(session.data)
+        elif task == "gsm8k":
+            exact.read_questions(gsm8k_test(session.data), limit=options.limit)
+        elif task == "rank":
+            rank_source(options)
+        elif task == "exact_match":
+            exact.read_questions(_questions_file(options), limit=options.limit)
+
+
+def mt_bench(session: Session) -> dict[str, Any]:
+    """MT-Bench by single-answer grading."""
+    options = session.options
+    benchmark = mt.read(session.data, limit=options.limit)
+    answers = session.answers(
+        [item.question for item in benchmark.items], task="mt_bench", max_new_tokens=mt.ANSWER_TOKENS
+    )
+    requests = [
+        mt.judge_request(
+            benchmark,
+            item,
+            [text.text for text in answers[item.question.id]],
+            turn,
+            max_tokens=min(mt.JUDGE_TOKENS, options.judge_tokens or mt.JUDGE_TOKENS),
+        )
+        for item in benchmark.items
+        for turn in range(1, len(item.question.turns) + 1)
+    ]
+    outcome = session.judgements(requests, task="mt_bench")
+    found = mt.score(benchmark, {name: judged.text for name, judged in outcome.judgements.items()}, seed=options.seed)
+    return {
+        "metrics": {
+            "score": {"value": found["score"], "low": found["low"], "high": found["high"]},
+            **{name: _value(found[name]) for name in ("turn_1", "turn_2")},
+            **{f"category_{name}": _value(mean) for name, mean in found["categories"].items()},
+        },
+        **{name: found[name] for name in ("questions", "n", "unparsable", "missing")},
+        **cost_of_answers(answers),
+        **session.judged(requests, outcome, benchmark_judge=mt.BENCHMARK_JUDGE),
+    }
+
+
+def gsm8k(session: Session) -> dict[str, Any]:
+    """GSM8K through lm-eval; for a model behind a URL by exact match of its zero-shot answers."""
+    options = session.options
+    if isinstance(session.source, RemoteModel):
+        found = _exact(session, gsm8k_test(session.data), task="gsm8k")
+        return {**found, "note": "zero-shot through the endpoint, last number of the answer; not lm-eval's setting"}
+    inputs = {"gsm8k": file_digest(gsm8k_test(session.data)), "max_new_tokens": options.answer_tokens}
+
+    def run() -> dict[str, Any]:
+        from grkd.evaluation import gsm8k as harness
+
+        return harness.run(
+            session.name,
+            session.data,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            device=str(device(options.device)),
+            max_new_tokens=options.answer_tokens,
+        )
+
+    return _once(session, "gsm8k", inputs, run)
+
+
+def exact_match(session: Session) -> dict[str, Any]:
+    """The share of right answers to the questions of a JSONL file."""
+    return _exact(session, _questions_file(session.options), task="exact_match")
+
+
+def rank(session: Session) -> dict[str, Any]:
+    """How well the student has learnt the teacher's order over held-out prompts."""
+    from grkd.evaluation import rank_task
+
+    options, source = session.options, rank_source(session.options)
+    inputs = {"source": str(source.resolve()), "teacher": options.teacher, "seed": options.seed}
+
+    def run() -> dict[str, Any]:
+        return rank_task.run(
+            session.name,
+            source,
+            teacher=options.teacher,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            device=str(device(options.device)),
+            seed=options.seed,
+        )
+
+    return _once(session, "rank", inputs, run)
+
+
+def rank_source(options: Options) -> Path:
+    """--prompts, or the run that the student's folder lies in. Raises UserError where there is neither."""
+    if options.model is None or options.model.startswith(("http://", "https://")):
+        raise UserError("--tasks rank needs the student's own log-probabilities; MODEL must be a folder or a hub name")
+    if options.prompts is not None:
+        return options.prompts
+    for folder in Path(options.model).resolve().parents:
+        if (folder / "respond").is_dir() and (folder / "score").is_dir():
+            return folder
+    raise UserError(
+        "--tasks rank needs --prompts: a run's folder with its score stage, or a JSONL file of prompts with completions"
+    )
+
+
+def gsm8k_test(data: Path) -> Path:
+    inside = data / "gsm8k" / "test.jsonl"
+    return inside if inside.is_file() or not (data / "test.jsonl").is_file() else data / "test.jsonl"
+
+
+def _exact(session: Session, path: Path, *, task: str) -> dict[str, Any]:
+    items = exact.read_questions(path, limit=session.options.limit)
+    answers = session.answers(
+        [Question(id=item.id, turns=(item.question,)) for item in items], task=task, max_new_tokens=512
+    )
+    return {**exact.score(items, [answers[item.id][0].text for item in items]), **cost_of_answers(answers)}
+
+
+def _questions_file(options: Options) -> Path:
+    if options.questions is None:
+        raise UserError('--tasks exact_match needs --questions FILE, a JSONL file of {"question", "answer"}')
+    return options.questions
+
+
+def _once(session: Session, task: str, inputs: dict[str, Any], run: Any) -> dict[str, Any]:
+    """The stored result of a task that is made in one piece, or a new one if model or settings changed."""
+    options = session.options
+    key = digest([session.source.identity, options.limit, options.batch_size, inputs])
+    path = session.folder / "results" / f"{task}.json"
+    if path.is_file():
+        stored: dict[str, Any] = read_json(path)
+        if stored.get("key") == key:
+            return stored
+    found = {"complete": True, **run(), "key": key}
+    write_json(path, found)
+    return found
+
+
+def _value(number: float | None) -> dict[str, float | None]:
+    return {"value": number, "low": None, "high": None}
