@@ -51,7 +51,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 gpu:
-	PYTHONPATH=src $(PYTHON) -m pytest -m gpu tests/gpu
+	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu tests/gpu
 
 bench:
 	PYTHONPATH=src $(PYTHON) -m benchmarks

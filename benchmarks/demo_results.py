@@ -1,7 +1,7 @@
 """Keep a demo's results in the repository, and write the README's tables from them.
 
-    python -m benchmarks.demo_results keep runs/demo    copies results, settings and environment to benchmarks/results/demo
-    python -m benchmarks.demo_results write             writes the tables between the markers of README.md
+python -m benchmarks.demo_results keep runs/demo    copies results, settings and environment here, then:
+python -m benchmarks.demo_results write             writes the tables between the markers of README.md
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """GRKDLoss in a plain PyTorch loop: a small network learns to rank the digits as a large one does.
 
-    python examples/any_training_loop.py
+python examples/any_training_loop.py
 """
 
 import torch

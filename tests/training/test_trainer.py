@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from grkd import objectives
 from grkd.data.language import Item, response_logits
 from grkd.training import DistillationTrainer, LanguageRows, MetricsFile, WholeCheckpoints, last_whole_checkpoint
+from grkd.training import trainer as training_module
 
 PAD = 3
 
@@ -67,7 +68,14 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
     return TrainingArguments(**(settings | changes))
 
 
-def trainer(folder: Path, items: list[Item], method: str = "grkd", callbacks: Any = None, **changes: Any) -> Any:
+def trainer(
+    folder: Path,
+    items: list[Item],
+    method: str = "grkd",
+    callbacks: Any = None,
+    fused_head: bool | None = None,
+    **changes: Any,
+) -> Any:
     options = {"group": "all", "alpha_shape": "constant", "alpha_ceiling": 0.5} if method == "grkd" else {}
     return DistillationTrainer(
         tiny(1),
@@ -75,6 +83,7 @@ def trainer(folder: Path, items: list[Item], method: str = "grkd", callbacks: An
         objective=objectives.load(method, **options),
         rows=LanguageRows(pad_token_id=PAD, vocabulary=30, teacher=tiny(0, layers=2)),
         train_dataset=items,
+        fused_head=fused_head,
         callbacks=callbacks,
     )
 
@@ -188,6 +197,42 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         torch.testing.assert_close(again.model.get_parameter(name), value, rtol=0, atol=0)
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("kd", {"temperature": 2.0}),
+        ("grkd", {"group": "top", "group_size": 6, "pair_target": "soft", "normalize": "candidates"}),
+        ("grkd", {"group": "top", "group_size": 5, "alpha_shape": "constant", "alpha_ceiling": 1.0}),
+    ],
+)
+def test_fused_head_makes_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, options: dict[str, Any]
+) -> None:
+    made, calls = {}, []
+    real = training_module.distillation_head
+    monkeypatch.setattr(training_module, "distillation_head", lambda **words: calls.append(1) or real(**words))
+    for fused in (False, True):
+        settings = {"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+        made[fused] = trainer(tmp_path / str(fused), ragged(8), fused_head=fused, **settings)
+        made[fused].objective = objectives.load(method, **options)
+        made[fused].train()
+        assert len(calls) == (6 if fused else 0)
+    for name, value in made[False].model.state_dict().items():
+        torch.testing.assert_close(made[True].model.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    for plain, fused_log in zip(made[False].state.log_history[:3], made[True].state.log_history[:3], strict=True):
+        assert fused_log["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+        terms = {key: value for key, value in fused_log.items() if key.startswith("terms/")}
+        assert terms
+        for key, value in terms.items():
+            assert value == pytest.approx(plain[key], rel=1e-3)
+
+
+def test_fused_head_is_left_where_a_method_needs_logits(tmp_path: Path) -> None:
+    made = trainer(tmp_path, ragged(8), "none", fused_head=True)
+    made.train()
+    assert made.state.log_history[0]["loss"] == pytest.approx(by_hand("none", ragged(8)).item(), rel=1e-4)
 
 
 _RANKS = """

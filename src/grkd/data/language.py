@@ -75,6 +75,34 @@ def response_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tens
     return logits[:, -(columns + 1) : -1]
 
 
+def captured_hidden(
+    model: nn.Module, batch: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, "batch response hidden"], nn.Linear, float | None] | None:
+    """Hidden states before the lm_head, that head, and its soft cap; the head itself is not computed.
+
+    The model is called through its own forward (DDP, FSDP and peft hooks run); a hook on the head keeps what comes in
+    and passes on nothing. None where logits are not softcap(head(hidden)) of a plain linear head.
+    """
+    inner: Any = unwrapped(model)
+    head, config = inner.get_output_embeddings(), inner.config.get_text_config(decoder=True)
+    scaled = (getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling"))
+    if type(head) is not nn.Linear or any(scaled):
+        return None
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept.append(arguments[0])
+        return (arguments[0][:, :0],)
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        response_logits(model, batch)
+    finally:
+        handle.remove()
+    columns = batch["response_ids"].shape[-1]
+    return kept[0][:, -(columns + 1) : -1], head, getattr(config, "final_logit_softcapping", None)
+
+
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of the batch goes into the model's forward, with the cache of keys and values off."""
     names = ["input_ids", "attention_mask", "position_ids"]
@@ -86,12 +114,18 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any
 
 def forward_parameters(model: nn.Module) -> frozenset[str]:
     """Names of the parameters of a model's own forward, looked up inside DDP, peft and torch.compile wrappers."""
+    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DDP, peft and torch.compile wrappers."""
     for attribute in ("module", "_orig_mod"):
         if isinstance(inner := getattr(model, attribute, None), nn.Module):
-            return forward_parameters(inner)
+            return unwrapped(inner)
     if callable(get_base := getattr(model, "get_base_model", None)):
-        return forward_parameters(get_base())
-    return frozenset(inspect.signature(model.forward).parameters)
+        base: nn.Module = get_base()
+        return unwrapped(base)
+    return model
 
 
 def vocabulary_size(tokenizer: Any) -> int:

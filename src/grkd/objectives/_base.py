@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -62,6 +62,9 @@ class Objective(ABC):
     @abstractmethod
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         """The method's terms on a batch; weights may depend on batch.progress."""
+
+    def head_options(self, progress: float) -> dict[str, Any] | None:  # noqa: B027
+        """Options with which grkd.kernels.distillation_head computes this method; None: it cannot."""
 
     def check_candidates(self, candidates: int) -> None:  # noqa: B027  (most methods take any number)
         """Raises UserError where the options do not fit this number of candidates: asked before a run starts."""

@@ -1,7 +1,7 @@
 """GRKD: the teacher's order over a group, mixed with soft targets."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,7 +9,8 @@ from torch import Tensor
 from grkd import groups, schedules
 from grkd.errors import UserError
 from grkd.groups import checked_mask
-from grkd.losses import Normalize, PairTarget, group_relative, soft_target
+from grkd.kernels.all_pairs import all_pairs
+from grkd.losses import Normalize, PairTarget, soft_target
 from grkd.objectives._base import Batch, Objective, Term, label_term
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
@@ -69,6 +70,15 @@ class GRKD(Objective):
         """Weight of the group relative loss at this point of training."""
         return schedules.alpha(progress, shape=self.alpha_shape, ceiling=self.alpha_ceiling)
 
+    def head_options(self, progress: float) -> dict[str, Any] | None:
+        if self.label_weight:
+            return None
+        shared = (
+            "tau", "pair_target", "normalize", "group", "group_size", "group_temperature",
+            "temperature", "t_squared", "pair_scale", "soft_scale",
+        )  # fmt: skip
+        return {"alpha": self.alpha(progress), **{name: getattr(self, name) for name in shared}}
+
     def check_candidates(self, candidates: int) -> None:
         sized = self.group in ("top", "sample") or (self.group == "auto" and candidates > _ALL_UP_TO)
         if sized and self.group_size > candidates:
@@ -107,7 +117,7 @@ class GRKD(Objective):
         if group is not None:
             student, teacher = student.gather(-1, group.indices), teacher.gather(-1, group.indices)
             mask = group.mask
-        relative = group_relative(
+        relative = all_pairs(
             student, teacher, mask=mask, tau=self.tau, pair_target=self.pair_target, normalize=self.normalize
         )
         return relative, groups.has_pair(teacher, mask=mask)

@@ -1,6 +1,7 @@
 """Standard KD: soft targets, with hard labels as an option."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from grkd.errors import UserError
 from grkd.losses import soft_target
@@ -26,6 +27,12 @@ class KD(Objective):
             raise UserError(f"kd: temperature must be above 0, got {self.temperature}")
         if self.soft_weight < 0 or self.label_weight < 0 or self.soft_weight + self.label_weight == 0:
             raise UserError("kd: soft_weight and label_weight must be 0 or more, and not both 0")
+
+    def head_options(self, progress: float) -> dict[str, Any] | None:
+        if self.label_weight:
+            return None
+        soft = {"soft_scale": self.soft_weight, "temperature": self.temperature, "t_squared": self.t_squared}
+        return {"alpha": 0.0, **soft}
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         counted = batch.counted()

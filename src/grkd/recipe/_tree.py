@@ -56,6 +56,7 @@ class Training(Section):
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0
     gradient_checkpointing: bool = False
+    fused_head: bool | None = None  # loss from hidden states, without whole logits; null: on a GPU
     log_every: Count = 10
     save_every: Count = 200
     report_to: str | list[str] = "none"

@@ -118,6 +118,7 @@ def train(
         arguments(training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description),
         objective=objective,
         rows=rows,
+        fused_head=training.fused_head,
         train_dataset=dataset,
         callbacks=[bar, metrics, WholeCheckpoints()],
     )

@@ -196,7 +196,9 @@ def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:
         there = sorted(file.name for file in path.glob("*.gguf"))
         if gguf_file is not None and gguf_file not in there:
             raise UserError(f"{model}: no file {gguf_file!r} in it; GGUF files there: {', '.join(there) or 'none'}")
-        if gguf_file is None and not any((path / name).is_file() for name in ("config.json", "adapter_config.json", "tokenizer_config.json")):
+        if gguf_file is None and not any(
+            (path / f"{name}config.json").is_file() for name in ("", "adapter_", "tokenizer_")
+        ):
             hint = f"set gguf_file to {there[0]!r}" if there else "give a folder written by save_pretrained"
             raise UserError(f"{model}: no config.json in it; {hint}")
     if gguf_file is not None and importlib.util.find_spec("gguf") is None:

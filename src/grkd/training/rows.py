@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from grkd.data.classification_batches import Collate
-from grkd.data.language import Item, collate, response_logits
+from grkd.data.language import Item, captured_hidden, collate, response_logits
 from grkd.teachers.classifiers import scores
-from grkd.teachers.signal import HiddenCache, TeacherHead
+from grkd.teachers.signal import HiddenCache, TeacherHead, final_hidden
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class RowSource(Protocol):
     def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
         """The scores, with the student's graph."""
 
+    def head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
+        """Inputs of grkd.kernels.distillation_head, or None where logits must be had."""
+
     def to(self, device: torch.device) -> None:
         """Move what the teacher needs to the student's device."""
 
@@ -56,7 +59,7 @@ class LanguageRows:
         *,
         pad_token_id: int,
         vocabulary: int,
-        teacher: nn.Module | None = None,
+        teacher: Any = None,
         cache: HiddenCache | None = None,
         head: TeacherHead | None = None,
     ) -> None:
@@ -79,6 +82,37 @@ class LanguageRows:
         mask = batch["response_mask"]
         student = response_logits(model, batch)[mask][:, : self.vocabulary]
         return Rows(student, self._teacher_scores(batch), batch["response_ids"][mask])
+
+    def head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
+        """What grkd.kernels.distillation_head reads, both sides' hidden states and heads; None where a head is special.
+
+        dtype: of the student's hidden states (autocast's, where it is on).
+        """
+        if self.cache is None and self.teacher is None:
+            return None
+        teacher = self.head if self.head is not None else TeacherHead.of(self.teacher)
+        captured = captured_hidden(model, batch) if teacher.scale == 1.0 else None
+        if captured is None:
+            return None
+        hidden, head, softcap = captured
+        mask = batch["response_mask"]
+        if self.head is not None:
+            teacher_hidden = batch["teacher_hidden"]
+        else:
+            with torch.no_grad():
+                teacher_hidden = final_hidden(self.teacher, batch)[mask]
+        hidden = hidden[mask]
+        return {
+            "student_hidden": hidden if dtype is None else hidden.to(dtype),
+            "student_weight": head.weight,
+            "student_bias": head.bias,
+            "student_softcap": softcap,
+            "teacher_hidden": teacher_hidden,
+            "teacher_weight": teacher.weight,
+            "teacher_bias": teacher.bias,
+            "teacher_softcap": teacher.softcap,
+            "vocabulary": self.vocabulary,
+        }
 
     def to(self, device: torch.device) -> None:
         for module in (self.teacher, self.head):
@@ -107,6 +141,9 @@ class ClassRows:
 
     def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
         return Rows(scores(model, batch["student_inputs"]), batch.get("teacher_scores"), batch["labels"])
+
+    def head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> None:
+        """None: a classifier's logits are small."""
 
     def to(self, device: torch.device) -> None:
         """Nothing to move: the teacher has spoken already."""

