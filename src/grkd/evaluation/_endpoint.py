@@ -5,6 +5,8 @@ import re
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -178,6 +180,15 @@ class Endpoint:
                 doubled = self._backoff * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
                 self.stopped.wait(min(doubled if wait is None else wait, _LONGEST_WAIT_SECONDS))
         raise RequestFailed(f"{last or 'stopped'} (tried {tries} times)")
+
+    @contextmanager
+    def one_try_after_an_error(self) -> Iterator[None]:
+        """After an error inside the block, requests on their way come in or fail; they are not tried again."""
+        try:
+            yield
+        except BaseException:
+            self.stopped.set()
+            raise
 
     def clean(self, text: str) -> str:
         """The text without the key, in case a server repeats it."""

@@ -109,7 +109,8 @@ def read_prompts(path: Path, *, limit: int | None) -> tuple[list[Example], list[
 def read_graded(path: Path, *, limit: int | None) -> list[ResponseGroup]:
     """Groups of a Parquet file with question_id, output and gpt4_score; prompts from question.jsonl beside it.
 
-    Rows without a grade (null, or below 0) or without text are left out. `limit`: the first so many prompts, in the order of the file.
+    Rows without a grade (null, or below 0) or without text are left out. `limit`: the first so many prompts, in the
+    order of the file.
     Raises UserError for missing columns, files or questions.
     """
     questions = path.with_name("question.jsonl")

@@ -1,10 +1,9 @@
 """A model's answers to a benchmark's questions: generated once, stored as they come, reused."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from grkd.data.prompts import Example
 from grkd.errors import UserError
 from grkd.evaluation._endpoint import Endpoint, Messages, RequestFailed
 from grkd.evaluation._journal import Journal
+from grkd.evaluation._threads import Calls
 from grkd.files import digest, file_digest
 from grkd.teachers.generate import generate_responses
 from grkd.teachers.models import context_length, load_language_model, load_tokenizer
@@ -168,28 +168,21 @@ class RemoteModel:
         self, conversations: Sequence[Messages], *, stored: set[int], sampling: Sampling, temperature: float
     ) -> Iterator[tuple[int, Text]]:
         """As LocalModel's. Raises UserError where a request gets no answer, after those on their way came in."""
-        pool = ThreadPoolExecutor(self.concurrency)
-        waiting = {
-            pool.submit(self._one, conversations[index], sampling, temperature): index
-            for index in range(len(conversations))
+        calls = {
+            index: partial(self._one, messages, sampling, temperature)
+            for index, messages in enumerate(conversations)
             if index not in stored
         }
         failed: RequestFailed | None = None
-        try:
-            # After a failure those on their way still come in, and are stored.
-            for done in as_completed(waiting):
-                if done.cancelled():
-                    continue
+        self.endpoint.stopped.clear()
+        with Calls(calls, concurrency=self.concurrency) as running, self.endpoint.one_try_after_an_error():
+            for index, done in running:
                 try:
-                    yield waiting[done], done.result()
+                    yield index, done.result()
                 except RequestFailed as failure:
                     failed = failed or failure
                     self.endpoint.stopped.set()
-                    pool.shutdown(wait=False, cancel_futures=True)
-        finally:
-            self.endpoint.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            self.endpoint.stopped.clear()
+                    running.drop()
         if failed is not None:
             raise UserError(
                 f"model: {self.endpoint.url} gives no answer: {failed}; answers so far are kept, "
@@ -232,58 +225,51 @@ def answer(
     """
     journal = Journal(store)
     found: dict[str, list[Text]] = {question.id: [] for question in questions}
-    total = sum(len(question.turns) for question in questions)
     with progress_bar() as bar:
-        task = bar.add_task(description, total=total, unit="answers")
-        for turn in range(max((len(question.turns) for question in questions), default=0)):
-            asked = [question for question in questions if len(question.turns) > turn]
-            for temperature in sorted({question.temperature for question in asked}):
-                group = [question for question in asked if question.temperature == temperature]
-                _answer_group(
-                    source, group, turn, found, sampling=sampling, journal=journal, on_answer=lambda: bar.advance(task)
-                )
+        task = bar.add_task(description, total=0, unit="answers", visible=False)
+        for group, turn in _groups(questions):
+            records = [_record(source, question, turn, found[question.id], sampling) for question in group]
+            stored = {index for index, record in enumerate(records) if record["key"] in journal}
+            if len(stored) < len(group):
+                bar.update(task, total=bar.tasks[task].completed + len(group) - len(stored), visible=True)
+                for index, text in source.answers(
+                    [record["messages"] for record in records],
+                    stored=stored,
+                    sampling=sampling,
+                    temperature=group[0].temperature,
+                ):
+                    journal.add(records[index]["key"], {**records[index], **vars(text)})
+                    bar.advance(task)
+            for question, record in zip(group, records, strict=True):
+                line = journal.get(record["key"])
+                assert line is not None
+                found[question.id].append(Text(**{name: line[name] for name in Text.__dataclass_fields__}))
     return found
 
 
-def _answer_group(
-    source: LocalModel | RemoteModel,
-    group: list[Question],
-    turn: int,
-    found: dict[str, list[Text]],
-    *,
-    sampling: Sampling,
-    journal: Journal,
-    on_answer: Callable[[], None],
-) -> None:
-    """Add the answers to one turn of questions of one temperature to `found`."""
-    temperature = group[0].temperature
-    conversations = [_messages(question, turn, found[question.id]) for question in group]
+def _groups(questions: Sequence[Question]) -> Iterator[tuple[list[Question], int]]:
+    """Questions of one temperature that have a turn of this number (from 0): what is answered together."""
+    for turn in range(max((len(question.turns) for question in questions), default=0)):
+        asked = [question for question in questions if len(question.turns) > turn]
+        for temperature in sorted({question.temperature for question in asked}):
+            yield [question for question in asked if question.temperature == temperature], turn
+
+
+def _record(
+    source: LocalModel | RemoteModel, question: Question, turn: int, answers: list[Text], sampling: Sampling
+) -> dict[str, Any]:
+    """What is asked of the model at a turn, and the key that its answer is stored under."""
+    messages, temperature = _messages(question, turn, answers), question.temperature
     drawn = [sampling.top_p, sampling.seed] if temperature > 0 else []
-    keys = [
-        digest([source.identity, messages, temperature, sampling.max_new_tokens, drawn]) for messages in conversations
-    ]
-    stored = {index for index, key in enumerate(keys) if key in journal}
-    for _ in stored:
-        on_answer()
-    if len(stored) < len(group):
-        for index, text in source.answers(conversations, stored=stored, sampling=sampling, temperature=temperature):
-            journal.add(
-                keys[index],
-                {
-                    "id": group[index].id,
-                    "turn": turn + 1,
-                    "model": source.identity,
-                    "messages": conversations[index],
-                    "temperature": temperature,
-                    "max_new_tokens": sampling.max_new_tokens,
-                    **vars(text),
-                },
-            )
-            on_answer()
-    for question, key in zip(group, keys, strict=True):
-        record = journal.get(key)
-        assert record is not None
-        found[question.id].append(Text(**{name: record[name] for name in Text.__dataclass_fields__}))
+    return {
+        "key": digest([source.identity, messages, temperature, sampling.max_new_tokens, drawn]),
+        "id": question.id,
+        "turn": turn + 1,
+        "model": source.identity,
+        "messages": messages,
+        "temperature": temperature,
+        "max_new_tokens": sampling.max_new_tokens,
+    }
 
 
 def _messages(question: Question, turn: int, answers: list[Text]) -> Messages:

@@ -1,10 +1,9 @@
 """A judge behind an OpenAI-compatible endpoint, whose judgements are stored one by one and never asked for twice."""
 
 import datetime
-import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from grkd.console import progress_bar
 from grkd.errors import UserError
 from grkd.evaluation._endpoint import Budget, BudgetReached, Endpoint, Messages, RequestFailed
 from grkd.evaluation._journal import Journal
+from grkd.evaluation._threads import Calls
 from grkd.files import digest
 
 __all__ = ["Budget", "BudgetReached", "Judge", "Judgement", "Outcome", "Request", "RequestFailed"]
@@ -88,7 +88,6 @@ class Judge:
             budget=budget,
         )
         self._store = Journal(store)
-        self._lock = threading.Lock()
         self._answered_once, self._failed_in_a_row = False, 0
 
     def check(self) -> None:
@@ -190,33 +189,27 @@ class Judge:
         """Ask for what is missing. Returns the reasons of requests given up by key, and why it ended early."""
         failures: dict[str, str] = {}
         stopped: str | None = None
-        pool = ThreadPoolExecutor(self.concurrency)
-        waiting: dict[Future[Judgement], str] = {
-            pool.submit(self._ask, request): key for key, request in missing.items()
-        }
-        try:
-            with progress_bar() as bar:
-                task = bar.add_task(description, total=len(waiting), unit="judgements")
-                while waiting:
-                    for done in wait(waiting, return_when=FIRST_COMPLETED).done:
-                        key = waiting.pop(done)
-                        try:
-                            if not done.cancelled():
-                                done.result()
-                                self._answered_once, self._failed_in_a_row = True, 0
-                                bar.advance(task)
-                        except BudgetReached as reached:
-                            stopped = str(reached)
-                            pool.shutdown(wait=False, cancel_futures=True)
-                        except RequestFailed as failure:
-                            failures[key] = str(failure)
-                            self._count_failure(failure)
-        except BaseException:
-            self.endpoint.stopped.set()  # requests on their way are finished and stored, none is tried again
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            self.endpoint.stopped.clear()
+        self._failed_in_a_row = 0
+        self.endpoint.stopped.clear()
+        calls = {key: partial(self._ask, request) for key, request in missing.items()}
+        # However this ends, requests on their way come in and are stored.
+        with (
+            Calls(calls, concurrency=self.concurrency) as running,
+            progress_bar() as bar,
+            self.endpoint.one_try_after_an_error(),
+        ):
+            task = bar.add_task(description, total=len(missing), unit="judgements")
+            for key, done in running:
+                try:
+                    done.result()
+                    self._answered_once, self._failed_in_a_row = True, 0
+                    bar.advance(task)
+                except BudgetReached as reached:
+                    stopped = str(reached)
+                    running.drop()
+                except RequestFailed as failure:
+                    failures[key] = str(failure)
+                    self._count_failure(failure)
         return failures, stopped
 
     def _count_failure(self, failure: RequestFailed) -> None:

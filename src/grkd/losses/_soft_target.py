@@ -57,9 +57,11 @@ def _log_probs(
             f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
         )
     exists = checked_mask(mask, student_scores)
-    return _masked_log_softmax(teacher_scores.detach(), exists, temperature), _masked_log_softmax(
-        student_scores, exists, temperature
-    ), exists
+    return (
+        _masked_log_softmax(teacher_scores.detach(), exists, temperature),
+        _masked_log_softmax(student_scores, exists, temperature),
+        exists,
+    )
 
 
 def _masked_log_softmax(scores: Tensor, exists: Tensor, temperature: float) -> Tensor:

@@ -83,14 +83,14 @@ def paper_table(
     if paper is not None and paper not in PAPER:
         raise UserError(f"--paper: no pair {paper!r}; the paper has {' and '.join(PAPER)}")
     ours = _measured(evaluations, student=student, teacher=teacher)
-    notes = _notes(evaluations, ours)
     if paper is None:
-        return Table(rows=tuple(ours), notes=notes)
+        return Table(rows=tuple(ours), notes=_notes(evaluations, ours))
     figures = PAPER[paper]
+    rows = _beside(ours, figures)
     about = (
         f"Rows marked (paper) are printed in arXiv 2504.20482, Table 1, {figures.pair}; they were not measured here."
     )
-    return Table(rows=tuple(_beside(ours, figures)), notes=(*notes, about, *figures.notes))
+    return Table(rows=tuple(rows), notes=(*_notes(evaluations, rows), about, *figures.notes))
 
 
 def render(table: Table, form: Format) -> str:
