@@ -1,0 +1,438 @@
+"""`grkd eval` from end to end on a tiny student and small benchmarks, with a judge on loopback; kills and mistakes."""
+
+import gzip
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grkd import cli
+
+SECRET = "sk-very-secret-0123456789"
+QUESTIONS = 4  # of each benchmark; MT-Bench has two turns of each, Arena-Hard two games
+
+
+def judged(body: dict[str, Any]) -> str:
+    """A judge that rates 7 in the first turn and 5 in the second, and always prefers the answer shown first."""
+    text = body["messages"][-1]["content"]
+    if "<Rate>" in text:
+        return "Rating: [[5]]" if "<Second>" in text else "Rating: [[7]]"
+    return "[[A>B]]" if "<Compare>" in text else "m"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The endpoint of tests/evaluation, as the judge named "weak"."""
+    pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    path = Path(__file__).parents[1] / "evaluation" / "endpoint_server.py"
+    spec = importlib.util.spec_from_file_location("endpoint_server", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.EndpointServer(judged, models=["weak"])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Small benchmarks of our own, in the layout of the real ones."""
+    folder = tmp_path / "data"
+    numbers = range(QUESTIONS)
+    categories = ["writing", "math", "coding", "stem"]
+    bench = [{"question_id": n, "category": categories[n], "turns": [f"w{n} w1", f"w{n} w2"]} for n in numbers]
+    rate = "<Rate> {question} {answer}"
+    second = "<Rate> <Second> {question_1} {answer_1} {question_2} {answer_2}"
+    prompts = [
+        {"name": f"single-{kind}v1{turn}", "system_prompt": "Judge.", "prompt_template": text}
+        for kind in ("", "math-")
+        for turn, text in (("", rate), ("-multi-turn", second))
+    ]
+    arena = [{"uid": f"u{n}", "prompt": f"w{n} w3"} for n in numbers]
+    answers = [
+        {"uid": f"u{n}", "messages": [{"role": "assistant", "content": {"answer": f"baseline {n}"}}]} for n in numbers
+    ]
+    lines = {
+        "mt_bench/question.jsonl": bench,
+        "mt_bench/reference_answer/gpt-4.jsonl": [
+            {"question_id": n, "choices": [{"turns": ["r", "s"]}]} for n in numbers
+        ],
+        "mt_bench/judge_prompts.jsonl": prompts,
+        "arena_hard/question.jsonl": arena,
+        "arena_hard/model_answer/gpt-4-0314.jsonl": answers,
+        "questions.jsonl": [{"question": f"w{n}", "answer": n} for n in numbers],
+    }
+    for name, rows in lines.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = "judge_model: strong\nmax_tokens: 64\ntemperature: 0.0\nregex_patterns: ['\\[\\[([AB<>=]+)\\]\\]']\n"
+    config += 'prompt_template: "<Compare> {QUESTION} {ANSWER_A} {ANSWER_B}"\n'
+    (folder / "arena_hard" / "judge_config.yaml").write_text(config)
+    alpaca = [
+        {"dataset": "d", "instruction": f"w{n} w4", "output": f"reference {n}", "generator": "gpt4_1106_preview"}
+        for n in numbers
+    ]
+    (folder / "alpaca_eval").mkdir()
+    packed = folder / "alpaca_eval" / "reference_outputs_gpt4_1106_preview.json.gz"
+    packed.write_bytes(gzip.compress(json.dumps(alpaca).encode()))
+    return folder
+
+
+def words(server: Any, model: Path | str, data: Any, tasks: str | None, **more: Any) -> list[str]:
+    """The command's words."""
+    given = {
+        "tasks": tasks,
+        "judge": server.url,
+        "judge-model": "weak",
+        "data": data,
+        "output": more.get("output") or data.parent / "run",
+        "answer-tokens": 4,
+        "device": "cpu",
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+    return ["eval", str(model), *(f"--{name}={value}" for name, value in given.items() if value is not None)]
+
+
+def run(capsys: pytest.CaptureFixture[str], command: list[str]) -> tuple[int, str, str]:
+    """Exit status, standard output, last line of standard error."""
+    status = cli.main(command)
+    said = capsys.readouterr()
+    return status, said.out, (said.err.strip().splitlines() or [""])[-1]
+
+
+def result(data: Path, task: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((data.parent / "run" / "results" / f"{task}.json").read_text())
+    return found
+
+
+def test_two_benchmarks_their_figures_and_files(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    status, out, _ = run(capsys, words(server, tiny_teacher, data, "mt_bench,arena_hard"))
+    assert status == 0
+    assert len(server.asked) == 4 * QUESTIONS
+    bench, arena = result(data, "mt_bench"), result(data, "arena_hard")
+    values = {name: figure["value"] for name, figure in bench["metrics"].items()}
+    assert (values["score"], values["turn_1"], values["turn_2"], values["category_math"]) == (6, 7, 5, 6)
+    # The judge likes what it sees first, so every question is a win and a loss.
+    assert arena["metrics"]["win_rate"]["value"] == 50
+    assert arena["winner_turns_with_order"] == QUESTIONS
+    for found, judge in ((bench, "gpt-4"), (arena, "strong")):
+        assert found["complete"] is True
+        assert found["comparable"] is False
+        assert f"judged by weak, not by the benchmark's judge {judge}" in found["note"]
+        assert found["cost"]["prompt_tokens"] == 7 * 2 * QUESTIONS
+        assert found["note"] in out.replace("\n", " ")
+    folder = data.parent / "run"
+    assert len((folder / "judgements.jsonl").read_text().splitlines()) == 4 * QUESTIONS
+    assert len((folder / "answers.jsonl").read_text().splitlines()) == 3 * QUESTIONS
+    whole = json.loads((folder / "evaluation.json").read_text())
+    assert list(whole["tasks"]) == ["mt_bench", "arena_hard"]
+    assert (whole["judge"], whole["settings"]["answer_tokens"]) == ("weak", 4)
+    status, out, _ = run(capsys, ["eval", "--from-battles", str(folder / "arena_hard" / "battles.jsonl")])
+    assert json.loads(out)["win_rate"] == 50
+
+
+def test_the_same_command_again_asks_nothing_and_says_the_same(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    command = words(server, tiny_teacher, data, "mt_bench,arena_hard")
+    _, first, _ = run(capsys, command)
+    before = len(server.asked)
+    _, second, _ = run(capsys, command)
+    assert len(server.asked) == before
+    assert second == first
+
+
+def test_alpaca_eval_weighted_by_logprobs_where_the_judge_gives_them(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    pytest.importorskip("alpaca_eval", reason="needs pip install 'grkd[eval]'")
+    from grkd.evaluation.alpaca_eval import is_switched
+
+    server.logprobs = [("m", -0.2231435513), ("M", -1.6094379124)]  # 0.8 and 0.2
+    assert run(capsys, words(server, tiny_teacher, data, "alpaca_eval"))[0] == 0
+    found = result(data, "alpaca_eval")
+    # The model's share is 0.8 where it is shown first.
+    shares = [0.8 if is_switched(f"w{n} w4") else 0.2 for n in range(QUESTIONS)]
+    assert found["metrics"]["win_rate"]["value"] == pytest.approx(100 * sum(shares) / QUESTIONS)
+    assert found["weighted_by_logprobs"] == QUESTIONS
+    server.logprobs = None
+    plain = words(server, tiny_teacher, data, "alpaca_eval", output=data.parent / "plain")
+    assert run(capsys, plain)[0] == 0
+    found = json.loads((data.parent / "plain" / "results" / "alpaca_eval.json").read_text())
+    assert found["metrics"]["win_rate"]["value"] == pytest.approx(100 * sum(s > 0.5 for s in shares) / QUESTIONS)
+    assert found["weighted_by_logprobs"] == 0
+    _, out, _ = run(
+        capsys, ["eval", "--task=alpaca_eval", f"--from-annotations={data.parent}/run/alpaca_eval/annotations.json"]
+    )
+    assert {"win_rate", "length_controlled_win_rate"} <= set(json.loads(out))
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_taken_up_and_no_judgement_asked_twice(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    server.delay_seconds = 0.25
+    command = words(server, tiny_teacher, data, "mt_bench,arena_hard", concurrency=1)
+    store = data.parent / "run" / "judgements.jsonl"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "grkd", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not (store.exists() and store.read_bytes().count(b"\n") >= 3):
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    time.sleep(0.3)  # the server finishes what was on its way
+    stored = [json.loads(line)["request"]["messages"] for line in store.read_text().splitlines()]
+    asked_before = len(server.asked)
+    assert 3 <= len(stored) < 4 * QUESTIONS
+    server.delay_seconds = 0.0
+    assert run(capsys, command)[0] == 0
+    asked_now = [body["messages"] for body in server.asked[asked_before:]]
+    assert len(asked_now) == 4 * QUESTIONS - len(stored)
+    assert not any(messages in stored for messages in asked_now)
+    assert result(data, "mt_bench")["metrics"]["score"]["value"] == 6
+
+
+def test_a_used_up_budget_stops_cleanly_and_is_no_success(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    command = words(server, tiny_teacher, data, "mt_bench,arena_hard", concurrency=1)
+    status, out, last = run(capsys, [*command, "--max-requests=5"])
+    assert status == 1
+    assert len(server.asked) == 5
+    assert "the budget of 5 requests is used up; the same command goes on" in out
+    assert "the budget of 5 requests is used up" in last
+    found = result(data, "mt_bench")
+    assert (found["complete"], found["judged"], found["to_judge"]) == (False, 5, 2 * QUESTIONS)
+    assert result(data, "arena_hard")["complete"] is False
+    assert run(capsys, command)[0] == 0
+    assert len(server.asked) == 4 * QUESTIONS
+
+
+def test_the_unparsable_is_counted_and_said(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    server.reply = lambda body: "I like it."
+    status, out, _ = run(capsys, words(server, tiny_teacher, data, "mt_bench,arena_hard"))
+    assert status == 0
+    assert result(data, "mt_bench")["metrics"]["score"]["value"] is None
+    assert result(data, "mt_bench")["unparsable"] == 2 * QUESTIONS
+    assert result(data, "arena_hard")["unparsable"] == 2 * QUESTIONS
+    assert f"{2 * QUESTIONS} judgements could not be read and count nowhere" in out
+
+
+def test_a_model_behind_a_url(
+    capsys: pytest.CaptureFixture[str], server: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.models = ["weak", "student"]
+    assert "choose with --model-name" in run(capsys, words(server, server.url, data, "mt_bench"))[2]
+    monkeypatch.setenv("STUDENT_KEY", SECRET)
+    more = {"model_name": "student", "model_key_env": "STUDENT_KEY"}
+    assert (
+        run(
+            capsys, words(server, server.url, data, "mt_bench,exact_match", questions=data / "questions.jsonl", **more)
+        )[0]
+        == 0
+    )
+    by_model = [body["model"] for body in server.asked]
+    assert (by_model.count("student"), by_model.count("weak")) == (3 * QUESTIONS, 2 * QUESTIONS)
+    assert {key for key, name in zip(server.keys, by_model, strict=True) if name == "student"} == {f"Bearer {SECRET}"}
+
+
+def test_exact_match_needs_no_judge_and_is_stored(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    command = words(
+        server, tiny_teacher, data, "exact_match", questions=data / "questions.jsonl", judge=None, judge_model=None
+    )
+    assert run(capsys, command)[0] == 0
+    found = result(data, "exact_match")
+    assert len(found["items"]) == QUESTIONS
+    assert found["metrics"]["exact_match"]["low"] is not None
+    assert not server.asked
+
+
+def test_the_limit_is_said(capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path) -> None:
+    status, out, _ = run(capsys, words(server, tiny_teacher, data, "mt_bench", limit=2))
+    assert status == 0
+    assert len(server.asked) == 4
+    assert "only 2 questions were asked (--limit)" in out
+
+
+def test_the_key_is_in_no_file_and_on_no_screen(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_LOG", "debug")
+    server.reply = lambda body: f"Rating: [[7]] {SECRET}"
+    cli.main(words(server, tiny_teacher, data, "mt_bench", judge_key_env="JUDGE_KEY"))
+    server.always = "refuses key"
+    cli.main(words(server, tiny_teacher, data, "arena_hard", judge_key_env="JUDGE_KEY"))
+    said = capsys.readouterr()
+    assert f"Bearer {SECRET}" in server.keys
+    assert "refuses the key in JUDGE_KEY" in said.err
+    files = [path for path in (data.parent / "run").rglob("*") if path.is_file()]
+    assert len(files) >= 4
+    assert all(SECRET.encode() not in path.read_bytes() for path in files)
+    assert SECRET not in said.out + said.err
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"judge": "https://api.example.invalid/v1"}, ["no key for https://api.example.invalid/v1", "OPENAI_API_KEY"]),
+        ({"judge_key_env": "NOT_SET"}, ["NOT_SET"]),
+        ({"judge": f"http://127.0.0.1:{free_port()}/v1"}, ["cannot reach http://127.0.0.1", "check the URL"]),
+        ({"judge": "somewhere"}, ["http://127.0.0.1:8000/v1"]),
+        ({"judge": None}, ["--judge URL --judge-model NAME"]),
+        ({"judge_model": None}, ["--judge URL --judge-model NAME"]),
+        ({"tasks": "mt_bensh"}, ["no task 'mt_bensh'", "mt_bench"]),
+        ({"tasks": None}, ["--tasks"]),
+        ({"data": None}, ["--data DIR"]),
+        ({"data": "nowhere"}, ["no folder nowhere"]),
+        ({"data": "."}, ["question.jsonl", "no such file", "FastChat"]),
+        ({"limit": 0}, ["--limit", "1 or more"]),
+        ({"timeout": 0}, ["--timeout"]),
+        ({"tasks": "exact_match"}, ["--questions FILE"]),
+        ({"tasks": "rank"}, ["--prompts"]),
+        ({"model": "./absent"}, ["absent"]),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str],
+    server: Any,
+    tiny_teacher: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    parts: list[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    given = {"model": tiny_teacher, "data": data, "tasks": "mt_bench", "output": tmp_path / "run", **changes}
+    status, _, line = run(capsys, words(server, **given))
+    assert status == 2, line
+    assert line.startswith("grkd: error: ")
+    assert all(part in line for part in parts), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_judge_of_another_name(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    server.always = "unknown model"
+    status, _, line = run(capsys, words(server, tiny_teacher, data, "mt_bench", judge_model="strong"))
+    assert status == 2
+    assert "knows no model 'strong'" in line
+    assert "it serves weak" in line
+    assert not (data.parent / "run" / "answers.jsonl").exists()  # found before anything was generated
+
+
+@pytest.mark.parametrize(
+    ("option", "task", "content", "parts"),
+    [
+        ("from-battles", "arena_hard", '{"question_id": "a"}\n', ["file.json, line 1", "model_a"]),
+        ("from-battles", "arena_hard", "{oh", ["file.json"]),
+        ("from-annotations", "alpaca_eval", '[{"instruction": "a"}]', ["file.json", "1", "output_1"]),
+        ("from-annotations", "alpaca_eval", None, ["file.json", "no such file"]),
+        ("from-battles", "alpaca_eval", "", ["--task alpaca_eval does not fit the file"]),
+    ],
+)
+def test_malformed_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str, task: str, content: str | None, parts: list[str]
+) -> None:
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_text(content)
+    status, _, line = run(capsys, ["eval", f"--{option}={path}", f"--task={task}"])
+    assert status == 2
+    assert line.startswith("grkd: error: ")
+    assert all(part in line for part in parts), line
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_real_server_as_judge(capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path) -> None:
+    """`transformers serve` with the tiny model: an OpenAI-compatible server that we did not write."""
+    for package in ("openai", "fastapi", "uvicorn", "typer"):
+        pytest.importorskip(package, reason=f"transformers serve needs {package}")
+    port = free_port()
+    program = "from transformers.cli.transformers import main; main()"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            program,
+            "serve",
+            str(tiny_teacher),
+            "--host=127.0.0.1",
+            f"--port={port}",
+            "--device=cpu",
+        ],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        _wait_for(port, process)
+
+        class Real:
+            url = f"http://127.0.0.1:{port}/v1"
+
+        command = words(Real, tiny_teacher, data, "mt_bench,arena_hard", judge_model=tiny_teacher, judge_tokens=8)
+        status, out, last = run(capsys, command)
+        assert status == 0, last
+        assert "not comparable" in out
+        lines = [json.loads(line) for line in (data.parent / "run" / "judgements.jsonl").read_text().splitlines()]
+        judgements = [line for line in lines if line["id"] != "check"]
+        assert len(judgements) == 4 * QUESTIONS
+        assert all(0 < line["completion_tokens"] <= 8 and not line["tokens_estimated"] for line in judgements)
+        other = words(Real, tiny_teacher, data, "mt_bench", judge_model="nobody", output=data.parent / "other")
+        status, _, refused = run(capsys, other)
+        assert status == 2
+        assert "nobody" in refused
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert run(capsys, command)[:2] == (0, out)  # all is stored: the judge is not needed any more
+
+
+def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            assert process.stderr is not None
+            pytest.skip(f"transformers serve does not start: {process.stderr.read().strip().splitlines()[-1:]}")
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail("transformers serve did not open its port")
