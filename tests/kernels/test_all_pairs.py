@@ -64,15 +64,16 @@ def test_tiles(candidates: int, spread: float, target: str, normalize: str) -> N
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("spread", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("spread", [0.0, 2.0])
 def test_interpolated(spread: float, masked: bool, ties: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = 150 if TRITON else 600
+    candidates = 70 if TRITON else 600
     s, t, mask = scores(2, candidates, spread, ties)
     span = float(s.max() - s.min())
     if TRITON:
-        from grkd.kernels import _all_pairs_triton
+        from grkd.kernels import _all_pairs_triton, _chebyshev_triton
 
         monkeypatch.setattr(_all_pairs_triton, "_INTERPOLATE_FROM", 2)
+        monkeypatch.setattr(_chebyshev_triton, "BLOCK", 32)
         # The tiles give nothing for a row whose range the nodes serve: only the sums can have made the value.
         compare(s, t, mask if masked else None, 2e-6)
         return
@@ -85,13 +86,14 @@ def test_interpolated(spread: float, masked: bool, ties: bool, monkeypatch: pyte
     torch.testing.assert_close(gradient / count[:, None], expected_gradient, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.skipif(TRITON, reason="the kernels choose on the device")
 def test_large_rows_take_the_interpolated_form(monkeypatch: pytest.MonkeyPatch) -> None:
     s, t, mask = scores(1, 1600, 1.5, ties=True)
     called = []
     original = _chebyshev.interpolated
     monkeypatch.setattr(_chebyshev, "interpolated", lambda *a: called.append(a[-1]) or original(*a))
     compare(s, t, mask, 3e-7, normalize="candidates", tau=2.0)
-    assert len(called) == (0 if TRITON else 1)
+    assert len(called) == 1
 
 
 @pytest.mark.skipif(TRITON, reason="the bound belongs to the torch form")

@@ -15,10 +15,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("file", ["test_head.py", "test_pairs_head.py", "test_all_pairs.py"])
-def test_kernels_through_the_interpreter(file: str) -> None:
+def test_kernels_through_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "GRKD_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(HERE / file)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += [str(HERE / file) for file in ("test_head.py", "test_pairs_head.py", "test_all_pairs.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent.parent, timeout=200)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

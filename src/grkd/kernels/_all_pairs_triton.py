@@ -6,7 +6,7 @@ from torch import Tensor
 
 from grkd.kernels._available import interpreted
 from grkd.kernels._chebyshev import range_for
-from grkd.kernels._chebyshev_triton import interpolate, sorted_rows
+from grkd.kernels._chebyshev_triton import crossing_ties, interpolate, sorted_rows
 from grkd.kernels._options import PairOptions
 from grkd.kernels._tiles_triton import spans_kernel, tiles_kernel
 
@@ -15,10 +15,10 @@ _SAFE = 60.0
 # Candidates from which the Chebyshev sums pay for the sort that they need.
 _INTERPOLATE_FROM = 1_536
 # Node counts that are compiled; a row takes the first that its range allows, a wider one goes to the tiles.
-_NODES = (64, 128, 256)
+_NODES = (64, 256)
 # Entries sorted at a time, so that the sort's own copies stay small beside the inputs.
-_SORTED = 1 << 18
-_ROWS, _COLUMNS, _WARPS = 32, 128, 8
+_SORTED = 320_000
+_ROWS, _COLUMNS, _WARPS = 16, 128, 8
 
 
 def run(student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions) -> tuple[Tensor, Tensor]:
@@ -87,11 +87,12 @@ def _interpolated(
     below = torch.searchsorted(ordered, ordered, out_int32=True)
     below = torch.where(torch.arange(candidates, device=student.device) < here.unsqueeze(-1), below, 0).sum(-1)
     counts[:, 0] = torch.where(chosen, below, counts[:, 0])
+    ties = crossing_ties(ordered)
     above = -1.0
     for nodes in _NODES:
         upto = range_for(nodes)
         interpolate(
-            scores, ordered, order, here, spans, gradient, sums,
+            scores, ordered, order, here, spans, *ties, gradient, sums,
             nodes=nodes, above=above, upto=upto, fast=not interpreted(),
         )  # fmt: skip
         above = upto

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from grkd.kernels._tiles_triton import LN2, LOG2E, reciprocal
 
+# Candidates of one block: pairs within it are summed one by one.
+BLOCK = 256
+
 
 @triton.jit
 @no_type_check
@@ -140,6 +143,39 @@ def _interpolate(
         tl.store(losses + row * loss_stride + block, tl.sum(total, axis=0).to(tl.float32))
 
 
+@triton.jit
+@no_type_check
+def _scan(spans, sums, outside, blocks, rows, above_span, upto_span, NODES: tl.constexpr):
+    """Sums over all blocks before (sigmoid, softplus) and after (sigmoid of the opposite) each block of one row."""
+    row = tl.program_id(0).to(tl.int64)
+    low, high = tl.load(spans + row * 2), tl.load(spans + row * 2 + 1)
+    if (high - low > above_span) & (high - low <= upto_span):
+        plane = rows * blocks * NODES
+        node = tl.arange(0, NODES)
+        worse = tl.zeros([NODES], tl.float64)
+        loss = tl.zeros([NODES], tl.float64)
+        better = tl.zeros([NODES], tl.float64)
+        for block in range(blocks):
+            at = (row * blocks + block) * NODES + node
+            tl.store(outside + at, worse)
+            tl.store(outside + plane + at, loss)
+            worse += tl.load(sums + at).to(tl.float64)
+            loss += tl.load(sums + plane + at).to(tl.float64)
+            other = (row * blocks + blocks - 1 - block) * NODES + node
+            tl.store(outside + 2 * plane + other, better)
+            better += tl.load(sums + 2 * plane + other).to(tl.float64)
+
+
+def crossing_ties(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """For each block of sorted rows: the block in which the tie across its lower edge begins, across its upper ends."""
+    candidates = ordered.shape[1]
+    edges = torch.arange(0, candidates, BLOCK, device=ordered.device)
+    previous = ordered[:, (edges - 1).clamp_min(0)]
+    following = ordered[:, (edges + BLOCK).clamp_max(candidates - 1)]
+    before = torch.searchsorted(ordered, previous, out_int32=True) // BLOCK
+    return before, (torch.searchsorted(ordered, following, right=True, out_int32=True) - 1) // BLOCK
+
+
 @functools.cache
 def unit_nodes(nodes: int, device: torch.device) -> Tensor:
     """Chebyshev nodes on [-1, 1] and their barycentric weights, [2, nodes] in float64."""
@@ -171,6 +207,8 @@ def interpolate(
     order: Tensor,
     here: Tensor,
     spans: Tensor,
+    tie_before: Tensor,
+    tie_after: Tensor,
     gradient: Tensor,
     losses: Tensor,
     *,
@@ -181,28 +219,18 @@ def interpolate(
 ) -> None:
     """Fill gradient and losses [rows, blocks or more] of the rows whose range lies in (above, upto]."""
     rows, candidates = student.shape
-    block = max(128, nodes)
     part = max(16, 2048 // nodes)
-    blocks = triton.cdiv(candidates, block)
+    blocks = triton.cdiv(candidates, BLOCK)
     unit = unit_nodes(nodes, student.device)
-    sums = torch.zeros(6, rows, blocks, nodes, dtype=torch.float32, device=student.device)
-    common = {"NODES": nodes, "BLOCK": block, "FAST": fast, "num_warps": 4}
+    sums = torch.empty(6, rows, blocks, nodes, dtype=torch.float32, device=student.device)
+    outside = torch.empty(3, rows, blocks, nodes, dtype=torch.float64, device=student.device)
+    common = {"NODES": nodes, "num_warps": 4}
     _sums[(rows, blocks)](
-        student, ordered, here, spans, unit, sums, candidates, blocks, rows, above, upto, PART=part, **common
+        student, ordered, here, spans, unit, sums, candidates, blocks, rows, above, upto,
+        BLOCK=BLOCK, PART=part, FAST=fast, **common,
     )  # fmt: skip
-    inclusive = sums[:2].cumsum(2, dtype=torch.float64)
-    before = inclusive.roll(1, 2)
-    before[:, :, 0] = 0
-    del inclusive
-    running = sums[2].cumsum(1, dtype=torch.float64)
-    after = running[:, -1:] - running
-    del running
-    edges = torch.arange(blocks, device=student.device) * block
-    previous = ordered[:, (edges - 1).clamp_min(0)].contiguous()
-    following = ordered[:, (edges + block).clamp_max(candidates - 1)].contiguous()
-    tie_before = torch.searchsorted(ordered, previous, out_int32=True) // block
-    tie_after = (torch.searchsorted(ordered, following, right=True, out_int32=True) - 1) // block
+    _scan[(rows,)](spans, sums, outside, blocks, rows, above, upto, **common)
     _interpolate[(rows, blocks)](
-        student, ordered, order, here, spans, unit, before, after, sums, tie_before, tie_after, gradient, losses,
-        candidates, blocks, rows, losses.stride(0), above, upto, **common,
+        student, ordered, order, here, spans, unit, outside, outside[2], sums, tie_before, tie_after, gradient, losses,
+        candidates, blocks, rows, losses.stride(0), above, upto, BLOCK=BLOCK, FAST=fast, **common,
     )  # fmt: skip

@@ -8,24 +8,22 @@ from torch import Tensor
 
 from grkd.kernels import _pairs_triton
 from grkd.kernels._available import interpreted
-from grkd.kernels._inputs import HeadInputs, HeadPlan, HeadResult, chunks
+from grkd.kernels._group_triton import choose_kernel, group_kernel
+from grkd.kernels._inputs import LOGITS_BYTES, HeadInputs, HeadPlan, HeadResult, chunks
 from grkd.kernels._options import HeadOptions
 from grkd.kernels._products import add_product, sum_dtype
 from grkd.kernels._row_triton import block_kernel, row_kernel
 
-# Lanes of the row kernel (8 entries each) and its warps, by vocabulary: measured on an H100.
-_LANES, _WARPS = 512, 16
-_STAGES, _HINTS = 1, ("", "")
-# Both logits of a chunk in the fast form: the teacher's are cut where they would take more.
-_LOGITS_BYTES = 1_300 << 20
+# Lanes of the row kernel (8 entries each), its warps and loads in flight: measured on an H100.
+_LANES, _WARPS, _STAGES = 512, 16, 3
 # Entries of a [rows, block] pair of logits in the lean form: 400 MB in 16 bits.
 _LEAN_ENTRIES = 100_000_000
 
 
-def run(inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
+def run(inputs: HeadInputs, options: HeadOptions, plan: HeadPlan, teacher_scores: Tensor | None = None) -> HeadResult:
     """Loss and gradients; the host never waits for the device."""
-    state = _State(inputs, options)
-    if plan.gradients and not options.divergence_weight:
+    state = _State(inputs, options, teacher_scores)
+    if not options.divergence_weight and (plan.gradients or state.choice == "given"):
         return _pairs_alone(state, inputs, options, plan)
     if plan.lean or not plan.gradients:
         return _lean(state, inputs, options, plan)
@@ -33,29 +31,32 @@ def run(inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
 
 
 class _State:
-    """What the row kernel writes for every row of the call, and how it is launched."""
+    """What the kernels write for every row of the call, and how they are launched."""
 
-    def __init__(self, inputs: HeadInputs, options: HeadOptions) -> None:
+    def __init__(self, inputs: HeadInputs, options: HeadOptions, teacher_scores: Tensor | None = None) -> None:
         rows, device = inputs.rows, inputs.student_hidden.device
-        self.inputs, self.options = inputs, options
-        self.pairs = bool(options.pair_weight)
+        self.inputs, self.options, self.teacher_scores = inputs, options, teacher_scores
+        self.pairs, self.divergence = bool(options.pair_weight), bool(options.divergence_weight)
         self.choice = "given" if inputs.indices is not None else options.named_group(inputs.vocabulary)
+        self.chosen_here = self.pairs and self.choice != "given"
         size = options.group_size if self.pairs else 1
-        self.losses = torch.empty(rows, 2, dtype=torch.float32, device=device)
-        self.statistics = torch.empty(rows, 3, dtype=torch.float32, device=device)
-        self.pair_gradient = torch.empty(rows, size, dtype=torch.float32, device=device)
+        # Parts that no kernel writes stay 0.
+        self.losses = torch.zeros(rows, 2, dtype=torch.float32, device=device)
+        self.statistics = torch.zeros(rows, 3, dtype=torch.float32, device=device)
+        self.slopes = torch.empty(rows, size, dtype=torch.float32, device=device)
         if inputs.indices is None:
             self.indices = torch.empty(rows, size, dtype=torch.int64, device=device)
         else:
             self.indices = inputs.indices.contiguous()
         # Two numbers a draw, made here by the caller's generator: the kernel holds no random state of its own.
         self.uniforms = self.losses
-        if self.pairs and self.choice == "sample":
+        if self.chosen_here and self.choice == "sample":
             self.uniforms = torch.rand(rows, size, 2, generator=inputs.generator, device=device)
         # 1 / rows inside a float16 gradient would underflow: there it is applied at the end.
         self.scaled = inputs.student_hidden.dtype != torch.float16
-        vocabulary = inputs.vocabulary
-        self.lanes = min(_LANES, max(16, triton.next_power_of_2(triton.cdiv(vocabulary, 8))))
+        self.lanes = min(_LANES, max(16, triton.next_power_of_2(triton.cdiv(inputs.vocabulary, 8))))
+        self.group_pad = max(4, triton.next_power_of_2(size))
+        self.lane_sums = torch.empty(0, 2, self.lanes, dtype=torch.float32, device=device)
 
     def logits(self, rows: int) -> Tensor:
         """A buffer [rows, vocabulary] whose rows start at aligned addresses."""
@@ -65,61 +66,118 @@ class _State:
         return whole[:, :vocabulary]
 
     def common(self) -> dict[str, object]:
+        """Arguments that all three kernels take."""
         options, inputs = self.options, self.inputs
-        exact = interpreted() or inputs.student_hidden.element_size() == 4
         return {
+            "student_bias": inputs.weights if inputs.student_bias is None else inputs.student_bias,
+            "teacher_bias": inputs.weights if inputs.teacher_bias is None else inputs.teacher_bias,
+            "student_cap": options.student_softcap or 1.0,
+            "teacher_cap": options.teacher_softcap or 1.0,
+            "inverse_rows": inputs.inverse_rows,
+            "temperature": options.temperature,
+            "divergence_weight": options.divergence_scale,
             "log_beta": math.log2(options.beta),
             "log_rest": math.log2(1 - options.beta),
             "rest": 1 - options.beta,
             "KIND": options.divergence,
-            "PAIRS": self.pairs,
-            "GROUP": self.pair_gradient.shape[1],
-            "GROUP_PAD": max(4, triton.next_power_of_2(self.pair_gradient.shape[1])),
             "SCALED": self.scaled,
             "HAS_STUDENT_BIAS": inputs.student_bias is not None,
             "HAS_TEACHER_BIAS": inputs.teacher_bias is not None,
             "STUDENT_CAP": options.student_softcap is not None,
             "TEACHER_CAP": options.teacher_softcap is not None,
-            "FAST": not exact,
+            "FAST": not interpreted() and inputs.student_hidden.element_size() < 4,
         }
 
     def rows(self, part: slice, student: Tensor, teacher: Tensor, *, gradient: bool) -> None:
-        """Run the row kernel on rows `part`; student becomes its own gradient where that is asked for."""
-        inputs, options = self.inputs, self.options
-        fallback = inputs.weights
+        """Row kernel, and choice of the groups, on rows `part`; with `gradient` student becomes the divergence's."""
+        if not self.divergence and not self.chosen_here:
+            return
         count = part.stop - part.start
-        divergence = bool(options.divergence_weight)
-        steps = triton.cdiv(inputs.vocabulary, self.lanes * 8)
-        common = self.common()
+        if self.chosen_here and len(self.lane_sums) < count:
+            self.lane_sums = torch.empty(count, 2, self.lanes, dtype=torch.float32, device=teacher.device)
         row_kernel[(count,)](
-            student, teacher, student.stride(0),
-            fallback if inputs.student_bias is None else inputs.student_bias,
-            fallback if inputs.teacher_bias is None else inputs.teacher_bias,
-            options.student_softcap or 1.0, options.teacher_softcap or 1.0,
-            inputs.student_hidden[part], inputs.student_weight, inputs.student_weight.stride(0),
-            inputs.student_hidden.shape[1],
-            inputs.teacher_hidden[part], inputs.teacher_weight, inputs.teacher_weight.stride(0),
-            inputs.teacher_hidden.shape[1],
-            inputs.weights[part], inputs.inverse_rows, self.uniforms[part], self.indices[part],
-            self.pair_gradient[part], self.statistics[part], self.losses[part],
-            inputs.vocabulary, options.temperature, options.group_temperature, options.pairs.tau,
-            options.pair_weight, options.divergence_scale,
-            CHOICE=self.choice if self.pairs else "given",
-            DIVERGENCE=divergence,
-            SAME_T=options.temperature == options.group_temperature,
-            SOFT=options.pairs.pair_target == "soft",
-            PER_PAIR=options.pairs.normalize == "pairs",
-            RESCORE=inputs.student_hidden.element_size() < 4 or not divergence,
+            student=student,
+            teacher=teacher,
+            row_stride=teacher.stride(0),
+            weights=self.inputs.weights[part],
+            lanes=self.lane_sums,
+            statistics=self.statistics[part],
+            losses=self.losses[part],
+            vocabulary=self.inputs.vocabulary,
+            group_temperature=self.options.group_temperature,
+            DIVERGENCE=self.divergence,
+            LANES_KEPT=self.chosen_here,
+            SAME_T=self.options.temperature == self.options.group_temperature,
             GRADIENT=gradient,
             LANES=self.lanes,
-            STEPS_PAD=triton.next_power_of_2(steps),
-            WIDTH=128,
-            STAGES=_STAGES,
-            HINT1=_HINTS[0],
-            HINT2=_HINTS[1],
+            STAGES=1 if interpreted() else _STAGES,
             num_warps=max(1, min(_WARPS, self.lanes // 32)),
-            **common,
-        )  # fmt: skip
+            **self.common(),
+        )
+        if self.chosen_here:
+            self._choose(part, teacher)
+
+    def _choose(self, part: slice, teacher: Tensor) -> None:
+        inputs, common = self.inputs, self.common()
+        steps = triton.cdiv(inputs.vocabulary, self.lanes * 8)
+        choose_kernel[(part.stop - part.start,)](
+            teacher=teacher,
+            row_stride=teacher.stride(0),
+            teacher_bias=common["teacher_bias"],
+            teacher_cap=common["teacher_cap"],
+            weights=inputs.weights[part],
+            uniforms=self.uniforms[part],
+            lanes=self.lane_sums,
+            indices=self.indices[part],
+            vocabulary=inputs.vocabulary,
+            temperature=self.options.group_temperature,
+            GROUP=self.slopes.shape[1],
+            GROUP_PAD=self.group_pad,
+            SAMPLE=self.choice == "sample",
+            LANES=self.lanes,
+            STEPS_PAD=triton.next_power_of_2(steps),
+            HAS_BIAS=common["HAS_TEACHER_BIAS"],
+            CAP=common["TEACHER_CAP"],
+            FAST=common["FAST"],
+            # The draws follow one another: within one warp they need no barrier.
+            num_warps=1,
+        )
+
+    def group(self, part: slice, student: Tensor, *, gradient: bool) -> None:
+        """Pair term of rows `part`; with `gradient` their group's entries of student are written anew."""
+        if not self.pairs:
+            return
+        inputs, options = self.inputs, self.options
+        group_kernel[(part.stop - part.start,)](
+            gradient=student,
+            row_stride=student.stride(0),
+            student_hidden=inputs.student_hidden[part],
+            student_weight=inputs.student_weight,
+            student_weight_stride=inputs.student_weight.stride(0),
+            student_width=inputs.student_hidden.shape[1],
+            teacher_hidden=inputs.teacher_hidden[part],
+            teacher_weight=inputs.teacher_weight,
+            teacher_weight_stride=inputs.teacher_weight.stride(0),
+            teacher_width=inputs.teacher_hidden.shape[1],
+            teacher_scores=inputs.weights if self.teacher_scores is None else self.teacher_scores[part],
+            weights=inputs.weights[part],
+            indices=self.indices[part],
+            slopes=self.slopes[part],
+            statistics=self.statistics[part],
+            losses=self.losses[part],
+            tau=options.pairs.tau,
+            pair_weight=options.pair_weight,
+            DIVERGENCE=self.divergence,
+            TEACHER_KNOWN=self.teacher_scores is not None,
+            SOFT=options.pairs.pair_target == "soft",
+            PER_PAIR=options.pairs.normalize == "pairs",
+            GRADIENT=gradient,
+            GROUP=self.slopes.shape[1],
+            GROUP_PAD=self.group_pad,
+            WIDTH=256,
+            num_warps=4,
+            **self.common(),
+        )
 
     def result(self, **gradients: Tensor | None) -> HeadResult:
         sums = self.losses.sum(0) * self.inputs.inverse_rows
@@ -157,6 +215,7 @@ def _fast(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPla
             part = teacher[: inner.stop - inner.start]
             torch.mm(inputs.teacher_hidden[rows], inputs.teacher_weight.mT, out=part)
             state.rows(rows, gradient[inner], part, gradient=True)
+        state.group(chunk, gradient, gradient=True)
         torch.mm(gradient, weight, out=hidden_gradient[chunk])
         if weight_sum is not None:
             add_product(weight_sum, gradient.mT, hidden[chunk], first=number == 0)
@@ -170,7 +229,7 @@ def _fast(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPla
 def _teacher_rows(size: int, inputs: HeadInputs) -> int:
     """Rows of the teacher's logits held at once: as many as the budget allows, a quarter of a chunk at least."""
     row_bytes = inputs.vocabulary * inputs.student_hidden.element_size()
-    left = _LOGITS_BYTES - size * row_bytes
+    left = LOGITS_BYTES - size * row_bytes
     for parts in (1, 2):
         if size // parts * row_bytes <= left:
             return max(1, -(-size // parts))
@@ -192,6 +251,7 @@ def _lean(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPla
             torch.mm(hidden[part], weight.mT, out=student[:count])
         torch.mm(inputs.teacher_hidden[part], inputs.teacher_weight.mT, out=teacher[:count])
         state.rows(part, student[:count], teacher[:count], gradient=False)
+        state.group(part, student[:count], gradient=False)
     del student, teacher
     if not plan.gradients:
         return state.result()
@@ -217,20 +277,28 @@ def _lean(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPla
 
 
 def _block(state: _State, block: slice, student: Tensor, teacher: Tensor) -> None:
-    inputs, options = state.inputs, state.options
-    entries = 1024
-    fallback = inputs.weights
+    inputs, entries = state.inputs, 1024
+    common = state.common()
+    for name, bias in (("student_bias", inputs.student_bias), ("teacher_bias", inputs.teacher_bias)):
+        if bias is not None:
+            common[name] = bias[block]
     block_kernel[(inputs.rows, triton.cdiv(block.stop - block.start, entries))](
-        student, teacher, student.stride(0),
-        fallback if inputs.student_bias is None else inputs.student_bias[block],
-        fallback if inputs.teacher_bias is None else inputs.teacher_bias[block],
-        options.student_softcap or 1.0, options.teacher_softcap or 1.0,
-        inputs.weights, inputs.inverse_rows, state.statistics, state.indices, state.pair_gradient,
-        block.start, block.stop - block.start, options.temperature, options.divergence_scale,
+        student=student,
+        teacher=teacher,
+        row_stride=student.stride(0),
+        weights=inputs.weights,
+        statistics=state.statistics,
+        indices=state.indices,
+        pair_gradient=state.slopes,
+        first=block.start,
+        width=block.stop - block.start,
+        PAIRS=state.pairs,
+        GROUP=state.slopes.shape[1],
+        GROUP_PAD=state.group_pad,
         BLOCK=entries,
         num_warps=4,
-        **state.common(),
-    )  # fmt: skip
+        **common,
+    )
 
 
 def _pairs_alone(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
@@ -242,15 +310,18 @@ def _pairs_alone(state: _State, inputs: HeadInputs, options: HeadOptions, plan: 
             some = teacher[: part.stop - part.start]
             torch.mm(inputs.teacher_hidden[part], inputs.teacher_weight.mT, out=some)
             state.rows(part, some, some, gradient=False)
+            state.group(part, some, gradient=False)
         del teacher, some
     else:
-        _pairs_triton.scores_and_slopes(inputs, options, None, state.losses, state.pair_gradient, scaled=state.scaled)
-    hidden_gradient = _pairs_triton.hidden_gradient(inputs, state.indices, state.pair_gradient)
+        state.group(slice(0, inputs.rows), inputs.student_hidden, gradient=False)
+    if not plan.gradients:
+        return state.result()
+    hidden_gradient = _pairs_triton.hidden_gradient(inputs, state.indices, state.slopes)
     weight_gradient = bias_sum = None
     if plan.weight_gradient:
-        weight_gradient = _pairs_triton.weight_gradient(inputs, state.indices, state.pair_gradient, plan.weight_dtype)
+        weight_gradient = _pairs_triton.weight_gradient(inputs, state.indices, state.slopes, plan.weight_dtype)
         if inputs.student_bias is not None:
-            bias_sum = _pairs_triton.bias_gradient(inputs, state.indices, state.pair_gradient)
+            bias_sum = _pairs_triton.bias_gradient(inputs, state.indices, state.slopes)
     return _finished(state, plan, hidden_gradient, weight_gradient, bias_sum)
 
 

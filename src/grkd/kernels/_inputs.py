@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Both logits of a chunk on CUDA: the teacher's are cut into quarters where they would take more.
+LOGITS_BYTES = 1_300 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInputs:

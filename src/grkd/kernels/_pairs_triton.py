@@ -8,66 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from grkd.kernels._inputs import HeadInputs
-from grkd.kernels._options import HeadOptions
-from grkd.kernels._row_triton import _dots, _tanh, pair_term
-
-
-@triton.jit
-@no_type_check
-def _pairs(
-    student_hidden, student_weight, student_stride, student_width,
-    teacher_hidden, teacher_weight, teacher_stride, teacher_width, teacher_scores,
-    student_bias, teacher_bias, student_cap, teacher_cap, weights, inverse_rows, indices, losses, slopes,
-    tau, pair_weight,
-    TEACHER_KNOWN: tl.constexpr, HAS_STUDENT_BIAS: tl.constexpr, HAS_TEACHER_BIAS: tl.constexpr,
-    STUDENT_CAP: tl.constexpr, TEACHER_CAP: tl.constexpr, SOFT: tl.constexpr, PER_PAIR: tl.constexpr,
-    SCALED: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """One row: its group's scores under both models in float32, the pair loss and its slope by the raw scores."""
-    row = tl.program_id(0).to(tl.int64)
-    slot = tl.arange(0, GROUP_PAD)
-    weight = tl.load(weights + row)
-    if weight == 0.0:
-        tl.store(slopes + row * GROUP + slot, tl.zeros([GROUP_PAD], tl.float32), mask=slot < GROUP)
-        tl.store(losses + row * 2, 0.0)
-    else:
-        chosen = tl.load(indices + row * GROUP + slot, mask=slot < GROUP, other=-1).to(tl.int32)
-        exists = chosen >= 0
-        entry = tl.maximum(chosen, 0)
-        ss = _dots(
-            student_hidden + row * student_width,
-            student_weight,
-            student_stride,
-            chosen,
-            student_width,
-            GROUP_PAD,
-            WIDTH,
-        )
-        if HAS_STUDENT_BIAS:
-            ss += tl.load(student_bias + entry, mask=exists, other=0.0).to(tl.float32)
-        bend = tl.full([GROUP_PAD], 1.0, tl.float32)
-        if STUDENT_CAP:
-            curve = _tanh(ss / student_cap, False)
-            bend = 1.0 - curve * curve
-            ss = curve * student_cap
-        if TEACHER_KNOWN:
-            st = tl.load(teacher_scores + row * GROUP + slot, mask=exists, other=0.0).to(tl.float32)
-        else:
-            st = _dots(
-                teacher_hidden + row * teacher_width, teacher_weight, teacher_stride, chosen, teacher_width,
-                GROUP_PAD, WIDTH,
-            )  # fmt: skip
-            if HAS_TEACHER_BIAS:
-                st += tl.load(teacher_bias + entry, mask=exists, other=0.0).to(tl.float32)
-            if TEACHER_CAP:
-                st = _tanh(st / teacher_cap, False) * teacher_cap
-        loss, slope = pair_term(ss, st, exists, tau, SOFT, PER_PAIR)
-        factor = weight * pair_weight
-        tl.store(losses + row * 2, loss * factor)
-        if SCALED:
-            factor *= tl.load(inverse_rows).to(tl.float32)
-        tl.store(slopes + row * GROUP + slot, slope * bend * factor, mask=slot < GROUP)
-    tl.store(losses + row * 2 + 1, 0.0)
 
 
 @triton.jit
@@ -110,43 +50,6 @@ def _to_weight(
 
 def _padded(group: int) -> int:
     return int(max(4, triton.next_power_of_2(group)))
-
-
-def scores_and_slopes(
-    inputs: HeadInputs,
-    options: HeadOptions,
-    teacher_scores: Tensor | None,
-    losses: Tensor,
-    slopes: Tensor,
-    *,
-    scaled: bool,
-) -> None:
-    """Fill losses [rows, 2] and slopes [rows, group] for the given group."""
-    assert inputs.indices is not None
-    fallback = inputs.weights
-    group = slopes.shape[1]
-    _pairs[(inputs.rows,)](
-        inputs.student_hidden, inputs.student_weight, inputs.student_weight.stride(0), inputs.student_hidden.shape[1],
-        inputs.teacher_hidden, inputs.teacher_weight, inputs.teacher_weight.stride(0), inputs.teacher_hidden.shape[1],
-        fallback if teacher_scores is None else teacher_scores,
-        fallback if inputs.student_bias is None else inputs.student_bias,
-        fallback if inputs.teacher_bias is None else inputs.teacher_bias,
-        options.student_softcap or 1.0, options.teacher_softcap or 1.0,
-        inputs.weights, inputs.inverse_rows, inputs.indices, losses, slopes,
-        options.pairs.tau, options.pair_weight,
-        TEACHER_KNOWN=teacher_scores is not None,
-        HAS_STUDENT_BIAS=inputs.student_bias is not None,
-        HAS_TEACHER_BIAS=inputs.teacher_bias is not None,
-        STUDENT_CAP=options.student_softcap is not None,
-        TEACHER_CAP=options.teacher_softcap is not None,
-        SOFT=options.pairs.pair_target == "soft",
-        PER_PAIR=options.pairs.normalize == "pairs",
-        SCALED=scaled,
-        GROUP=group,
-        GROUP_PAD=_padded(group),
-        WIDTH=256,
-        num_warps=4,
-    )  # fmt: skip
 
 
 def hidden_gradient(inputs: HeadInputs, indices: Tensor, slopes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.kernels._available import use_triton
 from grkd.kernels._head_torch import group_scores, softcap
-from grkd.kernels._inputs import HeadInputs, chunks
+from grkd.kernels._inputs import HeadInputs, HeadPlan, chunks
 from grkd.kernels._options import HeadOptions, Implementation, PairOptions
 from grkd.kernels._scaling import scale_by
 from grkd.kernels.head import gathered, group_indices, row_weighting
@@ -154,19 +154,19 @@ class _PairsHead(torch.autograd.Function):
 def _on_device(
     inputs: HeadInputs, options: HeadOptions, scores: Tensor | None, dtype: torch.dtype, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    from grkd.kernels import _pairs_triton
+    from grkd.kernels import _head_triton
 
-    assert inputs.indices is not None
-    indices = inputs.indices.contiguous()
-    losses = torch.empty(inputs.rows, 2, dtype=torch.float32, device=indices.device)
-    slopes = torch.empty(indices.shape, dtype=torch.float32, device=indices.device)
-    _pairs_triton.scores_and_slopes(inputs, options, scores, losses, slopes, scaled=True)
-    hidden = _pairs_triton.hidden_gradient(inputs, indices, slopes) if wanted[0] else None
-    weight = _pairs_triton.weight_gradient(inputs, indices, slopes, dtype) if wanted[1] else None
-    bias = None
-    if wanted[2] and inputs.student_bias is not None:
-        bias = _pairs_triton.bias_gradient(inputs, indices, slopes).to(inputs.student_bias.dtype)
-    return losses[:, 0].sum() * inputs.inverse_rows, hidden, weight, bias
+    plan = HeadPlan(
+        chunk=inputs.rows,
+        lean=False,
+        accumulate="float32",
+        gradients=any(wanted),
+        weight_gradient=wanted[1] or wanted[2],
+        weight_dtype=dtype,
+    )
+    result = _head_triton.run(inputs, options, plan, scores)
+    gradients = (result.hidden_gradient, result.weight_gradient, result.bias_gradient)
+    return (result.loss, *(gradient if needed else None for gradient, needed in zip(gradients, wanted, strict=True)))
 
 
 def _in_torch(
