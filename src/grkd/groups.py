@@ -96,7 +96,7 @@ def sample(
         raise UserError(f"temperature of the group must be above 0, got {temperature}")
     scores = wide(teacher_scores)
     # -log u is exponential and its -log is Gumbel. u = 0 is raised to the least number, where the key is low: the other
-    # form, -log(1 - u), would let one entry in 2^24 win whatever its score. (torch's exponential_ is four times slower.)
+    # form, -log(1 - u), would let one entry in 2^24 win whatever its score (and exponential_ is slower).
     uniform = torch.rand(scores.shape, generator=generator, dtype=scores.dtype, device=scores.device)
     noise = -uniform.clamp_min_(torch.finfo(scores.dtype).tiny).log()
     return _largest(scores / temperature - noise.log(), size, checked_mask(mask, teacher_scores))
