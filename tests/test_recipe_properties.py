@@ -46,7 +46,7 @@ NAMES = st.text(string.ascii_letters + string.digits, min_size=1, max_size=8).ma
 METHODS = st.sampled_from(
     [
         [{"name": "kd", "label": "kd"}, {"name": "grkd", "label": "1e-4", "tau": 0.5, "pair_target": "soft"}],
-        [{"name": "grkd", "label": "a: b", "t_squared": True, "group": "top", "group_size": 4}],
+        [{"name": "grkd", "label": "a-b", "t_squared": True, "group": "top", "group_size": 4}],
     ]
 )
 
