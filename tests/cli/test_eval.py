@@ -1,4 +1,7 @@
-"""`grkd eval` from end to end on a tiny student and small benchmarks, with a judge on loopback; kills and mistakes."""
+"""`grkd eval` from end to end on a tiny student and small benchmarks, with a judge on loopback; kills and mistakes.
+
+Over 300 lines: the servers and data of the small benchmarks stand beside the tests that count their requests.
+"""
 
 import gzip
 import importlib.util

@@ -1,4 +1,7 @@
-"""The judge's client against a real HTTP server that misbehaves: retries, budget, store, keys."""
+"""The judge's client against a real HTTP server that misbehaves: retries, budget, store, keys.
+
+Over 300 lines: every fault of the server has its own test.
+"""
 
 import json
 import logging

@@ -2,6 +2,8 @@
 
 Tables at the top say what cannot be derived: option sets beyond the defaults, options that matter only together with
 others, methods whose minimum is not at the teacher.
+
+Over 300 lines: the whole contract in one place, so that a new method meets all of it.
 """
 
 import math

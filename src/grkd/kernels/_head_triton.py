@@ -1,4 +1,7 @@
-"""The distillation head on the GPU: matrix products by cuBLAS, everything between them by the row kernel."""
+"""The distillation head on the GPU: matrix products by cuBLAS, everything between them by the row kernel.
+
+Over 300 lines: the steps of one head, in the order in which they run, with the buffers that they share.
+"""
 
 import math
 

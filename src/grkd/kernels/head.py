@@ -1,4 +1,7 @@
-"""The distillation head: hidden states and lm_head weights in, the loss and its gradients out, no full logits."""
+"""The distillation head: hidden states and lm_head weights in, the loss and its gradients out, no full logits.
+
+Over 300 lines: one public function with many options, and the checks of each.
+"""
 
 from typing import Any
 
