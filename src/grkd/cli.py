@@ -33,6 +33,7 @@ Print the tables of finished (or unfinished) runs and write their page again, on
 
   grkd report runs/digits
   grkd report runs/a runs/b --output both.html
+  grkd report runs/a --evaluations student=runs/eval-2b grkd=runs/eval-grkd --paper gemma2   # with the benchmarks
 """
 _EVAL_HELP = """\
 Let a model answer benchmarks, have a judge compare or grade the answers, and print the figures.
@@ -42,6 +43,7 @@ environment only. Answers and judgements are stored one by one: after a kill the
 
   grkd eval runs/a/students/grkd-seed0 --tasks gsm8k,mt_bench --data bench --output runs/eval \\
       --judge https://api.openai.com/v1 --judge-model gpt-4-1106-preview
+  grkd eval runs/a/students/grkd-seed0 --tasks gsm8k --data bench --fewshot 0 --chat    # GSM8K zero-shot
   grkd eval --from-annotations annotations.json --task alpaca_eval       # figures of a finished file, as JSON
   grkd eval --from-battles battles.jsonl --task arena_hard
 """
@@ -80,6 +82,10 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="show runs again", description=_REPORT_HELP, formatter_class=raw)
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     report.add_argument("--output", type=Path, help="the page (default: RUN/report.html of the first run)")
+    report.add_argument("--evaluations", nargs="+", metavar="[LABEL=]DIR", help="outputs of `grkd eval`, as one table")
+    report.add_argument(
+        "--paper", choices=("gemma2", "llama3"), help="show the paper's own figures of this pair beside"
+    )
     _add_eval(commands.add_parser("eval", help="benchmarks and a judge", description=_EVAL_HELP, formatter_class=raw))
     _add_table(commands.add_parser("table", help="the paper's table", description=_TABLE_HELP, formatter_class=raw))
     return top
@@ -102,6 +108,8 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
     add("--concurrency", type=int, metavar="N", help="requests at a time (default: 4)")
     add("--timeout", type=float, dest="timeout_seconds", metavar="SECONDS", help="of one request (default: 600)")
     add("--answer-tokens", type=int, metavar="N", help="longest answer of MODEL (default: the benchmark's)")
+    add("--fewshot", type=int, metavar="N", help="gsm8k: worked examples before each question (default: 5)")
+    add("--chat", action="store_true", default=None, help="gsm8k: through the chat template (zero-shot: --fewshot 0)")
     add("--batch-size", type=int, metavar="N", help="answers at a time of a local MODEL (default: 8)")
     add("--device", choices=("auto", "cpu", "cuda"))
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"))
@@ -226,10 +234,15 @@ def _report(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from grkd.reports import print_tables, read_run, write_page
+    from grkd.reports.evaluations import read_evaluations
+    from grkd.reports.paper_table import paper_table
 
+    if options.paper and not options.evaluations:
+        raise UserError("--paper: there is no table to set it beside; add --evaluations [LABEL=]DIR ...")
     runs = [read_run(folder) for folder in options.runs]
+    found = read_evaluations(options.evaluations) if options.evaluations else None
     page = options.output or options.runs[0] / "report.html"
-    write_page(runs, page)
+    write_page(runs, page, evaluations=None if found is None else paper_table(found, paper=options.paper))
     print_tables(runs, Console())
     print(f"report: {page}")
     return 0

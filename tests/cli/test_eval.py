@@ -273,6 +273,90 @@ def test_exact_match_needs_no_judge_and_is_stored(
     assert not server.asked
 
 
+def gsm8k_files(data: Path) -> None:
+    (data / "gsm8k").mkdir()
+    for name in ("train", "test"):
+        lines = [json.dumps({"question": f"w{n}", "answer": f"w{n} #### {n}"}) for n in range(QUESTIONS)]
+        (data / "gsm8k" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+class NoServer:
+    url = None
+
+
+def test_gsm8ks_setting_reaches_the_task_and_a_change_redoes_it(
+    capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grkd.evaluation import gsm8k
+
+    gsm8k_files(data)
+    ran: list[tuple[int, bool]] = []
+
+    def stand_in(*_: Any, fewshot: int, chat: bool, **more: Any) -> dict[str, Any]:
+        ran.append((fewshot, chat))
+        return {
+            "metrics": {"accuracy": {"value": 0.5, "low": None, "high": None}},
+            "settings": {"fewshot": fewshot, "chat": chat},
+        }
+
+    monkeypatch.setattr(gsm8k, "run", stand_in)
+    standard = words(NoServer, tiny_teacher, data, "gsm8k", judge=None, judge_model=None)
+    for command, expected in (
+        (standard, [(5, False)]),
+        (standard, [(5, False)]),  # stored
+        ([*standard, "--fewshot=0", "--chat"], [(5, False), (0, True)]),
+        ([*standard, "--fewshot=0", "--chat"], [(5, False), (0, True)]),
+        ([*standard, "--fewshot=0"], [(5, False), (0, True), (0, False)]),
+    ):
+        assert run(capsys, command)[0] == 0
+        assert ran == expected
+        fewshot, chat = ran[-1]
+        assert result(data, "gsm8k")["settings"] == {"fewshot": fewshot, "chat": chat}
+        settings = json.loads((data.parent / "run" / "evaluation.json").read_text())["settings"]
+        assert (settings["fewshot"], settings["chat"]) == (fewshot, chat)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="lm-eval is not installed (grkd[eval])")
+@pytest.mark.filterwarnings("ignore")  # of lm-eval's imports
+def test_gsm8k_zero_shot_through_the_chat_template(
+    capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path
+) -> None:
+    gsm8k_files(data)
+    command = words(NoServer, tiny_teacher, data, "gsm8k", judge=None, judge_model=None, fewshot=0)
+    status, _, last = run(capsys, [*command, "--chat"])
+    assert status == 0, last
+    found = result(data, "gsm8k")
+    assert (found["settings"]["fewshot"], found["settings"]["chat"], found["settings"]["max_new_tokens"]) == (
+        0,
+        True,
+        4,
+    )
+    prompts = [item["prompt"] for item in found["items"]]
+    assert run(capsys, command)[0] == 0
+    plain = [item["prompt"] for item in result(data, "gsm8k")["items"]]
+    assert len(prompts) == len(plain) == QUESTIONS
+    assert all("w0" not in prompt or prompt.count("w0") == 1 for prompt in prompts)  # no worked example
+    assert prompts != plain
+
+
+def test_a_missing_length_controlled_figure_is_explained(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    pytest.importorskip("alpaca_eval", reason="needs pip install 'grkd[eval]'")
+    status, out, _ = run(capsys, words(server, tiny_teacher, data, "alpaca_eval"))
+    assert status == 0
+    found = result(data, "alpaca_eval")
+    assert found["metrics"]["length_controlled_win_rate"]["value"] is None
+    assert f"alpaca_eval: {found['length_controlled_note']}" in out
+
+
+def test_remarks_hold_the_length_controlled_note_only_where_there_is_one() -> None:
+    from grkd.stages.evaluate._print import _remarks
+
+    assert _remarks({"length_controlled_note": "no table", "note": "weak"}) == ["no table", "weak"]
+    assert _remarks({"length_controlled_note": None, "note": None}) == []
+
+
 def test_the_limit_is_said(capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path) -> None:
     status, out, _ = run(capsys, words(server, tiny_teacher, data, "mt_bench", limit=2))
     assert status == 0
@@ -319,6 +403,7 @@ def free_port() -> int:
         ({"data": "nowhere"}, ["no folder nowhere"]),
         ({"data": "."}, ["question.jsonl", "no such file", "FastChat"]),
         ({"limit": 0}, ["--limit", "1 or more"]),
+        ({"fewshot": -1}, ["--fewshot", "0 or more"]),
         ({"timeout": 0}, ["--timeout"]),
         ({"tasks": "exact_match"}, ["--questions FILE"]),
         ({"tasks": "rank"}, ["--prompts"]),

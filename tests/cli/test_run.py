@@ -8,9 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy import stats
+from sklearn.metrics import ndcg_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from grkd import cli
+from grkd.reports import markdown_table, read_run
 from grkd.stages import language, language_training
 
 
@@ -62,6 +65,8 @@ def test_saved_student_is_the_trained_one(tiny_recipe: Path) -> None:
     student = AutoModelForCausalLM.from_pretrained(folder / "train" / "kd-seed0" / "student").eval()
     teacher = AutoModelForCausalLM.from_pretrained(_teacher(tiny_recipe)).eval()
     total, tokens = 0.0, 0
+    reverse_kl: list[float] = []
+    ndcg: list[float] = []
     for path in sorted((folder / "respond").glob("shard-*.parquet")):
         for record in pq.read_table(path).to_pylist():
             if record["split"] != "heldout":
@@ -73,7 +78,17 @@ def test_saved_student_is_the_trained_one(tiny_recipe: Path) -> None:
                 student_log_probs = student(ids).logits[0, start:-1].log_softmax(-1)
             total -= float((teacher_probs * student_log_probs).sum())
             tokens += len(record["response_ids"])
-    assert results(folder)["kd", "soft_cross_entropy_nats"] == pytest.approx(total / tokens, rel=1e-4)
+            ours, theirs = student_log_probs.exp().double().numpy(), teacher_probs.double().numpy()
+            reverse_kl += stats.entropy(ours, theirs, axis=-1).tolist()
+            for own, given in zip(ours, theirs, strict=True):
+                best = given.argsort()[-5:]
+                ndcg.append(ndcg_score([given[best]], [own[best]]))
+    found = results(folder)
+    assert found["kd", "soft_cross_entropy_nats"] == pytest.approx(total / tokens, rel=1e-4)
+    assert found["kd", "reverse_kl_nats"] == pytest.approx(sum(reverse_kl) / tokens, rel=1e-3)
+    assert found["kd", "ndcg"] == pytest.approx(sum(ndcg) / tokens, rel=1e-4)
+    intervals = json.loads((folder / "evaluate" / "kd-seed0" / "metrics.json").read_text())
+    assert all(one["low"] < one["value"] < one["high"] for one in intervals.values())
 
 
 def _teacher(recipe: Path) -> str:
@@ -188,6 +203,19 @@ def test_classifier_run(tmp_path: Path) -> None:
     for method in ("none", "kd", "grkd"):
         assert 0.3 < found[method, "accuracy"] <= 1
         assert math.isfinite(found[method, "nll_nats"])
+        assert 0 <= found[method, "ece"] <= 1
+        assert 0 <= found[method, "brier"] <= 2
+        assert found[method, "reverse_kl_nats"] > 0
+    assert ("teacher", "ece") in found
+    assert ("teacher", "reverse_kl_nats") not in found
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    table = markdown_table(read_run(tmp_path / "run")).replace("\u00a0", " ")
+    for header in ("reverse KL (nats) ↓", "calibration error (%) ↓", "Brier score ↓"):
+        assert header in table
+    grkd = next(line for line in table.splitlines() if line.startswith(("| grkd", "| **grkd")))
+    assert " ± " in grkd  # over seeds, not the bootstrap interval of one
+    assert "[" not in grkd
     before = snapshot(tmp_path / "run")
     assert cli.main(["run", str(recipe), *words]) == 0
     assert snapshot(tmp_path / "run") == before

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from grkd import cli
 from grkd.reports import Run, read_run, write_page
+from grkd.reports.evaluations import read_evaluations
 from grkd.reports.figures import draw, palette, smoothed
+from grkd.reports.paper_table import paper_table, shown
 from grkd.reports.tables import DASH
 
 MakeRun = Callable[..., Path]
@@ -129,6 +132,56 @@ def test_missing_values_are_dashes(make_run: MakeRun, tmp_path: Path) -> None:
     text, page = page_of([read_run(make_run(rows=rows))], tmp_path / "report.html")
     assert DASH in [word.strip() for word in page.words]
     assert "nan" not in text[text.index("<body") :].lower()
+
+
+def test_benchmarks_are_a_section_of_the_page(make_run: MakeRun, tmp_path: Path) -> None:
+    folders = []
+    for label, win_rate, score in (("student", 42.0, 6.5), (ATTACK, 41.0, 7.125)):
+        folder = tmp_path / f"evaluation{len(folders)}"
+        folder.mkdir()
+        tasks = {
+            "alpaca_eval": {"metrics": {"win_rate": {"value": win_rate}}, "judge": ATTACK},
+            "mt_bench": {"metrics": {"score": {"value": score}}},
+        }
+        (folder / "evaluation.json").write_text(json.dumps({"model": "m", "label": label, "tasks": tasks}))
+        folders.append(str(folder))
+    path = tmp_path / "report.html"
+    run = str(make_run())
+    assert cli.main(["report", run, "--output", str(path), "--evaluations", *folders, "--paper", "gemma2"]) == 0
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    words = [word.strip() for word in page.words]
+    assert "#evaluations" in page.references
+    assert "evaluations" in page.ids
+    place = words.index(ATTACK)
+    assert [word for word in words[place + 1 :] if word][:5] == [DASH, "41.00 (\u22121.00)", DASH, "7.12 (+0.62)", DASH]
+    printed = paper_table(read_evaluations(folders), paper="gemma2")
+    for row in printed.rows:
+        assert row.label in words
+        assert all(cell in words for cell in shown(row))
+    assert all(note in words for note in printed.notes)
+    assert any("alpaca_eval was judged by" in word and ATTACK in word for word in words)
+    assert not page.tags["script"]
+    assert not page.tags["img"]
+
+
+def test_a_page_without_evaluations_has_no_such_section(make_run: MakeRun, tmp_path: Path) -> None:
+    run, path = str(make_run()), tmp_path / "report.html"
+    assert cli.main(["report", run, "--output", str(path)]) == 0
+    assert "evaluations" not in Page(path.read_text(encoding="utf-8")).ids
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--paper", "gemma2"], "--evaluations"), (["--evaluations", "absent"], "absent: no such folder")],
+)
+def test_mistakes_about_evaluations_leave_no_page(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    path = tmp_path / "report.html"
+    assert cli.main(["report", str(make_run()), "--output", str(path), *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not path.exists()
 
 
 def test_same_input_same_bytes(make_run: MakeRun, tmp_path: Path) -> None:

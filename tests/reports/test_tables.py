@@ -12,7 +12,7 @@ from scipy import stats
 
 from grkd.reports import markdown_table, print_tables, read_run
 from grkd.reports.outcome import outcome
-from grkd.reports.summary import differs, half_width, metric_of, summarise
+from grkd.reports.summary import half_width, metric_of, p_value, summarise
 from grkd.reports.tables import DASH, duration, number
 
 MakeRun = Callable[..., Path]
@@ -73,20 +73,20 @@ def test_half_width_against_scipy(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.01, 0.02, 0.05])
-def test_differs_against_scipy(shift: float) -> None:
+def test_p_value_against_scipy(shift: float) -> None:
     ours, other = [0.91 + shift, 0.93 + shift, 0.915 + shift], [0.90, 0.935, 0.92]
     differences = [one - two for one, two in zip(ours, other, strict=True)]
-    assert differs(differences) == (stats.ttest_rel(ours, other).pvalue < 0.05)
+    assert p_value(differences) == pytest.approx(stats.ttest_rel(ours, other).pvalue, rel=1e-9)
 
 
 def test_differences_without_spread_or_number_are_no_evidence() -> None:
-    assert not differs([0.01, 0.01, 0.01])
-    assert not differs([0.5])
+    assert math.isnan(p_value([0.01, 0.01, 0.01]))
+    assert math.isnan(p_value([0.5]))
     assert half_width([0.5]) is None
 
 
 def test_better_only_where_the_paired_test_supports_it(make_run: MakeRun) -> None:
-    # grkd - kd: .010, .005, .011 (t = 4.67, p = .043); grkd - none: .04, .045, .031 (t = 9.4).
+    # grkd - kd: .010, .005, .011 (t = 4.67, p = .043); grkd - none: .04, .045, .031 (t = 9.4, p = .011, Holm .022).
     verdict = summarise(read_run(make_run("a"))).verdicts["accuracy"]
     expected = {other: stats.ttest_rel(ACCURACY["grkd"], ACCURACY[other]).pvalue < 0.05 for other in ("none", "kd")}
     assert verdict.best == "grkd"
@@ -95,6 +95,57 @@ def test_better_only_where_the_paired_test_supports_it(make_run: MakeRun) -> Non
     text = markdown_table(read_run(make_run("b", rows=noisy)))
     assert "No significant difference between methods (best against the others): accuracy." in text
     assert "✓" not in text
+    assert "a paired t test over seeds at 5 %, with Holm's correction" in markdown_table(read_run(make_run("c")))
+
+
+def behind(ratio: float) -> list[float]:
+    """Accuracies of three seeds behind BEST by ratio * .001 on average, the differences .001 apart.
+
+    So t = ratio * sqrt(3) with 2 degrees of freedom, and p = 1 - t / sqrt(2 + t^2).
+    """
+    return [best - 0.001 * (ratio + step) for best, step in zip(BEST, (-1, 0, 1), strict=True)]
+
+
+BEST = [0.95, 0.97, 0.96]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "beaten"),
+    [
+        # p by the formula: 5 -> .0131, 4 -> .0202, 3.5 -> .0261, 2.6 -> .0459: each below .05 by itself.
+        ({"a": 2.6}, ("a",)),
+        ({"a": 2.6, "b": 2.6}, ()),  # 2 * .0459
+        ({"a": 4, "b": 2.6}, ("a", "b")),  # 2 * .0202 = .0404; .0459
+        ({"a": 2.6, "b": 3.5}, ()),  # 2 * .0261 = .0523, and what comes after it falls with it
+        ({"a": 5, "b": 4, "c": 2.6}, ("a", "b", "c")),  # 3 * .0131 = .0393; 2 * .0202 = .0404; .0459
+        ({"a": 2.6, "b": 3.5, "c": 5}, ("c",)),  # .0393; .0523
+    ],
+)
+def test_better_survives_holm(make_run: MakeRun, ratios: dict[str, float], beaten: tuple[str, ...]) -> None:
+    values: dict[str, list[float | None]] = {"best": [*BEST]} | {name: [*behind(one)] for name, one in ratios.items()}
+    run = read_run(make_run(rows=rows_of(values)))
+    verdict = summarise(run).verdicts["accuracy"]
+    assert (verdict.best, verdict.tested) == ("best", True)
+    assert verdict.better_than == beaten
+    assert ("✓" in markdown_table(run)) == (len(beaten) == len(ratios))
+    for name, ratio in ratios.items():
+        t = ratio * math.sqrt(3)
+        found = p_value([one - other for one, other in zip(BEST, behind(ratio), strict=True)])
+        assert found == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("ratios", "differing"), [((2.6,), (True,)), ((2.6, 2.6), (False, False)), ((4, 2.6), (True, True))]
+)
+def test_the_difference_to_the_baseline_survives_holm(
+    make_run: MakeRun, ratios: tuple[float, ...], differing: tuple[bool, ...]
+) -> None:
+    values: dict[str, list[float | None]] = {"none": [*BEST]}
+    values |= {f"kd{number}": [*behind(ratio)] for number, ratio in enumerate(ratios)}
+    run = read_run(make_run(rows=rows_of(values)))
+    lines = {line.label: line for line in summarise(run).lines}
+    assert tuple(lines[f"kd{number}"].cells["accuracy"].differs for number in range(len(ratios))) == differing
+    assert ("significantly worse" in outcome(run, summarise(run))) == any(differing)
 
 
 def test_outcome_says_that_grkd_loses(make_run: MakeRun) -> None:

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grkd import groups
 from grkd.evaluation import rank
 from grkd.evaluation.statistics import Interval, bootstrap_statistic
 from grkd.losses import forward_kl
@@ -22,18 +23,31 @@ def token_measures(
 ) -> dict[str, Tensor]:
     """What is measured of each response token, [rows] each.
 
-    As rank.rank_fidelity, and reverse_kl_nats; ndcg of the teacher's top_k tokens in the student's order, gains the
-    teacher's probabilities; correct, confidence, brier, nll_nats of the student against the token that was there.
+    As against_teacher; correct, confidence, brier, nll_nats of the student against the token that was there.
     """
-    chosen = teacher_logits.topk(top_k, dim=-1).indices
-    gains = teacher_logits.double().softmax(-1).gather(-1, chosen)
     against_tokens = rank.calibration(student_logits, labels)
     del against_tokens["expected_calibration_error"]  # of the whole, not of a row
+    return {**against_teacher(student_logits, teacher_logits, top_k=top_k), **against_tokens}
+
+
+@torch.no_grad()
+def against_teacher(
+    student_logits: Float[Tensor, "rows vocabulary"], teacher_logits: Float[Tensor, "rows vocabulary"], *, top_k: int
+) -> dict[str, Tensor]:
+    """What is measured of each row against the teacher alone, [rows] each.
+
+    As rank.rank_fidelity, and reverse_kl_nats; ndcg of the teacher's top_k tokens in the student's order, gains the
+    teacher's probabilities over the whole vocabulary. Raises UserError for a top_k below 2 or above the vocabulary.
+    """
+    found = rank.rank_fidelity(student_logits, teacher_logits, top_k=top_k)
+    chosen = groups.top(teacher_logits, top_k).indices
+    # Softmax at the chosen tokens only: no second tensor of the vocabulary's size in float64.
+    total = groups.wide(teacher_logits).logsumexp(-1, keepdim=True)
+    gains = (teacher_logits.gather(-1, chosen).double() - total.double()).exp()
     return {
-        **rank.rank_fidelity(student_logits, teacher_logits, top_k=top_k),
+        **found,
         "reverse_kl_nats": rank.reverse_kl(student_logits, teacher_logits),
         "ndcg": rank.ndcg(student_logits.gather(-1, chosen), gains),
-        **against_tokens,
     }
 
 

@@ -7,7 +7,6 @@ grade_     the same rows, the order is a grade that came with the responses (a j
 The student's score of a response is always its mean log-probability, nats a token.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from grkd.errors import UserError
 from grkd.evaluation._rank_measures import calibration_interval, grade_measures, response_measures, token_measures
 from grkd.evaluation._rank_models import ENTRIES, Student, TeacherLogits, cached, live
 from grkd.evaluation._rank_sources import ResponseGroup, RunSource, read_graded, read_prompts, read_run, same_prompt
-from grkd.evaluation.statistics import bootstrap_interval
+from grkd.evaluation.statistics import Interval, bootstrap_interval
 from grkd.teachers.models import check_same_vocabulary, load_tokenizer
 
 Kind = TypeVar("Kind")
@@ -185,9 +184,8 @@ class _Task:
             record = self.items.setdefault(name, {})
             record |= {column: values[number] for column, values in columns.items()}
 
-    def _note(self, name: str, interval: tuple[float, float, float]) -> None:
-        value, low, high = (None if math.isnan(number) else float(number) for number in interval)
-        self.metrics[name] = {"value": value, "low": low, "high": high}
+    def _note(self, name: str, interval: Interval) -> None:
+        self.metrics[name] = interval.as_json()
 
 
 def _some(found: list[Kind]) -> list[Kind]:

@@ -23,6 +23,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def as_json(self) -> dict[str, float | None]:
+        """{"value", "low", "high"}, NaN as None."""
+        value, low, high = (None if math.isnan(number) else float(number) for number in self)
+        return {"value": value, "low": low, "high": high}
+
 
 class PairedDifference(NamedTuple):
     """Mean of a - b, the bounds of its interval, and the two-sided p-value of no difference."""

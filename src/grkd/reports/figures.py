@@ -133,7 +133,9 @@ def _dots_note(summary: Summary, lines: Sequence[Line], metric: Metric) -> str:
     if any(cell.half_width is not None for cell in cells):
         parts.append("Bars: 95 % interval over seeds; small dots: single seeds.")
     elif any(cell.interval is not None for cell in cells):
-        parts.append("Bars: 95 % bootstrap interval over the held-out prompts; the choice of seed is not in it.")
+        parts.append(
+            "Bars: 95 % bootstrap interval over the held-out prompts or examples; the choice of seed is not in it."
+        )
     if summary.baseline is not None:
         parts.append(f"Dashed line: {name_of(summary.baseline)}.")
     return " ".join(parts)

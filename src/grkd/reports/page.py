@@ -12,6 +12,8 @@ from grkd.files import write_text
 from grkd.reports._svg import variable_of
 from grkd.reports.figures import Drawing, draw, palette
 from grkd.reports.outcome import outcome
+from grkd.reports.paper_table import COLUMNS, shown
+from grkd.reports.paper_table import Table as PaperTable
 from grkd.reports.results import BEFORE, TEACHER, Run, Sample
 from grkd.reports.summary import Summary, summarise
 from grkd.reports.tables import DASH, duration, footnotes, header, name_of, show
@@ -22,8 +24,11 @@ _MACHINE = ("gpu", "cpu", "platform", "git_commit", "date")
 _NAMES = {"gpu": "GPU", "cpu": "CPU", "platform": "platform", "git_commit": "git commit", "date": "date"}
 
 
-def write_page(runs: Sequence[Run], path: Path) -> None:
-    """Write the report of these runs as one HTML file. The same runs give the same bytes."""
+def write_page(runs: Sequence[Run], path: Path, *, evaluations: PaperTable | None = None) -> None:
+    """Write the report of these runs as one HTML file. The same runs give the same bytes.
+
+    evaluations: the benchmarks' table, a section after the runs.
+    """
     places = palette(runs)
     title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
     source = files("grkd.reports").joinpath("page.html.j2").read_text(encoding="utf-8")
@@ -34,6 +39,7 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
         title=title,
         facts=_header_facts(runs),
         runs=[_run_view(run, places, f"run-{place}") for place, run in enumerate(runs, start=1)],
+        evaluations=_evaluations_view(evaluations),
     )
     # A model can emit half of a surrogate pair, which no UTF-8 file can hold.
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
@@ -122,6 +128,16 @@ def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None
             for line in summary.lines
         ],
         "dash": DASH,
+    }
+
+
+def _evaluations_view(table: PaperTable | None) -> dict[str, Any] | None:
+    if table is None:
+        return None
+    return {
+        "headers": [column.title for column in COLUMNS],
+        "rows": [{"label": row.label, "cells": shown(row), "from_paper": row.from_paper} for row in table.rows],
+        "notes": table.notes,
     }
 
 

@@ -100,6 +100,11 @@ def render(table: Table, form: Format) -> str:
     return _FORMS[form](table)
 
 
+def shown(row: Row) -> list[str]:
+    """A row's cells as text in the order of COLUMNS: "49.25 (+9.25)", a dash where there is no figure."""
+    return _cells(row, minus="\u2212", dash="\u2013")
+
+
 def _measured(evaluations: Sequence[Evaluation], *, student: str | None, teacher: str | None) -> list[Row]:
     by_label: dict[str, dict[str, Evaluation]] = {}
     for one in evaluations:
@@ -201,7 +206,7 @@ def _markdown(table: Table) -> str:
     for row in table.rows:
         label = " ".join(row.label.split()).replace("&", "&amp;").replace("<", "&lt;")
         label = re.sub(r"([|*_`\\])", r"\\\1", label)
-        lines.append([f"*{label}*" if row.from_paper else label, *_cells(row, minus="\u2212", dash="\u2013")])
+        lines.append([f"*{label}*" if row.from_paper else label, *shown(row)])
     notes = [f"- {note}" for note in table.notes]
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ([""] if notes else []) + notes) + "\n"
 

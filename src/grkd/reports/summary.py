@@ -1,11 +1,12 @@
 """What the rows of a run say: means, intervals, differences, and which differences the seeds can support."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scipy import stats
 
+from grkd.evaluation.statistics import holm
 from grkd.reports.results import BEFORE, TEACHER, Row, Run
 
 
@@ -34,10 +35,14 @@ METRICS = {
         _percent("accuracy", "accuracy", against_teacher=False),
         Metric(name="nll_nats", label="negative log-likelihood", unit="nats", direction=-1),
         Metric(name="forward_kl_nats", label="forward KL", unit="nats", direction=-1, against_teacher=True),
+        Metric(name="reverse_kl_nats", label="reverse KL", unit="nats", direction=-1, against_teacher=True),
         Metric(name="soft_cross_entropy_nats", label="soft cross-entropy", unit="nats", direction=-1),
         Metric(name="kendall_tau", label="Kendall tau", direction=1, against_teacher=True),
         _percent("pair_accuracy", "pair accuracy", against_teacher=True),
         _percent("top1_agreement", "top-1 agreement", against_teacher=True),
+        Metric(name="ndcg", label="NDCG", direction=1, against_teacher=True),
+        Metric(name="ece", label="calibration error", unit="%", direction=-1, scale=100.0, decimals=2),
+        Metric(name="brier", label="Brier score", direction=-1),
     )
 }
 
@@ -63,7 +68,7 @@ class Cell:
     low: float | None = None
     high: float | None = None
     difference: float | None = None
-    differs: bool = False  # from the baseline, at 5 % in a paired t test over seeds
+    differs: bool = False  # from the baseline, in a paired t test over seeds at 5 %, Holm over the column's methods
     seeds_tried: int = 0
     best: bool = False
 
@@ -91,8 +96,9 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Which methods the best one (by mean) beats at 5 % in a paired t test over seeds, and which it does not.
+    """Which methods the best one (by mean) beats in a paired t test over seeds at 5 %, and which it does not.
 
+    Holm's correction over the column's comparisons; that the best was chosen by the same results is not corrected.
     `tested` is False where no comparison could be tested: one seed, or no two methods with all of the same seeds.
     """
 
@@ -134,15 +140,24 @@ def half_width(values: Sequence[float]) -> float | None:
     return float(stats.t.ppf(0.975, count - 1)) * _deviation(values) / math.sqrt(count)
 
 
-def differs(differences: Sequence[float]) -> bool:
-    """Paired t test at 5 %, two-sided. Differences without any spread are no evidence: the seed had no effect."""
+def p_value(differences: Sequence[float]) -> float:
+    """Of the paired t test, two-sided. NaN where there is no test: below two differences, or no spread in them.
+
+    Differences without any spread are no evidence: the seed had no effect.
+    """
     count = len(differences)
     if count < 2:
-        return False
+        return math.nan
     mean, spread = sum(differences) / count, _deviation(differences)
     if spread <= 1e-9 * abs(mean):
-        return False
-    return float(2 * stats.t.sf(abs(mean) / spread * math.sqrt(count), count - 1)) < 0.05
+        return math.nan
+    return float(2 * stats.t.sf(abs(mean) / spread * math.sqrt(count), count - 1))
+
+
+def significant(p_values: Mapping[str, float]) -> set[str]:
+    """Whose comparison stands at 5 % after Holm's correction over all of them; NaN is no comparison."""
+    adjusted = holm(list(p_values.values()))
+    return {label for label, p in zip(p_values, adjusted, strict=True) if p < 0.05}
 
 
 def summarise(run: Run) -> Summary:
@@ -195,11 +210,16 @@ def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | Non
     whole = [label for label in methods if len(values[label]) >= len(run.seeds(label))]
     ranked = [means[label] or 0.0 for label in whole] if metric.direction and len(methods) > 1 else []
     top = max(ranked, key=lambda mean: mean * metric.direction, default=None)
+    base = values[baseline] if baseline is not None else {}
+    others = [label for label in labels if label not in (baseline, BEFORE, TEACHER)]
+    differences = {label: _paired(values[label], base) for label in others}
+    differing = significant({label: p_value(differences[label]) for label in others if label in whole})
     return {
         label: _cell(
             rows[label],
             values[label],
-            baseline=values[baseline] if baseline not in (None, label) and label not in (BEFORE, TEACHER) else {},
+            differences=differences.get(label, []),
+            differs=label in differing,
             tried=len(run.seeds(label)),
             best=label in whole and top is not None and means[label] == top,
         )
@@ -211,12 +231,12 @@ def _cell(
     rows: Sequence[Row],
     values: dict[int | None, float],
     *,
-    baseline: dict[int | None, float],
+    differences: Sequence[float],
+    differs: bool,
     tried: int,
     best: bool,
 ) -> Cell:
     single = next((row for row in rows if row.value is not None), None) if len(values) == 1 else None
-    differences = _paired(values, baseline)
     return Cell(
         values=values,
         mean=_mean_per_seed(values),
@@ -224,7 +244,7 @@ def _cell(
         low=single.low if single else None,
         high=single.high if single else None,
         difference=math.fsum(differences) / len(differences) if differences else None,
-        differs=len(values) >= tried and differs(differences),
+        differs=differs,
         seeds_tried=tried,
         best=best,
     )
@@ -245,17 +265,15 @@ def _verdict(metric: Metric, lines: Sequence[Line]) -> Verdict | None:
     best = next((label for label, cell in cells.items() if cell.best), None)
     if best is None:
         return None
-    better: list[str] = []
-    not_better: list[str] = []
-    tested = False
-    for label in cells:
-        if label == best:
-            continue
-        same_seeds = set(cells[best].values) == set(cells[label].values)
-        testable = cells[label].complete and same_seeds and len(cells[best].values) >= 2
-        tested |= testable
-        differences = _paired(cells[best].values, cells[label].values)
-        (better if testable and differs(differences) else not_better).append(label)
+    ours, others = cells[best].values, [label for label in cells if label != best]
+    testable = [
+        label for label in others if cells[label].complete and set(ours) == set(cells[label].values) and len(ours) >= 2
+    ]
+    beaten = significant({label: p_value(_paired(ours, cells[label].values)) for label in testable})
     return Verdict(
-        metric=metric, best=best, better_than=tuple(better), not_better_than=tuple(not_better), tested=tested
+        metric=metric,
+        best=best,
+        better_than=tuple(label for label in others if label in beaten),
+        not_better_than=tuple(label for label in others if label not in beaten),
+        tested=bool(testable),
     )

@@ -25,7 +25,7 @@ class Shown:
     difference: str = ""
     note: str = ""
     best: bool = False
-    better: bool = False  # than every other method, at 5 %
+    better: bool = False  # than every other method, at 5 % after Holm's correction
 
     @property
     def text(self) -> str:
@@ -122,7 +122,8 @@ def footnotes(summary: Summary) -> list[str]:
     if any(cell.half_width is not None for cell in cells):
         notes.append("±: half-width of the 95 % interval of the mean over seeds (Student t).")
     if any(cell.half_width is None and cell.interval is not None for cell in cells):
-        notes.append("[low, high]: 95 % bootstrap interval over the held-out prompts; the choice of seed is not in it.")
+        over = "the held-out prompts or examples"
+        notes.append(f"[low, high]: 95 % bootstrap interval over {over}; the choice of seed is not in it.")
     if summary.baseline is not None and any(cell.difference is not None for cell in cells):
         notes.append(f"(difference) to {_against(summary.baseline)}.")
     if any(not cell.complete for cell in cells if cell.mean is not None):
@@ -147,7 +148,9 @@ def _verdict_notes(summary: Summary) -> list[str]:
         why = "One seed" if summary.most_seeds < 2 else "No two methods have all of the same seeds"
         return [*notes, f"{why}: no claim that a method is better than another."]
     if any(verdict.better_than for verdict in tested):
-        notes.append("“Better” means: a paired t test over seeds, each comparison at 5 %.")
+        notes.append(
+            "“Better” means: a paired t test over seeds at 5 %, with Holm's correction over a column's comparisons."
+        )
     for verdict in tested:
         if verdict.better_than:
             rest = f", not shown against {and_list(verdict.not_better_than)}" if verdict.not_better_than else ""

@@ -26,7 +26,6 @@ from grkd.training import (
     last_whole_checkpoint,
 )
 
-
 _SMALL = 500_000  # parameters
 
 

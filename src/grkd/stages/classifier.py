@@ -4,9 +4,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedModel
 
@@ -15,7 +17,9 @@ from grkd.data.classification import ClassificationData
 from grkd.data.classification_batches import ClassificationDataset, Collate
 from grkd.data.splits import stratified_sample
 from grkd.errors import UserError
-from grkd.evaluation.rank import rank_fidelity
+from grkd.evaluation._rank_measures import calibration_interval
+from grkd.evaluation.rank import calibration, rank_fidelity, reverse_kl
+from grkd.evaluation.statistics import bootstrap_interval
 from grkd.files import whole_file, write_json
 from grkd.recipe import ClassifierModel, ClassifierRecipe, Method, Training, to_plain
 from grkd.stages._classifiers import Classifier, load_data, make_classifier
@@ -23,6 +27,9 @@ from grkd.stages._folder import RunFolder, identity
 from grkd.stages._train import check, device, train
 from grkd.teachers.classifiers import predict
 from grkd.training import ClassRows
+
+# Logits measured at a time; several float64 tensors of as many live together.
+_ENTRIES = 1 << 22
 
 
 class ClassifierRun:
@@ -144,14 +151,38 @@ def evaluate(shared: ClassifierRun, name: str, trained: str | None, *, seed: int
     return shared.run.stage(f"evaluate/{name}", inputs, make)
 
 
-def _metrics(logits: Tensor, teacher: Tensor | None, labels: Tensor) -> dict[str, Any]:
-    values = {
-        "accuracy": (logits.argmax(-1) == labels).double().mean(),
-        "nll_nats": cross_entropy(logits.double(), labels),
-    }
-    if teacher is not None:
-        values |= {name: found.double().nanmean() for name, found in rank_fidelity(logits, teacher, top_k=None).items()}
-    return {name: {"value": float(value), "low": None, "high": None} for name, value in values.items()}
+def _metrics(
+    logits: Float[Tensor, "examples classes"],
+    teacher: Float[Tensor, "examples classes"] | None,
+    labels: Int[Tensor, " examples"],
+) -> dict[str, Any]:
+    """metric -> {value, low, high}: means over held-out examples, intervals by resampling them.
+
+    ece: the expected calibration error (no mean of the examples); brier in [0, 2]. Against the teacher's logits, where
+    there are any: rank.rank_fidelity over all classes and reverse_kl_nats.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for rows in torch.arange(len(labels)).split(max(1, _ENTRIES // logits.shape[-1])):
+        for name, values in _columns(logits[rows], None if teacher is None else teacher[rows], labels[rows]).items():
+            parts.setdefault(name, []).append(values.double())
+    columns = {name: torch.cat(values).numpy() for name, values in parts.items()}
+    error = calibration_interval(columns.pop("confidence"), columns["accuracy"], np.arange(len(labels)), seed=0)
+    intervals = {name: bootstrap_interval(values) for name, values in columns.items()} | {"ece": error}
+    return {name: interval.as_json() for name, interval in intervals.items()}
+
+
+def _columns(
+    logits: Float[Tensor, "examples classes"],
+    teacher: Float[Tensor, "examples classes"] | None,
+    labels: Int[Tensor, " examples"],
+) -> dict[str, Tensor]:
+    """What is measured of each example, [examples] each, and its confidence (for the calibration error)."""
+    found = calibration(logits.double(), labels)
+    columns = {"accuracy": found["correct"], **{name: found[name] for name in ("nll_nats", "brier", "confidence")}}
+    if teacher is None:
+        return columns
+    against = {**rank_fidelity(logits, teacher, top_k=None), "reverse_kl_nats": reverse_kl(logits, teacher)}
+    return columns | against
 
 
 def _train(

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 
 from grkd import objectives
 from grkd.console import track
-from grkd.evaluation.rank import rank_fidelity
+from grkd.evaluation._rank_measures import against_teacher
 from grkd.evaluation.statistics import bootstrap_interval
 from grkd.files import read_json, write_json, write_text
 from grkd.recipe import LanguageRecipe, Method, Student, to_plain
@@ -119,7 +119,10 @@ def with_lora(student: PreTrainedModel, spec: Student) -> Any:
 def rank_metrics(
     recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, student: PreTrainedModel, name: str
 ) -> dict[str, Any]:
-    """metric -> {value, low, high}: means over held-out response tokens, intervals by resampling prompts."""
+    """metric -> {value, low, high}: means over held-out response tokens, intervals by resampling prompts.
+
+    ndcg is over the teacher's top k tokens in the student's order, its gains the teacher's probabilities.
+    """
     rows = language_rows(recipe, run, models, teacher=True)
     rows.to(models.device)
     columns: dict[str, list[torch.Tensor]] = {}
@@ -133,17 +136,16 @@ def rank_metrics(
             batch = {key: value.to(models.device) for key, value in rows.collate(part).items()}
             found = rows.rows(student, batch)
             assert found.teacher is not None
-            for metric, values in rank_fidelity(found.student, found.teacher, top_k=recipe.evaluation.top_k).items():
+            for metric, values in against_teacher(found.student, found.teacher, top_k=recipe.evaluation.top_k).items():
                 columns.setdefault(metric, []).append(values.cpu())
             lengths = torch.tensor([len(item.response_ids) for item in part])
             prompts.append(torch.arange(seen, seen + len(part)).repeat_interleave(lengths))
             seen += len(part)
     groups = torch.cat(prompts).numpy()
-    metrics = {}
-    for metric, parts in columns.items():
-        value, low, high = bootstrap_interval(torch.cat(parts).double().numpy(), groups=groups)
-        metrics[metric] = {"value": value, "low": low, "high": high}
-    return metrics
+    return {
+        metric: bootstrap_interval(torch.cat(parts).double().numpy(), groups=groups).as_json()
+        for metric, parts in columns.items()
+    }
 
 
 def sample_answers(

@@ -14,6 +14,7 @@ class Options:
     """The command's words. limit: questions a task (None: all). max_requests, max_tokens: the judge's budget.
 
     answer_tokens, judge_tokens: the longest answer and judgement (None: the benchmark's own).
+    fewshot, chat: GSM8K's worked examples, and whether it goes through the chat template; 0 with it is zero-shot chat.
     """
 
     model: str | None = None
@@ -36,6 +37,8 @@ class Options:
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0
+    fewshot: int = 5
+    chat: bool = False
     teacher: str | None = None
     prompts: Path | None = None
     questions: Path | None = None
@@ -72,5 +75,7 @@ def _check_numbers(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    if options.fewshot < 0:
+        raise UserError(f"--fewshot must be 0 or more, got {options.fewshot}")
     if options.timeout_seconds <= 0:
         raise UserError(f"--timeout must be above 0 seconds, got {options.timeout_seconds}")

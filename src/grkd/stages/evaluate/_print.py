@@ -37,6 +37,5 @@ def _remarks(result: dict[str, Any]) -> list[str]:
         lines.append(f"{len(failures)} judgements got no answer (first: {name}: {reason})")
     if result.get("stopped"):
         lines.append(f"{result['stopped']}; the same command goes on")
-    if result.get("note"):
-        lines.append(result["note"])
+    lines += [result[name] for name in ("length_controlled_note", "note") if result.get(name)]
     return lines

@@ -13,6 +13,10 @@ from grkd.stages.evaluate import _benchmarks, _pairwise
 from grkd.stages.evaluate._options import Options
 from grkd.stages.evaluate._session import Session, cost_of_answers
 
+_ENDPOINT = (
+    "zero-shot through the endpoint, last number of the answer; not lm-eval's setting "
+    "(--fewshot and --chat have no effect)"
+)
 alpaca_eval, arena_hard = _pairwise.alpaca_eval, _pairwise.arena_hard
 from_annotations, from_battles = _pairwise.from_annotations, _pairwise.from_battles
 
@@ -73,8 +77,13 @@ def gsm8k(session: Session) -> dict[str, Any]:
     options = session.options
     if isinstance(session.source, RemoteModel):
         found = _exact(session, gsm8k_test(session.data), task="gsm8k")
-        return {**found, "note": "zero-shot through the endpoint, last number of the answer; not lm-eval's setting"}
-    inputs = {"gsm8k": file_digest(gsm8k_test(session.data)), "max_new_tokens": options.answer_tokens}
+        return {**found, "note": _ENDPOINT}
+    inputs = {
+        "gsm8k": file_digest(gsm8k_test(session.data)),
+        "max_new_tokens": options.answer_tokens,
+        "fewshot": options.fewshot,
+        "chat": options.chat,
+    }
 
     def run() -> dict[str, Any]:
         from grkd.evaluation import gsm8k as harness
@@ -85,6 +94,8 @@ def gsm8k(session: Session) -> dict[str, Any]:
             limit=options.limit,
             batch_size=options.batch_size,
             device=str(device(options.device)),
+            fewshot=options.fewshot,
+            chat=options.chat,
             max_new_tokens=options.answer_tokens,
         )
 
