@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from grkd.files import read_json, write_text
+from grkd.files import read_json, write_json, write_text
 from grkd.reports import markdown_table, read_run
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +28,8 @@ def keep(demo: Path) -> None:
         recipe = (target / "recipe.yaml").read_text(encoding="utf-8")
         lines = [line for line in recipe.splitlines() if "/" not in line]
         write_text(target / "recipe.yaml", "\n".join(lines) + "\n")
+        kept = read_json(target / "environment.json")
+        write_json(target / "environment.json", {name: kept[name] for name in kept if name != "platform"})
 
 
 def tables() -> str:
