@@ -164,6 +164,17 @@ def test_variants(tiny_recipe: Path, change: str) -> None:
     assert found["grkd", "soft_cross_entropy_nats"] < found["before", "soft_cross_entropy_nats"]
 
 
+def test_fused_head_of_a_recipe_reaches_the_trainer(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grkd.training import trainer
+
+    calls: list[int] = []
+    real = trainer.distillation_head
+    monkeypatch.setattr(trainer, "distillation_head", lambda **words: calls.append(1) or real(**words))
+    for fused in (False, True):
+        assert cli.main(["run", str(tiny_recipe), "methods=[kd]", f"training.fused_head={str(fused).lower()}"]) == 0
+        assert bool(calls) == fused
+
+
 def test_live_and_cached_signals_train_the_same_student(tiny_recipe: Path, tmp_path: Path) -> None:
     for signal in ("live", "cache"):
         words = [f"score.signal={signal}", f"output={tmp_path / signal}", "methods=[kd]"]

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import TrainingArguments
 
 from grkd import cli
+from grkd.errors import UserError
 from grkd.recipe import Training
 from grkd.stages import _train
 from grkd.stages._folder import RunFolder
@@ -157,6 +158,35 @@ def test_a_stage_whose_file_was_lost_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "run" / "a" / "out.txt").unlink()
     run.stage("a", {"x": 1}, make)
     assert len(made_times) == 2
+
+
+def test_a_mistake_late_in_a_long_stage_loses_no_finished_shard(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def late(work: Path) -> None:
+        (work / "shard-00000.parquet").write_text("hours of work")
+        raise UserError("the hub cannot be reached")
+
+    with pytest.raises(UserError):
+        run.stage("respond", {"x": 1}, late)
+    assert (tmp_path / "run" / "respond.partial" / "shard-00000.parquet").exists()
+    seen: list[bool] = []
+    run.stage("respond", {"x": 1}, lambda work: seen.append((work / "shard-00000.parquet").exists()))
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_mistake_before_any_work_leaves_nothing(tmp_path: Path, quick: bool) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def early(work: Path) -> None:
+        if quick:
+            (work / "half.json").write_text("half")
+        raise UserError("a wrong option")
+
+    with pytest.raises(UserError):
+        run.stage("a", {"x": 1}, early, quick=quick)
+    assert not (tmp_path / "run" / "a.partial").exists()
 
 
 def test_a_moved_recipe_is_the_same_recipe(tiny_recipe: Path, tmp_path: Path) -> None:

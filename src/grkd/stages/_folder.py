@@ -60,12 +60,13 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"output: cannot write to {self.path}: {error.strerror or error}") from None
 
-    def stage(self, name: str, inputs: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, inputs: dict[str, Any], make: Callable[[Path], None], *, quick: bool = False) -> Path:
         """The finished folder of a stage, made now unless it is there already with the same inputs.
 
         `make` writes into the folder that it is given; after a kill it is called again on what it had written, if the
         inputs are still the same. A whole stage with other inputs is kept as `<stage>.old`.
-        After a UserError nothing of the stage is left.
+        A UserError leaves nothing of a stage that had not begun its work, nor of a quick one; finished shards and
+        checkpoints of the others stay, since the mistake (an unreachable hub, say) may be mended.
         """
         key, final = digest(inputs), self.path / name
         if self._whole(final, key):
@@ -80,7 +81,8 @@ class RunFolder:
         try:
             make(work)
         except UserError:
-            shutil.rmtree(work, ignore_errors=True)
+            if quick or all(path.name == _BEGUN for path in work.iterdir()):
+                shutil.rmtree(work, ignore_errors=True)
             raise
         self.ranks.wait_for_everyone()
         if self.ranks.is_main_process:

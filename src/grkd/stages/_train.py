@@ -143,7 +143,7 @@ def train(
 def fitting_threads(module: nn.Module, where: torch.device) -> Iterator[None]:
     """One thread for a small module on a CPU: its products are over before a second thread has begun.
 
-    Measured: 10 to 20 times the steps a second where other processes keep the cores busy, no fewer where none does.
+    Where other processes keep the cores busy, waiting for the second thread costs far more than it brings.
     """
     before = torch.get_num_threads()
     small = where.type == "cpu" and sum(parameter.numel() for parameter in module.parameters()) < _SMALL

@@ -66,7 +66,7 @@ def prepare(shared: ClassifierRun) -> Path:
             write_json(work / "counts.json", {**counts, "classes": found.classes})
             write_json(work / "classes.json", found.class_names)
 
-    return shared.run.stage("prepare", inputs, make)
+    return shared.run.stage("prepare", inputs, make, quick=True)
 
 
 def teach(shared: ClassifierRun) -> Path:

@@ -61,7 +61,7 @@ def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
         _write(work / "prompts.parquet", records, _PROMPTS)
         write_json(work / "counts.json", {**counts, "prompts_dropped_too_long": dropped})
 
-    return run.stage("prepare", inputs, make)
+    return run.stage("prepare", inputs, make, quick=True)
 
 
 def respond(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
