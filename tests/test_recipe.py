@@ -227,7 +227,7 @@ def test_overrides_stand_for_keys_of_the_file() -> None:
     words = ["training.learning_rate=1e-3", "seeds=[0,1]", "methods.1.tau=0.5", "training.extra.optim=sgd", "title=a b"]
     by_hand = CLASSIFIER.replace("1e-4", "1e-3\n  extra: {optim: sgd}").replace("grkd]", "{name: grkd, tau: 0.5}]")
     assert read(CLASSIFIER, *words) == read(by_hand + "seeds: [0, 1]\ntitle: a b\n")
-    assert [method.name for method in read(CLASSIFIER, "methods=[kd,none]").methods] == ["kd", "none"]
+    assert [method.name for method in read(CLASSIFIER, "methods=[kd,ce]").methods] == ["kd", "ce"]
     assert read(LANGUAGE, "student.layers=[0,5]").student.layers == [0, 5]
     assert read(LANGUAGE, "student.layers=null", "student.model=small").student.model == "small"
     assert read(LANGUAGE, "student.lora.r=4").student.lora == recipe.Lora(r=4)

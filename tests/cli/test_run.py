@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from grkd import cli
 from grkd.reports import markdown_table, read_run
-from grkd.stages import language, language_training
+from grkd.stages import language_responses, language_training
 
 
 def results(folder: Path) -> dict[tuple[str, str], float]:
@@ -104,7 +104,7 @@ def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pyte
     cut = tmp_path / "cut"
     with monkeypatch.context() as patch:
         if stage == "respond":
-            real, calls = language._write, []
+            real, calls = language_responses.write_table, []
 
             def write(path: Path, *rest: Any) -> None:
                 if path.name.startswith("shard"):
@@ -113,7 +113,7 @@ def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pyte
                         raise KeyboardInterrupt
                 real(path, *rest)
 
-            patch.setattr(language, "_write", write)
+            patch.setattr(language_responses, "write_table", write)
         else:
             patch.setattr(language_training, "_save", _interrupted)
         assert cli.main(["run", str(tiny_recipe), f"output={cut}"]) == 130
@@ -189,7 +189,7 @@ def test_data_with_completions_and_long_prompts(tiny_recipe: Path) -> None:
     lines = [{"prompt": f"w{n} w{n + 1}", "completion": f"w{n + 2} w{n + 3}"} for n in range(20)]
     lines += [{"prompt": "w1 " * 70, "completion": "w2"} for _ in range(3)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert cli.main(["run", str(tiny_recipe), f"data.train={path}", "responses.source=data", "methods=[none]"]) == 0
+    assert cli.main(["run", str(tiny_recipe), f"data.train={path}", "responses.source=data", "methods=[ce]"]) == 0
     folder = tiny_recipe.parent / "run"
     counts = json.loads((folder / "results.json").read_text())["counts"]
     assert counts["prompts_dropped_too_long"] == 3
@@ -211,7 +211,7 @@ def test_classifier_run(tmp_path: Path) -> None:
     assert cli.main(["run", str(recipe), *words]) == 0
     found = results(tmp_path / "run")
     assert found["teacher", "accuracy"] > 0.7
-    for method in ("none", "kd", "grkd"):
+    for method in ("ce", "kd", "grkd"):
         assert 0.3 < found[method, "accuracy"] <= 1
         assert math.isfinite(found[method, "nll_nats"])
         assert 0 <= found[method, "ece"] <= 1
@@ -239,7 +239,7 @@ def test_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(capsys.readouterr().out) > 300
     assert cli.main(["methods"]) == 0
     listed = capsys.readouterr().out
-    for name in ("grkd", "kd", "none"):
+    for name in ("grkd", "kd", "ce"):
         assert name in listed
     assert cli.main(["methods", "grkd"]) == 0
     assert "alpha_ceiling" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """What every method in grkd.objectives promises. A new method is found by its file and runs through all of this.
 
-Tables at the top say what cannot be derived: option sets beyond the defaults, options that matter only together with
-others, methods whose minimum is not at the teacher.
+The tables in _row_cases and _response_cases say what cannot be derived: option sets beyond the defaults, options that
+matter only together with others, methods whose minimum is not at the teacher.
 
 Over 300 lines: the whole contract in one place, so that a new method meets all of it.
 """
@@ -18,50 +18,37 @@ from torch import Tensor
 
 from grkd import objectives
 from grkd.errors import UserError
-from grkd.objectives import Batch, Term, combine
+from grkd.objectives import Batch, Level, Term, combine
+from tests.objectives import _response_cases, _row_cases
 
-OPTION_SETS: dict[str, dict[str, dict[str, Any]]] = {
-    "grkd": {
-        "default": {},
-        "soft pairs": {"pair_target": "soft", "tau": 0.5},
-        "top": {"group": "top", "group_size": 4, "alpha_shape": "cosine", "temperature": 2.0, "t_squared": True},
-        "sample": {"group": "sample", "group_size": 4, "normalize": "candidates", "label_weight": 0.5},
-    },
-    "kd": {"default": {}, "labels": {"temperature": 1.0, "label_weight": 0.5}},
-}
-
-# Options that do something only together with others: (method, option) -> the others.
-TOGETHER: dict[tuple[str, str], dict[str, Any]] = {
-    ("grkd", "group"): {"group": "top", "group_size": 4},  # from "auto", which is always one of the other three
-    ("grkd", "group_size"): {"group": "top", "group_size": 4},
-    ("grkd", "group_temperature"): {"group": "sample", "group_size": 4},
-    ("grkd", "t_squared"): {"temperature": 2.0},
-}
-
-# Methods that are not at their minimum where the student equals the teacher, and why.
-NO_IDENTITY = {
-    ("grkd", "default"): "hard pairs push every margin towards infinity",
-    ("grkd", "top"): "hard pairs push every margin towards infinity",
-    ("grkd", "sample"): "hard pairs, and labels that are not the teacher's",
-    ("kd", "labels"): "labels are not the teacher's",
-    ("none", "default"): "labels are not the teacher's",
-}
-
-# Draws that do not depend on how the rows are batched: at this temperature the sample is the top.
-DETERMINISTIC = {"grkd": {"group_temperature": 1e-7}}
+OPTION_SETS = _row_cases.OPTION_SETS | _response_cases.OPTION_SETS
+TOGETHER = _row_cases.TOGETHER | _response_cases.TOGETHER
+NO_IDENTITY = _row_cases.NO_IDENTITY | _response_cases.NO_IDENTITY
+DETERMINISTIC = _row_cases.DETERMINISTIC | _response_cases.DETERMINISTIC
 
 METHODS = objectives.names()
-CASES = [(name, case) for name in METHODS for case in OPTION_SETS.get(name, {"default": {}})]
-each_method = pytest.mark.parametrize("name", METHODS)
-each_case = pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}-{case}" for name, case in CASES])
 
 
 def load(name: str, case: str, **changed: Any) -> objectives.Objective:
     return objectives.load(name, **{**OPTION_SETS.get(name, {}).get(case, {}), **changed})
 
 
-def a_batch(rows: int = 8, candidates: int = 9, *, masked: bool = False, seed: int = 0) -> Batch:
-    """Float64 scores; with `masked`, some candidates and one whole row are missing."""
+CASES = [
+    (name, case, level)
+    for name in METHODS
+    for case in OPTION_SETS.get(name, {"default": {}})
+    for level in load(name, case).levels
+]
+each_method = pytest.mark.parametrize("name", METHODS)
+each_case = pytest.mark.parametrize(("name", "case", "level"), CASES, ids=["-".join(case) for case in CASES])
+
+
+def a_batch(rows: int = 8, candidates: int = 9, *, masked: bool = False, seed: int = 0, level: Level = "row") -> Batch:
+    """Float64 scores; with `masked`, some candidates and one whole row are missing.
+
+    Whatever a level may have is there: rows are tokens of four responses that were drawn in training, and examples
+    with features; responses have lengths and scores under a reference model.
+    """
     generator = torch.Generator().manual_seed(seed)
     student, teacher, order = (
         torch.randn(rows, candidates, generator=generator, dtype=torch.float64) for _ in range(3)
@@ -72,20 +59,28 @@ def a_batch(rows: int = 8, candidates: int = 9, *, masked: bool = False, seed: i
         mask[:, 3] = mask[:, 5] = True
         mask[1] = False
         order = order.masked_fill(~mask, -torch.inf)
-    return Batch(student=student, teacher=2 * teacher, mask=mask, labels=order.argmax(-1), progress=0.3)
+    more = torch.Generator().manual_seed(seed + 1000)
+    draw = partial(torch.randn, generator=more, dtype=torch.float64)
+    shared = {"student": student, "teacher": 2 * teacher, "mask": mask, "progress": 0.3}
+    if level == "response":
+        lengths = torch.randint(1, 30, student.shape, generator=more)
+        return Batch(**shared, level=level, lengths=lengths, reference=student + 0.2 * draw(rows, candidates))
+    return Batch(
+        **shared,
+        labels=order.argmax(-1),
+        response=torch.arange(rows) // 2,
+        sampled_log_probs=draw(rows) - 2,
+        student_features=draw(rows, 5),
+        teacher_features=draw(rows, 6),
+    )
 
 
 def take(batch: Batch, rows: Any) -> Batch:
     """Some of the rows, as a batch."""
-    assert batch.teacher is not None
-    assert batch.labels is not None
-    return replace(
-        batch,
-        student=batch.student[rows],
-        teacher=batch.teacher[rows],
-        mask=None if batch.mask is None else batch.mask[rows],
-        labels=batch.labels[rows],
-    )
+    taken = {f.name: getattr(batch, f.name)[rows] for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
+    if "response" in taken:  # numbers of responses start from 0 in every batch
+        taken["response"] = torch.unique(taken["response"], return_inverse=True)[1]
+    return replace(batch, **taken)
 
 
 def loss_and_gradient(
@@ -119,14 +114,14 @@ def test_combine_by_hand() -> None:
 
 def test_the_tables_speak_of_methods_that_exist() -> None:
     assert set(OPTION_SETS) | set(DETERMINISTIC) <= set(METHODS)
-    assert set(NO_IDENTITY) <= set(CASES)
+    assert set(NO_IDENTITY) <= {(name, case) for name, case, _ in CASES}
     assert all(option in {field.name for field in fields(objectives.method(name))} for name, option in TOGETHER)
 
 
 @each_case
 @pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 1e30])
-def test_masked_positions_get_no_gradient(name: str, case: str, junk: float) -> None:
-    batch = a_batch(masked=True)
+def test_masked_positions_get_no_gradient(name: str, case: str, level: Level, junk: float) -> None:
+    batch = a_batch(masked=True, level=level)
     assert batch.mask is not None
     assert batch.teacher is not None
     clean, clean_gradient = loss_and_gradient(load(name, case), batch)
@@ -143,9 +138,9 @@ def test_masked_positions_get_no_gradient(name: str, case: str, junk: float) -> 
 
 
 @each_case
-def test_a_row_masked_whole_counts_nowhere(name: str, case: str) -> None:
+def test_a_row_masked_whole_counts_nowhere(name: str, case: str, level: Level) -> None:
     objective = load(name, case, **DETERMINISTIC.get(name, {}))
-    batch = a_batch(masked=True)
+    batch = a_batch(masked=True, level=level)
     loss, gradient = loss_and_gradient(objective, batch)
     kept = [row for row in range(8) if row != 1]
     expected, expected_gradient = loss_and_gradient(objective, take(batch, kept))
@@ -154,8 +149,8 @@ def test_a_row_masked_whole_counts_nowhere(name: str, case: str) -> None:
 
 
 @each_case
-def test_nothing_to_count_gives_zero(name: str, case: str) -> None:
-    batch = replace(a_batch(), mask=torch.zeros(8, 9, dtype=torch.bool))
+def test_nothing_to_count_gives_zero(name: str, case: str, level: Level) -> None:
+    batch = replace(a_batch(level=level), mask=torch.zeros(8, 9, dtype=torch.bool))
     loss, gradient = loss_and_gradient(load(name, case), batch)
     assert loss == 0
     assert (gradient == 0).all()
@@ -164,9 +159,11 @@ def test_nothing_to_count_gives_zero(name: str, case: str) -> None:
 @each_case
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-def test_batch_is_the_mean_of_its_parts(name: str, case: str, masked: bool, parts: int) -> None:
+def test_batch_is_the_mean_of_its_parts(name: str, case: str, level: Level, masked: bool, parts: int) -> None:
     objective = load(name, case, **DETERMINISTIC.get(name, {}))
-    batch = a_batch(masked=masked)
+    if objective.couples_rows:
+        pytest.skip("its rows depend on each other by design")
+    batch = a_batch(masked=masked, level=level)
     whole, whole_gradient = loss_and_gradient(objective, batch, rows=8)
     split = [loss_and_gradient(objective, take(batch, part), rows=8) for part in torch.arange(8).chunk(parts)]
     close(torch.stack([loss for loss, _ in split]).sum(), whole)
@@ -176,9 +173,9 @@ def test_batch_is_the_mean_of_its_parts(name: str, case: str, masked: bool, part
 
 
 @each_case
-def test_rows_may_be_permuted(name: str, case: str) -> None:
+def test_rows_may_be_permuted(name: str, case: str, level: Level) -> None:
     objective = load(name, case, **DETERMINISTIC.get(name, {}))
-    batch = a_batch(masked=True)
+    batch = a_batch(masked=True, level=level)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
     loss, gradient = loss_and_gradient(objective, batch)
     moved, moved_gradient = loss_and_gradient(objective, take(batch, order))
@@ -199,14 +196,18 @@ def alternatives(kind: Any, value: Any) -> list[Any]:
     raise AssertionError(f"teach this test other values for an option of type {kind}")
 
 
+def at_all_levels(objective: objectives.Objective) -> list[Tensor]:
+    """Loss and gradient at each of the objective's levels."""
+    return [part for level in objective.levels for part in loss_and_gradient(objective, a_batch(level=level))]
+
+
 @pytest.mark.parametrize(
     ("name", "option"), [(name, f.name) for name in METHODS for f in fields(objectives.method(name))]
 )
 def test_every_option_changes_something(name: str, option: str) -> None:
     others = TOGETHER.get((name, option), {})
     base = objectives.load(name, **others)
-    batch = a_batch()
-    loss, gradient = loss_and_gradient(base, batch)
+    before = at_all_levels(base)
     changed, without_effect = 0, []
     for value in alternatives(get_type_hints(type(base))[option], getattr(base, option)):
         try:
@@ -214,16 +215,19 @@ def test_every_option_changes_something(name: str, option: str) -> None:
         except UserError:
             continue
         changed += 1
-        other_loss, other_gradient = loss_and_gradient(objective, batch)
-        if torch.allclose(other_loss, loss, rtol=1e-6) and torch.allclose(other_gradient, gradient, rtol=1e-6, atol=0):
+        after = at_all_levels(objective)
+        same = len(before) == len(after) and all(
+            torch.allclose(found, was, rtol=1e-6, atol=0) for found, was in zip(after, before, strict=True)
+        )
+        if same and objective.on_policy == base.on_policy and objective.teacher_mixed_in == base.teacher_mixed_in:
             without_effect.append(value)
     assert changed, "no other value was accepted"
     assert not without_effect, f"{option} has no effect at {without_effect}"
 
 
 @each_case
-def test_every_term_reaches_backward(name: str, case: str) -> None:
-    objective, batch = load(name, case), a_batch()
+def test_every_term_reaches_backward(name: str, case: str, level: Level) -> None:
+    objective, batch = load(name, case), a_batch(level=level)
     terms = objective.terms(batch)
     assert len({term.name for term in terms}) == len(terms) > 0
     gradients = []
@@ -239,8 +243,8 @@ def test_every_term_reaches_backward(name: str, case: str) -> None:
 @each_case
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_finite_at_large_scores(name: str, case: str, masked: bool, dtype: torch.dtype) -> None:
-    batch = a_batch(masked=masked)
+def test_finite_at_large_scores(name: str, case: str, level: Level, masked: bool, dtype: torch.dtype) -> None:
+    batch = a_batch(masked=masked, level=level)
     assert batch.teacher is not None
     large = replace(batch, student=1e4 * batch.student.sign().to(dtype), teacher=1e4 * batch.teacher.sign().to(dtype))
     loss, gradient = loss_and_gradient(load(name, case), large)
@@ -249,8 +253,8 @@ def test_finite_at_large_scores(name: str, case: str, masked: bool, dtype: torch
 
 
 @each_case
-def test_bf16_in_float32_math(name: str, case: str) -> None:
-    batch = a_batch()
+def test_bf16_in_float32_math(name: str, case: str, level: Level) -> None:
+    batch = a_batch(level=level)
     assert batch.teacher is not None
     half = replace(batch, student=batch.student.bfloat16(), teacher=batch.teacher.bfloat16())
     assert half.teacher is not None
@@ -266,8 +270,8 @@ def test_bf16_in_float32_math(name: str, case: str) -> None:
 
 
 @each_case
-def test_a_student_equal_to_its_teacher_is_at_the_minimum(name: str, case: str) -> None:
-    batch = a_batch()
+def test_a_student_equal_to_its_teacher_is_at_the_minimum(name: str, case: str, level: Level) -> None:
+    batch = a_batch(level=level)
     assert batch.teacher is not None
     loss, gradient = loss_and_gradient(load(name, case), replace(batch, student=batch.teacher + 0.5))
     if (name, case) in NO_IDENTITY:
@@ -275,13 +279,13 @@ def test_a_student_equal_to_its_teacher_is_at_the_minimum(name: str, case: str) 
         return
     assert gradient.abs().max() < 1e-13
     for seed in range(3):
-        nearby = replace(batch, student=batch.teacher + 0.1 * a_batch(seed=seed + 1).student)
+        nearby = replace(batch, student=batch.teacher + 0.1 * a_batch(seed=seed + 1, level=level).student)
         assert loss_and_gradient(load(name, case), nearby)[0] > loss
 
 
 @each_case
-def test_the_teacher_gets_no_gradient_and_inputs_stay_as_they_are(name: str, case: str) -> None:
-    batch = a_batch(masked=True)
+def test_the_teacher_gets_no_gradient_and_inputs_stay_as_they_are(name: str, case: str, level: Level) -> None:
+    batch = a_batch(masked=True, level=level)
     assert batch.teacher is not None
     kept = [tensor.clone() for tensor in (batch.student, batch.teacher, batch.labels, batch.mask) if tensor is not None]
     teacher = batch.teacher.requires_grad_()
@@ -294,16 +298,17 @@ def test_the_teacher_gets_no_gradient_and_inputs_stay_as_they_are(name: str, cas
 @each_method
 def test_the_same_seed_gives_the_same_loss(name: str) -> None:
     for case in OPTION_SETS.get(name, {"default": {}}):
-        first, again = (loss_and_gradient(load(name, case), a_batch()) for _ in range(2))
-        assert torch.equal(first[0], again[0])
-        assert torch.equal(first[1], again[1])
+        first, again = (at_all_levels(load(name, case)) for _ in range(2))
+        assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
 @each_method
 def test_a_teacher_is_needed_exactly_where_it_says_so(name: str) -> None:
-    objective, batch = objectives.load(name), replace(a_batch(), teacher=None)
+    objective = objectives.load(name)
+    batch = replace(a_batch(level=objective.levels[0]), teacher=None)
     if not objective.needs_teacher:
-        close(loss_and_gradient(objective, batch)[0], loss_and_gradient(objective, a_batch())[0])
+        whole = a_batch(level=objective.levels[0])
+        close(loss_and_gradient(objective, batch)[0], loss_and_gradient(objective, whole)[0])
         return
     with pytest.raises(ValueError, match="teacher"):
         objective.terms(batch)
@@ -311,9 +316,9 @@ def test_a_teacher_is_needed_exactly_where_it_says_so(name: str) -> None:
 
 @each_case
 @pytest.mark.parametrize("shape", [(9,), (8, 1), (1, 9), (8,)])
-def test_a_mask_never_broadcasts(name: str, case: str, shape: tuple[int, ...]) -> None:
+def test_a_mask_never_broadcasts(name: str, case: str, level: Level, shape: tuple[int, ...]) -> None:
     with pytest.raises((ValueError, TypeError), match="mask"):
-        load(name, case).terms(replace(a_batch(), mask=torch.ones(shape, dtype=torch.bool)))
+        load(name, case).terms(replace(a_batch(level=level), mask=torch.ones(shape, dtype=torch.bool)))
 
 
 @each_method
@@ -337,7 +342,7 @@ def test_an_option_of_the_wrong_type_is_a_user_error(name: str) -> None:
 
 
 def test_an_unknown_method_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown method 'gkrd' \(did you mean 'grkd'\?\); known: .*grkd.*kd.*none"):
+    with pytest.raises(UserError, match=r"unknown method 'gkrd' \(did you mean 'grkd'\?\); known: .*ce.*grkd.*kd"):
         objectives.load("gkrd")
 
 

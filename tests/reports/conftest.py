@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-ACCURACY = {"none": [0.90, 0.91, 0.92], "kd": [0.93, 0.95, 0.94], "grkd": [0.94, 0.955, 0.951]}
+ACCURACY = {"ce": [0.90, 0.91, 0.92], "kd": [0.93, 0.95, 0.94], "grkd": [0.94, 0.955, 0.951]}
 ENVIRONMENT = {
     "grkd": "0.1.0",
     "python": "3.12.1",
@@ -56,7 +56,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         status: dict[str, str] | None = None,
     ) -> Path:
         folder = tmp_path / name
-        labels = ("none", "kd", "grkd") if task == "classifier" else ("kd", "grkd")
+        labels = ("ce", "kd", "grkd") if task == "classifier" else ("kd", "grkd")
         seeds = range(3) if task == "classifier" else range(1)
         methods = "".join(f"- {{name: {label}, label: {label}, options: {{}}}}\n" for label in labels)
         folder.mkdir()

@@ -194,7 +194,7 @@ def test_same_input_same_bytes(make_run: MakeRun, tmp_path: Path) -> None:
 def test_a_method_keeps_its_colour_in_every_run_and_figure(make_run: MakeRun) -> None:
     runs = [read_run(make_run("a", rows=[])), read_run(make_run("b", task="language_model", rows=[]))]
     places = palette(runs)
-    assert places == {"none": 0, "kd": 1, "grkd": 2}
+    assert places == {"ce": 0, "kd": 1, "grkd": 2}
     alphas = [next(one for one in draw(run, places=places) if one.title == "Alpha") for run in runs]
     for drawing in alphas:
         assert "var(--method-2)" in drawing.svg

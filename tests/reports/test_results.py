@@ -14,7 +14,7 @@ MakeRun = Callable[..., Path]
 def test_whole_run(make_run: MakeRun) -> None:
     run = read_run(make_run())
     assert (run.title, run.task, run.missing) == ("Digits", "classifier", ())
-    assert run.labels == ("none", "kd", "grkd")
+    assert run.labels == ("ce", "kd", "grkd")
     assert run.seeds("kd") == (0, 1, 2)
     assert run.counts["prompts_dropped_too_long"] == 3
     assert len(run.curves) == 9

@@ -16,7 +16,7 @@ from grkd.reports.summary import half_width, metric_of, p_value, summarise
 from grkd.reports.tables import DASH, duration, number
 
 MakeRun = Callable[..., Path]
-ACCURACY = {"none": [0.90, 0.91, 0.92], "kd": [0.93, 0.95, 0.94], "grkd": [0.94, 0.955, 0.951]}
+ACCURACY = {"ce": [0.90, 0.91, 0.92], "kd": [0.93, 0.95, 0.94], "grkd": [0.94, 0.955, 0.951]}
 
 
 def rows_of(values: dict[str, list[float | None]], metric: str = "accuracy") -> list[dict[str, object]]:
@@ -42,7 +42,7 @@ def test_numbers_are_those_computed_by_hand(make_run: MakeRun) -> None:
     table = markdown_rows(markdown_table(read_run(make_run())))
     # kd: mean 94.00; s = 1 point; t(0.975, 2) = 4.3027; 4.3027 / sqrt(3) = 2.48; difference to none 94 - 91 = 3.
     assert table["kd"] == ["94.00 ± 2.48 (+3.00)", "1 min 00 s"]
-    assert table["none"] == ["91.00 ± 2.48", "1 min 00 s"]
+    assert table["ce"] == ["91.00 ± 2.48", "1 min 00 s"]
     # grkd: mean of 94.0, 95.5, 95.1 = 94.87; s = 0.7767; half-width 1.93.
     assert table["grkd"] == ["**94.87 ± 1.93 (+3.87)** ✓", "1 min 00 s"]
     assert table["teacher"] == ["97.20", DASH]
@@ -88,7 +88,7 @@ def test_differences_without_spread_or_number_are_no_evidence() -> None:
 def test_better_only_where_the_paired_test_supports_it(make_run: MakeRun) -> None:
     # grkd - kd: .010, .005, .011 (t = 4.67, p = .043); grkd - none: .04, .045, .031 (t = 9.4, p = .011, Holm .022).
     verdict = summarise(read_run(make_run("a"))).verdicts["accuracy"]
-    expected = {other: stats.ttest_rel(ACCURACY["grkd"], ACCURACY[other]).pvalue < 0.05 for other in ("none", "kd")}
+    expected = {other: stats.ttest_rel(ACCURACY["grkd"], ACCURACY[other]).pvalue < 0.05 for other in ("ce", "kd")}
     assert verdict.best == "grkd"
     assert {other: other in verdict.better_than for other in expected} == expected
     noisy = rows_of({"kd": [0.90, 0.95, 0.92], "grkd": [0.93, 0.92, 0.94]})
@@ -140,7 +140,7 @@ def test_better_survives_holm(make_run: MakeRun, ratios: dict[str, float], beate
 def test_the_difference_to_the_baseline_survives_holm(
     make_run: MakeRun, ratios: tuple[float, ...], differing: tuple[bool, ...]
 ) -> None:
-    values: dict[str, list[float | None]] = {"none": [*BEST]}
+    values: dict[str, list[float | None]] = {"ce": [*BEST]}
     values |= {f"kd{number}": [*behind(ratio)] for number, ratio in enumerate(ratios)}
     run = read_run(make_run(rows=rows_of(values)))
     lines = {line.label: line for line in summarise(run).lines}
@@ -171,7 +171,7 @@ def test_outcome_of_one_seed_claims_nothing(make_run: MakeRun) -> None:
 
 
 def test_a_method_that_lost_a_seed_is_neither_best_nor_tested(make_run: MakeRun) -> None:
-    rows = rows_of({"none": [0.90, 0.91, 0.92], "kd": [0.93, 0.945, 0.95], "grkd": [0.98, 0.99, None]})
+    rows = rows_of({"ce": [0.90, 0.91, 0.92], "kd": [0.93, 0.945, 0.95], "grkd": [0.98, 0.99, None]})
     run = read_run(make_run(rows=rows, status={"grkd-seed2": "failed: loss is NaN"}))
     summary = summarise(run)
     assert summary.verdicts["accuracy"].best == "kd"

@@ -230,9 +230,9 @@ def test_fused_head_makes_the_same_steps(
 
 
 def test_fused_head_is_left_where_a_method_needs_logits(tmp_path: Path) -> None:
-    made = trainer(tmp_path, ragged(8), "none", fused_head=True)
+    made = trainer(tmp_path, ragged(8), "ce", fused_head=True)
     made.train()
-    assert made.state.log_history[0]["loss"] == pytest.approx(by_hand("none", ragged(8)).item(), rel=1e-4)
+    assert made.state.log_history[0]["loss"] == pytest.approx(by_hand("ce", ragged(8)).item(), rel=1e-4)
 
 
 _RANKS = """

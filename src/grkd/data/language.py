@@ -31,6 +31,21 @@ class Item:
     index: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The responses to one prompt and what is known of each.
+
+    teacher_scores: the teacher's reward of each response, in nats a token. sources: teacher, student or data.
+    reference_log_probs: mean token log-probability of each under the student before training, for methods that need it.
+    """
+
+    id: str
+    items: tuple[Item, ...]
+    teacher_scores: tuple[float, ...]
+    sources: tuple[str, ...]
+    reference_log_probs: tuple[float, ...] | None = None
+
+
 def collate(items: Sequence[Item], *, pad_token_id: int) -> dict[str, Tensor]:
     """A batch of B items, P the longest prompt and R the longest response.
 

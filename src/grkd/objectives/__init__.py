@@ -11,10 +11,10 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from grkd.errors import UserError
-from grkd.objectives._base import Batch, Objective, Term, combine
+from grkd.objectives._base import Batch, Choice, Level, Objective, Term, combine
 from grkd.objectives._module import GRKDLoss
 
-__all__ = ["Batch", "GRKDLoss", "Objective", "Term", "combine", "load", "method", "names"]
+__all__ = ["Batch", "Choice", "GRKDLoss", "Level", "Objective", "Term", "combine", "load", "method", "names"]
 
 
 def names() -> list[str]:

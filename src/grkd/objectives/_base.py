@@ -3,13 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grkd.groups import checked_mask, wide
+
+# What a row is: a class example or a token ("row"), or a prompt whose candidates are responses ("response").
+Level = Literal["row", "response"]
+# Which responses of a group a method is trained on: all; the teacher's best; its best and worst ("ends"); those that
+# were sampled from the teacher, or stand in the data.
+Choice = Literal["all", "best", "ends", "teacher", "data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +26,14 @@ class Batch:
     mask: True where a candidate exists; a row that is False throughout counts nowhere.
     labels: the true candidate of each row, where known. progress: of training, in [0, 1].
     generator: for the draw of groups; None uses torch's global state.
+
+    level "response": a row is a prompt, a candidate a response; scores are mean token log-probabilities of responses
+    in nats a token (the teacher's: its reward). lengths: tokens of each response; reference: mean token
+    log-probabilities under the student before training.
+
+    Rows that are tokens, one response after the other: response says which response a row belongs to (rising from 0);
+    sampled_log_probs: log-probability with which a row's token (its label) was drawn, where it was drawn in training.
+    Classifiers: student_features, teacher_features are what the last layers read.
     """
 
     student: Float[Tensor, "rows candidates"]
@@ -28,6 +42,13 @@ class Batch:
     labels: Int[Tensor, " rows"] | None = None
     progress: float = 0.0
     generator: torch.Generator | None = None
+    level: Level = "row"
+    lengths: Int[Tensor, "rows candidates"] | None = None
+    reference: Float[Tensor, "rows candidates"] | None = None
+    response: Int[Tensor, " rows"] | None = None
+    sampled_log_probs: Float[Tensor, " rows"] | None = None
+    student_features: Float[Tensor, "rows student_features"] | None = None
+    teacher_features: Float[Tensor, "rows teacher_features"] | None = None
 
     def counted(self) -> Bool[Tensor, " rows"]:
         """Rows with at least one candidate."""
@@ -55,9 +76,36 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(ABC):
-    """A method's options. `terms` says what it minimises; `combine` makes a scalar of it."""
+    """A method's options. `terms` says what it minimises; `combine` makes a scalar of it.
+
+    needs_teacher: the teacher's scores of rows. needs_reference: Batch.reference. needs_features: both features.
+    trains_on: which responses of a group it reads.
+    """
 
     needs_teacher: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
+    trains_on: ClassVar[Choice] = "all"
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that `terms` is asked for, each with its own batch; each level's terms are divided by its rows."""
+        return ("row",)
+
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a row's loss depends on the other rows of its micro-batch."""
+        return False
+
+    @property
+    def on_policy(self) -> float:
+        """Share of the prompts that the student answers anew in training; their stored responses are not used."""
+        return 0.0
+
+    @property
+    def teacher_mixed_in(self) -> float:
+        """Weight of the teacher in the distribution that those answers are drawn from."""
+        return 0.0
 
     @abstractmethod
     def terms(self, batch: Batch) -> tuple[Term, ...]:

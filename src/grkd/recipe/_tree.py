@@ -101,23 +101,40 @@ class Prompts(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Responses(Section):
-    """Where responses come from: sampled from the teacher or the student, or taken from the data."""
+class Mixture(Section):
+    """How many of a group's responses come from each source."""
 
-    source: Literal["teacher", "student", "data"] = "teacher"
+    teacher: Annotated[int, Field(ge=0)] = 0
+    student: Annotated[int, Field(ge=0)] = 0
+    data: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Responses(Section):
+    """Groups of `n` responses a prompt: sampled from the teacher or the student, taken from the data, or a mixture."""
+
+    source: Literal["teacher", "student", "data", "mixture"] = "teacher"
+    n: Count = 1  # responses a prompt; a mixture's numbers add up to it
+    candidates: Count | None = None  # sampled a prompt, of which the n most different are kept; null: n
+    mixture: Mixture | None = None
     max_new_tokens: Count = 256
     temperature: NonNegative = 1.0  # 0: greedy
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    batch_size: Count = 16
-    shard_size: Count = 64  # responses a file; whole shards survive a kill
+    batch_size: Count = 16  # responses generated at a time
+    shard_size: Count = 64  # prompts a file; whole shards survive a kill
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Section):
-    """The teacher's signal: its hidden states stored once ("cache"), or the teacher run in every step ("live")."""
+    """The teacher's signal. signal: of tokens, its hidden states stored once ("cache"), or run in every step ("live").
+
+    reward: of whole responses, see grkd.teachers.annotator.
+    """
 
     signal: Literal["cache", "live"] = "cache"
     batch_size: Count = 8
+    reward: Literal["log_prob", "calibrated", "choice", "data"] = "log_prob"
+    calibration: Annotated[float, Field(ge=0, le=1)] = 0.8  # share of the log-probability in the calibrated reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +186,21 @@ class ClassifierEvaluation(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search(Section):
+    """What `grkd compare` tries for every method before the runs that count: the same number of tries for all.
+
+    learning_rate and options (a method's label -> its option -> values) are lists of values; the tries are measured on
+    a part of the training data that is then given back. metric: null takes the task's own.
+    """
+
+    trials: Count = 6
+    learning_rate: list[Positive] = field(default_factory=list)  # empty: training.learning_rate alone
+    options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    metric: str | None = None
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageRecipe(Section):
     """Distil a language model."""
 
@@ -185,6 +217,7 @@ class LanguageRecipe(Section):
     score: Score = field(default_factory=Score)
     training: Training = field(default_factory=Training)
     evaluation: LanguageEvaluation = field(default_factory=LanguageEvaluation)
+    search: Search | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +235,7 @@ class ClassifierRecipe(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     training: Training = field(default_factory=Training)
     evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)
+    search: Search | None = None
 
 
 Recipe = LanguageRecipe | ClassifierRecipe

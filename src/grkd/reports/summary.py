@@ -180,7 +180,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def _baseline(run: Run, labels: Sequence[str]) -> str | None:
-    plain = [label for label in labels if run.method_names.get(label, label) == "none"]
+    plain = [label for label in labels if run.method_names.get(label, label) == "ce"]
     if run.task == "classifier" and plain:
         return plain[0]
     return BEFORE if BEFORE in labels else None

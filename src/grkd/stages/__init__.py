@@ -10,7 +10,7 @@ from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import write_json, write_text
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe, dump
-from grkd.stages import classifier, language, language_training
+from grkd.stages import classifier, language_prompts, language_responses, language_scores, language_training
 from grkd.stages._folder import RunFolder, command_line, environment
 from grkd.stages._models import LanguageModels
 from grkd.stages._results import collect, publish
@@ -45,11 +45,11 @@ def run(recipe: Recipe) -> int:
 def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     if isinstance(recipe, LanguageRecipe):
         models = LanguageModels(recipe, folder)
-        language.prepare(recipe, folder, models)
+        language_prompts.prepare(recipe, folder, models)
         check(recipe.training, recipe.methods, models.numbers["vocabulary"])
         _describe(recipe, folder)
-        language.respond(recipe, folder, models)
-        language.score(recipe, folder, models)
+        language_responses.respond(recipe, folder, models)
+        language_scores.score(recipe, folder, models)
         language_training.evaluate_student(recipe, folder, models, "before", None)
         language_training.teacher_answers(recipe, folder, models)
 

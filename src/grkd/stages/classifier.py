@@ -81,7 +81,7 @@ def teach(shared: ClassifierRun) -> Path:
     def make(work: Path) -> None:
         teacher = shared.classifier(spec, seed=recipe.seeds[0], needs_head=spec.training is None)
         if spec.training is not None:
-            objective = objectives.load("none")
+            objective = objectives.load("ce")
             _train(shared, teacher, shared.dataset(teacher), work, objective, spec.training, recipe.seeds[0], "teach")
         if shared.run.ranks.is_main_process:
             _save(teacher, work)

@@ -17,7 +17,7 @@ from grkd.stages._card import model_card
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
 from grkd.stages._train import train
-from grkd.stages.language import read_items, read_records
+from grkd.stages.language_responses import read_items, read_records
 from grkd.teachers.generate import generate_responses
 from grkd.teachers.models import load_language_model, save_student
 from grkd.teachers.signal import HiddenCache, TeacherHead

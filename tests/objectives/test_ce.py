@@ -18,7 +18,7 @@ def a_batch() -> Batch:
 
 
 def loss_of(batch: Batch) -> Tensor:
-    return combine(objectives.load("none").terms(batch))
+    return combine(objectives.load("ce").terms(batch))
 
 
 def test_equals_torch_and_leaves_out_negative_labels() -> None:

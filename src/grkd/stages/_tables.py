@@ -1,0 +1,48 @@
+"""Tables of a run's stages: Parquet files, whole or absent."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grkd.files import whole_file
+
+TOKENS = pa.list_(pa.int32())
+
+# A line a prompt. data_*: what the data has as responses, where responses.source takes them from there.
+PROMPTS = pa.schema(
+    {
+        "id": pa.string(),
+        "split": pa.string(),
+        "prompt": pa.string(),  # as people read it: the last message
+        "messages": pa.string(),  # the conversation as JSON, without the recipe's system message
+        "prompt_ids": TOKENS,
+        "data_response_ids": pa.list_(TOKENS),
+        "data_scores": pa.list_(pa.float64()),
+    }
+)
+
+# A line a response; `id` is <group>#<index>, `group` the prompt's id.
+RESPONSES = pa.schema(
+    {
+        "id": pa.string(),
+        "group": pa.string(),
+        "index": pa.int32(),
+        "source": pa.string(),  # teacher, student or data
+        "split": pa.string(),
+        "prompt": pa.string(),
+        "messages": pa.string(),
+        "prompt_ids": TOKENS,
+        "response_ids": TOKENS,
+        "response": pa.string(),
+        "finished": pa.bool_(),  # ended by a stop token, not by the limit of length
+        "data_score": pa.float64(),
+    }
+)
+
+
+def write_table(path: Path, records: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
+    """Write records as one Parquet file."""
+    with whole_file(path) as aside:
+        pq.write_table(pa.Table.from_pylist(records, schema=schema), aside)
