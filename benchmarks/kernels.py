@@ -8,6 +8,7 @@ floor_ms (head: the four bare matrix products; pairs: one reciprocal a pair), gr
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -72,7 +73,29 @@ def ours(lm: Lm, **options: Any) -> Callable[..., Tensor]:
     return partial(distillation_head, student_softcap=lm.cap, teacher_softcap=lm.cap, **options)
 
 
-def exact_gradients(lm: Lm, alpha: float, group: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
+# Sum over rows of what a head minimises, from both scores and the rows' groups.
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def exact_soft(student: Tensor, teacher: Tensor, group: Tensor) -> Tensor:
+    return -(teacher.softmax(-1) * student.log_softmax(-1)).sum()
+
+
+def exact_pairs(student: Tensor, teacher: Tensor, group: Tensor) -> Tensor:
+    return group_relative(student.gather(-1, group), teacher.gather(-1, group)).sum()
+
+
+def exact_both(student: Tensor, teacher: Tensor, group: Tensor) -> Tensor:
+    return 0.5 * exact_soft(student, teacher, group) + 0.5 * exact_pairs(student, teacher, group)
+
+
+def exact_jsd(student: Tensor, teacher: Tensor, group: Tensor) -> Tensor:
+    s, t = student.log_softmax(-1), teacher.log_softmax(-1)
+    mixture = torch.logaddexp(s, t) - math.log(2)
+    return 0.5 * (t.exp() * (t - mixture) + s.exp() * (s - mixture)).sum()
+
+
+def exact_gradients(lm: Lm, loss: Loss, group: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
     """Gradients of hidden states and weight in float64 over CHECKED rows, 64 rows at a time."""
     weight = lm.weight.detach().double()
     hidden_gradient = torch.empty(CHECKED, weight.shape[1], dtype=torch.float64, device="cuda")
@@ -83,11 +106,7 @@ def exact_gradients(lm: Lm, alpha: float, group: Tensor, cap: float | None) -> t
         raw = (lm.hidden.detach()[part].double() @ weight.mT).requires_grad_()
         student = raw if cap is None else cap * torch.tanh(raw / cap)
         teacher = teacher if cap is None else cap * torch.tanh(teacher / cap)
-        loss = -(teacher.softmax(-1) * student.log_softmax(-1)).sum() * (1 - alpha)
-        if alpha:
-            chosen = group[part]
-            loss = loss + alpha * group_relative(student.gather(-1, chosen), teacher.gather(-1, chosen)).sum()
-        (slope,) = torch.autograd.grad(loss / CHECKED, raw)
+        (slope,) = torch.autograd.grad(loss(student, teacher, group[part]) / CHECKED, raw)
         hidden_gradient[part] = slope @ weight
         weight_gradient += slope.mT @ lm.hidden.detach()[part].double()
     return hidden_gradient, weight_gradient
@@ -107,6 +126,7 @@ def measured(
     floor_ms: float | None,
     errors: dict[str, float | None],
     repeats: int,
+    warmup: int,
 ) -> list[dict[str, Any]]:
     """Rows of one case; a step that runs out of memory is left out and named."""
     working: dict[str, Callable[[], Any]] = {}
@@ -119,7 +139,7 @@ def measured(
         except torch.OutOfMemoryError:
             print(f"{case} | {name}: out of memory", file=sys.stderr)
         torch.cuda.empty_cache()
-    times = interleaved_ms(working, repeats=repeats)
+    times = interleaved_ms(working, repeats=repeats, warmup=warmup)
     floor = times.pop("floor") if floor_ms is None else floor_ms
     return [
         {
@@ -150,14 +170,11 @@ def head_rows(name: str) -> list[dict[str, Any]]:
     peers = available()
     for peer, head in peers.items():
         heads[peer] = partial(_without_keywords, head, lm.cap)
+    heads["grkd pairs only, group of 16"] = partial(_pairs_only, lm, group)
     errors = head_errors(lm, heads, group)
     steps: dict[str, Callable[[], Any]] = {"floor": lm.products}
     steps |= {impl: lm.step(head) for impl, head in heads.items()}
-    pairs = partial(pairs_head, student_softcap=lm.cap, teacher_softcap=lm.cap)
-    steps["grkd pairs only, group of 16"] = lm.step(
-        lambda h, w, th, tw: pairs(h, w, group, teacher_hidden=th, teacher_weight=tw)
-    )
-    return measured(f"head, {name}", steps, None, errors, repeats=9)
+    return measured(f"head, {name}", steps, None, errors, repeats=7, warmup=1)
 
 
 def head_errors(lm: Lm, heads: dict[str, Callable[..., Tensor]], group: Tensor) -> dict[str, float | None]:
@@ -169,20 +186,30 @@ def head_errors(lm: Lm, heads: dict[str, Callable[..., Tensor]], group: Tensor) 
     }
     for impl, more in fixed.items():
         heads = {**heads, impl: partial(_given_group, lm, group, more)}
-    errors: dict[str, float | None] = {"grkd jsd": None}
-    plain = [impl for impl in heads if impl not in fixed and impl not in errors]
-    jobs = [
-        (0.5, lm.cap, list(fixed)),
-        (0.0, lm.cap, [impl for impl in plain if not impl.startswith("liger")]),
-        (0.0, None, [impl for impl in plain if impl.startswith("liger")]),
+    errors: dict[str, float | None] = {}
+    others = ["grkd jsd", "grkd pairs only, group of 16"]
+    plain = [impl for impl in heads if impl not in fixed and impl not in others]
+    jobs: list[tuple[Loss, float | None, list[str]]] = [
+        (exact_both, lm.cap, list(fixed)),
+        (exact_soft, lm.cap, [impl for impl in plain if not impl.startswith("liger")]),
+        (exact_soft, None, [impl for impl in plain if impl.startswith("liger")]),
+        (exact_jsd, lm.cap, others[:1]),
+        (exact_pairs, lm.cap, others[1:]),
     ]
-    for alpha, cap, impls in jobs:
-        exact = exact_gradients(lm, alpha, group, cap)
+    for loss, cap, impls in jobs:
+        exact = exact_gradients(lm, loss, group, cap)
         for impl in impls:
             errors[impl] = grad_error(lm, heads[impl], exact)
         del exact
         torch.cuda.empty_cache()
     return errors
+
+
+def _pairs_only(lm: Lm, group: Tensor, *inputs: Tensor) -> Tensor:
+    hidden, weight, teacher_hidden, teacher_weight = inputs
+    teacher = {"teacher_hidden": teacher_hidden, "teacher_weight": teacher_weight}
+    caps = {"student_softcap": lm.cap, "teacher_softcap": lm.cap}
+    return pairs_head(hidden, weight, group[: len(hidden)], **teacher, **caps)
 
 
 def _given_group(lm: Lm, group: Tensor, more: dict[str, Any], *inputs: Tensor) -> Tensor:
@@ -231,7 +258,7 @@ def pair_rows(rows: int, candidates: int) -> list[dict[str, Any]]:
         torch.cuda.empty_cache()
     steps = {name: step(loss, student) for name, (loss, student) in impls.items()}
     floor_ms = rows * candidates * (candidates - 1) / 2 / PAIRS_A_SECOND * 1e3
-    return measured(f"all pairs, {rows} x {candidates}", steps, floor_ms, errors, repeats=3)
+    return measured(f"all pairs, {rows} x {candidates}", steps, floor_ms, errors, repeats=3, warmup=0)
 
 
 def main() -> None:

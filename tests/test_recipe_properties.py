@@ -69,7 +69,9 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     if origin is list:
         return METHODS if arguments[0] is Method else st.lists(values(arguments[0]), max_size=3)
     if origin is dict:
-        return st.dictionaries(TEXTS, FREE, max_size=3)
+        return st.dictionaries(TEXTS, values(arguments[1]), max_size=3)
+    if hint is Any:
+        return FREE
     if is_dataclass(hint):
         return sections(hint)
     return _limited(hint, {})
@@ -87,7 +89,15 @@ def _limited(kind: type, limits: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 @cache
 def sections(section: type) -> st.SearchStrategy[dict[str, Any]]:
-    own = {"train": PATHS, "heldout": PATHS, "image_folder": PATHS, "weights": PATHS, "model": NAMES, "output": PATHS}
+    own = {
+        "train": PATHS,
+        "heldout": PATHS,
+        "questions": PATHS,
+        "image_folder": PATHS,
+        "weights": PATHS,
+        "model": NAMES,
+        "output": PATHS,
+    }
     hints = get_type_hints(section, include_extras=True)
     return st.fixed_dictionaries({f.name: own.get(f.name, values(hints[f.name])) for f in fields(section)})
 
@@ -100,9 +110,12 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
         student["layers"] = sorted(set(student["layers"] or [0]))
         for key in ("model", "gguf_file", "revision", "config"):
             student[key] = None
+        responses = plain["responses"]
+        responses.update(source="teacher", mixture=None, candidates=responses["candidates"] and responses["n"] + 1)
     else:
         student.update(model="cnn", training=None)
-        teacher["weights"] = data["dataset"] = data["image_folder"] = None
+        teacher["weights"] = data["dataset"] = data["image_folder"] = data["folder"] = data["teacher_labels"] = None
+        data["labels"] = "clean"
     for training in (plain["training"], teacher.get("training")):
         if training and training["steps"]:
             training["epochs"] = None

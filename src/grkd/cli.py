@@ -1,4 +1,7 @@
-"""The command: grkd run | demo | methods | report | eval | table."""
+"""The command: grkd run | compare | demo | methods | report | eval | table.
+
+Over 300 lines: the words and the help of every command, in one place.
+"""
 
 import argparse
 import errno
@@ -21,6 +24,16 @@ training from its last checkpoint. After the recipe, key=value words change sing
   grkd run recipes/digits.yaml
   grkd run recipes/digits.yaml seeds=[0,1,2] training.learning_rate=1e-3 methods=[kd,grkd]
   accelerate launch -m grkd run recipes/gemma.yaml        # several GPUs
+"""
+_COMPARE_HELP = """\
+Which method wins on your data: every method is tuned with the same number of tries (the recipe's `search` section) on
+a part of the training prompts, then trained with every seed on the same prompts, response groups, teacher scores and
+optimiser steps; one table with 95 % intervals and paired tests. The same command goes on after a kill; a method that
+fails is shown as failed, the others go on.
+
+  grkd compare recipes/smollm2-compare.yaml
+  grkd compare recipes/smollm2-compare.yaml --methods kd,seqkd,dpo,grkd --seeds 3 --processes 4
+  grkd compare recipes/smollm2-compare.yaml --methods kd,grkd search.trials=3 training.steps=200
 """
 _DEMO_HELP = """\
 Distil a real 135M language model into a third of its layers, and a digits classifier into a tiny one, on a CPU;
@@ -51,8 +64,12 @@ _TABLE_HELP = """\
 Print the paper's Table 1 for any models: teacher, student and methods against AlpacaEval 2, Arena-Hard, MT-Bench and
 GSM8K, gains over the student in brackets. RUN is an output folder of `grkd eval`; LABEL=RUN names its row.
 
+Below it, for models that answered the same items (rank fidelity and exact match too): the paired difference with its
+95 % interval, McNemar's test or the paired bootstrap, Holm's correction, and which model is better at 5 %.
+
   grkd table teacher=runs/eval-9b student=runs/eval-2b grkd=runs/eval-grkd --paper gemma2
   grkd table runs/eval-* --student gemma-2-2b-it --format latex --output table1.tex
+  grkd table kd=runs/eval-kd grkd=runs/eval-grkd --format json      # figures and comparisons
 """
 
 
@@ -71,6 +88,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
     run.add_argument("--check", action="store_true", help="read the recipe, print it resolved, and stop")
+
+    compare = commands.add_parser(
+        "compare", help="tune methods and compare them", description=_COMPARE_HELP, formatter_class=raw
+    )
+    compare.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    compare.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
+    compare.add_argument("--methods", metavar="A,B", help="labels of the recipe's methods, or other methods' names")
+    compare.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the recipe's)")
+    compare.add_argument("--processes", type=int, default=1, metavar="N", help="students at a time on one device")
 
     demo = commands.add_parser("demo", help="see it work", description=_DEMO_HELP, formatter_class=raw)
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
@@ -103,6 +129,7 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
     add("--judge-model", metavar="NAME", help="the judge's name there")
     add("--judge-key-env", metavar="VARIABLE", help="environment variable with its key (default: OPENAI_API_KEY)")
     add("--judge-tokens", type=int, metavar="N", help="judgements shorter than the benchmark's")
+    add("--judge-prompt", type=Path, metavar="FILE", help="arena_hard: the judge's system prompt (default: the data's)")
     add("--max-requests", type=int, metavar="N", help="the judge's budget of this command, every try counted")
     add("--max-tokens", type=int, metavar="N", help="the same in tokens, prompts and judgements")
     add("--concurrency", type=int, metavar="N", help="requests at a time (default: 4)")
@@ -128,7 +155,7 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
 def _add_table(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("runs", nargs="+", metavar="[LABEL=]RUN", help="a folder that `grkd eval` wrote")
-    add("--format", choices=("markdown", "latex", "csv"), default="markdown")
+    add("--format", choices=("markdown", "latex", "csv", "json"), default="markdown")
     add("--paper", choices=("gemma2", "llama3"), help="show the paper's own figures of this pair beside")
     add("--student", metavar="LABEL", help="the row that gains are counted from (default: student)")
     add("--teacher", metavar="LABEL", help="the row that comes first (default: teacher)")
@@ -144,6 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"grkd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe has left: nothing more to say, and no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("grkd: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -159,7 +189,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; key=value words may also follow an option, where argparse by itself gives up."""
     top = parser()
     options, rest = top.parse_known_args(argv)
-    if rest and (options.command != "run" or any(word.startswith("-") for word in rest)):
+    if rest and (options.command not in ("run", "compare") or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
@@ -199,6 +229,14 @@ def _run(options: argparse.Namespace) -> int:
     return run(read)
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from grkd import recipe
+    from grkd.stages.compare import compare
+
+    read = recipe.read(options.recipe, options.overrides)
+    return compare(read, methods=options.methods, seeds=options.seeds, processes=options.processes)
+
+
 def _demo(options: argparse.Namespace) -> int:
     from grkd.demo import demo
 
@@ -234,16 +272,18 @@ def _report(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from grkd.reports import print_tables, read_run, write_page
+    from grkd.reports.benchmarks import benchmarks, print_benchmarks
     from grkd.reports.evaluations import read_evaluations
-    from grkd.reports.paper_table import paper_table
 
     if options.paper and not options.evaluations:
         raise UserError("--paper: there is no table to set it beside; add --evaluations [LABEL=]DIR ...")
     runs = [read_run(folder) for folder in options.runs]
-    found = read_evaluations(options.evaluations) if options.evaluations else None
+    found = benchmarks(read_evaluations(options.evaluations), paper=options.paper) if options.evaluations else None
     page = options.output or options.runs[0] / "report.html"
-    write_page(runs, page, evaluations=None if found is None else paper_table(found, paper=options.paper))
+    write_page(runs, page, evaluations=found)
     print_tables(runs, Console())
+    if found is not None:
+        print_benchmarks(found, Console(highlight=False))
     print(f"report: {page}")
     return 0
 
@@ -259,23 +299,32 @@ def _eval(options: argparse.Namespace) -> int:
 
 def _table(options: argparse.Namespace) -> int:
     from grkd.files import write_text
+    from grkd.reports.benchmarks import benchmarks, remarks, render
     from grkd.reports.evaluations import read_evaluations
-    from grkd.reports.paper_table import paper_table, render
 
-    found = read_evaluations(options.runs)
-    table = paper_table(found, paper=options.paper, student=options.student, teacher=options.teacher)
-    text = render(table, options.format)
+    found = benchmarks(
+        read_evaluations(options.runs), paper=options.paper, student=options.student, teacher=options.teacher
+    )
+    text = render(found, options.format)
     if options.output is not None:
         write_text(options.output, text)
         print(f"table: {options.output}")
     else:
         print(text, end="")
     if options.format == "csv":  # which holds figures only
-        print("\n".join(table.notes), file=sys.stderr)
+        print("\n".join(remarks(found)), file=sys.stderr)
     return 0
 
 
-_COMMANDS = {"run": _run, "demo": _demo, "methods": _methods, "report": _report, "eval": _eval, "table": _table}
+_COMMANDS = {
+    "run": _run,
+    "compare": _compare,
+    "demo": _demo,
+    "methods": _methods,
+    "report": _report,
+    "eval": _eval,
+    "table": _table,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,6 +4,7 @@ Over 300 lines: the servers and data of the small benchmarks stand beside the te
 """
 
 import gzip
+import hashlib
 import importlib.util
 import json
 import os
@@ -184,6 +185,60 @@ def test_alpaca_eval_weighted_by_logprobs_where_the_judge_gives_them(
     assert {"win_rate", "length_controlled_win_rate"} <= set(json.loads(out))
 
 
+def test_items_give_the_figures_back_and_two_models_are_compared(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    assert run(capsys, words(server, tiny_teacher, data, "mt_bench,arena_hard"))[0] == 0
+    for task, value, weight, figure in (
+        ("mt_bench", "rating", "ratings", "score"),
+        ("arena_hard", "win_percent", "battles", "win_rate"),
+    ):
+        found = result(data, task)
+        items = found["items"]
+        assert len({item["id"] for item in items}) == len({item["asked"] for item in items}) == QUESTIONS
+        total = sum(item[value] * item[weight] for item in items) / sum(item[weight] for item in items)
+        assert total == pytest.approx(found["metrics"][figure]["value"])
+        assert found["conditions"]["judge"] == "weak"
+    server.reply = lambda body: "Rating: [[9]]" if "<Rate>" in body["messages"][-1]["content"] else "[[A=B]]"
+    other = data.parent / "other"
+    assert run(capsys, words(server, tiny_teacher, data, "mt_bench,arena_hard", output=other))[0] == 0
+    assert run(capsys, ["table", f"student={data.parent}/run", f"grkd={other}"])[0] == 0
+    status, out, _ = run(capsys, ["table", f"student={data.parent}/run", f"grkd={other}", "--format=json"])
+    assert status == 0
+    by_task = {one["task"]: one for one in json.loads(out)["comparisons"]}
+    # 9 in both turns against 7 and 5; a tie in every game against a win and a loss.
+    assert (by_task["mt_bench"]["difference"], by_task["mt_bench"]["p"]) == (3.0, 2 ** (1 - QUESTIONS))
+    assert by_task["mt_bench"]["better"] is None  # four questions show nothing
+    assert (by_task["arena_hard"]["difference"], by_task["arena_hard"]["better"]) == (0.0, None)
+    assert {one["items"] for one in by_task.values()} == {QUESTIONS}
+
+
+def test_the_judges_prompt_from_a_file(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    prompt = data.parent / "judge.txt"
+    prompt.write_text("Compare the two.\n")
+    assert run(capsys, words(server, tiny_teacher, data, "arena_hard"))[0] == 0
+    own = result(data, "arena_hard")
+    assert "grkd's own wording was used" in own["note"]
+    output = data.parent / "other"
+    status, out, _ = run(capsys, words(server, tiny_teacher, data, "arena_hard", judge_prompt=prompt, output=output))
+    assert status == 0
+    assert {body["messages"][0]["content"] for body in server.asked[2 * QUESTIONS :]} == {"Compare the two."}
+    found = json.loads((output / "results" / "arena_hard.json").read_text())
+    assert found["comparable"] is False
+    digest = hashlib.sha256(prompt.read_bytes()).hexdigest()
+    assert f"the judge's system prompt was judge.txt, SHA-256 {digest}" in found["note"]
+    assert digest in out.replace("\n", "")
+    # Another prompt is another judge: no figures of the two are compared.
+    _, out, _ = run(capsys, ["table", f"a={data.parent}/run", f"b={output}"])
+    assert "evaluated with a different judge's prompt" in out
+    bad = words(server, tiny_teacher, data, "mt_bench", judge_prompt=prompt)
+    assert "is the system prompt of arena_hard's judge" in run(capsys, bad)[2]
+    absent = words(server, tiny_teacher, data, "arena_hard", judge_prompt=data / "absent.txt")
+    assert "absent.txt: cannot be read" in run(capsys, absent)[2]
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_taken_up_and_no_judgement_asked_twice(
     capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
@@ -319,8 +374,10 @@ def test_gsm8ks_setting_reaches_the_task_and_a_change_redoes_it(
 @pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="lm-eval is not installed (grkd[eval])")
 @pytest.mark.filterwarnings("ignore")  # of lm-eval's imports
 def test_gsm8k_zero_shot_through_the_chat_template(
-    capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path
+    capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lm_eval.models.huggingface import HFLM
+
     gsm8k_files(data)
     command = words(NoServer, tiny_teacher, data, "gsm8k", judge=None, judge_model=None, fewshot=0)
     status, _, last = run(capsys, [*command, "--chat"])
@@ -337,6 +394,36 @@ def test_gsm8k_zero_shot_through_the_chat_template(
     assert len(prompts) == len(plain) == QUESTIONS
     assert all("w0" not in prompt or prompt.count("w0") == 1 for prompt in prompts)  # no worked example
     assert prompts != plain
+    # Killed after the answers: they are lm-eval's, stored one by one, and not generated again.
+    (data.parent / "run" / "results" / "gsm8k.json").unlink()
+    monkeypatch.setattr(HFLM, "_model_generate", None)
+    assert run(capsys, command)[0] == 0
+    assert [item["prompt"] for item in result(data, "gsm8k")["items"]] == plain
+
+
+def test_rank_stores_what_it_measures_and_knows_its_source_by_content(
+    capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grkd.evaluation import rank_task
+
+    prompts = data.parent / "prompts.jsonl"
+    lines = [json.dumps({"prompt": f"w{n} w1", "completion": f"w{n} w2 w3"}) for n in range(QUESTIONS)]
+    prompts.write_text("\n".join(lines) + "\n")
+    more = {"judge": None, "judge_model": None, "teacher": tiny_teacher, "prompts": prompts}
+    command = words(NoServer, tiny_teacher, data, "rank", **more)
+    assert run(capsys, command)[0] == 0
+    found = result(data, "rank")
+    assert found["metrics"]["token_pair_accuracy"]["value"] == 1.0  # it is its own teacher
+    assert found["conditions"] == {"teacher": str(tiny_teacher), "top_k": 50, "teacher_score": None}
+    assert len((data.parent / "run" / "rank.jsonl").read_text().splitlines()) == QUESTIONS
+    (data.parent / "run" / "results" / "rank.json").unlink()
+    monkeypatch.setattr(rank_task, "response_logits", None)
+    assert run(capsys, command)[0] == 0
+    assert result(data, "rank") == found
+    monkeypatch.undo()
+    prompts.write_text("\n".join(lines[:2]) + "\n")  # the same path, other prompts
+    assert run(capsys, command)[0] == 0
+    assert len(result(data, "rank")["items"]) == 2
 
 
 def test_a_missing_length_controlled_figure_is_explained(

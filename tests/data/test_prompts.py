@@ -43,6 +43,36 @@ def test_the_three_forms_of_a_line(tmp_path: Path) -> None:
     ]
 
 
+def test_groups_of_responses(tmp_path: Path) -> None:
+    turns = [user("q"), assistant("good")]
+    path = written(
+        tmp_path,
+        {"prompt": "a", "responses": ["b", "c"]},
+        {"prompt": "a", "responses": ["b", "c", "c"], "teacher_scores": [1, -0.5, 2e3]},
+        {"messages": [user("q")], "responses": ["b"], "completion": None},
+        {"prompt": "q", "chosen": "good", "rejected": "bad", "responses": None},
+        {"prompt": "q", "chosen": turns, "rejected": [user("q"), assistant("bad")]},
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a"},
+    )
+    found = read_examples(path)
+    assert found[:2] == [
+        Example(id="1", prompt="a", responses=["b", "c"]),
+        Example(id="2", prompt="a", responses=["b", "c", "c"], scores=[1.0, -0.5, 2000.0]),
+    ]
+    assert found[2] == Example(id="3", messages=[user("q")], responses=["b"])
+    assert found[3] == Example(id="4", prompt="q", responses=["good", "bad"], scores=[1.0, 0.0])
+    assert (found[4].responses, found[4].scores) == (found[3].responses, found[3].scores)
+    assert [example.answers for example in found[4:]] == [["good", "bad"], ["b"], []]
+
+
+def test_groups_that_are_not_wanted_are_not_looked_at(tmp_path: Path) -> None:
+    path = written(tmp_path, {"prompt": "a", "responses": 3, "chosen": "", "completion": "c"})
+    assert read_examples(path, groups=False) == [Example(id="1", prompt="a", completion="c")]
+    with pytest.raises(UserError):
+        read_examples(path)
+
+
 def test_limit_reads_the_first_and_no_further(tmp_path: Path) -> None:
     path = written(tmp_path, {"prompt": "a"}, {"prompt": "b"}, "not JSON")
     assert [example.prompt for example in read_examples(path, limit=2)] == ["a", "b"]
@@ -77,6 +107,36 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
         ({"messages": [{"role": "human", "content": "a"}]}, "messages[0] has role 'human'; use one of system"),
         ({"messages": [{"role": "user"}]}, "messages[0].content must be text, got null"),
         ({"messages": [user("a"), assistant("b")], "completion": "c"}, "keep one of them"),
+        ({"prompt": "a", "completion": "b", "responses": ["c"]}, "a completion and a group of responses; keep one"),
+        ({"messages": [user("a"), assistant("b")], "responses": ["c"]}, "a completion and a group of responses"),
+        ({"prompt": "a", "responses": "b"}, "responses must be a list of one text or more"),
+        ({"prompt": "a", "responses": []}, "responses must be a list of one text or more"),
+        ({"prompt": "a", "responses": ["b", " "]}, "responses[1] is empty"),
+        ({"prompt": "a", "responses": ["b", 3]}, "responses[1] must be text, got a number"),
+        ({"prompt": "a", "teacher_scores": [1]}, "teacher_scores without responses"),
+        ({"prompt": "a", "completion": "b", "teacher_scores": [1]}, "teacher_scores without responses"),
+        ({"prompt": "a", "responses": ["b", "c"], "teacher_scores": [1]}, "2 responses need 2 teacher_scores, got 1"),
+        ({"prompt": "a", "responses": ["b"], "teacher_scores": 1}, "1 responses need 1 teacher_scores, got a number"),
+        (
+            {"prompt": "a", "responses": ["b", "c"], "teacher_scores": [1, float("nan")]},
+            "teacher_scores[1] must be a finite number, got nan",
+        ),
+        (
+            {"prompt": "a", "responses": ["b"], "teacher_scores": [float("-inf")]},
+            "teacher_scores[0] must be a finite number, got -inf",
+        ),
+        ({"prompt": "a", "responses": ["b"], "teacher_scores": [10**400]}, "must be a finite number"),
+        ({"prompt": "a", "responses": ["b"], "teacher_scores": [None]}, "must be a finite number, got null"),
+        ({"prompt": "a", "responses": ["b"], "teacher_scores": [True]}, "must be a finite number, got true or false"),
+        ({"prompt": "a", "chosen": "b"}, "it has chosen; give chosen and rejected, both and nothing else"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "responses": ["d"]},
+            "it has responses and chosen and rejected; give chosen and rejected, both and nothing else",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected is empty"),
+        ({"prompt": "a", "chosen": [user("b")], "rejected": "c"}, "chosen must be text, or messages that end with"),
+        ({"prompt": "a", "chosen": [], "rejected": "c"}, "chosen must be text, got a list"),
+        ({"prompt": "a", "chosen": [assistant(" ")], "rejected": "c"}, "chosen's last content is empty"),
     ],
 )
 def test_errors_are_one_line_with_file_and_line(tmp_path: Path, line: Any, words: str) -> None:

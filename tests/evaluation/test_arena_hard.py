@@ -4,6 +4,7 @@ Over 300 lines: a plain form of the benchmark's fit is written out as the oracle
 """
 
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -69,7 +70,8 @@ class TestPublished:
     def test_the_published_configuration_is_read(self) -> None:
         protocol = arena_hard.read_protocol(DATA)
         assert protocol.judge_model == arena_hard.BENCHMARK_JUDGE
-        assert (protocol.max_tokens, protocol.temperature, protocol.published) == (4096, 0.0, False)
+        assert (protocol.max_tokens, protocol.temperature) == (4096, 0.0)
+        assert "no system_prompt" in (protocol.own_prompt or "")
         asked = arena_hard.judge_request(protocol, "why?", "base", "mine", game=2, id="x").messages[1]["content"]
         assert asked.index("why?") < asked.index("mine") < asked.index("base")
         assert "{" not in asked
@@ -225,8 +227,23 @@ class TestProtocol:
         protocol = arena_hard.read_protocol(old)
         asked = arena_hard.judge_request(protocol, "q", "base", "mine", game=1, id="x")
         assert [message["content"] for message in asked.messages] == ["Be fair.", "q|base|mine"]
-        assert protocol.published
+        assert protocol.own_prompt is None
         assert [pattern.pattern for pattern in protocol.patterns] == ["<(A|B)>"]
+
+    def test_a_prompt_that_is_given(self, tmp_path: Path) -> None:
+        prompt = tmp_path / "judge.txt"
+        prompt.write_text("Judge {QUESTION} well.\n")
+        for system in (None, "Be fair."):
+            protocol = arena_hard.read_protocol(config(tmp_path, system_prompt=system), prompt=prompt)
+            asked = arena_hard.judge_request(protocol, "q", "b", "m", game=1, id="x")
+            assert asked.messages[0] == {"role": "system", "content": "Judge {QUESTION} well."}
+            digest = hashlib.sha256(prompt.read_bytes()).hexdigest()
+            assert protocol.own_prompt == f"the judge's system prompt was judge.txt, SHA-256 {digest}"
+        prompt.write_text(" \n")
+        with pytest.raises(UserError, match=r"--judge-prompt .*judge\.txt: nothing in it"):
+            arena_hard.read_protocol(config(tmp_path), prompt=prompt)
+        with pytest.raises(UserError, match=r"--judge-prompt .*absent: cannot be read"):
+            arena_hard.read_protocol(config(tmp_path), prompt=tmp_path / "absent")
 
     def test_mistakes(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"judge_config.yaml: no such file; get arena_hard/"):
@@ -238,6 +255,22 @@ class TestProtocol:
         protocol = arena_hard.read_protocol(config(tmp_path, prompt_template="{QUESTION} {REFERENCE}"))
         with pytest.raises(UserError, match=r"unknown \{REFERENCE\}"):
             arena_hard.judge_request(protocol, "q", "b", "m", game=1, id="x")
+
+
+def test_battles_by_question() -> None:
+    battles = [
+        *arena_hard.battles_of("q", "m", ["B>>A", None]),  # three wins, one that cannot be read
+        *arena_hard.battles_of("r", "m", ["A>B", "A=B"]),  # a loss and a tie
+        *arena_hard.battles_of("s", "m", [None, None]),
+    ]
+    items = arena_hard.question_items(battles)
+    assert items == [
+        {"id": "q", "win_percent": 100.0, "battles": 3},
+        {"id": "r", "win_percent": 25.0, "battles": 2},
+        {"id": "s", "win_percent": None, "battles": 0},
+    ]
+    total = sum(item["win_percent"] * item["battles"] for item in items[:2]) / 5
+    assert arena_hard.score(battles)["win_rate"] == pytest.approx(total)
 
 
 class TestFiles:

@@ -171,6 +171,42 @@ def test_right_answers_count(
 
 @pytest.mark.slow
 @lm_eval
+def test_a_killed_run_asks_only_for_what_is_missing(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    data = write_data(tmp_path, [f"#### {n}" for n in range(7)])
+    options: dict[str, Any] = {"fewshot": 1, "max_new_tokens": 5, "batch_size": 1}
+    whole = gsm8k.run(model, data, **options)
+    generate, asked, most = HFLM._model_generate, list[str](), 3
+
+    def killed(self: Any, context: torch.Tensor, **more: Any) -> torch.Tensor:
+        if len(asked) == most:
+            raise KeyboardInterrupt
+        asked.append(self.tok_decode(context[0]))
+        return generate(self, context, **more)
+
+    monkeypatch.setattr(HFLM, "_model_generate", killed)
+    store = tmp_path / "deep" / "responses.db"
+    with pytest.raises(KeyboardInterrupt):
+        gsm8k.run(model, data, store=store, **options)
+    assert len(asked) == 3
+    most = 100
+    again = gsm8k.run(model, data, store=store, **options)
+    assert again == whole
+    assert len(asked) == len(set(asked)) == 7
+    longer = options | {"max_new_tokens": 6}
+    for expected, settings in ((7, options), (14, longer), (14, longer)):  # another setting is another answer
+        gsm8k.run(model, data, store=store, **settings)
+        assert len(asked) == expected
+    store.write_text("no database " * 100)
+    with pytest.raises(UserError, match=r"responses\.db: not a cache of responses; delete it"):
+        gsm8k.run(model, data, store=store, **options)
+
+
+@pytest.mark.slow
+@lm_eval
 def test_the_seed_chooses_the_examples(model: str, tmp_path: Path) -> None:
     data = write_data(tmp_path, ["#### 1"])
     prompts = [

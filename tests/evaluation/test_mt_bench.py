@@ -99,6 +99,11 @@ def test_means_by_hand_with_the_unparsable_counted_and_left_out(small: Benchmark
     assert found["categories"] == {"writing": 7.0, "math": 1.0, "extraction": 4.0}
     assert (found["n"], found["unparsable"], found["missing"]) == (4, 1, 1)
     assert found["low"] < found["score"] < found["high"]
+    assert [(item["id"], item["category"], item["rating"], item["ratings"]) for item in found["items"]] == [
+        ("1", "writing", 7.0, 2),
+        ("2", "math", 1.0, 1),
+        ("3", "extraction", 4.0, 1),
+    ]
 
 
 def test_interval_draws_whole_questions(small: Benchmark) -> None:
@@ -114,6 +119,7 @@ def test_interval_draws_whole_questions(small: Benchmark) -> None:
 def test_nothing_judged_is_no_score(small: Benchmark) -> None:
     found = score(small, {})
     assert (found["score"], found["low"], found["turn_1"], found["missing"]) == (None, None, None, 6)
+    assert [(item["rating"], item["ratings"]) for item in found["items"]] == [(None, 0)] * 3
 
 
 @pytest.mark.parametrize(

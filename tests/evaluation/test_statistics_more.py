@@ -167,3 +167,75 @@ def test_bootstrap_of_any_figure_without_enough_to_draw_from() -> None:
     assert statistics.bootstrap_statistic(lambda drawn: 1.0, 1) == pytest.approx((1.0, nan, nan), nan_ok=True)
     with pytest.raises(ValueError, match="resamples"):
         statistics.bootstrap_statistic(lambda drawn: 1.0, 5, resamples=0)
+
+
+def test_a_ratio_of_group_sums_is_the_bootstrap_over_groups() -> None:
+    generator = np.random.default_rng(7)
+    values, groups = generator.normal(size=60), generator.integers(9, size=60)
+    sums = [values[groups == group].sum() for group in range(9)]
+    sizes = [(groups == group).sum() for group in range(9)]
+    expected = statistics.bootstrap_interval(values, groups=groups)
+    assert statistics.bootstrap_ratio(sums, sizes) == pytest.approx(expected)
+    assert statistics.bootstrap_ratio([*sums, 0.0], [*sizes, 0]) == pytest.approx(expected)  # a group of nothing
+    assert statistics.bootstrap_ratio([], []) == pytest.approx((math.nan,) * 3, nan_ok=True)
+    assert statistics.bootstrap_ratio([3.0], [2]) == pytest.approx((1.5, math.nan, math.nan), nan_ok=True)
+
+
+def test_paired_ratios_with_equal_sizes_are_the_paired_bootstrap() -> None:
+    generator = np.random.default_rng(8)
+    a, b = generator.normal(0.2, 1, size=40), generator.normal(size=40)
+    ones = np.ones(40)
+    assert statistics.paired_bootstrap_ratio(a, ones, b, ones) == pytest.approx(statistics.paired_bootstrap(a, b))
+    # An item that either model has nothing of is left out.
+    more = statistics.paired_bootstrap_ratio([*a, 5.0, 0.0], [*ones, 1, 0], [*b, 0.0, 9.0], [*ones, 0, 1])
+    assert more == pytest.approx(statistics.paired_bootstrap(a, b))
+
+
+def test_paired_ratios_of_two_items_by_hand() -> None:
+    # a has 3 of 3 and 0 of 1, b 0 of 1 and 3 of 3. Resamples: both items 3/4 - 3/4, the first 1 - 0, the second 0 - 1.
+    found = statistics.paired_bootstrap_ratio([3, 0], [3, 1], [0, 3], [1, 3], resamples=4000)
+    assert found[:3] == pytest.approx((0.0, -1.0, 1.0))
+    assert found.p == 1.0
+    alone = statistics.paired_bootstrap_ratio([3], [4], [1], [4])
+    assert alone == pytest.approx((0.5, math.nan, math.nan, math.nan), nan_ok=True)
+
+
+def test_paired_ratios_are_those_of_plain_loops() -> None:
+    generator = np.random.default_rng(9)
+    sizes_a, sizes_b = generator.integers(1, 4, size=(2, 30)).astype(float)
+    a, b = sizes_a * generator.random(30), sizes_b * generator.random(30)
+    found = statistics.paired_bootstrap_ratio(a, sizes_a, b, sizes_b, resamples=500, seed=3)
+    drawn = np.random.default_rng(3).integers(30, size=(500, 30))
+    by_loop = []
+    for rows in drawn:
+        tops, bottoms = [0.0, 0.0], [0.0, 0.0]
+        for row in rows:
+            for side, (sums, sizes) in enumerate(((a, sizes_a), (b, sizes_b))):
+                tops[side] += sums[row]
+                bottoms[side] += sizes[row]
+        by_loop.append(tops[0] / bottoms[0] - tops[1] / bottoms[1])
+    assert found.difference == pytest.approx(a.sum() / sizes_a.sum() - b.sum() / sizes_b.sum())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(by_loop, [0.025, 0.975])))
+    rarer = min(sum(d <= 0 for d in by_loop), sum(d >= 0 for d in by_loop))
+    assert found.p == pytest.approx(min(1, 2 * (1 + rarer) / 501))
+
+
+def test_paired_ratios_refuse() -> None:
+    with pytest.raises(ValueError, match=r"equal lengths, got \[1, 1, 2, 1\]"):
+        statistics.paired_bootstrap_ratio([1.0], [1.0], [1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="resamples"):
+        statistics.paired_bootstrap_ratio([1.0, 2.0], [1, 1], [1.0, 2.0], [1, 1], resamples=0)
+
+
+@pytest.mark.parametrize("size", [2, 4, 5, 6, 30])
+def test_a_few_items_are_no_evidence_however_clear_they_look(size: int) -> None:
+    """All differences of one sign: the sign test's p is the least that such items can show."""
+    generator = np.random.default_rng(size)
+    a = 1 + 0.01 * generator.random(size)
+    least = stats.binomtest(size, size).pvalue
+    expected = pytest.approx(max(least, 2 / 10_001))
+    assert statistics.paired_bootstrap(a, np.zeros(size)).p == expected
+    ones = np.ones(size)
+    assert statistics.paired_bootstrap_ratio(a, ones, np.zeros(size), ones).p == expected
+    assert statistics.paired_bootstrap_ratio(2 * a, 2 * ones, np.zeros(size), ones).p == expected
+    assert (statistics.paired_bootstrap(a, np.zeros(size)).p < 0.05) == (size > 5)

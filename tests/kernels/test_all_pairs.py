@@ -62,6 +62,14 @@ def test_tiles(candidates: int, spread: float, target: str, normalize: str) -> N
     compare(s, t, mask, 1e-5 if TRITON else 1e-9, pair_target=target, normalize=normalize, tau=0.7)
 
 
+@pytest.mark.parametrize("span", [42.9, 43.1, 83.0, 1000.0])
+def test_every_pair_as_wrong_as_the_range_allows(span: float) -> None:
+    """Where a pair is a product of two numbers, each factor is at its largest: two of them must fit into float32."""
+    t = torch.arange(130, dtype=DTYPE).repeat(2, 1)
+    s = torch.where(t < 65, span, 0.0).to(DTYPE)
+    compare(s, t, None, 1e-5 if TRITON else 1e-9)
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("spread", [0.0, 2.0])

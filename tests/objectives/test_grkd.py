@@ -1,6 +1,7 @@
 """GRKD against its formula in plain Python, its groups, its counting and its refusals."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -177,3 +178,11 @@ def test_candidates_are_checked_before_a_run(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "_ALL_UP_TO", 5)
     with pytest.raises(UserError, match="group_size 7"):
         objectives.load("grkd", group="auto", group_size=7).check_candidates(6)
+
+
+def test_tau_squared_multiplies_the_pairs() -> None:
+    student, teacher = scores()
+    batch = Batch(student=student, teacher=teacher, progress=1.0)
+    torch.testing.assert_close(loss_of(batch, tau=3.0, tau_squared=True), 9 * loss_of(batch, tau=3.0))
+    start = replace(batch, progress=0.0)
+    assert torch.equal(loss_of(start, tau=3.0, tau_squared=True), loss_of(start, tau=3.0))

@@ -57,3 +57,17 @@ def test_labels_are_needed_for_a_label_weight() -> None:
 def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"^kd: .*{next(iter(options))}"):
         objectives.load("kd", **options)
+
+
+def test_standardized_scores_differ_in_neither_scale_nor_shift() -> None:
+    student, teacher = scores()
+
+    def z(values: Tensor) -> Tensor:
+        return (values - values.mean(-1, keepdim=True)) / values.std(-1, keepdim=True, correction=0)
+
+    expected = 4 * cross_entropy(z(student) / 2, (z(teacher) / 2).softmax(-1))
+    found = loss_of(Batch(student=student, teacher=teacher), standardize=True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loss_of(Batch(student=3 * student + 1, teacher=teacher / 2), standardize=True), expected)
+    assert objectives.load("kd").head_options(0.5) is not None
+    assert objectives.load("kd", standardize=True).head_options(0.5) is None

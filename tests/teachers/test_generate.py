@@ -1,4 +1,7 @@
-"""Responses: against a plain loop over the model's logits, repeatable, free of the model's own sampling settings."""
+"""Responses: against a plain loop over the model's logits, repeatable, free of the model's own sampling settings.
+
+"static" and "continuous" are held to the same; on a CPU they run without compilation.
+"""
 
 import logging as python_logging
 from collections import Counter
@@ -13,6 +16,7 @@ from grkd.teachers.generate import Response, generate_responses
 
 PROMPTS = [[5], [3, 4, 9, 8, 7, 11], [6, 2], [10, 12, 13, 14], [3, 3, 3]]
 VOCABULARY = 20
+METHODS = ["dynamic", "static", "continuous"]
 
 
 def tiny(family: str = "llama") -> PreTrainedModel:
@@ -45,12 +49,13 @@ def greedy(model: PreTrainedModel, prompt: list[int], stop_ids: list[int], lengt
     return tokens[len(prompt) :]
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_greedy_equals_a_loop_over_single_prompts(family: str) -> None:
+def test_greedy_equals_a_loop_over_single_prompts(family: str, method: str) -> None:
     model = tiny(family)
     free = [greedy(model, prompt, [], 8) for prompt in PROMPTS]
     stop_ids = [free[0][3], free[1][0]]  # so that some responses stop early
-    responses = in_order(respond(model, temperature=0.0, stop_ids=stop_ids, batch_size=3))
+    responses = in_order(respond(model, temperature=0.0, stop_ids=stop_ids, batch_size=3, method=method))
     assert [response.index for response in responses] == list(range(len(PROMPTS)))
     for prompt, response in zip(PROMPTS, responses, strict=True):
         assert response.response_ids == greedy(model, prompt, stop_ids, 8)
@@ -63,22 +68,26 @@ def test_batches_by_length_in_input_order() -> None:
     assert [[response.index for response in batch] for batch in batches] == [[1, 3], [2, 4], [0]]
 
 
-def test_stop_token_is_kept_once_and_the_rest_cut() -> None:
-    for response in in_order(respond(tiny(), PROMPTS * 10, max_new_tokens=20, batch_size=50)):
+@pytest.mark.parametrize("method", METHODS)
+def test_stop_token_is_kept_once_and_the_rest_cut(method: str) -> None:
+    for response in in_order(respond(tiny(), PROMPTS * 10, max_new_tokens=20, batch_size=50, method=method)):
         stops = [position for position, token in enumerate(response.response_ids) if token in (1, 17)]
         assert response.finished == bool(stops)
         assert stops in ([], [len(response.response_ids) - 1])
         assert response.finished or len(response.response_ids) == 20
 
 
-def test_seed_decides_and_global_state_is_left_alone() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_seed_decides_and_global_state_is_left_alone(method: str) -> None:
     model = tiny()
+    attention = model.config._attn_implementation
     torch.manual_seed(7)
-    first = respond(model)
+    first = respond(model, method=method)
     drawn = torch.rand(1)
     torch.manual_seed(8)
-    assert respond(model) == first
-    assert respond(model, seed=1) != first
+    assert respond(model, method=method) == first
+    assert respond(model, seed=1, method=method) != first
+    assert model.config._attn_implementation == attention
     torch.manual_seed(7)
     assert torch.equal(torch.rand(1), drawn)
 
@@ -109,25 +118,33 @@ def test_a_batch_does_not_depend_on_those_before_it_having_run() -> None:
     assert [first, *rest] == respond(model, stop_ids=[1])
 
 
-def test_settings_of_the_model_do_not_leak_in() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_of_the_model_do_not_leak_in(method: str) -> None:
     model = tiny()
-    plain = respond(model, max_new_tokens=15)
+    plain = respond(model, max_new_tokens=15, method=method)
     own = model.generation_config
     own.top_k, own.min_p, own.repetition_penalty, own.do_sample, own.temperature = 1, 0.9, 9.0, True, 0.01
     own.max_length, own.suppress_tokens, own.num_beams = 7, [3], 2
-    assert respond(model, max_new_tokens=15) == plain
-    assert respond(model, max_new_tokens=15, temperature=0.0) == respond(tiny(), max_new_tokens=15, temperature=0.0)
+    assert respond(model, max_new_tokens=15, method=method) == plain
+    endless = in_order(respond(model, max_new_tokens=15, method=method, stop_ids=[]))
+    assert all(len(response.response_ids) == 15 for response in endless)  # the model's own eos ends none
+    if method != "continuous":
+        plain = respond(tiny(), max_new_tokens=15, temperature=0.0, method=method)
+        assert respond(model, max_new_tokens=15, temperature=0.0, method=method) == plain
     assert model.generation_config is own
 
 
+@pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
-def test_samples_follow_the_models_distribution() -> None:
+def test_samples_follow_the_models_distribution(method: str) -> None:
     """First tokens of many draws: the whole vocabulary at top_p 1, the nucleus alone at top_p 0.5, hot and cold."""
-    model, draws = tiny(), 4000
+    model, draws, rows = tiny(), 4000, 4000
+    if method == "continuous":  # its cache has pages of 256 tokens
+        draws, rows = 1000, 50
     logits = model(torch.tensor([[5, 6]])).logits[0, -1]
 
     def drawn(**changes: Any) -> torch.Tensor:
-        batches = respond(model, [[5, 6]] * draws, batch_size=draws, max_new_tokens=1, **changes)
+        batches = respond(model, [[5, 6]] * draws, batch_size=rows, max_new_tokens=1, method=method, room=3, **changes)
         counts = Counter(response.response_ids[0] for response in batches[0])
         return torch.tensor([counts[token] / draws for token in range(VOCABULARY)])
 
@@ -150,10 +167,12 @@ def test_a_model_in_training_is_read_without_dropout_and_left_in_training() -> N
     assert model.training
 
 
-def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, method: str) -> None:
     with caplog.at_level(python_logging.WARNING):
-        respond(tiny(), temperature=0.0)
-        respond(tiny())
+        respond(tiny(), method=method)
+        if method != "continuous":
+            respond(tiny(), temperature=0.0, method=method)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
@@ -165,3 +184,5 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         respond(tiny(), [[1], []])
     assert respond(tiny(), []) == []
+    with pytest.raises(ValueError, match="room for 13"):
+        respond(tiny(), method="static", room=13)

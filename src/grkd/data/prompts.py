@@ -1,31 +1,47 @@
-"""Prompts from JSONL files, and the part of them that is held out."""
+"""Prompts from JSONL files, with what the data has as responses, and the part of them that is held out."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 from grkd.errors import UserError
 
 ROLES = ("system", "user", "assistant")
+GROUP_KEYS = ("responses", "teacher_scores")
+PAIR_KEYS = ("chosen", "rejected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A prompt, as text or as messages (one of the two), and its completion where the data has one."""
+    """A prompt, as text or as messages (one of the two), and its completion or responses where the data has them.
+
+    responses: a group of responses, instead of a completion; scores: one of each, higher is better, where known.
+    """
 
     id: str
     messages: list[dict[str, str]] | None = None
     prompt: str | None = None
     completion: str | None = None
+    responses: list[str] | None = None
+    scores: list[float] | None = None
+
+    @property
+    def answers(self) -> list[str]:
+        """Everything that the data has as a response to the prompt."""
+        return self.responses or ([] if self.completion is None else [self.completion])
 
 
-def read_examples(path: Path, *, limit: int | None = None) -> list[Example]:
+def read_examples(path: Path, *, limit: int | None = None, groups: bool = True) -> list[Example]:
     """Read a JSONL file of prompts, the first `limit` of them where given.
 
     A line is {"prompt": str}, {"prompt": str, "completion": str} or {"messages": [{"role", "content"}, ...]}; messages
     that end with an assistant turn have that turn as the completion. Where a line has both, `messages` is used.
+    Instead of a completion a line can have a group: "responses": [str, ...], with "teacher_scores": [number, ...] if
+    wanted, or "chosen" and "rejected" (each text, or messages that end with an assistant turn), which score 1 and 0.
+    groups=False: these four keys are ignored, whatever is in them.
     "id" (text or whole number) must be unique; without one it is the line's number. Blank lines are skipped, other keys
     ignored. Raises UserError with file and line for what is not like that.
     """
@@ -44,7 +60,7 @@ def read_examples(path: Path, *, limit: int | None = None) -> list[Example]:
         text = _decoded(line, where)
         if not text.strip():
             continue
-        example = _example(text, str(number), where)
+        example = _example(text, str(number), where, groups=groups)
         if example.id in line_of:
             raise UserError(f"{where}: id {example.id!r} is also that of line {line_of[example.id]}; make ids unique")
         line_of[example.id] = number
@@ -82,7 +98,7 @@ def _decoded(line: bytes, where: str) -> str:
         raise UserError(f"{where}: not UTF-8; save the file as UTF-8") from None
 
 
-def _example(text: str, default_id: str, where: str) -> Example:
+def _example(text: str, default_id: str, where: str, *, groups: bool) -> Example:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -95,13 +111,58 @@ def _example(text: str, default_id: str, where: str) -> Example:
     completion = value.get("completion")
     if completion is not None:
         _check_text(completion, "completion", where)
+    messages, prompt = None, None
     if value.get("messages") is not None:
         messages, completion = _conversation(value["messages"], completion, where)
-        return Example(id=str(name), messages=messages, completion=completion)
-    if value.get("prompt") is not None:
-        _check_text(value["prompt"], "prompt", where)
-        return Example(id=str(name), prompt=value["prompt"], completion=completion)
-    raise UserError(f'{where}: neither "prompt" nor "messages"; one of them is needed')
+    elif value.get("prompt") is not None:
+        _check_text(prompt := value["prompt"], "prompt", where)
+    else:
+        raise UserError(f'{where}: neither "prompt" nor "messages"; one of them is needed')
+    responses, scores = _group(value, where) if groups else (None, None)
+    if responses is not None and completion is not None:
+        raise UserError(f"{where}: a completion and a group of responses; keep one of them")
+    return Example(
+        id=str(name), messages=messages, prompt=prompt, completion=completion, responses=responses, scores=scores
+    )
+
+
+def _group(value: dict[str, Any], where: str) -> tuple[list[str] | None, list[float] | None]:
+    """The responses of a line and their scores, each None where the line has none."""
+    given = {key: value[key] for key in (*GROUP_KEYS, *PAIR_KEYS) if value.get(key) is not None}
+    if any(key in given for key in PAIR_KEYS):
+        if given.keys() != set(PAIR_KEYS):
+            raise UserError(f"{where}: it has {' and '.join(given)}; give chosen and rejected, both and nothing else")
+        return [_last_text(given[key], key, where) for key in PAIR_KEYS], [1.0, 0.0]
+    responses, scores = given.get("responses"), given.get("teacher_scores")
+    if responses is None:
+        if scores is not None:
+            raise UserError(f"{where}: teacher_scores without responses; give both or neither")
+        return None, None
+    if not isinstance(responses, list) or not responses:
+        raise UserError(f"{where}: responses must be a list of one text or more")
+    for index, response in enumerate(responses):
+        _check_text(response, f"responses[{index}]", where)
+    if scores is None:
+        return responses, None
+    if not isinstance(scores, list) or len(scores) != len(responses):
+        found = str(len(scores)) if isinstance(scores, list) else _kind(scores)
+        raise UserError(f"{where}: {len(responses)} responses need {len(responses)} teacher_scores, got {found}")
+    for index, score in enumerate(scores):
+        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= float_info.max:
+            found = str(score) if isinstance(score, float) else _kind(score)
+            raise UserError(f"{where}: teacher_scores[{index}] must be a finite number, got {found}")
+    return responses, [float(score) for score in scores]
+
+
+def _last_text(value: Any, name: str, where: str) -> str:
+    """A text, or the content of the last of some messages, which must be the assistant's."""
+    if isinstance(value, list) and value:
+        last = value[-1]
+        if not isinstance(last, dict) or last.get("role") != "assistant":
+            raise UserError(f"{where}: {name} must be text, or messages that end with an assistant turn")
+        value, name = last.get("content"), f"{name}'s last content"
+    _check_text(value, name, where)
+    return str(value)
 
 
 def _conversation(messages: Any, completion: str | None, where: str) -> tuple[list[dict[str, str]], str | None]:

@@ -8,6 +8,7 @@ import yaml
 
 from grkd.errors import UserError
 from grkd.evaluation.judge import Request
+from grkd.files import file_digest
 
 BENCHMARK_JUDGE = "gpt-4-1106-preview"
 STRONG = 3  # battles of a verdict "significantly better"
@@ -36,7 +37,7 @@ _OWN_SYSTEM_PROMPT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How the judge is asked and read. published: the system prompt is the benchmark's, out of its configuration."""
+    """How the judge is asked and read. own_prompt: why the system prompt is not the benchmark's (None: it is)."""
 
     system_prompt: str
     prompt_template: str
@@ -44,13 +45,14 @@ class Protocol:
     judge_model: str
     max_tokens: int
     temperature: float
-    published: bool
+    own_prompt: str | None
 
 
-def read_protocol(data: Path) -> Protocol:
+def read_protocol(data: Path, *, prompt: Path | None = None) -> Protocol:
     """The protocol of `data`/arena_hard/judge_config.yaml. Raises UserError for a file that is missing or unfit.
 
-    Newer configurations have no system_prompt: then ours stands in and `published` is False.
+    Newer configurations have no system_prompt: then that of `prompt`, a text file, or ours stands in. A prompt that is
+    given stands in for the configuration's too.
     """
     path = data / "arena_hard" / "judge_config.yaml"
     if not path.is_file():
@@ -58,6 +60,9 @@ def read_protocol(data: Path) -> Protocol:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         template, system = config["prompt_template"], config.get("system_prompt")
+        own = None if system else "the judge's configuration has no system_prompt, so grkd's own wording was used"
+        if prompt is not None:
+            system, own = _prompt(prompt), f"the judge's system prompt was {prompt.name}, SHA-256 {file_digest(prompt)}"
         patterns = config.get("regex_patterns") or [config["regex_pattern"]]
         return Protocol(
             system_prompt=system or _OWN_SYSTEM_PROMPT,
@@ -66,10 +71,22 @@ def read_protocol(data: Path) -> Protocol:
             judge_model=str(config.get("judge_model", BENCHMARK_JUDGE)),
             max_tokens=int(config.get("max_tokens", 4096)),
             temperature=float(config.get("temperature", 0)),
-            published=bool(system),
+            own_prompt=own,
         )
+    except UserError:
+        raise
     except (yaml.YAMLError, re.error, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a judge's configuration ({' '.join(str(error).split())}); {_WHERE}") from None
+
+
+def _prompt(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--judge-prompt {path}: cannot be read ({error}); give a text file") from None
+    if not text:
+        raise UserError(f"--judge-prompt {path}: nothing in it; give the judge's system prompt")
+    return text
 
 
 def judge_request(

@@ -1,5 +1,8 @@
 """What the rank task measures of a row of scores: a token of a response, or a prompt's responses."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,12 +58,19 @@ def response_measures(
     student: Float[Tensor, "prompts responses"],
     teacher: Float[Tensor, "prompts responses"],
     mask: Bool[Tensor, "prompts responses"],
+    *,
+    teacher_log_probs: Float[Tensor, "prompts responses"] | None = None,
 ) -> dict[str, Tensor]:
-    """What is measured of each prompt's responses against the teacher's mean log-probabilities, [prompts] each.
+    """What is measured of each prompt's responses against the teacher, [prompts] each.
 
-    Divergences, brier and the gains of ndcg take the softmax over the responses of a prompt; confidence is the
-    student's in its favourite, which is correct (top1_agreement) where it is the teacher's too.
+    student, teacher_log_probs: mean log-probabilities, nats a token. teacher: the score whose order counts, which is
+    the teacher's reward or its mean log-probability (None: teacher holds the mean log-probabilities).
+    The order (pair_accuracy, kendall_tau, top1_agreement, ndcg with gains softmax(score)) and brier are against the
+    score; the divergences are between the softmaxes of the two mean log-probabilities over a prompt's responses.
+    confidence is the student's in its favourite, which is correct (top1_agreement) where it is the teacher's too.
     """
+    if teacher_log_probs is None:
+        teacher_log_probs = teacher
     favourite = teacher.masked_fill(~mask, -torch.inf).argmax(-1)
     against_favourite = rank.calibration(student.masked_fill(~mask, -torch.inf), favourite)
     return {
@@ -68,8 +78,8 @@ def response_measures(
         "kendall_tau": rank.kendall_tau_b(student, teacher, mask=mask),
         "top1_agreement": rank.top1_agreement(student, teacher, mask=mask),
         "ndcg": rank.ndcg(student, teacher.masked_fill(~mask, -torch.inf).softmax(-1), mask=mask),
-        "forward_kl_nats": forward_kl(student, teacher, mask=mask),
-        "reverse_kl_nats": rank.reverse_kl(student, teacher, mask=mask),
+        "forward_kl_nats": forward_kl(student, teacher_log_probs, mask=mask),
+        "reverse_kl_nats": rank.reverse_kl(student, teacher_log_probs, mask=mask),
         "brier": against_favourite["brier"],
         "confidence": against_favourite["confidence"],
     }
@@ -94,20 +104,47 @@ def grade_measures(
     }
 
 
+def token_record(measures: Mapping[str, Float[Tensor, " tokens"]]) -> dict[str, Any]:
+    """All that the task's figures need of one response's tokens, for JSON.
+
+    measures: as token_measures. tokens: how many; sums, counts: of each measure over the tokens for which it is
+    defined; gaps: the sums of correct - confidence by bin of the calibration error.
+    """
+    columns = {name: values.double().cpu().numpy() for name, values in measures.items()}
+    confidence = columns.pop("confidence")
+    known = {name: ~np.isnan(values) for name, values in columns.items()}
+    return {
+        "tokens": len(confidence),
+        "sums": {name: float(values[known[name]].sum()) for name, values in columns.items()},
+        "counts": {name: int(found.sum()) for name, found in known.items()},
+        "gaps": _gaps(confidence, columns["correct"], np.zeros(len(confidence), dtype=np.int64)).sum(0).tolist(),
+    }
+
+
 def calibration_interval(
     confidence: NDArray[np.float64], correct: NDArray[np.float64], prompts: NDArray[np.int64], *, seed: int
 ) -> Interval:
-    """The expected calibration error over all tokens, and its bootstrap interval over prompts (0, 1, ... in order).
+    """The expected calibration error over all tokens, and its bootstrap interval over prompts (0, 1, ... in order)."""
+    return gaps_interval(_gaps(confidence, correct, prompts), np.bincount(prompts), seed=seed)
 
-    A resample's error needs only each prompt's sum of correct - confidence by bin, so these sums are made once.
+
+def gaps_interval(gaps: NDArray[np.float64], tokens: NDArray[Any], *, seed: int) -> Interval:
+    """As calibration_interval, from each prompt's sums by bin, [prompts, bins], and its number of tokens, [prompts].
+
+    A resample's error needs no more than these: sum over bins of |sum of its prompts' gaps| / their tokens.
     """
-    bins = np.clip(np.ceil(confidence * _BINS).astype(np.int64), 1, _BINS) - 1
-    count = int(prompts[-1]) + 1
-    gaps = np.zeros((count, _BINS))
-    np.add.at(gaps, (prompts, bins), correct - confidence)
-    tokens = np.bincount(prompts, minlength=count)
 
     def error(drawn: NDArray[np.int64]) -> float:
         return float(np.abs(gaps[drawn].sum(0)).sum() / tokens[drawn].sum())
 
-    return bootstrap_statistic(error, count, seed=seed)
+    return bootstrap_statistic(error, len(tokens), seed=seed)
+
+
+def _gaps(
+    confidence: NDArray[np.float64], correct: NDArray[np.float64], prompts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Sums of correct - confidence, [prompts, bins]."""
+    bins = np.clip(np.ceil(confidence * _BINS).astype(np.int64), 1, _BINS) - 1
+    gaps = np.zeros((int(prompts[-1]) + 1 if prompts.size else 0, _BINS))
+    np.add.at(gaps, (prompts, bins), correct - confidence)
+    return gaps

@@ -1,7 +1,7 @@
-"""The models of the rank task: the student with its tokenizer, and the teacher's logits, live or from a cache."""
+"""The models of the rank task: the student with its tokenizer, and its teacher, live or from a cache."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,19 +13,24 @@ from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import Item, check_head_size, collate, response_logits
 from grkd.data.prompts import Example
 from grkd.errors import UserError
+from grkd.evaluation._identity import model_digest
+from grkd.evaluation._journal import Journal
+from grkd.files import digest, file_digest
 from grkd.teachers.models import check_same_vocabulary, context_length, load_language_model, load_tokenizer
 from grkd.teachers.signal import HiddenCache, TeacherHead, mean_log_probs
 
 ENTRIES = 1 << 26  # logits worked on at once, 256 MiB in float32; a few such tensors live together
 
 Batch = dict[str, Tensor]
-TeacherLogits = Callable[[Sequence[Item], Batch], Tensor]  # [rows, head], the rows of response_mask in their order
 
 
 class Student:
-    """A student on a device, and what it was asked: `cut` responses were too long, `dropped` prompts left no room."""
+    """A student on a device, and what it was asked: `cut` responses were too long, `dropped` prompts left no room.
 
-    def __init__(self, model: str, *, device: str, batch_size: int) -> None:
+    journal: what was measured so far, of this model and others. identity: what its measures are known by there.
+    """
+
+    def __init__(self, model: str, *, device: str, batch_size: int, store: Path | None = None) -> None:
         self.model = load_language_model(model, dtype=torch.float32).to(device)
         self.tokenizer = load_tokenizer(model)
         self.batch_size = batch_size
@@ -34,34 +39,38 @@ class Student:
         pad = self.tokenizer.pad_token_id
         self.pad_token_id = pad if pad is not None else self.stop_ids[0]
         self.cut = self.dropped = 0
-
-    def teacher(self, model: str) -> PreTrainedModel:
-        """A teacher with the student's vocabulary, on its device. Raises UserError where vocabularies differ."""
-        check_same_vocabulary(load_tokenizer(model), self.tokenizer)
-        where = self.model.device
-        dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-        return load_language_model(model, dtype=dtype).to(where)
+        self.journal = Journal(store)
+        self.identity = model_digest(model) if store is not None else f"student {model}"
 
     def batch(self, items: Sequence[Item]) -> Batch:
         """A collated batch on the student's device."""
         batch = collate(items, pad_token_id=self.pad_token_id)
         return {name: value.to(self.model.device) for name, value in batch.items()}
 
-    @torch.no_grad()
-    def means(self, model: PreTrainedModel, groups: Sequence[Sequence[Item]]) -> list[list[float]]:
-        """Mean log-probability of every response under a model; long ones first, so that a lack of memory shows."""
+    def means(self, scorer: "Student | LiveTeacher", groups: Sequence[Sequence[Item]]) -> list[list[float]]:
+        """Mean log-probability of every response under a model, nats a token; those in the journal are not made again.
+
+        Long ones first, so that a lack of memory shows. Batches are the same whatever is in the journal, so a run
+        taken up again finds the same figures.
+        """
         flat = [item for group in groups for item in group]
+        keys = [digest(["mean", scorer.identity, item.prompt_ids, item.response_ids]) for item in flat]
         order = sorted(range(len(flat)), key=lambda n: -(len(flat[n].prompt_ids) + len(flat[n].response_ids)))
-        found = [math.nan] * len(flat)
         batches = self._by_memory(flat, order)
-        for numbers in track(batches, "rank: responses", unit="batch"):
-            batch = self.batch([flat[number] for number in numbers])
-            logits = response_logits(model, batch)[..., : self.vocabulary]
-            means = mean_log_probs(logits, batch["response_ids"], batch["response_mask"]).tolist()
-            for number, mean in zip(numbers, means, strict=True):
-                found[number] = mean
-        values = iter(found)
+        missing = [numbers for numbers in batches if any(keys[number] not in self.journal for number in numbers)]
+        for numbers in track(missing, "rank: responses", unit="batch") if missing else ():
+            for number, mean in zip(numbers, self._means(scorer.model, [flat[n] for n in numbers]), strict=True):
+                self.journal.add(keys[number], {"id": flat[number].id, "mean_log_prob_nats": mean})
+        values = iter(self.journal[key]["mean_log_prob_nats"] for key in keys)
         return [[next(values) for _ in group] for group in groups]
+
+    @torch.no_grad()
+    def _means(self, model: PreTrainedModel, items: Sequence[Item]) -> list[float]:
+        batch = self.batch(items)
+        logits = response_logits(model, batch)[..., : self.vocabulary]
+        check_finite(logits[batch["response_mask"]], items)
+        found: list[float] = mean_log_probs(logits, batch["response_ids"], batch["response_mask"]).tolist()
+        return found
 
     def _by_memory(self, items: Sequence[Item], order: Sequence[int]) -> list[list[int]]:
         """Batches of at most batch_size items whose logits fit into ENTRIES."""
@@ -95,20 +104,57 @@ class Student:
         return found
 
 
-def live(model: PreTrainedModel) -> TeacherLogits:
-    """Logits of a teacher that runs now."""
-    return lambda _, batch: response_logits(model, batch)[batch["response_mask"]]
+class LiveTeacher:
+    """A teacher with the student's vocabulary, on its device, loaded when it is first needed.
+
+    Raises UserError where vocabularies differ.
+    """
+
+    def __init__(self, name: str, student: Student) -> None:
+        self.name, self._student = name, student
+        check_same_vocabulary(load_tokenizer(name), student.tokenizer)
+
+    @cached_property
+    def identity(self) -> str:
+        return f"teacher {self.name}" if self._student.journal.path is None else model_digest(self.name)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        where = self._student.model.device
+        dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+        return load_language_model(self.name, dtype=dtype).to(where)
+
+    def logits(self, _: Sequence[Item], batch: Batch) -> Tensor:
+        """[rows, head], the rows of response_mask in their order."""
+        return response_logits(self.model, batch)[batch["response_mask"]]
 
 
-def cached(folder: Path, where: torch.device) -> TeacherLogits:
+class CachedTeacher:
     """The teacher's logits from the hidden states that the score stage left, through its head."""
-    cache, head = HiddenCache(folder / "hidden"), TeacherHead.load(folder / "head.safetensors").to(where)
 
-    def logits(items: Sequence[Item], _: Batch) -> Tensor:
-        missing = [item.id for item in items if item.id not in cache]
+    def __init__(self, folder: Path, student: Student) -> None:
+        self.folder, self._where = folder, student.model.device
+        self._cache = HiddenCache(folder / "hidden")
+
+    @cached_property
+    def identity(self) -> str:
+        manifest = self.folder / "manifest.json"
+        return file_digest(manifest) if manifest.is_file() else str(self.folder.resolve())
+
+    @cached_property
+    def _head(self) -> TeacherHead:
+        return TeacherHead.load(self.folder / "head.safetensors").to(self._where)
+
+    def logits(self, items: Sequence[Item], _: Batch) -> Tensor:
+        """[rows, head], the items' response tokens one after the other."""
+        missing = [item.id for item in items if item.id not in self._cache]
         if missing:
-            raise UserError(f"{folder}: no teacher signal for {missing[0]!r}; run the score stage again")
-        found: Tensor = head(torch.cat([cache[item.id] for item in items]).to(where))
+            raise UserError(f"{self.folder}: no teacher signal for {missing[0]!r}; run the score stage again")
+        found: Tensor = self._head(torch.cat([self._cache[item.id] for item in items]).to(self._where))
         return found
 
-    return logits
+
+def check_finite(logits: Tensor, items: Sequence[Item]) -> None:
+    """Raises UserError for scores that are no numbers: nothing that is measured of them would mean anything."""
+    if not bool(logits.isfinite().all()):
+        raise UserError(f"rank: some scores of the responses {items[0].id} to {items[-1].id} are not finite")

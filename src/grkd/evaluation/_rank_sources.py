@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -37,12 +38,16 @@ class ResponseGroup:
 class RunSource:
     """Held-out responses of a run as token ids, what belongs to its tokenizer, and where its teacher is.
 
-    scores: the teacher's mean log-probability of a response, nats a token, by item id. cache: the score stage's folder
-    with the teacher's hidden states, or None. teacher: a folder or hub name, None where the recipe names none.
+    groups: the responses to each prompt, by the prompt's id. By item id: log_probs, the teacher's mean log-probability
+    of a response, nats a token; scores, what orders them: the teacher's rewards where the score stage left them (then
+    rewarded), else the log_probs. cache: the score stage's folder with the teacher's hidden states, or None. teacher:
+    a folder or hub name, None where the recipe names none.
     """
 
-    items: list[Item]
+    groups: dict[str, list[Item]]
+    log_probs: dict[str, float]
     scores: dict[str, float]
+    rewarded: bool
     tokenizer: Path
     pad_token_id: int
     vocabulary: int
@@ -51,27 +56,31 @@ class RunSource:
 
 
 def read_run(folder: Path, *, limit: int | None) -> RunSource:
-    """The held-out part of a run folder that has been through its score stage; the first `limit` responses.
+    """The held-out part of a run folder that has been through its score stage; the first `limit` prompts.
 
-    Raises UserError where a stage is missing or nothing is held out.
+    Raises UserError where a stage is missing, nothing is held out, or a response has no score.
     """
     shards = sorted((folder / "respond").glob("shard-*.parquet"))
     numbers, score = folder / "prepare" / "tokens.json", folder / "score"
     if not shards or not numbers.is_file() or not score.is_dir():
         raise UserError(f"{folder}: no finished prepare, respond and score stages in it; give a run that was scored")
-    records = [record for shard in shards for record in pq.read_table(shard).to_pylist()]
-    items = [
-        Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
-        for record in records
-        if record["split"] == "heldout"
-    ][:limit]
-    if not items:
+    groups = dict(list(_heldout(shards).items())[:limit])
+    if not groups:
         raise UserError(f"{folder}: its respond stage has no held-out response")
     scored = [row for path in sorted(score.glob("scores-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    log_probs = {row["id"]: row["teacher_mean_log_prob_nats"] for row in scored}
+    rewards = {row["id"]: row.get("teacher_reward") for row in scored}
+    ids = [item.id for items in groups.values() for item in items]
+    unscored = next((name for name in ids if name not in log_probs), None)
+    if unscored is not None:
+        raise UserError(f"{score}: no score of the response {unscored!r}; run the score stage again")
+    rewarded = all(rewards[name] is not None for name in ids)
     found = read_json(numbers)
     return RunSource(
-        items=items,
-        scores={row["id"]: row["teacher_mean_log_prob_nats"] for row in scored},
+        groups=groups,
+        log_probs=log_probs,
+        scores={name: rewards[name] for name in ids} if rewarded else log_probs,
+        rewarded=rewarded,
         tokenizer=folder / "prepare" / "tokenizer",
         pad_token_id=found["pad_token_id"],
         vocabulary=found["vocabulary"],
@@ -80,13 +89,26 @@ def read_run(folder: Path, *, limit: int | None) -> RunSource:
     )
 
 
+def _heldout(shards: Sequence[Path]) -> dict[str, list[Item]]:
+    """The held-out responses by their prompt's id, in the order of the data."""
+    groups: dict[str, list[Item]] = {}
+    for shard in shards:
+        table = pq.read_table(shard)
+        if "group" not in table.column_names:
+            raise UserError(f"{shard}: made by an older grkd, without groups of responses; run the respond stage again")
+        for record in table.filter(pc.field("split") == "heldout").to_pylist():
+            item = Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
+            groups.setdefault(record["group"], []).append(item)
+    return groups
+
+
 def read_prompts(path: Path, *, limit: int | None) -> tuple[list[Example], list[ResponseGroup]]:
     """A JSONL file of examples with completions, or of groups; the other list is empty.
 
     A group's line is a prompt or messages, "responses": [text, ...] and, where there are grades, "grades": [number,
     ...]; a file holds one kind only. Raises UserError, with the line, for anything else.
     """
-    examples = read_examples(path, limit=limit)
+    examples = read_examples(path, limit=limit, groups=False)
     lines = [
         (number, json.loads(line))
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
@@ -141,14 +163,6 @@ def read_graded(path: Path, *, limit: int | None) -> list[ResponseGroup]:
         )
         for name, rows in list(grouped.items())[:limit]
     ]
-
-
-def same_prompt(items: Sequence[Item]) -> list[list[Item]]:
-    """Items grouped by their prompt, in order of appearance; groups of one are left out."""
-    found: dict[tuple[int, ...], list[Item]] = {}
-    for item in items:
-        found.setdefault(tuple(item.prompt_ids), []).append(item)
-    return [group for group in found.values() if len(group) > 1]
 
 
 def _teacher_of(folder: Path) -> str | None:

@@ -15,13 +15,12 @@ from grkd.data.chat import encode_prompt, stop_token_ids
 from grkd.data.prompts import Example
 from grkd.errors import UserError
 from grkd.evaluation._endpoint import Endpoint, Messages, RequestFailed
+from grkd.evaluation._identity import model_digest
 from grkd.evaluation._journal import Journal
 from grkd.evaluation._threads import Calls
-from grkd.files import digest, file_digest
+from grkd.files import digest
 from grkd.teachers.generate import generate_responses
 from grkd.teachers.models import context_length, load_language_model, load_tokenizer
-
-_WEIGHTS_AND_TEXT = (".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +76,8 @@ class LocalModel:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Digest of the files of a folder, so that a student trained anew is answered for anew; else the hub name."""
-        path = Path(self.name).expanduser()
-        files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
-        content = {file.name: file_digest(file) for file in files if file.suffix in _WEIGHTS_AND_TEXT}
-        return {"model": digest(content) if content else self.name, "dtype": str(self.dtype).removeprefix("torch.")}
+        """The model's content (see model_digest) and the precision of its answers."""
+        return {"model": model_digest(self.name), "dtype": str(self.dtype).removeprefix("torch.")}
 
     @cached_property
     def model(self) -> PreTrainedModel:

@@ -24,6 +24,7 @@ __all__ = [
     "battles_of",
     "judge_request",
     "parse",
+    "question_items",
     "read_battles",
     "read_protocol",
     "score",
@@ -105,6 +106,24 @@ def score(
         }
     figures = {model: without_nan({"model": model, "baseline": baseline, **found}) for model, found in results.items()}
     return figures[models[0]] if len(models) == 1 else {"models": figures}
+
+
+def question_items(battles: Sequence[Mapping[str, Any]], *, baseline: str = BASELINE) -> list[dict[str, Any]]:
+    """One model's battles by question, for paired tests: id, win_percent and battles (how many have a winner).
+
+    win_percent: (wins + ties / 2) / battles, None where no battle has a winner. Raises UserError as `score`.
+    """
+    models, shares, _ = _shares(battles, baseline)
+    assert len(models) == 1, models
+    by_question: dict[str, list[float]] = {}
+    for battle, share in zip(battles, shares.tolist(), strict=True):
+        found = by_question.setdefault(_question(battle), [])
+        if not np.isnan(share):
+            found.append(100 * share)
+    return [
+        {"id": name, "win_percent": sum(found) / len(found) if found else None, "battles": len(found)}
+        for name, found in by_question.items()
+    ]
 
 
 def _shares(

@@ -5,6 +5,7 @@ Strict match: the number behind "#### ", the form of the worked examples. Flexib
 
 import importlib.util
 import io
+import json
 import logging
 import math
 import sys
@@ -40,6 +41,7 @@ def run(
     chat: bool = False,
     seed: int = 1234,
     max_new_tokens: int | None = None,
+    store: Path | None = None,
 ) -> dict[str, Any]:
     """Accuracy of a model (folder or hub name) on GSM8K's test set, answers greedy: {"metrics", "items", "settings"}.
 
@@ -49,6 +51,8 @@ def run(
     setting. Nothing is added to lm-eval's prompt, so a model that was shown no "#### " fails the strict match there.
     seed: of the choice of worked examples (lm-eval's default). max_new_tokens: None is 256 (lm-eval's default), and
     1024 for fewshot 0, where responses are as long as the model likes.
+    store: lm-eval's own cache of responses (SQLite), written answer by answer: after a kill only the questions without
+    one are asked. It knows prompts and settings but not the model: give every model its own file.
     metrics, shares with Wilson's 95 % interval: accuracy_strict, accuracy_flexible, and accuracy, which is the strict
     one with worked examples and the flexible one without; lm-eval's standard error of each, as standard_error_*.
     items: id, question, answer, prompt, response, found_* and correct_* (0 or 1) for both matches, and `correct`, that
@@ -77,7 +81,8 @@ def run(
                 f"{model}: its context of {harness.max_length} tokens leaves no room for {room} new ones; "
                 "lower max_new_tokens"
             )
-        found = _evaluated(harness, rows, limit=limit, fewshot=fewshot, chat=chat, seed=seed, room=room)
+        with _cached(harness, store) as model_or_store:
+            found = _evaluated(model_or_store, rows, limit=limit, fewshot=fewshot, chat=chat, seed=seed, room=room)
     items = _items(found["samples"][_NAME], [item.id for item in splits["test"]], "strict" if fewshot else "flexible")
     longest = harness.max_length - room
     return {
@@ -129,6 +134,26 @@ def _harness(model: str, *, batch_size: int, device: str, terminal: Any) -> Any:
             return responses
 
     return Harness(pretrained=language_model, tokenizer=tokenizer, batch_size=batch_size)
+
+
+@contextmanager
+def _cached(harness: Any, store: Path | None) -> Iterator[Any]:
+    """The model behind lm-eval's cache of its responses; the model itself where there is no file for one."""
+    if store is None:
+        yield harness
+        return
+    from lm_eval.api.model import CachingLM
+
+    store.parent.mkdir(parents=True, exist_ok=True)
+    if store.is_file() and store.stat().st_size and not store.read_bytes().startswith(b"SQLite format 3\0"):
+        raise UserError(f"{store}: not a cache of responses; delete it, they are made again")
+    caching = CachingLM(harness, str(store))
+    # Text in place of pickles, which could run code out of a folder that came from elsewhere.
+    caching.dbdict.encode, caching.dbdict.decode = json.dumps, json.loads
+    try:
+        yield caching
+    finally:
+        caching.dbdict.close()  # which waits for what is still to be written
 
 
 def _evaluated(

@@ -129,6 +129,7 @@ def score(benchmark: Benchmark, judgements: Mapping[str, str], *, seed: int = 0)
 
     score: mean over all parsed ratings, low and high its 95 % bootstrap interval over questions (both turns of one
     drawn together); turn_1, turn_2 and categories: means of their ratings; n ratings, unparsable and missing counts.
+    items: id, category, rating (the mean of a question's ratings) and ratings (how many), for paired tests.
     A mean of nothing is None.
     """
     found: list[tuple[str, str, int, float | None]] = []
@@ -147,11 +148,18 @@ def score(benchmark: Benchmark, judgements: Mapping[str, str], *, seed: int = 0)
         **_without_nan("score", whole),
         **{f"turn_{turn}": _mean([row[3] for row in rated if row[2] == turn]) for turn in (1, 2)},
         "categories": {name: _mean([row[3] for row in rated if row[1] == name]) for name in categories},
+        "items": [
+            _of_question(item, [row[3] for row in rated if row[0] == item.question.id]) for item in benchmark.items
+        ],
         "questions": len(benchmark.items),
         "n": len(rated),
         "unparsable": len(found) - len(rated),
         "missing": missing,
     }
+
+
+def _of_question(item: Item, ratings: list[float]) -> dict[str, Any]:
+    return {"id": item.question.id, "category": item.category, "rating": _mean(ratings), "ratings": len(ratings)}
 
 
 def _mean(values: list[float]) -> float | None:

@@ -2,10 +2,11 @@
 
 Bounds that the data cannot give (a single seed, a single group) are NaN, never a made-up zero width.
 JSON has no NaN: write it as null.
+Over 300 lines: the formulas, sources and limits of a dozen small functions that are looked for in one place.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,10 +65,23 @@ def bootstrap_interval(
     Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 13; the cluster bootstrap of
     Davison & Hinkley, "Bootstrap Methods and their Application" (1997), sec. 3.8.
     """
+    sums, sizes = _group_sums(_one_axis(values), groups)
+    return bootstrap_ratio(sums, sizes, level=level, resamples=resamples, seed=seed)
+
+
+def bootstrap_ratio(
+    sums: ArrayLike, sizes: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap interval of sum(sums) / sum(sizes), rows drawn together: a mean from each group's sum.
+
+    As bootstrap_interval with one row a group: sums [groups] of the values, sizes [groups] how many there are. Rows of
+    size 0 are left out. Raises ValueError as bootstrap_interval, and for lengths that differ.
+    """
     _check_level(level)
-    mean, resampled = _resampled(_one_axis(values), groups, resamples, seed)
-    low, high = _percentiles(resampled, level)
-    return Interval(mean, low, high)
+    top, bottom = _paired(sums, sizes)
+    rows = [(top[bottom > 0], bottom[bottom > 0])]
+    low, high = _percentiles(_resampled_ratios(rows, resamples, seed)[0], level)
+    return Interval(_ratio(*rows[0]), low, high)
 
 
 def bootstrap_statistic(
@@ -162,18 +176,48 @@ def paired_bootstrap(
 
     d*: the mean of a - b over a resample of the items (over whole groups where `groups` gives each item's, as in
     bootstrap_interval). p = min(1, 2 min(1 + #{d* <= 0}, 1 + #{d* >= 0}) / (resamples + 1)): below 1 - level where
-    the interval leaves out 0. Items for which either value is NaN are left out.
+    the interval leaves out 0; but never below 2^(1 - n) of n items or groups, the chance that all n differences have
+    one sign where there is none to find, since resamples of a few items cannot know more. Items for which either value
+    is NaN are left out.
     No item: all NaN. A single item or group: NaN bounds and p.
     Raises ValueError for a level outside (0, 1), resamples below 1, lengths that differ, or groups of another length.
     Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), sec. 13.3 and 15.4.
     """
     _check_level(level)
     first, second = _paired(a, b)
-    mean, resampled = _resampled(first - second, groups, resamples, seed)
-    low, high = _percentiles(resampled, level)
-    rarer = min((resampled <= 0).sum(), (resampled >= 0).sum())
-    p = min(1.0, 2 * (1 + int(rarer)) / (resamples + 1)) if resampled.size else math.nan
-    return PairedDifference(mean, low, high, p)
+    sums, sizes = _group_sums(first - second, groups)
+    (resampled,) = _resampled_ratios([(sums, sizes)], resamples, seed)
+    return _tested(_ratio(sums, sizes), resampled, level, items=sums.size)
+
+
+def paired_bootstrap_ratio(
+    a_sums: ArrayLike,
+    a_sizes: ArrayLike,
+    b_sums: ArrayLike,
+    b_sizes: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedDifference:
+    """As paired_bootstrap, for figures whose items weigh differently in each model: the difference of two ratios.
+
+    sum(a_sums) / sum(a_sizes) - sum(b_sums) / sum(b_sizes), the same rows drawn for both: item i has a_sizes[i] values
+    (battles, ratings, tokens) that add up to a_sums[i]. Rows where either size is 0 are left out. With all sizes 1 it
+    is paired_bootstrap itself. Raises ValueError as that one.
+    """
+    _check_level(level)
+    columns = [_one_axis(column) for column in (a_sums, a_sizes, b_sums, b_sizes)]
+    if len({column.size for column in columns}) > 1:
+        raise ValueError(f"paired results need equal lengths, got {[column.size for column in columns]}")
+    known = (columns[1] > 0) & (columns[3] > 0)
+    first, second = [(columns[at][known], columns[at + 1][known]) for at in (0, 2)]
+    difference = _ratio(*first) - _ratio(*second)
+    if np.array_equal(first[1], second[1]):  # then one ratio is enough
+        (resampled,) = _resampled_ratios([(first[0] - second[0], first[1])], resamples, seed)
+        return _tested(difference, resampled, level, items=first[0].size)
+    ours, theirs = _resampled_ratios([first, second], resamples, seed)
+    return _tested(difference, ours - theirs, level, items=first[0].size)
 
 
 def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
@@ -215,22 +259,29 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedDifferenc
     return PairedDifference(difference, difference - half, difference + half, p)
 
 
-def _resampled(
-    numbers: NDArray[np.float64], groups: ArrayLike | None, resamples: int, seed: int
-) -> tuple[float, NDArray[np.float64]]:
-    """The mean of the values that are not NaN, and the means of resamples; none where there is but one group."""
-    _check_resamples(resamples)
+def _tested(difference: float, resampled: NDArray[np.float64], level: float, *, items: int) -> PairedDifference:
+    """The difference with what its resamples say; bounds and p are NaN where there are none."""
+    low, high = _percentiles(resampled, level)
+    rarer = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    p = min(1.0, max(2 * (1 + int(rarer)) / (resampled.size + 1), 2.0 ** (1 - items))) if resampled.size else math.nan
+    return PairedDifference(difference, low, high, p)
+
+
+def _group_sums(
+    numbers: NDArray[np.float64], groups: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum and count of each group's values that are not NaN; groups without any are left out."""
     known = ~np.isnan(numbers)
     ids = np.arange(numbers.size) if groups is None else np.asarray(groups)
     if ids.shape != numbers.shape:
         raise ValueError(f"groups have shape {ids.shape}, values {numbers.shape}; one group id a value")
     _, members = np.unique(ids[known], return_inverse=True)
-    sums = np.bincount(members, weights=numbers[known]).astype(np.float64)
-    sizes = np.bincount(members)
-    if not sums.size:
-        return math.nan, np.empty(0)
-    mean = float(sums.sum() / sizes.sum())
-    return mean, _resampled_means(sums, sizes, resamples, seed) if sums.size > 1 else np.empty(0)
+    sums, counts = np.bincount(members, weights=numbers[known]), np.bincount(members)
+    return sums.astype(np.float64), counts.astype(np.float64)  # bincount of nothing counts in integers
+
+
+def _ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
+    return float(sums.sum() / sizes.sum()) if sizes.size else math.nan
 
 
 def _percentiles(resampled: NDArray[np.float64], level: float) -> tuple[float, float]:
@@ -241,16 +292,23 @@ def _percentiles(resampled: NDArray[np.float64], level: float) -> tuple[float, f
     return float(low), float(high)
 
 
-def _resampled_means(
-    sums: NDArray[np.float64], sizes: NDArray[np.int64], resamples: int, seed: int
-) -> NDArray[np.float64]:
+def _resampled_ratios(
+    columns: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], resamples: int, seed: int
+) -> list[NDArray[np.float64]]:
+    """sum / size over resamples of the rows, the same rows drawn for every pair of columns; empty below two rows."""
+    _check_resamples(resamples)
+    rows = columns[0][0].size
+    if rows < 2:
+        return [np.empty(0) for _ in columns]
     generator = np.random.default_rng(seed)
-    batch = max(1, _DRAWS // sums.size)
-    means = []
+    batch = max(1, _DRAWS // rows)
+    found: list[list[NDArray[np.float64]]] = [[] for _ in columns]
+    same = [bool((sizes == sizes[0]).all()) for _, sizes in columns]  # then every resample is of one size
     for start in range(0, resamples, batch):
-        drawn = generator.integers(sums.size, size=(min(batch, resamples - start), sums.size))
-        means.append(sums[drawn].sum(-1) / sizes[drawn].sum(-1))
-    return np.concatenate(means)
+        drawn = generator.integers(rows, size=(min(batch, resamples - start), rows))
+        for parts, (sums, sizes), alike in zip(found, columns, same, strict=True):
+            parts.append(sums[drawn].sum(-1) / (rows * sizes[0] if alike else sizes[drawn].sum(-1)))
+    return [np.concatenate(parts) for parts in found]
 
 
 def _half_width(numbers: NDArray[np.float64], level: float) -> float:

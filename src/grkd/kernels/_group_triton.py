@@ -57,7 +57,8 @@ def choose_kernel(
         else:
             lane = tl.argmax(top, axis=0)
         at = (inner // 8) * (LANES * 8) + lane * 8 + inner % 8
-        taken = tl.sum((at[:, None] == chosen[None, :]).to(tl.int32), axis=1) > 0
+        # The entries along the last axis: the sum over the group then stays within a thread.
+        taken = tl.sum((chosen[:, None] == at[None, :]).to(tl.int32), axis=0)
         open_ = (at < vocabulary) & (taken == 0)
         z, _ = read(teacher, teacher_bias, at, at < vocabulary, teacher_cap, HAS_BIAS, CAP, FAST)
         z = tl.where(open_, z * scale, FLOOR)
@@ -79,17 +80,29 @@ def choose_kernel(
 
 @triton.jit
 @no_type_check
-def dots(hidden, weight, stride, chosen, width, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr):
+def dots(hidden, weight, stride, chosen, width, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr):
     """Products of one hidden state with the chosen rows of the weight, in float32."""
     total = tl.zeros([GROUP_PAD, WIDTH], tl.float32)
     rows = weight + tl.maximum(chosen, 0).to(tl.int64)[:, None] * stride
-    for start in range(0, width, WIDTH):
+    for start in tl.range(0, width, WIDTH, num_stages=STAGES):
         column = start + tl.arange(0, WIDTH)
         inside = column < width
         state = tl.load(hidden + column, mask=inside, other=0.0).to(tl.float32)
         entries = tl.load(rows + column[None, :], mask=inside[None, :] & (chosen >= 0)[:, None], other=0.0)
         total += entries.to(tl.float32) * state[None, :]
     return tl.sum(total, axis=1)
+
+
+@triton.jit
+@no_type_check
+def _to_hidden(slope, weight, stride, chosen, gradient, width, WIDTH: tl.constexpr, STAGES: tl.constexpr):
+    """One row's gradient of the hidden state: its slopes times the chosen rows of the weight."""
+    rows = weight + tl.maximum(chosen, 0).to(tl.int64)[:, None] * stride
+    for start in tl.range(0, width, WIDTH, num_stages=STAGES):
+        column = start + tl.arange(0, WIDTH)
+        inside = column < width
+        entries = tl.load(rows + column[None, :], mask=inside[None, :] & (chosen >= 0)[:, None], other=0.0)
+        tl.store(gradient + column, tl.sum(entries.to(tl.float32) * slope[:, None], axis=0), mask=inside)
 
 
 @triton.jit
@@ -127,29 +140,47 @@ def group_kernel(
     gradient, row_stride, student_bias, teacher_bias, student_cap, teacher_cap,
     student_hidden, student_weight, student_weight_stride, student_width,
     teacher_hidden, teacher_weight, teacher_weight_stride, teacher_width, teacher_scores,
-    weights, inverse_rows, indices, slopes, statistics, losses, temperature, tau,
+    weights, inverse_rows, indices, slopes, hidden_gradient, statistics, losses, temperature, tau,
     pair_weight, divergence_weight, log_beta, log_rest, rest,
     KIND: tl.constexpr, DIVERGENCE: tl.constexpr, TEACHER_KNOWN: tl.constexpr,
-    SOFT: tl.constexpr, PER_PAIR: tl.constexpr, GRADIENT: tl.constexpr, SCALED: tl.constexpr,
+    SOFT: tl.constexpr, PER_PAIR: tl.constexpr, GRADIENT: tl.constexpr, HIDDEN: tl.constexpr, SCALED: tl.constexpr,
     HAS_STUDENT_BIAS: tl.constexpr, HAS_TEACHER_BIAS: tl.constexpr,
     STUDENT_CAP: tl.constexpr, TEACHER_CAP: tl.constexpr, FAST: tl.constexpr,
-    GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
+    GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One row's pair loss and its slopes by the raw scores of the group; with GRADIENT, also the group's
-    entries of the logits' gradient, divergence and pairs together, so that they are rounded once."""
+    entries of the logits' gradient, divergence and pairs together, so that they are rounded once; with HIDDEN, the
+    gradient of the hidden state, where it is these slopes' alone."""
     row = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, GROUP_PAD)
     weight = tl.load(weights + row)
     if weight == 0.0:
         tl.store(slopes + row * GROUP + slot, tl.zeros([GROUP_PAD], tl.float32), mask=slot < GROUP)
         tl.store(losses + row * 2, 0.0)
+        if HIDDEN:
+            for start in range(0, student_width, WIDTH):
+                column = start + tl.arange(0, WIDTH)
+                zero = tl.zeros([WIDTH], tl.float32)
+                tl.store(hidden_gradient + row * student_width + column, zero, mask=column < student_width)
     else:
         chosen = tl.load(indices + row * GROUP + slot, mask=slot < GROUP, other=-1).to(tl.int32)
         exists = chosen >= 0
         entry = tl.maximum(chosen, 0)
+        if TEACHER_KNOWN:
+            st = tl.load(teacher_scores + row * GROUP + slot, mask=exists, other=0.0).to(tl.float32)
+        else:
+            st = dots(
+                teacher_hidden + row * teacher_width, teacher_weight, teacher_weight_stride, chosen, teacher_width,
+                GROUP_PAD, WIDTH, STAGES,
+            )  # fmt: skip
+            if HAS_TEACHER_BIAS:
+                st += tl.load(teacher_bias + entry, mask=exists, other=0.0).to(tl.float32)
+            if TEACHER_CAP:
+                st = tanh(st / teacher_cap, False) * teacher_cap
+        # The student last: its rows of the weight are still in the cache when HIDDEN reads them again.
         ss = dots(
             student_hidden + row * student_width, student_weight, student_weight_stride, chosen, student_width,
-            GROUP_PAD, WIDTH,
+            GROUP_PAD, WIDTH, STAGES,
         )  # fmt: skip
         if HAS_STUDENT_BIAS:
             ss += tl.load(student_bias + entry, mask=exists, other=0.0).to(tl.float32)
@@ -158,17 +189,6 @@ def group_kernel(
             bent = tanh(ss / student_cap, False)
             bend = 1.0 - bent * bent
             ss = bent * student_cap
-        if TEACHER_KNOWN:
-            st = tl.load(teacher_scores + row * GROUP + slot, mask=exists, other=0.0).to(tl.float32)
-        else:
-            st = dots(
-                teacher_hidden + row * teacher_width, teacher_weight, teacher_weight_stride, chosen, teacher_width,
-                GROUP_PAD, WIDTH,
-            )  # fmt: skip
-            if HAS_TEACHER_BIAS:
-                st += tl.load(teacher_bias + entry, mask=exists, other=0.0).to(tl.float32)
-            if TEACHER_CAP:
-                st = tanh(st / teacher_cap, False) * teacher_cap
         loss, slope = pair_term(ss, st, exists, tau, SOFT, PER_PAIR)
         share = 1.0
         if SCALED:
@@ -176,6 +196,11 @@ def group_kernel(
         slope = slope * bend * (weight * pair_weight * share)
         tl.store(losses + row * 2, loss * weight * pair_weight)
         tl.store(slopes + row * GROUP + slot, slope, mask=slot < GROUP)
+        if HIDDEN:
+            _to_hidden(
+                slope, student_weight, student_weight_stride, chosen, hidden_gradient + row * student_width,
+                student_width, WIDTH, STAGES,
+            )  # fmt: skip
         if GRADIENT:
             # A candidate that a given group names twice gets the sum of both, whichever store comes last.
             same = (chosen[:, None] == chosen[None, :]).to(tl.float32)

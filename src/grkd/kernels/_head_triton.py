@@ -19,6 +19,8 @@ from grkd.kernels._row_triton import block_kernel, row_kernel
 
 # Lanes of the row kernel (8 entries each), its warps and loads in flight: measured on an H100.
 _LANES, _WARPS, _STAGES = 512, 16, 3
+# Columns of the weights that the group's kernel reads at a time, its warps and loads in flight.
+_GROUP_WIDTH, _GROUP_WARPS, _GROUP_STAGES = 256, 4, 3
 # Entries of a [rows, block] pair of logits in the lean form: 400 MB in 16 bits.
 _LEAN_ENTRIES = 100_000_000
 
@@ -146,8 +148,11 @@ class _State:
             num_warps=1,
         )
 
-    def group(self, part: slice, student: Tensor, *, gradient: bool) -> None:
-        """Pair term of rows `part`; with `gradient` their group's entries of student are written anew."""
+    def group(self, part: slice, student: Tensor, *, gradient: bool, hidden_gradient: Tensor | None = None) -> None:
+        """Pair term of rows `part`; with `gradient` their group's entries of student are written anew.
+
+        hidden_gradient: gets that of the pair term alone.
+        """
         if not self.pairs:
             return
         inputs, options = self.inputs, self.options
@@ -166,6 +171,7 @@ class _State:
             weights=inputs.weights[part],
             indices=self.indices[part],
             slopes=self.slopes[part],
+            hidden_gradient=student if hidden_gradient is None else hidden_gradient[part],
             statistics=self.statistics[part],
             losses=self.losses[part],
             tau=options.pairs.tau,
@@ -175,10 +181,12 @@ class _State:
             SOFT=options.pairs.pair_target == "soft",
             PER_PAIR=options.pairs.normalize == "pairs",
             GRADIENT=gradient,
+            HIDDEN=hidden_gradient is not None,
             GROUP=self.slopes.shape[1],
             GROUP_PAD=self.group_pad,
-            WIDTH=256,
-            num_warps=4,
+            WIDTH=_GROUP_WIDTH,
+            STAGES=1 if interpreted() else _GROUP_STAGES,
+            num_warps=_GROUP_WARPS,
             **self.common(),
         )
 
@@ -306,6 +314,7 @@ def _block(state: _State, block: slice, student: Tensor, teacher: Tensor) -> Non
 
 def _pairs_alone(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
     """alpha = 1: the teacher's logits choose the group, the student's are never made."""
+    hidden_gradient = torch.empty_like(inputs.student_hidden) if plan.gradients else None
     if state.choice != "given":
         quarter = max(1, -(-min(plan.chunk, inputs.rows) // 4))
         teacher = state.logits(quarter)
@@ -313,13 +322,13 @@ def _pairs_alone(state: _State, inputs: HeadInputs, options: HeadOptions, plan: 
             some = teacher[: part.stop - part.start]
             torch.mm(inputs.teacher_hidden[part], inputs.teacher_weight.mT, out=some)
             state.rows(part, some, some, gradient=False)
-            state.group(part, some, gradient=False)
+            state.group(part, some, gradient=False, hidden_gradient=hidden_gradient)
         del teacher, some
     else:
-        state.group(slice(0, inputs.rows), inputs.student_hidden, gradient=False)
-    if not plan.gradients:
+        every = slice(0, inputs.rows)
+        state.group(every, inputs.student_hidden, gradient=False, hidden_gradient=hidden_gradient)
+    if hidden_gradient is None:
         return state.result()
-    hidden_gradient = _pairs_triton.hidden_gradient(inputs, state.indices, state.slopes)
     weight_gradient = bias_sum = None
     if plan.weight_gradient:
         weight_gradient = _pairs_triton.weight_gradient(inputs, state.indices, state.slopes, plan.weight_dtype)

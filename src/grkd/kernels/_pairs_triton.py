@@ -9,22 +9,8 @@ from torch import Tensor
 
 from grkd.kernels._inputs import HeadInputs
 
-
-@triton.jit
-@no_type_check
-def _to_hidden(
-    slopes, indices, weight, stride, gradient, width,
-    GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    slot = tl.arange(0, GROUP_PAD)
-    chosen = tl.load(indices + row * GROUP + slot, mask=slot < GROUP, other=-1)
-    slope = tl.load(slopes + row * GROUP + slot, mask=(slot < GROUP) & (chosen >= 0), other=0.0)
-    inside = (chosen >= 0)[:, None] & (column < width)[None, :]
-    at = weight + tl.maximum(chosen, 0)[:, None] * stride + column[None, :]
-    entries = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(gradient + row * width + column, tl.sum(entries * slope[:, None], axis=0), mask=column < width)
+# Columns and places that a program of the weight's gradient reads at a time, and its warps.
+_WIDTH, _ENTRIES, _WARPS = 4096, 1, 8
 
 
 @triton.jit
@@ -48,22 +34,6 @@ def _to_weight(
     tl.store(gradient + entry * width + column, total, mask=column < width)
 
 
-def _padded(group: int) -> int:
-    return int(max(4, triton.next_power_of_2(group)))
-
-
-def hidden_gradient(inputs: HeadInputs, indices: Tensor, slopes: Tensor) -> Tensor:
-    """Gradient of the student's hidden states: slopes times the group's rows of the weight."""
-    gradient = torch.empty_like(inputs.student_hidden)
-    rows, width = gradient.shape
-    group, block = slopes.shape[1], 256
-    _to_hidden[(rows, triton.cdiv(width, block))](
-        slopes, indices, inputs.student_weight, inputs.student_weight.stride(0), gradient, width,
-        GROUP=group, GROUP_PAD=_padded(group), WIDTH=block, num_warps=4,
-    )  # fmt: skip
-    return gradient
-
-
 def weight_gradient(inputs: HeadInputs, indices: Tensor, slopes: Tensor, dtype: torch.dtype) -> Tensor:
     """Gradient of the weight, summed in float32 and rounded once; rows that no group names are 0."""
     vocabulary, width = inputs.student_weight.shape
@@ -72,10 +42,10 @@ def weight_gradient(inputs: HeadInputs, indices: Tensor, slopes: Tensor, dtype: 
     starts = torch.searchsorted(
         keys, torch.arange(vocabulary + 1, dtype=torch.int32, device=slopes.device), right=False
     )
-    block = min(1024, triton.next_power_of_2(width))
+    block = min(_WIDTH, triton.next_power_of_2(width))
     _to_weight[(vocabulary, triton.cdiv(width, block))](
         slopes, order, starts, inputs.student_hidden, gradient, width,
-        GROUP=slopes.shape[1], ENTRIES=8, WIDTH=block, num_warps=4,
+        GROUP=slopes.shape[1], ENTRIES=_ENTRIES, WIDTH=block, num_warps=_WARPS,
     )  # fmt: skip
     return gradient
 

@@ -58,53 +58,57 @@ def _against_all(
 ):  # fmt: skip
     """Slopes [ROWS], log sum and pairs of candidates i (si in log 2, around the middle) against all j.
 
-    The logs are one log of a product: its exponent is taken out after each factor and added up beside the pairs' count.
+    The logs are one log of a product, whose exponent is taken out after every second factor: factors are in [1, 2],
+    and where exp(s_j - s_i) is a product at most 1 + 2^62, so that 2 * factor * factor stays below 2^128.
     """
     slope = tl.zeros([ROWS, COLUMNS], tl.float32)
     product = tl.full([ROWS, COLUMNS], 1.0, tl.float32)
-    packed = tl.zeros([ROWS, COLUMNS], tl.int32)
+    exponents = tl.zeros([ROWS, COLUMNS], tl.int32)
+    pairs = tl.zeros([ROWS, COLUMNS], tl.int32)
     linear = tl.zeros([ROWS, COLUMNS], tl.float32)
     inverse = tl.exp2(-si) if KIND == "narrow" else si
-    for start in range(0, candidates, COLUMNS):
-        other = start + tl.arange(0, COLUMNS)
-        sj, exists = _load(student, mask, other, candidates, 0.0, MASKED)
-        tj, _exists = _load(teacher, mask, other, candidates, float("nan"), MASKED)
-        sj = tl.where(exists, (sj * inverse_tau - middle) * LOG2E, 0.0)
-        below = tj[None, :] < ti[:, None]
-        above = tj[None, :] > ti[:, None]
-        if KIND == "narrow":
-            odds = inverse[:, None] * tl.exp2(sj)[None, :]
-            whole = 1.0 + odds
-            r = reciprocal(whole, FAST)
-            slope += tl.where(below, -odds * r, tl.where(above, r, 0.0))
-        else:
-            gap = sj[None, :] - si[:, None]
-            e = tl.exp2(-tl.abs(gap))
-            whole = 1.0 + e
-            r = reciprocal(whole, FAST)
-            right = tl.where(gap > 0.0, e * r, r)
-            if KIND == "soft":
-                tgap = (tj[None, :] - ti[:, None]) * (inverse_tau * LOG2E)
-                te = tl.exp2(-tl.abs(tgap))
-                tr = reciprocal(1.0 + te, FAST)
-                target = tl.where(tgap > 0.0, te * tr, tr)
-                doubt = tl.where(tgap > 0.0, tr, te * tr)
-                slope += tl.where(below | above, right - target, 0.0)
-                # A pair is met from both sides and counted from its better one.
-                linear += tl.where(below, target * tl.maximum(gap, 0.0) + doubt * tl.maximum(-gap, 0.0), 0.0)
+    for start in range(0, candidates, 2 * COLUMNS):
+        for half in tl.static_range(2):
+            other = start + half * COLUMNS + tl.arange(0, COLUMNS)
+            sj, exists = _load(student, mask, other, candidates, 0.0, MASKED)
+            tj, _exists = _load(teacher, mask, other, candidates, float("nan"), MASKED)
+            sj = tl.where(exists, (sj * inverse_tau - middle) * LOG2E, 0.0)
+            below = tj[None, :] < ti[:, None]
+            above = tj[None, :] > ti[:, None]
+            if KIND == "narrow":
+                odds = inverse[:, None] * tl.exp2(sj)[None, :]
+                whole = 1.0 + odds
+                r = reciprocal(whole, FAST)
+                slope += tl.where(below, -odds, tl.where(above, 1.0, 0.0)) * r
             else:
-                wrong = tl.where(gap > 0.0, r, e * r)
-                slope += tl.where(below, -wrong, tl.where(above, right, 0.0))
-                linear += tl.where(below, tl.maximum(gap, 0.0), 0.0)
-        product *= tl.where(below, whole, 1.0)
+                gap = sj[None, :] - si[:, None]
+                e = tl.exp2(-tl.abs(gap))
+                whole = 1.0 + e
+                r = reciprocal(whole, FAST)
+                right = tl.where(gap > 0.0, e * r, r)
+                if KIND == "soft":
+                    tgap = (tj[None, :] - ti[:, None]) * (inverse_tau * LOG2E)
+                    te = tl.exp2(-tl.abs(tgap))
+                    tr = reciprocal(1.0 + te, FAST)
+                    target = tl.where(tgap > 0.0, te * tr, tr)
+                    doubt = tl.where(tgap > 0.0, tr, te * tr)
+                    slope += tl.where(below | above, right - target, 0.0)
+                    # A pair is met from both sides and counted from its better one.
+                    linear += tl.where(below, target * tl.maximum(gap, 0.0) + doubt * tl.maximum(-gap, 0.0), 0.0)
+                else:
+                    wrong = tl.where(gap > 0.0, r, e * r)
+                    slope += tl.where(below, -wrong, tl.where(above, right, 0.0))
+                    linear += tl.where(below, tl.maximum(gap, 0.0), 0.0)
+            product *= tl.where(below, whole, 1.0)
+            pairs += below.to(tl.int32)
         bits = product.to(tl.int32, bitcast=True)
-        packed += (bits >> 23) + tl.where(below, (1 << 20) - 127, -127)
+        exponents += (bits >> 23) - 127
         product = ((bits & 0x007FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
-    logs = (packed & 0xFFFFF).to(tl.float32) + tl.log2(product) + linear
+    logs = exponents.to(tl.float32) + tl.log2(product) + linear
     return (
         tl.sum(slope, axis=1),
         tl.sum(tl.sum(logs, axis=1), axis=0) * LN2,
-        tl.sum(tl.sum(packed >> 20, axis=1), axis=0),
+        tl.sum(tl.sum(pairs, axis=1), axis=0),
     )
 
 

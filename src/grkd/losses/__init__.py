@@ -1,6 +1,29 @@
 """Pure losses on [rows, candidates] scores: one value a row, the reduction is the caller's."""
 
+from grkd.losses._correlation import pearson_distance
+from grkd.losses._decoupled import decoupled_kl
 from grkd.losses._group_relative import Normalize, PairTarget, group_relative
-from grkd.losses._soft_target import forward_kl, soft_target
+from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
+from grkd.losses._relational import relational_angle, relational_distance
+from grkd.losses._soft_target import forward_kl, masked_log_softmax, soft_target
+from grkd.losses._standardized import standardized
+from grkd.losses._weighted_pairs import PairForm, rank_discount, weighted_pairs
 
-__all__ = ["Normalize", "PairTarget", "forward_kl", "group_relative", "soft_target"]
+__all__ = [
+    "Normalize",
+    "PairForm",
+    "PairTarget",
+    "decoupled_kl",
+    "forward_kl",
+    "group_relative",
+    "masked_log_softmax",
+    "pearson_distance",
+    "plackett_luce",
+    "rank_discount",
+    "rankings_jsd",
+    "relational_angle",
+    "relational_distance",
+    "soft_target",
+    "standardized",
+    "weighted_pairs",
+]

@@ -1,7 +1,7 @@
 """Absolute matching of probabilities: soft targets and the divergences they differ from by a constant."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.errors import UserError
@@ -25,9 +25,7 @@ def soft_target(
     Source: Hinton et al., arXiv 1503.02531; arXiv 2504.20482 uses it without T^2.
     """
     teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
-    # where, not a product: 0 * -inf at a masked candidate is NaN.
-    terms = torch.where(exists, teacher_log_probs.exp() * student_log_probs, 0.0)
-    loss = -terms.sum(-1)
+    loss = -_sum(teacher_log_probs.exp() * student_log_probs, exists)
     return loss * temperature**2 if t_squared else loss
 
 
@@ -43,29 +41,39 @@ def forward_kl(
     Raises UserError for temperature <= 0, ValueError for shapes that differ.
     """
     teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
-    terms = torch.where(exists, teacher_log_probs.exp() * (teacher_log_probs - student_log_probs), 0.0)
-    return terms.sum(-1)
+    return _sum(teacher_log_probs.exp() * (teacher_log_probs - student_log_probs), exists)
+
+
+def masked_log_softmax(
+    scores: Float[Tensor, "*rows candidates"], exists: Bool[Tensor, "*rows candidates"] | None, temperature: float
+) -> Float[Tensor, "*rows candidates"]:
+    """log softmax(scores / temperature) over the candidates that exist (None: all); elsewhere it means nothing."""
+    scores = wide(scores) / temperature
+    if exists is None:
+        return scores.log_softmax(-1)
+    # The most negative finite number instead of -inf: a row that is masked whole stays finite. What stands at masked
+    # entries (NaN, inf) reaches neither the value nor the gradient.
+    return torch.where(exists, scores, torch.finfo(scores.dtype).min).log_softmax(-1)
+
+
+def _sum(terms: Tensor, exists: Tensor | None) -> Tensor:
+    # where, not a product: 0 * -inf at a masked candidate is NaN.
+    return (terms if exists is None else torch.where(exists, terms, 0.0)).sum(-1)
 
 
 def _log_probs(
     student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     if not temperature > 0:
         raise UserError(f"temperature must be above 0, got {temperature}")
     if student_scores.shape != teacher_scores.shape:
         raise ValueError(
             f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
         )
-    exists = checked_mask(mask, student_scores)
+    # Without a mask nothing is looked up: on a GPU every small operation costs its launch.
+    exists = None if mask is None else checked_mask(mask, student_scores)
     return (
-        _masked_log_softmax(teacher_scores.detach(), exists, temperature),
-        _masked_log_softmax(student_scores, exists, temperature),
+        masked_log_softmax(teacher_scores.detach(), exists, temperature),
+        masked_log_softmax(student_scores, exists, temperature),
         exists,
     )
-
-
-def _masked_log_softmax(scores: Tensor, exists: Tensor, temperature: float) -> Tensor:
-    # The most negative finite number instead of -inf: a row that is masked whole stays finite. Masked entries are
-    # replaced before any arithmetic, so whatever stands there (NaN, inf) reaches neither the value nor the gradient.
-    floor = torch.finfo(wide(scores).dtype).min
-    return torch.where(exists, wide(scores) / temperature, floor).log_softmax(-1)

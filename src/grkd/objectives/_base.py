@@ -78,19 +78,23 @@ class Term:
 class Objective(ABC):
     """A method's options. `terms` says what it minimises; `combine` makes a scalar of it.
 
-    needs_teacher: the teacher's scores of rows. needs_reference: Batch.reference. needs_features: both features.
+    needs_teacher: the teacher's scores of rows. needs_reference: Batch.reference.
     trains_on: which responses of a group it reads.
     """
 
     needs_teacher: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
-    needs_features: ClassVar[bool] = False
     trains_on: ClassVar[Choice] = "all"
 
     @property
     def levels(self) -> tuple[Level, ...]:
         """The levels that `terms` is asked for, each with its own batch; each level's terms are divided by its rows."""
         return ("row",)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether it reads Batch.student_features and teacher_features."""
+        return False
 
     @property
     def couples_rows(self) -> bool:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from grkd.errors import UserError
 from grkd.objectives._base import Batch, combine
 from grkd.objectives.grkd import GRKD
 
@@ -20,6 +21,8 @@ class GRKDLoss(nn.Module):
     def __init__(self, *, seed: int | None = None, **options: Any) -> None:
         super().__init__()
         self.objective = GRKD(**options)
+        if "response" in self.objective.levels:
+            raise UserError("GRKDLoss: level must be 'token': logits hold no scores of whole responses")
         self.seed = seed
         self._generator: torch.Generator | None = None
 

@@ -8,12 +8,15 @@ from torch import Tensor
 
 from grkd import groups, schedules
 from grkd.errors import UserError
-from grkd.groups import checked_mask
-from grkd.kernels.all_pairs import all_pairs
-from grkd.losses import Normalize, PairTarget, soft_target
-from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.groups import wide
+from grkd.losses import Normalize, PairForm, soft_target, standardized
+from grkd.objectives._base import Batch, Level, Objective, Term, label_term
+from grkd.objectives._option_checks import above_zero, known, not_negative
+from grkd.objectives._pair_terms import PairLoss, PairWeight
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
+PairLevel = Literal["token", "response", "both"]
+ResponseSoft = Literal["tokens", "responses"]
 
 # Up to here "auto" takes every candidate: all pairs of 1,000 cost less than a small student's forward pass.
 _ALL_UP_TO = 1_000
@@ -25,102 +28,194 @@ class GRKD(Objective):
 
     L = alpha * pair_scale * L_GR + (1 - alpha) * soft_scale * L_soft + label_weight * CE(labels)
     L_GR over a group: "all" candidates, the teacher's "top" group_size, or a "sample" of group_size drawn from
-    softmax(t / group_temperature) without replacement; "auto" takes all up to 1,000 candidates, else a sample.
-    L_soft at `temperature` over all candidates, times T^2 where `t_squared`. alpha: `alpha_shape` to `alpha_ceiling`.
+    softmax(t / group_temperature) without replacement; "auto" takes all up to 1,000 candidates, else a sample;
+    times tau^2 where `tau_squared`. pair_target, pair_weight: grkd.losses.weighted_pairs; weights are the gap between
+    the teacher's probabilities (at `temperature`) or between discounts of rank. standardize_pairs: of z-scores.
+    across_batch: weight, against L_GR's, of the same loss over pairs of rows within each class (all candidates only):
+    its scores are log-probabilities at `temperature`; the loss then depends on how a batch is split.
+    L_soft at `temperature` over all candidates, times T^2 where `t_squared`, of z-scores where `standardize` (arXiv
+    2403.01427). alpha: `alpha_shape` to `alpha_ceiling`.
+
+    level: which groups make pairs. "token": classes, or a token's vocabulary. "response": the responses of a prompt,
+    all of them, by mean token log-probability, at response_tau. "both". Terms over rows carry token_weight, terms over
+    responses response_weight. response_soft: where L_soft is taken when responses are ranked: over "tokens", or over
+    the group of "responses", softmax(score / response_tau / T) on both sides; level "both" has the tokens' as well.
     Raises UserError for options out of range.
-    Source: arXiv 2504.20482. The scales, label_weight, soft pairs and the per-candidate mean are ours.
+    Source: arXiv 2504.20482; it has one tau, hard uniform pairs, their mean, soft targets and alpha. The rest is ours.
     """
 
     tau: float = 1.0
-    pair_target: PairTarget = "hard"
+    tau_squared: bool = False
+    pair_target: PairForm = "hard"
+    pair_weight: PairWeight = "uniform"
     normalize: Normalize = "pairs"
+    standardize_pairs: bool = False
+    across_batch: float = 0.0
     group: GroupChoice = "auto"
     group_size: int = 16
     group_temperature: float = 1.0
     temperature: float = 1.0
     t_squared: bool = False
+    standardize: bool = False
     alpha_shape: schedules.Shape = "linear"
     alpha_ceiling: float = 1.0
     pair_scale: float = 1.0
     soft_scale: float = 1.0
     label_weight: float = 0.0
+    level: PairLevel = "token"
+    token_weight: float = 1.0
+    response_weight: float = 1.0
+    response_tau: float = 0.1
+    response_soft: ResponseSoft = "tokens"
 
     def __post_init__(self) -> None:
-        for name in ("tau", "temperature", "group_temperature"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"grkd: {name} must be above 0, got {getattr(self, name)}")
-        for name in ("pair_scale", "soft_scale", "label_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"grkd: {name} must be 0 or more, got {getattr(self, name)}")
+        above_zero("grkd", self, "tau", "temperature", "group_temperature", "response_tau")
+        not_negative("grkd", self, "pair_scale", "soft_scale", "across_batch")
+        not_negative("grkd", self, "label_weight", "token_weight", "response_weight")
         if not 0 <= self.alpha_ceiling <= 1:
             raise UserError(f"grkd: alpha_ceiling must be in [0, 1], got {self.alpha_ceiling}")
         if self.group_size < 2:
             raise UserError(f"grkd: group_size must be 2 or more, got {self.group_size}")
-        choices: dict[str, tuple[str, ...]] = {
-            "pair_target": get_args(PairTarget),
-            "normalize": get_args(Normalize),
-            "group": get_args(GroupChoice),
-            "alpha_shape": schedules.SHAPES,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"grkd: unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        choices = {"pair_target": PairForm, "pair_weight": PairWeight, "normalize": Normalize, "group": GroupChoice}
+        choices |= {"alpha_shape": schedules.Shape, "level": PairLevel, "response_soft": ResponseSoft}
+        known("grkd", self, {name: get_args(choice) for name, choice in choices.items()})
+        if self.across_batch and (self.group in ("top", "sample") or self.level != "token"):
+            raise UserError(
+                "grkd: across_batch compares rows in every class; set group: all (or auto) and level: token"
+            )
+        if not self.levels:
+            raise UserError("grkd: pair_scale, soft_scale and the other weights leave no term; set one above 0")
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return tuple(level for level in get_args(Level) if self._names(level))
+
+    @property
+    def couples_rows(self) -> bool:
+        return "across_batch" in self._names("row")
 
     def alpha(self, progress: float) -> float:
         """Weight of the group relative loss at this point of training."""
         return schedules.alpha(progress, shape=self.alpha_shape, ceiling=self.alpha_ceiling)
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
-        if self.label_weight:
+        names = set(self._names("row"))
+        paired = "group_relative" in names
+        plain = self.pair_target != "margin" and self.pair_weight == "uniform" and not self.standardize_pairs
+        if not names or names & {"labels", "across_batch"} or self.standardize or (paired and not plain):
             return None
-        shared = (
-            "tau", "pair_target", "normalize", "group", "group_size", "group_temperature",
-            "temperature", "t_squared", "pair_scale", "soft_scale",
-        )  # fmt: skip
-        return {"alpha": self.alpha(progress), **{name: getattr(self, name) for name in shared}}
+        # The head multiplies by alpha and 1 - alpha itself.
+        options: dict[str, Any] = {
+            "alpha": self.alpha(progress),
+            "pair_scale": self._weights("row", 1.0)["group_relative"],
+            "soft_scale": self._weights("row", 0.0)["soft_target"],
+        }
+        shared = ["temperature", "t_squared"]
+        if paired:
+            shared += ["tau", "pair_target", "normalize", "group", "group_size", "group_temperature"]
+        return options | {name: getattr(self, name) for name in shared}
 
     def check_candidates(self, candidates: int) -> None:
-        sized = self.group in ("top", "sample") or (self.group == "auto" and candidates > _ALL_UP_TO)
-        if sized and self.group_size > candidates:
+        names, sized = self._names("row"), self._choice(candidates) != "all"
+        if "across_batch" in names and sized:
+            raise UserError(
+                f"grkd: across_batch compares rows in every class, and group: auto samples {candidates} candidates; "
+                "set across_batch: 0 or group: all"
+            )
+        if "group_relative" in names and sized and self.group_size > candidates:
             raise UserError(f"grkd: group_size {self.group_size} is larger than the {candidates} candidates")
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
-        alpha, counted = self.alpha(batch.progress), batch.counted()
-        teacher = batch.required_teacher()
-        relative, has_pair = self._group_relative(batch, teacher)
-        soft = soft_target(
-            batch.student, teacher, mask=batch.mask, temperature=self.temperature, t_squared=self.t_squared
-        )
-        terms: tuple[Term, ...] = (
-            Term(name="group_relative", weight=alpha * self.pair_scale, rows=relative, counted=has_pair),
-            Term(name="soft_target", weight=(1 - alpha) * self.soft_scale, rows=soft, counted=counted),
-        )
-        if self.label_weight:
-            terms += (label_term(batch, self.label_weight),)
-        return terms
+        weights = self._weights(batch.level, self.alpha(batch.progress))
+        made = {
+            "group_relative": self._group_relative,
+            "across_batch": self._across_batch,
+            "response_group_relative": self._group_relative,
+            "soft_target": self._soft_target,
+            "response_soft_target": self._soft_target,
+        }
+        terms = []
+        for name in self._names(batch.level):
+            if name == "labels":
+                terms.append(label_term(batch, weights[name]))
+                continue
+            rows, counted = made[name](batch)
+            terms.append(Term(name=name, weight=weights[name], rows=rows, counted=counted))
+        return tuple(terms)
 
-    def _group_relative(
-        self, batch: Batch, teacher: Float[Tensor, "rows candidates"]
-    ) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
-        student, mask = batch.student, checked_mask(batch.mask, batch.student)
-        choice = self.group
-        if choice == "auto":
-            choice = "all" if student.shape[-1] <= _ALL_UP_TO else "sample"
+    def _weights(self, level: Level, alpha: float) -> dict[str, float]:
+        """The weight of every term of a level at this alpha; 0 for those that the options leave out."""
+        pairs, soft = alpha * self.pair_scale, (1 - alpha) * self.soft_scale
+        if level == "response":
+            here = self.response_weight if self.level != "token" else 0.0
+            squared = self.response_tau**2 if self.tau_squared else 1.0
+            in_group = here if self.response_soft == "responses" else 0.0
+            return {"response_group_relative": here * pairs * squared, "response_soft_target": in_group * soft}
+        of_pairs = self.token_weight if self.level != "response" else 0.0
+        of_soft = 0.0 if self.level == "response" and self.response_soft == "responses" else self.token_weight
+        squared = self.tau**2 if self.tau_squared else 1.0
+        return {
+            "group_relative": of_pairs * pairs * squared,
+            "across_batch": of_pairs * pairs * squared * self.across_batch,
+            "soft_target": of_soft * soft,
+            "labels": self.label_weight,
+        }
+
+    def _names(self, level: Level) -> list[str]:
+        """Terms of a level whose weight is above 0 at some time of training: the others are never computed."""
+        ends = {self.alpha(0.0), self.alpha(1.0)}
+        return [name for name in self._weights(level, 0.0) if any(self._weights(level, end)[name] > 0 for end in ends)]
+
+    def _choice(self, candidates: int) -> groups.Choice:
+        if self.group == "auto":
+            return "all" if candidates <= _ALL_UP_TO else "sample"
+        return self.group
+
+    def _group_relative(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        teacher = batch.required_teacher()
+        # The responses of a prompt are few and already a sample: all of them are the group.
+        choice = "all" if batch.level == "response" else self._choice(teacher.shape[-1])
         group = groups.choose(
             teacher,
             choice,
             size=self.group_size,
             temperature=self.group_temperature,
-            mask=mask,
+            mask=batch.mask,
             generator=batch.generator,
         )
-        if group is not None:
-            student, teacher = student.gather(-1, group.indices), teacher.gather(-1, group.indices)
-            mask = group.mask
-        relative = all_pairs(
-            student, teacher, mask=mask, tau=self.tau, pair_target=self.pair_target, normalize=self.normalize
+        student, teacher = self._scores(batch, self.standardize_pairs)
+        return self._pairs(batch.level).in_rows(student, teacher, mask=batch.mask, group=group)
+
+    def _across_batch(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        self.check_candidates(batch.student.shape[-1])
+        student, teacher = self._scores(batch, self.standardize_pairs)
+        # One value for the whole micro-batch, carried by every row, so that dividing by rows is right.
+        value = self._pairs("row").across_rows(student, teacher, mask=batch.mask)
+        return value.expand(len(student)), batch.counted()
+
+    def _soft_target(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        student, teacher = self._scores(batch, self.standardize)
+        if batch.level == "response" and not self.standardize:
+            student, teacher = wide(student) / self.response_tau, wide(teacher) / self.response_tau
+        rows = soft_target(student, teacher, mask=batch.mask, temperature=self.temperature, t_squared=self.t_squared)
+        return rows, batch.counted()
+
+    def _scores(self, batch: Batch, standardize: bool) -> tuple[Tensor, Tensor]:
+        student, teacher = batch.student, batch.required_teacher()
+        if standardize:
+            student, teacher = standardized(student, mask=batch.mask), standardized(teacher, mask=batch.mask)
+        return student, teacher
+
+    def _pairs(self, level: Level) -> PairLoss:
+        """The pair loss of a level; probabilities of responses are those of its soft targets."""
+        responses = level == "response"
+        return PairLoss(
+            tau=self.response_tau if responses else self.tau,
+            pair_target=self.pair_target,
+            pair_weight=self.pair_weight,
+            normalize=self.normalize,
+            temperature=self.temperature * (self.response_tau if responses else 1.0),
         )
-        return relative, groups.has_pair(teacher, mask=mask)
 
 
 METHOD = GRKD

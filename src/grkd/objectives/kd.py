@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.losses import soft_target
+from grkd.losses import soft_target, standardized
 from grkd.objectives._base import Batch, Objective, Term, label_term
 
 
@@ -12,7 +12,8 @@ from grkd.objectives._base import Batch, Objective, Term, label_term
 class KD(Objective):
     """Standard knowledge distillation (Hinton et al.): soft targets at a temperature.
 
-    L = soft_weight * L_soft + label_weight * CE(labels), L_soft at `temperature`, times T^2 where `t_squared`.
+    L = soft_weight * L_soft + label_weight * CE(labels), L_soft at `temperature`, times T^2 where `t_squared`; of the
+    z-scores of both sides where `standardize` (logit standardisation, arXiv 2403.01427).
     Raises UserError for temperature <= 0, negative weights, or weights that are all 0.
     Source: arXiv 1503.02531.
     """
@@ -21,6 +22,7 @@ class KD(Objective):
     t_squared: bool = True
     soft_weight: float = 1.0
     label_weight: float = 0.0
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -29,21 +31,21 @@ class KD(Objective):
             raise UserError("kd: soft_weight and label_weight must be 0 or more, and not both 0")
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
-        if self.label_weight:
+        if self.label_weight or self.standardize:
             return None
         soft = {"soft_scale": self.soft_weight, "temperature": self.temperature, "t_squared": self.t_squared}
         return {"alpha": 0.0, **soft}
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
-        counted = batch.counted()
-        soft = soft_target(
-            batch.student,
-            batch.required_teacher(),
-            mask=batch.mask,
-            temperature=self.temperature,
-            t_squared=self.t_squared,
-        )
-        terms: tuple[Term, ...] = (Term(name="soft_target", weight=self.soft_weight, rows=soft, counted=counted),)
+        terms: tuple[Term, ...] = ()
+        if self.soft_weight:
+            student, teacher = batch.student, batch.required_teacher()
+            if self.standardize:
+                student, teacher = (standardized(scores, mask=batch.mask) for scores in (student, teacher))
+            soft = soft_target(
+                student, teacher, mask=batch.mask, temperature=self.temperature, t_squared=self.t_squared
+            )
+            terms += (Term(name="soft_target", weight=self.soft_weight, rows=soft, counted=batch.counted()),)
         if self.label_weight:
             terms += (label_term(batch, self.label_weight),)
         return terms

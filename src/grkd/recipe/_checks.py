@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grkd.recipe._tree import ClassifierModel, ClassifierRecipe, LanguageRecipe, Recipe, Student
+from grkd.recipe._tree import ClassifierModel, ClassifierRecipe, LanguageRecipe, Recipe, Responses, Student
 from grkd.recipe._words import KeyPath, Problem
 
 
@@ -19,6 +19,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(("seeds",), f"expected different seeds, got {recipe.seeds}")
     if isinstance(recipe, LanguageRecipe):
         yield from _student(recipe.student)
+        yield from _responses(recipe.responses)
     else:
         yield from _training(raw["teacher"], ("teacher",))
         yield from _classifier(recipe)
@@ -46,9 +47,30 @@ def _student(student: Student) -> Iterator[Problem]:
             yield Problem(("student", name), "belongs to student.model, which is not given")
 
 
+def _responses(responses: Responses) -> Iterator[Problem]:
+    path, mixture, n = ("responses",), responses.mixture, responses.n
+    if mixture is None and responses.source == "mixture":
+        yield Problem(
+            (*path, "mixture"), "source is mixture; say how many come from each, as in {teacher: 2, student: 2}"
+        )
+    if mixture is not None and responses.source != "mixture":
+        yield Problem((*path, "mixture"), f"belongs to source: mixture, but source is {responses.source}")
+    if mixture is not None and (total := mixture.teacher + mixture.student + mixture.data) != n:
+        yield Problem((*path, "mixture"), f"its numbers add up to {total}, but n is {n}")
+    if responses.candidates is not None and responses.candidates < n:
+        yield Problem((*path, "candidates"), f"expected n ({n}) or more, got {responses.candidates}")
+
+
 def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
     data = recipe.data
     yield from _one_of(("data",), data, ("dataset", "train", "image_folder"))
+    known = data.dataset is not None and data.dataset != "digits"
+    if known != (data.folder is not None):
+        text = f"dataset {data.dataset} needs the folder of its files" if known else "belongs to a dataset with files"
+        yield Problem(("data", "folder"), text)
+    for name in ("labels", "teacher_labels"):
+        if getattr(data, name) not in ("clean", None) and data.dataset != "cifar10":
+            yield Problem(("data", name), "only cifar10 has other labels than its own")
     if data.heldout is not None and data.train is None:
         yield Problem(("data", "heldout"), "belongs to data.train, which is not given")
     if recipe.student.training is not None:
@@ -72,12 +94,17 @@ def placed(recipe: Recipe, folder: Path) -> Recipe:
         prompts = replace(prompts, train=_file(prompts.train, folder), heldout=_maybe(prompts.heldout, folder))
         teacher = replace(recipe.teacher, model=_model(recipe.teacher.model, folder))
         student = replace(recipe.student, model=recipe.student.model and _model(recipe.student.model, folder))
-        return replace(recipe, output=output, data=prompts, teacher=teacher, student=student)
+        questions = _maybe(recipe.evaluation.questions, folder)
+        evaluation = replace(recipe.evaluation, questions=questions)
+        search = recipe.search and replace(recipe.search, questions=_maybe(recipe.search.questions, folder))
+        recipe = replace(recipe, output=output, data=prompts, teacher=teacher, student=student)
+        return replace(recipe, evaluation=evaluation, search=search)
     data = replace(
         recipe.data,
         train=_maybe(recipe.data.train, folder),
         heldout=_maybe(recipe.data.heldout, folder),
         image_folder=_maybe(recipe.data.image_folder, folder),
+        folder=_maybe(recipe.data.folder, folder),
     )
     teacher_network, student_network = (_classifier_model(model, folder) for model in (recipe.teacher, recipe.student))
     return replace(recipe, output=output, data=data, teacher=teacher_network, student=student_network)

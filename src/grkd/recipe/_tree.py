@@ -139,9 +139,12 @@ class Score(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageEvaluation(Section):
-    """Rank fidelity on the held-out responses, and sample answers."""
+    """Rank fidelity on the held-out responses, sample answers, and questions with one right answer."""
 
     top_k: Annotated[int, Field(ge=2)] = 16  # Kendall tau and pair accuracy over the teacher's top k tokens
+    questions: str | None = None  # JSONL of {"question", "answer"}: the share answered right (exact match)
+    answer_tokens: Count = 256  # longest answer to them
+    answer_batch_size: Count = 64
     batch_size: Count = 8
     samples: Annotated[int, Field(ge=0)] = 4
     sample_tokens: Count = 64
@@ -162,11 +165,18 @@ class ClassifierModel(Section):
         return self.model in BUILT_IN_NETWORKS or (":" in self.model and "/" not in self.model)
 
 
+CifarLabels = Literal["clean", "aggregate", "random1", "random2", "random3", "worst"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifierData(Section):
-    """One of: `dataset` (built in), `train` (CSV or JSONL of text and label), `image_folder` (class/file)."""
+    """One of: `dataset` (digits is built in, of the others the user gives the `folder`: see grkd.data.known_sets),
+    `train` (CSV or JSONL of text and label), `image_folder` (class/file)."""
 
-    dataset: Literal["digits"] | None = None
+    dataset: Literal["digits", "cifar10", "tiny_imagenet32", "banking77", "clinc150"] | None = None
+    folder: str | None = None  # of a dataset that is not built in
+    labels: CifarLabels = "clean"  # cifar10: the students' training labels; others are people's, with their mistakes
+    teacher_labels: CifarLabels | None = None  # cifar10: the teacher's; null: the same
     train: str | None = None
     heldout: str | None = None
     image_folder: str | None = None  # with train/ and heldout/ inside, or one folder a class
@@ -182,7 +192,10 @@ class ClassifierData(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierEvaluation(Section):
+    """groups: name -> classes that look alike, such as breeds of dog; accuracy is also measured inside each."""
+
     batch_size: Count = 256
+    groups: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +210,21 @@ class Search(Section):
     learning_rate: list[Positive] = field(default_factory=list)  # empty: training.learning_rate alone
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     metric: str | None = None
+    questions: str | None = None  # language models, metric exact_match: JSONL of {"question", "answer"}
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lockstep(Section):
+    """How `grkd compare` trains classifiers: data on the device, students together on the same batches."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Fraction = 0.9  # of sgd, Nesterov's
+    augment: bool = False  # images: random crops (after padding by 4 pixels) and flips, which the teacher sees too
+    students: Count = 16  # trained together, at most
+    search_epochs: Positive | None = None  # of a try of the search; null: as training
+    prune: bool = True  # half-way, tries below the median of their method's stop
+    teachers: str | None = None  # folder in which trained teachers are kept for other recipes too; null: the output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +263,7 @@ class ClassifierRecipe(Section):
     training: Training = field(default_factory=Training)
     evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)
     search: Search | None = None
+    lockstep: Lockstep = field(default_factory=Lockstep)
 
 
 Recipe = LanguageRecipe | ClassifierRecipe

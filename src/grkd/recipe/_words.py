@@ -132,7 +132,8 @@ def hint_at(section: Any, path: KeyPath) -> Any:
         if inner is not None:
             hint = get_type_hints(inner, include_extras=True).get(str(key), Any)
         else:
-            hint = next((get_args(part)[0] for part in (hint, *get_args(hint)) if get_origin(part) is list), Any)
+            parts = (part for part in (hint, *get_args(hint)) if get_origin(part) in (list, dict))
+            hint = next((get_args(part)[-1] for part in parts if get_args(part)), Any)
     return hint
 
 

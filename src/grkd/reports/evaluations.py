@@ -14,6 +14,8 @@ from grkd.reports.results import Value
 
 Kind = TypeVar("Kind")
 
+Item = dict[str, Any]  # with an "id", and whatever was measured of it
+
 _NAMED = re.compile(r"([^=/\\]+)=(.+)")
 
 
@@ -28,7 +30,11 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One benchmark of one model. limit: only the first so many questions; complete: no judgement is missing."""
+    """One benchmark of one model. limit: only the first so many questions; complete: no judgement is missing.
+
+    items: one record a question or response, for paired tests. conditions: settings that must be the same in two
+    results for a comparison of them to mean anything (the judge, the worked examples, ...).
+    """
 
     task: str
     model: str
@@ -37,6 +43,8 @@ class Evaluation:
     limit: int | None = None
     complete: bool = True
     metrics: dict[str, Figure] = field(default_factory=dict)
+    items: tuple[Item, ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
     path: Path = Path()
 
 
@@ -45,6 +53,8 @@ class _Task:
     metrics: dict[str, Figure] = field(default_factory=dict)
     judge: str | None = None
     complete: bool = True
+    items: tuple[Item, ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +129,8 @@ def _of_summary(path: Path) -> list[Evaluation]:
             limit=limit if isinstance(limit, int) else None,
             complete=one.complete,
             metrics=one.metrics,
+            items=one.items,
+            conditions=one.conditions,
             path=path,
         )
         for task, one in whole.tasks.items()

@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from grkd.files import write_text
 from grkd.reports._svg import variable_of
+from grkd.reports.benchmarks import Benchmarks, paired_view
 from grkd.reports.figures import Drawing, draw, palette
 from grkd.reports.outcome import outcome
 from grkd.reports.paper_table import COLUMNS, shown
-from grkd.reports.paper_table import Table as PaperTable
 from grkd.reports.results import BEFORE, TEACHER, Run, Sample
 from grkd.reports.summary import Summary, summarise
-from grkd.reports.tables import DASH, duration, footnotes, header, name_of, show
+from grkd.reports.tables import DASH, cost, costs, duration, footnotes, header, name_of, show
 
 _TASKS = {"language_model": "language model", "classifier": "classifier"}
 _VERSIONS = ("grkd", "python", "torch", "transformers")
@@ -24,10 +24,10 @@ _MACHINE = ("gpu", "cpu", "platform", "git_commit", "date")
 _NAMES = {"gpu": "GPU", "cpu": "CPU", "platform": "platform", "git_commit": "git commit", "date": "date"}
 
 
-def write_page(runs: Sequence[Run], path: Path, *, evaluations: PaperTable | None = None) -> None:
+def write_page(runs: Sequence[Run], path: Path, *, evaluations: Benchmarks | None = None) -> None:
     """Write the report of these runs as one HTML file. The same runs give the same bytes.
 
-    evaluations: the benchmarks' table, a section after the runs.
+    evaluations: the benchmarks' table and paired comparisons, a section after the runs.
     """
     places = palette(runs)
     title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
@@ -114,16 +114,15 @@ def _training_seconds(run: Run) -> dict[tuple[str, int | None], float]:
 def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None:
     if not summary.lines:
         return None
-    timed = any(line.seconds is not None for line in summary.lines)
     return {
-        "headers": [*(header(metric) for metric in summary.metrics), *(["training time"] if timed else [])],
+        "headers": [*(header(metric) for metric in summary.metrics), *costs(summary)],
         "lines": [
             {
                 "name": name_of(line.label),
                 "kind": line.kind,
                 "colour": variable_of(line.label, places),
                 "cells": [show(line.cells[metric.name], metric, summary) for metric in summary.metrics],
-                "time": duration(line.seconds) if timed else None,
+                "costs": [cost(line, name) for name in costs(summary)],
             }
             for line in summary.lines
         ],
@@ -131,13 +130,16 @@ def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None
     }
 
 
-def _evaluations_view(table: PaperTable | None) -> dict[str, Any] | None:
-    if table is None:
+def _evaluations_view(found: Benchmarks | None) -> dict[str, Any] | None:
+    if found is None:
         return None
+    table = found.table
+    rows = table.rows if table is not None else ()
     return {
         "headers": [column.title for column in COLUMNS],
-        "rows": [{"label": row.label, "cells": shown(row), "from_paper": row.from_paper} for row in table.rows],
-        "notes": table.notes,
+        "rows": [{"label": row.label, "cells": shown(row), "from_paper": row.from_paper} for row in rows],
+        "notes": table.notes if table is not None else (),
+        "paired": paired_view(found.paired),
     }
 
 

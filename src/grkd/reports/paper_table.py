@@ -105,6 +105,19 @@ def shown(row: Row) -> list[str]:
     return _cells(row, minus="\u2212", dash="\u2013")
 
 
+def role(labels: Sequence[str], given: str | None, name: str) -> str | None:
+    """The label of "student" or "teacher": the one given, else the one that says so. Raises UserError for another."""
+    if given is not None and given not in labels:
+        raise UserError(f"--{name}: no row is labelled {given!r}; there are {', '.join(labels)}")
+    return given or next((label for label in labels if _key(label) == name), None)
+
+
+def markdown_text(text: str) -> str:
+    """Text as Markdown shows it: one line, no markup, no cell borders."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([|*_`\\])", r"\\\1", plain)
+
+
 def _measured(evaluations: Sequence[Evaluation], *, student: str | None, teacher: str | None) -> list[Row]:
     by_label: dict[str, dict[str, Evaluation]] = {}
     for one in evaluations:
@@ -114,7 +127,7 @@ def _measured(evaluations: Sequence[Evaluation], *, student: str | None, teacher
         tasks = ", ".join(dict.fromkeys(column.task for column in COLUMNS))
         raise UserError(f"no figure for the table in these runs; it shows {tasks}")
     student_label, teacher_label = (
-        _labelled(list(values), given, role) for given, role in ((student, "student"), (teacher, "teacher"))
+        role(list(values), given, name) for given, name in ((student, "student"), (teacher, "teacher"))
     )
     roles = {label: role for label, role in ((teacher_label, "teacher"), (student_label, "student")) if label}
     base = values[student_label] if student_label is not None else None
@@ -133,12 +146,6 @@ def _value(tasks: dict[str, Evaluation], column: Column) -> float | None:
     one = tasks.get(column.task)
     found = [one.metrics[name].value for name in column.metrics if name in one.metrics] if one else []
     return found[0] * column.scale if found and found[0] is not None else None
-
-
-def _labelled(labels: Sequence[str], given: str | None, role: str) -> str | None:
-    if given is not None and given not in labels:
-        raise UserError(f"--{role}: no row is labelled {given!r}; there are {', '.join(labels)}")
-    return given or next((label for label in labels if _key(label) == role), None)
 
 
 def _gains(values: Sequence[float | None], base: Sequence[float | None] | None) -> tuple[float | None, ...]:
@@ -204,8 +211,7 @@ def _notes(evaluations: Sequence[Evaluation], rows: Sequence[Row]) -> tuple[str,
 def _markdown(table: Table) -> str:
     lines = [["", *(column.title for column in COLUMNS)], ["---", *["---:"] * len(COLUMNS)]]
     for row in table.rows:
-        label = " ".join(row.label.split()).replace("&", "&amp;").replace("<", "&lt;")
-        label = re.sub(r"([|*_`\\])", r"\\\1", label)
+        label = markdown_text(row.label)
         lines.append([f"*{label}*" if row.from_paper else label, *shown(row)])
     notes = [f"- {note}" for note in table.notes]
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ([""] if notes else []) + notes) + "\n"

@@ -38,6 +38,7 @@ class Row:
     high: Value = None
     steps: int | None = None
     seconds: Value = None
+    rows_seen: int | None = None  # in training: tokens of responses, or examples
 
 
 @dataclass(frozen=True, kw_only=True)

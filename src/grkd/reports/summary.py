@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from scipy import stats
 
 from grkd.evaluation.statistics import holm
-from grkd.reports.results import BEFORE, TEACHER, Row, Run
+from grkd.reports.results import BEFORE, TEACHER, Row, Run, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         _percent("accuracy", "accuracy", against_teacher=False),
+        _percent("exact_match", "exact match", against_teacher=False),
         Metric(name="nll_nats", label="negative log-likelihood", unit="nats", direction=-1),
         Metric(name="forward_kl_nats", label="forward KL", unit="nats", direction=-1, against_teacher=True),
         Metric(name="reverse_kl_nats", label="reverse KL", unit="nats", direction=-1, against_teacher=True),
@@ -41,14 +42,25 @@ METRICS = {
         _percent("pair_accuracy", "pair accuracy", against_teacher=True),
         _percent("top1_agreement", "top-1 agreement", against_teacher=True),
         Metric(name="ndcg", label="NDCG", direction=1, against_teacher=True),
+        _percent("response_pair_accuracy", "pair accuracy of responses", against_teacher=True),
+        Metric(name="response_kendall_tau", label="Kendall tau of responses", direction=1, against_teacher=True),
+        _percent("response_top1_agreement", "top-1 agreement of responses", against_teacher=True),
+        Metric(name="response_ndcg", label="NDCG of responses", direction=1, against_teacher=True),
         Metric(name="ece", label="calibration error", unit="%", direction=-1, scale=100.0, decimals=2),
         Metric(name="brier", label="Brier score", direction=-1),
     )
 }
 
 
+# Accuracy inside a group of look-alike classes: metric -> what its label says before the group's name.
+GROUPS = {"group_accuracy/": "accuracy on", "within_group_accuracy/": "accuracy within"}
+
+
 def metric_of(name: str) -> Metric:
-    """The known metric of that name, or a plain one with no direction."""
+    """The known metric of that name, an accuracy inside a group of classes, or a plain one with no direction."""
+    for prefix, words in GROUPS.items():
+        if name.startswith(prefix):
+            return _percent(name, f"{words} {name.removeprefix(prefix)}", against_teacher=False)
     nats = name.endswith("_nats")
     plain = Metric(name=name, label=name.removesuffix("_nats").replace("_", " "), unit="nats" if nats else "")
     return METRICS.get(name, plain)
@@ -85,13 +97,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One row of the table. `kind`: "teacher", "before" or "method"; steps and seconds are means over seeds."""
+    """One row of the table. `kind`: "teacher", "before" or "method"; the costs are means over seeds."""
 
     label: str
     kind: str
     cells: dict[str, Cell]
     steps: float | None = None
     seconds: float | None = None
+    rows_seen: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +132,7 @@ class Summary:
     lines: tuple[Line, ...]
     verdicts: dict[str, Verdict]
     baseline: str | None  # the label that differences refer to
+    task: Task | None = None
 
     @property
     def methods(self) -> tuple[Line, ...]:
@@ -171,7 +185,7 @@ def summarise(run: Run) -> Summary:
     columns = {metric.name: _column(run, labels, metric, baseline) for metric in metrics}
     lines = tuple(_line(run, label, {name: column[label] for name, column in columns.items()}) for label in labels)
     verdicts = {metric.name: verdict for metric in metrics if (verdict := _verdict(metric, lines)) is not None}
-    return Summary(metrics=metrics, lines=lines, verdicts=verdicts, baseline=baseline)
+    return Summary(metrics=metrics, lines=lines, verdicts=verdicts, baseline=baseline, task=run.task)
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -194,6 +208,7 @@ def _line(run: Run, label: str, cells: dict[str, Cell]) -> Line:
         cells=cells,
         steps=_mean_per_seed({row.seed: float(row.steps) for row in rows if row.steps is not None}),
         seconds=_mean_per_seed({row.seed: row.seconds for row in rows if row.seconds is not None}),
+        rows_seen=_mean_per_seed({row.seed: float(row.rows_seen) for row in rows if row.rows_seen is not None}),
     )
 
 

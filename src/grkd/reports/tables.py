@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grkd.reports.results import BEFORE, TEACHER, Run
-from grkd.reports.summary import Cell, Line, Metric, Summary, summarise
+from grkd.reports.summary import GROUPS, Cell, Line, Metric, Summary, summarise
 
 DASH = "\u2013"
 _ARROWS = {1: "\u00a0↑", -1: "\u00a0↓", 0: ""}
@@ -59,13 +59,13 @@ def markdown_table(run: Run) -> str:
     for line in summary.lines:
         shown = [show(line.cells[metric.name], metric, summary) for metric in summary.metrics]
         cells = [f"**{cell.text}**{' ✓' if cell.better else ''}" if cell.best else cell.text for cell in shown]
-        table.append([_plain(name_of(line.label)), *cells, *_cost(line, summary)])
+        table.append([_plain(name_of(line.label)), *cells, *_costs(line, summary)])
     lines = ["| " + " | ".join(row) + " |" for row in table]
     return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in footnotes(summary))]) + "\n"
 
 
 def headers(summary: Summary) -> list[str]:
-    return ["", *(header(metric) for metric in summary.metrics), *(["training time"] if _timed(summary) else [])]
+    return ["", *(header(metric) for metric in summary.metrics), *costs(summary)]
 
 
 def header(metric: Metric) -> str:
@@ -128,6 +128,11 @@ def footnotes(summary: Summary) -> list[str]:
         notes.append(f"(difference) to {_against(summary.baseline)}.")
     if any(not cell.complete for cell in cells if cell.mean is not None):
         notes.append("A method that lacks a seed shows the mean of the others; it is not marked and not tested.")
+    if any(metric.name.startswith(tuple(GROUPS)) for metric in summary.metrics):
+        notes.append(
+            "Accuracy on a group: over the examples of its classes, every class to choose from; within a group: over "
+            "the same examples, only its own classes to choose from."
+        )
     return [*notes, *_verdict_notes(summary)]
 
 
@@ -163,12 +168,30 @@ def _verdict_notes(summary: Summary) -> list[str]:
     return notes
 
 
-def _timed(summary: Summary) -> bool:
-    return any(line.seconds is not None for line in summary.lines)
+def costs(summary: Summary) -> list[str]:
+    """Names of the columns that say what a training took: those that any method has."""
+    unit = "examples" if summary.task == "classifier" else "tokens"
+    kinds = {f"{unit} seen": "rows_seen", "training time": "seconds"}
+    return [name for name, kind in kinds.items() if any(getattr(line, kind) is not None for line in summary.lines)]
 
 
-def _cost(line: Line, summary: Summary) -> list[str]:
-    return [duration(line.seconds)] if _timed(summary) else []
+def cost(line: Line, name: str) -> str:
+    """A training's cost in one of those columns, for people."""
+    return duration(line.seconds) if name == "training time" else count(line.rows_seen)
+
+
+def count(rows: float | None) -> str:
+    """ "950", "12.3 k", "4.56 M"."""
+    if rows is None:
+        return DASH
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rows >= size:
+            return f"{rows / size:.3g} {letter}"
+    return f"{rows:.0f}"
+
+
+def _costs(line: Line, summary: Summary) -> list[str]:
+    return [cost(line, name) for name in costs(summary)]
 
 
 def _rich_table(summary: Summary) -> Table:
@@ -180,8 +203,8 @@ def _rich_table(summary: Summary) -> Table:
         table.add_column(Text(name_of(line.label), style=style), justify="right", no_wrap=True)
     for metric in summary.metrics:
         table.add_row(header(metric), *(_rich_cell(line.cells[metric.name], metric, summary) for line in summary.lines))
-    if _timed(summary):
-        table.add_row("training time", *(duration(line.seconds) for line in summary.lines))
+    for name in costs(summary):
+        table.add_row(name, *(cost(line, name) for line in summary.lines))
     return table
 
 

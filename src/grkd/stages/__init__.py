@@ -10,7 +10,15 @@ from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import write_json, write_text
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe, dump
-from grkd.stages import classifier, language_prompts, language_responses, language_scores, language_training
+from grkd.stages import (
+    classifier,
+    language_evaluation,
+    language_prompts,
+    language_responses,
+    language_rows,
+    language_scores,
+    language_training,
+)
 from grkd.stages._folder import RunFolder, command_line, environment
 from grkd.stages._models import LanguageModels
 from grkd.stages._results import collect, publish
@@ -50,12 +58,14 @@ def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
         _describe(recipe, folder)
         language_responses.respond(recipe, folder, models)
         language_scores.score(recipe, folder, models)
-        language_training.evaluate_student(recipe, folder, models, "before", None)
-        language_training.teacher_answers(recipe, folder, models)
+        if language_rows.needs(recipe.methods, "reference"):
+            language_rows.reference(recipe, folder, models)
+        language_evaluation.evaluate_student(recipe, folder, models, "before", None)
+        language_evaluation.evaluate_teacher(recipe, folder, models)
 
         def train(method: Method, seed: int, name: str) -> None:
             language_training.train_student(recipe, folder, models, method, seed)
-            language_training.evaluate_student(recipe, folder, models, name, name)
+            language_evaluation.evaluate_student(recipe, folder, models, name, name)
     else:
         assert isinstance(recipe, ClassifierRecipe)
         shared = classifier.ClassifierRun(recipe, folder)

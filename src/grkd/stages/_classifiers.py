@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from grkd.data.classification import ClassificationData, digits
 from grkd.data.classification_batches import PadTokens, Prepare, ProcessImages, stack_inputs, tokenise
 from grkd.data.features import tfidf_features
+from grkd.data.known_sets import known_set
 from grkd.data.labelled_images import image_folder
 from grkd.data.labelled_text import labelled_text
 from grkd.errors import UserError
@@ -34,6 +35,10 @@ def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
     """The labelled examples that a recipe names."""
     if data.dataset == "digits":
         return digits(heldout_fraction=data.heldout_fraction, seed=seed, limit=data.limit)
+    if data.dataset is not None:
+        assert data.folder is not None
+        found = known_set(data.dataset, Path(data.folder), labels=data.labels, teacher_labels=data.teacher_labels)
+        return found if data.limit is None else found.limited(data.limit, seed=seed)
     if data.train is not None:
         return labelled_text(
             Path(data.train),

@@ -31,7 +31,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.ranks = PartialState()
+        # By itself it sees ranks only through an accelerator.
+        self.ranks = PartialState(cpu=not torch.cuda.is_available())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,7 +132,7 @@ def identity(section: Section) -> dict[str, Any]:
     A hub name, and a path that leads nowhere, stand as they are.
     """
     plain = to_plain(section)
-    for key in ("model", "train", "heldout", "image_folder", "weights"):
+    for key in ("model", "train", "heldout", "image_folder", "folder", "weights", "questions"):
         if isinstance(plain.get(key), str):
             plain[key] = _content(plain[key])
     return plain

@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grkd import objectives
 from grkd.data.chat import stop_token_ids
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
-from grkd.recipe import LanguageRecipe
+from grkd.recipe import LanguageRecipe, Method
 from grkd.stages._folder import RunFolder
 from grkd.stages._train import device, dtype
 from grkd.teachers.models import (
     check_same_vocabulary,
+    context_length,
     fresh,
     load_language_model,
     load_tokenizer,
@@ -28,8 +30,9 @@ _NO_LIMIT = 1 << 20  # context of a model whose config names none
 class LanguageModels:
     """Loads teacher and student of a recipe.
 
-    What `make` leaves in the prepare stage's folder: tokenizer/ (the student's), tokens.json (numbers about it), and
-    teacher/ and student/ where they are not simply a hub name or folder of the recipe.
+    What `make` leaves in the prepare stage's folder: tokenizer/ (the student's), tokens.json (numbers about it),
+    teacher_tokenizer/ where the teacher's is another, and teacher/ and student/ where they are not simply a hub name or
+    folder of the recipe.
     """
 
     def __init__(self, recipe: LanguageRecipe, run: RunFolder) -> None:
@@ -39,9 +42,13 @@ class LanguageModels:
         if self.device.type == "cuda":
             self.device = torch.device("cuda", run.ranks.local_process_index)
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._teacher_tokenizer: PreTrainedTokenizerBase | None = None
 
     def make(self, work: Path) -> None:
-        """Fill the prepare stage's folder. Raises UserError where tokenizers differ or a model cannot be loaded."""
+        """Fill the prepare stage's folder.
+
+        Raises UserError where a model cannot be loaded, or tokenizers differ and the methods need one vocabulary.
+        """
         teacher_spec, student_spec = self.recipe.teacher, self.recipe.student
         teacher_tokenizer = load_tokenizer(
             teacher_spec.model,
@@ -57,7 +64,7 @@ class LanguageModels:
                 revision=student_spec.revision,
                 trust_remote_code=student_spec.trust_remote_code,
             )
-            check_same_vocabulary(teacher_tokenizer, tokenizer)
+        shared = teacher_tokenizer is tokenizer or not self._difference(teacher_tokenizer, tokenizer)
         teacher = self._load_teacher()
         student = self._make_student(teacher)
         if teacher_spec.gguf_file is not None or teacher_spec.model.endswith(".gguf"):
@@ -65,14 +72,42 @@ class LanguageModels:
         if student_spec.model is None or student_spec.gguf_file is not None or student_spec.model.endswith(".gguf"):
             save_student(student, tokenizer, work / "student", card="The student of this run before distillation.\n")
         tokenizer.save_pretrained(work / "tokenizer")
-        write_json(work / "tokens.json", _numbers(tokenizer, teacher, student))
+        if not shared:
+            teacher_tokenizer.save_pretrained(work / "teacher_tokenizer")
+            _check_head("teacher", teacher, vocabulary_size(teacher_tokenizer))
+        write_json(work / "tokens.json", _numbers(tokenizer, student, teacher if shared else None))
         self._tokenizer = tokenizer
+
+    def check_vocabularies(self) -> None:
+        """Raises UserError where a prepared run's vocabularies differ and its methods need one.
+
+        `make` looks too; but the methods of a run may change after it was prepared.
+        """
+        if self.teacher_tokenizer is not None:
+            self._difference(self.teacher_tokenizer, self.tokenizer)
+
+    def _difference(self, teacher_tokenizer: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether vocabularies differ. Raises UserError where they do and more than text and scores must cross."""
+        try:
+            check_same_vocabulary(teacher_tokenizer, tokenizer)
+        except UserError as error:
+            if reasons := _needs_one_vocabulary(self.recipe):
+                raise UserError(f"{error}, or {reasons}") from None
+            return True
+        return False
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(str(self.prepared / "tokenizer"))
         return self._tokenizer
+
+    @property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The teacher's, where it has another vocabulary than the student: only text and scores cross then."""
+        if self._teacher_tokenizer is None and (self.prepared / "teacher_tokenizer").is_dir():
+            self._teacher_tokenizer = load_tokenizer(str(self.prepared / "teacher_tokenizer"))
+        return self._teacher_tokenizer
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -130,15 +165,38 @@ class LanguageModels:
         )
 
 
-def _numbers(tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:
+def _needs_one_vocabulary(recipe: LanguageRecipe) -> str:
+    """What to change in a recipe whose methods take tokens across, as words; empty where none does.
+
+    The teacher's responses need no shared tokens: the student gets them as text.
+    """
+    by_token = [method.label for method in recipe.methods if _compares_tokens(method)]
+    instead = "dpo, simpo, {name: grkd, level: response, response_soft: responses} or others that compare responses"
+    return f"replace {', '.join(by_token)}, which compare token by token, by {instead}" if by_token else ""
+
+
+def _compares_tokens(method: Method) -> bool:
+    objective = objectives.load(method.name, **method.options)
+    return ("row" in objective.levels and objective.needs_teacher) or objective.teacher_mixed_in > 0
+
+
+def _numbers(
+    tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel, teacher: PreTrainedModel | None
+) -> dict[str, Any]:
+    """teacher: where it shares the tokenizer."""
     stop_ids = stop_token_ids(tokenizer, student.generation_config)
     if not stop_ids:
         raise UserError("student: neither its tokenizer nor its generation config names an end-of-sequence token")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     vocabulary = vocabulary_size(tokenizer)
-    for side, model in (("teacher", teacher), ("student", student)):
-        head = model.get_output_embeddings().weight.shape[0]
-        if head < vocabulary:
-            raise UserError(f"{side}: its head has {head} outputs, its tokenizer {vocabulary} tokens")
-    contexts = [getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT for model in (teacher, student)]
+    sharing = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    for side, model in sharing.items():
+        _check_head(side, model, vocabulary)
+    contexts = [context_length(model) or _NO_LIMIT for model in sharing.values()]
     return {"stop_ids": stop_ids, "pad_token_id": pad, "vocabulary": vocabulary, "context": min(contexts)}
+
+
+def _check_head(side: str, model: PreTrainedModel, vocabulary: int) -> None:
+    head = model.get_output_embeddings().weight.shape[0]
+    if head < vocabulary:
+        raise UserError(f"{side}: its head has {head} outputs, its tokenizer {vocabulary} tokens")

@@ -19,14 +19,17 @@ def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
     for method in recipe.methods:
         for seed in recipe.seeds:
             rows += _rows(folder, f"{method.label}-seed{seed}", method.label, seed)
-    counts = folder / "prepare" / "counts.json"
+    counts: dict[str, int] = {}
+    for stage in ("prepare", "respond", "score"):
+        path = folder / stage / "counts.json"
+        counts |= read_json(path) if path.exists() else {}
     write_json(
         folder / "results.json",
         {
             "title": recipe.title or folder.name,
             "task": recipe.task,
             "status": status,
-            "counts": read_json(counts) if counts.exists() else {},
+            "counts": counts,
             "rows": rows,
         },
     )
@@ -61,6 +64,7 @@ def _samples(recipe: Recipe, folder: Path) -> None:
         for shown, name in names.items()
         if (folder / "evaluate" / name / "answers.json").exists()
     }
+    answers = {shown: given for shown, given in answers.items() if given}
     if not answers:
         return
     prompts = [answer["prompt"] for answer in next(iter(answers.values()))]

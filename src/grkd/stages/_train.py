@@ -19,6 +19,7 @@ from grkd.objectives import Objective
 from grkd.recipe import Method, Training
 from grkd.training import (
     DistillationTrainer,
+    FiniteSteps,
     MetricsFile,
     ProgressBar,
     RowSource,
@@ -69,6 +70,7 @@ def arguments(
         "max_grad_norm": training.max_grad_norm,
         "logging_steps": training.log_every,
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # a loss that is no number must be seen
         "save_strategy": "steps",
         "save_steps": training.save_every,
         "save_total_limit": 2,  # the newest may be half-written when the run is killed
@@ -123,7 +125,7 @@ def train(
         rows=rows,
         fused_head=training.fused_head,
         train_dataset=dataset,
-        callbacks=[bar, metrics, WholeCheckpoints()],
+        callbacks=[bar, metrics, FiniteSteps(), WholeCheckpoints()],
     )
     _only_our_callbacks(trainer)
     resume = last_whole_checkpoint(checkpoints)
@@ -133,7 +135,8 @@ def train(
     finally:
         bar.stop()
     if trainer.is_world_process_zero():
-        write_json(folder / "training.json", {"steps": trainer.state.global_step, "seconds": metrics.seconds})
+        spent = {"steps": trainer.state.global_step, "seconds": metrics.seconds, "rows_seen": int(metrics.rows_seen)}
+        write_json(folder / "training.json", spent)
         _keep_last(checkpoints)
     unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     return unwrapped

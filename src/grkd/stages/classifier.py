@@ -1,5 +1,7 @@
 """The stages of a classifier's distillation: teach, score, train, evaluate, each from files to files."""
 
+import difflib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from grkd.data.classification_batches import ClassificationDataset, Collate
 from grkd.data.splits import stratified_sample
 from grkd.errors import UserError
 from grkd.evaluation._rank_measures import calibration_interval
-from grkd.evaluation.rank import calibration, rank_fidelity, reverse_kl
+from grkd.evaluation.rank import calibration, group_accuracy, rank_fidelity, reverse_kl
 from grkd.evaluation.statistics import bootstrap_interval
 from grkd.files import whole_file, write_json
 from grkd.recipe import ClassifierModel, ClassifierRecipe, Method, Training, to_plain
@@ -43,6 +45,12 @@ class ClassifierRun:
     def data(self) -> ClassificationData:
         return load_data(self.recipe.data, seed=self.recipe.seeds[0])
 
+    @cached_property
+    def class_groups(self) -> dict[str, list[int]]:
+        """The classes of evaluation.groups by number. Raises UserError for a group of fewer than two, or an unknown."""
+        groups = self.recipe.evaluation.groups
+        return {name: _class_numbers(name, classes, self.data.class_names) for name, classes in groups.items()}
+
     def classifier(self, spec: ClassifierModel, *, seed: int, needs_head: bool = False) -> Classifier:
         """A teacher or student on this run's data, before training."""
         return make_classifier(spec, self.data, self.recipe, seed=seed, needs_head=needs_head)
@@ -57,6 +65,7 @@ def prepare(shared: ClassifierRun) -> Path:
     recipe = shared.recipe
     data = {key: value for key, value in identity(recipe.data).items() if key != "student_limit"}
     inputs = {"data": data, "seed": recipe.seeds[0]}
+    _ = shared.class_groups  # a mistake there is found before anything is trained
 
     def make(work: Path) -> None:
         if shared.run.ranks.is_main_process:
@@ -146,7 +155,8 @@ def evaluate(shared: ClassifierRun, name: str, trained: str | None, *, seed: int
         model = shared.classifier(spec, seed=seed)
         _load(model, shared.run.path / source)
         logits, teacher = _predict(shared, model, "heldout"), _scores(shared)["heldout"]
-        write_json(work / "metrics.json", _metrics(logits, teacher if trained else None, shared.data.heldout_labels))
+        labels, groups = shared.data.heldout_labels, shared.class_groups
+        write_json(work / "metrics.json", _metrics(logits, teacher if trained else None, labels, class_groups=groups))
 
     return shared.run.stage(f"evaluate/{name}", inputs, make)
 
@@ -155,16 +165,23 @@ def _metrics(
     logits: Float[Tensor, "examples classes"],
     teacher: Float[Tensor, "examples classes"] | None,
     labels: Int[Tensor, " examples"],
+    *,
+    class_groups: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """metric -> {value, low, high}: means over held-out examples, intervals by resampling them.
 
     ece: the expected calibration error (no mean of the examples); brier in [0, 2]. Against the teacher's logits, where
     there are any: rank.rank_fidelity over all classes and reverse_kl_nats.
+    Of the examples whose label is in a group: group_accuracy/<name>, the highest of all classes is the label;
+    within_group_accuracy/<name>, the highest of the group's classes is. A group without held-out examples: None.
     """
     parts: dict[str, list[Tensor]] = {}
     for rows in torch.arange(len(labels)).split(max(1, _ENTRIES // logits.shape[-1])):
         for name, values in _columns(logits[rows], None if teacher is None else teacher[rows], labels[rows]).items():
             parts.setdefault(name, []).append(values.double())
+        for name, measures in group_accuracy(logits[rows], labels[rows], class_groups=class_groups or {}).items():
+            parts.setdefault(f"group_accuracy/{name}", []).append(measures["accuracy"])
+            parts.setdefault(f"within_group_accuracy/{name}", []).append(measures["within_group_accuracy"])
     columns = {name: torch.cat(values).numpy() for name, values in parts.items()}
     error = calibration_interval(columns.pop("confidence"), columns["accuracy"], np.arange(len(labels)), seed=0)
     intervals = {name: bootstrap_interval(values) for name, values in columns.items()} | {"ece": error}
@@ -183,6 +200,17 @@ def _columns(
         return columns
     against = {**rank_fidelity(logits, teacher, top_k=None), "reverse_kl_nats": reverse_kl(logits, teacher)}
     return columns | against
+
+
+def _class_numbers(name: str, classes: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    for one in classes:
+        if one not in class_names:
+            near = difflib.get_close_matches(one, class_names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(class_names[:5])}, ..."
+            raise UserError(f"evaluation.groups.{name}: no class {one!r} in the data; {hint}")
+    if len(set(classes)) < 2:
+        raise UserError(f"evaluation.groups.{name}: expected two or more different classes, got {list(classes)}")
+    return [list(class_names).index(one) for one in classes]
 
 
 def _train(

@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from grkd.errors import UserError
 from grkd.files import digest
-from grkd.teachers.models import quiet
+from grkd.teachers import _decoding
+from grkd.teachers._decoding import free_memory as free_memory
+
+Method = Literal["auto", "dynamic", "static", "continuous"]
+
+# What "auto" is on a CUDA device; benchmarks/generation.py measures the three.
+_FASTEST_ON_CUDA: Method = "dynamic"
+# Below so many responses a method that compiles or records graphs first does not pay.
+_MANY_RESPONSES = 512
+_ROOM_STEP = 128  # caches of fixed size grow in such steps, so that few sizes are compiled
 
 
 @dataclass(frozen=True)
@@ -32,18 +40,33 @@ def generate_responses(
     pad_token_id: int,
     seed: int,
     batch_size: int,
+    method: Method = "auto",
+    room: int | None = None,
 ) -> Iterator[list[Response]]:
     """One response a prompt; yields a batch as soon as it is done, in the order of `index` within the batch.
 
-    Prompts are batched by length (longest first, so that a lack of memory shows at once), padded on the left.
+    For several responses to a prompt, give it several times: copies lie side by side in the batches. Prompts are
+    batched by length (longest first, so that a lack of memory shows at once), padded on the left.
     temperature 0: the most likely token each time. Nothing of the model's own generation config is used.
-    The text of a batch depends on the seed, the batch's number and its prompts alone, so a run that is taken up again
-    with the same prompts gives the same text. The random state of the CPU and the model's device is left as it was.
-    Raises UserError for options out of range, ValueError for an empty prompt.
+    method: "dynamic", a cache that grows; "static", one of fixed size, whose step of one token is compiled on a GPU;
+    "continuous", batch_size rows at a time where a finished one makes place for the next (all responses come as one
+    batch); "auto", see fastest_method. room: tokens of prompt and response for which the last two make a row of their
+    cache; by default enough for these prompts. Give the longest of all where calls follow each other: static then
+    compiles once.
+    The text of a batch depends on the method, the seed, the batch's number and its prompts alone, so a run that is
+    taken up again with the same prompts gives the same text. The random state of the CPU and the model's device is left
+    as it was.
+    Raises UserError for options out of range, ValueError for an empty prompt or one without room.
     """
     _check(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, batch_size=batch_size)
     if not all(prompts):
         raise ValueError("a prompt must have at least one token")
+    if not prompts:
+        return
+    needed = max(map(len, prompts)) + max_new_tokens
+    room = -(-needed // _ROOM_STEP) * _ROOM_STEP if room is None else room
+    if room < needed:
+        raise ValueError(f"room for {room} tokens, but the longest prompt and its response need {needed}")
     config = _generation_config(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -51,13 +74,31 @@ def generate_responses(
         stop_ids=list(stop_ids),
         pad_token_id=pad_token_id,
     )
+    if method == "auto":
+        method = fastest_method(model, len(prompts))
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for number, start in enumerate(range(0, len(order), batch_size)):
-        chosen = order[start : start + batch_size]
+    size = len(order) if method == "continuous" else batch_size
+    for number, start in enumerate(range(0, len(order), size)):
+        chosen = order[start : start + size]
         batch = [prompts[index] for index in chosen]
-        rows = _generated(model, batch, config, seed=int(digest([seed, number, batch])[:15], 16))
+        batch_seed = int(digest([seed, number, batch])[:15], 16)
+        if method == "dynamic":
+            rows = _decoding.growing_cache(model, batch, config, seed=batch_seed)
+        elif method == "static":
+            rows = _decoding.static_cache(model, batch, config, seed=batch_seed, rows=batch_size, room=room)
+        else:
+            rows = _decoding.continuous_batching(model, batch, config, seed=batch_seed, rows=batch_size, room=room)
         responses = [_cut(index, row, stop_ids) for index, row in zip(chosen, rows, strict=True)]
         yield sorted(responses, key=lambda response: response.index)
+
+
+def fastest_method(model: PreTrainedModel, responses: int) -> Method:
+    """The method for so many responses on the model's device: what was measured to be fastest where there are many."""
+    if model.device.type != "cuda" or responses < _MANY_RESPONSES:
+        return "dynamic"
+    if _FASTEST_ON_CUDA == "static" and not getattr(model, "_can_compile_fullgraph", False):
+        return "dynamic"
+    return _FASTEST_ON_CUDA
 
 
 def _check(*, max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:
@@ -80,35 +121,6 @@ def _generation_config(
         pad_token_id=pad_token_id,
         **sampling,
     )
-
-
-@torch.no_grad()
-def _generated(
-    model: PreTrainedModel, batch: list[list[int]], config: GenerationConfig, *, seed: int
-) -> list[list[int]]:
-    """New tokens of each row, with what transformers writes behind the stop token."""
-    longest = max(map(len, batch))
-    input_ids = torch.full((len(batch), longest), config.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(batch):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    own_config, training = model.generation_config, model.training
-    # Fields that are not set here would otherwise be taken from the model's (a top_k, a repetition penalty).
-    model.generation_config = config
-    model.eval()
-    device = model.device
-    kind, devices = ("cuda", []) if device.type == "cpu" else (device.type, [device])
-    try:
-        with torch.random.fork_rng(devices=devices, device_type=kind), quiet():
-            torch.manual_seed(seed)
-            tokens: Tensor = model.generate(
-                input_ids.to(device), attention_mask=attention_mask.to(device), generation_config=config
-            )
-    finally:
-        model.generation_config = own_config
-        model.train(training)
-    return tokens[:, longest:].tolist()
 
 
 def _cut(index: int, tokens: list[int], stop_ids: Sequence[int]) -> Response:

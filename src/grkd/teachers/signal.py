@@ -160,9 +160,10 @@ class HiddenCache:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # each worker process opens the files itself
 
-    def write_shard(self, items: Mapping[str, Float[Tensor, "_ hidden"]]) -> Path:
+    def write_shard(self, items: Mapping[str, Float[Tensor, "_ hidden"]], *, number: int | None = None) -> Path:
         """Write one more shard: item id -> hidden states [R_i, hidden], R_i at least 1.
 
+        number: of its file, for several processes that write into one folder; None takes the next one that is free.
         Raises ValueError for no items, ids that are in the cache already, or states of another form.
         """
         known = [item_id for item_id in items if item_id in self]
@@ -172,7 +173,7 @@ class HiddenCache:
             raise ValueError("hidden states must be [response, hidden] with at least one row")
         rows = torch.cat([rows.detach().to("cpu", self.dtype) for rows in items.values()])
         described = {"ids": json.dumps(list(items)), "lengths": json.dumps([len(rows) for rows in items.values()])}
-        path = self.folder / f"hidden-{self._next():06d}.safetensors"
+        path = self.folder / f"hidden-{self._next() if number is None else number:06d}.safetensors"
         with whole_file(path) as aside:
             save_file({"hidden": rows}, aside, metadata=described)
         self._take(path)

@@ -58,13 +58,15 @@ class MetricsFile(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._clock, self._step = 0.0, 0
-        self.seconds = 0.0  # of training, the legs before a kill counted in
+        # Of training, the legs before a kill counted in. Rows are tokens or examples.
+        self.seconds = self.rows_seen = self._rows_before = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._step = time.perf_counter(), state.global_step
         if state.is_world_process_zero:
             kept = [line for line in _lines(self.path) if line["step"] <= state.global_step]
             self.seconds = kept[-1]["seconds"] if kept else 0.0
+            self._rows_before = self.rows_seen = kept[-1]["rows_seen"] if kept else 0.0
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_log(
@@ -79,6 +81,7 @@ class MetricsFile(TrainerCallback):
             return
         now = time.perf_counter()
         self.seconds += now - self._clock
+        self.rows_seen = self._rows_before + logs["rows_seen"]
         line: dict[str, Any] = {
             "step": state.global_step,
             "progress": logs["progress"],
@@ -86,6 +89,7 @@ class MetricsFile(TrainerCallback):
             "learning_rate": logs["learning_rate"],
             "gradient_norm": logs.get("grad_norm"),
             "seconds": self.seconds,
+            "rows_seen": self.rows_seen,
             "steps_per_second": (state.global_step - self._step) / max(1e-9, now - self._clock),
             "terms": {name.removeprefix("terms/"): value for name, value in logs.items() if name.startswith("terms/")},
         }
@@ -94,6 +98,26 @@ class MetricsFile(TrainerCallback):
         self._clock, self._step = now, state.global_step
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(_finite(line)) + "\n")
+
+
+class FiniteSteps(TrainerCallback):
+    """Ends a training whose loss or gradients are no longer finite: no further step would mend its weights."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        for name, value in (("loss", logs["loss"]), ("gradient's norm", logs.get("grad_norm", 0.0))):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} is {value} at step {state.global_step}; a lower learning rate may help"
+                )
 
 
 class WholeCheckpoints(TrainerCallback):

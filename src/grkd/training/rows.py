@@ -1,26 +1,28 @@
-"""From a model and a batch of data to rows of scores: what differs between language models and classifiers."""
+"""From a model and a batch of data to rows of scores: the protocol, and classifiers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from grkd.data.classification_batches import Collate
-from grkd.data.language import Item, captured_hidden, collate, response_logits
+from grkd.objectives import Batch, Level, Objective
 from grkd.teachers.classifiers import scores
-from grkd.teachers.signal import HiddenCache, TeacherHead, final_hidden
+
+Counts = dict[Level, int]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Scores of one micro-batch: student and teacher [rows, candidates], labels [rows]."""
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """What one forward pass of the student gives: a batch a level, with the student's graph.
 
-    student: Float[Tensor, "rows candidates"]
-    teacher: Float[Tensor, "rows candidates"] | None
-    labels: Int[Tensor, " rows"] | None
+    head_inputs: of grkd.kernels.distillation_head, in place of the batch of rows.
+    """
+
+    batches: dict[Level, Batch] = field(default_factory=dict)
+    head_inputs: dict[str, Any] | None = None
 
 
 @runtime_checkable
@@ -32,118 +34,63 @@ class RowSource(Protocol):
     def collate(self, examples: Sequence[Any]) -> dict[str, Any]:
         """A batch from examples of the data set."""
 
-    def count(self, batch: dict[str, Any]) -> int:
-        """Number of rows in a batch, known before any model runs."""
+    def count(self, batch: dict[str, Any]) -> Counts:
+        """Number of rows in a batch at each level, known before any model runs."""
 
-    def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
-        """The scores, with the student's graph."""
+    def forward(
+        self,
+        model: nn.Module,
+        batch: dict[str, Any],
+        *,
+        levels: Sequence[Level],
+        fused: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Forward:
+        """The scores of the levels asked for.
 
-    def head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
-        """Inputs of grkd.kernels.distillation_head, or None where logits must be had."""
+        fused: head_inputs instead of the batch of rows, where that is possible. dtype: of the student's hidden states
+        there (autocast's, where it is on).
+        """
+
+    def renew(self, model: nn.Module, batch: dict[str, Any], objective: Objective, *, seed: int) -> dict[str, Any]:
+        """The batch with its on-policy share answered anew by the student."""
 
     def to(self, device: torch.device) -> None:
         """Move what the teacher needs to the student's device."""
 
 
-class LanguageRows:
-    """A row is a response token, a candidate a vocabulary entry.
-
-    The teacher is a live model, or a cache of its hidden states with its head, or absent (methods without a teacher).
-    Candidates beyond `vocabulary` are padding of the embedding matrices and are cut on both sides.
-    """
-
-    unit = "tokens"
-
-    def __init__(
-        self,
-        *,
-        pad_token_id: int,
-        vocabulary: int,
-        teacher: Any = None,
-        cache: HiddenCache | None = None,
-        head: TeacherHead | None = None,
-    ) -> None:
-        if (cache is None) != (head is None) or (cache is not None and teacher is not None):
-            raise ValueError("give a live teacher, or a cache and its head, or neither")
-        self.pad_token_id, self.vocabulary = pad_token_id, vocabulary
-        self.teacher, self.cache, self.head = teacher, cache, head
-
-    def collate(self, examples: Sequence[Item]) -> dict[str, Any]:
-        batch = collate(examples, pad_token_id=self.pad_token_id)
-        if self.cache is not None:
-            # Rows in the order of response_mask: item by item, each token of its response.
-            batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in examples])
-        return batch
-
-    def count(self, batch: dict[str, Any]) -> int:
-        return int(batch["response_mask"].sum())
-
-    def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
-        mask = batch["response_mask"]
-        student = response_logits(model, batch)[mask][:, : self.vocabulary]
-        return Rows(student, self._teacher_scores(batch), batch["response_ids"][mask])
-
-    def head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
-        """What grkd.kernels.distillation_head reads, both sides' hidden states and heads; None where a head is special.
-
-        dtype: of the student's hidden states (autocast's, where it is on).
-        """
-        if self.cache is None and self.teacher is None:
-            return None
-        teacher = self.head if self.head is not None else TeacherHead.of(self.teacher)
-        captured = captured_hidden(model, batch) if teacher.scale == 1.0 else None
-        if captured is None:
-            return None
-        hidden, head, softcap = captured
-        mask = batch["response_mask"]
-        if self.head is not None:
-            teacher_hidden = batch["teacher_hidden"]
-        else:
-            with torch.no_grad():
-                teacher_hidden = final_hidden(self.teacher, batch)[mask]
-        hidden = hidden[mask]
-        return {
-            "student_hidden": hidden if dtype is None else hidden.to(dtype),
-            "student_weight": head.weight,
-            "student_bias": head.bias,
-            "student_softcap": softcap,
-            "teacher_hidden": teacher_hidden,
-            "teacher_weight": teacher.weight,
-            "teacher_bias": teacher.bias,
-            "teacher_softcap": teacher.softcap,
-            "vocabulary": self.vocabulary,
-        }
-
-    def to(self, device: torch.device) -> None:
-        for module in (self.teacher, self.head):
-            if module is not None:
-                module.to(device).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
-        if self.head is not None:
-            return self.head(batch["teacher_hidden"])[:, : self.vocabulary]
-        if self.teacher is not None:
-            return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
-        return None
-
-
 class ClassRows:
-    """A row is an example, a candidate a class. The teacher's scores come with the batch."""
+    """A row is an example, a candidate a class. The teacher's scores come with the batch.
+
+    needs_features: give the objective what the last linear layer of the student reads, and the teacher's from the
+    batch ("teacher_features").
+    """
 
     unit = "examples"
 
-    def __init__(self, collate: Collate) -> None:
+    def __init__(self, collate: Collate | Callable[[Sequence[Any]], dict[str, Any]]) -> None:
         self.collate = collate
 
-    def count(self, batch: dict[str, Any]) -> int:
-        return len(batch["labels"])
+    def count(self, batch: dict[str, Any]) -> Counts:
+        return {"row": len(batch["labels"])}
 
-    def rows(self, model: nn.Module, batch: dict[str, Any]) -> Rows:
-        return Rows(scores(model, batch["student_inputs"]), batch.get("teacher_scores"), batch["labels"])
+    def forward(
+        self,
+        model: nn.Module,
+        batch: dict[str, Any],
+        *,
+        levels: Sequence[Level],
+        fused: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Forward:
+        """One batch of rows; there is no fused form, since a classifier's logits are small."""
+        student = scores(model, batch["student_inputs"])
+        return Forward(
+            batches={"row": Batch(student=student, teacher=batch.get("teacher_scores"), labels=batch["labels"])}
+        )
 
-    def head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> None:
-        """None: a classifier's logits are small."""
+    def renew(self, model: nn.Module, batch: dict[str, Any], objective: Objective, *, seed: int) -> dict[str, Any]:
+        raise ValueError("a classifier writes no responses: an on-policy method is for language models")
 
     def to(self, device: torch.device) -> None:
         """Nothing to move: the teacher has spoken already."""

@@ -1,6 +1,7 @@
 """transformers' Trainer with a distillation objective: one class for language models and classifiers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,16 +12,17 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from grkd import schedules
 from grkd.kernels import distillation_head
-from grkd.objectives import Batch, Objective, Term, combine
+from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.objectives.grkd import GRKD
-from grkd.training.rows import Rows, RowSource
+from grkd.training.rows import Counts, RowSource
 
 
 class DistillationTrainer(Trainer):
     """Trains a student with an objective of grkd.objectives.
 
-    loss of an optimiser step = sum over its rows (tokens or examples, over micro-batches and ranks) / number of rows,
-    so it does not depend on gradient accumulation or the number of ranks. Everything else (mixed precision, LoRA,
+    loss of an optimiser step = at each level, sum over its rows (tokens, examples or prompts, over micro-batches and
+    ranks) / number of rows, so it does not depend on gradient accumulation or the number of ranks. On-policy methods
+    have the student answer their share of the step's prompts before it. Everything else (mixed precision, LoRA,
     checkpoints, resume, report_to, DDP, FSDP) is transformers' Trainer.
 
     objective: see grkd.objectives.load. rows: LanguageRows or ClassRows; it also collates the data set's examples.
@@ -43,11 +45,16 @@ class DistillationTrainer(Trainer):
             args.remove_unused_columns = False  # the collator reads our examples, not the model's argument names
             args._n_gpu = min(args.n_gpu, 1)
         super().__init__(model, args, data_collator=rows.collate, **kwargs)
+        # cuDNN's attention gives NaN gradients where a query sees no key, as padding on the left does, at lengths that
+        # are multiples of 64 (seen with torch 2.11 on an H100, bfloat16); the other forms do not.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.objective, self.rows = objective, rows
         # Both say: compute_loss divides by the global count itself (the second is what newer versions read).
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
+        self._step_counts: dict[Level, Tensor] = {}
+        self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._sums: dict[str, Tensor] = {}
         self._counted: dict[str, Tensor] = {}
         rows.to(self.args.device)
@@ -62,8 +69,21 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one optimiser step and the number of their rows over all ranks."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(float(sum(self.rows.count(batch) for batch in samples)), device=device)
-        return samples, self.accelerator.reduce(count, reduction="sum")
+        if self.objective.on_policy:
+            samples = [self._renewed(batch, number) for number, batch in enumerate(samples)]
+        counts = [self.rows.count(batch) for batch in samples]
+        levels: tuple[Level, ...] = ("row", *(level for level in self.objective.levels if level != "row"))
+        totals = torch.tensor([float(sum(count[level] for count in counts)) for level in levels], device=device)
+        totals = self.accelerator.reduce(totals, reduction="sum")
+        self._step_counts = dict(zip(levels, totals, strict=True))
+        self._rows_seen = self._rows_seen + totals[0].double()
+        return samples, totals[0]
+
+    def _renewed(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
+        """The micro-batch with its on-policy share answered by the student as it is now."""
+        ranks = self.accelerator.num_processes
+        place = (self.state.global_step * 1009 + number) * ranks + self.accelerator.process_index
+        return self.rows.renew(self.model_wrapped, batch, self.objective, seed=self.args.seed * 1_000_003 + place)
 
     def compute_loss(
         self,
@@ -73,29 +93,37 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum of the micro-batch's row losses over the step's number of rows (its own where that is not given)."""
-        divisor = self.rows.count(inputs) if num_items_in_batch is None else num_items_in_batch
+        own = self.rows.count(inputs)
+        divisors: Mapping[Level, Tensor | int] = own if num_items_in_batch is None else self._step_counts
         # DDP and FSDP average gradients over ranks; the sum over ranks is wanted.
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
-        fused = None if return_outputs else self._fused_loss(model, inputs, divisor)
-        if fused is not None:
-            return fused * scale
-        rows = self.rows.rows(model, inputs)
-        terms = self.objective.terms(self._batch(rows))
-        self._note(terms)
-        loss = combine(terms, rows=divisor) * scale
-        return (loss, rows.student) if return_outputs else loss
+        levels = self.objective.levels
+        options = self.objective.head_options(self.progress) if self.fused_head and "row" in levels else None
+        forward = self.rows.forward(
+            model,
+            inputs,
+            levels=levels,
+            fused=options is not None and not return_outputs,
+            dtype=torch.bfloat16 if self.args.bf16 else None,
+        )
+        losses = []
+        if forward.head_inputs is not None:
+            assert options is not None
+            losses.append(self._fused_loss(forward.head_inputs, options, divisors["row"], own))
+        for level, batch in forward.batches.items():
+            terms = self.objective.terms(self._placed(batch))
+            self._note(terms, level)
+            losses.append(combine(terms, rows=divisors[level]))
+        loss = torch.stack(losses).sum() * scale
+        return (loss, next(iter(forward.batches.values())).student) if return_outputs else loss
 
-    def _fused_loss(self, model: nn.Module, inputs: dict[str, Any], divisor: Tensor | int) -> Tensor | None:
-        """The same loss from hidden states, without the logits of the whole batch; None where that is not possible."""
-        options = self.objective.head_options(self.progress) if self.fused_head else None
-        if options is None:
-            return None
-        tensors = self.rows.head_inputs(model, inputs, torch.bfloat16 if self.args.bf16 else None)
-        if tensors is None:
-            return None
+    def _fused_loss(
+        self, inputs: dict[str, Any], options: dict[str, Any], divisor: Tensor | int, own: Counts
+    ) -> Tensor:
+        """The loss of token rows from hidden states, without the logits of the whole batch."""
         loss: Tensor
-        loss, parts = distillation_head(**tensors, **options, rows=divisor, parts=True)
-        count = torch.tensor(float(self.rows.count(inputs)), device=loss.device)
+        loss, parts = distillation_head(**inputs, **options, rows=divisor, parts=True)
+        count = torch.tensor(float(own["row"]), device=loss.device)
         weights = {
             "group_relative": options["alpha"] * options.get("pair_scale", 1.0),
             "soft_target": (1 - options["alpha"]) * options.get("soft_scale", 1.0),
@@ -116,17 +144,21 @@ class DistillationTrainer(Trainer):
         """Loss on the scale of training: row losses summed over all batches and ranks, divided once."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader)
         model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        levels = self.objective.levels
+        total = torch.zeros(2, len(levels), dtype=torch.float64, device=self.args.device)
         with torch.no_grad():
-            for batch in dataloader:
-                batch = self._prepare_inputs(batch)
-                count = self.rows.count(batch)
+            for inputs in dataloader:
+                inputs = self._prepare_inputs(inputs)
+                counts = self.rows.count(inputs)
                 with self.compute_loss_context_manager():
-                    terms = self.objective.terms(self._batch(self.rows.rows(model, batch)))
-                total += torch.stack([combine(terms, rows=1).double(), total.new_tensor(float(count))])
-        loss_sum, count_sum = self.accelerator.reduce(total, reduction="sum").tolist()
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / max(1.0, count_sum)}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(count_sum))
+                    batches = self.rows.forward(model, inputs, levels=levels).batches
+                    terms = [self.objective.terms(self._placed(batches[level])) for level in levels]
+                sums = torch.stack([combine(of_level, rows=1).double() for of_level in terms])
+                total += torch.stack([sums, sums.new_tensor([float(counts[level]) for level in levels])])
+        sums, counted = self.accelerator.reduce(total, reduction="sum").tolist()
+        loss = sum(of_level / max(1.0, count) for of_level, count in zip(sums, counted, strict=True))
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(counted[0]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the objective did since the last log: each term's mean in nats, alpha, progress."""
@@ -140,18 +172,20 @@ class DistillationTrainer(Trainer):
             # The log follows the step, so it speaks of the progress that the step saw.
             last = schedules.progress_at(max(0, self.state.global_step - 1), max(1, self.state.max_steps))
             logs["progress"] = last
+            logs["rows_seen"] = self._rows_seen.item()
             if isinstance(self.objective, GRKD):
                 logs["alpha"] = self.objective.alpha(last)
             self._sums.clear()
             self._counted.clear()
         super().log(logs, start_time)
 
-    def _batch(self, rows: Rows) -> Batch:
-        return Batch(student=rows.student, teacher=rows.teacher, labels=rows.labels, progress=self.progress)
+    def _placed(self, batch: Batch) -> Batch:
+        return replace(batch, progress=self.progress)
 
-    def _note(self, terms: tuple[Term, ...]) -> None:
+    def _note(self, terms: tuple[Term, ...], level: Level) -> None:
         for term in terms:
-            self._add(term.name, term.total().detach().float(), term.counted.sum().float())
+            name = term.name if level == self.objective.levels[0] else f"{term.name}_of_{level}s"
+            self._add(name, term.total().detach().float(), term.counted.sum().float())
 
     def _add(self, name: str, total: Tensor, count: Tensor) -> None:
         self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total

@@ -13,6 +13,7 @@ TASKS = ("gsm8k", *JUDGED, "rank", "exact_match")
 class Options:
     """The command's words. limit: questions a task (None: all). max_requests, max_tokens: the judge's budget.
 
+    judge_prompt: a text file with Arena-Hard's system prompt (None: that of the data, or our own).
     answer_tokens, judge_tokens: the longest answer and judgement (None: the benchmark's own).
     fewshot, chat: GSM8K's worked examples, and whether it goes through the chat template; 0 with it is zero-shot chat.
     """
@@ -33,6 +34,7 @@ class Options:
     timeout_seconds: float = 600.0
     answer_tokens: int | None = None
     judge_tokens: int | None = None
+    judge_prompt: Path | None = None
     batch_size: int = 8
     device: str = "auto"
     dtype: str = "auto"
@@ -60,6 +62,8 @@ def check(options: Options) -> None:
     judged = [task for task in options.tasks if task in JUDGED]
     if judged and (options.judge is None or options.judge_model is None):
         raise UserError(f"--tasks {judged[0]} needs a judge: --judge URL --judge-model NAME")
+    if options.judge_prompt is not None and "arena_hard" not in options.tasks:
+        raise UserError("--judge-prompt is the system prompt of arena_hard's judge, which is not among --tasks")
     needs_data = [task for task in options.tasks if task in (*JUDGED, "gsm8k")]
     if needs_data and options.data is None:
         raise UserError(

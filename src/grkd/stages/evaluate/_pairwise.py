@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from grkd.evaluation._arena_hard_judge import Protocol, read_protocol
 from grkd.evaluation.answers import Question, Text
-from grkd.files import write_json, write_text
+from grkd.files import digest, write_json, write_text
 from grkd.stages.evaluate._benchmarks import ARENA_BASELINE, Comparison, alpaca_items, arena_items
 from grkd.stages.evaluate._options import Options
-from grkd.stages.evaluate._session import Session, cost_of_answers
+from grkd.stages.evaluate._session import Session, asked, cost_of_answers
 
-_OWN_PROMPT = "the judge's configuration has no system_prompt, so grkd's own wording was used"
 ALPACA_ANSWER_TOKENS, ARENA_ANSWER_TOKENS = 2048, 4096
 
 
@@ -33,7 +33,7 @@ def alpaca_eval(session: Session) -> dict[str, Any]:
         for item in items
     ]
     outcome = session.judgements(requests, task="alpaca_eval")
-    annotations = [
+    annotations: list[dict[str, Any]] = [
         {
             "index": int(item.id),
             "instruction": item.question,
@@ -50,7 +50,16 @@ def alpaca_eval(session: Session) -> dict[str, Any]:
     ]
     write_json(session.folder / "alpaca_eval" / "annotations.json", annotations)
     found = benchmark.score(annotations, difficulty=session.data) if annotations else {}
+    win_percent = {
+        str(row["index"]): None if row["preference"] is None else benchmark.preference_to_share(row["preference"])
+        for row in annotations
+    }
     return _result(found) | {
+        "items": [
+            {"id": item.id, "asked": asked(item.question), "win_percent": win_percent[item.id]}
+            for item in items
+            if item.id in win_percent
+        ],
         "weighted_by_logprobs": sum(judged.logprobs is not None for judged in outcome.judgements.values()),
         **cost_of_answers(answers),
         **session.judged(requests, outcome, benchmark_judge=benchmark.BENCHMARK_JUDGE),
@@ -64,7 +73,7 @@ def arena_hard(session: Session) -> dict[str, Any]:
     options = session.options
     items = arena_items(session.data, options.limit)
     answers = _answers(session, items, task="arena_hard", tokens=ARENA_ANSWER_TOKENS)
-    protocol = benchmark.read_protocol(session.data)
+    protocol = arena_protocol(options)
     requests = {
         (item.id, game): benchmark.judge_request(
             protocol,
@@ -85,24 +94,31 @@ def arena_hard(session: Session) -> dict[str, Any]:
         texts = [judgement.text for judgement in said if judgement is not None]
         if len(texts) == 2:  # a question counts once both orders are judged
             verdicts = [benchmark.parse(text, protocol=protocol) for text in texts]
-            fought = benchmark.battles_of(item.id, session.generator, verdicts, baseline=ARENA_BASELINE)
-            swayed += {"model_a", "model_b"} <= {battle["winner"] for battle in fought}
-            battles += fought
+            games = benchmark.battles_of(item.id, session.generator, verdicts, baseline=ARENA_BASELINE)
+            swayed += {"model_a", "model_b"} <= {battle["winner"] for battle in games}
+            battles += games
     lines = "".join(json.dumps(battle, ensure_ascii=False) + "\n" for battle in battles)
     write_text(session.folder / "arena_hard" / "battles.jsonl", lines)
     found = _result(benchmark.score(battles, seed=options.seed or 42) if battles else {})
     judged = session.judged(list(requests.values()), outcome, benchmark_judge=protocol.judge_model)
-    if not protocol.published:
+    judged["conditions"]["judge's prompt"] = digest(protocol.system_prompt)[:16]
+    if protocol.own_prompt is not None:
         judged["comparable"] = False
-        judged["note"] = "; ".join(filter(None, [judged["note"], _OWN_PROMPT]))
-    return found | {"winner_turns_with_order": swayed, **cost_of_answers(answers), **judged}
+        judged["note"] = "; ".join(filter(None, [judged["note"], protocol.own_prompt]))
+    questions = {item.id: item.question for item in items}
+    fought = benchmark.question_items(battles, baseline=ARENA_BASELINE) if battles else []
+    return found | {
+        "items": [{**item, "asked": asked(questions[item["id"]])} for item in fought],
+        "winner_turns_with_order": swayed,
+        **cost_of_answers(answers),
+        **judged,
+    }
 
 
-def arena_protocol(data: Path) -> None:
-    """Raises UserError where the judge's configuration is missing or unfit."""
-    from grkd.evaluation.arena_hard import read_protocol
-
-    read_protocol(data)
+def arena_protocol(options: Options) -> Protocol:
+    """How the judge is asked. Raises UserError where its configuration or prompt is missing or unfit."""
+    assert options.data is not None
+    return read_protocol(options.data, prompt=options.judge_prompt)
 
 
 def from_annotations(path: Path, options: Options) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from grkd.errors import UserError
 from grkd.evaluation._endpoint import Endpoint
 from grkd.evaluation.answers import LocalModel, Question, RemoteModel, Sampling, Text, answer
 from grkd.evaluation.judge import Budget, Judge, Outcome, Request
+from grkd.files import digest
 from grkd.stages._train import device, dtype
 from grkd.stages.evaluate._options import JUDGED, Options
 
@@ -101,6 +102,11 @@ class Session:
             "benchmark_judge": benchmark_judge,
             "comparable": same and self.options.limit is None,
             "note": _note(self.judge.model, benchmark_judge, self.options.limit),
+            "conditions": {
+                "judge": self.judge.model,
+                "judge_tokens": self.options.judge_tokens,
+                "answer_tokens": self.options.answer_tokens,
+            },
             "cost": self.judge.cost(requests),
         }
 
@@ -120,6 +126,11 @@ class Session:
                 raise UserError(f"model: {made.url} serves {', '.join(served) or 'no list'}; choose with --model-name")
             made.model = served[0]
         return made
+
+
+def asked(*texts: str) -> str:
+    """What an item is known by besides its id: runs on other questions are never taken for paired ones."""
+    return digest(texts)[:16]
 
 
 def cost_of_answers(answers: dict[str, list[Text]]) -> dict[str, int]:

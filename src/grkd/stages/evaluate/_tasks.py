@@ -11,7 +11,7 @@ from grkd.files import digest, file_digest, read_json, write_json
 from grkd.stages._train import device
 from grkd.stages.evaluate import _benchmarks, _pairwise
 from grkd.stages.evaluate._options import Options
-from grkd.stages.evaluate._session import Session, cost_of_answers
+from grkd.stages.evaluate._session import Session, asked, cost_of_answers
 
 _ENDPOINT = (
     "zero-shot through the endpoint, last number of the answer; not lm-eval's setting "
@@ -31,7 +31,7 @@ def check_data(session: Session) -> None:
             _benchmarks.alpaca_items(session.data, options.limit)
         elif task == "arena_hard":
             _benchmarks.arena_items(session.data, options.limit)
-            _pairwise.arena_protocol(session.data)
+            _pairwise.arena_protocol(options)
         elif task == "gsm8k":
             exact.read_questions(gsm8k_test(session.data), limit=options.limit)
         elif task == "rank":
@@ -58,6 +58,7 @@ def mt_bench(session: Session) -> dict[str, Any]:
         for item in benchmark.items
         for turn in range(1, len(item.question.turns) + 1)
     ]
+    turns = {item.question.id: item.question.turns for item in benchmark.items}
     outcome = session.judgements(requests, task="mt_bench")
     found = mt.score(benchmark, {name: judged.text for name, judged in outcome.judgements.items()}, seed=options.seed)
     return {
@@ -67,6 +68,7 @@ def mt_bench(session: Session) -> dict[str, Any]:
             **{f"category_{name}": _value(mean) for name, mean in found["categories"].items()},
         },
         **{name: found[name] for name in ("questions", "n", "unparsable", "missing")},
+        "items": [{**item, "asked": asked(*turns[item["id"]])} for item in found["items"]],
         **cost_of_answers(answers),
         **session.judged(requests, outcome, benchmark_judge=mt.BENCHMARK_JUDGE),
     }
@@ -97,9 +99,12 @@ def gsm8k(session: Session) -> dict[str, Any]:
             fewshot=options.fewshot,
             chat=options.chat,
             max_new_tokens=options.answer_tokens,
+            store=session.folder / "gsm8k" / f"responses-{digest(session.source.identity)[:16]}.db",
         )
 
-    return _once(session, "gsm8k", inputs, run)
+    found = _once(session, "gsm8k", inputs, run)
+    alike = {name: found.get("settings", {}).get(name) for name in ("fewshot", "chat", "max_new_tokens")}
+    return {**_with_asked(found), "conditions": alike}
 
 
 def exact_match(session: Session) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def rank(session: Session) -> dict[str, Any]:
     from grkd.evaluation import rank_task
 
     options, source = session.options, rank_source(session.options)
-    inputs = {"source": str(source.resolve()), "teacher": options.teacher, "seed": options.seed}
+    inputs = {"source": _source_digest(source), "teacher": options.teacher, "seed": options.seed}
 
     def run() -> dict[str, Any]:
         return rank_task.run(
@@ -123,9 +128,12 @@ def rank(session: Session) -> dict[str, Any]:
             batch_size=options.batch_size,
             device=str(device(options.device)),
             seed=options.seed,
+            store=session.folder / "rank.jsonl",
         )
 
-    return _once(session, "rank", inputs, run)
+    found = _once(session, "rank", inputs, run)
+    alike = {name: found.get("settings", {}).get(name) for name in ("teacher", "top_k", "teacher_score")}
+    return {**found, "conditions": alike}
 
 
 def rank_source(options: Options) -> Path:
@@ -152,7 +160,12 @@ def _exact(session: Session, path: Path, *, task: str) -> dict[str, Any]:
     answers = session.answers(
         [Question(id=item.id, turns=(item.question,)) for item in items], task=task, max_new_tokens=512
     )
-    return {**exact.score(items, [answers[item.id][0].text for item in items]), **cost_of_answers(answers)}
+    found = exact.score(items, [answers[item.id][0].text for item in items])
+    return {
+        **_with_asked(found),
+        **cost_of_answers(answers),
+        "conditions": {"answer_tokens": session.options.answer_tokens},
+    }
 
 
 def _questions_file(options: Options) -> Path:
@@ -173,6 +186,19 @@ def _once(session: Session, task: str, inputs: dict[str, Any], run: Any) -> dict
     found = {"complete": True, **run(), "key": key}
     write_json(path, found)
     return found
+
+
+def _with_asked(found: dict[str, Any]) -> dict[str, Any]:
+    """The result with a digest of each item's question and answer, so that other questions are never compared."""
+    items = [{**item, "asked": asked(item["question"], item["answer"])} for item in found.get("items", ())]
+    return {**found, "items": items}
+
+
+def _source_digest(source: Path) -> Any:
+    """What the rank task measures on, by content: a run's score stage, or a file."""
+    manifest = source / "score" / "manifest.json"
+    known = next((path for path in (manifest, source) if path.is_file()), None)
+    return str(source.resolve()) if known is None else file_digest(known)
 
 
 def _value(number: float | None) -> dict[str, float | None]:

@@ -1,0 +1,188 @@
+"""Log-probabilities of chosen tokens from hidden states and an lm_head, a chunk of rows' logits at a time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from grkd.errors import UserError
+from grkd.kernels._inputs import chunks
+from grkd.kernels._products import add_product, sum_dtype
+from grkd.kernels.head import gathered
+
+
+@torch.compiler.disable
+def selected_log_probs(
+    hidden: Float[Tensor, "rows hidden"],
+    weight: Float[Tensor, "vocabulary hidden"],
+    labels: Int[Tensor, " rows"],
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    vocabulary: int | None = None,
+    chunk: int = 1024,
+) -> Float[Tensor, " rows"]:
+    """log softmax(cap(h W^T + b) / temperature)[label], in nats and at least float32: one value a row.
+
+    No [rows, vocabulary] tensor: `chunk` rows of float32 logits at a time (twice that in the backward pass with a
+    softcap), made again in the backward pass. cap(x) = softcap * tanh(x / softcap).
+    labels: a row's token; below 0 the row gives 0 and no gradient, whatever its hidden state holds (NaN too).
+    vocabulary: the softmax is over the first so many entries (an lm_head may be padded); None takes all.
+    Gradients: hidden, weight and bias; the weight's is summed over chunks in float32. Products run in hidden's dtype,
+    or in autocast's. DTensor weights are gathered, their gradients averaged over ranks as FSDP2 does.
+    Raises UserError for options out of range, ValueError for shapes that do not fit and, on a CPU, for a label beyond
+    the vocabulary.
+    """
+    for name, number in (("temperature", temperature), ("softcap", softcap), ("chunk", chunk)):
+        if number is not None and not number > 0:
+            raise UserError(f"{name} must be above 0, got {number}")
+    weight = gathered(weight)
+    cut = weight.shape[0] if vocabulary is None else vocabulary
+    if not 1 <= cut <= weight.shape[0]:
+        raise UserError(f"vocabulary must be between 1 and {weight.shape[0]} (the lm_head's entries), got {cut}")
+    if labels.shape != hidden.shape[:1] or weight.shape[1:] != hidden.shape[1:]:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and labels {tuple(labels.shape)} do not fit: "
+            "they must be [rows, hidden], [vocabulary, hidden] and [rows]"
+        )
+    if not labels.is_cuda and labels.numel() and int(labels.max()) >= cut:
+        raise ValueError(f"labels hold token {int(labels.max())}, the vocabulary has {cut} entries")
+    call = _Call(softcap=softcap, temperature=temperature, vocabulary=cut, chunk=chunk, dtype=_product_dtype(hidden))
+    found: Tensor = _Selected.apply(hidden, weight, None if bias is None else gathered(bias), labels.long(), call)
+    return found
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    if hidden.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return hidden.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """The options of one call, and the dtype of its matrix products."""
+
+    softcap: float | None
+    temperature: float
+    vocabulary: int
+    chunk: int
+    dtype: torch.dtype
+
+    def weights(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Weight [vocabulary, hidden] in the products' dtype, bias [vocabulary] in the logits'."""
+        bias = None if bias is None else bias[: self.vocabulary].to(sum_dtype(self.dtype, accumulate="float32"))
+        return weight[: self.vocabulary].to(self.dtype), bias
+
+    def states(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """A chunk's hidden states, 0 where the row does not count: 0 * NaN would reach the weight's gradient."""
+        return torch.where((labels >= 0).unsqueeze(-1), hidden, 0.0).to(self.dtype)
+
+    def capped(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Logits in float32 (float64), or tanh(logits / softcap) where there is a cap: [chunk, vocabulary]."""
+        logits = _wide_product(states, weight.mT)
+        if bias is not None:
+            logits.add_(bias)
+        return logits if self.softcap is None else logits.div_(self.softcap).tanh_()
+
+    @property
+    def scale(self) -> float:
+        """From what `capped` gives to the softmax's argument."""
+        return (1.0 if self.softcap is None else self.softcap) / self.temperature
+
+
+class _Selected(torch.autograd.Function):
+    """Forward keeps one log-sum-exp a row; backward makes the logits again."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, call: _Call) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            log_sums = hidden.new_zeros(len(hidden), dtype=sum_dtype(call.dtype, accumulate="float32"))
+            chosen = torch.zeros_like(log_sums)
+            cut, cut_bias = call.weights(weight, bias)
+            for part in chunks(len(hidden), call.chunk):
+                scores = call.capped(call.states(hidden[part], labels[part]), cut, cut_bias)
+                if call.scale != 1:
+                    scores.mul_(call.scale)
+                chosen[part] = scores.gather(1, labels[part, None].clamp_min(0)).squeeze(1)
+                # torch.logsumexp would hold a second [chunk, vocabulary] tensor.
+                largest = scores.amax(1, keepdim=True)
+                log_sums[part] = scores.sub_(largest).exp_().sum(1).log_() + largest.squeeze(1)
+                del scores  # before the next chunk's are made
+        ctx.call = call
+        ctx.save_for_backward(hidden, weight, bias, labels, log_sums)
+        return torch.where(labels >= 0, chosen - log_sums, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        hidden, weight, bias, labels, log_sums = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = torch.where(labels >= 0, upstream, 0.0)
+        # Taken out until the end: 1 / rows inside a float16 gradient would underflow.
+        largest = rows.abs().amax().clamp_min(torch.finfo(rows.dtype).tiny) if len(rows) else rows.sum()
+        with torch.autocast(hidden.device.type, enabled=False):
+            found = _gradients(ctx.call, hidden, weight, bias, labels, log_sums, rows / largest, wanted)
+        return (
+            *(
+                None if gradient is None else gradient.mul_(largest).to(tensor.dtype)
+                for gradient, tensor in zip(found, (hidden, weight, bias), strict=True)
+            ),
+            None,
+            None,
+        )
+
+
+def _gradients(
+    call: _Call,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    log_sums: Tensor,
+    rows: Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of hidden, weight and bias of sum_r rows_r log p_r, in float32 (float64)."""
+    cut, cut_bias = call.weights(weight, bias)
+    hidden_sum = torch.zeros_like(hidden, dtype=rows.dtype) if wanted[0] else None
+    weight_sum = torch.zeros_like(weight, dtype=rows.dtype) if wanted[1] else None
+    bias_sum = torch.zeros_like(bias, dtype=rows.dtype) if wanted[2] and bias is not None else None
+    for part in chunks(len(hidden), call.chunk):
+        states = call.states(hidden[part], labels[part])
+        capped = call.capped(states, cut, cut_bias)
+        slope = _slope(call, capped, labels[part], log_sums[part], rows[part])
+        del capped
+        if bias_sum is not None:
+            bias_sum[: call.vocabulary] += slope.sum(0)
+        slope = slope.to(call.dtype)
+        if hidden_sum is not None:
+            hidden_sum[part] = _wide_product(slope, cut)
+        if weight_sum is not None:
+            add_product(weight_sum[: call.vocabulary], slope.mT, states, first=False)
+        del slope
+    return hidden_sum, weight_sum, bias_sum
+
+
+def _slope(call: _Call, capped: Tensor, labels: Tensor, log_sums: Tensor, rows: Tensor) -> Tensor:
+    """rows * (one-hot - softmax) / temperature, times the cap's slope: by the raw logits, in place without a cap."""
+    slope = capped if call.softcap is None else capped.clone()
+    if call.scale != 1:
+        slope.mul_(call.scale)
+    slope.sub_(log_sums.unsqueeze(1)).exp_().neg_()
+    slope.scatter_add_(1, labels.unsqueeze(1).clamp_min(0), torch.ones_like(slope[:, :1]))
+    slope.mul_((rows / call.temperature).unsqueeze(1))
+    return slope if call.softcap is None else slope.mul_(capped.square_().neg_().add_(1))
+
+
+def _wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, in float32 for 16-bit factors: nothing is rounded to 16 bits."""
+    if left.element_size() >= 4:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()

@@ -1,0 +1,44 @@
+"""Pairs with weights, fast: the Triton form on CUDA, else the plain one."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grkd.kernels._available import use_triton
+from grkd.kernels._options import Implementation
+from grkd.losses import Normalize, PairForm
+from grkd.losses._weighted_pairs import weighted_pairs as plain
+
+
+@torch.compiler.disable
+def weighted_pairs(
+    student_scores: Float[Tensor, "*rows candidates"],
+    teacher_scores: Float[Tensor, "*rows candidates"],
+    *,
+    importance: Float[Tensor, "*rows candidates"] | None = None,
+    mask: Tensor | None = None,
+    tau: float = 1.0,
+    pair_target: PairForm = "hard",
+    normalize: Normalize = "pairs",
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "*rows"]:
+    """grkd.losses.weighted_pairs (formula and options there): the same value and gradient, one value a row.
+
+    With an importance, on CUDA, every pair is computed on the chip and nothing of candidates x candidates is stored.
+    Raises what that raises, and UserError for an implementation that cannot run.
+    """
+    sums = None
+    if use_triton(student_scores, implementation) and importance is not None:
+        from grkd.kernels import _weighted_triton
+
+        sums = _weighted_triton.run
+    return plain(
+        student_scores,
+        teacher_scores,
+        importance=importance,
+        mask=mask,
+        tau=tau,
+        pair_target=pair_target,
+        normalize=normalize,
+        sums=sums,
+    )

@@ -1,0 +1,50 @@
+"""Matching up to scale and shift: Pearson's correlation along rows or columns."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grkd.groups import checked_mask, wide
+
+
+def pearson_distance(
+    student_values: Float[Tensor, "*rows candidates"],
+    teacher_values: Float[Tensor, "*rows candidates"],
+    *,
+    mask: Tensor | None = None,
+) -> Float[Tensor, "*rows"]:
+    """1 - Pearson's correlation of each row's unmasked values, in [0, 2], one value a row.
+
+    r = sum_k (s_k - mean s)(t_k - mean t) / (|s - mean s| |t - mean t|)
+    A side that is constant over a row correlates with nothing: r = 0, and no gradient. A row with fewer than two
+    unmasked values gives 0. No gradient reaches the teacher.
+    Raises ValueError for shapes that differ.
+    Source: Huang et al., arXiv 2205.10536, Eq. 5-6 (there with 1e-8 added to the denominator, which also damps the
+    correlation of very small values; here it is exact down to the dtype's smallest numbers).
+    """
+    if student_values.shape != teacher_values.shape:
+        raise ValueError(
+            f"student values have shape {tuple(student_values.shape)}, teacher values {tuple(teacher_values.shape)}"
+        )
+    exists = None if mask is None else checked_mask(mask, student_values)
+    student, teacher = _unit(student_values, exists), _unit(teacher_values.detach(), exists)
+    distance = 1 - (student * teacher).sum(-1)
+    if exists is None:
+        return distance if student_values.shape[-1] > 1 else torch.zeros_like(distance)
+    return torch.where(exists.sum(-1) > 1, distance, 0.0)
+
+
+def _unit(values: Tensor, exists: Tensor | None) -> Tensor:
+    """Centred values over their norm; 0 where the norm is 0."""
+    values = wide(values)
+    if exists is None:
+        centred = values - values.mean(-1, keepdim=True)
+    else:
+        values = torch.where(exists, values, 0.0)
+        count = exists.sum(-1, keepdim=True).clamp_min(1)
+        centred = torch.where(exists, values - values.sum(-1, keepdim=True) / count, 0.0)
+    # Probabilities of a large vocabulary are tiny: scaled first, their squares do not underflow.
+    largest = centred.detach().abs().amax(-1, keepdim=True)
+    constant = largest <= torch.finfo(values.dtype).tiny
+    scaled = centred.masked_fill(constant, 0.0) / largest.masked_fill(constant, 1.0)
+    return scaled / scaled.square().sum(-1, keepdim=True).masked_fill(constant, 1.0).sqrt()

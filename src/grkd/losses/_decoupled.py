@@ -1,0 +1,54 @@
+"""The two parts of a KL divergence with labels: how sure of the true class, and how the others are spread."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from grkd.errors import UserError
+from grkd.groups import checked_mask, wide
+
+
+def decoupled_kl(
+    student_scores: Float[Tensor, "rows candidates"],
+    teacher_scores: Float[Tensor, "rows candidates"],
+    labels: Int[Tensor, " rows"],
+    *,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """(target, non-target) KL divergences in nats, one value of each a row; no T^2.
+
+    p = softmax(scores / T); b = (p_label, 1 - p_label); p^ = p over the other classes, made to sum to 1
+    target = KL(b_T || b_S);  non-target = KL(p^_T || p^_S);  KL(p_T || p_S) = target + (1 - p_T(label)) * non-target
+    A row whose label is negative or masked gives 0 in both. No gradient reaches the teacher.
+    Raises UserError for temperature <= 0, ValueError for shapes that differ.
+    Source: Zhao et al., arXiv 2203.08679, Eq. 5-6.
+    """
+    if not temperature > 0:
+        raise UserError(f"temperature must be above 0, got {temperature}")
+    if student_scores.shape != teacher_scores.shape or labels.shape != student_scores.shape[:1]:
+        raise ValueError(
+            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}, "
+            f"labels {tuple(labels.shape)}"
+        )
+    exists = checked_mask(mask, student_scores)
+    chosen = torch.where(labels >= 0, labels, 0).unsqueeze(-1)
+    counted = (labels >= 0) & exists.gather(-1, chosen).squeeze(-1)
+    others = exists.scatter(-1, chosen, False)
+    student_target, student_rest, student_others = _split(student_scores / temperature, exists, others, chosen)
+    teacher_target, teacher_rest, teacher_others = _split(teacher_scores.detach() / temperature, exists, others, chosen)
+    target = teacher_target.exp() * (teacher_target - student_target)
+    target = target + teacher_rest.exp() * (teacher_rest - student_rest)
+    non_target = torch.where(others, teacher_others.exp() * (teacher_others - student_others), 0.0).sum(-1)
+    return torch.where(counted, target, 0.0), torch.where(counted, non_target, 0.0)
+
+
+def _split(scores: Tensor, exists: Tensor, others: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p_label, log(1 - p_label) [rows] and the log-probabilities of the other classes among themselves."""
+    # Finite instead of -inf, a quarter of it so that differences of two such numbers stay finite.
+    floor = torch.finfo(wide(scores).dtype).min / 4
+    scores = torch.where(exists, wide(scores), floor)
+    rest = torch.where(others, scores, floor)
+    of_all, of_rest = scores.logsumexp(-1), rest.logsumexp(-1)
+    target = scores.gather(-1, chosen).squeeze(-1) - of_all
+    return target, of_rest - of_all, rest - of_rest.unsqueeze(-1)

@@ -1,0 +1,92 @@
+"""The pair term of grkd: which form computes it, and pairs across a batch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from grkd.groups import Group, checked_mask, has_pair, wide
+from grkd.kernels.all_pairs import all_pairs
+from grkd.kernels.weighted_pairs import weighted_pairs
+from grkd.losses import Normalize, PairForm, masked_log_softmax, rank_discount
+
+PairWeight = Literal["uniform", "probability_gap", "rank"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairLoss:
+    """How the pairs of a group are compared; grkd.losses.weighted_pairs has the formulas.
+
+    pair_weight: w_ij = |v_i - v_j|. "uniform": 1. "probability_gap": v = p_T = softmax(t / temperature) over all of the
+    row's candidates. "rank": v_i = 1 / log2(1 + rank of i in the group).
+    """
+
+    tau: float
+    pair_target: PairForm
+    pair_weight: PairWeight
+    normalize: Normalize
+    temperature: float
+
+    def in_rows(
+        self,
+        student: Float[Tensor, "rows candidates"],
+        teacher: Float[Tensor, "rows candidates"],
+        *,
+        mask: Tensor | None,
+        group: Group | None,
+    ) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        """The loss over each row's group (None: all candidates), and which rows have a pair."""
+        # None stays None: without a mask the forms have less to do.
+        exists = None if mask is None else checked_mask(mask, student)
+        gaps = self.pair_weight == "probability_gap"
+        importance = masked_log_softmax(teacher.detach(), exists, self.temperature).exp() if gaps else None
+        if group is not None:
+            student, teacher = student.gather(-1, group.indices), teacher.gather(-1, group.indices)
+            importance = None if importance is None else importance.gather(-1, group.indices)
+            exists = group.mask
+        return self._loss(student, teacher, importance, exists), self._has_pair(teacher, exists)
+
+    def across_rows(
+        self,
+        student: Float[Tensor, "rows candidates"],
+        teacher: Float[Tensor, "rows candidates"],
+        *,
+        mask: Tensor | None,
+    ) -> Float[Tensor, ""]:
+        """The same loss with rows and candidates changed over: pairs of rows within each candidate's column.
+
+        Scores are log-probabilities at `temperature`, which compare between rows where logits do not; the probability
+        gap of a pair is between the two rows. A mean over the columns with a pair; 0 where there is none.
+        """
+        exists = None if mask is None else checked_mask(mask, student)
+        own, others = (masked_log_softmax(scores, exists, self.temperature).T for scores in (student, teacher.detach()))
+        columns = None if exists is None else exists.T
+        importance = others.exp() if self.pair_weight == "probability_gap" else None
+        counted = self._has_pair(others, columns)
+        losses = self._loss(own, others, importance, columns)
+        return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)
+
+    def _loss(self, student: Tensor, teacher: Tensor, importance: Tensor | None, exists: Tensor | None) -> Tensor:
+        if self.pair_weight == "uniform" and self.pair_target != "margin":
+            return all_pairs(
+                student, teacher, mask=exists, tau=self.tau, pair_target=self.pair_target, normalize=self.normalize
+            )
+        if self.pair_weight == "rank":
+            importance = rank_discount(teacher, mask=exists)
+        return weighted_pairs(
+            student,
+            teacher,
+            importance=importance,
+            mask=exists,
+            tau=self.tau,
+            pair_target=self.pair_target,
+            normalize=self.normalize,
+        )
+
+    def _has_pair(self, teacher: Tensor, exists: Tensor | None) -> Tensor:
+        # Margins of ties, 0, are learnt too where all pairs count the same.
+        if self.pair_weight == "uniform" and self.pair_target == "margin":
+            return checked_mask(exists, teacher).sum(-1) > 1
+        return wide(teacher).amax(-1) > wide(teacher).amin(-1) if exists is None else has_pair(teacher, mask=exists)

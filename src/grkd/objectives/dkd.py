@@ -1,0 +1,53 @@
+"""DKD: soft targets in two parts, the true class and the spread over the others."""
+
+from dataclasses import dataclass
+
+from grkd.errors import UserError
+from grkd.losses import decoupled_kl, standardized
+from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._option_checks import above_zero, not_negative, some_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class DKD(Objective):
+    """Decoupled knowledge distillation: the two parts of kd's divergence, each with its own weight.
+
+    L = rise * T^2 * (alpha * TCKD + beta * NCKD) + label_weight * CE(labels)
+    TCKD: KL between (p_label, 1 - p_label) of teacher and student; NCKD: KL between the probabilities of the other
+    classes among themselves; softmaxes at `temperature`, on z-scores where `standardize` (arXiv 2403.01427).
+    alpha = 1 and beta = 1 - p_T(label) would be kd. rise: progress / warmup up to 1 (a large beta is violent at first).
+    Rows without a label count in no term. Raises UserError for options out of range, ValueError without labels.
+    Source: Zhao et al., arXiv 2203.08679. beta is 2 to 8 there, by teacher and student; warmup is 20 of 240 epochs.
+    """
+
+    alpha: float = 1.0
+    beta: float = 8.0
+    temperature: float = 4.0
+    label_weight: float = 1.0
+    warmup: float = 0.08
+    standardize: bool = False
+
+    def __post_init__(self) -> None:
+        above_zero("dkd", self, "temperature")
+        not_negative("dkd", self, "label_weight")
+        some_weight("dkd", self, "alpha", "beta")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"dkd: warmup is a share of the training, 0 or more and below 1, got {self.warmup}")
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        labels = label_term(batch, self.label_weight)
+        assert batch.labels is not None
+        student, teacher = batch.student, batch.required_teacher()
+        if self.standardize:
+            student, teacher = (standardized(scores, mask=batch.mask) for scores in (student, teacher))
+        target, others = decoupled_kl(student, teacher, batch.labels, mask=batch.mask, temperature=self.temperature)
+        scale = self.temperature**2 * (min(1.0, batch.progress / self.warmup) if self.warmup else 1.0)
+        terms = []
+        if self.alpha:
+            terms.append(Term(name="target", weight=scale * self.alpha, rows=target, counted=labels.counted))
+        if self.beta:
+            terms.append(Term(name="non_target", weight=scale * self.beta, rows=others, counted=labels.counted))
+        return (*terms, labels) if self.label_weight else tuple(terms)
+
+
+METHOD = DKD

@@ -1,0 +1,24 @@
+"""Sequence-level KD: the student learns the teacher's own responses as if they were data."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grkd.objectives._base import Batch, Choice, Objective, Term, label_term
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeqKD(Objective):
+    """Cross-entropy on the tokens of responses that the teacher wrote; the teacher's probabilities are not used.
+
+    L = -log p_S(y_t | x, y_<t), y sampled from the teacher
+    Source: Kim and Rush, arXiv 1606.07947 (there y is the best of a beam search).
+    """
+
+    needs_teacher: ClassVar[bool] = False
+    trains_on: ClassVar[Choice] = "teacher"
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        return (label_term(batch, 1.0),)
+
+
+METHOD = SeqKD

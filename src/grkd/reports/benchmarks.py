@@ -1,0 +1,198 @@
+"""The benchmarks of several models as one report: the paper's table, and which differences are more than chance.
+
+In Markdown, LaTeX, CSV and JSON, in the terminal, and as plain values for the page.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from grkd.errors import UserError
+from grkd.reports.evaluations import Evaluation
+from grkd.reports.paired import Comparison, Paired, compare
+from grkd.reports.paper_table import COLUMNS, FORMATS, Table, markdown_text, paper_table, role, shown
+from grkd.reports.paper_table import render as render_table
+
+ALL_FORMATS = (*FORMATS, "json")
+
+_HEADERS = ("figure", "models", "items", "difference", "95 % interval", "p", "p (Holm)", "verdict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmarks:
+    """table: None where the evaluations hold no figure of it, but items that can be compared."""
+
+    table: Table | None
+    paired: Paired
+
+
+def benchmarks(
+    evaluations: Sequence[Evaluation],
+    *,
+    paper: str | None = None,
+    student: str | None = None,
+    teacher: str | None = None,
+) -> Benchmarks:
+    """The table (see paper_table) and the paired comparisons. Raises UserError as paper_table, for neither of them."""
+    labels = list(dict.fromkeys(one.label for one in evaluations))
+    base, best = role(labels, student, "student"), role(labels, teacher, "teacher")
+    # The student first, so that differences are gains over it.
+    paired = compare(sorted(evaluations, key=lambda one: one.label != base), teacher=best)
+    shown_tasks = {column.task for column in COLUMNS}
+    if paired.comparisons and paper is None and not any(one.task in shown_tasks for one in evaluations):
+        return Benchmarks(table=None, paired=paired)
+    return Benchmarks(table=paper_table(evaluations, paper=paper, student=student, teacher=teacher), paired=paired)
+
+
+def render(found: Benchmarks, form: str) -> str:
+    """As text that ends with a line break; what a LaTeX or CSV table has no room for is in `remarks`.
+
+    Raises UserError for an unknown format, and where there is no table for LaTeX or CSV.
+    """
+    if form == "json":
+        return json.dumps(as_json(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if form == "markdown":
+        parts = [render_table(found.table, "markdown")] if found.table is not None else []
+        return "\n".join([*parts, *([_markdown(found.paired)] if _any(found.paired) else [])])
+    if form not in FORMATS:
+        raise UserError(f"--format: no format {form!r}; there are {', '.join(ALL_FORMATS)}")
+    if found.table is None:
+        raise UserError(f"--format {form}: these runs have no figure of the table; use markdown or json")
+    text = render_table(found.table, "latex" if form == "latex" else "csv")
+    return "".join(f"% {line}\n" for line in found.paired.verdicts) + text if form == "latex" else text
+
+
+def remarks(found: Benchmarks) -> tuple[str, ...]:
+    """What goes beside a CSV table: the table's notes, and who is better."""
+    return (*(found.table.notes if found.table is not None else ()), *found.paired.verdicts)
+
+
+def as_json(found: Benchmarks) -> dict[str, Any]:
+    """Rows of the table, comparisons with their p-values, and notes, as plain values; None where there is no number."""
+    names = [column.name for column in COLUMNS]
+    rows = found.table.rows if found.table is not None else ()
+    return {
+        "rows": [
+            {
+                "label": row.label,
+                "source": "paper" if row.from_paper else "measured",
+                "values": dict(zip(names, row.values, strict=True)),
+                "gains": dict(zip(names, row.gains, strict=True)),
+            }
+            for row in rows
+        ],
+        "comparisons": [_comparison_json(one) for one in found.paired.comparisons],
+        "notes": [*(found.table.notes if found.table is not None else ()), *found.paired.notes],
+    }
+
+
+def paired_view(paired: Paired) -> dict[str, Any] | None:
+    """The comparisons as cells for the page; None where there is nothing to say."""
+    if not _any(paired):
+        return None
+    rows = [{"cells": _cells(one), "better": one.better is not None} for one in paired.comparisons]
+    return {"headers": _HEADERS, "rows": rows, "notes": paired.notes}
+
+
+def print_benchmarks(found: Benchmarks, console: Console) -> None:
+    """The table, models across, and the comparisons below."""
+    if found.table is not None:
+        table = RichTable(show_edge=False, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for row in found.table.rows:
+            table.add_column(Text(row.label, style="dim" if row.from_paper else "bold"), justify="right")
+        cells = [shown(row) for row in found.table.rows]
+        for number, column in enumerate(COLUMNS):
+            table.add_row(column.title, *(row[number] for row in cells))
+        _print(console, "Benchmarks", table, found.table.notes)
+    if _any(found.paired):
+        table = RichTable("figure", "models", show_edge=False, pad_edge=False, header_style="bold")
+        for name in ("difference", "p (Holm)", "better"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for one in found.paired.comparisons:
+            figure, models, items, difference, interval, _, p, _ = map(escape, _cells(one))
+            better = "none shown" if one.better is None else escape(one.better)
+            style = "" if one.better is None else "bold"
+            table.add_row(figure, f"{models}\n{items} items", f"{difference}\n{interval}", p, better, style=style)
+        _print(console, "Paired comparisons", table, found.paired.notes)
+
+
+def _print(console: Console, title: str, table: RichTable, notes: Sequence[str]) -> None:
+    console.print(Text(title, style="bold"))
+    if table.row_count:
+        console.print(table)
+    for note in notes:
+        console.print(Text(note, style="dim"))
+    console.print()
+
+
+def _any(paired: Paired) -> bool:
+    return bool(paired.comparisons or paired.notes)
+
+
+def _markdown(paired: Paired) -> str:
+    lines = []
+    if paired.comparisons:
+        lines = [[*_HEADERS], ["---", "---", *["---:"] * 5, "---"]]
+        lines += [[markdown_text(cell) for cell in _cells(one)] for one in paired.comparisons]
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    notes = [f"- {markdown_text(note)}" for note in paired.notes]
+    return "\n".join(["**Paired comparisons**", "", *table, *([""] if table else []), *notes]) + "\n"
+
+
+def _cells(one: Comparison) -> list[str]:
+    """In the order of _HEADERS."""
+    decimals = one.measure.decimals
+    low, high = (_number(bound, decimals) for bound in (one.low, one.high))
+    p = _p(one.p) if one.only_right is None else f"{_p(one.p)} ({one.only_right[0]} : {one.only_right[1]})"
+    better = one.better
+    return [
+        one.measure.title,
+        f"{one.a} \u2212 {one.b}",
+        f"{one.items:,}",
+        _number(one.difference, decimals),
+        f"[{low}, {high}]",
+        p,
+        _p(one.p_holm),
+        "no significant difference" if better is None else f"{better} is better",
+    ]
+
+
+def _comparison_json(one: Comparison) -> dict[str, Any]:
+    numbers = {name: getattr(one, name) for name in ("difference", "low", "high", "p", "p_holm")}
+    counts = one.only_right or (None, None)
+    return {
+        "task": one.measure.task,
+        "figure": one.measure.name,
+        "unit": one.measure.unit,
+        "higher_is_better": one.measure.higher_is_better,
+        "a": one.a,
+        "b": one.b,
+        "items": one.items,
+        **{name: None if math.isnan(value) else value for name, value in numbers.items()},
+        "test": "paired bootstrap" if one.only_right is None else "McNemar",
+        "only_a_right": counts[0],
+        "only_b_right": counts[1],
+        "better": one.better,
+    }
+
+
+def _number(value: float, decimals: int) -> str:
+    if math.isnan(value):
+        return "\u2013"
+    text = f"{value:+.{decimals}f}"
+    text = text.replace("-", "+") if float(text) == 0 else text
+    return text.replace("-", "\u2212")
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "\u2013"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"

@@ -1,0 +1,62 @@
+"""`grkd compare`: every method on one fair footing, tuned with the same number of tries, and one table."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from transformers.utils import logging
+
+from grkd import objectives
+from grkd.errors import UserError
+from grkd.files import write_json, write_text
+from grkd.recipe import LanguageRecipe, Method, Recipe, dump
+from grkd.stages._folder import RunFolder, command_line, environment
+from grkd.stages._results import collect, publish
+from grkd.stages._train import check, device
+from grkd.stages.compare_language import compare_language
+
+
+def compare(recipe: Recipe, *, methods: str | None = None, seeds: int | None = None, processes: int = 1) -> int:
+    """Compare the recipe's methods, or those named, on the same prompts, groups, teacher scores and optimiser steps.
+
+    methods: labels of the recipe's methods, or names of methods with their defaults, separated by commas. seeds: 0 to
+    seeds - 1 in place of the recipe's. processes: students trained at a time on one device.
+    Returns 0, or 1 where a method failed (it is shown as failed, the others went on). The same command goes on after a
+    kill. Raises UserError for a mistake in the recipe or an unknown method.
+    """
+    if processes < 1 or (seeds is not None and seeds < 1):
+        raise UserError("--processes and --seeds must be 1 or more")
+    if methods is not None:
+        recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
+    if seeds is not None:
+        recipe = replace(recipe, seeds=list(range(seeds)))
+    device(recipe.device)
+    check(recipe.training)
+    logging.disable_progress_bar()
+    if not isinstance(recipe, LanguageRecipe):
+        raise UserError("task: grkd compare takes language models so far")
+    run = RunFolder(Path(recipe.output))
+    with run.locked():
+        if run.ranks.is_main_process:
+            write_text(run.path / "recipe.yaml", dump(recipe))
+            write_json(run.path / "environment.json", environment(command_line()))
+        status = compare_language(recipe, run, processes=processes)
+        if run.ranks.is_main_process:
+            collect(recipe, run.path, status)
+            publish(run.path)
+    return 0 if all(outcome == "done" for outcome in status.values()) else 1
+
+
+def _named(methods: str) -> list[str]:
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--methods: expected different names separated by commas, got {methods!r}")
+    return names
+
+
+def _method(recipe: Recipe, name: str) -> Method:
+    """A method of the recipe by its label, else a method with its default options."""
+    for method in recipe.methods:
+        if method.label == name:
+            return method
+    objectives.load(name)
+    return Method(name=name, label=name)

@@ -1,0 +1,258 @@
+"""What the students of a comparison share: the data as tensors, the teacher and what it says of them."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+
+from grkd import objectives
+from grkd.data.classification import ClassificationData
+from grkd.data.known_sets import KnownData
+from grkd.errors import UserError
+from grkd.files import digest, whole_file, write_json
+from grkd.recipe import ClassifierModel, ClassifierRecipe, Training, to_plain
+from grkd.stages import classifier
+from grkd.stages._classifiers import Classifier, make_classifier
+from grkd.stages._folder import RunFolder, identity
+from grkd.stages._train import device
+from grkd.teachers.classifiers import build, is_transformers, scores
+from grkd.training.lockstep import train_lockstep
+from grkd.training.lockstep_batches import DeviceExamples, as_float
+from grkd.training.lockstep_head import with_wide_head
+from grkd.training.lockstep_student import Job, Plan
+
+
+class Comparison:
+    """The shared stages of a comparison, in its folder and the teacher's; a process opens them by the recipe alone."""
+
+    def __init__(self, recipe: ClassifierRecipe, run: RunFolder) -> None:
+        self.recipe, self.run = recipe, run
+        self.device = device(recipe.device)
+        self.shared = classifier.ClassifierRun(recipe, run)
+        folder = recipe.lockstep.teachers
+        where = run.path / "teacher" if folder is None else Path(folder).expanduser() / digest(self._taught())[:16]
+        self.teacher_run = RunFolder(where)
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher sees every batch as it is augmented; else its scores are known before."""
+        return self.recipe.lockstep.augment
+
+    @property
+    def bf16(self) -> bool:
+        return self.device.type == "cuda"
+
+    def keys(self) -> dict[str, str]:
+        """What the students' inputs and the teacher were made from."""
+        return {"tensors": self.run.key("tensors"), "score": self.teacher_run.key("score")}
+
+    def plan(self, training: Training, *, data_seed: int, epochs: float | None = None) -> Plan:
+        """A recipe's training section as a lock-step plan; epochs: in place of its own length."""
+        lockstep = self.recipe.lockstep
+        return Plan(
+            epochs=training.epochs if epochs is None else epochs,
+            total_steps=training.steps if epochs is None else None,
+            batch_size=training.batch_size,
+            data_seed=data_seed,
+            optimizer=lockstep.optimizer,
+            momentum=lockstep.momentum,
+            weight_decay=training.weight_decay,
+            schedule=training.schedule,
+            warmup=training.warmup,
+            max_grad_norm=training.max_grad_norm,
+            augment=lockstep.augment,
+            bf16=self.bf16,
+        )
+
+    def prepare(self) -> None:
+        """Reads the data; keeps the students' view of it as tensors, and who looks like whom."""
+        if self.live and is_transformers(self.recipe.teacher.model):
+            raise UserError("lockstep.augment: needs a built-in network or a factory as the teacher")
+        classifier.prepare(self.shared)
+        data = {name: value for name, value in identity(self.recipe.data).items() if name != "student_limit"}
+        inputs = {"data": data, "student": self.recipe.student.model, "seed": self.recipe.seeds[0]}
+        self.run.stage("tensors", inputs, self._keep_tensors)
+
+    def teach(self) -> None:
+        """The teacher (trained in the same way as the students where it is a plain network), and its scores."""
+        with self._alone():
+            spec = self.recipe.teacher
+            if is_transformers(spec.model):
+                recipe = dataclasses.replace(self.recipe, data=self._teacher_data())
+                shared = classifier.ClassifierRun(recipe, self.teacher_run)
+                classifier.prepare(shared)
+                classifier.teach(shared)
+            else:
+                self.teacher_run.stage("teach", self._taught(), self._train_teacher)
+            inputs = {"teach": self.teacher_run.key("teach"), "device": self.device.type}
+            self.teacher_run.stage("score", inputs, self._score)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """inputs, labels, heldout_inputs, heldout_labels; votes and outside_inputs where there are; on the device."""
+        path = self.run.path / "tensors" / "tensors.safetensors"
+        return {name: value.to(self.device) for name, value in load_file(path).items()}
+
+    @cached_property
+    def said(self) -> dict[str, Tensor]:
+        """The teacher's scores ("train", "heldout") and features ("train_features"), on the device."""
+        path = self.teacher_run.path / "score" / "scores.safetensors"
+        return {name: value.to(self.device) for name, value in load_file(path).items()}
+
+    def examples(self, kept: Tensor | None = None) -> DeviceExamples:
+        """Training examples, or those at the positions given, with what the teacher said of them."""
+        labels = self.tensors["labels"]
+        rows = slice(None) if kept is None else kept.to(self.device)
+        said = {} if self.live else self.said
+        parts = {name: said[name][rows] for name in ("train", "train_features") if name in said}
+        return DeviceExamples(
+            inputs=self.tensors["inputs"][rows],
+            labels=labels[rows],
+            teacher_scores=parts.get("train"),
+            teacher_features=parts.get("train_features"),
+        )
+
+    def student(self, seed: int) -> nn.Module:
+        """A student before training, as the data's shape asks for it."""
+        return self._network(self.recipe.student, seed)
+
+    @cached_property
+    def live_teacher(self) -> nn.Module | None:
+        """The trained teacher, where it is asked in every step."""
+        if not self.live:
+            return None
+        module = self._network(self.recipe.teacher, self.recipe.seeds[0])
+        load_model(module, self.teacher_run.path / "teach" / "model" / "model.safetensors")
+        return module
+
+    def _network(self, spec: ClassifierModel, seed: int) -> nn.Module:
+        shape = tuple(self.tensors["inputs"].shape[1:])
+        return build(spec.model, input_shape=shape, classes=self.classes, options=spec.options, seed=seed)
+
+    @property
+    def classes(self) -> int:
+        return int(self.said["train"].shape[-1])
+
+    def _keep_tensors(self, work: Path) -> None:
+        data = self.shared.data
+        outside = list(getattr(data, "outside_inputs", None) or [])
+        student = self._view(self.recipe.student, outside)
+        if not isinstance(student.train_inputs, Tensor) or not isinstance(student.heldout_inputs, Tensor):
+            name = self.recipe.student.model
+            raise UserError(f"student: {name}: grkd compare trains built-in networks and factories, on data in memory")
+        if self.live and student.train_inputs.ndim != 4:
+            raise UserError("lockstep.augment: only images can be cropped and flipped; leave it out")
+        heldout = student.heldout_inputs
+        kept = {
+            "inputs": student.train_inputs,
+            "labels": data.train_labels,
+            "heldout_inputs": heldout[: len(data.heldout_labels)],
+            "heldout_labels": data.heldout_labels,
+        }
+        if outside:
+            kept["outside_inputs"] = heldout[len(data.heldout_labels) :]
+        if isinstance(data, KnownData) and data.heldout_votes is not None:
+            kept["votes"] = data.heldout_votes
+        with whole_file(work / "tensors.safetensors") as aside:
+            save_file({name: value.contiguous() for name, value in kept.items()}, aside)
+        write_json(work / "groups.json", getattr(data, "class_groups", {}))
+
+    def _view(self, spec: ClassifierModel, outside: Sequence[Any], *, needs_head: bool = False) -> Classifier:
+        """A model with the data as it takes them; inputs of no class stand behind the held-out ones."""
+        data: ClassificationData = self.shared.data
+        if outside:
+            data = dataclasses.replace(data, heldout_inputs=[*data.heldout_inputs, *outside])
+        return make_classifier(spec, data, self.recipe, seed=self.recipe.seeds[0], needs_head=needs_head)
+
+    def _train_teacher(self, work: Path) -> None:
+        spec, seed = self.recipe.teacher, self.recipe.seeds[0]
+        teacher = self._view(spec, ())
+        if not isinstance(teacher.train_inputs, Tensor):
+            raise UserError("teacher: its inputs do not fit into memory; grkd compare holds the data on the device")
+        if spec.training is not None:
+            refuse(spec.training, "teacher.training")
+            labels = getattr(self.shared.data, "teacher_labels", None)
+            labels = self.shared.data.train_labels if labels is None else labels
+            examples = DeviceExamples(inputs=teacher.train_inputs.to(self.device), labels=labels.to(self.device))
+            rate = spec.training.learning_rate
+            job = Job(name="teacher", objective=objectives.load("ce"), seed=seed, learning_rate=rate)
+            plan = self.plan(spec.training, data_seed=seed)
+            found = train_lockstep([job], examples, build=lambda _: teacher.module, plan=plan)["teacher"]
+            if found.failure is not None:
+                raise RuntimeError(f"the teacher's training failed: {found.failure}")
+            write_json(work / "training.json", {"steps": found.steps, "seconds": found.seconds})
+        (work / "model").mkdir(exist_ok=True)
+        save_model(teacher.module.cpu(), str(work / "model" / "model.safetensors"))
+
+    def _score(self, work: Path) -> None:
+        outside = list(getattr(self.shared.data, "outside_inputs", None) or [])
+        teacher = self._view(self.recipe.teacher, outside)
+        load_model(teacher.module, self.teacher_run.path / "teach" / "model" / "model.safetensors")
+        train, features = self._asked(teacher, teacher.train_inputs)
+        heldout, _ = self._asked(teacher, teacher.heldout_inputs)
+        found = {"train": train, "heldout": heldout}
+        for name, logits in found.items():
+            if not bool(logits.isfinite().all()):
+                raise UserError(f"teacher: some of its scores of the {name} examples are not finite")
+        if features is not None:
+            found["train_features"] = features
+        if outside:
+            known = len(self.shared.data.heldout_labels)
+            found["outside"], found["heldout"] = heldout[known:].clone(), heldout[:known].clone()
+        with whole_file(work / "scores.safetensors") as aside:
+            save_file(found, aside)
+
+    @torch.no_grad()
+    def _asked(self, teacher: Classifier, inputs: Tensor | Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+        """Logits and what the last layer reads (None where that is unknown), float32 on the CPU."""
+        module, head = with_wide_head(teacher.module.to(self.device).eval())
+        size, logits, features = self.recipe.evaluation.batch_size, [], []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            batch = as_float(part) if isinstance(part, Tensor) else teacher.prepare(part)
+            moved = batch.to(self.device) if isinstance(batch, Tensor) else _moved(batch, self.device)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                logits.append(scores(module, moved).float().cpu())
+            if head is not None and head.read is not None:
+                features.append(head.read.float().cpu())
+        return torch.cat(logits), torch.cat(features) if features else None
+
+    def _teacher_data(self) -> Any:
+        data = self.recipe.data
+        return dataclasses.replace(data, labels=data.teacher_labels or data.labels, teacher_labels=None)
+
+    def _taught(self) -> dict[str, Any]:
+        """What the teacher depends on."""
+        data, lockstep = identity(self._teacher_data()), to_plain(self.recipe.lockstep)
+        return {
+            "data": {name: value for name, value in data.items() if name != "student_limit"},
+            "teacher": identity(self.recipe.teacher),
+            "lockstep": {name: lockstep[name] for name in ("optimizer", "momentum", "augment")},
+            "seed": self.recipe.seeds[0],
+        }
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Comparisons that share a teacher make it once: the others wait."""
+        self.teacher_run.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.teacher_run.path / ".teach.lock"):
+            yield
+
+
+def refuse(training: Training, where: str) -> None:
+    """Raises UserError for settings of the Trainer's that lock-step training does not have."""
+    plain = Training()
+    for name in ("gradient_accumulation", "gradient_checkpointing", "extra"):
+        if getattr(training, name) != getattr(plain, name):
+            raise UserError(f"{where}.{name}: grkd compare trains classifiers without it; leave it out")
+
+
+def _moved(batch: dict[str, Tensor], where: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(where) for name, value in batch.items()}

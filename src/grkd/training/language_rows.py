@@ -1,0 +1,261 @@
+"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from grkd.data.language import Group, Item, captured_hidden, collate, response_logits
+from grkd.groups import wide
+from grkd.kernels.response_log_probs import selected_log_probs
+from grkd.objectives import Batch, Choice, Level, Objective
+from grkd.teachers.signal import HiddenCache, TeacherHead, final_hidden
+from grkd.training.rows import Counts, Forward
+
+# (student, prompts as token ids, the teacher's weight in the mixture, seed) -> of each prompt, token ids and their
+# log-probabilities under the distribution that they were drawn from.
+Sampler = Callable[[nn.Module, list[list[int]], float, int], list[tuple[list[int], list[float]]]]
+
+
+class LanguageRows:
+    """Level "row": a row is a response token, a candidate a vocabulary entry. "response": a prompt and its responses.
+
+    The teacher of tokens is a live model, or a cache of its hidden states with its head, or absent; that of responses
+    is the scores of the groups. Candidates beyond `vocabulary` are padding of the embedding matrices and are cut on
+    both sides. trains_on: which responses of a group are used, see grkd.objectives.Objective. sampler: writes the
+    responses of on-policy methods.
+    """
+
+    unit = "tokens"
+
+    def __init__(
+        self,
+        *,
+        pad_token_id: int,
+        vocabulary: int,
+        teacher: Any = None,
+        cache: HiddenCache | None = None,
+        head: TeacherHead | None = None,
+        trains_on: Choice = "all",
+        sampler: Sampler | None = None,
+    ) -> None:
+        if (cache is None) != (head is None) or (cache is not None and teacher is not None):
+            raise ValueError("give a live teacher, or a cache and its head, or neither")
+        self.pad_token_id, self.vocabulary = pad_token_id, vocabulary
+        self.teacher, self.cache, self.head = teacher, cache, head
+        self.trains_on, self.sampler = trains_on, sampler
+
+    def collate(self, examples: Sequence[Group | Item]) -> dict[str, Any]:
+        """A batch of the chosen responses, one item after the other; an Item is a group of one."""
+        groups = [chosen(_group(example), self.trains_on) for example in examples]
+        items = [item for group in groups for item in group.items]
+        batch: dict[str, Any] = collate(items, pad_token_id=self.pad_token_id)
+        if self.cache is not None:
+            # Rows in the order of response_mask: item by item, each token of its response.
+            batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in items])
+        width = max(len(group.items) for group in groups)
+        batch["group_mask"] = torch.tensor([[k < len(group.items) for k in range(width)] for group in groups])
+        batch["teacher_scores"] = _padded([group.teacher_scores for group in groups], width)
+        if all(group.reference_log_probs is not None for group in groups):
+            batch["reference"] = _padded([group.reference_log_probs or () for group in groups], width)
+        if self.sampler is not None:
+            batch["groups"] = groups  # the prompts, for those that are answered anew
+        return batch
+
+    def count(self, batch: dict[str, Any]) -> Counts:
+        return {"row": int(batch["response_mask"].sum()), "response": len(batch["group_mask"])}
+
+    def forward(
+        self,
+        model: nn.Module,
+        batch: dict[str, Any],
+        *,
+        levels: Sequence[Level],
+        fused: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Forward:
+        """Token rows from logits, or as inputs of the fused head; responses from hidden states, without logits."""
+        mask = batch["response_mask"]
+        labels = batch["response_ids"][mask]
+        if "row" in levels:
+            inputs = self._head_inputs(model, batch, dtype) if fused else None
+            if inputs is None:
+                student = response_logits(model, batch)[mask][:, : self.vocabulary]
+                rows = self._token_rows(student, batch, labels)
+                batches: dict[Level, Batch] = {"row": rows}
+                if "response" in levels:
+                    scores = wide(student)
+                    chosen_scores = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+                    batches["response"] = self._responses(chosen_scores - scores.logsumexp(-1), batch)
+                return Forward(batches=batches)
+            batches = {}
+            if "response" in levels:
+                batches["response"] = self._responses(_log_probs(inputs, labels, self.vocabulary), batch)
+            return Forward(batches=batches, head_inputs=inputs)
+        return Forward(batches={"response": self._responses(self._token_log_probs(model, batch, dtype), batch)})
+
+    def renew(self, model: nn.Module, batch: dict[str, Any], objective: Objective, *, seed: int) -> dict[str, Any]:
+        """The batch with the on-policy share of its prompts answered anew, as many times as they had responses."""
+        if self.sampler is None:
+            raise ValueError("an on-policy method needs a sampler")
+        if self.cache is not None:
+            raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
+        groups: list[Group] = batch["groups"]
+        draws = torch.rand(len(groups), generator=torch.Generator().manual_seed(seed))
+        asked = [number for number, draw in enumerate(draws.tolist()) if draw < objective.on_policy]
+        prompts = [item.prompt_ids for number in asked for item in groups[number].items]
+        answers = iter(self.sampler(model, prompts, objective.teacher_mixed_in, seed) if prompts else [])
+        log_probs: list[float] = []
+        fresh = []
+        for number, group in enumerate(groups):
+            items = []
+            for item in group.items:
+                if number in asked:
+                    response_ids, sampled = next(answers)
+                    items.append(replace(item, response_ids=response_ids))
+                    log_probs += sampled
+                else:
+                    items.append(item)
+                    log_probs += [float("nan")] * len(item.response_ids)
+            fresh.append(replace(group, items=tuple(items), reference_log_probs=None))
+        renewed = self.collate(fresh)
+        if len(asked) == len(groups):
+            renewed["sampled_log_probs"] = torch.tensor(log_probs)
+        device = batch["input_ids"].device
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in renewed.items()}
+
+    def to(self, device: torch.device) -> None:
+        for module in (self.teacher, self.head):
+            if module is not None:
+                module.to(device).eval().requires_grad_(False)
+
+    def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
+        mask = batch["response_mask"]
+        response = torch.arange(len(mask), device=mask.device).unsqueeze(-1).expand_as(mask)[mask]
+        return Batch(
+            student=student,
+            teacher=self._teacher_scores(batch),
+            labels=labels,
+            response=response,
+            sampled_log_probs=batch.get("sampled_log_probs"),
+        )
+
+    def _responses(self, token_log_probs: Float[Tensor, " tokens"], batch: dict[str, Any]) -> Batch:
+        """A row a prompt: mean log-probabilities of its responses, beside the teacher's scores."""
+        mask, group_mask = batch["response_mask"], batch["group_mask"]
+        lengths = mask.sum(-1)
+        place = torch.zeros(mask.shape, dtype=token_log_probs.dtype, device=mask.device)
+        sums = place.masked_scatter(mask, token_log_probs).sum(-1)
+        return Batch(
+            level="response",
+            student=_spread(sums / lengths, group_mask),
+            teacher=batch["teacher_scores"],
+            mask=group_mask,
+            lengths=_spread(lengths, group_mask),
+            reference=batch.get("reference"),
+        )
+
+    def _token_log_probs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
+        """Log-probability of every response token, without logits where the model's head allows it."""
+        mask = batch["response_mask"]
+        labels = batch["response_ids"][mask]
+        captured = captured_hidden(model, batch)
+        if captured is None:
+            scores = wide(response_logits(model, batch)[mask][:, : self.vocabulary])
+            return scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
+        hidden, head, softcap = captured
+        rows = hidden[mask]
+        return selected_log_probs(
+            rows if dtype is None else rows.to(dtype),
+            head.weight,
+            labels,
+            bias=head.bias,
+            softcap=softcap,
+            vocabulary=self.vocabulary,
+        )
+
+    def _head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
+        """What grkd.kernels.distillation_head reads: both sides' hidden states and heads; None where one is special."""
+        if self.cache is None and self.teacher is None:
+            return None
+        teacher = self.head if self.head is not None else TeacherHead.of(self.teacher)
+        captured = captured_hidden(model, batch) if teacher.scale == 1.0 else None
+        if captured is None:
+            return None
+        hidden, head, softcap = captured
+        mask = batch["response_mask"]
+        if self.head is not None:
+            teacher_hidden = batch["teacher_hidden"]
+        else:
+            with torch.no_grad():
+                teacher_hidden = final_hidden(self.teacher, batch)[mask]
+        hidden = hidden[mask]
+        return {
+            "student_hidden": hidden if dtype is None else hidden.to(dtype),
+            "student_weight": head.weight,
+            "student_bias": head.bias,
+            "student_softcap": softcap,
+            "teacher_hidden": teacher_hidden,
+            "teacher_weight": teacher.weight,
+            "teacher_bias": teacher.bias,
+            "teacher_softcap": teacher.softcap,
+            "vocabulary": self.vocabulary,
+        }
+
+    @torch.no_grad()
+    def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
+        if self.head is not None:
+            return self.head(batch["teacher_hidden"])[:, : self.vocabulary]
+        if self.teacher is not None:
+            return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
+        return None
+
+
+def chosen(group: Group, trains_on: Choice) -> Group:
+    """The group with those of its responses that a method is trained on, the best first for "ends"."""
+    scores = group.teacher_scores
+    places = list(range(len(scores)))
+    if trains_on in ("best", "ends"):
+        best = max(places, key=scores.__getitem__)
+        worst = min(places, key=scores.__getitem__)
+        places = [best] if trains_on == "best" or best == worst else [best, worst]
+    elif trains_on in ("teacher", "data"):
+        places = [place for place in places if group.sources[place] == trains_on]
+    reference = group.reference_log_probs
+    return replace(
+        group,
+        items=tuple(group.items[place] for place in places),
+        teacher_scores=tuple(scores[place] for place in places),
+        sources=tuple(group.sources[place] for place in places),
+        reference_log_probs=None if reference is None else tuple(reference[place] for place in places),
+    )
+
+
+def _group(example: Group | Item) -> Group:
+    if isinstance(example, Group):
+        return example
+    return Group(id=example.id, items=(example,), teacher_scores=(0.0,), sources=("data",))
+
+
+def _padded(values: Sequence[Sequence[float]], width: int) -> Float[Tensor, "groups width"]:
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in values])
+
+
+def _spread(values: Tensor, group_mask: Bool[Tensor, "groups width"]) -> Tensor:
+    """Values of items, one group after the other, at their places in the groups; zeros elsewhere."""
+    return torch.zeros(group_mask.shape, dtype=values.dtype, device=values.device).masked_scatter(group_mask, values)
+
+
+def _log_probs(inputs: dict[str, Any], labels: Tensor, vocabulary: int) -> Tensor:
+    """Log-probability of each token from the student's side of the fused head's inputs."""
+    return selected_log_probs(
+        inputs["student_hidden"],
+        inputs["student_weight"],
+        labels,
+        bias=inputs["student_bias"],
+        softcap=inputs["student_softcap"],
+        vocabulary=vocabulary,
+    )

@@ -1,0 +1,137 @@
+"""`grkd compare` on a tiny language model: the same search and steps for all, resumed run by run, failures shown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grkd import cli
+from grkd.data.language import Group
+from grkd.recipe import Search
+from grkd.stages import compare_language, language_evaluation
+from grkd.stages.compare_language import split_groups, tries
+
+SEARCH = [
+    "search.trials=2",
+    "search.learning_rate=[1e-6,5e-3]",
+    "search.metric=soft_cross_entropy_nats",
+    "training.epochs=2",
+]
+
+
+def compare(recipe: Path, *words: str) -> int:
+    return cli.main(["compare", str(recipe), *SEARCH, *words])
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def folder(tiny_recipe: Path) -> Path:
+    return tiny_recipe.parent / "run"
+
+
+def test_every_method_is_tuned_alike_and_run_with_every_seed(
+    tiny_recipe: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(tiny_recipe, "--methods", "kd,ce", "--seeds", "2") == 0
+    search = load(folder / "search.json")
+    assert [(line["method"], line["learning_rate"]) for line in search] == [
+        (method, rate) for method in ("kd", "ce") for rate in (1e-6, 5e-3)
+    ]
+    assert len({line["value"] for line in search}) == 4
+    results = load(folder / "results.json")
+    assert {(row["method"], row["seed"]) for row in results["rows"] if row["seed"] is not None} == {
+        (method, seed) for method in ("kd", "ce") for seed in (0, 1)
+    }
+    steps = {row["steps"] for row in results["rows"] if row["seed"] is not None}
+    assert len(steps) == 1
+    for method in ("kd", "ce"):  # the runs that count took the better rate
+        best = min((line for line in search if line["method"] == method), key=lambda line: line["value"])
+        inputs = load(folder / "train" / f"{method}-seed1" / "manifest.json")["inputs"]
+        assert inputs["training"]["learning_rate"] == best["learning_rate"]
+    assert not list((folder / "search").rglob("checkpoints")), "a try keeps its figures alone"
+    printed = capsys.readouterr().out
+    assert "kd" in printed
+    assert "±" in printed
+
+
+def test_goes_on_run_by_run(tiny_recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = compare_language.trained_student, []
+
+    def killed(*words: Any, **options: Any) -> Any:
+        seen.append(options["description"])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(*words, **options)
+
+    monkeypatch.setattr(compare_language, "trained_student", killed)
+    assert compare(tiny_recipe, "--methods", "kd,ce", "--seeds", "1") == 130
+    assert compare(tiny_recipe, "--methods", "kd,ce", "--seeds", "1") == 0
+    assert seen == [f"search {name}" for name in ("kd-try0", "kd-try1", "ce-try0", "ce-try0", "ce-try1")]
+
+
+def test_a_method_that_fails_is_shown_and_the_rest_goes_on(
+    tiny_recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = language_evaluation.evaluate_student
+
+    def broken(recipe: Any, run: Any, models: Any, name: str, trained: str | None) -> Path:
+        if name == "kd-seed0":
+            raise RuntimeError("no luck")
+        return real(recipe, run, models, name, trained)
+
+    monkeypatch.setattr(language_evaluation, "evaluate_student", broken)
+    assert compare(tiny_recipe, "--methods", "kd,ce", "--seeds", "1") == 1
+    results = load(folder / "results.json")
+    assert results["status"] == {"kd-seed0": "failed: RuntimeError: no luck", "ce-seed0": "done"}
+    assert {row["method"] for row in results["rows"]} >= {"ce"}
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_figures(tiny_recipe: Path, folder: Path) -> None:
+    assert compare(tiny_recipe, "--methods", "kd,grkd", "--seeds", "1") == 0
+    alone = load(folder / "results.json")["rows"]
+    other = folder.with_name("other")
+    assert compare(tiny_recipe, f"output={other}", "--methods", "kd,grkd", "--seeds", "1", "--processes", "2") == 0
+    for row, found in zip(alone, load(other / "results.json")["rows"], strict=True):
+        assert (found["method"], found["metric"]) == (row["method"], row["metric"])
+        assert found["value"] == pytest.approx(row["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "kd,nope"], "unknown method 'nope'"),
+        (["--methods", "kd,kd"], "--methods: expected different names"),
+        (["--seeds", "0"], "--processes and --seeds must be 1 or more"),
+        (["search.metric=accuracy"], "search.metric: accuracy is not among what is measured"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert compare(tiny_recipe, "--methods", "ce", *words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
+def test_tries_are_the_grid_or_an_even_choice_of_it() -> None:
+    search = Search(trials=4, learning_rate=[1e-3, 1e-2], options={"grkd": {"tau": [0.5, 1.0, 2.0]}})
+    assert tries(search, "kd", 1e-4) == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]
+    grid = tries(search, "grkd", 1e-4)
+    assert len(grid) == 4
+    assert (grid[0], grid[-1]) == ({"learning_rate": 1e-3, "tau": 0.5}, {"learning_rate": 1e-2, "tau": 2.0})
+    assert tries(Search(), "kd", 1e-4) == [{"learning_rate": 1e-4}]
+
+
+def test_validation_groups_depend_on_their_ids_alone() -> None:
+    groups = [Group(id=f"g{number}", items=(), teacher_scores=(), sources=()) for number in range(20)]
+    fit, validation = split_groups(groups, 0.2)
+    assert len(validation) == 4
+    again, same = split_groups(groups[::-1], 0.2)
+    assert {group.id for group in validation} == {group.id for group in same}
+    assert {group.id for group in fit} == {group.id for group in again}
+    assert [len(part) for part in split_groups(groups[:2], 0.01)] == [1, 1]
