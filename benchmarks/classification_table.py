@@ -189,8 +189,8 @@ def _section(experiment: Experiment) -> list[str]:
         table.append([label, *cells, str(experiment.tries[label] or DASH), chosen])
     made = experiment.environment
     where = f"{str(made.get('date'))[:10]}, {made.get('gpu') or made.get('cpu')}, PyTorch {made.get('torch')}"
-    failures = [f"- failed: {name}: {text}" for name, text in experiment.failures.items()]
-    return [f"## {experiment.title}", "", f"`{experiment.name}` ({where})", "", *_markdown(table), *failures]
+    failures = [f"- failed: {name}: {text.removeprefix('failed: ')}" for name, text in experiment.failures.items()]
+    return [f"## {experiment.title}", "", f"`{experiment.name}` ({where})", "", *_markdown(table), "", *failures]
 
 
 def _best(experiment: Experiment, column: Column) -> str | None:

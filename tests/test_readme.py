@@ -33,7 +33,7 @@ def test_yaml_is_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(block("yaml"))
     read = recipe.read(path)
-    assert [method.name for method in read.methods] == ["kd", "grkd"]
+    assert [method.name for method in read.methods] == ["kd", "dpo", "grkd"]
 
 
 def test_python_trains() -> None:

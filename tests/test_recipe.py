@@ -164,6 +164,24 @@ def test_a_broken_recipe_gets_one_exact_line(old: str | None, new: str, line: st
             ":6: methods.1.group: all pairs of a vocabulary do not fit into memory; "
             "use sample or top with a group_size",
         ),
+        ("kd, grkd", "dpo", ":6: methods.0: dpo compares the responses of a prompt; set responses.n to 2 or more"),
+        (
+            "kd, grkd",
+            "kd, {name: grkd, label: both, level: both}",
+            ":6: methods.1: both compares the responses of a prompt; set responses.n to 2 or more",
+        ),
+        (
+            "kd, grkd]",
+            "seqkd]\nresponses: {source: student}",
+            ":6: methods.0: seqkd is trained on responses from the teacher; set responses.source to teacher, or to a "
+            "mixture with it",
+        ),
+        (
+            "kd, grkd]",
+            "sft]\nresponses: {source: mixture, n: 2, mixture: {teacher: 2}}",
+            ":6: methods.0: sft is trained on responses from the data; set responses.source to data, or to a "
+            "mixture with it",
+        ),
     ],
 )
 def test_a_broken_language_recipe_gets_one_exact_line(old: str, new: str, line: str) -> None:

@@ -1,4 +1,7 @@
-"""grkd compare for classifiers: equal budgets, the best settings kept, runs taken up again, failures shown."""
+"""grkd compare for classifiers: equal budgets, the best settings kept, runs taken up again, failures shown.
+
+Over 300 lines: one comparison, seen from every side that a user may meet.
+"""
 
 import json
 import pickle
@@ -8,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from grkd import recipe
 from grkd.errors import UserError
@@ -17,6 +21,7 @@ from grkd.stages import compare_packs
 from grkd.stages._folder import RunFolder
 from grkd.stages.compare_classifier import NOT_YET, compare_classifier
 from grkd.stages.compare_data import Comparison
+from tests.conftest import word_tokenizer
 
 RECIPE = """
 task: classifier
@@ -295,3 +300,46 @@ def test_a_process_that_dies_is_a_failure_of_its_students(tmp_path: Path, monkey
 def test_a_recipe_without_compare_settings_has_the_defaults(tmp_path: Path) -> None:
     assert not read(tmp_path).lockstep.augment
     assert replace(read(tmp_path), search=None).search is None
+
+
+def test_texts_from_an_encoder_and_queries_of_no_class(tmp_path: Path) -> None:
+    """A tiny BERT learns three intents by their words; a small network on TF-IDF learns from its scores."""
+    words = {"card": ["lost", "stolen", "card"], "rate": ["rate", "percent", "money"], "home": ["address", "moved"]}
+    texts = [
+        [f"{one} {two} please{' now' * (n % 2)}", label]
+        for label, vocabulary in words.items()
+        for n in range(8)
+        for one, two in [(vocabulary[n % len(vocabulary)], vocabulary[(n // 3) % len(vocabulary)])]
+    ]
+    outside = [["what is love", "oos"], ["sing now", "oos"]]
+    data = {"train": texts, "test": texts[::3], "oos_test": outside}
+    (tmp_path / "clinc150_data_full.json").write_text(json.dumps(data))
+    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    word_tokenizer().save_pretrained(tmp_path / "encoder")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"""
+task: classifier
+output: {tmp_path / "run"}
+device: cpu
+data: {{dataset: clinc150, folder: ., features: tfidf}}
+teacher: {{model: ./encoder, training: {{epochs: 1, batch_size: 8, learning_rate: 1e-2}}}}
+student: {{model: mlp, options: {{hidden: [8], dropout: 0.1}}}}
+methods: [ce, kd, {{name: rkd, angle_weight: 0.0}}]
+seeds: [0]
+training: {{epochs: 20, batch_size: 8, learning_rate: 1e-2}}
+"""
+    )
+    found = recipe.read(path)
+    assert isinstance(found, ClassifierRecipe)
+    run = RunFolder(Path(found.output))
+    assert set(compare_classifier(found, run).values()) == {"done"}
+    metrics = read_json(run.path / "evaluate" / "ce-seed0" / "metrics.json")
+    assert metrics["accuracy"]["value"] == 1.0  # the words are enough
+    assert metrics["outside_auroc"]["value"] > 0.9
+    assert 0 <= read_json(run.path / "evaluate" / "teacher" / "metrics.json")["outside_auroc"]["value"] <= 1
+    said = Comparison(found, run).said
+    assert said["train_features"].shape == (24, 16)  # what the encoder's last layer reads, for rkd
+    assert (said["train"].shape, said["heldout"].shape, said["outside"].shape) == ((24, 3), (8, 3), (2, 3))

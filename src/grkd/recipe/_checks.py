@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from grkd import objectives
 from grkd.recipe._tree import ClassifierModel, ClassifierRecipe, LanguageRecipe, Recipe, Responses, Student
 from grkd.recipe._words import KeyPath, Problem
 
@@ -19,6 +20,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(("seeds",), f"expected different seeds, got {recipe.seeds}")
     if isinstance(recipe, LanguageRecipe):
         yield from _student(recipe.student)
+        yield from _asked_of_responses(recipe)
         yield from _responses(recipe.responses)
     else:
         yield from _training(raw["teacher"], ("teacher",))
@@ -59,6 +61,22 @@ def _responses(responses: Responses) -> Iterator[Problem]:
         yield Problem((*path, "mixture"), f"its numbers add up to {total}, but n is {n}")
     if responses.candidates is not None and responses.candidates < n:
         yield Problem((*path, "candidates"), f"expected n ({n}) or more, got {responses.candidates}")
+
+
+def _asked_of_responses(recipe: LanguageRecipe) -> Iterator[Problem]:
+    """Methods that the recipe's responses leave with nothing to learn from."""
+    responses = recipe.responses
+    for index, method in enumerate(recipe.methods):
+        objective = objectives.load(method.name, **method.options)
+        if "response" in objective.levels and responses.n < 2:
+            text = f"{method.label} compares the responses of a prompt; set responses.n to 2 or more"
+            yield Problem(("methods", index), text)
+        source = objective.trains_on
+        if source in ("teacher", "data") and responses.source != source:
+            mixed = responses.mixture is not None and getattr(responses.mixture, source) > 0
+            if not mixed:
+                text = f"{method.label} is trained on responses from the {source}; set responses.source to {source}"
+                yield Problem(("methods", index), f"{text}, or to a mixture with it")
 
 
 def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:

@@ -147,7 +147,8 @@ def _build(raw: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
         return None, [*_explained(error, raw, TASKS[task]), *problems]
     if problems:
         return None, problems
-    return replace(recipe, methods=methods), list(cross_checks(recipe, raw))
+    recipe = replace(recipe, methods=methods)
+    return recipe, list(cross_checks(recipe, raw))
 
 
 def _explained(error: ValidationError, raw: dict[str, Any], section: type[Recipe]) -> Iterator[Problem]:

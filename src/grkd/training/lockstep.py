@@ -13,7 +13,7 @@ from grkd.console import console
 from grkd.errors import UserError
 from grkd.teachers.classifiers import scores
 from grkd.training.lockstep_batches import DeviceBatch, DeviceBatches, DeviceExamples, as_float
-from grkd.training.lockstep_graphs import GraphedStep, StaticBatch
+from grkd.training.lockstep_graphs import GraphedStep, StaticBatch, graphs_run_on
 from grkd.training.lockstep_head import WideHead, with_wide_head
 from grkd.training.lockstep_student import Job, LockstepStudent, Plan, term_weights
 
@@ -160,8 +160,7 @@ class _Run:
 
     def _capture(self, batch: DeviceBatch) -> None:
         """CUDA graphs of the students whose objectives allow it; a refusal costs speed alone, and is said."""
-        device = batch.labels.device
-        if device.type != "cuda":
+        if not graphs_run_on(batch.labels.device):
             return
         static = StaticBatch.like(batch)
         for name, student in self.active.items():

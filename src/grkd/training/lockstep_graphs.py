@@ -20,12 +20,16 @@ from grkd.training.lockstep_student import LockstepStudent
 _WARM_UP = 3  # steps before the capture: libraries choose their kernels and memory in the first ones
 
 
+def graphs_run_on(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StaticBatch:
-    """Where the graphs read: every batch is copied here. `ready` is recorded once it is whole."""
+    """Where the graphs read: every batch is copied here. `ready`: a CUDA event, recorded once it is whole."""
 
     batch: DeviceBatch
-    ready: torch.cuda.Event
+    ready: Any
 
     @classmethod
     def like(cls, batch: DeviceBatch) -> "StaticBatch":
@@ -52,19 +56,18 @@ class GraphedStep:
         finally:
             torch.cuda.synchronize()
             for value, old in zip(_state(student), before, strict=True):
-                value.copy_(old)
+                pass
             student.stepper.reset()
 
-    def _captured(self, student: LockstepStudent, weights: Tensor) -> torch.cuda.CUDAGraph:
+    def _captured(self, student: LockstepStudent, weights: Tensor) -> Any:
         self.weights = weights  # the graph reads it: it must live as long
         batch, graph = self.static.batch, torch.cuda.CUDAGraph()
-        self.stream.wait_stream(torch.cuda.current_stream())
+        for number in range(_WARM_UP):  # on the common stream: what its memory held serves the next student too
+            # An objective that reads a value on the host would break the capture, and leave the GPU in disorder.
+            with _refusing_reads() if number == _WARM_UP - 1 else nullcontext():
+                student.fixed_step(batch, weights)
+        torch.cuda.synchronize()
         with torch.cuda.stream(self.stream), _no_collection():
-            for number in range(_WARM_UP):
-                # An objective that reads a value on the host would break the capture, and leave the GPU in disorder.
-                with _refusing_reads() if number == _WARM_UP - 1 else nullcontext():
-                    student.fixed_step(batch, weights)
-            self.stream.synchronize()
             graph.register_generator_state(student.generator)
             graph.capture_begin()
             try:

@@ -1,5 +1,6 @@
 """One student of a lock-step training: its network, objective and optimiser, and a single optimiser step."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from grkd.training.lockstep_head import with_wide_head
 from grkd.training.lockstep_optimizers import AdamW, Optimizer, Schedule, Sgd, Stepper, learning_rates
 
 _TRIED = (0.0, 0.03, 0.37, 0.71, 1.0)  # progress at which an objective is looked at before a training
+_PROBES = (0.11, 0.29, 0.5, 0.77, 0.93)  # where between two steps weights are held against a line
 _CLASSES = 32  # of the small batch that it is looked at with
 
 
@@ -115,9 +117,10 @@ class LockstepStudent:
 
     def fixed_step(self, batch: DeviceBatch, weights: Float[Tensor, "steps terms"]) -> None:
         """The next optimiser step by the device's own count; weights: of the terms, from `term_weights`."""
+        number = self.number.clamp_max(self.steps - 1)
         totals = torch.stack([term.total() for term in self.terms(batch, 0.0)]) / len(batch.labels)
-        loss = (totals * weights.index_select(0, self.number).squeeze(0)).sum()
-        self._update(loss, self.rates.index_select(0, self.number).squeeze(0))
+        loss = (totals * weights.index_select(0, number).squeeze(0)).sum()
+        self._update(loss, self.rates.index_select(0, number).squeeze(0))
         self.number += 1
 
     def _update(self, loss: Float[Tensor, ""], learning_rate: Float[Tensor, ""]) -> None:
@@ -165,11 +168,31 @@ def term_weights(objective: Objective, *, classes: int, steps: int) -> Float[Ten
                 return None
     if all([term.weight for term in terms] == [term.weight for term in seen[0]] for terms in seen):
         return torch.tensor([[term.weight for term in seen[0]]]).expand(steps, -1).contiguous()
-    table = [
-        [term.weight for term in _terms_at(objective, classes, schedules.progress_at(step, steps))]
-        for step in range(steps)
-    ]
-    return torch.tensor(table)
+    return torch.tensor(_table(objective, classes, steps))
+
+
+def _table(objective: Objective, classes: int, steps: int) -> list[list[float]]:
+    """Weights at every step. Where they lie on a line between two steps, few of the steps between are asked for."""
+    asked: dict[int, list[float]] = {}
+
+    def at(step: int) -> list[float]:
+        if step not in asked:
+            terms = _terms_at(objective, classes, schedules.progress_at(step, steps))
+            asked[step] = [term.weight for term in terms]
+        return asked[step]
+
+    def between(first: int, last: int) -> list[list[float]]:
+        """Those of first <= step < last."""
+        ends = list(zip(at(first), at(last), strict=True))
+        line = [[a + (b - a) * n / (last - first) for a, b in ends] for n in range(last - first)]
+        probes = {first + round(share * (last - first)) for share in _PROBES} - {first, last}
+        pairs = [pair for step in probes for pair in zip(at(step), line[step - first], strict=True)]
+        if all(math.isclose(weight, guess, rel_tol=1e-9, abs_tol=1e-12) for weight, guess in pairs):
+            return line
+        middle = (first + last) // 2
+        return between(first, middle) + between(middle, last)
+
+    return [*between(0, steps - 1), at(steps - 1)] if steps > 1 else [at(0)]
 
 
 @torch.no_grad()

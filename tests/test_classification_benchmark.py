@@ -1,0 +1,146 @@
+"""The classification experiments' recipes and their page: equal budgets, the right baseline, honest verdicts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import ttest_rel
+
+from benchmarks import classification, classification_table
+from grkd import objectives, recipe
+from grkd.recipe import ClassifierRecipe
+from grkd.stages._search import grid
+from grkd.stages.compare_runs import space
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes" / "classification").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_method_of_a_recipe_has_the_same_budget(path: Path) -> None:
+    found = recipe.read(path)
+    assert isinstance(found, ClassifierRecipe)
+    assert found.search is not None
+    for method in found.methods:
+        points = grid(space(found, method))
+        assert len(points) >= found.search.trials or method.name == "ce", method.label
+        for point in points:  # every setting works
+            options = {name: value for name, value in point.items() if name != "learning_rate"}
+            made = objectives.load(method.name, **{**method.options, **options})
+            made.check_candidates(10)
+    assert set(found.search.options) <= {method.label for method in found.methods}
+    assert len(found.seeds) == 5
+
+
+def test_the_image_recipes_differ_in_data_and_student_alone() -> None:
+    images = [recipe.read(path) for path in RECIPES if path.stem.startswith(("tiny", "cifar10"))]
+    assert len(images) >= 8
+    for other in images[1:]:
+        assert (other.methods, other.search, other.training, other.lockstep, other.teacher) == (
+            images[0].methods, images[0].search, images[0].training, images[0].lockstep, images[0].teacher,
+        )  # fmt: skip
+
+
+def made_up(tmp_path: Path, accuracies: dict[str, list[float]], name: str = "a") -> classification_table.Experiment:
+    rows: list[dict[str, Any]] = [
+        {"label": label, "method": "grkd" if label.startswith("grkd") else label, "metric": "accuracy",
+         "seed": seed, "value": value}
+        for label, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    rows.append({"label": "teacher", "method": "teacher", "metric": "accuracy", "seed": None, "value": 0.9})
+    record = {"title": name.upper(), "environment": {}, "status": {}, "settings": {}, "search": [], "rows": rows}
+    (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    return classification_table.read(tmp_path / f"{name}.json")
+
+
+OURS = [0.52, 0.53, 0.51, 0.54, 0.52]
+BEST = [0.50, 0.50, 0.50, 0.51, 0.50]
+
+
+def test_the_best_baseline_is_no_grkd_and_has_every_seed(tmp_path: Path) -> None:
+    found = made_up(tmp_path, {"ce": [0.4] * 5, "kd": BEST, "lucky": [0.9], "grkd": OURS, "grkd-b": [0.6] * 5})
+    assert found.best_baseline(classification_table.COLUMNS[0]) == "kd"
+    entry = classification_table.comparisons([found], classification_table.COLUMNS[0])["a"]
+    assert entry[0] == "kd"
+    assert entry[1] == pytest.approx(sum(OURS) / 5 - sum(BEST) / 5)
+    assert entry[4] == pytest.approx(ttest_rel(OURS, BEST).pvalue)
+
+
+def test_holm_over_the_experiments_of_a_column(tmp_path: Path) -> None:
+    first = made_up(tmp_path, {"kd": BEST, "grkd": OURS})
+    second = made_up(tmp_path, {"kd": BEST, "grkd": [0.5, 0.51, 0.49, 0.5, 0.52]}, "b")
+    found = classification_table.comparisons([first, second], classification_table.COLUMNS[0])
+    alone = [ttest_rel(OURS, BEST).pvalue, ttest_rel([0.5, 0.51, 0.49, 0.5, 0.52], BEST).pvalue]
+    assert alone[0] < alone[1]
+    assert found["a"][4] == pytest.approx(2 * alone[0])
+    assert found["b"][4] == pytest.approx(max(alone[1], 2 * alone[0]))
+
+
+def test_verdicts() -> None:
+    assert classification_table.verdict(0.01, 0.04, 1) == "**better**"
+    assert classification_table.verdict(0.01, 0.04, -1) == "worse"
+    assert classification_table.verdict(0.01, 0.05, 1) == "no difference shown"
+    assert classification_table.verdict(0.01, float("nan"), 1) == "no difference shown"
+
+
+def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
+    made_up(tmp_path, {"kd": BEST, "grkd": OURS})
+    record = json.loads((tmp_path / "a.json").read_text())
+    record["status"] = {"kd-seed0": "done", "rkd-seed0": "failed: out of memory"}
+    record["settings"] = {"kd": {"temperature": 4.0}}
+    record["search"] = [{"method": "kd"}] * 3
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    (tmp_path / "docs").mkdir()
+    classification_table.write(tmp_path, tmp_path / "docs")
+    text = (tmp_path / "docs" / "results-classification.md").read_text()
+    assert "- failed: rkd-seed0: out of memory" in text
+    assert "| kd | 50.20 ± 0.56 | 3 | temperature 4.0 |" in text
+    assert "| grkd | **52.40 ± 1.42** |" in text
+    assert "+2.20 [" in text
+    assert "against kd: **better**" in text
+    assert (tmp_path / "docs" / "results-classification.svg").read_text().startswith("<?xml")
+
+
+def test_what_is_kept_names_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs" / "one"
+    (run / "train" / "kd-seed0").mkdir(parents=True)
+    (run / "recipe.yaml").write_text(
+        "student: {model: cnn, options: {channels: [4]}}\nmethods: [{name: kd, label: kd}]\n"
+        "lockstep: {teachers: /secret}\ndata: {folder: /secret}\ntraining: {epochs: 1.0}\nseeds: [0]\n"
+    )
+    (run / "environment.json").write_text('{"torch": "2", "platform": "secret", "command": "/secret"}')
+    row = {"method": "kd", "seed": 0, "metric": "accuracy", "value": 0.5, "steps": 3, "seconds": 1.0}
+    results = {"title": "One", "status": {"kd-seed0": "done"}, "rows": [row]}
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "train" / "kd-seed0" / "manifest.json").write_text('{"key": "x", "settings": {"learning_rate": 0.1}}')
+    monkeypatch.setattr(classification, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(classification, "KEPT", tmp_path / "kept")
+    assert classification.main(["keep"]) == 0
+    text = (tmp_path / "kept" / "one.json").read_text()
+    assert "secret" not in text
+    record = json.loads(text)
+    assert record["settings"] == {"kd": {"learning_rate": 0.1}}
+    assert record["rows"] == [
+        {"dataset": "one", "method": "kd", "label": "kd", "student": "cnn, channels [4]", "seed": 0,
+         "metric": "accuracy", "value": 0.5, "low": None, "high": None, "steps": 3, "seconds": 1.0}
+    ]  # fmt: skip
+
+
+def test_a_bundle_leaves_out_what_is_large_or_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "one/search/kd/try0.json",
+        "one/tensors/tensors.safetensors",
+        "teachers/x/score/scores.safetensors",
+        "teachers/x/teach/model/model.safetensors",
+    ):
+        path = tmp_path / classification.RUNS / name
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    assert classification.main(["bundle", "out.tgz"]) == 0
+    import tarfile
+
+    with tarfile.open("out.tgz") as archive:
+        names = [name.removeprefix(f"{classification.RUNS}/") for name in archive.getnames()]
+    assert names == ["one/search/kd/try0.json", "teachers/x/teach/model/model.safetensors"]
