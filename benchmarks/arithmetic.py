@@ -81,11 +81,12 @@ def write_data(data: Path, folder: Path) -> None:
     """
     random.seed(0)
     found = list(problems(data))
-    tested = {_same(problem["question"]) for problem in found if problem["part"] == "test"}
-    found = [problem for problem in found if problem["part"] == "test" or _same(problem["question"]) not in tested]
     for number, problem in enumerate(one for one in found if one["id"].startswith("mawps/train")):
         if number % 8 == 0:
             problem["part"] = "validation"
+    for kept, others in (("test", ("train", "validation")), ("validation", ("train",))):
+        asked = {_same(problem["question"]) for problem in found if problem["part"] == kept}
+        found = [one for one in found if one["part"] not in others or _same(one["question"]) not in asked]
     parts = {name: [one for one in found if one["part"] == name] for name in ("train", "validation", "test")}
     gsm8k = [one for one in parts["train"] if one["id"].startswith("gsm8k")]
     short = [one for one in parts["train"] if not one["id"].startswith("gsm8k")]

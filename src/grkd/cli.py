@@ -97,6 +97,10 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--methods", metavar="A,B", help="labels of the recipe's methods, or other methods' names")
     compare.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the recipe's)")
     compare.add_argument("--processes", type=int, default=1, metavar="N", help="students at a time on one device")
+    compare.add_argument("--minutes", type=float, metavar="M", help="classifiers: begin nothing new after M minutes")
+    compare.add_argument(
+        "--until", choices=("teach", "search", "finals"), default="finals", help="classifiers: stop after this part"
+    )
 
     demo = commands.add_parser("demo", help="see it work", description=_DEMO_HELP, formatter_class=raw)
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
@@ -234,7 +238,8 @@ def _compare(options: argparse.Namespace) -> int:
     from grkd.stages.compare import compare
 
     read = recipe.read(options.recipe, options.overrides)
-    return compare(read, methods=options.methods, seeds=options.seeds, processes=options.processes)
+    names = ("methods", "seeds", "processes", "minutes", "until")
+    return compare(read, **{name: getattr(options, name) for name in names})
 
 
 def _demo(options: argparse.Namespace) -> int:

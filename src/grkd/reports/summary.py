@@ -33,6 +33,10 @@ METRICS = {
     metric.name: metric
     for metric in (
         _percent("accuracy", "accuracy", against_teacher=False),
+        _percent("top5_accuracy", "top-5 accuracy", against_teacher=False),
+        Metric(name="votes_kendall_tau", label="Kendall tau with people's votes", direction=1),
+        Metric(name="outside_auroc", label="AUROC of inputs of no class (probability)", direction=1),
+        Metric(name="outside_auroc_logit", label="AUROC of inputs of no class (logit)", direction=1),
         _percent("exact_match", "exact match", against_teacher=False),
         Metric(name="nll_nats", label="negative log-likelihood", unit="nats", direction=-1),
         Metric(name="forward_kl_nats", label="forward KL", unit="nats", direction=-1, against_teacher=True),

@@ -53,7 +53,7 @@ def figures(
 
     accuracy, top5_accuracy (more than five classes), nll_nats, brier in [0, 2], ece (15 bins).
     Against a teacher: rank.rank_fidelity over all classes, reverse_kl_nats. votes_kendall_tau: tau-b of the scores and
-    people's votes. Over the examples of the groups: group_accuracy/look-alikes, the highest of all classes is the label;
+    people's votes. Over the groups' examples: group_accuracy/look-alikes, the highest of all classes is the label;
     within_group_accuracy/look-alikes, the highest of the group's classes is.
     outside_auroc: how well the top probability tells examples from inputs of no class; outside_auroc_logit: the top
     logit. Scores that are not finite give null.

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from transformers.utils import logging
 
@@ -12,19 +13,33 @@ from grkd.recipe import LanguageRecipe, Method, Recipe, dump
 from grkd.stages._folder import RunFolder, command_line, environment
 from grkd.stages._results import collect, publish
 from grkd.stages._train import check, device
+from grkd.stages.compare_classifier import compare_classifier
 from grkd.stages.compare_language import compare_language
 
+Until = Literal["teach", "search", "finals"]
 
-def compare(recipe: Recipe, *, methods: str | None = None, seeds: int | None = None, processes: int = 1) -> int:
+
+def compare(
+    recipe: Recipe,
+    *,
+    methods: str | None = None,
+    seeds: int | None = None,
+    processes: int = 1,
+    minutes: float | None = None,
+    until: Until = "finals",
+) -> int:
     """Compare the recipe's methods, or those named, on the same prompts, groups, teacher scores and optimiser steps.
 
     methods: labels of the recipe's methods, or names of methods with their defaults, separated by commas. seeds: 0 to
-    seeds - 1 in place of the recipe's. processes: students trained at a time on one device.
+    seeds - 1 in place of the recipe's. processes: students (of classifiers: packs of students) trained at a time.
+    Of classifiers alone, minutes: begin nothing new after so many; until: the last part to do.
     Returns 0, or 1 where a method failed (it is shown as failed, the others went on). The same command goes on after a
     kill. Raises UserError for a mistake in the recipe or an unknown method.
     """
     if processes < 1 or (seeds is not None and seeds < 1):
         raise UserError("--processes and --seeds must be 1 or more")
+    if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
+        raise UserError("--minutes and --until are for classifiers; a language model's comparison is stopped by a kill")
     if methods is not None:
         recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
     if seeds is not None:
@@ -32,14 +47,15 @@ def compare(recipe: Recipe, *, methods: str | None = None, seeds: int | None = N
     device(recipe.device)
     check(recipe.training)
     logging.disable_progress_bar()
-    if not isinstance(recipe, LanguageRecipe):
-        raise UserError("task: grkd compare takes language models so far")
     run = RunFolder(Path(recipe.output))
     with run.locked():
         if run.ranks.is_main_process:
             write_text(run.path / "recipe.yaml", dump(recipe))
             write_json(run.path / "environment.json", environment(command_line()))
-        status = compare_language(recipe, run, processes=processes)
+        if isinstance(recipe, LanguageRecipe):
+            status = compare_language(recipe, run, processes=processes)
+        else:
+            status = compare_classifier(recipe, run, processes=processes, minutes=minutes, until=until)
         if run.ranks.is_main_process:
             collect(recipe, run.path, status)
             publish(run.path)

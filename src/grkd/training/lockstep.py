@@ -167,11 +167,10 @@ class _Run:
             if not student.plan.graphs:
                 continue
             classes = 2 if batch.teacher_scores is None else batch.teacher_scores.shape[-1]
-            weights = term_weights(student.job.objective, classes=classes, steps=self.steps)
-            if weights is None:
-                console.print(f"[dim]{name}: its formula changes in training; runs without a CUDA graph[/dim]")
-                continue
             try:
+                weights = term_weights(student.job.objective, classes=classes, steps=self.steps)
+                if weights is None:
+                    raise ValueError("its formula changes in training")
                 self.graphs[name] = GraphedStep(student, static, weights)
             except Exception as error:
                 text = " ".join(str(error).split())[:200]

@@ -56,7 +56,7 @@ class GraphedStep:
         finally:
             torch.cuda.synchronize()
             for value, old in zip(_state(student), before, strict=True):
-                pass
+                value.copy_(old)
             student.stepper.reset()
 
     def _captured(self, student: LockstepStudent, weights: Tensor) -> Any:
