@@ -110,7 +110,7 @@ def run(folder: Path, *, part: str, processes: int, overrides: list[str]) -> int
     if part in ("all", "start"):
         teacher = _gguf()
         model = [f"teacher.model={teacher}", f"teacher.gguf_file={next(teacher.glob('*.gguf')).name}"]
-        shared = [*model, f"data.train={folder / 'start.jsonl'}", f"evaluation.questions={folder / 'test.jsonl'}"]
+        shared = [*model, f"data.train={folder / 'start.jsonl'}"]
         settings = (("teacher", list(range(30)), "2e-4"), ("student", LAYERS, "5e-4"))
         starts = []
         for number, (name, layers, rate) in enumerate(settings):

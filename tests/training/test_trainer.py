@@ -335,6 +335,8 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         ("kd", {"temperature": 2.0}),
         ("grkd", {"group": "top", "group_size": 6, "pair_target": "soft", "normalize": "candidates"}),
         ("grkd", {"group": "top", "group_size": 5, "alpha_shape": "constant", "alpha_ceiling": 1.0}),
+        ("gkd", {"on_policy_fraction": 0.0, "beta": 0.3}),
+        ("gkd", {"on_policy_fraction": 0.0, "beta": 1.0}),
     ],
 )
 def test_fused_head_makes_the_same_steps(

@@ -124,13 +124,13 @@ class DistillationTrainer(Trainer):
         loss: Tensor
         loss, parts = distillation_head(**inputs, **options, rows=divisor, parts=True)
         count = torch.tensor(float(own["row"]), device=loss.device)
-        weights = {
-            "group_relative": options["alpha"] * options.get("pair_scale", 1.0),
-            "soft_target": (1 - options["alpha"]) * options.get("soft_scale", 1.0),
-        }
-        for name, part in (("group_relative", parts["group_relative"]), ("soft_target", parts["divergence"])):
-            if weights[name]:
-                self._add(name, part.detach().float() * divisor / weights[name], count)
+        divergence = "generalized_jsd" if options.get("divergence", "soft_target") != "soft_target" else "soft_target"
+        for name, part, weight in (
+            ("group_relative", parts["group_relative"], options["alpha"] * options.get("pair_scale", 1.0)),
+            (divergence, parts["divergence"], (1 - options["alpha"]) * options.get("soft_scale", 1.0)),
+        ):
+            if weight:
+                self._add(name, part.detach().float() * divisor / weight, count)
         return loss
 
     def evaluation_loop(
