@@ -382,11 +382,14 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import torch
-from test_trainer import ragged, trainer
-made = trainer(Path(sys.argv[1]), ragged(8), per_device_train_batch_size=4)
-made.train()
+from test_trainer import grouped, per_method, ragged, trainer
+found = {}
+for method in per_method(coupled=False):
+    made = trainer(Path(sys.argv[1]) / method, grouped(ragged(8)), method, per_device_train_batch_size=4)
+    made.train()
+    found[method] = {"loss": made.state.log_history[0]["loss"], "weights": made.model.state_dict()}
 if made.is_world_process_zero():
-    torch.save({"loss": made.state.log_history[0]["loss"], "weights": made.model.state_dict()}, sys.argv[1] + "/out.pt")
+    torch.save(found, sys.argv[1] + "/out.pt")
 """
 
 
@@ -395,13 +398,15 @@ def test_two_ranks_make_the_same_step(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(_RANKS)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [*launch, str(script), str(tmp_path), str(Path(__file__).parent)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = torch.load(tmp_path / "out.pt", weights_only=True)
-    alone = trainer(tmp_path, ragged(8))
-    alone.train()
-    assert found["loss"] == pytest.approx(alone.state.log_history[0]["loss"], rel=1e-4)
-    for name, value in alone.model.state_dict().items():
-        torch.testing.assert_close(found["weights"][name], value, rtol=1e-3, atol=1e-6)
+    assert set(found) == set(per_method(coupled=False))
+    for method, made in found.items():
+        alone = trainer(tmp_path / "alone" / method, grouped(ragged(8)), method)
+        alone.train()
+        assert made["loss"] == pytest.approx(alone.state.log_history[0]["loss"], rel=1e-4), method
+        for name, value in alone.model.state_dict().items():
+            torch.testing.assert_close(made["weights"][name], value, rtol=1e-3, atol=1e-6)

@@ -158,7 +158,7 @@ def _sampler(recipe: LanguageRecipe, models: LanguageModels, teacher: nn.Module)
             pad_token_id=numbers["pad_token_id"],
             vocabulary=numbers["vocabulary"],
             seed=seed,
-            batch_size=len(prompts),
+            batch_size=settings.batch_size,
         )
 
     return sample

@@ -83,7 +83,8 @@ class DistillationTrainer(Trainer):
         """The micro-batch with its on-policy share answered by the student as it is now."""
         ranks = self.accelerator.num_processes
         place = (self.state.global_step * 1009 + number) * ranks + self.accelerator.process_index
-        return self.rows.renew(self.model_wrapped, batch, self.objective, seed=self.args.seed * 1_000_003 + place)
+        with self.compute_loss_context_manager():  # mixed precision, as in the step itself
+            return self.rows.renew(self.model_wrapped, batch, self.objective, seed=self.args.seed * 1_000_003 + place)
 
     def compute_loss(
         self,
