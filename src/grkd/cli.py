@@ -261,7 +261,8 @@ def _methods(options: argparse.Namespace) -> int:
         chosen = objectives.method(options.name)
         out.print(chosen.__doc__ or "", markup=False)
         for option in fields(chosen):
-            out.print(f"  {option.name}: {option.type} = {option.default!r}", markup=False)
+            kind = option.type.__name__ if isinstance(option.type, type) else str(option.type).replace("typing.", "")
+            out.print(f"  {option.name}: {kind} = {option.default!r}", markup=False, soft_wrap=True)
         return 0
     table = Table("method", "what it is", "options", show_lines=True)
     for name in objectives.names():
