@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.demo_results import without_places
 from grkd.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +144,7 @@ def keep(folder: Path) -> None:
     environment.pop("platform", None)
     environment["command"] = "python -m benchmarks.arithmetic run FOLDER"
     write_json(RESULTS / "environment.json", environment)
-    write_text(RESULTS / "recipe.yaml", RECIPE.read_text(encoding="utf-8"))
+    write_text(RESULTS / "recipe.yaml", without_places((run_folder / "recipe.yaml").read_text(encoding="utf-8")))
     outcomes: dict[str, Any] = {}
     for path in sorted((run_folder / "evaluate").glob("*/exact_match.json")):
         outcomes[path.parent.name] = {item["id"]: item["correct"] for item in read_json(path)}

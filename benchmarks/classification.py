@@ -22,7 +22,7 @@ import yaml
 
 from grkd import recipe
 from grkd.errors import UserError
-from grkd.files import read_json, write_json, write_text
+from grkd.files import read_json, write_text
 from grkd.recipe import ClassifierRecipe
 
 ROOT = Path(__file__).parents[1]
@@ -52,11 +52,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def one(options: argparse.Namespace) -> int:
-    """One recipe, in this process."""
-    from grkd.stages._folder import RunFolder, command_line, environment
-    from grkd.stages._results import collect, publish
-    from grkd.stages._train import check, device
-    from grkd.stages.compare_classifier import compare_classifier
+    """One recipe, in this process. Returns 1 where a run failed or is still to be done."""
+    from grkd.stages.compare import compare
 
     words, since = list(options.words), time.perf_counter()
     if options.data is not None:
@@ -67,20 +64,9 @@ def one(options: argparse.Namespace) -> int:
     read = recipe.read(options.recipe, words)
     if not isinstance(read, ClassifierRecipe):
         raise UserError(f"{options.recipe}: not a classifier's recipe")
-    device(read.device)
-    check(read.training)
-    folder = RunFolder(Path(read.output))
-    with folder.locked():
-        write_text(folder.path / "recipe.yaml", recipe.dump(read))
-        write_json(folder.path / "environment.json", environment(command_line()))
-        status = compare_classifier(
-            read, folder, processes=options.processes, minutes=options.minutes, until=options.until
-        )
-        collect(read, folder.path, status)
-        publish(folder.path)
-    done = sum(outcome == "done" for outcome in status.values())
-    print(f"{done} of {len(status)} runs done after {time.perf_counter() - since:.0f} s")
-    return 0
+    status = compare(read, processes=options.processes, minutes=options.minutes, until=options.until)
+    print(f"{read.output}: {time.perf_counter() - since:.0f} s")
+    return status
 
 
 def bundle(options: argparse.Namespace) -> int:

@@ -26,10 +26,14 @@ def keep(demo: Path) -> None:
         for name in FILES:
             shutil.copyfile(demo / part / name, target / name)
         recipe = (target / "recipe.yaml").read_text(encoding="utf-8")
-        lines = [line for line in recipe.splitlines() if "/" not in line]
-        write_text(target / "recipe.yaml", "\n".join(lines) + "\n")
+        write_text(target / "recipe.yaml", without_places(recipe))
         kept = read_json(target / "environment.json")
         write_json(target / "environment.json", {name: kept[name] for name in kept if name != "platform"})
+
+
+def without_places(recipe: str) -> str:
+    """A run's recipe without the lines that hold paths."""
+    return "".join(line for line in recipe.splitlines(keepends=True) if "/" not in line)
 
 
 def tables() -> str:

@@ -118,6 +118,13 @@ def test_mistakes_are_one_line(
     assert message in error
 
 
+def test_a_mistake_leaves_what_an_earlier_comparison_wrote(tiny_recipe: Path, folder: Path) -> None:
+    assert compare(tiny_recipe, "--methods", "ce", "--seeds", "1", "training.epochs=1") == 0
+    kept = (folder / "recipe.yaml").read_text()
+    assert compare(tiny_recipe, "--methods", "ce", f"data.train={folder / 'nowhere.jsonl'}") == 2
+    assert (folder / "recipe.yaml").read_text() == kept
+
+
 def test_tries_are_the_grid_or_an_even_choice_of_it() -> None:
     search = Search(trials=4, learning_rate=[1e-3, 1e-2], options={"grkd": {"tau": [0.5, 1.0, 2.0]}})
     assert tries(search, "kd", 1e-4) == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]

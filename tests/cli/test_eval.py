@@ -604,7 +604,7 @@ def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
     while time.monotonic() < until:
         if process.poll() is not None:
             assert process.stderr is not None
-            pytest.skip(f"transformers serve does not start: {process.stderr.read().strip().splitlines()[-1:]}")
+            pytest.fail(f"transformers serve does not start: {process.stderr.read().strip().splitlines()[-1:]}")
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1):
                 return

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 from grkd import objectives
 from grkd.data.language import Group, Item, response_logits
@@ -369,6 +369,18 @@ def test_a_training_that_is_lost_ends(tmp_path: Path, broken: float) -> None:
         made.model.lm_head.weight[7] = broken
     with pytest.raises(FloatingPointError, match=r"is (nan|inf) at step 1"):
         made.train()
+
+
+def test_overflow_while_float16_looks_for_its_scale_ends_nothing(tmp_path: Path) -> None:
+    callback, state, control = FiniteSteps(), TrainerState(global_step=3), TrainerControl()
+    logs = {"loss": 1.0, "grad_norm": math.inf}
+    half = arguments(tmp_path)
+    half.fp16 = True  # needs a GPU where it is given to the constructor
+    callback.on_log(half, state, control, logs)
+    with pytest.raises(FloatingPointError, match="loss is nan at step 3"):
+        callback.on_log(half, state, control, {"loss": math.nan, "grad_norm": 1.0})
+    with pytest.raises(FloatingPointError, match="norm is inf"):
+        callback.on_log(arguments(tmp_path), state, control, logs)
 
 
 def test_fused_head_is_left_where_a_method_needs_logits(tmp_path: Path) -> None:

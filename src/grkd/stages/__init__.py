@@ -8,20 +8,10 @@ from transformers.utils import logging
 
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.files import write_json, write_text
-from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe, dump
-from grkd.stages import (
-    classifier,
-    language_evaluation,
-    language_prompts,
-    language_responses,
-    language_rows,
-    language_scores,
-    language_training,
-)
-from grkd.stages._folder import RunFolder, command_line, environment
-from grkd.stages._models import LanguageModels
-from grkd.stages._results import collect, publish
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe
+from grkd.stages import classifier, language, language_evaluation, language_training
+from grkd.stages._folder import RunFolder
+from grkd.stages._results import collect, describe, publish
 from grkd.stages._train import check, device
 
 __all__ = ["run"]
@@ -52,16 +42,7 @@ def run(recipe: Recipe) -> int:
 
 def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     if isinstance(recipe, LanguageRecipe):
-        models = LanguageModels(recipe, folder)
-        language_prompts.prepare(recipe, folder, models)
-        check(recipe.training, recipe.methods, models.numbers["vocabulary"])
-        _describe(recipe, folder)
-        language_responses.respond(recipe, folder, models)
-        language_scores.score(recipe, folder, models)
-        if language_rows.needs(recipe.methods, "reference"):
-            language_rows.reference(recipe, folder, models)
-        language_evaluation.evaluate_student(recipe, folder, models, "before", None)
-        language_evaluation.evaluate_teacher(recipe, folder, models)
+        models = language.shared_stages(recipe, folder)
 
         def train(method: Method, seed: int, name: str) -> None:
             language_training.train_student(recipe, folder, models, method, seed)
@@ -71,7 +52,7 @@ def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
         shared = classifier.ClassifierRun(recipe, folder)
         classifier.prepare(shared)
         check(recipe.training, recipe.methods, shared.data.classes)
-        _describe(recipe, folder)
+        describe(recipe, folder)
         classifier.teach(shared)
         classifier.score(shared)
         classifier.evaluate(shared, "teacher", None, seed=recipe.seeds[0])
@@ -98,13 +79,6 @@ def _each(recipe: Recipe, train: Callable[[Method, int, str], None]) -> Iterator
                 yield name, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             else:
                 yield name, "done"
-
-
-def _describe(recipe: Recipe, folder: RunFolder) -> None:
-    """recipe.yaml and environment.json: written once the recipe has proved sound."""
-    if folder.ranks.is_main_process:
-        write_text(folder.path / "recipe.yaml", dump(recipe))
-        write_json(folder.path / "environment.json", environment(command_line()))
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -6,9 +6,17 @@ from typing import Any
 from rich.console import Console
 
 from grkd.console import console
-from grkd.files import read_json, write_json
-from grkd.recipe import Recipe
+from grkd.files import read_json, write_json, write_text
+from grkd.recipe import Recipe, dump
 from grkd.reports import print_tables, read_run, write_page
+from grkd.stages._folder import RunFolder, command_line, environment
+
+
+def describe(recipe: Recipe, run: RunFolder) -> None:
+    """recipe.yaml and environment.json: written once the recipe has proved sound."""
+    if run.ranks.is_main_process:
+        write_text(run.path / "recipe.yaml", dump(recipe))
+        write_json(run.path / "environment.json", environment(command_line()))
 
 
 def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:

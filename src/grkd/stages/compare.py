@@ -8,9 +8,8 @@ from transformers.utils import logging
 
 from grkd import objectives
 from grkd.errors import UserError
-from grkd.files import write_json, write_text
-from grkd.recipe import LanguageRecipe, Method, Recipe, dump
-from grkd.stages._folder import RunFolder, command_line, environment
+from grkd.recipe import LanguageRecipe, Method, Recipe
+from grkd.stages._folder import RunFolder
 from grkd.stages._results import collect, publish
 from grkd.stages._train import check, device
 from grkd.stages.compare_classifier import compare_classifier
@@ -49,9 +48,6 @@ def compare(
     logging.disable_progress_bar()
     run = RunFolder(Path(recipe.output))
     with run.locked():
-        if run.ranks.is_main_process:
-            write_text(run.path / "recipe.yaml", dump(recipe))
-            write_json(run.path / "environment.json", environment(command_line()))
         if isinstance(recipe, LanguageRecipe):
             status = compare_language(recipe, run, processes=processes)
         else:

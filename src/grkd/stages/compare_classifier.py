@@ -16,6 +16,7 @@ from grkd.stages import _search
 from grkd.stages._classifier_figures import ON_VALIDATION, figures
 from grkd.stages._folder import RunFolder
 from grkd.stages._pool import DONE, run_jobs
+from grkd.stages._results import describe
 from grkd.stages.compare_data import Comparison, refuse
 from grkd.stages.compare_packs import Pack, heldout, train_pack
 from grkd.stages.compare_runs import Run, is_done, make_run, metric, records, space, try_file
@@ -47,6 +48,7 @@ def compare_classifier(
     classes = len(read_json(run.path / "prepare" / "classes.json"))
     for method in recipe.methods:
         objectives.load(method.name, **method.options).check_candidates(classes)
+    describe(recipe, run)
     comparison.teach()
     _measure_teacher(comparison)
     names = [f"{method.label}-seed{seed}" for method in recipe.methods for seed in recipe.seeds]

@@ -15,11 +15,11 @@ from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
 from grkd.recipe import LanguageRecipe, Method, Search
-from grkd.stages import language_evaluation, language_prompts, language_responses, language_rows, language_scores
+from grkd.stages import language_evaluation, language_scores
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
 from grkd.stages._pool import DONE, run_jobs
-from grkd.stages._train import check
+from grkd.stages.language import shared_stages
 from grkd.stages.language_training import train_student, trained_student, training_inputs
 
 
@@ -45,15 +45,7 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
 
     Every run takes the same number of optimiser steps on the same groups with the same teacher scores.
     """
-    models = LanguageModels(recipe, run)
-    language_prompts.prepare(recipe, run, models)
-    check(recipe.training, recipe.methods, models.numbers["vocabulary"])
-    language_responses.respond(recipe, run, models)
-    language_scores.score(recipe, run, models)
-    if language_rows.needs(recipe.methods, "reference"):
-        language_rows.reference(recipe, run, models)
-    language_evaluation.evaluate_student(recipe, run, models, "before", None)
-    language_evaluation.evaluate_teacher(recipe, run, models)
+    shared_stages(recipe, run)
     recipe = _same_steps(recipe, len(language_scores.read_groups(run, "train")), run.ranks.num_processes)
     best = _searched(recipe, run, processes)
     finals = [

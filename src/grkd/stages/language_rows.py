@@ -114,9 +114,9 @@ def with_reference(run: RunFolder, groups: Sequence[Group]) -> list[Group]:
     return [replace(group, reference_log_probs=tuple(found[item.id] for item in group.items)) for group in groups]
 
 
-def needs(methods: Sequence[Method], what: str) -> bool:
-    """Whether any method needs "teacher" or "reference"."""
-    return any(getattr(objectives.load(method.name, **method.options), f"needs_{what}") for method in methods)
+def needs_reference(methods: Sequence[Method]) -> bool:
+    """Whether any method compares the student with itself before training."""
+    return any(objectives.load(method.name, **method.options).needs_reference for method in methods)
 
 
 @torch.no_grad()

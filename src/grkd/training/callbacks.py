@@ -113,7 +113,10 @@ class FiniteSteps(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        for name, value in (("loss", logs["loss"]), ("gradient's norm", logs.get("grad_norm", 0.0))):
+        values = {"loss": logs["loss"]}
+        if not args.fp16:  # whose loss scale is found by gradients that overflow: such steps are left out
+            values["gradient's norm"] = logs.get("grad_norm", 0.0)
+        for name, value in values.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"the {name} is {value} at step {state.global_step}; a lower learning rate may help"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from grkd.data.language import Group, Item, captured_hidden, collate, response_logits
@@ -87,9 +87,7 @@ class LanguageRows:
                 rows = self._token_rows(student, batch, labels)
                 batches: dict[Level, Batch] = {"row": rows}
                 if "response" in levels:
-                    scores = wide(student)
-                    chosen_scores = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-                    batches["response"] = self._responses(chosen_scores - scores.logsumexp(-1), batch)
+                    batches["response"] = self._responses(_of_logits(student, labels), batch)
                 return Forward(batches=batches)
             batches = {}
             if "response" in levels:
@@ -164,8 +162,7 @@ class LanguageRows:
         labels = batch["response_ids"][mask]
         captured = captured_hidden(model, batch)
         if captured is None:
-            scores = wide(response_logits(model, batch)[mask][:, : self.vocabulary])
-            return scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
+            return _of_logits(response_logits(model, batch)[mask][:, : self.vocabulary], labels)
         hidden, head, softcap = captured
         rows = hidden[mask]
         return selected_log_probs(
@@ -247,6 +244,12 @@ def _padded(values: Sequence[Sequence[float]], width: int) -> Float[Tensor, "gro
 def _spread(values: Tensor, group_mask: Bool[Tensor, "groups width"]) -> Tensor:
     """Values of items, one group after the other, at their places in the groups; zeros elsewhere."""
     return torch.zeros(group_mask.shape, dtype=values.dtype, device=values.device).masked_scatter(group_mask, values)
+
+
+def _of_logits(logits: Float[Tensor, "tokens vocabulary"], labels: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """Log-probability of each token, in at least float32."""
+    scores = wide(logits)
+    return scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
 
 
 def _log_probs(inputs: dict[str, Any], labels: Tensor, vocabulary: int) -> Tensor:
