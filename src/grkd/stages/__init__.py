@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, Lockstep, Method, Recipe
 from grkd.stages import classifier, language, language_evaluation, language_training
 from grkd.stages._folder import RunFolder
 from grkd.stages._results import collect, describe, publish
@@ -22,6 +22,7 @@ def run(recipe: Recipe) -> int:
 
     Raises UserError for the user's mistakes, before anything is written where they can be seen before.
     """
+    _refuse_what_compare_reads(recipe)
     device(recipe.device)
     check(recipe.training)
     logging.disable_progress_bar()  # ours say more
@@ -38,6 +39,16 @@ def run(recipe: Recipe) -> int:
             _remove_if_empty(folder.path)
         raise
     return 0 if all(outcome == "done" for outcome in status.values()) else 1
+
+
+def _refuse_what_compare_reads(recipe: Recipe) -> None:
+    """Raises UserError for settings that only `grkd compare` follows: ignored, they would make it another experiment."""
+    given = ["search"] if recipe.search is not None else []
+    if isinstance(recipe, ClassifierRecipe):
+        given += ["lockstep"] if recipe.lockstep != Lockstep() else []
+        given += ["data.teacher_labels"] if recipe.data.teacher_labels is not None else []
+    if given:
+        raise UserError(f"{given[0]} is for grkd compare; give that command, or take the key out")
 
 
 def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
