@@ -90,6 +90,29 @@ def test_a_method_that_fails_is_shown_and_the_rest_goes_on(
     assert {row["method"] for row in results["rows"]} >= {"ce"}
 
 
+def test_figures_and_searches_of_older_settings_are_not_shown(
+    tiny_recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--methods", "kd,ce", "--seeds", "1", "training.epochs=1", "evaluation.questions=null"]
+    assert compare(tiny_recipe, *words) == 0
+    assert (folder / "search.json").exists()
+    real = compare_language.train_student
+
+    def broken(recipe: Any, run: Any, models: Any, method: Any, seed: int) -> Path:
+        if method.label == "kd":
+            raise RuntimeError("no luck")
+        return real(recipe, run, models, method, seed)
+
+    monkeypatch.setattr(compare_language, "train_student", broken)
+    changed = [*words, "search=null", "training.learning_rate=2e-3"]
+    assert cli.main(["compare", str(tiny_recipe), *changed]) == 1
+    results = load(folder / "results.json")
+    assert results["status"]["kd-seed0"].startswith("failed: RuntimeError: no luck")
+    assert (folder / "evaluate" / "kd-seed0" / "metrics.json").exists()
+    assert {row["method"] for row in results["rows"]} == {"before", "ce"}
+    assert not (folder / "search.json").exists()
+
+
 @pytest.mark.slow
 def test_several_processes_give_the_same_figures(tiny_recipe: Path, folder: Path) -> None:
     assert compare(tiny_recipe, "--methods", "kd,grkd", "--seeds", "1") == 0

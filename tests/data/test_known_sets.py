@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import lzma
 import os
 import tarfile
 import zipfile
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from grkd.data import known_sets
-from grkd.data.known_sets import CIFAR10, LOOK_ALIKES, known_set
+from grkd.data.known_sets import CIFAR10, LOOK_ALIKES, KnownData, known_set
 from grkd.errors import UserError
 
 REAL = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "classification"
@@ -141,6 +142,70 @@ def test_a_limit_keeps_labels_and_inputs_together(cifar: Path) -> None:
     for inputs, label, clean in zip(small.train_inputs, small.train_labels, small.teacher_labels, strict=True):
         place = next(n for n in range(6) if torch.equal(found.train_inputs[n], inputs))
         assert (label, clean) == (found.train_labels[place], found.teacher_labels[place])
+
+
+def test_recipes_that_share_a_teacher_share_its_examples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.arange(60) % 3
+
+    def data(labels: torch.Tensor, teacher_labels: torch.Tensor | None) -> KnownData:
+        inputs = torch.arange(60.0).unsqueeze(-1)
+        return KnownData(
+            kind="features", train_inputs=inputs, train_labels=labels, heldout_inputs=inputs, heldout_labels=clean,
+            class_names=["a", "b", "c"], teacher_labels=teacher_labels,
+        )  # fmt: skip
+
+    noisy = [torch.randint(3, (60,), generator=generator) for _ in range(2)]
+    kept = [data(*labels).limited(20, seed=1) for labels in ((clean, None), *((labels, clean) for labels in noisy))]
+    for other in kept[1:]:
+        assert torch.equal(other.train_inputs, kept[0].train_inputs)
+        assert other.teacher_labels is not None
+        assert torch.equal(other.teacher_labels, kept[0].train_labels)
+
+
+def test_archives_that_are_flat_or_damaged_inside_are_one_line(cifar: Path, tiny: Path) -> None:
+    archive = tiny / "tiny_imagenet32_train250.zip"
+    with zipfile.ZipFile(archive) as whole:
+        contents = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as again:
+        for name, content in contents.items():
+            again.writestr(name, content)
+    damage(archive, 60)  # within the first member: zlib.error
+    with pytest.raises(UserError, match=r"train250.zip: not what this set has there"):
+        known_set("tiny_imagenet32", tiny)
+    archive = cifar / "cifar10_train_jpeg.tar.xz"
+    archive.write_bytes(lzma.compress(np.random.default_rng(0).bytes(20_000)))  # no archive, but a sound stream
+    with pytest.raises(UserError, match=r"tar.xz: not what this set has there"):
+        known_set("cifar10", cifar)
+    members = {f"train/{CIFAR10[0]}/{n}.png": noise(n) for n in range(40)}
+    write_archive(archive, members)
+    damage(archive, archive.stat().st_size // 2)  # beyond what is read at the opening: LZMAError
+    with pytest.raises(UserError, match=r"tar.xz: not what this set has there"):
+        known_set("cifar10", cifar)
+    write_archive(archive, {"0001.jpg": jpeg(plain((1, 2, 3)))})  # no folders that name classes: IndexError
+    with pytest.raises(UserError, match=r"tar.xz: not what this set has there"):
+        known_set("cifar10", cifar)
+
+
+def damage(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place : place + 40] = bytes(255 - byte for byte in content[place : place + 40])
+    path.write_bytes(bytes(content))
+
+
+def noise(seed: int) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:xz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "tiny_imagenet32", "banking77", "clinc150"])

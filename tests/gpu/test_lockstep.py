@@ -116,3 +116,23 @@ def test_watched_students_are_whole_between_epochs() -> None:
     assert (found["a"].steps, found["b"].steps) == (12, 4)
     alone = train_lockstep(jobs[:1], examples(), build=build, plan=PLAN, teacher=teacher())
     assert found["a"].losses_nats == pytest.approx(alone["a"].losses_nats, rel=2e-3)
+
+
+def test_a_student_with_dropout_and_one_with_sampled_groups_are_what_they_are_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def dropping(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.3), build(seed))
+
+    objective = {"kd": objectives.load("kd"), "sample": objectives.load("grkd", group="sample", group_size=8)}
+    for network, names, said in ((dropping, ("kd", "kd"), True), (build, ("sample", "kd"), False)):
+        jobs = [
+            Job(name=f"{name}-{seed}", objective=objective[name], seed=seed, learning_rate=0.02)
+            for seed, name in enumerate(names)
+        ]
+        together = train_lockstep(jobs, examples(), build=network, plan=PLAN, teacher=teacher())
+        assert ("without a CUDA graph (dropout" in capsys.readouterr().err) == said
+        for one in jobs:
+            torch.manual_seed(99)
+            alone = train_lockstep([one], examples(), build=network, plan=PLAN, teacher=teacher())[one.name]
+            assert alone.losses_nats == pytest.approx(together[one.name].losses_nats, rel=2e-3), one.name

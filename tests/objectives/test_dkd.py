@@ -87,3 +87,15 @@ def test_labels_are_needed() -> None:
 def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"^dkd: .*{next(iter(options))}"):
         objectives.load("dkd", **options)
+
+
+def test_without_weight_the_labels_cross_entropy_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = objectives.load("dkd", label_weight=0.0).terms(a_batch())
+
+    def unwanted(*_: object) -> None:
+        raise AssertionError("computed in vain")
+
+    monkeypatch.setattr("grkd.objectives.dkd.label_term", unwanted)
+    for term, same in zip(objectives.load("dkd", label_weight=0.0).terms(a_batch()), expected, strict=True):
+        assert torch.equal(term.rows, same.rows)
+        assert torch.equal(term.counted, same.counted)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grkd import objectives
 from grkd.errors import UserError
@@ -281,3 +282,19 @@ def test_what_is_missing_is_said() -> None:
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^minillm: .*{message}"):
         objectives.load("minillm", **options)
+
+
+def test_the_size_of_the_table_is_read_once() -> None:
+    """Every read of it waits for the device."""
+
+    class Counted(TorchDispatchMode):
+        reads = 0
+
+        def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            self.reads += operation.overloadpacket is torch.ops.aten.max
+            return operation(*arguments, **(options or {}))
+
+    batch, _ = every_sequence(*tables(), mix=0.2)
+    with Counted() as counted:
+        objectives.load("minillm").terms(batch)
+    assert counted.reads == 2

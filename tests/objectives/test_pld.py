@@ -102,3 +102,15 @@ def test_a_labels_term_adds_up() -> None:
 def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"^pld: .*{next(iter(options))}"):
         objectives.load("pld", **options)
+
+
+def test_without_weight_the_labels_cross_entropy_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = objectives.load("pld", label_weight=0.0).terms(a_batch())
+
+    def unwanted(*_: object) -> None:
+        raise AssertionError("computed in vain")
+
+    monkeypatch.setattr("grkd.objectives.pld.label_term", unwanted)
+    for term, same in zip(objectives.load("pld", label_weight=0.0).terms(a_batch()), expected, strict=True):
+        assert torch.equal(term.rows, same.rows)
+        assert torch.equal(term.counted, same.counted)

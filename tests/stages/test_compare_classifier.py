@@ -5,6 +5,7 @@ Over 300 lines: one comparison, seen from every side that a user may meet.
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from transformers import BertConfig, BertModel
 
 from grkd import recipe
 from grkd.errors import UserError
-from grkd.files import read_json
+from grkd.files import read_json, write_json
 from grkd.recipe import ClassifierRecipe
 from grkd.stages import compare_packs
 from grkd.stages._folder import RunFolder
+from grkd.stages._results import collect
 from grkd.stages.compare_classifier import NOT_YET, compare_classifier
 from grkd.stages.compare_data import Comparison
 from tests.conftest import word_tokenizer
@@ -124,6 +126,85 @@ def test_another_setting_is_another_run(tmp_path: Path, packs: list) -> None:
     assert settings == {"learning_rate": 1e-2, "temperature": 8.0}
 
 
+def test_results_have_no_figures_of_older_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+
+    def shown(*words: str, **options: Any) -> set[str]:
+        collect(read(tmp_path, *words), run, compare(tmp_path, *words, **options))
+        return {row["method"] for row in read_json(run / "results.json")["rows"]}
+
+    words = ["seeds=[0]", "search=null"]
+    assert shown(*words) == {"teacher", "ce", "soft", "grkd"}
+    changed = [*words, "methods.1.temperature=8.0"]
+    assert shown(*changed, minutes=0.0) == {"teacher", "ce", "grkd"}
+    assert shown(*changed, until="search") == {"teacher", "ce", "grkd"}
+    assert shown(*words, minutes=0.0) == {"teacher", "ce", "soft", "grkd"}  # what is there counts again
+    real = compare_packs.write_json
+
+    def killed(path: Path, value: Any) -> None:
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        real(path, value)
+
+    monkeypatch.setattr(compare_packs, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(tmp_path, *changed)
+    # The older manifest does not vouch for the newer figures.
+    assert shown(*words, minutes=0.0) == {"teacher", "ce", "grkd"}
+
+
+def test_a_search_that_is_left_out_is_shown_no_more(tmp_path: Path) -> None:
+    compare(tmp_path, "methods=[ce]", "search.options={}", until="search")
+    assert (tmp_path / "run" / "search.json").exists()
+    compare(tmp_path, "methods=[ce]", "search=null", until="search")
+    assert not (tmp_path / "run" / "search.json").exists()
+
+
+def test_a_process_opens_a_comparison_again_where_its_data_or_folder_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read(tmp_path)
+    compare(tmp_path, until="teach")
+    first = compare_packs._opened(found)
+    assert compare_packs._opened(read(tmp_path)) is first
+    manifest = tmp_path / "run" / "tensors" / "manifest.json"
+    write_json(manifest, {**read_json(manifest), "key": "of other data"})
+    second = compare_packs._opened(found)
+    assert second is not first
+    (tmp_path / "run").rename(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b" / "a")
+    monkeypatch.chdir(tmp_path)
+    here = compare_packs._opened(replace(found, output="a"))
+    monkeypatch.chdir(tmp_path / "b")
+    assert compare_packs._opened(replace(found, output="a")) is not here
+
+
+def test_the_settings_of_lockstep_reach_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[int, str, Any]] = []
+    real = compare_packs.train_lockstep
+
+    def noted(jobs: Any, examples: Any, **options: Any) -> Any:
+        trained.append((len(jobs), jobs[0].name, options["plan"]))
+        return real(jobs, examples, **options)
+
+    monkeypatch.setattr(compare_packs, "train_lockstep", noted)
+    words = ["lockstep.search_epochs=0.5", "lockstep.optimizer=sgd", "lockstep.momentum=0.3", "lockstep.students=2"]
+    compare(tmp_path, *words, "seeds=[0]")
+    assert {plan.epochs for _, name, plan in trained if "try" in name} == {0.5}
+    assert {plan.epochs for _, name, plan in trained if "seed" in name} == {2.0}
+    assert {(plan.optimizer, plan.momentum) for _, _, plan in trained} == {("sgd", 0.3)}
+    assert max(size for size, _, _ in trained) == 2
+    assert sorted(size for size, name, _ in trained if "seed" in name) == [1, 2]
+
+
+def test_what_is_only_shown_or_saved_leaves_runs_be(tmp_path: Path, packs: list) -> None:
+    words = ["seeds=[0]", "search=null", "methods=[ce]"]
+    compare(tmp_path, *words)
+    packs.clear()
+    assert compare(tmp_path, *words, "training.log_every=3", "training.save_every=5") == {"ce-seed0": "done"}
+    assert packs == []
+
+
 def test_time_and_stages_stop_it_cleanly(tmp_path: Path, packs: list) -> None:
     assert set(compare(tmp_path, until="teach").values()) == {NOT_YET}
     assert (tmp_path / "run" / "teacher" / "score" / "scores.safetensors").exists()
@@ -145,6 +226,9 @@ def test_a_method_that_fails_is_shown_and_tried_again_the_others_go_on(
     with monkeypatch.context() as patched:
         patched.setattr(KD, "terms", broken)
         status = compare(tmp_path)
+    tries = read_json(tmp_path / "run" / "search.json")
+    assert {bool(entry["metrics"]) for entry in tries if entry["method"] == "soft"} == {False}  # nothing to measure
+    assert {bool(entry["metrics"]) for entry in tries if entry["method"] == "ce"} == {True}
     assert status["ce-seed0"] == status["grkd-seed1"] == "done"
     assert status["soft-seed0"] == "failed: every try of its search failed: RuntimeError: no such luck"
     assert set(compare(tmp_path).values()) == {"done"}
@@ -249,6 +333,8 @@ def test_images_are_augmented_with_a_teacher_that_sees_them_so(tmp_path: Path, m
         ),
         (["training.extra={optim: sgd}"], "training.extra: grkd compare trains"),
         (["teacher.training.extra={optim: sgd}"], "teacher.training.extra: grkd compare trains"),
+        (["training.fused_head=true"], "training.fused_head: grkd compare trains"),
+        (["training.report_to=tensorboard"], "training.report_to: grkd compare trains"),
         (["lockstep.augment=true"], "lockstep.augment: only images"),
         (["search.options.soft.temperature=[-1.0]"], "temperature must be above 0"),
         (["search.options.soft.warmth=[1.0]"], "warmth"),

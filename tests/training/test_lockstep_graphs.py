@@ -138,3 +138,36 @@ def test_short_trainings_do_not_read_beyond_their_tables(monkeypatch: pytest.Mon
     jobs = [Job(name="grkd", objective=objectives.load("grkd"), seed=3, learning_rate=0.02)]
     found = train_lockstep(jobs, examples(), build=build, plan=plan, teacher=build(9))
     assert (found["grkd"].steps, found["grkd"].failure) == (1, None)
+
+
+def test_sampled_groups_are_those_of_plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(epochs=2.0, batch_size=8, augment=True)
+    sampled = objectives.load("grkd", group="sample", group_size=2)
+    jobs = [Job(name="sampled", objective=sampled, seed=3, learning_rate=0.02)]
+    found = train_lockstep(jobs, examples(), build=build, plan=plan, teacher=build(9))["sampled"]
+    with plain_steps(monkeypatch):
+        expected = train_lockstep(jobs, examples(), build=build, plan=plan, teacher=build(9))["sampled"]
+    assert found.losses_nats == pytest.approx(expected.losses_nats, rel=1e-5)
+    torch.testing.assert_close(weights(found.module), weights(expected.module), rtol=1e-4, atol=1e-6)
+
+
+def test_students_with_dropout_take_plain_steps_and_are_what_they_are_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def dropping(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.3), build(seed))
+
+    plan = Plan(epochs=2.0, batch_size=8, augment=True)
+    jobs = [
+        Job(name=name, objective=objectives.load("kd"), seed=seed, learning_rate=0.02)
+        for name, seed in (("first", 3), ("second", 4))
+    ]
+    together = train_lockstep(jobs, examples(), build=dropping, plan=plan, teacher=build(9))
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("without a CUDA graph") == 1
+    assert "first, second: without a CUDA graph (dropout is" in said
+    for one in jobs:
+        torch.manual_seed(99)  # what else draws does not matter
+        alone = train_lockstep([one], examples(), build=dropping, plan=plan, teacher=build(9))[one.name]
+        assert alone.losses_nats == together[one.name].losses_nats
+        assert torch.equal(weights(alone.module), weights(together[one.name].module))

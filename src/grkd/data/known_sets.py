@@ -7,8 +7,10 @@ that belong to no class. Nothing is downloaded.
 import csv
 import io
 import json
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -51,6 +53,7 @@ LOOK_ALIKES = {
 }
 _TILE = 32  # pixels of a side of an image on a sheet
 _TRAIN_A_CLASS, _HELDOUT_A_CLASS = 250, 50
+_BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,12 @@ class KnownData(ClassificationData):
     class_groups: dict[str, list[str]] = field(default_factory=dict)
 
     def limited(self, size: int, *, seed: int) -> "KnownData":
-        """With `size` of the training examples, classes in their shares. Raises UserError where that is too few."""
-        kept = stratified_sample(self.train_labels, size, seed=seed)
+        """With `size` of the training examples, classes in their shares. Raises UserError where that is too few.
+
+        The teacher's classes: recipes that share a teacher have the same examples, whatever labels their students see.
+        """
+        shares = self.train_labels if self.teacher_labels is None else self.teacher_labels
+        kept = stratified_sample(shares, size, seed=seed)
         inputs = self.train_inputs
         return replace(
             self,
@@ -184,7 +191,7 @@ def _reading(path: Path) -> Iterator[Path]:
         raise UserError(f"data.folder: {path}: no such file")
     try:
         yield path
-    except (OSError, ValueError, KeyError, TypeError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, LookupError, TypeError, EOFError, *_BROKEN_ARCHIVE) as error:
         if isinstance(error, UserError):
             raise
         text = " ".join(str(error).split())[:120]

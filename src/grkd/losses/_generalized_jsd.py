@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.groups import checked_mask, wide
+from grkd.groups import checked_mask
+from grkd.losses._soft_target import masked_log_softmax
 
 
 def generalized_jsd(
@@ -36,10 +37,8 @@ def generalized_jsd(
     if not 0 <= beta <= 1:
         raise UserError(f"beta must be in [0, 1], got {beta}")
     exists = checked_mask(mask, student_scores)
-    # The most negative finite number instead of -inf: a row that is masked whole stays finite.
     student, teacher = (
-        torch.where(exists, wide(scores) / temperature, torch.finfo(wide(scores).dtype).min).log_softmax(-1)
-        for scores in (student_scores, teacher_scores.detach())
+        masked_log_softmax(scores, exists, temperature) for scores in (student_scores, teacher_scores.detach())
     )
     if beta == 0:
         terms = teacher.exp() * (teacher - student)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grkd.groups import checked_mask, wide
+from grkd.groups import checked_mask
+from grkd.losses import masked_log_softmax
 
 # What a row is: a class example or a token ("row"), or a prompt whose candidates are responses ("response").
 Level = Literal["row", "response"]
@@ -132,8 +133,8 @@ def combine(terms: Sequence[Term], *, rows: Float[Tensor, ""] | int | None = Non
     return torch.stack(parts).sum()
 
 
-def label_term(batch: Batch, weight: float) -> Term:
-    """Cross-entropy on hard labels, -log p_S(label) in nats; a negative label leaves its row out.
+def labelled(batch: Batch) -> Bool[Tensor, " rows"]:
+    """Rows with a candidate and a label that is not negative.
 
     Raises ValueError where the batch has no labels, or not one a row (they never broadcast).
     """
@@ -144,9 +145,13 @@ def label_term(batch: Batch, weight: float) -> Term:
         raise ValueError(
             f"labels have shape {tuple(batch.labels.shape)}, rows of scores {tuple(rows)}; one label a row"
         )
-    mask = checked_mask(batch.mask, batch.student)
-    counted = mask.any(-1) & (batch.labels >= 0)
-    student = wide(batch.student)
-    log_probs = torch.where(mask, student, torch.finfo(student.dtype).min).log_softmax(-1)
+    return batch.counted() & (batch.labels >= 0)
+
+
+def label_term(batch: Batch, weight: float) -> Term:
+    """Cross-entropy on hard labels, -log p_S(label) in nats; rows that are not `labelled` are left out."""
+    counted = labelled(batch)
+    assert batch.labels is not None
+    log_probs = masked_log_softmax(batch.student, checked_mask(batch.mask, batch.student), 1.0)
     chosen = log_probs.gather(-1, torch.where(counted, batch.labels, 0).unsqueeze(-1)).squeeze(-1)
     return Term(name="labels", weight=weight, rows=torch.where(counted, -chosen, 0.0), counted=counted)

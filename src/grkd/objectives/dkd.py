@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from grkd.errors import UserError
 from grkd.losses import decoupled_kl, standardized
-from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._base import Batch, Objective, Term, label_term, labelled
 from grkd.objectives._option_checks import above_zero, not_negative, some_weight
 
 
@@ -35,7 +35,7 @@ class DKD(Objective):
             raise UserError(f"dkd: warmup is a share of the training, 0 or more and below 1, got {self.warmup}")
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
-        labels = label_term(batch, self.label_weight)
+        counted = labelled(batch)
         assert batch.labels is not None
         student, teacher = batch.student, batch.required_teacher()
         if self.standardize:
@@ -44,10 +44,12 @@ class DKD(Objective):
         scale = self.temperature**2 * (min(1.0, batch.progress / self.warmup) if self.warmup else 1.0)
         terms = []
         if self.alpha:
-            terms.append(Term(name="target", weight=scale * self.alpha, rows=target, counted=labels.counted))
+            terms.append(Term(name="target", weight=scale * self.alpha, rows=target, counted=counted))
         if self.beta:
-            terms.append(Term(name="non_target", weight=scale * self.beta, rows=others, counted=labels.counted))
-        return (*terms, labels) if self.label_weight else tuple(terms)
+            terms.append(Term(name="non_target", weight=scale * self.beta, rows=others, counted=counted))
+        if self.label_weight:
+            terms.append(label_term(batch, self.label_weight))
+        return tuple(terms)
 
 
 METHOD = DKD

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.groups import checked_mask, wide
+from grkd.groups import checked_mask
+from grkd.losses import masked_log_softmax
 from grkd.objectives._base import Batch, Objective, Term
 from grkd.objectives._option_checks import known, not_negative
 
@@ -104,6 +105,7 @@ class _Place:
 
     response: Int[Tensor, " rows"]
     column: Int[Tensor, " rows"]
+    size: tuple[int, int]  # of the table; read once, since every read waits for the device
 
     @classmethod
     def of(cls, response: Int[Tensor, " rows"]) -> "_Place":
@@ -111,7 +113,8 @@ class _Place:
         ordered = response[order]
         column = torch.empty_like(order)
         column[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)
-        return cls(response, column)
+        lines, columns = torch.stack([response.max(), column.max()]).tolist()
+        return cls(response, column, (lines + 1, columns + 1))
 
     def sums_from(self, values: Float[Tensor, " rows"], *, own: bool) -> Float[Tensor, " rows"]:
         """Of each row, the sum over the later rows of its response, with or without its own."""
@@ -125,8 +128,7 @@ class _Place:
         return self._table(values).cumsum(-1)[self.response, self.column]
 
     def _table(self, values: Tensor) -> Tensor:
-        lines, columns = (int(index.max()) + 1 for index in (self.response, self.column))
-        return values.new_zeros(lines, columns).index_put((self.response, self.column), values)
+        return values.new_zeros(self.size).index_put((self.response, self.column), values)
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,7 @@ def _tokens(batch: Batch) -> _Tokens:
         raise ValueError("minillm needs the tokens (labels) of responses and which response each belongs to")
     exists = checked_mask(batch.mask, batch.student)
     counted = exists.any(-1) & (batch.labels >= 0)
-    student, teacher = (
-        torch.where(exists, wide(part), torch.finfo(wide(part).dtype).min).log_softmax(-1)
-        for part in (batch.student, scores.detach())
-    )
+    student, teacher = (masked_log_softmax(part, exists, 1.0) for part in (batch.student, scores.detach()))
     reverse_kl = torch.where(exists, student.exp() * (student - teacher), 0.0).sum(-1)
     index = torch.where(counted, batch.labels, 0).unsqueeze(-1)
     log_prob, teacher_log_prob = (

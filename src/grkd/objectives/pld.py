@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grkd.groups import checked_mask, wide
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._base import Batch, Objective, Term, label_term, labelled
 from grkd.objectives._option_checks import above_zero, known, not_negative
 
 PlaceWeight = Literal["teacher", "uniform"]
@@ -42,17 +42,15 @@ class PLD(Objective):
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         counted, teacher = batch.counted(), wide(batch.required_teacher().detach())
-        labels = label_term(batch, self.label_weight) if self.label_first or self.label_weight else None
         mask = checked_mask(batch.mask, batch.student)
         order = teacher.masked_fill(~mask, -torch.inf)
         if self.label_first:
-            assert labels is not None
+            counted = labelled(batch)
             assert batch.labels is not None
-            counted = labels.counted
             order = order.scatter(-1, torch.where(counted, batch.labels, 0).unsqueeze(-1), torch.inf)
         rows = self._ranking(batch.student, teacher, order, mask)
         terms = (Term(name="ranking", weight=self.list_weight, rows=rows, counted=counted),)
-        return (*terms, labels) if labels is not None and self.label_weight else terms
+        return (*terms, label_term(batch, self.label_weight)) if self.label_weight else terms
 
     def _ranking(
         self,

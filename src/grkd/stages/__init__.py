@@ -42,7 +42,7 @@ def run(recipe: Recipe) -> int:
 
 
 def _refuse_what_compare_reads(recipe: Recipe) -> None:
-    """Raises UserError for settings that only `grkd compare` follows: ignored, they would make it another experiment."""
+    """Raises UserError for settings that only `grkd compare` follows: without them it is another experiment."""
     given = ["search"] if recipe.search is not None else []
     if isinstance(recipe, ClassifierRecipe):
         given += ["lockstep"] if recipe.lockstep != Lockstep() else []

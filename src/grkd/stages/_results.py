@@ -10,6 +10,7 @@ from grkd.files import read_json, write_json, write_text
 from grkd.recipe import Recipe, dump
 from grkd.reports import print_tables, read_run, write_page
 from grkd.stages._folder import RunFolder, command_line, environment
+from grkd.stages._pool import DONE
 
 
 def describe(recipe: Recipe, run: RunFolder) -> None:
@@ -20,13 +21,17 @@ def describe(recipe: Recipe, run: RunFolder) -> None:
 
 
 def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
-    """Write results.json (and evaluate/samples.json) from what the evaluate stage left."""
+    """Write results.json (and evaluate/samples.json) from what the evaluate stage left.
+
+    Of runs whose status is "done" alone: what another one left behind has older settings.
+    """
     rows: list[dict[str, Any]] = []
     rows += _rows(folder, "before", "before", None)
     rows += _rows(folder, "teacher", "teacher", None)
     for method in recipe.methods:
         for seed in recipe.seeds:
-            rows += _rows(folder, f"{method.label}-seed{seed}", method.label, seed)
+            name = f"{method.label}-seed{seed}"
+            rows += _rows(folder, name, method.label, seed) if status.get(name) == DONE else []
     counts: dict[str, int] = {}
     for stage in ("prepare", "respond", "score"):
         path = folder / stage / "counts.json"
@@ -41,7 +46,7 @@ def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
             "rows": rows,
         },
     )
-    _samples(recipe, folder)
+    _samples(recipe, folder, status)
 
 
 def publish(folder: Path) -> None:
@@ -64,9 +69,10 @@ def _rows(folder: Path, name: str, method: str, seed: int | None) -> list[dict[s
     ]
 
 
-def _samples(recipe: Recipe, folder: Path) -> None:
+def _samples(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
     names = {"teacher": "teacher", "before": "before"}
-    names |= {method.label: f"{method.label}-seed{recipe.seeds[0]}" for method in recipe.methods}
+    first = {method.label: f"{method.label}-seed{recipe.seeds[0]}" for method in recipe.methods}
+    names |= {label: name for label, name in first.items() if status.get(name) == DONE}
     answers = {
         shown: read_json(folder / "evaluate" / name / "answers.json")
         for shown, name in names.items()

@@ -68,6 +68,7 @@ def _searched(comparison: Comparison, processes: int, deadline: float | None) ->
     """The best settings of each method; one whose search is not over, or of which every try failed, is missing."""
     recipe, search = comparison.recipe, comparison.recipe.search
     if search is None:
+        (comparison.run.path / "search.json").unlink(missing_ok=True)  # an older recipe's
         rate, seed = recipe.training.learning_rate, recipe.seeds[0]
         return {m.label: Run(method=m, seed=seed, learning_rate=rate) for m in recipe.methods}
     for method in recipe.methods:  # one that failed is tried again

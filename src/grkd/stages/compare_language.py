@@ -125,6 +125,8 @@ def _searched(recipe: LanguageRecipe, run: RunFolder, processes: int) -> dict[st
     """The best settings of each method; a method none of whose tries ended well is missing."""
     search = recipe.search
     if search is None:
+        if run.ranks.is_main_process:
+            (run.path / "search.json").unlink(missing_ok=True)  # an older recipe's
         return {method.label: (method, recipe.training.learning_rate) for method in recipe.methods}
     jobs = [
         _try(recipe, method, number, settings)

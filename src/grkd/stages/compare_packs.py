@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from grkd import objectives
 from grkd.console import console
 from grkd.data.splits import stratified_sample, stratified_split
-from grkd.errors import UserError
 from grkd.files import digest, read_json, write_json, write_text
 from grkd.recipe import ClassifierRecipe, to_plain
 from grkd.stages import _search
@@ -43,7 +42,7 @@ def train_pack(pack: Pack) -> None:
     if pack.deadline is not None and time.time() > pack.deadline:
         return
     recipe, since = pack.recipe, time.perf_counter()
-    comparison = _opened(_Hashed(recipe))
+    comparison = _opened(recipe)
     kept, measured = _parts(comparison, pack)
     jobs = [
         Job(
@@ -68,8 +67,9 @@ def train_pack(pack: Pack) -> None:
         watch=_pruner(comparison, pack, measured, halves, half) if pack.search else None,
     )
     for one in pack.runs:
-        write = _write_try if pack.search else _write_final
-        write(comparison, one, found[one.name], _measured(comparison, found[one.name].module, measured), halves)
+        write, trained = _write_try if pack.search else _write_final, found[one.name]
+        metrics = {} if trained.failure is not None else _measured(comparison, trained.module, measured)
+        write(comparison, one, trained, metrics, halves)
     images = sum(trained.steps for trained in found.values()) * plan.batch_size
     seconds = time.perf_counter() - since
     console.print(
@@ -87,10 +87,12 @@ class Measured:
 
 
 class _Hashed:
-    """A recipe as the key of a cache."""
+    """A comparison as the key of a cache: by its recipe, where it is, and what its data and teacher were made from."""
 
-    def __init__(self, recipe: ClassifierRecipe) -> None:
-        self.recipe, self.key = recipe, digest(to_plain(recipe))
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        where = str(comparison.run.path.resolve())
+        self.key = digest([to_plain(comparison.recipe), where, comparison.keys()])
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -99,10 +101,14 @@ class _Hashed:
         return isinstance(other, _Hashed) and self.key == other.key
 
 
-@lru_cache(maxsize=1)
-def _opened(hashed: _Hashed) -> Comparison:
+def _opened(recipe: ClassifierRecipe) -> Comparison:
     """The comparison with its tensors on the device, once a process."""
-    return Comparison(hashed.recipe, RunFolder(Path(hashed.recipe.output)))
+    return _kept(_Hashed(Comparison(recipe, RunFolder(Path(recipe.output)))))
+
+
+@lru_cache(maxsize=1)
+def _kept(hashed: _Hashed) -> Comparison:
+    return hashed.comparison
 
 
 def _parts(comparison: Comparison, pack: Pack) -> tuple[Tensor | None, Measured]:
@@ -128,10 +134,6 @@ def heldout(comparison: Comparison, *, teacher: bool = True) -> Measured:
     tensors, recipe = comparison.tensors, comparison.recipe
     names = read_json(comparison.run.path / "prepare" / "classes.json")
     groups = recipe.evaluation.groups or read_json(comparison.run.path / "tensors" / "groups.json")
-    for name, members in groups.items():
-        for member in members:
-            if member not in names:
-                raise UserError(f"evaluation.groups.{name}: no class {member!r} in the data")
     yardstick = Yardstick(
         labels=tensors["heldout_labels"],
         teacher=comparison.said["heldout"] if teacher else None,
@@ -180,7 +182,7 @@ def _write_try(
     search = comparison.recipe.search
     assert search is not None
     half = halves.get(one.name)
-    value = metrics[metric(search)]["value"]
+    value = None if trained.failure is not None else metrics[metric(search)]["value"]
     sound = trained.failure is None and trained.stopped is None
     record = {
         "number": one.number,
@@ -205,6 +207,7 @@ def _write_final(
     if failure is not None:
         write_json(folder / "failure.json", {"failure": failure})
         return
+    (folder / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for what follows
     a_pass = trained.steps / max(1, len(trained.losses_nats))
     lines = [f'{{"step": {round(a_pass * (n + 1))}, "loss_nats": {x!r}}}\n' for n, x in enumerate(trained.losses_nats)]
     write_text(folder / "metrics.jsonl", "".join(lines))

@@ -11,6 +11,9 @@ from grkd.stages import _search
 from grkd.stages._folder import identity
 from grkd.stages.compare_data import Comparison
 
+# Of the training section: a run has a learning rate of its own, and the rest changes no student.
+_NO_EFFECT = ("learning_rate", "log_every", "save_every", "fused_head", "report_to")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -82,7 +85,7 @@ def key(comparison: Comparison, one: Run) -> str:
     of_search = ("search_epochs", "prune") if one.number is None else ()
     left_out = ("students", "teachers", *of_search)
     lockstep = {name: value for name, value in to_plain(recipe.lockstep).items() if name not in left_out}
-    training = {name: value for name, value in to_plain(recipe.training).items() if name != "learning_rate"}
+    training = {name: value for name, value in to_plain(recipe.training).items() if name not in _NO_EFFECT}
     inputs = {
         "student": identity(recipe.student),
         "training": training,

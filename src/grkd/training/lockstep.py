@@ -163,8 +163,13 @@ class _Run:
         if not graphs_run_on(batch.labels.device):
             return
         static = StaticBatch.like(batch)
-        for name, student in self.active.items():
-            if not student.plan.graphs:
+        wanted = {name: student for name, student in self.active.items() if student.plan.graphs}
+        dropping = [name for name, student in wanted.items() if student.drops]
+        if dropping:  # a graph's dropout draws from the device's common state, a plain step's from the student's own
+            names = ", ".join(dropping)
+            console.print(f"[yellow]{names}: without a CUDA graph (dropout is drawn step by step)[/yellow]")
+        for name, student in wanted.items():
+            if student.drops:
                 continue
             classes = 2 if batch.teacher_scores is None else batch.teacher_scores.shape[-1]
             try:

@@ -50,13 +50,14 @@ class GraphedStep:
     def __init__(self, student: LockstepStudent, static: StaticBatch, weights: Float[Tensor, "steps terms"]) -> None:
         self.static, self.stream = static, torch.cuda.Stream()
         self.done = torch.cuda.Event()
-        before = [value.clone() for value in _state(student)]
+        before, drawn = [value.clone() for value in _state(student)], student.generator.get_state()
         try:
             self.graph = self._captured(student, weights.to(student.device))
         finally:
             torch.cuda.synchronize()
             for value, old in zip(_state(student), before, strict=True):
                 value.copy_(old)
+            student.generator.set_state(drawn)
             student.stepper.reset()
 
     def _captured(self, student: LockstepStudent, weights: Tensor) -> Any:
@@ -116,6 +117,6 @@ def _no_collection() -> Iterator[None]:
 
 
 def _state(student: LockstepStudent) -> list[Tensor]:
-    """All that a step changes but the optimiser's own tensors."""
+    """All that a step changes but the optimiser's own tensors and the student's generator."""
     module = student.module
     return [*(p.detach() for p in module.parameters()), *module.buffers(), student.number, student.loss_sum]

@@ -43,7 +43,7 @@ class Plan:
     total_steps: in place of epochs. data_seed: order of the examples, crops and flips. optimizer "sgd": Nesterov with
     `momentum`. max_grad_norm: 0 is no limit. augment: images are cropped and flipped. bf16: networks under bfloat16
     autocast, their last layer and the losses in float32. graphs: each student's step as one CUDA graph, on a GPU, where
-    its objective allows it.
+    its objective allows it and it has no dropout.
     """
 
     epochs: float
@@ -87,8 +87,8 @@ class LockstepStudent:
         self.number = torch.zeros(1, dtype=torch.long, device=device)  # of the next fixed step
         self.loss_sum = torch.zeros((), device=device)  # since it was last taken
         self.generator = torch.Generator(device).manual_seed(job.seed)
-        drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
-        self.randomness = _Randomness(job.seed, device) if drops else nullcontext()
+        self.drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
+        self.randomness = _Randomness(job.seed, device) if self.drops else nullcontext()
 
     def terms(self, batch: DeviceBatch, progress: float) -> tuple[Term, ...]:
         """The objective's terms on the student's scores of a batch, with their graph."""
@@ -116,7 +116,10 @@ class LockstepStudent:
         self._update(combine(terms, rows=len(batch.labels)), self.rates[number])
 
     def fixed_step(self, batch: DeviceBatch, weights: Float[Tensor, "steps terms"]) -> None:
-        """The next optimiser step by the device's own count; weights: of the terms, from `term_weights`."""
+        """The next optimiser step by the device's own count; weights: of the terms, from `term_weights`.
+
+        Not for a student that `drops`: here dropout would draw from the state that all students share.
+        """
         number = self.number.clamp_max(self.steps - 1)
         totals = torch.stack([term.total() for term in self.terms(batch, 0.0)]) / len(batch.labels)
         loss = (totals * weights.index_select(0, number).squeeze(0)).sum()
