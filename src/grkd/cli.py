@@ -7,6 +7,7 @@ import argparse
 import errno
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Sequence
@@ -171,12 +172,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parsed(argv)
     _quiet()
     try:
-        return _COMMANDS[options.command](options)
+        status = _COMMANDS[options.command](options)
+        print(end="", flush=True)
+        return status
     except UserError as error:
         print(f"grkd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of a pipe has left: nothing more to say, and no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, and no error
         return 0
     except KeyboardInterrupt:
         print("grkd: interrupted; the same command goes on from here", file=sys.stderr)
@@ -198,6 +203,19 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; a broken pipe of anything else is an error."""
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # no file behind it
+        return False
+    if not hasattr(select, "poll"):
+        return True  # Windows cannot tell
+    poll = select.poll()
+    poll.register(number, 0)  # errors and hang-ups are always reported
+    return bool(poll.poll(0))
 
 
 def _of_the_machine(error: Exception) -> str | None:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -239,6 +240,56 @@ def test_the_judges_prompt_from_a_file(
     assert "absent.txt: cannot be read" in run(capsys, absent)[2]
 
 
+def test_another_template_or_baseline_is_another_comparison(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    """Arena-Hard with another prompt template, then with other answers of the opponent, is never paired with it."""
+    assert run(capsys, words(server, tiny_teacher, data, "arena_hard"))[0] == 0
+    config, answers = data / "arena_hard" / "judge_config.yaml", data / "arena_hard/model_answer/gpt-4-0314.jsonl"
+    whole = config.read_text()
+    for path, old, new, words_of_note in (
+        (config, "<Compare> ", "<Compare> once more ", "evaluated with a different judge's prompt"),
+        (answers, "baseline 0", "baseline zero", "item 'u0' is another question"),
+    ):
+        config.write_text(whole)
+        path.write_text(path.read_text().replace(old, new))
+        output = data.parent / path.name
+        assert run(capsys, words(server, tiny_teacher, data, "arena_hard", output=output))[0] == 0
+        status, out, _ = run(capsys, ["table", f"a={data.parent}/run", f"b={output}"])
+        assert status == 0
+        assert words_of_note in out
+
+
+def test_alpaca_eval_against_other_answers_is_another_comparison(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    pytest.importorskip("alpaca_eval", reason="needs pip install 'grkd[eval]'")
+    path = data / "alpaca_eval" / "reference_outputs_gpt4_1106_preview.json.gz"
+    for name in ("a", "b"):
+        assert run(capsys, words(server, tiny_teacher, data, "alpaca_eval", output=data.parent / name))[0] == 0
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"reference 0", b"reference zero")))
+    _, out, _ = run(capsys, ["table", f"a={data.parent}/a", f"b={data.parent}/b"])
+    assert "item '0' is another question" in out
+
+
+def test_mt_bench_with_other_prompts_or_references_is_another_comparison(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    assert run(capsys, words(server, tiny_teacher, data, "mt_bench"))[0] == 0
+    prompts, references = (data / "mt_bench" / name for name in ("judge_prompts.jsonl", "reference_answer/gpt-4.jsonl"))
+    whole = prompts.read_text()
+    for path, old, new, words_of_note in (
+        (prompts, "<Rate> ", "<Rate> once more ", "evaluated with a different judge's prompt"),
+        (references, '["r", "s"]', '["r", "t"]', "is another question"),
+    ):
+        prompts.write_text(whole)
+        path.write_text(path.read_text().replace(old, new))
+        output = data.parent / path.name
+        assert run(capsys, words(server, tiny_teacher, data, "mt_bench", output=output))[0] == 0
+        _, out, _ = run(capsys, ["table", f"a={data.parent}/run", f"b={output}"])
+        assert words_of_note in out
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_taken_up_and_no_judgement_asked_twice(
     capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
@@ -405,6 +456,7 @@ def test_rank_stores_what_it_measures_and_knows_its_source_by_content(
     capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from grkd.evaluation import rank_task
+    from grkd.evaluation._identity import model_digest
 
     prompts = data.parent / "prompts.jsonl"
     lines = [json.dumps({"prompt": f"w{n} w1", "completion": f"w{n} w2 w3"}) for n in range(QUESTIONS)]
@@ -414,7 +466,8 @@ def test_rank_stores_what_it_measures_and_knows_its_source_by_content(
     assert run(capsys, command)[0] == 0
     found = result(data, "rank")
     assert found["metrics"]["token_pair_accuracy"]["value"] == 1.0  # it is its own teacher
-    assert found["conditions"] == {"teacher": str(tiny_teacher), "top_k": 50, "teacher_score": None}
+    teacher = {"name": str(tiny_teacher), "identity": model_digest(str(tiny_teacher))}
+    assert found["conditions"] == {"teacher": teacher, "top_k": 50, "teacher_score": None}
     assert len((data.parent / "run" / "rank.jsonl").read_text().splitlines()) == QUESTIONS
     (data.parent / "run" / "results" / "rank.json").unlink()
     monkeypatch.setattr(rank_task, "response_logits", None)
@@ -424,6 +477,66 @@ def test_rank_stores_what_it_measures_and_knows_its_source_by_content(
     prompts.write_text("\n".join(lines[:2]) + "\n")  # the same path, other prompts
     assert run(capsys, command)[0] == 0
     assert len(result(data, "rank")["items"]) == 2
+
+
+def test_a_teacher_trained_anew_in_the_same_folder_is_measured_anew(
+    capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    prompts, teacher = data.parent / "prompts.jsonl", data.parent / "teacher"
+    lines = [json.dumps({"prompt": f"w{n} w1", "completion": f"w{n} w2 w3"}) for n in range(QUESTIONS)]
+    prompts.write_text("\n".join(lines) + "\n")
+    shutil.copytree(tiny_teacher, teacher)
+    more = {"judge": None, "judge_model": None, "teacher": teacher, "prompts": prompts}
+    assert run(capsys, words(NoServer, tiny_teacher, data, "rank", **more))[0] == 0
+    before = result(data, "rank")
+    assert before["metrics"]["token_pair_accuracy"]["value"] == 1.0
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.neg_()
+    model.save_pretrained(teacher)
+    assert run(capsys, words(NoServer, tiny_teacher, data, "rank", **more))[0] == 0
+    after = result(data, "rank")
+    assert after["metrics"]["token_pair_accuracy"]["value"] < 0.9
+    assert after["conditions"]["teacher"]["identity"] != before["conditions"]["teacher"]["identity"]
+
+
+def test_a_result_of_another_device_is_made_again(
+    capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's precision is the device's, whatever --dtype says of answers."""
+    import torch
+
+    from grkd.evaluation import rank_task
+    from grkd.stages.evaluate import _tasks
+
+    settings = dict.fromkeys(("teacher", "teacher_identity", "top_k", "teacher_score"))
+    devices = list[str]()
+
+    def recorded(*_: Any, device: str, **__: Any) -> dict[str, Any]:
+        devices.append(device)
+        return {"metrics": {}, "items": [], "settings": settings}
+
+    monkeypatch.setattr(rank_task, "run", recorded)
+    prompts = data.parent / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "w1", "completion": "w2"}) + "\n")
+    more = {"judge": None, "judge_model": None, "teacher": tiny_teacher, "prompts": prompts}
+    command = words(NoServer, tiny_teacher, data, "rank", **more)
+    assert run(capsys, command)[0] == run(capsys, command)[0] == 0
+    assert devices == ["cpu"]
+    assert result(data, "rank")["conditions"]["teacher"] is None
+    monkeypatch.setattr(_tasks, "device", lambda _: torch.device("cuda", 0))
+    assert run(capsys, command)[0] == 0
+    assert devices == ["cpu", "cuda:0"]
+
+
+def test_why_there_are_no_figures_of_tokens_is_said() -> None:
+    from grkd.stages.evaluate._print import _remarks
+
+    assert _remarks({"note": "no figures of tokens: other tokens"}) == ["no figures of tokens: other tokens"]
 
 
 def test_a_missing_length_controlled_figure_is_explained(

@@ -1,4 +1,7 @@
-"""The rank task on run folders: against the run's own evaluation, groups of responses by hand, and after a kill."""
+"""The rank task on run folders: against the run's own evaluation, groups of responses by hand, and after a kill.
+
+Over 300 lines: all are about one finished run, which takes seconds to make.
+"""
 
 import json
 import shutil
@@ -17,6 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from grkd.errors import UserError
 from grkd.evaluation import rank_task
+from grkd.evaluation._identity import model_digest
+from grkd.evaluation._rank_sources import live_teacher
 
 
 def made(folder: Path, teacher: Path, prompts: Path, *, responses: int) -> Path:
@@ -161,8 +166,56 @@ def test_a_teacher_with_other_tokens_leaves_the_order_of_responses(
     found = rank_task.run(student, run, top_k=5)
     assert found["metrics"] == {name: value for name, value in whole["metrics"].items() if name.startswith("response")}
     assert "w1" in found["settings"]["tokens_left_out"] or "vocabular" in found["settings"]["tokens_left_out"]
+    assert found["note"] == f"no figures of tokens: {found['settings']['tokens_left_out']}"
+    assert whole["note"] is None
     with pytest.raises(UserError):
         rank_task.run(student, run, top_k=5, teacher=str(other))
+
+
+def test_a_teacher_that_is_not_there_is_said_and_not_left_out(
+    finished_run: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """Only other tokens are a reason to leave the tokens out, not any mistake."""
+    run, _ = with_groups(finished_run, tmp_path / "run", REWARDS)
+    student = str(run / "train" / "kd-seed0" / "student")
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace(str(tiny_teacher), str(tmp_path / "absent")))
+    with pytest.raises(UserError, match="absent"):
+        rank_task.run(student, run, top_k=5)
+    (run / "recipe.yaml").unlink()
+    with pytest.raises(UserError, match="name the teacher whose order is measured"):
+        rank_task.run(student, run, top_k=5)
+
+
+def test_what_a_run_has_stored_is_of_the_teacher_that_scored_it(
+    finished_run: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """Its teacher's folder may hold another model by now; then only what that model measures itself is of it."""
+    run, teacher = tmp_path / "run", tmp_path / "teacher"
+    shutil.copytree(finished_run, run)
+    shutil.copytree(tiny_teacher, teacher)
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace(str(tiny_teacher), str(teacher)))
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+    model.save_pretrained(teacher)
+    old, new = (model_digest(str(folder)) for folder in (tiny_teacher, teacher))
+    assert old != new
+    student = str(run / "train" / "kd-seed0" / "student")
+
+    def identity(**more: Any) -> str:
+        found: str = rank_task.run(student, run, top_k=5, **more)["settings"]["teacher_identity"]
+        return found
+
+    assert live_teacher(run, None) is None
+    assert identity() == old
+    assert live_teacher(run, str(teacher)) == str(teacher)
+    assert identity(teacher=str(teacher)) == new
+    shutil.rmtree(run / "score" / "hidden")
+    assert live_teacher(run, None) == str(teacher)
+    assert identity() == new
+    assert live_teacher(tmp_path / "prompts.jsonl", None) is None
 
 
 def test_groups_of_a_whole_run_as_its_own_evaluation(tiny_teacher: Path, tiny_prompts: Path, tmp_path: Path) -> None:

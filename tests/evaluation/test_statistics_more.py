@@ -220,6 +220,23 @@ def test_paired_ratios_are_those_of_plain_loops() -> None:
     assert found.p == pytest.approx(min(1, 2 * (1 + rarer) / 501))
 
 
+def test_columns_that_share_their_draws_give_what_each_gives_alone() -> None:
+    generator = np.random.default_rng(4)
+    ones, sizes = np.ones(600), generator.integers(1, 5, size=600).astype(float)
+    gaps = np.where(generator.random(600) < 0.1, 0.0, sizes)  # rows of size 0 are left out
+    columns = [
+        (generator.normal(size=600), first, generator.normal(size=600), second)
+        for first, second in ((ones, ones), (sizes, sizes), (sizes, ones), (gaps, sizes), (ones, ones))
+    ]
+    together = statistics.paired_bootstrap_ratios(columns, seed=7)
+    assert together == [statistics.paired_bootstrap_ratio(*column, seed=7) for column in columns]
+    a, _, b, _ = columns[0]
+    drawn = np.random.default_rng(7).integers(600, size=(10_000, 600))
+    low, high = np.quantile((a - b)[drawn].sum(-1) / 600, [(1 - 0.95) / 2, 1 - (1 - 0.95) / 2])
+    assert (together[0].low, together[0].high) == (low, high)
+    assert statistics.paired_bootstrap_ratios([]) == []
+
+
 def test_paired_ratios_refuse() -> None:
     with pytest.raises(ValueError, match=r"equal lengths, got \[1, 1, 2, 1\]"):
         statistics.paired_bootstrap_ratio([1.0], [1.0], [1.0, 2.0], [1.0])

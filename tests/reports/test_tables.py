@@ -13,7 +13,7 @@ from scipy import stats
 from grkd.reports import markdown_table, print_tables, read_run
 from grkd.reports.outcome import outcome
 from grkd.reports.summary import half_width, metric_of, p_value, summarise
-from grkd.reports.tables import DASH, duration, number
+from grkd.reports.tables import DASH, count, duration, number
 
 MakeRun = Callable[..., Path]
 ACCURACY = {"ce": [0.90, 0.91, 0.92], "kd": [0.93, 0.95, 0.94], "grkd": [0.94, 0.955, 0.951]}
@@ -224,3 +224,22 @@ def test_no_results_yet(make_run: MakeRun) -> None:
     (folder / "results.json").unlink()
     assert markdown_table(read_run(folder)) == "No results yet.\n"
     assert outcome_of(folder) == "No results yet."
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (None, DASH),
+        (0.0, "0"),
+        (950.0, "950"),
+        (999.4, "999"),
+        (999.6, "1 k"),
+        (12_345.0, "12.3 k"),
+        (999_499.0, "999 k"),
+        (999_600.0, "1 M"),
+        (4_560_000.0, "4.56 M"),
+        (999_600_000.0, "1 G"),
+    ],
+)
+def test_counts_have_three_digits_and_the_letter_of_what_is_shown(rows: float | None, text: str) -> None:
+    assert count(rows) == text

@@ -1,6 +1,6 @@
 """What the rank task measures of a row of scores: a token of a response, or a prompt's responses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ def token_record(measures: Mapping[str, Float[Tensor, " tokens"]]) -> dict[str, 
     measures: as token_measures. tokens: how many; sums, counts: of each measure over the tokens for which it is
     defined; gaps: the sums of correct - confidence by bin of the calibration error.
     """
-    columns = {name: values.double().cpu().numpy() for name, values in measures.items()}
+    columns = {name: values.cpu().double().numpy() for name, values in measures.items()}
     confidence = columns.pop("confidence")
     known = {name: ~np.isnan(values) for name, values in columns.items()}
     return {
@@ -119,6 +119,14 @@ def token_record(measures: Mapping[str, Float[Tensor, " tokens"]]) -> dict[str, 
         "counts": {name: int(found.sum()) for name, found in known.items()},
         "gaps": _gaps(confidence, columns["correct"], np.zeros(len(confidence), dtype=np.int64)).sum(0).tolist(),
     }
+
+
+def per_prompt(prompts: NDArray[np.int64], values: Sequence[Any]) -> NDArray[np.float64]:
+    """Sums over each prompt's responses: [prompts] or [prompts, bins]."""
+    rows = np.asarray(values, dtype=np.float64)
+    sums = np.zeros((int(prompts[-1]) + 1, *rows.shape[1:]))
+    np.add.at(sums, prompts, rows)
+    return sums
 
 
 def calibration_interval(

@@ -22,12 +22,18 @@ from grkd.teachers.signal import HiddenCache, TeacherHead, mean_log_probs
 ENTRIES = 1 << 26  # logits worked on at once, 256 MiB in float32; a few such tensors live together
 
 Batch = dict[str, Tensor]
+Precision = tuple[str, str]  # "bfloat16", "cuda": what measures are made in, and where
+
+
+class OtherTokens(UserError):
+    """The teacher's vocabulary is not the student's."""
 
 
 class Student:
     """A student on a device, and what it was asked: `cut` responses were too long, `dropped` prompts left no room.
 
-    journal: what was measured so far, of this model and others. identity: what its measures are known by there.
+    journal: what was measured so far, of this model and others. identity: what its measures are known by there, with
+    their precision.
     """
 
     def __init__(self, model: str, *, device: str, batch_size: int, store: Path | None = None) -> None:
@@ -42,6 +48,10 @@ class Student:
         self.journal = Journal(store)
         self.identity = model_digest(model) if store is not None else f"student {model}"
 
+    @property
+    def precision(self) -> Precision:
+        return _precision(self.model.dtype, self.model.device)
+
     def batch(self, items: Sequence[Item]) -> Batch:
         """A collated batch on the student's device."""
         batch = collate(items, pad_token_id=self.pad_token_id)
@@ -54,7 +64,8 @@ class Student:
         taken up again finds the same figures.
         """
         flat = [item for group in groups for item in group]
-        keys = [digest(["mean", scorer.identity, item.prompt_ids, item.response_ids]) for item in flat]
+        measured = ["mean", scorer.identity, scorer.precision]
+        keys = [digest([*measured, item.prompt_ids, item.response_ids]) for item in flat]
         order = sorted(range(len(flat)), key=lambda n: -(len(flat[n].prompt_ids) + len(flat[n].response_ids)))
         batches = self._by_memory(flat, order)
         missing = [numbers for numbers in batches if any(keys[number] not in self.journal for number in numbers)]
@@ -107,22 +118,32 @@ class Student:
 class LiveTeacher:
     """A teacher with the student's vocabulary, on its device, loaded when it is first needed.
 
-    Raises UserError where vocabularies differ.
+    Raises OtherTokens where vocabularies differ, UserError where its tokenizer cannot be loaded.
     """
 
     def __init__(self, name: str, student: Student) -> None:
         self.name, self._student = name, student
-        check_same_vocabulary(load_tokenizer(name), student.tokenizer)
+        tokenizer = load_tokenizer(name)
+        try:
+            check_same_vocabulary(tokenizer, student.tokenizer)
+        except UserError as error:
+            raise OtherTokens(str(error)) from None
 
     @cached_property
     def identity(self) -> str:
-        return f"teacher {self.name}" if self._student.journal.path is None else model_digest(self.name)
+        return model_digest(self.name)
+
+    @property
+    def precision(self) -> Precision:
+        return _precision(self._dtype, self._student.model.device)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self._student.model.device.type == "cuda" else torch.float32
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        where = self._student.model.device
-        dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-        return load_language_model(self.name, dtype=dtype).to(where)
+        return load_language_model(self.name, dtype=self._dtype).to(self._student.model.device)
 
     def logits(self, _: Sequence[Item], batch: Batch) -> Tensor:
         """[rows, head], the rows of response_mask in their order."""
@@ -141,6 +162,10 @@ class CachedTeacher:
         manifest = self.folder / "manifest.json"
         return file_digest(manifest) if manifest.is_file() else str(self.folder.resolve())
 
+    @property
+    def precision(self) -> Precision:
+        return "as stored", self._where.type
+
     @cached_property
     def _head(self) -> TeacherHead:
         return TeacherHead.load(self.folder / "head.safetensors").to(self._where)
@@ -152,6 +177,10 @@ class CachedTeacher:
             raise UserError(f"{self.folder}: no teacher signal for {missing[0]!r}; run the score stage again")
         found: Tensor = self._head(torch.cat([self._cache[item.id] for item in items]).to(self._where))
         return found
+
+
+def _precision(dtype: torch.dtype, device: torch.device) -> Precision:
+    return str(dtype).removeprefix("torch."), device.type
 
 
 def check_finite(logits: Tensor, items: Sequence[Item]) -> None:

@@ -15,6 +15,7 @@ import yaml
 from grkd.data.language import Item
 from grkd.data.prompts import Example, read_examples
 from grkd.errors import UserError
+from grkd.evaluation._identity import digest_in_manifest, model_digest
 from grkd.files import read_json
 
 _GRADED = ("question_id", "output", "gpt4_score")
@@ -41,9 +42,10 @@ class RunSource:
     groups: the responses to each prompt, by the prompt's id. By item id: log_probs, the teacher's mean log-probability
     of a response, nats a token; scores, what orders them: the teacher's rewards where the score stage left them (then
     rewarded), else the log_probs. cache: the score stage's folder with the teacher's hidden states, or None. teacher:
-    a folder or hub name, None where the recipe names none.
+    a folder or hub name, None where the recipe names none. folder: the run's.
     """
 
+    folder: Path
     groups: dict[str, list[Item]]
     log_probs: dict[str, float]
     scores: dict[str, float]
@@ -53,6 +55,24 @@ class RunSource:
     vocabulary: int
     cache: Path | None
     teacher: str | None
+
+    def scored_by(self) -> str | None:
+        """model_digest of the teacher that left log_probs, scores and cache, whatever its folder holds by now."""
+        manifest = self.folder / "prepare" / "manifest.json"
+        if self.teacher is None:
+            return None
+        inputs = read_json(manifest).get("inputs", {}) if manifest.is_file() else {}
+        content = inputs.get("teacher", {}).get("model")
+        if content is None or Path(self.teacher).is_relative_to(self.folder):  # saved by the run itself
+            return model_digest(self.teacher)
+        return digest_in_manifest(self.teacher, content)
+
+
+def live_teacher(source: Path, named: str | None) -> str | None:
+    """The teacher that the rank task loads: the one named, else a run's; None where there is none or it is cached."""
+    if named is not None or not source.is_dir():
+        return named
+    return None if _cache(source / "score") else _teacher_of(source)
 
 
 def read_run(folder: Path, *, limit: int | None) -> RunSource:
@@ -77,6 +97,7 @@ def read_run(folder: Path, *, limit: int | None) -> RunSource:
     rewarded = all(rewards[name] is not None for name in ids)
     found = read_json(numbers)
     return RunSource(
+        folder=folder,
         groups=groups,
         log_probs=log_probs,
         scores={name: rewards[name] for name in ids} if rewarded else log_probs,
@@ -84,9 +105,13 @@ def read_run(folder: Path, *, limit: int | None) -> RunSource:
         tokenizer=folder / "prepare" / "tokenizer",
         pad_token_id=found["pad_token_id"],
         vocabulary=found["vocabulary"],
-        cache=score if (score / "head.safetensors").is_file() and (score / "hidden").is_dir() else None,
+        cache=_cache(score),
         teacher=_teacher_of(folder),
     )
+
+
+def _cache(score: Path) -> Path | None:
+    return score if (score / "head.safetensors").is_file() and (score / "hidden").is_dir() else None
 
 
 def _heldout(shards: Sequence[Path]) -> dict[str, list[Item]]:

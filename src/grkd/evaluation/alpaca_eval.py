@@ -104,7 +104,7 @@ def judge_request(
     # One pass, so that braces inside an output stay what they are.
     messages = [
         {"role": role, "content": re.sub(r"\{(\w+)\}", lambda field: values.get(field[1], field[0]), content)}
-        for role, content in _prompt()
+        for role, content in judge_prompt()
     ]
     return Request(id=id, messages=messages, max_tokens=max_tokens, logprobs=JUDGE_LOGPROBS)
 
@@ -144,7 +144,7 @@ def _weighted(logprobs: list[dict[str, Any]] | None) -> float | None:
 
 
 @cache
-def _prompt() -> list[tuple[str, str]]:
+def judge_prompt() -> list[tuple[str, str]]:
     """Role and text of each message, from the installed package."""
     spec = importlib.util.find_spec("alpaca_eval")
     if spec is None or not spec.submodule_search_locations:

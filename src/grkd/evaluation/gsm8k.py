@@ -27,6 +27,7 @@ from grkd.teachers.models import load_language_model, load_tokenizer
 
 _MATCHES = {"strict": "strict-match", "flexible": "flexible-extract"}
 _NAME = "gsm8k"
+_SQLITE = b"SQLite format 3\0"
 _CHUNK = 4  # batches between two steps of the progress bar
 
 
@@ -145,7 +146,7 @@ def _cached(harness: Any, store: Path | None) -> Iterator[Any]:
     from lm_eval.api.model import CachingLM
 
     store.parent.mkdir(parents=True, exist_ok=True)
-    if store.is_file() and store.stat().st_size and not store.read_bytes().startswith(b"SQLite format 3\0"):
+    if store.is_file() and store.stat().st_size and _first_bytes(store, len(_SQLITE)) != _SQLITE:
         raise UserError(f"{store}: not a cache of responses; delete it, they are made again")
     caching = CachingLM(harness, str(store))
     # Text in place of pickles, which could run code out of a folder that came from elsewhere.
@@ -154,6 +155,11 @@ def _cached(harness: Any, store: Path | None) -> Iterator[Any]:
         yield caching
     finally:
         caching.dbdict.close()  # which waits for what is still to be written
+
+
+def _first_bytes(path: Path, number: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(number)
 
 
 def _evaluated(

@@ -20,6 +20,7 @@ from grkd.evaluation.statistics import Interval, bootstrap_interval
 BENCHMARK_JUDGE = "gpt-4"
 JUDGE_TOKENS = 2048
 ANSWER_TOKENS = 1024
+PROMPTS = ("single-v1", "single-v1-multi-turn", "single-math-v1", "single-math-v1-multi-turn")
 WITH_REFERENCE = ("math", "reasoning", "coding")
 # The benchmark samples where there is no one right answer (FastChat's settings).
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
@@ -75,7 +76,7 @@ def read(data: Path, *, limit: int | None = None) -> Benchmark:
         str(row["name"]): (str(row["system_prompt"]), str(row["prompt_template"]))
         for row in _rows(path, ("name", "system_prompt", "prompt_template"))
     }
-    for name in ("single-v1", "single-v1-multi-turn", "single-math-v1", "single-math-v1-multi-turn"):
+    for name in PROMPTS:
         if name not in prompts:
             raise UserError(f"{path}: no prompt named {name!r}; {_WHERE}")
     return Benchmark(items=tuple(spread(items, limit)), prompts=prompts)

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from grkd.console import track
@@ -25,11 +24,12 @@ from grkd.evaluation._rank_measures import (
     calibration_interval,
     gaps_interval,
     grade_measures,
+    per_prompt,
     response_measures,
     token_measures,
     token_record,
 )
-from grkd.evaluation._rank_models import ENTRIES, CachedTeacher, LiveTeacher, Student, check_finite
+from grkd.evaluation._rank_models import ENTRIES, CachedTeacher, LiveTeacher, OtherTokens, Student, check_finite
 from grkd.evaluation._rank_sources import ResponseGroup, RunSource, read_graded, read_prompts, read_run
 from grkd.evaluation.statistics import Interval, bootstrap_interval, bootstrap_ratio
 from grkd.files import digest
@@ -63,8 +63,9 @@ def run(
     items: for paired tests, one record a response at token level (with its prompt as `group` where that has several)
     and one a prompt at response level; `asked` is a digest of the tokens.
     settings.responses_cut counts responses cut to the model's context; prompts that leave no room are dropped.
-    settings.teacher_score says what orders the responses of a run folder; tokens_left_out why it has no token level (a
-    teacher with another vocabulary, whose scores of responses are stored).
+    settings.teacher_identity is the teacher's content (model_digest); for what a run has stored, that of the teacher
+    which it was scored by. settings.teacher_score says what orders the responses of a run folder; tokens_left_out why
+    it has no token level (a teacher with another vocabulary, whose scores of responses are stored), and so does note.
     Raises UserError for sources and models that cannot be read, vocabularies that differ, a teacher that is missing, or
     scores that are not finite.
     """
@@ -82,17 +83,22 @@ def run(
             task.examples(examples)
         else:
             task.groups(found)
-    settings = {"source": str(source), "teacher": task.teacher_name, "limit": limit, "top_k": top_k, "seed": seed}
     return {
         "metrics": task.metrics,
         "items": [{"id": name, **record} for name, record in task.items.items()],
         "settings": {
-            **settings,
+            "source": str(source),
+            "teacher": task.teacher_name,
+            "teacher_identity": task.teacher_identity,
+            "limit": limit,
+            "top_k": top_k,
+            "seed": seed,
             "teacher_score": task.teacher_score,
             "tokens_left_out": task.tokens_left_out,
             "responses_cut": student.cut,
             "prompts_dropped": student.dropped,
         },
+        "note": f"no figures of tokens: {task.tokens_left_out}" if task.tokens_left_out else None,
     }
 
 
@@ -101,6 +107,7 @@ class _Task:
 
     def __init__(self, student: Student, teacher: str | None, *, top_k: int, seed: int) -> None:
         self.student, self.teacher_name = student, teacher
+        self.teacher_identity: str | None = None
         self.teacher_score: str | None = None
         self.tokens_left_out: str | None = None
         self.top_k, self.seed = top_k, seed
@@ -115,6 +122,8 @@ class _Task:
         self.teacher_name = named or source.teacher
         several = {name: items for name, items in source.groups.items() if len(items) > 1}
         teacher = self._teacher_of(source, named, stored_is_enough=bool(several))
+        if not isinstance(teacher, LiveTeacher):
+            self.teacher_identity = source.scored_by()
         if teacher is not None:
             self._tokens(source.groups, teacher)
         if not several:
@@ -138,8 +147,8 @@ class _Task:
         if named is None and source.cache is not None:
             return CachedTeacher(source.cache, self.student)
         try:
-            return LiveTeacher(self._named_teacher(), self.student)
-        except UserError as error:
+            return self._live_teacher()
+        except OtherTokens as error:
             if named is not None or not stored_is_enough:
                 raise
             self.tokens_left_out = str(error)
@@ -147,7 +156,7 @@ class _Task:
 
     def examples(self, examples: Sequence[Example]) -> None:
         """Token level on prompts and completions."""
-        teacher = LiveTeacher(self._named_teacher(), self.student)
+        teacher = self._live_teacher()
         encoded = self.student.encoded([(example, [example]) for example in examples])
         self._tokens({items[0].id: items for items in _some([items for items in encoded if items])}, teacher)
 
@@ -166,7 +175,7 @@ class _Task:
             grades = [found for _, found, _ in graded]
             self._responses("grade", these, [row for _, _, row in graded], grades, grades)
         if self.teacher_name is not None:
-            scores = student.means(LiveTeacher(self.teacher_name, student), list(by_prompt.values()))
+            scores = student.means(self._live_teacher(), list(by_prompt.values()))
             self._responses("response", by_prompt, means, scores, scores)
 
     def _tokens(self, groups: Mapping[str, Sequence[Item]], teacher: LiveTeacher | CachedTeacher) -> None:
@@ -174,11 +183,11 @@ class _Task:
         items = [item for found in groups.values() for item in found]
         records = self._token_records(items, teacher)
         prompts = np.arange(len(groups)).repeat([len(found) for found in groups.values()])
-        gaps, tokens = (_per_prompt(prompts, [record[key] for record in records]) for key in ("gaps", "tokens"))
+        gaps, tokens = (per_prompt(prompts, [record[key] for record in records]) for key in ("gaps", "tokens"))
         self._note("token_expected_calibration_error", gaps_interval(gaps, tokens, seed=self.seed))
         for name in records[0]["sums"]:
             sums, counts = (
-                _per_prompt(prompts, [record[key][name] for record in records]) for key in ("sums", "counts")
+                per_prompt(prompts, [record[key][name] for record in records]) for key in ("sums", "counts")
             )
             self._note(f"token_{name}", bootstrap_ratio(sums, counts, seed=self.seed))
         of_item = {item.id: name for name, found in groups.items() for item in found}
@@ -191,7 +200,8 @@ class _Task:
     def _token_records(self, items: Sequence[Item], teacher: LiveTeacher | CachedTeacher) -> list[dict[str, Any]]:
         """What was measured of every item's tokens; batches are the same whatever is in the journal."""
         student, journal = self.student, self.student.journal
-        measured = ["tokens", student.identity, teacher.identity, min(self.top_k, student.vocabulary)]
+        models = [student.identity, student.precision, teacher.identity, teacher.precision]
+        measured = ["tokens", *models, min(self.top_k, student.vocabulary)]
         keys = [digest([*measured, item.prompt_ids, item.response_ids]) for item in items]
         batches = [
             range(at, min(at + student.batch_size, len(items))) for at in range(0, len(items), student.batch_size)
@@ -217,9 +227,10 @@ class _Task:
         tensors = (logits, teacher_logits, batch["response_ids"][mask])
         for chunk in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
             for name, values in token_measures(*chunk, top_k=min(self.top_k, student.vocabulary)).items():
-                columns.setdefault(name, []).append(values.double())
+                columns.setdefault(name, []).append(values)
         lengths = [len(item.response_ids) for item in items]
-        whole = {name: torch.cat(parts).split(lengths) for name, parts in columns.items()}
+        # Off the device once a measure, and widened where memory is cheap.
+        whole = {name: torch.cat(parts).cpu().double().split(lengths) for name, parts in columns.items()}
         return [{name: parts[number] for name, parts in whole.items()} for number in range(len(items))]
 
     def _responses(
@@ -241,6 +252,11 @@ class _Task:
             row = {f"{prefix}_{name}": _known(values[number]) for name, values in found.items()}
             self._record(group, {"asked": _asked(items), "responses": len(items), **row})
 
+    def _live_teacher(self) -> LiveTeacher:
+        teacher = LiveTeacher(self._named_teacher(), self.student)
+        self.teacher_identity = teacher.identity
+        return teacher
+
     def _named_teacher(self) -> str:
         if self.teacher_name is None:
             raise UserError(
@@ -253,14 +269,6 @@ class _Task:
 
     def _note(self, name: str, interval: Interval) -> None:
         self.metrics[name] = interval.as_json()
-
-
-def _per_prompt(prompts: NDArray[np.int64], values: Sequence[Any]) -> NDArray[np.float64]:
-    """Sums over each prompt's responses: [prompts] or [prompts, bins]."""
-    rows = np.asarray(values, dtype=np.float64)
-    sums = np.zeros((int(prompts[-1]) + 1, *rows.shape[1:]))
-    np.add.at(sums, prompts, rows)
-    return sums
 
 
 def _asked(items: Sequence[Item]) -> str:

@@ -17,10 +17,11 @@ from rich.text import Text
 from grkd.errors import UserError
 from grkd.reports.evaluations import Evaluation
 from grkd.reports.paired import Comparison, Paired, compare
-from grkd.reports.paper_table import COLUMNS, FORMATS, Table, markdown_text, paper_table, role, shown
+from grkd.reports.paper_table import COLUMNS, FORMATS, Table, has_figure, markdown_text, paper_table, role, shown
 from grkd.reports.paper_table import render as render_table
 
 ALL_FORMATS = (*FORMATS, "json")
+NONE_SHOWN = "none shown"  # where no model is shown to be better
 
 _HEADERS = ("figure", "models", "items", "difference", "95 % interval", "p", "p (Holm)", "verdict")
 
@@ -45,8 +46,7 @@ def benchmarks(
     base, best = role(labels, student, "student"), role(labels, teacher, "teacher")
     # The student first, so that differences are gains over it.
     paired = compare(sorted(evaluations, key=lambda one: one.label != base), teacher=best)
-    shown_tasks = {column.task for column in COLUMNS}
-    if paired.comparisons and paper is None and not any(one.task in shown_tasks for one in evaluations):
+    if paired.comparisons and paper is None and not has_figure(evaluations):
         return Benchmarks(table=None, paired=paired)
     return Benchmarks(table=paper_table(evaluations, paper=paper, student=student, teacher=teacher), paired=paired)
 
@@ -118,7 +118,7 @@ def print_benchmarks(found: Benchmarks, console: Console) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         for one in found.paired.comparisons:
             figure, models, items, difference, interval, _, p, _ = map(escape, _cells(one))
-            better = "none shown" if one.better is None else escape(one.better)
+            better = NONE_SHOWN if one.better is None else escape(one.better)
             style = "" if one.better is None else "bold"
             table.add_row(figure, f"{models}\n{items} items", f"{difference}\n{interval}", p, better, style=style)
         _print(console, "Paired comparisons", table, found.paired.notes)
@@ -161,7 +161,7 @@ def _cells(one: Comparison) -> list[str]:
         f"[{low}, {high}]",
         p,
         _p(one.p_holm),
-        "no significant difference" if better is None else f"{better} is better",
+        NONE_SHOWN if better is None else f"{better} is better",
     ]
 
 

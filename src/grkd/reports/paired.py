@@ -8,7 +8,7 @@ Holm's correction counts all pairs of models of one figure; "better" means a cor
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grkd.errors import UserError
-from grkd.evaluation.statistics import McNemar, holm, mcnemar, paired_bootstrap_ratio
+from grkd.evaluation.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_ratios
 from grkd.reports._measures import MEASURES, TASKS, Measure
 from grkd.reports.evaluations import Evaluation, Item
 
 ALL_PAIRS_UP_TO = 4  # models; of more only the comparisons with the best are shown
 SIGNIFICANT = 0.05
+
+_Column = NDArray[np.float64]  # one number a group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,15 @@ class Comparison:
         if not self.p_holm < SIGNIFICANT or self.difference == 0:
             return None
         return self.a if (self.difference > 0) == self.measure.higher_is_better else self.b
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two evaluations that may be compared, and the items of both: a's and b's, in a's order."""
+
+    a: Evaluation
+    b: Evaluation
+    items: tuple[tuple[Item, Item], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +88,7 @@ def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, se
     """
     shown: list[Comparison] = []
     notes: list[str] = []
+    left_out = 0
     for task in dict.fromkeys(measure.task for measure in MEASURES):
         ours = [one for one in evaluations if one.task == task]
         others = [one for one in ours if one.label != teacher]
@@ -84,18 +96,25 @@ def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, se
         bare, ours = [one.label for one in ours if not one.items], [one for one in ours if one.items]
         if bare and ours:
             notes.append(f"{TASKS[task]}: not compared with {', '.join(bare)}, whose files hold no results by item.")
-        pairs = [(b, a) for a, b in itertools.combinations(ours, 2) if _comparable(a, b, notes)]
-        for measure in (measure for measure in MEASURES if measure.task == task):
-            shown += _of_measure(measure, ours, pairs, seed)
-    return Paired(comparisons=tuple(shown), notes=(*_how(shown, evaluations), *dict.fromkeys(notes)))
+        measures = [measure for measure in MEASURES if measure.task == task]
+        pairs = [pair for a, b in itertools.combinations(ours, 2) if (pair := _pair(a, b, notes)) is not None]
+        tested = [_tested(measures, pair, seed) for pair in pairs]
+        for measure in measures:
+            corrected = _corrected([found[measure] for found in tested if measure in found])
+            chosen = _chosen(measure, ours, corrected)
+            left_out += len(corrected) - len(chosen)
+            shown += chosen
+    how = _how(shown, left_out=left_out > 0)
+    return Paired(comparisons=tuple(shown), notes=(*how, *dict.fromkeys(notes)))
 
 
-def _of_measure(
-    measure: Measure, ours: Sequence[Evaluation], pairs: Sequence[tuple[Evaluation, Evaluation]], seed: int
-) -> list[Comparison]:
-    tested = [one for a, b in pairs if (one := _tested(measure, a, b, seed)) is not None]
+def _corrected(tested: Sequence[Comparison]) -> list[Comparison]:
     adjusted = holm([one.p for one in tested])
-    corrected = [replace(one, p_holm=float(p)) for one, p in zip(tested, adjusted, strict=True)]
+    return [replace(one, p_holm=float(p)) for one, p in zip(tested, adjusted, strict=True)]
+
+
+def _chosen(measure: Measure, ours: Sequence[Evaluation], corrected: list[Comparison]) -> list[Comparison]:
+    """All comparisons of a figure, or of many models those with the best."""
     labels = {label for one in corrected for label in (one.a, one.b)}
     if len(labels) <= ALL_PAIRS_UP_TO:
         return corrected
@@ -104,57 +123,66 @@ def _of_measure(
     return [one for one in corrected if best in (one.a, one.b)]
 
 
-def _comparable(a: Evaluation, b: Evaluation, notes: list[str]) -> bool:
-    """Whether the two answered the same questions under the same conditions; if not, a note says why."""
+def _pair(a: Evaluation, b: Evaluation, notes: list[str]) -> _Pair | None:
+    """b against a, who answered the same questions under the same conditions; else None, and a note says why."""
     title, who = TASKS[a.task], f"{a.label} and {b.label}"
     for name in {**a.conditions, **b.conditions}:
-        if a.conditions.get(name) != b.conditions.get(name):
+        if _known_by(a.conditions.get(name)) != _known_by(b.conditions.get(name)):
             values = f"{_shown(a.conditions.get(name))} and {_shown(b.conditions.get(name))}"
             notes.append(f"{title}: {who} were evaluated with a different {name} ({values}); not compared.")
-            return False
+            return None
     first, second = _by_id(a), _by_id(b)
     common = first.keys() & second.keys()
     other = next((name for name in first if name in common and not _same(first[name], second[name])), None)
     if other is not None:
         notes.append(f"{title}: item {other!r} is another question for {a.label} than for {b.label}; not compared.")
-    elif not common:
+        return None
+    if not common:
         notes.append(f"{title}: {who} have no item in common; not compared.")
-    elif len(common) < max(len(first), len(second)):
+        return None
+    if len(common) < max(len(first), len(second)):
         notes.append(
             f"{title}: {a.label} has {len(first)} items and {b.label} {len(second)}; "
             f"compared on the {len(common)} in common."
         )
-    return other is None and bool(common)
+    return _Pair(b, a, tuple((row, first[name]) for name, row in second.items() if name in common))
 
 
-def _tested(measure: Measure, a: Evaluation, b: Evaluation, seed: int) -> Comparison | None:
-    """The comparison of two models, None where no item has the measure in both."""
+def _tested(measures: Sequence[Measure], pair: _Pair, seed: int) -> dict[Measure, Comparison]:
+    """The comparison of two models by every measure that an item of both has."""
     try:
-        return _on_common_items(measure, a, b, seed)
+        return _on_common_items(measures, pair, seed)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{a.path} and {b.path}: the items of {measure.task} are not as grkd writes them ({error}); "
+            f"{pair.a.path} and {pair.b.path}: the items of {pair.a.task} are not as grkd writes them ({error}); "
             "run these evaluations again"
         ) from None
 
 
-def _on_common_items(measure: Measure, a: Evaluation, b: Evaluation, seed: int) -> Comparison | None:
-    first, second = _by_id(a), _by_id(b)
-    names = [name for name in first if name in second and _has(measure, first[name]) and _has(measure, second[name])]
-    if not names:
-        return None
-    ours, theirs = ([one[name] for name in names] for one in (first, second))
-    columns = [_sums(measure, rows, [row.get("group", row["id"]) for row in ours]) for rows in (ours, theirs)]
-    (a_sums, a_sizes), (b_sums, b_sizes) = columns
-    found = paired_bootstrap_ratio(a_sums, a_sizes, b_sums, b_sizes, seed=seed)
+def _on_common_items(measures: Sequence[Measure], pair: _Pair, seed: int) -> dict[Measure, Comparison]:
+    known = {
+        measure: [(ours, theirs) for ours, theirs in pair.items if _has(measure, ours) and _has(measure, theirs)]
+        for measure in measures
+    }
+    columns = {measure: _columns(measure, items) for measure, items in known.items() if items}
+    differences = paired_bootstrap_ratios(list(columns.values()), seed=seed)
+    return {
+        measure: _comparison(measure, pair, known[measure], found)
+        for measure, found in zip(columns, differences, strict=True)
+    }
+
+
+def _comparison(
+    measure: Measure, pair: _Pair, items: Sequence[tuple[Item, Item]], found: PairedDifference
+) -> Comparison:
     right: McNemar | None = None
     if measure.right_or_wrong:
-        right = mcnemar([row[measure.value] for row in ours], [row[measure.value] for row in theirs])
+        right = mcnemar([row[measure.value] for row, _ in items], [row[measure.value] for _, row in items])
     return Comparison(
         measure=measure,
-        a=a.label,
-        b=b.label,
-        items=len(names),
+        a=pair.a.label,
+        b=pair.b.label,
+        items=len(items),
         difference=found.difference * measure.scale,
         low=found.low * measure.scale,
         high=found.high * measure.scale,
@@ -163,9 +191,15 @@ def _on_common_items(measure: Measure, a: Evaluation, b: Evaluation, seed: int) 
     )
 
 
-def _sums(
-    measure: Measure, rows: Sequence[Item], groups: Sequence[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _columns(measure: Measure, items: Sequence[tuple[Item, Item]]) -> tuple[_Column, _Column, _Column, _Column]:
+    """Sums and sizes of either model's groups, which are a's."""
+    groups = [ours.get("group", ours["id"]) for ours, _ in items]
+    a_sums, a_sizes = _sums(measure, [ours for ours, _ in items], groups)
+    b_sums, b_sizes = _sums(measure, [theirs for _, theirs in items], groups)
+    return a_sums, a_sizes, b_sums, b_sizes
+
+
+def _sums(measure: Measure, rows: Sequence[Item], groups: Sequence[Any]) -> tuple[_Column, _Column]:
     """Sum and number of each group's values, the groups in order of appearance."""
     place = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     members = [place[group] for group in groups]
@@ -199,12 +233,20 @@ def _same(first: Item, second: Item) -> bool:
     return first.get("asked") is None or second.get("asked") is None or first["asked"] == second["asked"]
 
 
+def _known_by(value: Any) -> Any:
+    """What a condition is compared by: a model by its content, wherever it lies."""
+    return value.get("identity", value) if isinstance(value, dict) else value
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, dict) and {"name", "identity"} <= value.keys():
+        name, identity = str(value["name"]), str(value["identity"])
+        return name if name == identity else f"{name} [{identity[:8]}]"
     return "none" if value is None else str(value)
 
 
-def _how(shown: Sequence[Comparison], evaluations: Sequence[Evaluation]) -> Iterator[str]:
-    """How the comparisons are made."""
+def _how(shown: Sequence[Comparison], *, left_out: bool) -> Iterator[str]:
+    """How the comparisons are made. left_out: not all of them are shown."""
     if not shown:
         return
     yield (
@@ -214,10 +256,9 @@ def _how(shown: Sequence[Comparison], evaluations: Sequence[Evaluation]) -> Iter
     )
     yield (
         "p (Holm) is corrected over all pairs of models of one figure, not over figures; "
-        '"better" means that it is below 0.05.'
+        '"better" means that it is below 0.05, "none shown" that it is not.'
     )
-    labels: Mapping[str, None] = dict.fromkeys(one.label for one in evaluations)
-    if len(labels) > ALL_PAIRS_UP_TO:
+    if left_out:
         yield (
             f"With more than {ALL_PAIRS_UP_TO} models only comparisons with the best of each figure are shown; "
             "the correction counts all."

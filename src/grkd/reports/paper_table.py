@@ -93,6 +93,11 @@ def paper_table(
     return Table(rows=tuple(rows), notes=(*_notes(evaluations, rows), about, *figures.notes))
 
 
+def has_figure(evaluations: Sequence[Evaluation]) -> bool:
+    """Whether any of them has a value for a column of the table."""
+    return any(_value({one.task: one}, column) is not None for one in evaluations for column in COLUMNS)
+
+
 def render(table: Table, form: Format) -> str:
     """The table as text that ends with a line break. Raises UserError for an unknown format."""
     if form not in _FORMS:
@@ -123,7 +128,7 @@ def _measured(evaluations: Sequence[Evaluation], *, student: str | None, teacher
     for one in evaluations:
         by_label.setdefault(one.label, {})[one.task] = one
     values = {label: tuple(_value(tasks, column) for column in COLUMNS) for label, tasks in by_label.items()}
-    if not any(value is not None for row in values.values() for value in row):
+    if not has_figure(evaluations):
         tasks = ", ".join(dict.fromkeys(column.task for column in COLUMNS))
         raise UserError(f"no figure for the table in these runs; it shows {tasks}")
     student_label, teacher_label = (

@@ -185,7 +185,7 @@ def count(rows: float | None) -> str:
     if rows is None:
         return DASH
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if rows >= size:
+        if float(f"{rows:.3g}") >= size:  # as it is shown: 999,600 is 1 M
             return f"{rows / size:.3g} {letter}"
     return f"{rows:.0f}"
 

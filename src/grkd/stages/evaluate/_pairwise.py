@@ -7,7 +7,7 @@ from typing import Any
 
 from grkd.evaluation._arena_hard_judge import Protocol, read_protocol
 from grkd.evaluation.answers import Question, Text
-from grkd.files import digest, write_json, write_text
+from grkd.files import write_json, write_text
 from grkd.stages.evaluate._benchmarks import ARENA_BASELINE, Comparison, alpaca_items, arena_items
 from grkd.stages.evaluate._options import Options
 from grkd.stages.evaluate._session import Session, asked, cost_of_answers
@@ -56,13 +56,13 @@ def alpaca_eval(session: Session) -> dict[str, Any]:
     }
     return _result(found) | {
         "items": [
-            {"id": item.id, "asked": asked(item.question), "win_percent": win_percent[item.id]}
+            {"id": item.id, "asked": asked(item.question, item.baseline), "win_percent": win_percent[item.id]}
             for item in items
             if item.id in win_percent
         ],
         "weighted_by_logprobs": sum(judged.logprobs is not None for judged in outcome.judgements.values()),
         **cost_of_answers(answers),
-        **session.judged(requests, outcome, benchmark_judge=benchmark.BENCHMARK_JUDGE),
+        **session.judged(requests, outcome, benchmark_judge=benchmark.BENCHMARK_JUDGE, prompt=benchmark.judge_prompt()),
     }
 
 
@@ -100,15 +100,19 @@ def arena_hard(session: Session) -> dict[str, Any]:
     lines = "".join(json.dumps(battle, ensure_ascii=False) + "\n" for battle in battles)
     write_text(session.folder / "arena_hard" / "battles.jsonl", lines)
     found = _result(benchmark.score(battles, seed=options.seed or 42) if battles else {})
-    judged = session.judged(list(requests.values()), outcome, benchmark_judge=protocol.judge_model)
-    judged["conditions"]["judge's prompt"] = digest(protocol.system_prompt)[:16]
+    judged = session.judged(
+        list(requests.values()),
+        outcome,
+        benchmark_judge=protocol.judge_model,
+        prompt=[protocol.system_prompt, protocol.prompt_template],
+    )
     if protocol.own_prompt is not None:
         judged["comparable"] = False
         judged["note"] = "; ".join(filter(None, [judged["note"], protocol.own_prompt]))
-    questions = {item.id: item.question for item in items}
+    compared = {item.id: asked(item.question, item.baseline) for item in items}
     fought = benchmark.question_items(battles, baseline=ARENA_BASELINE) if battles else []
     return found | {
-        "items": [{**item, "asked": asked(questions[item["id"]])} for item in fought],
+        "items": [{**item, "asked": compared[item["id"]]} for item in fought],
         "winner_turns_with_order": swayed,
         **cost_of_answers(answers),
         **judged,

@@ -89,8 +89,13 @@ class Session:
         self.stopped = self.stopped or outcome.stopped
         return outcome
 
-    def judged(self, requests: Sequence[Request], outcome: Outcome, *, benchmark_judge: str) -> dict[str, Any]:
-        """What belongs to every judged result: whether it is whole, who judged, and what it cost."""
+    def judged(
+        self, requests: Sequence[Request], outcome: Outcome, *, benchmark_judge: str, prompt: Any
+    ) -> dict[str, Any]:
+        """What belongs to every judged result: whether it is whole, who judged, and what it cost.
+
+        prompt: the texts that the judge is asked with, before questions and answers are put in.
+        """
         same = self.judge.model == benchmark_judge
         return {
             "complete": outcome.complete,
@@ -104,6 +109,7 @@ class Session:
             "note": _note(self.judge.model, benchmark_judge, self.options.limit),
             "conditions": {
                 "judge": self.judge.model,
+                "judge's prompt": digest(prompt)[:16],
                 "judge_tokens": self.options.judge_tokens,
                 "answer_tokens": self.options.answer_tokens,
             },

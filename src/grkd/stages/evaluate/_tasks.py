@@ -6,6 +6,8 @@ from typing import Any
 from grkd.errors import UserError
 from grkd.evaluation import exact_match as exact
 from grkd.evaluation import mt_bench as mt
+from grkd.evaluation._identity import model_digest
+from grkd.evaluation._rank_sources import live_teacher
 from grkd.evaluation.answers import Question, RemoteModel
 from grkd.files import digest, file_digest, read_json, write_json
 from grkd.stages._train import device
@@ -58,7 +60,7 @@ def mt_bench(session: Session) -> dict[str, Any]:
         for item in benchmark.items
         for turn in range(1, len(item.question.turns) + 1)
     ]
-    turns = {item.question.id: item.question.turns for item in benchmark.items}
+    compared = {item.question.id: asked(*item.question.turns, *(item.references or ())) for item in benchmark.items}
     outcome = session.judgements(requests, task="mt_bench")
     found = mt.score(benchmark, {name: judged.text for name, judged in outcome.judgements.items()}, seed=options.seed)
     return {
@@ -68,9 +70,14 @@ def mt_bench(session: Session) -> dict[str, Any]:
             **{f"category_{name}": _value(mean) for name, mean in found["categories"].items()},
         },
         **{name: found[name] for name in ("questions", "n", "unparsable", "missing")},
-        "items": [{**item, "asked": asked(*turns[item["id"]])} for item in found["items"]],
+        "items": [{**item, "asked": compared[item["id"]]} for item in found["items"]],
         **cost_of_answers(answers),
-        **session.judged(requests, outcome, benchmark_judge=mt.BENCHMARK_JUDGE),
+        **session.judged(
+            requests,
+            outcome,
+            benchmark_judge=mt.BENCHMARK_JUDGE,
+            prompt=[benchmark.prompts[name] for name in mt.PROMPTS],
+        ),
     }
 
 
@@ -90,16 +97,17 @@ def gsm8k(session: Session) -> dict[str, Any]:
     def run() -> dict[str, Any]:
         from grkd.evaluation import gsm8k as harness
 
+        where = device(options.device)
         return harness.run(
             session.name,
             session.data,
             limit=options.limit,
             batch_size=options.batch_size,
-            device=str(device(options.device)),
+            device=str(where),
             fewshot=options.fewshot,
             chat=options.chat,
             max_new_tokens=options.answer_tokens,
-            store=session.folder / "gsm8k" / f"responses-{digest(session.source.identity)[:16]}.db",
+            store=session.folder / "gsm8k" / f"responses-{digest([session.source.identity, where.type])[:16]}.db",
         )
 
     found = _once(session, "gsm8k", inputs, run)
@@ -117,7 +125,7 @@ def rank(session: Session) -> dict[str, Any]:
     from grkd.evaluation import rank_task
 
     options, source = session.options, rank_source(session.options)
-    inputs = {"source": _source_digest(source), "teacher": options.teacher, "seed": options.seed}
+    inputs = rank_inputs(options, source)
 
     def run() -> dict[str, Any]:
         return rank_task.run(
@@ -132,8 +140,21 @@ def rank(session: Session) -> dict[str, Any]:
         )
 
     found = _once(session, "rank", inputs, run)
-    alike = {name: found.get("settings", {}).get(name) for name in ("teacher", "top_k", "teacher_score")}
-    return {**found, "conditions": alike}
+    settings = found["settings"]
+    teacher = {"name": settings["teacher"], "identity": settings["teacher_identity"]}
+    alike = {name: settings[name] for name in ("top_k", "teacher_score")}
+    return {**found, "conditions": {"teacher": teacher if settings["teacher"] is not None else None, **alike}}
+
+
+def rank_inputs(options: Options, source: Path) -> dict[str, Any]:
+    """What the rank task's result is made from besides the student, by content."""
+    teacher = live_teacher(source, options.teacher)
+    return {
+        "source": _source_digest(source),
+        "teacher": None if teacher is None else model_digest(teacher),
+        "named": options.teacher is not None,  # else a run's stored scores order its responses
+        "seed": options.seed,
+    }
 
 
 def rank_source(options: Options) -> Path:
@@ -177,7 +198,9 @@ def _questions_file(options: Options) -> Path:
 def _once(session: Session, task: str, inputs: dict[str, Any], run: Any) -> dict[str, Any]:
     """The stored result of a task that is made in one piece, or a new one if model or settings changed."""
     options = session.options
-    key = digest([session.source.identity, options.limit, options.batch_size, inputs])
+    # These tasks choose their precision by the device.
+    where = device(options.device).type
+    key = digest([session.source.identity, where, options.limit, options.batch_size, inputs])
     path = session.folder / "results" / f"{task}.json"
     if path.is_file():
         stored: dict[str, Any] = read_json(path)
