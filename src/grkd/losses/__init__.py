@@ -2,6 +2,7 @@
 
 from grkd.losses._correlation import pearson_distance
 from grkd.losses._decoupled import decoupled_kl
+from grkd.losses._expected_disagreement import expected_disagreement
 from grkd.losses._group_relative import Normalize, PairTarget, group_relative
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
 from grkd.losses._relational import relational_angle, relational_distance
@@ -14,6 +15,7 @@ __all__ = [
     "PairForm",
     "PairTarget",
     "decoupled_kl",
+    "expected_disagreement",
     "forward_kl",
     "group_relative",
     "masked_log_softmax",

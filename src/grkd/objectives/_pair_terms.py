@@ -10,9 +10,10 @@ from torch import Tensor
 from grkd.groups import Group, checked_mask, has_pair, wide
 from grkd.kernels.all_pairs import all_pairs
 from grkd.kernels.weighted_pairs import weighted_pairs
-from grkd.losses import Normalize, PairForm, masked_log_softmax, rank_discount
+from grkd.losses import Normalize, PairForm, masked_log_softmax, pearson_distance, rank_discount
 
 PairWeight = Literal["uniform", "probability_gap", "rank"]
+AcrossForm = Literal["pairs", "relation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,25 @@ class PairLoss:
         counted = self._has_pair(others, columns)
         losses = self._loss(own, others, importance, columns)
         return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)
+
+    def relation(
+        self,
+        student: Float[Tensor, "rows candidates"],
+        teacher: Float[Tensor, "rows candidates"],
+        *,
+        mask: Tensor | None,
+    ) -> Float[Tensor, ""]:
+        """1 - Pearson's correlation of a candidate's probabilities (at `temperature`) over the rows, mean over columns.
+
+        Margins of all pairs of rows, in O(rows): over z-scores x, y of n values, the mean over pairs of
+        ((x_a - x_b) - (y_a - y_b))^2 is 4 n / (n - 1) * (1 - r). Columns with fewer than two rows are not counted.
+        """
+        exists = None if mask is None else checked_mask(mask, student)
+        own, others = (masked_log_softmax(x, exists, self.temperature).exp().T for x in (student, teacher.detach()))
+        distance = pearson_distance(own, others, mask=None if exists is None else exists.T)
+        if exists is None:
+            return distance.mean()
+        return distance.sum() / (exists.sum(0) > 1).sum().clamp_min(1)
 
     def _loss(self, student: Tensor, teacher: Tensor, importance: Tensor | None, exists: Tensor | None) -> Tensor:
         if self.pair_weight == "uniform" and self.pair_target != "margin":

@@ -9,10 +9,10 @@ from torch import Tensor
 from grkd import groups, schedules
 from grkd.errors import UserError
 from grkd.groups import wide
-from grkd.losses import Normalize, PairForm, soft_target, standardized
+from grkd.losses import Normalize, PairForm, expected_disagreement, soft_target, standardized
 from grkd.objectives._base import Batch, Level, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero, known, not_negative
-from grkd.objectives._pair_terms import PairLoss, PairWeight
+from grkd.objectives._pair_terms import AcrossForm, PairLoss, PairWeight
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
 PairLevel = Literal["token", "response", "both"]
@@ -26,13 +26,17 @@ _ALL_UP_TO = 1_000
 class GRKD(Objective):
     """Group Relative Knowledge Distillation: L = alpha * L_GR + (1 - alpha) * L_soft, alpha rising over training.
 
-    L = alpha * pair_scale * L_GR + (1 - alpha) * soft_scale * L_soft + label_weight * CE(labels)
+    L = alpha * (pair_scale * L_GR + advantage_scale * L_adv) + (1 - alpha) * soft_scale * L_soft
+        + label_weight * CE(labels)
     L_GR over a group: "all" candidates, the teacher's "top" group_size, or a "sample" of group_size drawn from
     softmax(t / group_temperature) without replacement; "auto" takes all up to 1,000 candidates, else a sample;
     times tau^2 where `tau_squared`. pair_target, pair_weight: grkd.losses.weighted_pairs; weights are the gap between
     the teacher's probabilities (at `temperature`) or between discounts of rank. standardize_pairs: of z-scores.
-    across_batch: weight, against L_GR's, of the same loss over pairs of rows within each class (all candidates only):
-    its scores are log-probabilities at `temperature`; the loss then depends on how a batch is split.
+    L_adv over all candidates: the chance that draws from student and teacher differ, at advantage_temperature
+    (grkd.losses.expected_disagreement): its gradient is each candidate's advantage over its group.
+    across_batch: weight, under alpha, of a loss over pairs of rows within each class (all candidates only); it depends
+    on how a batch is split. across_form "pairs": L_GR of log-probabilities at `temperature`, times pair_scale;
+    "relation": 1 - correlation of the class's probabilities, which is their margins' in O(rows) and what dist has.
     L_soft at `temperature` over all candidates, times T^2 where `t_squared`, of z-scores where `standardize` (arXiv
     2403.01427). alpha: `alpha_shape` to `alpha_ceiling`.
 
@@ -51,6 +55,9 @@ class GRKD(Objective):
     normalize: Normalize = "pairs"
     standardize_pairs: bool = False
     across_batch: float = 0.0
+    across_form: AcrossForm = "pairs"
+    advantage_scale: float = 0.0
+    advantage_temperature: float = 1.0
     group: GroupChoice = "auto"
     group_size: int = 16
     group_temperature: float = 1.0
@@ -69,8 +76,8 @@ class GRKD(Objective):
     response_soft: ResponseSoft = "tokens"
 
     def __post_init__(self) -> None:
-        above_zero("grkd", self, "tau", "temperature", "group_temperature", "response_tau")
-        not_negative("grkd", self, "pair_scale", "soft_scale", "across_batch")
+        above_zero("grkd", self, "tau", "temperature", "group_temperature", "response_tau", "advantage_temperature")
+        not_negative("grkd", self, "pair_scale", "soft_scale", "across_batch", "advantage_scale")
         not_negative("grkd", self, "label_weight", "token_weight", "response_weight")
         if not 0 <= self.alpha_ceiling <= 1:
             raise UserError(f"grkd: alpha_ceiling must be in [0, 1], got {self.alpha_ceiling}")
@@ -78,6 +85,7 @@ class GRKD(Objective):
             raise UserError(f"grkd: group_size must be 2 or more, got {self.group_size}")
         choices = {"pair_target": PairForm, "pair_weight": PairWeight, "normalize": Normalize, "group": GroupChoice}
         choices |= {"alpha_shape": schedules.Shape, "level": PairLevel, "response_soft": ResponseSoft}
+        choices |= {"across_form": AcrossForm}
         known("grkd", self, {name: get_args(choice) for name, choice in choices.items()})
         if self.across_batch and (self.group in ("top", "sample") or self.level != "token"):
             raise UserError(
@@ -102,7 +110,7 @@ class GRKD(Objective):
         names = set(self._names("row"))
         paired = "group_relative" in names
         plain = self.pair_target != "margin" and self.pair_weight == "uniform" and not self.standardize_pairs
-        if not names or names & {"labels", "across_batch"} or self.standardize or (paired and not plain):
+        if not names or names & {"labels", "across_batch", "advantage"} or self.standardize or (paired and not plain):
             return None
         # The head multiplies by alpha and 1 - alpha itself.
         options: dict[str, Any] = {
@@ -131,6 +139,8 @@ class GRKD(Objective):
             "group_relative": self._group_relative,
             "across_batch": self._across_batch,
             "response_group_relative": self._group_relative,
+            "advantage": self._advantage,
+            "response_advantage": self._advantage,
             "soft_target": self._soft_target,
             "response_soft_target": self._soft_target,
         }
@@ -145,18 +155,24 @@ class GRKD(Objective):
 
     def _weights(self, level: Level, alpha: float) -> dict[str, float]:
         """The weight of every term of a level at this alpha; 0 for those that the options leave out."""
-        pairs, soft = alpha * self.pair_scale, (1 - alpha) * self.soft_scale
+        pairs, soft, advantage = alpha * self.pair_scale, (1 - alpha) * self.soft_scale, alpha * self.advantage_scale
         if level == "response":
             here = self.response_weight if self.level != "token" else 0.0
             squared = self.response_tau**2 if self.tau_squared else 1.0
             in_group = here if self.response_soft == "responses" else 0.0
-            return {"response_group_relative": here * pairs * squared, "response_soft_target": in_group * soft}
+            return {
+                "response_group_relative": here * pairs * squared,
+                "response_advantage": here * advantage,
+                "response_soft_target": in_group * soft,
+            }
         of_pairs = self.token_weight if self.level != "response" else 0.0
         of_soft = 0.0 if self.level == "response" and self.response_soft == "responses" else self.token_weight
         squared = self.tau**2 if self.tau_squared else 1.0
+        across = alpha if self.across_form == "relation" else pairs * squared
         return {
             "group_relative": of_pairs * pairs * squared,
-            "across_batch": of_pairs * pairs * squared * self.across_batch,
+            "across_batch": of_pairs * across * self.across_batch,
+            "advantage": of_pairs * advantage,
             "soft_target": of_soft * soft,
             "labels": self.label_weight,
         }
@@ -189,9 +205,16 @@ class GRKD(Objective):
     def _across_batch(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
         self.check_candidates(batch.student.shape[-1])
         student, teacher = self._scores(batch, self.standardize_pairs)
+        pairs = self._pairs("row")
+        across = pairs.relation if self.across_form == "relation" else pairs.across_rows
         # One value for the whole micro-batch, carried by every row, so that dividing by rows is right.
-        value = self._pairs("row").across_rows(student, teacher, mask=batch.mask)
+        value = across(student, teacher, mask=batch.mask)
         return value.expand(len(student)), batch.counted()
+
+    def _advantage(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        temperature = self.advantage_temperature * (self.response_tau if batch.level == "response" else 1.0)
+        rows = expected_disagreement(batch.student, batch.required_teacher(), mask=batch.mask, temperature=temperature)
+        return rows, batch.counted()
 
     def _soft_target(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
         student, teacher = self._scores(batch, self.standardize)

@@ -1,0 +1,46 @@
+"""How often a draw from the student would differ from a draw from the teacher."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grkd.errors import UserError
+from grkd.groups import checked_mask
+from grkd.losses._soft_target import masked_log_softmax
+
+
+def expected_disagreement(
+    student_scores: Float[Tensor, "*rows candidates"],
+    teacher_scores: Float[Tensor, "*rows candidates"],
+    *,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Float[Tensor, "*rows"]:
+    """The chance that one draw from the student and one from the teacher differ, in [0, 1], one value a row.
+
+    L = 1 - sum_k q_k p_k,  q = softmax(s / T), p = softmax(t / T) over the unmasked candidates.
+    Its gradient is a candidate's advantage over its group, with the teacher's probability as the reward:
+    dL/ds_k = -q_k (p_k - sum_j q_j p_j) / T = -(q_k / T) sum_j q_j (p_k - p_j),
+    pairs weighted by the gap of the teacher's probabilities and by how plausible both are to the student.
+    Bounded, so that a row whose teacher is wrong pulls no harder than its probability. At its least, 1 - max p, all of
+    the student's probability is on the teacher's best: it wants an anchor (soft targets).
+    A row with no unmasked candidate gives 0. No gradient reaches the teacher.
+    Raises UserError for temperature <= 0, ValueError for shapes that differ.
+    Source: ours; the advantage is the group relative one of GRPO (arXiv 2402.03300) without its division by the group's
+    deviation, in expectation over the student's draws; with labels in place of p it is the mean absolute error of
+    Ghosh et al., arXiv 1712.09482, up to a factor.
+    """
+    if student_scores.shape != teacher_scores.shape:
+        raise ValueError(
+            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
+        )
+    if not temperature > 0:
+        raise UserError(f"temperature must be above 0, got {temperature}")
+    exists = None if mask is None else checked_mask(mask, student_scores)
+    student, teacher = (
+        masked_log_softmax(scores, exists, temperature).exp() for scores in (student_scores, teacher_scores.detach())
+    )
+    if exists is None:
+        return 1 - (student * teacher).sum(-1)
+    agreement = torch.where(exists, student * teacher, 0.0).sum(-1)
+    return torch.where(exists.any(-1), 1 - agreement, 0.0)
