@@ -219,6 +219,23 @@ def test_print_tables_shows_text_that_looks_like_markup(make_run: MakeRun) -> No
         assert expected in text
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_many_methods_are_shown_whole_in_as_many_tables_as_they_need(make_run: MakeRun, width: int) -> None:
+    names = [f"method-{number}" for number in range(13)]
+    rows = rows_of({name: [0.5 + place / 100, 0.6 + place / 100] for place, name in enumerate(names)})
+    stream = io.StringIO()
+    print_tables([read_run(make_run(rows=rows))], Console(file=stream, width=width))
+    text = stream.getvalue()
+    table = text[: text.index("±: half-width")]
+    assert "…" not in table
+    shown = [[word for word in line.split() if "method-" in word] for line in table.splitlines()]
+    shown = [names_of_one for names_of_one in shown if names_of_one]
+    assert [name for line in shown for name in line] == names
+    assert max(len(line) for line in table.splitlines()) <= width
+    assert (len(shown) == 1) == (width == 200)
+    assert table.count("accuracy") == len(shown)
+
+
 def test_no_results_yet(make_run: MakeRun) -> None:
     folder = make_run()
     (folder / "results.json").unlink()

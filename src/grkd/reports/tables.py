@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +39,8 @@ def print_tables(runs: Sequence[Run], console: Console) -> None:
         summary = summarise(run)
         console.print(Text(run.title, style="bold"))
         if summary.lines:
-            console.print(_rich_table(summary))
+            for number, lines in enumerate(_that_fit(summary, console)):
+                console.print(*([""] if number else []), _rich_table(summary, lines), sep="\n")
         else:
             console.print("No results yet.")
         for note in footnotes(summary):
@@ -194,17 +196,30 @@ def _costs(line: Line, summary: Summary) -> list[str]:
     return [cost(line, name) for name in costs(summary)]
 
 
-def _rich_table(summary: Summary) -> Table:
+def _that_fit(summary: Summary, console: Console) -> list[list[Line]]:
+    """The lines in as few tables as the terminal's width allows, one at least in each."""
+    any_width = console.options.update(max_width=100_000)
+    found: list[list[Line]] = [[]]
+    for line in summary.lines:
+        wider = [*found[-1], line]
+        if found[-1] and Measurement.get(console, any_width, _rich_table(summary, wider)).maximum > console.width:
+            found.append([line])
+        else:
+            found[-1] = wider
+    return found
+
+
+def _rich_table(summary: Summary, lines: Sequence[Line]) -> Table:
     """Metrics down and methods across: a terminal has room for few columns."""
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")
-    for line in summary.lines:
+    for line in lines:
         style = "bold" if line.kind == "method" else "dim"
         table.add_column(Text(name_of(line.label), style=style), justify="right", no_wrap=True)
     for metric in summary.metrics:
-        table.add_row(header(metric), *(_rich_cell(line.cells[metric.name], metric, summary) for line in summary.lines))
+        table.add_row(header(metric), *(_rich_cell(line.cells[metric.name], metric, summary) for line in lines))
     for name in costs(summary):
-        table.add_row(name, *(cost(line, name) for line in summary.lines))
+        table.add_row(name, *(cost(line, name) for line in lines))
     return table
 
 
