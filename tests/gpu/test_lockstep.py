@@ -124,8 +124,16 @@ def test_a_student_with_dropout_and_one_with_sampled_groups_are_what_they_are_al
     def dropping(seed: int) -> nn.Module:
         return nn.Sequential(nn.Dropout(0.3), build(seed))
 
+    def dropping_channels(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Dropout2d(0.3), build(seed))
+
     objective = {"kd": objectives.load("kd"), "sample": objectives.load("grkd", group="sample", group_size=8)}
-    for network, names, said in ((dropping, ("kd", "kd"), True), (build, ("sample", "kd"), False)):
+    cases = (
+        (dropping, ("kd", "kd"), False),
+        (dropping_channels, ("kd", "kd"), True),
+        (build, ("sample", "kd"), False),
+    )
+    for network, names, said in cases:
         jobs = [
             Job(name=f"{name}-{seed}", objective=objective[name], seed=seed, learning_rate=0.02)
             for seed, name in enumerate(names)

@@ -13,6 +13,7 @@ from grkd.objectives import Batch, Objective, Term
 from grkd.training import lockstep_student
 from grkd.training.lockstep import predict, train_lockstep
 from grkd.training.lockstep_batches import DeviceBatches, DeviceExamples
+from grkd.training.lockstep_dropout import OwnDropout, with_own_dropout
 from grkd.training.lockstep_head import WideHead, with_wide_head
 from grkd.training.lockstep_student import Job, LockstepStudent, Plan, term_weights
 
@@ -217,3 +218,30 @@ def test_predictions_are_in_eval_mode_and_leave_the_module_as_it_was(examples: D
     inputs = examples.inputs.float() / 127.5 - 1
     torch.testing.assert_close(predict(module, examples.inputs, batch_size=7), network(0).eval()(inputs).detach())
     assert module.training
+
+
+def test_dropout_of_its_own_is_dropout() -> None:
+    """Values, share and gradient of nn.Dropout; the common random state is neither read nor moved."""
+    module = with_own_dropout(
+        nn.Sequential(nn.Dropout(0.25), nn.Sequential(nn.Dropout(0.0), nn.Dropout2d(0.5))), generator_of(1)
+    )
+    own, (none, channels) = module[0], module[1]
+    assert isinstance(own, OwnDropout)
+    assert (type(none), type(channels)) == (nn.Dropout, nn.Dropout2d)
+    inputs = torch.full((200, 100), 3.0, requires_grad=True)
+    before = torch.get_rng_state()
+    found = own(inputs)
+    assert torch.equal(torch.get_rng_state(), before)
+    kept = found != 0
+    assert found[kept].unique().tolist() == [4.0]  # 3 / (1 - 1/4)
+    assert 1 - kept.float().mean().item() == pytest.approx(0.25, abs=0.01)  # 20,000 draws: 3 deviations
+    (gradient,) = torch.autograd.grad(found.sum(), inputs)
+    torch.testing.assert_close(gradient, kept / 0.75)
+    assert not torch.equal(own(inputs), found)  # drawn anew
+    again = with_own_dropout(nn.Dropout(0.25), generator_of(1))
+    assert torch.equal(again(inputs), found)
+    assert own.eval()(inputs) is inputs
+
+
+def generator_of(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -18,6 +18,7 @@ from grkd.objectives import Batch, Objective, combine
 from grkd.objectives._base import Term
 from grkd.teachers.classifiers import scores
 from grkd.training.lockstep_batches import DeviceBatch
+from grkd.training.lockstep_dropout import with_own_dropout
 from grkd.training.lockstep_head import with_wide_head
 from grkd.training.lockstep_optimizers import AdamW, Optimizer, Schedule, Sgd, Stepper, learning_rates
 
@@ -43,7 +44,7 @@ class Plan:
     total_steps: in place of epochs. data_seed: order of the examples, crops and flips. optimizer "sgd": Nesterov with
     `momentum`. max_grad_norm: 0 is no limit. augment: images are cropped and flipped. bf16: networks under bfloat16
     autocast, their last layer and the losses in float32. graphs: each student's step as one CUDA graph, on a GPU, where
-    its objective allows it and it has no dropout.
+    its objective allows it and it has no dropout but nn.Dropout (of whole channels, say).
     """
 
     epochs: float
@@ -72,7 +73,9 @@ class LockstepStudent:
         if job.objective.levels != ("row",):
             raise UserError(f"{job.name}: a method on whole responses cannot train a classifier")
         layout: dict[str, Any] = {"memory_format": torch.channels_last} if device.type == "cuda" else {}
+        self.generator = torch.Generator(device).manual_seed(job.seed)
         module, self.head = with_wide_head(build(job.seed).to(device, **layout).train())
+        module = with_own_dropout(module, self.generator)
         if job.objective.needs_features and self.head is None:
             raise UserError(f"{job.name}: the method reads features, but the network has no linear layer at its end")
         self.job, self.plan, self.steps, self.module, self.device = job, plan, steps, module, device
@@ -86,7 +89,6 @@ class LockstepStudent:
         self.rates = rates.to(device)
         self.number = torch.zeros(1, dtype=torch.long, device=device)  # of the next fixed step
         self.loss_sum = torch.zeros((), device=device)  # since it was last taken
-        self.generator = torch.Generator(device).manual_seed(job.seed)
         self.drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
         self.randomness = _Randomness(job.seed, device) if self.drops else nullcontext()
 
@@ -118,7 +120,7 @@ class LockstepStudent:
     def fixed_step(self, batch: DeviceBatch, weights: Float[Tensor, "steps terms"]) -> None:
         """The next optimiser step by the device's own count; weights: of the terms, from `term_weights`.
 
-        Not for a student that `drops`: here dropout would draw from the state that all students share.
+        Not for a student that `drops`: its dropout would draw from the state that all students share.
         """
         number = self.number.clamp_max(self.steps - 1)
         totals = torch.stack([term.total() for term in self.terms(batch, 0.0)]) / len(batch.labels)
