@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from grkd import objectives, recipe
+from grkd.teachers.models import load_language_model, load_tokenizer, truncated
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found.group(1)
+def block(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)[number]
 
 
 def test_tables_come_from_the_result_files() -> None:
@@ -51,6 +50,22 @@ def test_python_trains() -> None:
     }
     exec(block("python"), names)
     assert not torch.equal(student.weight, before)
+
+
+def test_the_trainer_trains(tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = load_language_model(str(tiny_teacher), dtype=torch.float32)
+    student = truncated(teacher, [0, 2])
+    before = student.get_output_embeddings().weight.detach().clone()
+    records = [{"prompt": f"w{n}", "completion": "w3 w4"} for n in range(4)]
+    names = {
+        "student": student,
+        "teacher": teacher,
+        "records": records,
+        "tokenizer": load_tokenizer(str(tiny_teacher)),
+    }
+    exec(block("python", 1), names)
+    assert not torch.equal(student.get_output_embeddings().weight.cpu(), before)
 
 
 @pytest.mark.parametrize("name", objectives.names())

@@ -103,6 +103,14 @@ def _example(text: str, default_id: str, where: str, *, groups: bool) -> Example
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({getattr(error, 'msg', error)}); write one JSON object a line") from None
+    return example_of(value, default_id=default_id, where=where, groups=groups)
+
+
+def example_of(value: Any, *, default_id: str, where: str, groups: bool = True) -> Example:
+    """An example from a record as in `read_examples`; `where` is named in errors. Values that are None are not there.
+
+    Raises UserError for what is not such a record.
+    """
     if not isinstance(value, dict):
         raise UserError(f'{where}: expected an object such as {{"prompt": "..."}}, got {_kind(value)}')
     name = value.get("id", default_id)

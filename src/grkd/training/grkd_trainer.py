@@ -1,0 +1,225 @@
+"""GRKDTrainer: any method of grkd behind the arguments that transformers' and TRL's trainers have."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from grkd import objectives
+from grkd.console import console
+from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.language import Group, Item, check_head_size, vocabulary_size
+from grkd.data.prompts import Example, example_of
+from grkd.errors import UserError
+from grkd.objectives import Objective
+from grkd.teachers.models import check_same_vocabulary, load_language_model, load_tokenizer
+from grkd.teachers.sample_mixed import sample_on_policy
+from grkd.training.callbacks import FiniteSteps
+from grkd.training.language_rows import LanguageRows, Sampler, chosen
+from grkd.training.trainer import DistillationTrainer
+
+
+@dataclass
+class GRKDConfig(TrainingArguments):
+    """transformers.TrainingArguments, and what a distillation needs besides.
+
+    method, method_options: see `grkd methods`. max_length: of prompt and response in tokens; longer responses are left
+    out and counted. max_new_tokens: of the responses that on-policy methods sample. system: a system message before
+    every prompt without its own. fused_head: see DistillationTrainer.
+    per_device_train_batch_size counts prompts, each with all its responses.
+    """
+
+    method: str = "grkd"
+    method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "options of the method"})
+    teacher_model_name_or_path: str | None = None
+    max_length: int | None = 1024
+    max_new_tokens: int = 256
+    system: str | None = None
+    fused_head: bool | None = None
+    warmup_steps: float = 0.0  # transformers' default, 0, is no float
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
+
+
+class GRKDTrainer(DistillationTrainer):
+    """Distils teacher_model into model, by tokens or by scored responses.
+
+        GRKDTrainer(model=student, teacher_model=teacher, args=GRKDConfig(...), train_dataset=records,
+                    processing_class=tokenizer).train()
+
+    model, teacher_model: a model, or the name or folder of one. train_dataset, eval_dataset: records (a list of dicts,
+    a datasets.Dataset) with `messages`, `prompt` + `completion`, `prompt` + `responses` (+ `teacher_scores`), or
+    `prompt` + `chosen` / `rejected`, as grkd.data.prompts.read_examples and TRL know them; prompts and completions can
+    be messages. The teacher runs in every step: `grkd run` also samples responses and caches the teacher's signal.
+    peft_config: of peft, for LoRA. objective: in place of args.method.
+    The other arguments are those of transformers.Trainer.
+    Raises UserError for methods that need what the records lack (a teacher's responses, scores, a reference), other
+    vocabularies, and records that are malformed.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        teacher_model: PreTrainedModel | str | None = None,
+        args: GRKDConfig | None = None,
+        *,
+        train_dataset: Iterable[dict[str, Any]] | None = None,
+        eval_dataset: Iterable[dict[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: Any = None,
+        objective: Objective | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = GRKDConfig() if args is None else args
+        args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
+        objective = _objective(args) if objective is None else objective
+        name = model if isinstance(model, str) else str(model.config.name_or_path)
+        tokenizer = load_tokenizer(name) if processing_class is None else processing_class
+        student = load_language_model(model, dtype=torch.float32).train() if isinstance(model, str) else model
+        teacher = self._teacher(teacher_model, objective, args, tokenizer)
+        encode = _Encode(tokenizer, student, objective, args)
+        rows = LanguageRows(
+            pad_token_id=encode.pad_token_id,
+            vocabulary=check_head_size(student, tokenizer, role="student"),
+            teacher=teacher,
+            trains_on=objective.trains_on,
+            sampler=_sampler(teacher, encode, args) if objective.on_policy else None,
+        )
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            student = get_peft_model(student, peft_config)
+        super().__init__(
+            student,
+            args,
+            objective=objective,
+            rows=rows,
+            fused_head=args.fused_head,
+            train_dataset=None if train_dataset is None else encode(train_dataset, "train_dataset"),
+            eval_dataset=None if eval_dataset is None else encode(eval_dataset, "eval_dataset"),
+            processing_class=tokenizer,
+            **kwargs,
+        )
+        self.add_callback(FiniteSteps())
+
+    @staticmethod
+    def _teacher(
+        teacher: PreTrainedModel | str | None,
+        objective: Objective,
+        args: GRKDConfig,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> PreTrainedModel | None:
+        """The teacher of tokens, in evaluation mode; None where the method compares responses alone."""
+        teacher = args.teacher_model_name_or_path if teacher is None else teacher
+        if not (objective.needs_teacher and "row" in objective.levels):
+            return None
+        if teacher is None:
+            raise UserError(f"{args.method} learns from a teacher's scores of tokens; give teacher_model")
+        if isinstance(teacher, str):
+            check_same_vocabulary(load_tokenizer(teacher), tokenizer)
+            on_gpu = args.device.type == "cuda"
+            teacher = load_language_model(teacher, dtype=torch.bfloat16 if on_gpu else torch.float32)
+        check_head_size(teacher, tokenizer, role="teacher")
+        frozen: PreTrainedModel = teacher.eval().requires_grad_(False)  # type: ignore[union-attr]
+        return frozen
+
+
+def _objective(args: GRKDConfig) -> Objective:
+    options = args.method_options or {}
+    if isinstance(options, str):
+        raise UserError(f"method_options must be a JSON object, got {options!r}")
+    return objectives.load(args.method, **options)
+
+
+class _Encode:
+    """From records to groups of token ids; says what it leaves out."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel, objective: Objective, args: GRKDConfig
+    ) -> None:
+        self.tokenizer, self.objective, self.args = tokenizer, objective, args
+        self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
+        self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        if objective.needs_reference:
+            raise UserError(f"{args.method} compares the student with itself before training; give it to `grkd run`")
+
+    def __call__(self, records: Iterable[dict[str, Any]], where: str) -> list[Group]:
+        found, too_long, unused = [], 0, 0
+        for number, record in enumerate(records):
+            example = example_of(_plain(record), default_id=str(number), where=f"{where}[{number}]")
+            group = self._group(example, f"{where}[{number}]")
+            too_long += len(example.answers) - len(group.items)
+            group = chosen(group, self.objective.trains_on)
+            if group.items and ("row" in self.objective.levels or len(set(group.teacher_scores)) > 1):
+                found.append(group)
+            else:
+                unused += 1
+        if not found:
+            raise UserError(f"{where}: {self.args.method} can learn from none of its records; {self._wanted()}")
+        for count, what in ((too_long, f"responses over max_length {self.args.max_length}"), (unused, "records")):
+            if count:
+                console.print(f"[yellow]{where}: {count} {what} left out[/yellow]")
+        return found
+
+    def _group(self, example: Example, where: str) -> Group:
+        if not example.answers:
+            raise UserError(f"{where}: a prompt without a response; {self._wanted()}")
+        scores = example.scores or [0.0] * len(example.answers)
+        prompt_ids = encode_prompt(self.tokenizer, example, system=self.args.system)
+        items, kept = [], []
+        for place, (answer, score) in enumerate(zip(example.answers, scores, strict=True)):
+            alone = replace(example, completion=answer, responses=None, scores=None)
+            ids = encode_response(self.tokenizer, alone, stop_ids=self.stop_ids, system=self.args.system)
+            if self.args.max_length is None or len(prompt_ids) + len(ids) <= self.args.max_length:
+                items.append(Item(f"{example.id}#{place}", prompt_ids, ids))
+                kept.append(score)
+        return Group(id=example.id, items=tuple(items), teacher_scores=tuple(kept), sources=("data",) * len(items))
+
+    def _wanted(self) -> str:
+        if "response" in self.objective.levels:
+            return "give responses with different teacher_scores, or chosen and rejected"
+        if self.objective.trains_on == "teacher":
+            return "responses of the teacher are sampled by `grkd run`"
+        return "give a completion, responses, or messages that end with an assistant turn"
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with conversations where TRL puts them moved to where read_examples wants them."""
+    record = dict(record)
+    for key in ("id", "prompt", "completion"):  # columns that a data set has for other records
+        if record.get(key) is None:
+            record.pop(key, None)
+    if isinstance(record.get("prompt"), list):
+        record["messages"] = record.pop("prompt")
+    if isinstance(record.get("completion"), list) and record["completion"]:
+        record["completion"] = record["completion"][-1].get("content")
+    conversation = record.get("chosen")
+    if isinstance(conversation, list) and len(conversation) > 1 and not {"prompt", "messages"} & record.keys():
+        record["messages"] = conversation[:-1]
+    return record
+
+
+def _sampler(teacher: nn.Module | None, encode: _Encode, args: GRKDConfig) -> Sampler:
+    """Answers of the student as it is now, at temperature 1 over the whole vocabulary."""
+
+    def sample(
+        student: nn.Module, prompts: list[list[int]], mixed_in: float, seed: int
+    ) -> list[tuple[list[int], list[float]]]:
+        return sample_on_policy(
+            student,
+            teacher,
+            prompts,
+            teacher_mix=mixed_in,
+            max_new_tokens=args.max_new_tokens,
+            temperature=1.0,
+            top_p=1.0,
+            stop_ids=encode.stop_ids,
+            pad_token_id=encode.pad_token_id,
+            vocabulary=vocabulary_size(encode.tokenizer),
+            seed=seed,
+            batch_size=max(1, len(prompts)),
+        )
+
+    return sample

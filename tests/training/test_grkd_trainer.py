@@ -1,0 +1,250 @@
+"""GRKDTrainer: records as TRL and the hub have them, the steps of DistillationTrainer, and clear refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+import grkd
+from grkd import objectives
+from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.language import Group, Item
+from grkd.data.prompts import Example, read_examples
+from grkd.errors import UserError
+from grkd.teachers.models import load_tokenizer, truncated
+from grkd.training import DistillationTrainer, GRKDConfig, GRKDTrainer, LanguageRows
+from tests.conftest import word_tokenizer
+
+RECORDS = [
+    {"prompt": f"w{n} w{n + 1}", "completion": " ".join(f"w{(3 * n + k) % 30}" for k in range(2 + n % 3))}
+    for n in range(8)
+]
+
+
+@pytest.fixture
+def teacher(tiny_teacher: Path) -> LlamaForCausalLM:
+    return AutoModelForCausalLM.from_pretrained(tiny_teacher)
+
+
+@pytest.fixture
+def student(teacher: LlamaForCausalLM) -> LlamaForCausalLM:
+    return truncated(teacher, [0, 2])
+
+
+def config(folder: Path, **options: Any) -> GRKDConfig:
+    settings: dict[str, Any] = {
+        "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2,
+        "report_to": [], "use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1.0,
+        "method_options": {"group": "top", "group_size": 6},
+    }  # fmt: skip
+    return GRKDConfig(**{**settings, **options})
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def trainer(tmp_path: Path, student: Any, teacher: Any, records: Any = RECORDS, **options: Any) -> GRKDTrainer:
+    return GRKDTrainer(
+        student, teacher, config(tmp_path, **options), train_dataset=records, processing_class=word_tokenizer()
+    )
+
+
+def test_the_steps_are_those_of_the_distillation_trainer(tmp_path: Path, student: Any, teacher: Any) -> None:
+    again = truncated(teacher, [0, 2])
+    trainer(tmp_path, student, teacher).train()
+    tokenizer = word_tokenizer()
+    stops = stop_token_ids(tokenizer, again.generation_config)
+    groups = []
+    for number, record in enumerate(RECORDS):
+        example = Example(id=str(number), **record)
+        response = encode_response(tokenizer, example, stop_ids=stops)
+        item = Item(f"{number}#0", encode_prompt(tokenizer, example), response)
+        groups.append(Group(id=str(number), items=(item,), teacher_scores=(0.0,), sources=("data",)))
+    DistillationTrainer(
+        again,
+        config(tmp_path),
+        objective=objectives.load("grkd", group="top", group_size=6),
+        rows=LanguageRows(pad_token_id=0, vocabulary=40, teacher=teacher),
+        train_dataset=groups,
+    ).train()
+    assert torch.equal(weights(student), weights(again))
+
+
+def test_from_names_to_a_folder_that_opens(tmp_path: Path, tiny_teacher: Path, student: Any) -> None:
+    student.save_pretrained(tmp_path / "start")
+    word_tokenizer().save_pretrained(tmp_path / "start")
+    before = weights(student)
+    made = GRKDTrainer(
+        str(tmp_path / "start"),
+        args=config(tmp_path / "out", method="kd", method_options=None, teacher_model_name_or_path=str(tiny_teacher)),
+        train_dataset=RECORDS,
+        eval_dataset=RECORDS[:3],
+    )
+    start = made.evaluate()["eval_loss"]
+    made.train()
+    assert made.evaluate()["eval_loss"] < start
+    made.save_model(str(tmp_path / "end"))
+    assert not torch.equal(weights(AutoModelForCausalLM.from_pretrained(tmp_path / "end")), before)
+    assert load_tokenizer(str(tmp_path / "end")).get_vocab() == word_tokenizer().get_vocab()
+
+
+def test_a_kill_is_made_good_from_a_checkpoint(tmp_path: Path, teacher: Any) -> None:
+    whole = truncated(teacher, [0, 2])
+    trainer(tmp_path / "a", whole, teacher, max_steps=6, save_strategy="steps", save_steps=2.0).train()
+    again = truncated(teacher, [0, 2])
+    resumed = trainer(tmp_path / "a", again, teacher, max_steps=6, save_strategy="steps", save_steps=2.0)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
+    torch.testing.assert_close(weights(again), weights(whole))
+
+
+USER = {"role": "user", "content": "w1"}
+ANSWER, WORSE = ({"role": "assistant", "content": text} for text in ("w2 w3", "w4"))
+
+
+@pytest.mark.parametrize(
+    ("record", "line"),
+    [
+        ({"messages": [USER, ANSWER]}, {"prompt": "w1", "completion": "w2 w3"}),
+        ({"prompt": [USER], "completion": [ANSWER], "messages": None}, {"prompt": "w1", "completion": "w2 w3"}),
+        ({"prompt": "w1", "completion": "w2 w3", "id": None}, {"prompt": "w1", "completion": "w2 w3"}),
+        ({"chosen": [USER, ANSWER], "rejected": [USER, WORSE]}, {"prompt": "w1", "chosen": "w2 w3", "rejected": "w4"}),
+        (
+            {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]},
+            {"prompt": "w1", "chosen": "w2 w3", "rejected": "w4"},
+        ),
+        (
+            {"prompt": "w1", "responses": ["w2 w3", "w4"], "teacher_scores": [-0.5, -2], "completion": None},
+            {"prompt": "w1", "responses": ["w2 w3", "w4"], "teacher_scores": [-0.5, -2.0]},
+        ),
+    ],
+    ids=str,
+)
+def test_records_as_others_write_them(
+    tmp_path: Path, student: Any, teacher: Any, record: dict[str, Any], line: dict[str, Any]
+) -> None:
+    """The same groups as from a file of prompts in the project's own form."""
+    path = tmp_path / "line.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    (example,) = read_examples(path)
+    tokenizer = word_tokenizer()
+    (group,) = trainer(tmp_path, student, teacher, [record]).train_dataset
+    assert [tokenizer.decode(item.response_ids[:-1]) for item in group.items] == example.answers
+    assert all(item.response_ids[-1] == 3 for item in group.items)  # one end of sequence
+    assert {tuple(item.prompt_ids) for item in group.items} == {tuple(encode_prompt(tokenizer, example))}
+    assert list(group.teacher_scores) == (example.scores or [0.0])
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("simpo", {}),
+        ("pro", {}),
+        ("grkd", {"level": "response"}),
+        ("grkd", {"level": "both"}),
+        ("gkd", {}),
+        ("sft", {}),
+    ],
+)
+def test_methods_of_every_kind_make_steps(
+    tmp_path: Path, student: Any, teacher: Any, method: str, options: dict[str, Any]
+) -> None:
+    records: list[dict[str, Any]] = [
+        {"prompt": record["prompt"], "responses": [record["completion"], "w7 w8"], "teacher_scores": [-0.2, -1.0 - n]}
+        for n, record in enumerate(RECORDS)
+    ]
+    before = weights(student)
+    needs = method not in ("simpo", "pro", "sft")
+    made = trainer(
+        tmp_path, student, teacher if needs else None, records, method=method, method_options=options, max_new_tokens=4
+    )
+    made.train()
+    assert weights(student).isfinite().all()
+    assert not torch.equal(weights(student), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+def test_lora_trains_adapters_alone(tmp_path: Path, student: Any, teacher: Any) -> None:
+    peft = pytest.importorskip("peft")
+    made = GRKDTrainer(
+        student, teacher, config(tmp_path), train_dataset=RECORDS, processing_class=word_tokenizer(),
+        peft_config=peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    made.train()
+    changed = {name for name, value in made.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("lora" in name for name in changed)
+
+
+def test_options_from_a_command_line(tmp_path: Path) -> None:
+    """In a process of its own: transformers gives its arguments values that are not of their declared types."""
+    program = (
+        "import sys; from transformers import HfArgumentParser; from grkd.training import GRKDConfig; "
+        "(args,) = HfArgumentParser(GRKDConfig).parse_args_into_dataclasses(); print(args.method, args.method_options)"
+    )
+    words = ["--output_dir", str(tmp_path), "--use_cpu", "--method", "kd", "--method_options", '{"temperature": 2.0}']
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "kd {'temperature': 2.0}"
+
+
+def test_what_is_too_long_is_left_out_and_said(
+    tmp_path: Path, student: Any, teacher: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"prompt": "w1", "completion": " ".join(["w2"] * 60)}
+    made = trainer(tmp_path, student, teacher, [*RECORDS, long], max_length=20)
+    assert len(made.train_dataset) == len(RECORDS)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train_dataset: 1 responses over max_length 20 left out" in said
+    with pytest.raises(UserError, match="train_dataset: grkd can learn from none of its records"):
+        trainer(tmp_path, student, teacher, [long], max_length=20)
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "message"),
+    [
+        ([{"prompt": "w1"}], {}, r"train_dataset\[0\]: a prompt without a response; give a completion"),
+        ([{"text": "w1"}], {}, r'train_dataset\[0\]: neither "prompt" nor "messages"'),
+        ([{"prompt": "w1", "completion": " "}], {}, r"train_dataset\[0\]: completion is empty"),
+        (RECORDS, {"method": "simpo", "method_options": {}}, "simpo can learn from none .* chosen and rejected"),
+        (RECORDS, {"method": "seqkd", "method_options": {}}, "seqkd can learn from none .* sampled by `grkd run`"),
+        (RECORDS, {"method": "dpo", "method_options": {}}, "dpo compares the student with itself"),
+        (RECORDS, {"method": "kdd"}, "kdd"),
+        (RECORDS, {"method_options": {"taw": 1.0}}, "taw"),
+        (RECORDS, {"method_options": "tau=1"}, "method_options must be a JSON object"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, student: Any, teacher: Any, records: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        trainer(tmp_path, student, teacher, records, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_teachers_that_do_not_fit(tmp_path: Path, student: Any, teacher: Any) -> None:
+    with pytest.raises(UserError, match="grkd learns from a teacher's scores of tokens; give teacher_model"):
+        trainer(tmp_path, student, None)
+    other = word_tokenizer()
+    other.add_tokens(["w99"])
+    teacher.save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="different vocabularies: token 'w99'"):
+        trainer(tmp_path, student, str(tmp_path / "other"))
+
+
+def test_the_losses_need_no_transformers() -> None:
+    """The trainer's names are there, and cost nothing until they are used."""
+    program = (
+        "import sys, grkd; assert 'transformers' not in sys.modules; "
+        "assert grkd.GRKDTrainer.__name__ == 'GRKDTrainer'; assert grkd.GRKDConfig().method == 'grkd'"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd="/")
+    with pytest.raises(AttributeError, match="no attribute 'GRKDTrainers'"):
+        grkd.GRKDTrainers  # noqa: B018
