@@ -150,76 +150,18 @@ def test_one_row_has_no_pair_across_the_batch() -> None:
     assert not objectives.load("grkd").couples_rows
 
 
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_relations_across_the_batch_are_margins_of_z_scores(temperature: float) -> None:
-    """Every pair of rows within every class, and dist's term."""
-    batch = a_batch(rows=5)
-    options = {"across_batch": 0.3, "across_form": "relation", "temperature": temperature}
-    objective = objectives.load("grkd", pair_scale=7.0, tau=2.0, tau_squared=True, **options)
-    term = next(term for term in objective.terms(replace(batch, progress=0.4)) if term.name == "across_batch")
-    assert term.weight == pytest.approx(0.4 * 0.3)  # alpha's alone: neither pair_scale nor tau
-    total = 0.0
-    for k in range(6):
-        own, others = (
-            [math.exp(log_softmax(row, temperature)[k]) for row in x.tolist()] for x in (batch.student, batch.teacher)
-        )
-        z = []
-        for values in (own, others):
-            mean = sum(values) / 5
-            deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 5)
-            z.append([(value - mean) / deviation for value in values])
-        margins = [((z[0][a] - z[0][b]) - (z[1][a] - z[1][b])) ** 2 for a in range(5) for b in range(5) if a != b]
-        total += sum(margins) / len(margins) * (5 - 1) / (4 * 5)
-    assert term.rows.tolist() == pytest.approx([total / 6] * 5, rel=1e-10)
-    dist = objectives.load("dist", temperature=temperature, t_squared=False, intra_class_weight=1.0)
-    intra = next(term for term in dist.terms(batch) if term.name == "intra_class")
-    torch.testing.assert_close(term.rows, intra.rows)
-
-
-def test_relations_under_a_mask_count_classes_of_two_rows() -> None:
-    batch = a_batch(rows=4)
-    mask = torch.ones(4, 6, dtype=torch.bool)
-    mask[1:, 2] = False  # one row left in this class
-    mask[3] = False
-    options = {"across_batch": 1.0, "across_form": "relation", "pair_scale": 0.0}
-    found = loss_of(replace(batch, mask=mask), **options)
-    probabilities = []
-    for values in (batch.student, batch.teacher):
-        filled = values.masked_fill(~mask, -torch.inf)[:3]
-        probabilities.append(filled.softmax(-1))
-    kept = [0, 1, 3, 4, 5]
-    expected = losses.pearson_distance(*(values[:, kept].T for values in probabilities)).mean()
-    torch.testing.assert_close(found, expected)
-
-
-def test_the_advantage_is_under_alpha_with_a_temperature_of_its_own() -> None:
-    batch = a_batch()
-    options = {"advantage_scale": 3.0, "advantage_temperature": 0.5, "temperature": 2.0, "pair_scale": 0.0}
-    objective = objectives.load("grkd", token_weight=0.5, **options)
-    terms = {term.name: term for term in objective.terms(replace(batch, progress=0.25))}
-    assert set(terms) == {"advantage", "soft_target"}
-    assert terms["advantage"].weight == pytest.approx(0.5 * 0.25 * 3.0)
-    expected = losses.expected_disagreement(batch.student, batch.teacher, temperature=0.5)
-    torch.testing.assert_close(terms["advantage"].rows, expected)
-    assert not objective.couples_rows
-    responses = replace(batch, level="response", labels=None, progress=0.25)
-    options |= {"level": "response", "response_tau": 0.1, "response_weight": 2.0}
-    (term,) = objectives.load("grkd", **options).terms(responses)
-    assert (term.name, term.weight) == ("response_advantage", pytest.approx(2.0 * 0.25 * 3.0))
-    expected = losses.expected_disagreement(batch.student, batch.teacher, temperature=0.05)
-    torch.testing.assert_close(term.rows, expected)
-
-
-def test_across_the_batch_needs_all_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["across_batch", "across_relation", "across_listwise"])
+def test_across_the_batch_needs_all_candidates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for options in ({"group": "top"}, {"group": "sample"}, {"level": "both"}, {"level": "response"}):
-        with pytest.raises(UserError, match=r"^grkd: across_batch .*set group: all"):
-            objectives.load("grkd", across_batch=1.0, **options)
+        with pytest.raises(UserError, match=rf"^grkd: {name} .*set group: all"):
+            objectives.load("grkd", **{name: 1.0}, **options)
+    assert objectives.load("grkd", **{name: 1.0}).couples_rows
     monkeypatch.setattr(module, "_ALL_UP_TO", 5)
-    with pytest.raises(UserError, match=r"^grkd: across_batch .*samples 6 candidates"):
-        objectives.load("grkd", across_batch=1.0).check_candidates(6)
-    with pytest.raises(UserError, match=r"^grkd: across_batch .*samples 6 candidates"):
-        loss_of(a_batch(), across_batch=1.0, group_size=2)
-    objectives.load("grkd", across_batch=1.0, group="all").check_candidates(6)
+    with pytest.raises(UserError, match=rf"^grkd: {name} .*samples 6 candidates; set {name}: 0"):
+        objectives.load("grkd", **{name: 1.0}).check_candidates(6)
+    with pytest.raises(UserError, match=rf"^grkd: {name} .*samples 6 candidates"):
+        loss_of(a_batch(), **{name: 1.0}, group_size=2)
+    objectives.load("grkd", **{name: 1.0}, group="all").check_candidates(6)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +172,8 @@ def test_across_the_batch_needs_all_candidates(monkeypatch: pytest.MonkeyPatch) 
         {"standardize": True},
         {"standardize_pairs": True},
         {"across_batch": 0.5},
+        {"across_relation": 0.5},
+        {"across_listwise": 0.5},
         {"advantage_scale": 0.5},
     ],
     ids=str,
@@ -249,7 +193,8 @@ def test_without_pairs_of_tokens_their_options_do_not_keep_the_head_away() -> No
     [
         ("pair_weight", "gain"),
         ("across_batch", -1.0),
-        ("across_form", "sums"),
+        ("across_relation", -1.0),
+        ("across_listwise", -1.0),
         ("pair_target", "x"),
         ("advantage_scale", -1.0),
         ("advantage_temperature", 0.0),

@@ -10,10 +10,9 @@ from torch import Tensor
 from grkd.groups import Group, checked_mask, has_pair, wide
 from grkd.kernels.all_pairs import all_pairs
 from grkd.kernels.weighted_pairs import weighted_pairs
-from grkd.losses import Normalize, PairForm, masked_log_softmax, pearson_distance, rank_discount
+from grkd.losses import Normalize, PairForm, forward_kl, masked_log_softmax, pearson_distance, rank_discount
 
 PairWeight = Literal["uniform", "probability_gap", "rank"]
-AcrossForm = Literal["pairs", "relation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +86,26 @@ class PairLoss:
         if exists is None:
             return distance.mean()
         return distance.sum() / (exists.sum(0) > 1).sum().clamp_min(1)
+
+    def listwise(
+        self,
+        student: Float[Tensor, "rows candidates"],
+        teacher: Float[Tensor, "rows candidates"],
+        *,
+        mask: Tensor | None,
+    ) -> Float[Tensor, ""]:
+        """KL of rows' shares of a candidate, p(k | a) / sum_b p(k | b) at `temperature`, in nats, mean over columns.
+
+        Soft targets with rows and candidates changed over: which rows a candidate belongs to, not how much of each
+        row is its own. Columns with fewer than two rows are not counted.
+        """
+        exists = None if mask is None else checked_mask(mask, student)
+        own, others = (masked_log_softmax(x, exists, self.temperature).T for x in (student, teacher.detach()))
+        losses = forward_kl(own, others, mask=None if exists is None else exists.T)
+        if exists is None:
+            return losses.mean()
+        counted = exists.sum(0) > 1
+        return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)
 
     def _loss(self, student: Tensor, teacher: Tensor, importance: Tensor | None, exists: Tensor | None) -> Tensor:
         if self.pair_weight == "uniform" and self.pair_target != "margin":

@@ -12,7 +12,7 @@ from grkd.groups import wide
 from grkd.losses import Normalize, PairForm, expected_disagreement, soft_target, standardized
 from grkd.objectives._base import Batch, Level, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero, known, not_negative
-from grkd.objectives._pair_terms import AcrossForm, PairLoss, PairWeight
+from grkd.objectives._pair_terms import PairLoss, PairWeight
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
 PairLevel = Literal["token", "response", "both"]
@@ -20,6 +20,12 @@ ResponseSoft = Literal["tokens", "responses"]
 
 # Up to here "auto" takes every candidate: all pairs of 1,000 cost less than a small student's forward pass.
 _ALL_UP_TO = 1_000
+# Terms that compare rows, and how each does it.
+_ACROSS = {
+    "across_batch": PairLoss.across_rows,
+    "across_relation": PairLoss.relation,
+    "across_listwise": PairLoss.listwise,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +40,11 @@ class GRKD(Objective):
     the teacher's probabilities (at `temperature`) or between discounts of rank. standardize_pairs: of z-scores.
     L_adv over all candidates: the chance that draws from student and teacher differ, at advantage_temperature
     (grkd.losses.expected_disagreement): its gradient is each candidate's advantage over its group.
-    across_batch: weight, under alpha, of a loss over pairs of rows within each class (all candidates only); it depends
-    on how a batch is split. across_form "pairs": L_GR of log-probabilities at `temperature`, times pair_scale;
-    "relation": 1 - correlation of the class's probabilities, which is their margins' in O(rows) and what dist has.
+    across_batch: weight, against L_GR's, of the same loss over pairs of rows within each class (all candidates only):
+    its scores are log-probabilities at `temperature`. across_relation: weight of 1 - correlation of a class's
+    probabilities over the rows, which is the loss of all their margins in O(rows) and what dist has. across_listwise:
+    weight of the KL of the rows' shares of a class, p(k | a) / sum_b p(k | b). All three are under alpha, at
+    `temperature`, and depend on how a batch is split.
     L_soft at `temperature` over all candidates, times T^2 where `t_squared`, of z-scores where `standardize` (arXiv
     2403.01427). alpha: `alpha_shape` to `alpha_ceiling`.
 
@@ -55,7 +63,8 @@ class GRKD(Objective):
     normalize: Normalize = "pairs"
     standardize_pairs: bool = False
     across_batch: float = 0.0
-    across_form: AcrossForm = "pairs"
+    across_relation: float = 0.0
+    across_listwise: float = 0.0
     advantage_scale: float = 0.0
     advantage_temperature: float = 1.0
     group: GroupChoice = "auto"
@@ -78,6 +87,7 @@ class GRKD(Objective):
     def __post_init__(self) -> None:
         above_zero("grkd", self, "tau", "temperature", "group_temperature", "response_tau", "advantage_temperature")
         not_negative("grkd", self, "pair_scale", "soft_scale", "across_batch", "advantage_scale")
+        not_negative("grkd", self, "across_relation", "across_listwise")
         not_negative("grkd", self, "label_weight", "token_weight", "response_weight")
         if not 0 <= self.alpha_ceiling <= 1:
             raise UserError(f"grkd: alpha_ceiling must be in [0, 1], got {self.alpha_ceiling}")
@@ -85,11 +95,11 @@ class GRKD(Objective):
             raise UserError(f"grkd: group_size must be 2 or more, got {self.group_size}")
         choices = {"pair_target": PairForm, "pair_weight": PairWeight, "normalize": Normalize, "group": GroupChoice}
         choices |= {"alpha_shape": schedules.Shape, "level": PairLevel, "response_soft": ResponseSoft}
-        choices |= {"across_form": AcrossForm}
         known("grkd", self, {name: get_args(choice) for name, choice in choices.items()})
-        if self.across_batch and (self.group in ("top", "sample") or self.level != "token"):
+        across = [name for name in _ACROSS if getattr(self, name)]
+        if across and (self.group in ("top", "sample") or self.level != "token"):
             raise UserError(
-                "grkd: across_batch compares rows in every class; set group: all (or auto) and level: token"
+                f"grkd: {across[0]} compares rows in every class; set group: all (or auto) and level: token"
             )
         if not self.levels:
             raise UserError("grkd: pair_scale, soft_scale and the other weights leave no term; set one above 0")
@@ -100,7 +110,7 @@ class GRKD(Objective):
 
     @property
     def couples_rows(self) -> bool:
-        return "across_batch" in self._names("row")
+        return bool({*_ACROSS} & {*self._names("row")})
 
     def alpha(self, progress: float) -> float:
         """Weight of the group relative loss at this point of training."""
@@ -110,7 +120,7 @@ class GRKD(Objective):
         names = set(self._names("row"))
         paired = "group_relative" in names
         plain = self.pair_target != "margin" and self.pair_weight == "uniform" and not self.standardize_pairs
-        if not names or names & {"labels", "across_batch", "advantage"} or self.standardize or (paired and not plain):
+        if not names or names & {"labels", "advantage", *_ACROSS} or self.standardize or (paired and not plain):
             return None
         # The head multiplies by alpha and 1 - alpha itself.
         options: dict[str, Any] = {
@@ -125,10 +135,11 @@ class GRKD(Objective):
 
     def check_candidates(self, candidates: int) -> None:
         names, sized = self._names("row"), self._choice(candidates) != "all"
-        if "across_batch" in names and sized:
+        across = [name for name in _ACROSS if name in names]
+        if across and sized:
             raise UserError(
-                f"grkd: across_batch compares rows in every class, and group: auto samples {candidates} candidates; "
-                "set across_batch: 0 or group: all"
+                f"grkd: {across[0]} compares rows in every class, and group: auto samples {candidates} candidates; "
+                f"set {across[0]}: 0 or group: all"
             )
         if "group_relative" in names and sized and self.group_size > candidates:
             raise UserError(f"grkd: group_size {self.group_size} is larger than the {candidates} candidates")
@@ -137,7 +148,6 @@ class GRKD(Objective):
         weights = self._weights(batch.level, self.alpha(batch.progress))
         made = {
             "group_relative": self._group_relative,
-            "across_batch": self._across_batch,
             "response_group_relative": self._group_relative,
             "advantage": self._advantage,
             "response_advantage": self._advantage,
@@ -149,7 +159,7 @@ class GRKD(Objective):
             if name == "labels":
                 terms.append(label_term(batch, weights[name]))
                 continue
-            rows, counted = made[name](batch)
+            rows, counted = self._across(batch, name) if name in _ACROSS else made[name](batch)
             terms.append(Term(name=name, weight=weights[name], rows=rows, counted=counted))
         return tuple(terms)
 
@@ -168,10 +178,11 @@ class GRKD(Objective):
         of_pairs = self.token_weight if self.level != "response" else 0.0
         of_soft = 0.0 if self.level == "response" and self.response_soft == "responses" else self.token_weight
         squared = self.tau**2 if self.tau_squared else 1.0
-        across = alpha if self.across_form == "relation" else pairs * squared
         return {
             "group_relative": of_pairs * pairs * squared,
-            "across_batch": of_pairs * across * self.across_batch,
+            "across_batch": of_pairs * pairs * squared * self.across_batch,
+            "across_relation": of_pairs * alpha * self.across_relation,
+            "across_listwise": of_pairs * alpha * self.across_listwise,
             "advantage": of_pairs * advantage,
             "soft_target": of_soft * soft,
             "labels": self.label_weight,
@@ -202,13 +213,11 @@ class GRKD(Objective):
         student, teacher = self._scores(batch, self.standardize_pairs)
         return self._pairs(batch.level).in_rows(student, teacher, mask=batch.mask, group=group)
 
-    def _across_batch(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    def _across(self, batch: Batch, name: str) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
         self.check_candidates(batch.student.shape[-1])
         student, teacher = self._scores(batch, self.standardize_pairs)
-        pairs = self._pairs("row")
-        across = pairs.relation if self.across_form == "relation" else pairs.across_rows
         # One value for the whole micro-batch, carried by every row, so that dividing by rows is right.
-        value = across(student, teacher, mask=batch.mask)
+        value = _ACROSS[name](self._pairs("row"), student, teacher, mask=batch.mask)
         return value.expand(len(student)), batch.counted()
 
     def _advantage(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:

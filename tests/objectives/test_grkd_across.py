@@ -1,0 +1,108 @@
+"""GRKD's terms in O(rows) and O(candidates): relations and lists across the batch, and the advantage."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grkd import losses, objectives
+from tests.objectives.test_grkd_pairs import a_batch, log_softmax, loss_of
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_relations_across_the_batch_are_margins_of_z_scores(temperature: float) -> None:
+    """Every pair of rows within every class, and dist's term."""
+    batch = a_batch(rows=5)
+    options = {"across_relation": 0.3, "temperature": temperature}
+    objective = objectives.load("grkd", pair_scale=7.0, tau=2.0, tau_squared=True, **options)
+    term = next(term for term in objective.terms(replace(batch, progress=0.4)) if term.name == "across_relation")
+    assert term.weight == pytest.approx(0.4 * 0.3)  # alpha's alone: neither pair_scale nor tau
+    total = 0.0
+    for k in range(6):
+        own, others = (
+            [math.exp(log_softmax(row, temperature)[k]) for row in x.tolist()] for x in (batch.student, batch.teacher)
+        )
+        z = []
+        for values in (own, others):
+            mean = sum(values) / 5
+            deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 5)
+            z.append([(value - mean) / deviation for value in values])
+        margins = [((z[0][a] - z[0][b]) - (z[1][a] - z[1][b])) ** 2 for a in range(5) for b in range(5) if a != b]
+        total += sum(margins) / len(margins) * (5 - 1) / (4 * 5)
+    assert term.rows.tolist() == pytest.approx([total / 6] * 5, rel=1e-10)
+    dist = objectives.load("dist", temperature=temperature, t_squared=False, intra_class_weight=1.0)
+    intra = next(term for term in dist.terms(batch) if term.name == "intra_class")
+    torch.testing.assert_close(term.rows, intra.rows)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_lists_across_the_batch_by_hand(temperature: float) -> None:
+    batch = a_batch(rows=4)
+    options = {"across_listwise": 0.3, "temperature": temperature}
+    objective = objectives.load("grkd", pair_scale=7.0, tau=2.0, tau_squared=True, **options)
+    term = next(term for term in objective.terms(replace(batch, progress=0.4)) if term.name == "across_listwise")
+    assert term.weight == pytest.approx(0.4 * 0.3)
+    total = 0.0
+    for k in range(6):
+        own, others = (
+            [math.exp(log_softmax(row, temperature)[k]) for row in x.tolist()] for x in (batch.student, batch.teacher)
+        )
+        s, t = ([value / sum(values) for value in values] for values in (own, others))
+        total += sum(p * math.log(p / q) for p, q in zip(t, s, strict=True))
+    assert term.rows.tolist() == pytest.approx([total / 6] * 4, rel=1e-10)
+    assert loss_of(replace(batch, student=batch.teacher), pair_scale=0.0, **options).item() == pytest.approx(
+        0.0, abs=1e-12
+    )
+    # How much of a class there is in the batch says nothing: only whose it is.
+    assert torch.autograd.gradcheck(
+        lambda student: loss_of(replace(batch, student=student), **options), batch.student.clone().requires_grad_()
+    )
+
+
+def test_lists_under_a_mask_count_classes_of_two_rows() -> None:
+    batch = a_batch(rows=4)
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[1:, 2] = False  # one row left in this class
+    mask[3] = False
+    found = loss_of(replace(batch, mask=mask), across_listwise=1.0, pair_scale=0.0)
+    shares = []
+    for values in (batch.student, batch.teacher):
+        probabilities = values.masked_fill(~mask, -torch.inf)[:3].softmax(-1)[:, [0, 1, 3, 4, 5]]
+        shares.append(probabilities / probabilities.sum(0))
+    own, others = shares
+    torch.testing.assert_close(found, (others * (others / own).log()).sum(0).mean())
+
+
+def test_relations_under_a_mask_count_classes_of_two_rows() -> None:
+    batch = a_batch(rows=4)
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[1:, 2] = False  # one row left in this class
+    mask[3] = False
+    options = {"across_relation": 1.0, "pair_scale": 0.0}
+    found = loss_of(replace(batch, mask=mask), **options)
+    probabilities = []
+    for values in (batch.student, batch.teacher):
+        filled = values.masked_fill(~mask, -torch.inf)[:3]
+        probabilities.append(filled.softmax(-1))
+    kept = [0, 1, 3, 4, 5]
+    expected = losses.pearson_distance(*(values[:, kept].T for values in probabilities)).mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_advantage_is_under_alpha_with_a_temperature_of_its_own() -> None:
+    batch = a_batch()
+    options = {"advantage_scale": 3.0, "advantage_temperature": 0.5, "temperature": 2.0, "pair_scale": 0.0}
+    objective = objectives.load("grkd", token_weight=0.5, **options)
+    terms = {term.name: term for term in objective.terms(replace(batch, progress=0.25))}
+    assert set(terms) == {"advantage", "soft_target"}
+    assert terms["advantage"].weight == pytest.approx(0.5 * 0.25 * 3.0)
+    expected = losses.expected_disagreement(batch.student, batch.teacher, temperature=0.5)
+    torch.testing.assert_close(terms["advantage"].rows, expected)
+    assert not objective.couples_rows
+    responses = replace(batch, level="response", labels=None, progress=0.25)
+    options |= {"level": "response", "response_tau": 0.1, "response_weight": 2.0}
+    (term,) = objectives.load("grkd", **options).terms(responses)
+    assert (term.name, term.weight) == ("response_advantage", pytest.approx(2.0 * 0.25 * 3.0))
+    expected = losses.expected_disagreement(batch.student, batch.teacher, temperature=0.05)
+    torch.testing.assert_close(term.rows, expected)
