@@ -20,7 +20,7 @@ from grkd.stages._tables import write_table
 from grkd.stages.language_scores import read_groups
 from grkd.teachers.signal import HiddenCache, TeacherHead
 from grkd.training import LanguageRows
-from grkd.training.language_rows import Sampler, chosen
+from grkd.training.language_rows import Sampler, chosen, on_policy_sampler
 
 _GROUPS_A_SHARD = 256
 
@@ -138,30 +138,9 @@ def _referenced(
 
 
 def _sampler(recipe: LanguageRecipe, models: LanguageModels, teacher: nn.Module) -> Sampler:
-    """Answers of the student as it is now, at temperature 1 over the whole vocabulary."""
-    from grkd.teachers.sample_mixed import sample_on_policy
-
-    numbers, settings = models.numbers, recipe.responses
-
-    def sample(
-        student: nn.Module, prompts: list[list[int]], mixed_in: float, seed: int
-    ) -> list[tuple[list[int], list[float]]]:
-        return sample_on_policy(
-            student,
-            teacher,
-            prompts,
-            teacher_mix=mixed_in,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=1.0,
-            top_p=1.0,
-            stop_ids=numbers["stop_ids"],
-            pad_token_id=numbers["pad_token_id"],
-            vocabulary=numbers["vocabulary"],
-            seed=seed,
-            batch_size=settings.batch_size,
-        )
-
-    return sample
+    numbers = {name: models.numbers[name] for name in ("stop_ids", "pad_token_id", "vocabulary")}
+    settings = recipe.responses
+    return on_policy_sampler(teacher, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens, **numbers)
 
 
 def _shard(number: int) -> str:

@@ -5,20 +5,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from grkd import objectives
-from grkd.console import console
+from grkd.console import console, track
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import Group, Item, check_head_size, vocabulary_size
 from grkd.data.prompts import Example, example_of
 from grkd.errors import UserError
 from grkd.objectives import Objective
 from grkd.teachers.models import check_same_vocabulary, load_language_model, load_tokenizer
-from grkd.teachers.sample_mixed import sample_on_policy
 from grkd.training.callbacks import FiniteSteps
-from grkd.training.language_rows import LanguageRows, Sampler, chosen
+from grkd.training.language_rows import LanguageRows, chosen, on_policy_sampler
 from grkd.training.trainer import DistillationTrainer
 
 
@@ -85,7 +83,15 @@ class GRKDTrainer(DistillationTrainer):
             vocabulary=check_head_size(student, tokenizer, role="student"),
             teacher=teacher,
             trains_on=objective.trains_on,
-            sampler=_sampler(teacher, encode, args) if objective.on_policy else None,
+            sampler=on_policy_sampler(
+                teacher,
+                max_new_tokens=args.max_new_tokens,
+                stop_ids=encode.stop_ids,
+                pad_token_id=encode.pad_token_id,
+                vocabulary=vocabulary_size(tokenizer),
+            )
+            if objective.on_policy
+            else None,
         )
         if peft_config is not None:
             from peft import get_peft_model
@@ -120,10 +126,11 @@ class GRKDTrainer(DistillationTrainer):
         if isinstance(teacher, str):
             check_same_vocabulary(load_tokenizer(teacher), tokenizer)
             on_gpu = args.device.type == "cuda"
-            teacher = load_language_model(teacher, dtype=torch.bfloat16 if on_gpu else torch.float32)
-        check_head_size(teacher, tokenizer, role="teacher")
-        frozen: PreTrainedModel = teacher.eval().requires_grad_(False)  # type: ignore[union-attr]
-        return frozen
+            loaded = load_language_model(teacher, dtype=torch.bfloat16 if on_gpu else torch.float32)
+        else:
+            loaded = teacher
+        check_head_size(loaded, tokenizer, role="teacher")
+        return loaded  # LanguageRows freezes it
 
 
 def _objective(args: GRKDConfig) -> Objective:
@@ -147,7 +154,7 @@ class _Encode:
 
     def __call__(self, records: Iterable[dict[str, Any]], where: str) -> list[Group]:
         found, too_long, unused = [], 0, 0
-        for number, record in enumerate(records):
+        for number, record in enumerate(track(records, f"tokenise {where}")):
             example = example_of(_plain(record), default_id=str(number), where=f"{where}[{number}]")
             group = self._group(example, f"{where}[{number}]")
             too_long += len(example.answers) - len(group.items)
@@ -199,27 +206,3 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(conversation, list) and len(conversation) > 1 and not {"prompt", "messages"} & record.keys():
         record["messages"] = conversation[:-1]
     return record
-
-
-def _sampler(teacher: nn.Module | None, encode: _Encode, args: GRKDConfig) -> Sampler:
-    """Answers of the student as it is now, at temperature 1 over the whole vocabulary."""
-
-    def sample(
-        student: nn.Module, prompts: list[list[int]], mixed_in: float, seed: int
-    ) -> list[tuple[list[int], list[float]]]:
-        return sample_on_policy(
-            student,
-            teacher,
-            prompts,
-            teacher_mix=mixed_in,
-            max_new_tokens=args.max_new_tokens,
-            temperature=1.0,
-            top_p=1.0,
-            stop_ids=encode.stop_ids,
-            pad_token_id=encode.pad_token_id,
-            vocabulary=vocabulary_size(encode.tokenizer),
-            seed=seed,
-            batch_size=max(1, len(prompts)),
-        )
-
-    return sample

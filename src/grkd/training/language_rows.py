@@ -12,6 +12,7 @@ from grkd.data.language import Group, Item, captured_hidden, collate, response_l
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.objectives import Batch, Choice, Level, Objective
+from grkd.teachers.sample_mixed import sample_on_policy
 from grkd.teachers.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training.rows import Counts, Forward
 
@@ -209,6 +210,30 @@ class LanguageRows:
         if self.teacher is not None:
             return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
         return None
+
+
+def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = None, **settings: Any) -> Sampler:
+    """Answers of the student as it is now, at temperature 1 over the vocabulary, `batch_size` (None: all) at once.
+
+    settings: max_new_tokens, stop_ids, pad_token_id and vocabulary of grkd.teachers.sample_mixed.sample_on_policy.
+    """
+
+    def sample(
+        student: nn.Module, prompts: list[list[int]], mixed_in: float, seed: int
+    ) -> list[tuple[list[int], list[float]]]:
+        return sample_on_policy(
+            student,
+            teacher,
+            prompts,
+            teacher_mix=mixed_in,
+            temperature=1.0,
+            top_p=1.0,
+            seed=seed,
+            batch_size=batch_size or len(prompts),
+            **settings,
+        )
+
+    return sample
 
 
 def chosen(group: Group, trains_on: Choice) -> Group:
