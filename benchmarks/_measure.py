@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import os
 import random
 import statistics
 import sys
@@ -10,9 +11,17 @@ from typing import Any
 
 import torch
 
+from grkd.stages._pool import visible_gpus
+
 MIB = 2**20
 # About 25 ms.
 _WAIT_CYCLES = 45_000_000
+
+
+def on_one_gpu(number: int) -> dict[str, str]:
+    """The environment of a process that is one of several: it sees one GPU, and they take turns."""
+    gpus = visible_gpus()
+    return {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})}
 
 
 def interleaved_ms(steps: dict[str, Callable[[], Any]], *, repeats: int = 9, warmup: int = 2) -> dict[str, float]:

@@ -25,8 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks._measure import on_one_gpu
 from benchmarks.demo_results import without_places
 from grkd.files import read_json, write_json, write_text
 
@@ -207,9 +206,7 @@ def _gguf() -> Path:
 
 def _grkd(command: str, *words: object, number: int | None = None) -> subprocess.Popen[bytes]:
     """A `grkd` command of its own process; `number` spreads several over the GPUs."""
-    environment = dict(os.environ)
-    if number is not None and (gpus := torch.cuda.device_count()) > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+    environment = None if number is None else on_one_gpu(number)
     return subprocess.Popen([sys.executable, "-m", "grkd", command, *map(str, words)], env=environment)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks._measure import on_one_gpu
 from grkd import recipe
 from grkd.errors import UserError
 from grkd.files import read_json, write_text
@@ -33,14 +34,15 @@ HEAVY = ("tensors", "score", "checkpoints")  # folders that are made again in se
 
 
 def run(options: argparse.Namespace) -> int:
-    """Every recipe in a process of its own, all at once: they share the GPU. Their words go to <output>.log."""
+    """Every recipe in a process of its own, all at once, spread over the GPUs. Their words go to <output>.log."""
     started = []
-    for path in options.recipes:
+    for number, path in enumerate(options.recipes):
         command = [sys.executable, "-m", "benchmarks.classification", "one", str(path), *_passed_on(options)]
         log = RUNS / f"{path.stem}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as stream:
-            started.append((path, log, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)))
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=on_one_gpu(number))
+            started.append((path, log, process))
         time.sleep(options.stagger)
     status = 0
     for path, log, process in started:

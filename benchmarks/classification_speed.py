@@ -19,6 +19,7 @@ from grkd.training.lockstep_batches import DeviceExamples
 from grkd.training.lockstep_student import Job, Plan
 
 CLASSES, BATCH, EPOCHS = 200, 512, 4.0
+MIXED: dict[str, Any] = {"alpha_shape": "constant", "alpha_ceiling": 0.5, "label_weight": 1.0}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ce": ("ce", {}),
     "kd": ("kd", {"label_weight": 1.0}),
@@ -29,6 +30,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "pld": ("pld", {}),
     "grkd, all pairs": ("grkd", {"group": "all", "normalize": "candidates"}),
     "grkd, top 32": ("grkd", {"group": "top", "group_size": 32, "normalize": "candidates"}),
+    "grkd, gap pairs": ("grkd", {**MIXED, "pair_weight": "probability_gap", "normalize": "candidates"}),
+    "grkd, advantage": ("grkd", {**MIXED, "pair_scale": 0.0, "advantage_scale": 4.0}),
+    "grkd, relations": ("grkd", {**MIXED, "pair_scale": 0.0, "across_relation": 8.0}),
+    "grkd, lists": ("grkd", {**MIXED, "pair_scale": 0.0, "across_listwise": 6.0}),
+    "grkd, advantage, relations, lists": (
+        "grkd",
+        {**MIXED, "pair_scale": 0.0, "advantage_scale": 4.0, "across_relation": 8.0, "across_listwise": 6.0},
+    ),
     "grkd, 32 sampled": ("grkd", {"group": "sample", "group_size": 32, "normalize": "candidates"}),
 }
 
@@ -78,7 +87,7 @@ def main(out: Path) -> None:
             rows.append(
                 {"method": label, "students": students, "graphs": graphs, "step_ms": found, "ratio_to_kd": ratio}
             )
-            print(f"{students:2} students, {'graphs' if graphs else 'plain '} {label:18} {found:.3f} ms", flush=True)
+            print(f"{students:2} students, {'graphs' if graphs else 'plain '} {label:34} {found:.3f} ms", flush=True)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     write_json(out, {"device": where, "torch": torch.__version__, "rows": rows})
 

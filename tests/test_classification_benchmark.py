@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scipy.stats import ttest_rel
 
 from benchmarks import classification, classification_table
+from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
 from grkd.recipe import ClassifierRecipe
 from grkd.stages._search import grid
@@ -39,6 +41,16 @@ def test_the_image_recipes_differ_in_data_and_student_alone() -> None:
         assert (other.methods, other.search, other.training, other.lockstep, other.teacher) == (
             images[0].methods, images[0].search, images[0].training, images[0].lockstep, images[0].teacher,
         )  # fmt: skip
+
+
+def test_processes_take_turns_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert [on_one_gpu(number)["CUDA_VISIBLE_DEVICES"] for number in range(3)] == ["2", "3", "2"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [on_one_gpu(number)["CUDA_VISIBLE_DEVICES"] for number in range(3)] == ["0", "1", "0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "CUDA_VISIBLE_DEVICES" not in on_one_gpu(0)
 
 
 def made_up(tmp_path: Path, accuracies: dict[str, list[float]], name: str = "a") -> classification_table.Experiment:

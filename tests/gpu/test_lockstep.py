@@ -29,6 +29,8 @@ METHODS = {
     "rkd": ("rkd", {"angle_weight": 0.0}),
     "pld": ("pld", {}),
     "grkd": ("grkd", {"normalize": "candidates"}),
+    "grkd-advantage": ("grkd", {"pair_scale": 0.0, "advantage_scale": 4.0, "alpha_shape": "constant"}),
+    "grkd-across": ("grkd", {"pair_weight": "probability_gap", "across_relation": 4.0, "across_listwise": 4.0}),
     "grkd-top": ("grkd", {"group": "top", "group_size": 8}),
 }
 

@@ -39,7 +39,8 @@ def _in_processes(jobs: Sequence[Job], work: Callable[[Job], object], processes:
     while waiting:
         context = get_context("spawn")
         started = context.Value("i", 0)
-        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(started, _gpus()))
+        initial = (started, visible_gpus())
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=initial)
         running: dict[Future[str], Job] = {}
         try:
             while waiting or running:
@@ -72,7 +73,7 @@ def _outcome(work: Callable[[Job], object], job: Job) -> str:
     return DONE
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
