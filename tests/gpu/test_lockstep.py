@@ -140,6 +140,7 @@ def test_a_student_with_dropout_and_one_with_sampled_groups_are_what_they_are_al
             Job(name=f"{name}-{seed}", objective=objective[name], seed=seed, learning_rate=0.02)
             for seed, name in enumerate(names)
         ]
+        capsys.readouterr()  # what the case before has said
         together = train_lockstep(jobs, examples(), build=network, plan=PLAN, teacher=teacher())
         assert ("without a CUDA graph (dropout" in capsys.readouterr().err) == said
         for one in jobs:

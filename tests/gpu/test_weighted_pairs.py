@@ -38,6 +38,7 @@ def test_inside_a_cuda_graph() -> None:
         return torch.autograd.grad(loss, leaf)[0]
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # which still draws the numbers
     with torch.cuda.stream(stream):
         expected = gradient().clone()
     torch.cuda.synchronize()
