@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from grkd import losses, objectives
+from grkd.errors import UserError
 from tests.objectives.test_grkd_pairs import a_batch, log_softmax, loss_of
 
 
@@ -14,7 +15,7 @@ from tests.objectives.test_grkd_pairs import a_batch, log_softmax, loss_of
 def test_relations_across_the_batch_are_margins_of_z_scores(temperature: float) -> None:
     """Every pair of rows within every class, and dist's term."""
     batch = a_batch(rows=5)
-    options = {"across_relation": 0.3, "temperature": temperature}
+    options = {"across_relation": 0.3, "relation_temperature": temperature, "temperature": 2.0}
     objective = objectives.load("grkd", pair_scale=7.0, tau=2.0, tau_squared=True, **options)
     term = next(term for term in objective.terms(replace(batch, progress=0.4)) if term.name == "across_relation")
     assert term.weight == pytest.approx(0.4 * 0.3)  # alpha's alone: neither pair_scale nor tau
@@ -34,6 +35,35 @@ def test_relations_across_the_batch_are_margins_of_z_scores(temperature: float) 
     dist = objectives.load("dist", temperature=temperature, t_squared=False, intra_class_weight=1.0)
     intra = next(term for term in dist.terms(batch) if term.name == "intra_class")
     torch.testing.assert_close(term.rows, intra.rows)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_relations_within_rows_are_dists_other_term_and_have_one_temperature(temperature: float) -> None:
+    batch = a_batch(rows=5)
+    options = {"across_relation": 0.3, "within_relation": 0.2, "temperature": 2.0, "relation_temperature": temperature}
+    terms = {
+        term.name: term
+        for term in objectives.load("grkd", tau_squared=True, tau=2.0, **options).terms(replace(batch, progress=0.4))
+    }
+    dist = objectives.load("dist", temperature=temperature, t_squared=False)
+    for term in dist.terms(batch):
+        ours = terms.get({"inter_class": "within_relation", "intra_class": "across_relation"}.get(term.name, ""))
+        if term.name != "labels":
+            assert ours is not None
+            torch.testing.assert_close(ours.rows, term.rows)
+    assert terms["within_relation"].weight == pytest.approx(0.4 * 0.2)
+    alone = objectives.load("grkd", pair_scale=0.0, within_relation=1.0)
+    assert not alone.couples_rows
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    mask[0, 1:] = False  # one candidate: nothing to relate
+    masked = next(t for t in alone.terms(replace(batch, mask=mask)) if t.name == "within_relation").rows
+    torch.testing.assert_close(
+        masked[1:], losses.pearson_distance(batch.student.softmax(-1), batch.teacher.softmax(-1))[1:]
+    )
+    assert masked[0] == 0.0
+    assert alone.head_options(0.5) is None
+    with pytest.raises(UserError, match="relation_temperature"):
+        objectives.load("grkd", relation_temperature=0.0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -74,18 +74,32 @@ class PairLoss:
         teacher: Float[Tensor, "rows candidates"],
         *,
         mask: Tensor | None,
+        temperature: float,
     ) -> Float[Tensor, ""]:
-        """1 - Pearson's correlation of a candidate's probabilities (at `temperature`) over the rows, mean over columns.
+        """1 - Pearson's correlation of a candidate's probabilities over the rows, mean over columns.
 
         Margins of all pairs of rows, in O(rows): over z-scores x, y of n values, the mean over pairs of
         ((x_a - x_b) - (y_a - y_b))^2 is 4 n / (n - 1) * (1 - r). Columns with fewer than two rows are not counted.
         """
         exists = None if mask is None else checked_mask(mask, student)
-        own, others = (masked_log_softmax(x, exists, self.temperature).exp().T for x in (student, teacher.detach()))
+        own, others = (masked_log_softmax(x, exists, temperature).exp().T for x in (student, teacher.detach()))
         distance = pearson_distance(own, others, mask=None if exists is None else exists.T)
         if exists is None:
             return distance.mean()
         return distance.sum() / (exists.sum(0) > 1).sum().clamp_min(1)
+
+    def relation_within(
+        self,
+        student: Float[Tensor, "rows candidates"],
+        teacher: Float[Tensor, "rows candidates"],
+        *,
+        mask: Tensor | None,
+        temperature: float,
+    ) -> Float[Tensor, " rows"]:
+        """1 - Pearson's correlation of a row's probabilities over its candidates; 0 with fewer than two."""
+        exists = None if mask is None else checked_mask(mask, student)
+        own, others = (masked_log_softmax(x, exists, temperature).exp() for x in (student, teacher.detach()))
+        return pearson_distance(own, others, mask=exists)
 
     def listwise(
         self,

@@ -20,12 +20,8 @@ ResponseSoft = Literal["tokens", "responses"]
 
 # Up to here "auto" takes every candidate: all pairs of 1,000 cost less than a small student's forward pass.
 _ALL_UP_TO = 1_000
-# Terms that compare rows, and how each does it.
-_ACROSS = {
-    "across_batch": PairLoss.across_rows,
-    "across_relation": PairLoss.relation,
-    "across_listwise": PairLoss.listwise,
-}
+# Terms that compare rows.
+_ACROSS = ("across_batch", "across_relation", "across_listwise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +39,10 @@ class GRKD(Objective):
     across_batch: weight, against L_GR's, of the same loss over pairs of rows within each class (all candidates only):
     its scores are log-probabilities at `temperature`. across_relation: weight of 1 - correlation of a class's
     probabilities over the rows, which is the loss of all their margins in O(rows) and what dist has. across_listwise:
-    weight of the KL of the rows' shares of a class, p(k | a) / sum_b p(k | b). All three are under alpha, at
-    `temperature`, and depend on how a batch is split.
+    weight of the KL of the rows' shares of a class, p(k | a) / sum_b p(k | b), at `temperature`. All three are under
+    alpha and depend on how a batch is split. within_relation: weight, under alpha, of 1 - correlation of a row's
+    probabilities over its candidates (all of them): the margins of all pairs in O(candidates), dist's other term.
+    Both relations are taken at `relation_temperature`.
     L_soft at `temperature` over all candidates, times T^2 where `t_squared`, of z-scores where `standardize` (arXiv
     2403.01427). alpha: `alpha_shape` to `alpha_ceiling`.
 
@@ -65,6 +63,8 @@ class GRKD(Objective):
     across_batch: float = 0.0
     across_relation: float = 0.0
     across_listwise: float = 0.0
+    within_relation: float = 0.0
+    relation_temperature: float = 1.0
     advantage_scale: float = 0.0
     advantage_temperature: float = 1.0
     group: GroupChoice = "auto"
@@ -86,8 +86,9 @@ class GRKD(Objective):
 
     def __post_init__(self) -> None:
         above_zero("grkd", self, "tau", "temperature", "group_temperature", "response_tau", "advantage_temperature")
+        above_zero("grkd", self, "relation_temperature")
         not_negative("grkd", self, "pair_scale", "soft_scale", "across_batch", "advantage_scale")
-        not_negative("grkd", self, "across_relation", "across_listwise")
+        not_negative("grkd", self, "across_relation", "across_listwise", "within_relation")
         not_negative("grkd", self, "label_weight", "token_weight", "response_weight")
         if not 0 <= self.alpha_ceiling <= 1:
             raise UserError(f"grkd: alpha_ceiling must be in [0, 1], got {self.alpha_ceiling}")
@@ -120,7 +121,12 @@ class GRKD(Objective):
         names = set(self._names("row"))
         paired = "group_relative" in names
         plain = self.pair_target != "margin" and self.pair_weight == "uniform" and not self.standardize_pairs
-        if not names or names & {"labels", "advantage", *_ACROSS} or self.standardize or (paired and not plain):
+        if (
+            not names
+            or names & {"labels", "advantage", "within_relation", *_ACROSS}
+            or self.standardize
+            or (paired and not plain)
+        ):
             return None
         # The head multiplies by alpha and 1 - alpha itself.
         options: dict[str, Any] = {
@@ -151,6 +157,7 @@ class GRKD(Objective):
             "response_group_relative": self._group_relative,
             "advantage": self._advantage,
             "response_advantage": self._advantage,
+            "within_relation": self._within,
             "soft_target": self._soft_target,
             "response_soft_target": self._soft_target,
         }
@@ -183,6 +190,7 @@ class GRKD(Objective):
             "across_batch": of_pairs * pairs * squared * self.across_batch,
             "across_relation": of_pairs * alpha * self.across_relation,
             "across_listwise": of_pairs * alpha * self.across_listwise,
+            "within_relation": of_pairs * alpha * self.within_relation,
             "advantage": of_pairs * advantage,
             "soft_target": of_soft * soft,
             "labels": self.label_weight,
@@ -217,8 +225,19 @@ class GRKD(Objective):
         self.check_candidates(batch.student.shape[-1])
         student, teacher = self._scores(batch, self.standardize_pairs)
         # One value for the whole micro-batch, carried by every row, so that dividing by rows is right.
-        value = _ACROSS[name](self._pairs("row"), student, teacher, mask=batch.mask)
+        pairs = self._pairs("row")
+        if name == "across_relation":
+            value = pairs.relation(student, teacher, mask=batch.mask, temperature=self.relation_temperature)
+        else:
+            across = pairs.across_rows if name == "across_batch" else pairs.listwise
+            value = across(student, teacher, mask=batch.mask)
         return value.expand(len(student)), batch.counted()
+
+    def _within(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        student, teacher = self._scores(batch, self.standardize_pairs)
+        within = self._pairs("row").relation_within
+        rows = within(student, teacher, mask=batch.mask, temperature=self.relation_temperature)
+        return rows, batch.counted()
 
     def _advantage(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
         temperature = self.advantage_temperature * (self.response_tau if batch.level == "response" else 1.0)
