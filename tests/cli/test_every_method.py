@@ -10,6 +10,7 @@ from grkd import cli
 METHODS = [
     "ce", "sft", "seqkd", "kd", "{name: dist, label_weight: 0.5}", "gkd", "minillm", "dpo", "simpo", "pro", "pad",
     "{name: grkd, label: tokens, group: sample, group_size: 8}",
+    "{name: grkd, label: on-policy, on_policy_fraction: 0.5}",
     "{name: grkd, label: responses, level: response}",
     "{name: grkd, label: both, level: both, pair_target: soft, group: sample, group_size: 8}",
 ]  # fmt: skip

@@ -154,6 +154,8 @@ def test_labels_are_needed_for_a_label_weight() -> None:
         ("label_weight", -0.1),
         ("alpha_ceiling", 1.1),
         ("alpha_ceiling", -0.1),
+        ("on_policy_fraction", 1.1),
+        ("on_policy_fraction", -0.1),
         ("group_size", 1),
         ("pair_target", "medium"),
         ("normalize", "rows"),

@@ -172,3 +172,11 @@ def test_response_options_out_of_range_are_refused() -> None:
     for option, value in {"response_tau": 0.0, "response_weight": -1.0, "token_weight": -1.0}.items():
         with pytest.raises(UserError, match=f"^grkd: {option}"):
             objectives.load("grkd", **{option: value})
+
+
+@pytest.mark.parametrize("level", ["response", "both"])
+def test_new_responses_are_ranked_by_nobody(level: str) -> None:
+    with pytest.raises(UserError, match="on_policy_fraction needs level: token"):
+        objectives.load("grkd", level=level, on_policy_fraction=0.5)
+    assert objectives.load("grkd", on_policy_fraction=0.5).on_policy == 0.5
+    assert objectives.load("grkd").on_policy == 0.0

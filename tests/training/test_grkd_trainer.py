@@ -148,6 +148,7 @@ def test_records_as_others_write_them(
         ("grkd", {"level": "response"}),
         ("grkd", {"level": "both"}),
         ("gkd", {}),
+        ("grkd", {"on_policy_fraction": 1.0}),
         ("sft", {}),
     ],
 )

@@ -199,6 +199,8 @@ def test_methods_that_do_not_fit_are_refused(examples: DeviceExamples) -> None:
         train_lockstep([job("kd")], examples, build=network, plan=PLAN)
     with pytest.raises(UserError, match="dpo: a method on whole responses"):
         train_lockstep([job("dpo", "dpo")], examples, build=network, plan=PLAN, teacher=network(9))
+    with pytest.raises(UserError, match="gkd: a classifier writes no responses; set on_policy_fraction: 0"):
+        train_lockstep([job("gkd", "gkd")], examples, build=network, plan=PLAN, teacher=network(9))
 
 
 def test_the_head_stays_in_full_precision_under_autocast() -> None:

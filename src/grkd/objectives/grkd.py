@@ -50,6 +50,8 @@ class GRKD(Objective):
     all of them, by mean token log-probability, at response_tau. "both". Terms over rows carry token_weight, terms over
     responses response_weight. response_soft: where L_soft is taken when responses are ranked: over "tokens", or over
     the group of "responses", softmax(score / response_tau / T) on both sides; level "both" has the tokens' as well.
+    on_policy_fraction: the share of the prompts that the student answers anew in training, as gkd has it; at level
+    "token" alone, since nobody scores new responses.
     Raises UserError for options out of range.
     Source: arXiv 2504.20482; it has one tau, hard uniform pairs, their mean, soft targets and alpha. The rest is ours.
     """
@@ -83,6 +85,7 @@ class GRKD(Objective):
     response_weight: float = 1.0
     response_tau: float = 0.1
     response_soft: ResponseSoft = "tokens"
+    on_policy_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         above_zero("grkd", self, "tau", "temperature", "group_temperature", "response_tau", "advantage_temperature")
@@ -90,8 +93,11 @@ class GRKD(Objective):
         not_negative("grkd", self, "pair_scale", "soft_scale", "across_batch", "advantage_scale")
         not_negative("grkd", self, "across_relation", "across_listwise", "within_relation")
         not_negative("grkd", self, "label_weight", "token_weight", "response_weight")
-        if not 0 <= self.alpha_ceiling <= 1:
-            raise UserError(f"grkd: alpha_ceiling must be in [0, 1], got {self.alpha_ceiling}")
+        for name in ("alpha_ceiling", "on_policy_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"grkd: {name} must be in [0, 1], got {getattr(self, name)}")
+        if self.on_policy_fraction and self.level != "token":
+            raise UserError("grkd: on_policy_fraction needs level: token; responses are ranked by scores made before")
         if self.group_size < 2:
             raise UserError(f"grkd: group_size must be 2 or more, got {self.group_size}")
         choices = {"pair_target": PairForm, "pair_weight": PairWeight, "normalize": Normalize, "group": GroupChoice}
@@ -112,6 +118,10 @@ class GRKD(Objective):
     @property
     def couples_rows(self) -> bool:
         return bool({*_ACROSS} & {*self._names("row")})
+
+    @property
+    def on_policy(self) -> float:
+        return self.on_policy_fraction
 
     def alpha(self, progress: float) -> float:
         """Weight of the group relative loss at this point of training."""

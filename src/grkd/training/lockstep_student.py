@@ -72,6 +72,8 @@ class LockstepStudent:
     def __init__(self, job: Job, build: Callable[[int], nn.Module], plan: Plan, *, steps: int, device: torch.device):
         if job.objective.levels != ("row",):
             raise UserError(f"{job.name}: a method on whole responses cannot train a classifier")
+        if job.objective.on_policy:
+            raise UserError(f"{job.name}: a classifier writes no responses; set on_policy_fraction: 0")
         layout: dict[str, Any] = {"memory_format": torch.channels_last} if device.type == "cuda" else {}
         self.generator = torch.Generator(device).manual_seed(job.seed)
         module, self.head = with_wide_head(build(job.seed).to(device, **layout).train())
