@@ -145,8 +145,13 @@ def keep(folder: Path) -> None:
     environment["command"] = "python -m benchmarks.arithmetic run FOLDER"
     write_json(RESULTS / "environment.json", environment)
     write_text(RESULTS / "recipe.yaml", without_places((run_folder / "recipe.yaml").read_text(encoding="utf-8")))
+    # Of what the results show: a run that was cut off in its evaluation may have left answers.
+    status = read_json(run_folder / "results.json")["status"]
+    shown = {"before", "teacher", *(name for name, text in status.items() if text == "done")}
     outcomes: dict[str, Any] = {}
     for path in sorted((run_folder / "evaluate").glob("*/exact_match.json")):
+        if path.parent.name not in shown:
+            continue
         outcomes[path.parent.name] = {item["id"]: item["correct"] for item in read_json(path)}
     questions = sorted(outcomes["before"])
     packed = {name: "".join(str(found[key]) for key in questions) for name, found in outcomes.items()}

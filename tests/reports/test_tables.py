@@ -55,6 +55,12 @@ def test_headers_tell_unit_and_direction(make_run: MakeRun) -> None:
     assert "accuracy (%) ↑" in markdown_table(read_run(make_run("b"))).replace("\u00a0", " ")
 
 
+def test_markdown_says_which_runs_failed_and_why(make_run: MakeRun) -> None:
+    text = markdown_table(read_run(make_run(status={"pld-seed0": "failed: out of memory"})))
+    assert "- failed, pld-seed0: out of memory\n" in text
+    assert "failed" not in markdown_table(read_run(make_run("whole")))
+
+
 def test_one_seed_shows_the_bootstrap_interval_and_claims_nothing(make_run: MakeRun) -> None:
     text = markdown_table(read_run(make_run(task="language_model")))
     table = markdown_rows(text)

@@ -63,7 +63,8 @@ def markdown_table(run: Run) -> str:
         cells = [f"**{cell.text}**{' ✓' if cell.better else ''}" if cell.best else cell.text for cell in shown]
         table.append([_plain(name_of(line.label)), *cells, *_costs(line, summary)])
     lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in footnotes(summary))]) + "\n"
+    failed = [f"failed, {name}: {reason}" for name, reason in run.failures.items()]
+    return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in [*footnotes(summary), *failed])]) + "\n"
 
 
 def headers(summary: Summary) -> list[str]:
