@@ -13,10 +13,11 @@ from grkd.teachers._decoding import free_memory as free_memory
 
 Method = Literal["auto", "dynamic", "static", "continuous"]
 
-# What "auto" is on a CUDA device; benchmarks/generation.py measures the three.
-_FASTEST_ON_CUDA: Method = "dynamic"
-# Below so many responses a method that compiles or records graphs first does not pay.
-_MANY_RESPONSES = 512
+# What "auto" is on a CUDA device; benchmarks/generation.py measures the three: 1.5 times the tokens a second of the
+# growing cache, after some 25 s of compiling (benchmarks/results/2026-11-22-generation.json).
+_FASTEST_ON_CUDA: Method = "static"
+# Below so many responses compiling does not pay: 25 s are about 8,000 responses of 28 tokens.
+_MANY_RESPONSES = 8192
 _ROOM_STEP = 128  # caches of fixed size grow in such steps, so that few sizes are compiled
 
 
