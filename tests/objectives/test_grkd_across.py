@@ -136,3 +136,25 @@ def test_the_advantage_is_under_alpha_with_a_temperature_of_its_own() -> None:
     assert (term.name, term.weight) == ("response_advantage", pytest.approx(2.0 * 0.25 * 3.0))
     expected = losses.expected_disagreement(batch.student, batch.teacher, temperature=0.05)
     torch.testing.assert_close(term.rows, expected)
+
+
+def test_a_teacher_temperature_is_a_teacher_with_other_scores() -> None:
+    batch = a_batch(rows=4)
+    assert batch.teacher is not None
+    options = {
+        "across_listwise": 2.0, "across_relation": 1.0, "advantage_scale": 1.0, "pair_target": "soft",
+        "pair_weight": "probability_gap", "temperature": 2.0,
+    }  # fmt: skip
+    sharpened = replace(batch, teacher=batch.teacher / 0.5)
+    torch.testing.assert_close(loss_of(batch, teacher_temperature=0.5, **options), loss_of(sharpened, **options))
+    # The student that has the sharpened scores is done, at any temperature of the loss (the advantage wants more).
+    options |= {"advantage_scale": 0.0}
+    student = (batch.teacher / 0.5).clone().requires_grad_()
+    loss = loss_of(replace(batch, student=student), teacher_temperature=0.5, **options)
+    assert torch.autograd.grad(loss, student)[0].abs().max() < 1e-12
+    assert objectives.load("grkd", teacher_temperature=0.5).head_options(0.5) is None
+    assert objectives.load("grkd").head_options(0.5) is not None
+    # Scores of responses are not touched.
+    responses = replace(batch, level="response", labels=None)
+    level = {"level": "response", "response_tau": 1.0}
+    torch.testing.assert_close(loss_of(responses, teacher_temperature=0.5, **level), loss_of(responses, **level))

@@ -1,6 +1,6 @@
 """GRKD: the teacher's order over a group, mixed with soft targets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from jaxtyping import Bool, Float
@@ -46,6 +46,10 @@ class GRKD(Objective):
     L_soft at `temperature` over all candidates, times T^2 where `t_squared`, of z-scores where `standardize` (arXiv
     2403.01427). alpha: `alpha_shape` to `alpha_ceiling`.
 
+    teacher_temperature: the teacher's scores of candidates (not of responses) are divided by it before anything else.
+    Below 1 it sharpens a teacher that learnt from wrong labels, for a student whose own probabilities should be sharp;
+    `temperature` is on both sides, so that below 1 it leaves the student's as flat as the teacher's.
+
     level: which groups make pairs. "token": classes, or a token's vocabulary. "response": the responses of a prompt,
     all of them, by mean token log-probability, at response_tau. "both". Terms over rows carry token_weight, terms over
     responses response_weight. response_soft: where L_soft is taken when responses are ranked: over "tokens", or over
@@ -73,6 +77,7 @@ class GRKD(Objective):
     group_size: int = 16
     group_temperature: float = 1.0
     temperature: float = 1.0
+    teacher_temperature: float = 1.0
     t_squared: bool = False
     standardize: bool = False
     alpha_shape: schedules.Shape = "linear"
@@ -89,7 +94,7 @@ class GRKD(Objective):
 
     def __post_init__(self) -> None:
         above_zero("grkd", self, "tau", "temperature", "group_temperature", "response_tau", "advantage_temperature")
-        above_zero("grkd", self, "relation_temperature")
+        above_zero("grkd", self, "relation_temperature", "teacher_temperature")
         not_negative("grkd", self, "pair_scale", "soft_scale", "across_batch", "advantage_scale")
         not_negative("grkd", self, "across_relation", "across_listwise", "within_relation")
         not_negative("grkd", self, "label_weight", "token_weight", "response_weight")
@@ -162,6 +167,8 @@ class GRKD(Objective):
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         weights = self._weights(batch.level, self.alpha(batch.progress))
+        if batch.level == "row" and batch.teacher is not None and self.teacher_temperature != 1.0:
+            batch = replace(batch, teacher=wide(batch.teacher) / self.teacher_temperature)
         made = {
             "group_relative": self._group_relative,
             "response_group_relative": self._group_relative,
