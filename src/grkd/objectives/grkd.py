@@ -140,6 +140,7 @@ class GRKD(Objective):
             not names
             or names & {"labels", "advantage", "within_relation", *_ACROSS}
             or self.standardize
+            or self.teacher_temperature != 1.0
             or (paired and not plain)
         ):
             return None
