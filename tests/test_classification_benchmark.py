@@ -31,7 +31,7 @@ def test_every_method_of_a_recipe_has_the_same_budget(path: Path) -> None:
             made = objectives.load(method.name, **{**method.options, **options})
             made.check_candidates(10)
     assert set(found.search.options) <= {method.label for method in found.methods}
-    assert len(found.seeds) == 5
+    assert len(found.seeds) == 8
 
 
 def test_the_image_recipes_differ_in_data_and_student_alone() -> None:
