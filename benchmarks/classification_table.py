@@ -1,70 +1,23 @@
 """The page of the classification experiments, from committed result files alone."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from grkd.evaluation.statistics import holm, paired_t, seed_interval
-from grkd.files import read_json, write_text
-
-OURS = "grkd"  # the label of the default; its variants are other labels of the method of that name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A metric as the page shows it. direction: 1 more is better, -1 less."""
-
-    metric: str
-    head: str
-    direction: int
-    scale: float = 1.0
-    decimals: int = 3
-
-
-COLUMNS = (
-    Column(metric="accuracy", head="top-1 %", direction=1, scale=100, decimals=2),
-    Column(metric="top5_accuracy", head="top-5 %", direction=1, scale=100, decimals=2),
-    Column(metric="nll_nats", head="NLL (nats)", direction=-1),
-    Column(metric="ece", head="ECE %", direction=-1, scale=100, decimals=2),
-    Column(metric="brier", head="Brier", direction=-1),
-    Column(metric="kendall_tau", head="tau with teacher", direction=1),
-    Column(metric="pair_accuracy", head="pairs as teacher %", direction=1, scale=100, decimals=2),
-    Column(metric="votes_kendall_tau", head="tau with people", direction=1),
-    Column(metric="within_group_accuracy/look-alikes", head="among look-alikes %", direction=1, scale=100, decimals=2),
-    Column(metric="outside_auroc", head="out-of-scope AUROC", direction=1),
+from benchmarks._classification_results import (
+    COLUMNS,
+    DASH,
+    OURS,
+    SPOKEN,
+    Column,
+    Experiment,
+    cell,
+    markdown,
+    number,
+    read,
 )
-DASH = "\u2013"
-SPOKEN = ("accuracy", "nll_nats", "kendall_tau", "votes_kendall_tau")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One data set and student: label -> metric -> seed -> value, in the order of the recipe."""
-
-    name: str
-    title: str
-    methods: dict[str, str]  # label -> method
-    values: dict[str, dict[str, dict[int, float]]]
-    teacher: dict[str, float]
-    settings: dict[str, dict[str, Any]]  # label -> the settings that the search chose
-    tries: dict[str, int]
-    failures: dict[str, str]
-    environment: dict[str, Any]
-
-    def seeds(self, label: str, metric: str) -> dict[int, float]:
-        return self.values.get(label, {}).get(metric, {})
-
-    def best_baseline(self, column: Column) -> str | None:
-        """The baseline of the best mean, of those that have every seed."""
-        whole = max((len(self.seeds(label, column.metric)) for label in self.methods), default=0)
-        means = {
-            label: column.direction * sum(found.values()) / len(found)
-            for label, method in self.methods.items()
-            if method != OURS and len(found := self.seeds(label, column.metric)) == whole > 0
-        }
-        return max(means, key=means.__getitem__, default=None)
+from grkd.evaluation.statistics import holm, paired_t, seed_interval
+from grkd.files import write_text
 
 
 def write(kept: Path, docs: Path) -> None:
@@ -73,33 +26,6 @@ def write(kept: Path, docs: Path) -> None:
     figure(experiments, docs / "results-classification.svg")
     write_text(docs / "results-classification.md", page(experiments))
     print(f"{docs / 'results-classification.md'}: {len(experiments)} experiments")
-
-
-def read(path: Path) -> Experiment:
-    """A kept result file."""
-    record = read_json(path)
-    values: dict[str, dict[str, dict[int, float]]] = {}
-    teacher: dict[str, float] = {}
-    methods = {}
-    for row in record["rows"]:
-        if row["label"] == "teacher":
-            teacher[row["metric"]] = row["value"]
-            continue
-        methods[row["label"]] = row["method"]
-        if row["value"] is not None:
-            values.setdefault(row["label"], {}).setdefault(row["metric"], {})[row["seed"]] = row["value"]
-    tried = [entry["method"] for entry in record["search"]]
-    return Experiment(
-        name=path.stem,
-        title=record["title"],
-        methods=methods,
-        values=values,
-        teacher=teacher,
-        settings=record["settings"],
-        tries={label: tried.count(label) for label in methods},
-        failures={name: text for name, text in record["status"].items() if text != "done"},
-        environment=record["environment"],
-    )
 
 
 def page(experiments: Sequence[Experiment]) -> str:
@@ -160,7 +86,7 @@ def _summary(experiments: Sequence[Experiment]) -> list[str]:
             entry = found[column.metric].get(experiment.name)
             cells.append(DASH if entry is None else _compared(entry, column))
         table.append([experiment.title, *cells])
-    return _markdown(table)
+    return markdown(table)
 
 
 def _compared(entry: tuple[str, float, float, float, float], column: Column) -> str:
@@ -177,20 +103,20 @@ def _section(experiment: Experiment) -> list[str]:
     table = [["", *(column.head for column in columns), "tries", "settings chosen"]]
     table.append(["---", *["---:"] * (len(columns) + 1), "---"])
     if experiment.teacher:
-        shown = [_number(experiment.teacher.get(column.metric), column) for column in columns]
+        shown = [number(experiment.teacher.get(column.metric), column) for column in columns]
         table.append(["teacher", *shown, "", ""])
     bests = {column.metric: _best(experiment, column) for column in columns}
     for label in experiment.methods:
         cells = []
         for column in columns:
-            text = _cell(experiment.seeds(label, column.metric), column)
+            text = cell(experiment.seeds(label, column.metric), column)
             cells.append(f"**{text}**" if bests[column.metric] == label else text)
         chosen = ", ".join(f"{name} {value}" for name, value in experiment.settings.get(label, {}).items())
         table.append([label, *cells, str(experiment.tries[label] or DASH), chosen])
     made = experiment.environment
     where = f"{str(made.get('date'))[:10]}, {made.get('gpu') or made.get('cpu')}, PyTorch {made.get('torch')}"
     failures = [f"- failed: {name}: {text.removeprefix('failed: ')}" for name, text in experiment.failures.items()]
-    return [f"## {experiment.title}", "", f"`{experiment.name}` ({where})", "", *_markdown(table), "", *failures]
+    return [f"## {experiment.title}", "", f"`{experiment.name}` ({where})", "", *markdown(table), "", *failures]
 
 
 def _best(experiment: Experiment, column: Column) -> str | None:
@@ -200,23 +126,6 @@ def _best(experiment: Experiment, column: Column) -> str | None:
         if (found := experiment.seeds(label, column.metric))
     }
     return max(means, key=means.__getitem__, default=None)
-
-
-def _cell(found: Mapping[int, float], column: Column) -> str:
-    if not found:
-        return DASH
-    interval = seed_interval(list(found.values()))
-    half = interval.high - interval.mean
-    spread = "" if math.isnan(half) else f" ± {half * column.scale:.{column.decimals}f}"
-    return f"{_number(interval.mean, column)}{spread}"
-
-
-def _number(value: float | None, column: Column) -> str:
-    return DASH if value is None else f"{value * column.scale:.{column.decimals}f}"
-
-
-def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 
 
 def figure(experiments: Sequence[Experiment], path: Path) -> None:
