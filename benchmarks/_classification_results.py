@@ -109,6 +109,11 @@ def number(value: float | None, column: Column) -> str:
     return DASH if value is None else f"{value * column.scale:.{column.decimals}f}"
 
 
+def shown_p(p: float) -> str:
+    """A p-value in words; never 0."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def markdown(table: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table."""
     return ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in table]

@@ -15,6 +15,7 @@ from benchmarks._classification_results import (
     markdown,
     number,
     read,
+    shown_p,
 )
 from grkd.evaluation.statistics import holm, paired_t, seed_interval
 from grkd.files import write_text
@@ -92,7 +93,7 @@ def _summary(experiments: Sequence[Experiment]) -> list[str]:
 def _compared(entry: tuple[str, float, float, float, float], column: Column) -> str:
     baseline, difference, low, high, p = entry
     change, *ends = (f"{value * column.scale:+.{column.decimals}f}" for value in (difference, low, high))
-    tested = "" if math.isnan(p) else f" [{ends[0]}, {ends[1]}], p = {p:.3f}"
+    tested = "" if math.isnan(p) else f" [{ends[0]}, {ends[1]}], {shown_p(p)}"
     return f"{change}{tested} against {baseline}: {verdict(difference, p, column.direction)}"
 
 
@@ -133,6 +134,7 @@ def figure(experiments: Sequence[Experiment], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = OURS  # the same results make the same file
     from matplotlib import pyplot
 
     column = COLUMNS[0]

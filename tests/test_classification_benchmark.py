@@ -96,6 +96,14 @@ def test_verdicts() -> None:
     assert classification_table.verdict(0.01, float("nan"), 1) == "no difference shown"
 
 
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0004, "p < 0.001"), (0.00099, "p < 0.001"), (0.001, "p = 0.001"), (0.0496, "p = 0.050"), (1.0, "p = 1.000")],
+)
+def test_a_small_p_is_never_0(p: float, text: str) -> None:
+    assert classification_table.shown_p(p) == text
+
+
 def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
     made_up(tmp_path, {"kd": BEST, "grkd": OURS})
     record = json.loads((tmp_path / "a.json").read_text())
@@ -111,7 +119,10 @@ def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
     assert "| grkd | **52.40 ± 1.42** |" in text
     assert "+2.20 [" in text
     assert "against kd: **better**" in text
-    assert (tmp_path / "docs" / "results-classification.svg").read_text().startswith("<?xml")
+    drawn = (tmp_path / "docs" / "results-classification.svg").read_text()
+    assert drawn.startswith("<?xml")
+    classification_table.write(tmp_path, tmp_path / "docs")  # made again, the figure is the same
+    assert (tmp_path / "docs" / "results-classification.svg").read_text() == drawn
 
 
 def test_what_is_kept_names_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
