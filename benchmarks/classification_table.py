@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import classification_ranks
 from benchmarks._classification_results import (
     COLUMNS,
     DASH,
@@ -47,6 +48,7 @@ def page(experiments: Sequence[Experiment]) -> str:
         "",
         *_summary(experiments),
         "",
+        *classification_ranks.section(experiments, COLUMNS),
         "![top-1 accuracy by method](results-classification.svg)",
         "",
     ]

@@ -1,6 +1,7 @@
 """The classification experiments' recipes and their page: equal budgets, the right baseline, honest verdicts."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from benchmarks import classification, classification_table
+from benchmarks import classification, classification_ranks, classification_table
 from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
 from grkd.recipe import ClassifierRecipe
@@ -53,9 +54,11 @@ def test_processes_take_turns_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> No
     assert "CUDA_VISIBLE_DEVICES" not in on_one_gpu(0)
 
 
-def made_up(tmp_path: Path, accuracies: dict[str, list[float]], name: str = "a") -> classification_table.Experiment:
+def made_up(
+    tmp_path: Path, accuracies: dict[str, list[float]], name: str = "a", metric: str = "accuracy"
+) -> classification_table.Experiment:
     rows: list[dict[str, Any]] = [
-        {"label": label, "method": "grkd" if label.startswith("grkd") else label, "metric": "accuracy",
+        {"label": label, "method": "grkd" if label.startswith("grkd") else label, "metric": metric,
          "seed": seed, "value": value}
         for label, values in accuracies.items()
         for seed, value in enumerate(values)
@@ -87,6 +90,63 @@ def test_holm_over_the_experiments_of_a_column(tmp_path: Path) -> None:
     assert alone[0] < alone[1]
     assert found["a"][4] == pytest.approx(2 * alone[0])
     assert found["b"][4] == pytest.approx(max(alone[1], 2 * alone[0]))
+
+
+# Means a: 0.5, 0.4, 0.45, so ranks 1, 3, 2; b: a tie, 1.5, 3, 1.5; c: 2, 3, 1; d: 1, 3, 2.
+RANKED: dict[str, dict[str, list[float]]] = {
+    "a": {"ce": [0.3, 0.5], "kd": [0.4, 0.5], "grkd": [0.5, 0.5], "grkd-b": [0.9, 0.9]},
+    "b": {"ce": [0.4, 0.4], "kd": [0.7, 0.3], "grkd": [0.6, 0.4], "grkd-b": [0.9, 0.9]},
+    "c": {"ce": [0.3, 0.3], "kd": [0.5, 0.5], "grkd": [0.4, 0.4], "grkd-b": [0.9, 0.9]},
+    "d": {"ce": [0.5, 0.5], "kd": [0.5, 0.6], "grkd": [0.6, 0.6], "grkd-b": [0.9, 0.9]},
+}
+
+
+def test_mean_ranks_over_experiments(tmp_path: Path) -> None:
+    experiments = [made_up(tmp_path, means, name) for name, means in RANKED.items()]
+    experiments.append(made_up(tmp_path, {"ce": [0.9, 0.9], "kd": [0.9], "grkd": [0.1, 0.1]}, "e"))  # a seed is missing
+    found = classification_ranks.ranking(experiments, classification_table.COLUMNS[0])
+    assert found.experiments == 4
+    assert found.ranks == {"ce": 3.0, "kd": 1.625, "grkd": 1.375}
+    # By hand: 12 / (4 * 3 * 4) * (12^2 + 6.5^2 + 5.5^2) - 3 * 4 * 4 = 6.125; one tie of two divides it by 1 - 6 / 96;
+    # with 2 degrees of freedom p = exp(-chi2 / 2).
+    assert found.friedman_p == pytest.approx(math.exp(-6.125 / (1 - 6 / 96) / 2))
+    # Against ce four gains: 2 / 2^4. Against kd 0.05, 0, -0.1, 0.05: rank sums 3 and 3. Holm doubles the smaller.
+    assert found.against == {"ce": pytest.approx((0.1, 0.25)), "kd": pytest.approx((0.0, 1.0))}
+
+
+def test_the_least_nll_ranks_first(tmp_path: Path) -> None:
+    experiments = [made_up(tmp_path, means, name, "nll_nats") for name, means in RANKED.items()]
+    found = classification_ranks.ranking(experiments, classification_table.COLUMNS[2])
+    assert found.ranks == {"ce": 1.0, "kd": 4 - 1.625, "grkd": 4 - 1.375}
+    assert found.against["ce"] == pytest.approx((0.1, 0.25))
+
+
+def test_methods_that_tie_everywhere_have_no_p(tmp_path: Path) -> None:
+    experiments = [made_up(tmp_path, {"ce": [0.5], "kd": [0.5], "grkd": [0.5]}, name) for name in "ab"]
+    found = classification_ranks.ranking(experiments, classification_table.COLUMNS[0])
+    assert found.ranks == {"ce": 2.0, "kd": 2.0, "grkd": 2.0}
+    assert math.isnan(found.friedman_p)
+    assert math.isnan(found.against["kd"][1])
+
+
+def test_the_page_has_the_mean_ranks_after_the_differences(tmp_path: Path) -> None:
+    for name, means in RANKED.items():
+        made_up(tmp_path, means, name)
+    text = classification_table.page([classification_table.read(path) for path in sorted(tmp_path.glob("*.json"))])
+    above, ranks = text.replace(classification_table.DASH, "-").split("## Mean ranks")
+    assert "against the best tuned baseline" in above
+    assert "## A\n" not in above
+    for line in (
+        "| experiments | 4 | 0 | 0 | 0 |",
+        "| ce | 3.00 | - | - | - |",
+        "| grkd | **1.38** | - | - | - |",
+        "| Friedman's test | p = 0.038 | - | - | - |",
+        "| ce | +10.00, p = 0.250 | - | - | - |",
+        "| kd | +0.00, p = 1.000 | - | - | - |",
+    ):
+        assert line in ranks
+    assert "below 0.250 with 4 experiments and 2 baselines." in " ".join(ranks.split())
+    assert "grkd-b" not in ranks.split("## A\n")[0]
 
 
 def test_verdicts() -> None:
