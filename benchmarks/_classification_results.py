@@ -1,5 +1,6 @@
 """Kept results of the classification experiments, read back, and how their figures are written."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,13 +49,24 @@ class Experiment:
     methods: dict[str, str]  # label -> method
     values: dict[str, dict[str, dict[int, float]]]
     teacher: dict[str, float]
-    settings: dict[str, dict[str, Any]]  # label -> the settings that the search chose
+    settings: dict[str, dict[str, Any]]  # label -> all options that its recipe or its search set, and learning_rate
+    searched: dict[str, list[str]]  # label -> the options that its search chose
     tries: dict[str, int]
     failures: dict[str, str]
     environment: dict[str, Any]
 
     def seeds(self, label: str, metric: str) -> dict[int, float]:
         return self.values.get(label, {}).get(metric, {})
+
+    def chosen(self, label: str) -> dict[str, Any]:
+        """The learning rate and the options that the search chose."""
+        names = ["learning_rate", *self.searched.get(label, [])]
+        return {name: value for name, value in self.settings.get(label, {}).items() if name in names}
+
+    def constant(self, label: str) -> dict[str, Any]:
+        """The options that the recipe set and the search left alone."""
+        chosen = self.chosen(label)
+        return {name: value for name, value in self.settings.get(label, {}).items() if name not in chosen}
 
     def means(self, column: Column) -> dict[str, float]:
         """label -> mean over seeds, of those that have every seed."""
@@ -81,6 +93,7 @@ def read(path: Path) -> Experiment:
         methods[row["label"]] = row["method"]
         if row["value"] is not None:
             values.setdefault(row["label"], {}).setdefault(row["metric"], {})[row["seed"]] = row["value"]
+    searched = (record["recipe"].get("search") or {}).get("options", {})
     tried = [entry["method"] for entry in record["search"]]
     return Experiment(
         name=path.stem,
@@ -89,6 +102,7 @@ def read(path: Path) -> Experiment:
         values=values,
         teacher=teacher,
         settings=record["settings"],
+        searched={label: list(options) for label, options in searched.items()},
         tries={label: tried.count(label) for label in methods},
         failures={name: text for name, text in record["status"].items() if text != "done"},
         environment=record["environment"],
@@ -107,6 +121,12 @@ def cell(found: Mapping[int, float], column: Column) -> str:
 
 def number(value: float | None, column: Column) -> str:
     return DASH if value is None else f"{value * column.scale:.{column.decimals}f}"
+
+
+def shown_options(options: Mapping[str, Any]) -> str:
+    """name value, ... as a recipe writes them."""
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def shown_p(p: float) -> str:

@@ -1,6 +1,7 @@
 """The page of the classification experiments, from committed result files alone."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks._classification_results import (
     markdown,
     number,
     read,
+    shown_options,
     shown_p,
 )
 from grkd.evaluation.statistics import holm, paired_t, seed_interval
@@ -54,6 +56,7 @@ def page(experiments: Sequence[Experiment]) -> str:
     ]
     for experiment in experiments:
         lines += [*_section(experiment), ""]
+    lines += _labels(experiments)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -114,12 +117,33 @@ def _section(experiment: Experiment) -> list[str]:
         for column in columns:
             text = cell(experiment.seeds(label, column.metric), column)
             cells.append(f"**{text}**" if bests[column.metric] == label else text)
-        chosen = ", ".join(f"{name} {value}" for name, value in experiment.settings.get(label, {}).items())
+        chosen = shown_options(experiment.chosen(label))
         table.append([label, *cells, str(experiment.tries[label] or DASH), chosen])
     made = experiment.environment
     where = f"{str(made.get('date'))[:10]}, {made.get('gpu') or made.get('cpu')}, PyTorch {made.get('torch')}"
     failures = [f"- failed: {name}: {text.removeprefix('failed: ')}" for name, text in experiment.failures.items()]
     return [f"## {experiment.title}", "", f"`{experiment.name}` ({where})", "", *markdown(table), "", *failures]
+
+
+def _labels(experiments: Sequence[Experiment]) -> list[str]:
+    """What the search did not choose, once a label; where experiments differ, a line for each."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for experiment in experiments:
+        for label, method in experiment.methods.items():
+            options = shown_options(experiment.constant(label)) or "the defaults"
+            places.setdefault((label, method, options), []).append(experiment.name)
+    count = Counter(label for label, _, _ in places)
+    table = [["label", "method", "options that are not searched"], ["---"] * 3]
+    for (label, method, options), names in places.items():
+        table.append([label if count[label] == 1 else f"{label} ({', '.join(names)})", method, options])
+    return [
+        "## What each label is",
+        "",
+        "Options that the search chose stand in the tables above; those in neither place have the method's defaults",
+        "(`grkd methods NAME`).",
+        "",
+        *markdown(table),
+    ]
 
 
 def _best(experiment: Experiment, column: Column) -> str | None:

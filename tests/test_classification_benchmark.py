@@ -64,7 +64,8 @@ def made_up(
         for seed, value in enumerate(values)
     ]  # fmt: skip
     rows.append({"label": "teacher", "method": "teacher", "metric": "accuracy", "seed": None, "value": 0.9})
-    record = {"title": name.upper(), "environment": {}, "status": {}, "settings": {}, "search": [], "rows": rows}
+    record = {"title": name.upper(), "environment": {}, "recipe": {}, "status": {}, "settings": {}, "search": [],
+              "rows": rows}  # fmt: skip
     (tmp_path / f"{name}.json").write_text(json.dumps(record))
     return classification_table.read(tmp_path / f"{name}.json")
 
@@ -156,6 +157,30 @@ def test_verdicts() -> None:
     assert classification_table.verdict(0.01, float("nan"), 1) == "no difference shown"
 
 
+def test_constant_options_are_listed_once_at_the_end(tmp_path: Path) -> None:
+    for name, squared in (("a", True), ("b", True), ("c", False)):
+        made_up(tmp_path, {"kd": BEST, "pld": BEST, "grkd": OURS}, name)
+        record = json.loads((tmp_path / f"{name}.json").read_text())
+        record["recipe"] = {"search": {"options": {"kd": {"temperature": [1.0, 4.0]}}}, "seeds": [0]}
+        record["settings"] = {
+            "kd": {"learning_rate": 0.1, "standardize": True, "temperature": 4.0},
+            "pld": {"learning_rate": 0.1},
+            "grkd": {"learning_rate": 0.3, "t_squared": squared, "alpha_shape": "constant"},
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    text = classification_table.page([classification_table.read(path) for path in sorted(tmp_path.glob("*.json"))])
+    above, end = text.split("## What each label is")
+    assert "standardize" not in above
+    assert end.count("standardize") == 1
+    rows = [line for line in end.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        "| kd | kd | standardize true |",
+        "| pld | pld | the defaults |",
+        "| grkd (a, b) | grkd | t_squared true, alpha_shape constant |",
+        "| grkd (c) | grkd | t_squared false, alpha_shape constant |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("p", "text"),
     [(0.0004, "p < 0.001"), (0.00099, "p < 0.001"), (0.001, "p = 0.001"), (0.0496, "p = 0.050"), (1.0, "p = 1.000")],
@@ -168,14 +193,15 @@ def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
     made_up(tmp_path, {"kd": BEST, "grkd": OURS})
     record = json.loads((tmp_path / "a.json").read_text())
     record["status"] = {"kd-seed0": "done", "rkd-seed0": "failed: out of memory"}
-    record["settings"] = {"kd": {"temperature": 4.0}}
+    record["recipe"] = {"search": {"options": {"kd": {"temperature": [1.0, 4.0]}}}}
+    record["settings"] = {"kd": {"learning_rate": 0.1, "t_squared": True, "temperature": 4.0}}
     record["search"] = [{"method": "kd"}] * 3
     (tmp_path / "a.json").write_text(json.dumps(record))
     (tmp_path / "docs").mkdir()
     classification_table.write(tmp_path, tmp_path / "docs")
     text = (tmp_path / "docs" / "results-classification.md").read_text()
     assert "- failed: rkd-seed0: out of memory" in text
-    assert "| kd | 50.20 ± 0.56 | 3 | temperature 4.0 |" in text
+    assert "| kd | 50.20 ± 0.56 | 3 | learning_rate 0.1, temperature 4.0 |" in text
     assert "| grkd | **52.40 ± 1.42** |" in text
     assert "+2.20 [" in text
     assert "against kd: **better**" in text
