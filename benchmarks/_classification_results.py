@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grkd.evaluation.statistics import seed_interval
+from grkd.evaluation.statistics import PairedDifference, seed_interval
 from grkd.files import read_json
 
 OURS = "grkd"  # the label of the default; its variants are other labels of the method of that name
@@ -132,6 +132,24 @@ def shown_options(options: Mapping[str, Any]) -> str:
 def shown_p(p: float) -> str:
     """A p-value in words; never 0."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def shown_difference(test: PairedDifference, column: Column) -> str:
+    """+0.42 [-0.38, +1.22], p = 0.888; the difference alone where there is no test."""
+    change, low, high = (f"{value * column.scale:+.{column.decimals}f}" for value in test[:3])
+    return change if math.isnan(test.p) else f"{change} [{low}, {high}], {shown_p(test.p)}"
+
+
+def origin(experiment: Experiment) -> str:
+    """Name, date and machine."""
+    made = experiment.environment
+    where = f"{str(made.get('date'))[:10]}, {made.get('gpu') or made.get('cpu')}, PyTorch {made.get('torch')}"
+    return f"`{experiment.name}` ({where})"
+
+
+def shown_failures(experiment: Experiment) -> list[str]:
+    """A line for each run that failed."""
+    return [f"- failed: {name}: {text.removeprefix('failed: ')}" for name, text in experiment.failures.items()]
 
 
 def markdown(table: Sequence[Sequence[str]]) -> list[str]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import classification_ranks
+from benchmarks import classification_ablation, classification_ranks
 from benchmarks._classification_results import (
     COLUMNS,
     DASH,
@@ -16,24 +16,29 @@ from benchmarks._classification_results import (
     cell,
     markdown,
     number,
+    origin,
     read,
+    shown_difference,
+    shown_failures,
     shown_options,
-    shown_p,
 )
-from grkd.evaluation.statistics import holm, paired_t, seed_interval
+from benchmarks.classification_ablation import is_ablation
+from grkd.evaluation.statistics import PairedDifference, holm, paired_t, seed_interval
 from grkd.files import write_text
 
 
 def write(kept: Path, docs: Path) -> None:
     """docs/results-classification.md and its figure, from every file in `kept`."""
-    experiments = [read(path) for path in sorted(kept.glob("*.json"))]
+    everything = [read(path) for path in sorted(kept.glob("*.json"))]
+    experiments = [experiment for experiment in everything if not is_ablation(experiment)]
+    ablations = [experiment for experiment in everything if is_ablation(experiment)]
     figure(experiments, docs / "results-classification.svg")
-    write_text(docs / "results-classification.md", page(experiments))
-    print(f"{docs / 'results-classification.md'}: {len(experiments)} experiments")
+    write_text(docs / "results-classification.md", page(experiments, ablations))
+    print(f"{docs / 'results-classification.md'}: {len(experiments)} experiments, {len(ablations)} ablations")
 
 
-def page(experiments: Sequence[Experiment]) -> str:
-    """The Markdown of all experiments."""
+def page(experiments: Sequence[Experiment], ablations: Sequence[Experiment] = ()) -> str:
+    """The Markdown of all experiments; ablations stand in a section of their own."""
     lines = [
         "# Classification: results",
         "",
@@ -56,12 +61,12 @@ def page(experiments: Sequence[Experiment]) -> str:
     ]
     for experiment in experiments:
         lines += [*_section(experiment), ""]
-    lines += _labels(experiments)
+    lines += [*classification_ablation.section(ablations), *_labels(experiments)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def comparisons(experiments: Sequence[Experiment], column: Column) -> dict[str, tuple[str, float, float, float, float]]:
-    """Experiment -> (baseline, difference, low, high, p after Holm) of OURS, where both have the same seeds."""
+def comparisons(experiments: Sequence[Experiment], column: Column) -> dict[str, tuple[str, PairedDifference]]:
+    """Experiment -> (baseline, the test of OURS against it, p after Holm), where both have the same seeds."""
     found = {}
     for experiment in experiments:
         baseline, ours = experiment.best_baseline(column), experiment.seeds(OURS, column.metric)
@@ -69,10 +74,12 @@ def comparisons(experiments: Sequence[Experiment], column: Column) -> dict[str, 
             continue
         theirs = experiment.seeds(baseline, column.metric)
         seeds = sorted(set(ours) & set(theirs))
-        test = paired_t([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-        found[experiment.name] = (baseline, test.difference, test.low, test.high, test.p)
-    adjusted = holm([entry[-1] for entry in found.values()])
-    return {name: (*entry[:-1], float(p)) for (name, entry), p in zip(found.items(), adjusted, strict=True)}
+        found[experiment.name] = (baseline, paired_t([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]))
+    adjusted = holm([test.p for _, test in found.values()])
+    return {
+        name: (baseline, test._replace(p=float(p)))
+        for (name, (baseline, test)), p in zip(found.items(), adjusted, strict=True)
+    }
 
 
 def verdict(difference: float, p: float, direction: int) -> str:
@@ -90,16 +97,14 @@ def _summary(experiments: Sequence[Experiment]) -> list[str]:
         cells = []
         for column in spoken:
             entry = found[column.metric].get(experiment.name)
-            cells.append(DASH if entry is None else _compared(entry, column))
+            cells.append(DASH if entry is None else _compared(*entry, column))
         table.append([experiment.title, *cells])
     return markdown(table)
 
 
-def _compared(entry: tuple[str, float, float, float, float], column: Column) -> str:
-    baseline, difference, low, high, p = entry
-    change, *ends = (f"{value * column.scale:+.{column.decimals}f}" for value in (difference, low, high))
-    tested = "" if math.isnan(p) else f" [{ends[0]}, {ends[1]}], {shown_p(p)}"
-    return f"{change}{tested} against {baseline}: {verdict(difference, p, column.direction)}"
+def _compared(baseline: str, test: PairedDifference, column: Column) -> str:
+    words = verdict(test.difference, test.p, column.direction)
+    return f"{shown_difference(test, column)} against {baseline}: {words}"
 
 
 def _section(experiment: Experiment) -> list[str]:
@@ -119,10 +124,8 @@ def _section(experiment: Experiment) -> list[str]:
             cells.append(f"**{text}**" if bests[column.metric] == label else text)
         chosen = shown_options(experiment.chosen(label))
         table.append([label, *cells, str(experiment.tries[label] or DASH), chosen])
-    made = experiment.environment
-    where = f"{str(made.get('date'))[:10]}, {made.get('gpu') or made.get('cpu')}, PyTorch {made.get('torch')}"
-    failures = [f"- failed: {name}: {text.removeprefix('failed: ')}" for name, text in experiment.failures.items()]
-    return [f"## {experiment.title}", "", f"`{experiment.name}` ({where})", "", *markdown(table), "", *failures]
+    lines = [f"## {experiment.title}", "", origin(experiment), "", *markdown(table), ""]
+    return lines + shown_failures(experiment)
 
 
 def _labels(experiments: Sequence[Experiment]) -> list[str]:

@@ -3,20 +3,22 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from scipy.stats import ttest_rel
 
 from benchmarks import classification, classification_ranks, classification_table
+from benchmarks._classification_results import shown_p
 from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
 from grkd.recipe import ClassifierRecipe
 from grkd.stages._search import grid
 from grkd.stages.compare_runs import space
+from tests._classification_results import BEST, OURS, made_up
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes" / "classification").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "recipes" / "classification"
+RECIPES = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("ablation-*.yaml")))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -54,33 +56,14 @@ def test_processes_take_turns_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> No
     assert "CUDA_VISIBLE_DEVICES" not in on_one_gpu(0)
 
 
-def made_up(
-    tmp_path: Path, accuracies: dict[str, list[float]], name: str = "a", metric: str = "accuracy"
-) -> classification_table.Experiment:
-    rows: list[dict[str, Any]] = [
-        {"label": label, "method": "grkd" if label.startswith("grkd") else label, "metric": metric,
-         "seed": seed, "value": value}
-        for label, values in accuracies.items()
-        for seed, value in enumerate(values)
-    ]  # fmt: skip
-    rows.append({"label": "teacher", "method": "teacher", "metric": "accuracy", "seed": None, "value": 0.9})
-    record = {"title": name.upper(), "environment": {}, "recipe": {}, "status": {}, "settings": {}, "search": [],
-              "rows": rows}  # fmt: skip
-    (tmp_path / f"{name}.json").write_text(json.dumps(record))
-    return classification_table.read(tmp_path / f"{name}.json")
-
-
-OURS = [0.52, 0.53, 0.51, 0.54, 0.52]
-BEST = [0.50, 0.50, 0.50, 0.51, 0.50]
-
-
 def test_the_best_baseline_is_no_grkd_and_has_every_seed(tmp_path: Path) -> None:
     found = made_up(tmp_path, {"ce": [0.4] * 5, "kd": BEST, "lucky": [0.9], "grkd": OURS, "grkd-b": [0.6] * 5})
     assert found.best_baseline(classification_table.COLUMNS[0]) == "kd"
     entry = classification_table.comparisons([found], classification_table.COLUMNS[0])["a"]
-    assert entry[0] == "kd"
-    assert entry[1] == pytest.approx(sum(OURS) / 5 - sum(BEST) / 5)
-    assert entry[4] == pytest.approx(ttest_rel(OURS, BEST).pvalue)
+    baseline, test = entry
+    assert baseline == "kd"
+    assert test.difference == pytest.approx(sum(OURS) / 5 - sum(BEST) / 5)
+    assert test.p == pytest.approx(ttest_rel(OURS, BEST).pvalue)
 
 
 def test_holm_over_the_experiments_of_a_column(tmp_path: Path) -> None:
@@ -89,8 +72,8 @@ def test_holm_over_the_experiments_of_a_column(tmp_path: Path) -> None:
     found = classification_table.comparisons([first, second], classification_table.COLUMNS[0])
     alone = [ttest_rel(OURS, BEST).pvalue, ttest_rel([0.5, 0.51, 0.49, 0.5, 0.52], BEST).pvalue]
     assert alone[0] < alone[1]
-    assert found["a"][4] == pytest.approx(2 * alone[0])
-    assert found["b"][4] == pytest.approx(max(alone[1], 2 * alone[0]))
+    assert found["a"][1].p == pytest.approx(2 * alone[0])
+    assert found["b"][1].p == pytest.approx(max(alone[1], 2 * alone[0]))
 
 
 # Means a: 0.5, 0.4, 0.45, so ranks 1, 3, 2; b: a tie, 1.5, 3, 1.5; c: 2, 3, 1; d: 1, 3, 2.
@@ -186,7 +169,7 @@ def test_constant_options_are_listed_once_at_the_end(tmp_path: Path) -> None:
     [(0.0004, "p < 0.001"), (0.00099, "p < 0.001"), (0.001, "p = 0.001"), (0.0496, "p = 0.050"), (1.0, "p = 1.000")],
 )
 def test_a_small_p_is_never_0(p: float, text: str) -> None:
-    assert classification_table.shown_p(p) == text
+    assert shown_p(p) == text
 
 
 def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
