@@ -1,109 +1,44 @@
 """The page of the classification experiments, from committed result files alone."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from grkd.evaluation.statistics import holm, paired_t, seed_interval
-from grkd.files import read_json, write_text
-
-OURS = "grkd"  # the label of the default; its variants are other labels of the method of that name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A metric as the page shows it. direction: 1 more is better, -1 less."""
-
-    metric: str
-    head: str
-    direction: int
-    scale: float = 1.0
-    decimals: int = 3
-
-
-COLUMNS = (
-    Column(metric="accuracy", head="top-1 %", direction=1, scale=100, decimals=2),
-    Column(metric="top5_accuracy", head="top-5 %", direction=1, scale=100, decimals=2),
-    Column(metric="nll_nats", head="NLL (nats)", direction=-1),
-    Column(metric="ece", head="ECE %", direction=-1, scale=100, decimals=2),
-    Column(metric="brier", head="Brier", direction=-1),
-    Column(metric="kendall_tau", head="tau with teacher", direction=1),
-    Column(metric="pair_accuracy", head="pairs as teacher %", direction=1, scale=100, decimals=2),
-    Column(metric="votes_kendall_tau", head="tau with people", direction=1),
-    Column(metric="within_group_accuracy/look-alikes", head="among look-alikes %", direction=1, scale=100, decimals=2),
-    Column(metric="outside_auroc", head="out-of-scope AUROC", direction=1),
+from benchmarks import classification_ablation, classification_ranks
+from benchmarks._classification_results import (
+    COLUMNS,
+    DASH,
+    OURS,
+    SPOKEN,
+    Column,
+    Experiment,
+    cell,
+    markdown,
+    number,
+    origin,
+    read,
+    shown_difference,
+    shown_failures,
+    shown_options,
 )
-DASH = "\u2013"
-SPOKEN = ("accuracy", "nll_nats", "kendall_tau", "votes_kendall_tau")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One data set and student: label -> metric -> seed -> value, in the order of the recipe."""
-
-    name: str
-    title: str
-    methods: dict[str, str]  # label -> method
-    values: dict[str, dict[str, dict[int, float]]]
-    teacher: dict[str, float]
-    settings: dict[str, dict[str, Any]]  # label -> the settings that the search chose
-    tries: dict[str, int]
-    failures: dict[str, str]
-    environment: dict[str, Any]
-
-    def seeds(self, label: str, metric: str) -> dict[int, float]:
-        return self.values.get(label, {}).get(metric, {})
-
-    def best_baseline(self, column: Column) -> str | None:
-        """The baseline of the best mean, of those that have every seed."""
-        whole = max((len(self.seeds(label, column.metric)) for label in self.methods), default=0)
-        means = {
-            label: column.direction * sum(found.values()) / len(found)
-            for label, method in self.methods.items()
-            if method != OURS and len(found := self.seeds(label, column.metric)) == whole > 0
-        }
-        return max(means, key=means.__getitem__, default=None)
+from benchmarks.classification_ablation import is_ablation
+from grkd.evaluation.statistics import PairedDifference, holm, paired_t, seed_interval
+from grkd.files import write_text
 
 
 def write(kept: Path, docs: Path) -> None:
     """docs/results-classification.md and its figure, from every file in `kept`."""
-    experiments = [read(path) for path in sorted(kept.glob("*.json"))]
+    everything = [read(path) for path in sorted(kept.glob("*.json"))]
+    experiments = [experiment for experiment in everything if not is_ablation(experiment)]
+    ablations = [experiment for experiment in everything if is_ablation(experiment)]
     figure(experiments, docs / "results-classification.svg")
-    write_text(docs / "results-classification.md", page(experiments))
-    print(f"{docs / 'results-classification.md'}: {len(experiments)} experiments")
+    write_text(docs / "results-classification.md", page(experiments, ablations))
+    print(f"{docs / 'results-classification.md'}: {len(experiments)} experiments, {len(ablations)} ablations")
 
 
-def read(path: Path) -> Experiment:
-    """A kept result file."""
-    record = read_json(path)
-    values: dict[str, dict[str, dict[int, float]]] = {}
-    teacher: dict[str, float] = {}
-    methods = {}
-    for row in record["rows"]:
-        if row["label"] == "teacher":
-            teacher[row["metric"]] = row["value"]
-            continue
-        methods[row["label"]] = row["method"]
-        if row["value"] is not None:
-            values.setdefault(row["label"], {}).setdefault(row["metric"], {})[row["seed"]] = row["value"]
-    tried = [entry["method"] for entry in record["search"]]
-    return Experiment(
-        name=path.stem,
-        title=record["title"],
-        methods=methods,
-        values=values,
-        teacher=teacher,
-        settings=record["settings"],
-        tries={label: tried.count(label) for label in methods},
-        failures={name: text for name, text in record["status"].items() if text != "done"},
-        environment=record["environment"],
-    )
-
-
-def page(experiments: Sequence[Experiment]) -> str:
-    """The Markdown of all experiments."""
+def page(experiments: Sequence[Experiment], ablations: Sequence[Experiment] = ()) -> str:
+    """The Markdown of all experiments; ablations stand in a section of their own."""
     lines = [
         "# Classification: results",
         "",
@@ -120,16 +55,18 @@ def page(experiments: Sequence[Experiment]) -> str:
         "",
         *_summary(experiments),
         "",
+        *classification_ranks.section(experiments, COLUMNS),
         "![top-1 accuracy by method](results-classification.svg)",
         "",
     ]
     for experiment in experiments:
         lines += [*_section(experiment), ""]
+    lines += [*classification_ablation.section(ablations), *_labels(experiments)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def comparisons(experiments: Sequence[Experiment], column: Column) -> dict[str, tuple[str, float, float, float, float]]:
-    """Experiment -> (baseline, difference, low, high, p after Holm) of OURS, where both have the same seeds."""
+def comparisons(experiments: Sequence[Experiment], column: Column) -> dict[str, tuple[str, PairedDifference]]:
+    """Experiment -> (baseline, the test of OURS against it, p after Holm), where both have the same seeds."""
     found = {}
     for experiment in experiments:
         baseline, ours = experiment.best_baseline(column), experiment.seeds(OURS, column.metric)
@@ -137,10 +74,12 @@ def comparisons(experiments: Sequence[Experiment], column: Column) -> dict[str, 
             continue
         theirs = experiment.seeds(baseline, column.metric)
         seeds = sorted(set(ours) & set(theirs))
-        test = paired_t([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-        found[experiment.name] = (baseline, test.difference, test.low, test.high, test.p)
-    adjusted = holm([entry[-1] for entry in found.values()])
-    return {name: (*entry[:-1], float(p)) for (name, entry), p in zip(found.items(), adjusted, strict=True)}
+        found[experiment.name] = (baseline, paired_t([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]))
+    adjusted = holm([test.p for _, test in found.values()])
+    return {
+        name: (baseline, test._replace(p=float(p)))
+        for (name, (baseline, test)), p in zip(found.items(), adjusted, strict=True)
+    }
 
 
 def verdict(difference: float, p: float, direction: int) -> str:
@@ -158,16 +97,14 @@ def _summary(experiments: Sequence[Experiment]) -> list[str]:
         cells = []
         for column in spoken:
             entry = found[column.metric].get(experiment.name)
-            cells.append(DASH if entry is None else _compared(entry, column))
+            cells.append(DASH if entry is None else _compared(*entry, column))
         table.append([experiment.title, *cells])
-    return _markdown(table)
+    return markdown(table)
 
 
-def _compared(entry: tuple[str, float, float, float, float], column: Column) -> str:
-    baseline, difference, low, high, p = entry
-    change, *ends = (f"{value * column.scale:+.{column.decimals}f}" for value in (difference, low, high))
-    tested = "" if math.isnan(p) else f" [{ends[0]}, {ends[1]}], p = {p:.3f}"
-    return f"{change}{tested} against {baseline}: {verdict(difference, p, column.direction)}"
+def _compared(baseline: str, test: PairedDifference, column: Column) -> str:
+    words = verdict(test.difference, test.p, column.direction)
+    return f"{shown_difference(test, column)} against {baseline}: {words}"
 
 
 def _section(experiment: Experiment) -> list[str]:
@@ -177,20 +114,39 @@ def _section(experiment: Experiment) -> list[str]:
     table = [["", *(column.head for column in columns), "tries", "settings chosen"]]
     table.append(["---", *["---:"] * (len(columns) + 1), "---"])
     if experiment.teacher:
-        shown = [_number(experiment.teacher.get(column.metric), column) for column in columns]
+        shown = [number(experiment.teacher.get(column.metric), column) for column in columns]
         table.append(["teacher", *shown, "", ""])
     bests = {column.metric: _best(experiment, column) for column in columns}
     for label in experiment.methods:
         cells = []
         for column in columns:
-            text = _cell(experiment.seeds(label, column.metric), column)
+            text = cell(experiment.seeds(label, column.metric), column)
             cells.append(f"**{text}**" if bests[column.metric] == label else text)
-        chosen = ", ".join(f"{name} {value}" for name, value in experiment.settings.get(label, {}).items())
+        chosen = shown_options(experiment.chosen(label))
         table.append([label, *cells, str(experiment.tries[label] or DASH), chosen])
-    made = experiment.environment
-    where = f"{str(made.get('date'))[:10]}, {made.get('gpu') or made.get('cpu')}, PyTorch {made.get('torch')}"
-    failures = [f"- failed: {name}: {text.removeprefix('failed: ')}" for name, text in experiment.failures.items()]
-    return [f"## {experiment.title}", "", f"`{experiment.name}` ({where})", "", *_markdown(table), "", *failures]
+    lines = [f"## {experiment.title}", "", origin(experiment), "", *markdown(table), ""]
+    return lines + shown_failures(experiment)
+
+
+def _labels(experiments: Sequence[Experiment]) -> list[str]:
+    """What the search did not choose, once a label; where experiments differ, a line for each."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for experiment in experiments:
+        for label, method in experiment.methods.items():
+            options = shown_options(experiment.constant(label)) or "the defaults"
+            places.setdefault((label, method, options), []).append(experiment.name)
+    count = Counter(label for label, _, _ in places)
+    table = [["label", "method", "options that are not searched"], ["---"] * 3]
+    for (label, method, options), names in places.items():
+        table.append([label if count[label] == 1 else f"{label} ({', '.join(names)})", method, options])
+    return [
+        "## What each label is",
+        "",
+        "Options that the search chose stand in the tables above; those in neither place have the method's defaults",
+        "(`grkd methods NAME`).",
+        "",
+        *markdown(table),
+    ]
 
 
 def _best(experiment: Experiment, column: Column) -> str | None:
@@ -202,28 +158,12 @@ def _best(experiment: Experiment, column: Column) -> str | None:
     return max(means, key=means.__getitem__, default=None)
 
 
-def _cell(found: Mapping[int, float], column: Column) -> str:
-    if not found:
-        return DASH
-    interval = seed_interval(list(found.values()))
-    half = interval.high - interval.mean
-    spread = "" if math.isnan(half) else f" ± {half * column.scale:.{column.decimals}f}"
-    return f"{_number(interval.mean, column)}{spread}"
-
-
-def _number(value: float | None, column: Column) -> str:
-    return DASH if value is None else f"{value * column.scale:.{column.decimals}f}"
-
-
-def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-
-
 def figure(experiments: Sequence[Experiment], path: Path) -> None:
     """Top-1 accuracy of every method with its interval, one panel an experiment."""
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = OURS  # the same results make the same file
     from matplotlib import pyplot
 
     column = COLUMNS[0]

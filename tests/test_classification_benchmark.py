@@ -1,21 +1,24 @@
 """The classification experiments' recipes and their page: equal budgets, the right baseline, honest verdicts."""
 
 import json
+import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from benchmarks import classification, classification_table
+from benchmarks import classification, classification_ranks, classification_table
+from benchmarks._classification_results import shown_p
 from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
 from grkd.recipe import ClassifierRecipe
 from grkd.stages._search import grid
 from grkd.stages.compare_runs import space
+from tests._classification_results import BEST, OURS, made_up
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes" / "classification").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "recipes" / "classification"
+RECIPES = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("ablation-*.yaml")))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -53,30 +56,14 @@ def test_processes_take_turns_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> No
     assert "CUDA_VISIBLE_DEVICES" not in on_one_gpu(0)
 
 
-def made_up(tmp_path: Path, accuracies: dict[str, list[float]], name: str = "a") -> classification_table.Experiment:
-    rows: list[dict[str, Any]] = [
-        {"label": label, "method": "grkd" if label.startswith("grkd") else label, "metric": "accuracy",
-         "seed": seed, "value": value}
-        for label, values in accuracies.items()
-        for seed, value in enumerate(values)
-    ]  # fmt: skip
-    rows.append({"label": "teacher", "method": "teacher", "metric": "accuracy", "seed": None, "value": 0.9})
-    record = {"title": name.upper(), "environment": {}, "status": {}, "settings": {}, "search": [], "rows": rows}
-    (tmp_path / f"{name}.json").write_text(json.dumps(record))
-    return classification_table.read(tmp_path / f"{name}.json")
-
-
-OURS = [0.52, 0.53, 0.51, 0.54, 0.52]
-BEST = [0.50, 0.50, 0.50, 0.51, 0.50]
-
-
 def test_the_best_baseline_is_no_grkd_and_has_every_seed(tmp_path: Path) -> None:
     found = made_up(tmp_path, {"ce": [0.4] * 5, "kd": BEST, "lucky": [0.9], "grkd": OURS, "grkd-b": [0.6] * 5})
     assert found.best_baseline(classification_table.COLUMNS[0]) == "kd"
     entry = classification_table.comparisons([found], classification_table.COLUMNS[0])["a"]
-    assert entry[0] == "kd"
-    assert entry[1] == pytest.approx(sum(OURS) / 5 - sum(BEST) / 5)
-    assert entry[4] == pytest.approx(ttest_rel(OURS, BEST).pvalue)
+    baseline, test = entry
+    assert baseline == "kd"
+    assert test.difference == pytest.approx(sum(OURS) / 5 - sum(BEST) / 5)
+    assert test.p == pytest.approx(ttest_rel(OURS, BEST).pvalue)
 
 
 def test_holm_over_the_experiments_of_a_column(tmp_path: Path) -> None:
@@ -85,8 +72,65 @@ def test_holm_over_the_experiments_of_a_column(tmp_path: Path) -> None:
     found = classification_table.comparisons([first, second], classification_table.COLUMNS[0])
     alone = [ttest_rel(OURS, BEST).pvalue, ttest_rel([0.5, 0.51, 0.49, 0.5, 0.52], BEST).pvalue]
     assert alone[0] < alone[1]
-    assert found["a"][4] == pytest.approx(2 * alone[0])
-    assert found["b"][4] == pytest.approx(max(alone[1], 2 * alone[0]))
+    assert found["a"][1].p == pytest.approx(2 * alone[0])
+    assert found["b"][1].p == pytest.approx(max(alone[1], 2 * alone[0]))
+
+
+# Means a: 0.5, 0.4, 0.45, so ranks 1, 3, 2; b: a tie, 1.5, 3, 1.5; c: 2, 3, 1; d: 1, 3, 2.
+RANKED: dict[str, dict[str, list[float]]] = {
+    "a": {"ce": [0.3, 0.5], "kd": [0.4, 0.5], "grkd": [0.5, 0.5], "grkd-b": [0.9, 0.9]},
+    "b": {"ce": [0.4, 0.4], "kd": [0.7, 0.3], "grkd": [0.6, 0.4], "grkd-b": [0.9, 0.9]},
+    "c": {"ce": [0.3, 0.3], "kd": [0.5, 0.5], "grkd": [0.4, 0.4], "grkd-b": [0.9, 0.9]},
+    "d": {"ce": [0.5, 0.5], "kd": [0.5, 0.6], "grkd": [0.6, 0.6], "grkd-b": [0.9, 0.9]},
+}
+
+
+def test_mean_ranks_over_experiments(tmp_path: Path) -> None:
+    experiments = [made_up(tmp_path, means, name) for name, means in RANKED.items()]
+    experiments.append(made_up(tmp_path, {"ce": [0.9, 0.9], "kd": [0.9], "grkd": [0.1, 0.1]}, "e"))  # a seed is missing
+    found = classification_ranks.ranking(experiments, classification_table.COLUMNS[0])
+    assert found.experiments == 4
+    assert found.ranks == {"ce": 3.0, "kd": 1.625, "grkd": 1.375}
+    # By hand: 12 / (4 * 3 * 4) * (12^2 + 6.5^2 + 5.5^2) - 3 * 4 * 4 = 6.125; one tie of two divides it by 1 - 6 / 96;
+    # with 2 degrees of freedom p = exp(-chi2 / 2).
+    assert found.friedman_p == pytest.approx(math.exp(-6.125 / (1 - 6 / 96) / 2))
+    # Against ce four gains: 2 / 2^4. Against kd 0.05, 0, -0.1, 0.05: rank sums 3 and 3. Holm doubles the smaller.
+    assert found.against == {"ce": pytest.approx((0.1, 0.25)), "kd": pytest.approx((0.0, 1.0))}
+
+
+def test_the_least_nll_ranks_first(tmp_path: Path) -> None:
+    experiments = [made_up(tmp_path, means, name, "nll_nats") for name, means in RANKED.items()]
+    found = classification_ranks.ranking(experiments, classification_table.COLUMNS[2])
+    assert found.ranks == {"ce": 1.0, "kd": 4 - 1.625, "grkd": 4 - 1.375}
+    assert found.against["ce"] == pytest.approx((0.1, 0.25))
+
+
+def test_methods_that_tie_everywhere_have_no_p(tmp_path: Path) -> None:
+    experiments = [made_up(tmp_path, {"ce": [0.5], "kd": [0.5], "grkd": [0.5]}, name) for name in "ab"]
+    found = classification_ranks.ranking(experiments, classification_table.COLUMNS[0])
+    assert found.ranks == {"ce": 2.0, "kd": 2.0, "grkd": 2.0}
+    assert math.isnan(found.friedman_p)
+    assert math.isnan(found.against["kd"][1])
+
+
+def test_the_page_has_the_mean_ranks_after_the_differences(tmp_path: Path) -> None:
+    for name, means in RANKED.items():
+        made_up(tmp_path, means, name)
+    text = classification_table.page([classification_table.read(path) for path in sorted(tmp_path.glob("*.json"))])
+    above, ranks = text.replace(classification_table.DASH, "-").split("## Mean ranks")
+    assert "against the best tuned baseline" in above
+    assert "## A\n" not in above
+    for line in (
+        "| experiments | 4 | 0 | 0 | 0 |",
+        "| ce | 3.00 | - | - | - |",
+        "| grkd | **1.38** | - | - | - |",
+        "| Friedman's test | p = 0.038 | - | - | - |",
+        "| ce | +10.00, p = 0.250 | - | - | - |",
+        "| kd | +0.00, p = 1.000 | - | - | - |",
+    ):
+        assert line in ranks
+    assert "below 0.250 with 4 experiments and 2 baselines." in " ".join(ranks.split())
+    assert "grkd-b" not in ranks.split("## A\n")[0]
 
 
 def test_verdicts() -> None:
@@ -96,22 +140,58 @@ def test_verdicts() -> None:
     assert classification_table.verdict(0.01, float("nan"), 1) == "no difference shown"
 
 
+def test_constant_options_are_listed_once_at_the_end(tmp_path: Path) -> None:
+    for name, squared in (("a", True), ("b", True), ("c", False)):
+        made_up(tmp_path, {"kd": BEST, "pld": BEST, "grkd": OURS}, name)
+        record = json.loads((tmp_path / f"{name}.json").read_text())
+        record["recipe"] = {"search": {"options": {"kd": {"temperature": [1.0, 4.0]}}}, "seeds": [0]}
+        record["settings"] = {
+            "kd": {"learning_rate": 0.1, "standardize": True, "temperature": 4.0},
+            "pld": {"learning_rate": 0.1},
+            "grkd": {"learning_rate": 0.3, "t_squared": squared, "alpha_shape": "constant"},
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    text = classification_table.page([classification_table.read(path) for path in sorted(tmp_path.glob("*.json"))])
+    above, end = text.split("## What each label is")
+    assert "standardize" not in above
+    assert end.count("standardize") == 1
+    rows = [line for line in end.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        "| kd | kd | standardize true |",
+        "| pld | pld | the defaults |",
+        "| grkd (a, b) | grkd | t_squared true, alpha_shape constant |",
+        "| grkd (c) | grkd | t_squared false, alpha_shape constant |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0004, "p < 0.001"), (0.00099, "p < 0.001"), (0.001, "p = 0.001"), (0.0496, "p = 0.050"), (1.0, "p = 1.000")],
+)
+def test_a_small_p_is_never_0(p: float, text: str) -> None:
+    assert shown_p(p) == text
+
+
 def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
     made_up(tmp_path, {"kd": BEST, "grkd": OURS})
     record = json.loads((tmp_path / "a.json").read_text())
     record["status"] = {"kd-seed0": "done", "rkd-seed0": "failed: out of memory"}
-    record["settings"] = {"kd": {"temperature": 4.0}}
+    record["recipe"] = {"search": {"options": {"kd": {"temperature": [1.0, 4.0]}}}}
+    record["settings"] = {"kd": {"learning_rate": 0.1, "t_squared": True, "temperature": 4.0}}
     record["search"] = [{"method": "kd"}] * 3
     (tmp_path / "a.json").write_text(json.dumps(record))
     (tmp_path / "docs").mkdir()
     classification_table.write(tmp_path, tmp_path / "docs")
     text = (tmp_path / "docs" / "results-classification.md").read_text()
     assert "- failed: rkd-seed0: out of memory" in text
-    assert "| kd | 50.20 ± 0.56 | 3 | temperature 4.0 |" in text
+    assert "| kd | 50.20 ± 0.56 | 3 | learning_rate 0.1, temperature 4.0 |" in text
     assert "| grkd | **52.40 ± 1.42** |" in text
     assert "+2.20 [" in text
     assert "against kd: **better**" in text
-    assert (tmp_path / "docs" / "results-classification.svg").read_text().startswith("<?xml")
+    drawn = (tmp_path / "docs" / "results-classification.svg").read_text()
+    assert drawn.startswith("<?xml")
+    classification_table.write(tmp_path, tmp_path / "docs")  # made again, the figure is the same
+    assert (tmp_path / "docs" / "results-classification.svg").read_text() == drawn
 
 
 def test_what_is_kept_names_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
