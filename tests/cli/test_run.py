@@ -175,6 +175,29 @@ def test_fused_head_of_a_recipe_reaches_the_trainer(tiny_recipe: Path, monkeypat
         assert bool(calls) == fused
 
 
+def test_steps_per_generation_of_a_recipe_reaches_the_trainer(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grkd.training import on_policy
+
+    calls: list[int] = []
+    real = on_policy.sample_on_policy
+    monkeypatch.setattr(
+        on_policy, "sample_on_policy", lambda *words, **more: calls.append(more["batch_size"]) or real(*words, **more)
+    )
+    words = ["methods=[kd, {name: gkd, on_policy_fraction: 1.0}]", "training.steps=4", "evaluation.samples=0"]
+    counted = {}
+    for ahead in (1, 3):
+        calls.clear()
+        assert cli.main(["run", str(tiny_recipe), *words, f"training.steps_per_generation={ahead}"]) == 0
+        counted[ahead] = len(calls)
+        assert set(calls) == {6}  # responses.batch_size, whatever is asked at once
+    assert counted == {1: 4, 3: 2}
+    train = tiny_recipe.parent / "run" / "train"
+    assert (train / "gkd-seed0.old").is_dir()
+    assert not (train / "kd-seed0.old").exists(), "a method that samples nothing was trained again"
+
+
 def test_live_and_cached_signals_train_the_same_student(tiny_recipe: Path, tmp_path: Path) -> None:
     for signal in ("live", "cache"):
         words = [f"score.signal={signal}", f"output={tmp_path / signal}", "methods=[kd]"]

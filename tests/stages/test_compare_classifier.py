@@ -334,6 +334,7 @@ def test_images_are_augmented_with_a_teacher_that_sees_them_so(tmp_path: Path, m
         (["training.extra={optim: sgd}"], "training.extra: grkd compare trains"),
         (["teacher.training.extra={optim: sgd}"], "teacher.training.extra: grkd compare trains"),
         (["training.fused_head=true"], "training.fused_head: grkd compare trains"),
+        (["training.steps_per_generation=2"], "training.steps_per_generation: grkd compare trains"),
         (["training.report_to=tensorboard"], "training.report_to: grkd compare trains"),
         (["lockstep.augment=true"], "lockstep.augment: only images"),
         (["search.options.soft.temperature=[-1.0]"], "temperature must be above 0"),

@@ -56,6 +56,9 @@ class Training(Section):
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0
     gradient_checkpointing: bool = False
+    # On-policy methods sample for so many optimiser steps at once, before the first of them: faster, and for the later
+    # steps from a student some steps old. minillm's importance weights account for that; gkd and grkd have none.
+    steps_per_generation: Count = 1
     fused_head: bool | None = None  # loss from hidden states, without whole logits; null: on a GPU
     log_every: Count = 10
     save_every: Count = 200

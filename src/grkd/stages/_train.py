@@ -124,6 +124,7 @@ def train(
         objective=objective,
         rows=rows,
         fused_head=training.fused_head,
+        steps_per_generation=training.steps_per_generation,
         train_dataset=dataset,
         callbacks=[bar, metrics, FiniteSteps(), WholeCheckpoints()],
     )

@@ -38,11 +38,14 @@ def training_inputs(
     recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, seed: int
 ) -> dict[str, Any]:
     """What a trained student depends on."""
+    training = to_plain(recipe.training)
+    if not objectives.load(method.name, **method.options).on_policy:
+        del training["steps_per_generation"]  # of sampling in training alone
     return {
         "method": to_plain(method),
         "seed": seed,
         "student": identity(recipe.student),
-        "training": to_plain(recipe.training),
+        "training": training,
         "score": run.key("score"),
         "device": models.device.type,
     }
