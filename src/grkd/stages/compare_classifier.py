@@ -15,14 +15,13 @@ from grkd.recipe import ClassifierRecipe, Method, to_plain
 from grkd.stages import _search
 from grkd.stages._classifier_figures import ON_VALIDATION, figures
 from grkd.stages._folder import RunFolder
-from grkd.stages._pool import DONE, run_jobs
+from grkd.stages._pool import DONE, NOT_YET, run_jobs
 from grkd.stages._results import describe
 from grkd.stages.compare_data import Comparison, refuse
 from grkd.stages.compare_packs import Pack, heldout, train_pack
 from grkd.stages.compare_runs import Run, is_done, make_run, metric, records, space, try_file
 
 Until = Literal["teach", "search", "finals"]
-NOT_YET = "failed: not run yet; give the same command again"
 
 
 def compare_classifier(
