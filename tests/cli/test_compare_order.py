@@ -10,7 +10,9 @@ import pytest
 
 from grkd import cli
 from grkd.files import write_json
+from grkd.reports import markdown_table, read_run
 from grkd.stages import _pool, compare_language
+from grkd.stages._pool import NOT_YET
 
 # The slowest are not the first of the recipe; `still` answers nothing anew, so it is no slower than ce.
 METHODS = (
@@ -86,6 +88,58 @@ def test_nobody_waits_for_the_search_of_another_method(
     assert compare(tiny_recipe, "--processes", "2") == 0
     at = stage.ended.index("minillm-try0")
     assert set(stage.ended[at + 1 :]) == {"minillm-seed4", "minillm-seed1"}
+
+
+def test_results_say_how_far_it_is_after_every_run(
+    tiny_recipe: Path, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.killed_at = "minillm-seed1"
+    stage.broken = {"plain-try0", "plain-try1", "ce-seed4"}
+    assert compare(tiny_recipe) == 130
+    waiting = {f"{label}-seed{seed}": NOT_YET for label in ("ce", "plain", "still", "minillm") for seed in (4, 1)}
+    seen = dict(zip(stage.begun, stage.results, strict=True))
+    assert seen["minillm-try0"] == {}
+    assert seen["minillm-try1"]["status"] == waiting
+    assert seen["plain-try0"]["status"] == waiting | {"minillm-seed4": "done"}
+    lost = dict.fromkeys(("plain-seed4", "plain-seed1"), "failed: no try ended")
+    kept = {"minillm-seed4": "done", "still-seed4": "done", "ce-seed4": "failed: RuntimeError: no luck"}
+    after = json.loads((stage.folder / "results.json").read_text())
+    assert after["status"] == waiting | lost | kept
+    assert {(row["method"], row["seed"]) for row in after["rows"] if row["seed"] is not None} == {
+        ("minillm", 4),
+        ("still", 4),
+    }
+    table = markdown_table(read_run(stage.folder))
+    assert "minillm" in table
+    assert NOT_YET.removeprefix("failed: ") in table
+    search = json.loads((stage.folder / "search.json").read_text())
+    assert [(line["method"], line["value"]) for line in search] == [
+        (label, value)
+        for label, value in (("ce", 1.0), ("plain", None), ("still", 1.0), ("minillm", 1.0))
+        for _ in "12"
+    ]
+
+    stage.begun, stage.results, stage.killed_at, stage.broken = [], [], None, set()
+    assert compare(tiny_recipe) == 0
+    # What is there is looked at first, then as in one go.
+    assert stage.begun == [
+        "minillm-try0", "minillm-try1", "minillm-seed4",
+        "ce-try0", "ce-try1", "still-try0", "still-try1", "still-seed4",
+        "plain-try0", "plain-try1", "plain-seed4", "ce-seed4",
+        "minillm-seed1", "plain-seed1", "ce-seed1", "still-seed1",
+    ]  # fmt: skip
+    assert set(json.loads((stage.folder / "results.json").read_text())["status"].values()) == {"done"}
+
+
+def test_search_json_has_the_tries_that_have_ended(tiny_recipe: Path, stage: Stage) -> None:
+    stage.killed_at = "plain-try1"
+    assert compare(tiny_recipe) == 130
+    search = json.loads((stage.folder / "search.json").read_text())
+    assert [(line["method"], line["learning_rate"], line["outcome"]) for line in search] == [
+        ("plain", 1e-3, "done"),
+        ("minillm", 1e-3, "done"),
+        ("minillm", 2e-3, "done"),
+    ]
 
 
 def test_without_a_search_all_runs_are_ready(tiny_recipe: Path, stage: Stage) -> None:

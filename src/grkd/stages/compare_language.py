@@ -19,6 +19,7 @@ from grkd.stages import language_evaluation, language_scores
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
 from grkd.stages._pool import DONE, NOT_YET, run_jobs
+from grkd.stages._results import collect
 from grkd.stages.language import shared_stages
 from grkd.stages.language_search import Job, all_tries, best_try, metric, search_records
 from grkd.stages.language_training import train_student, trained_student, training_inputs
@@ -28,7 +29,8 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
     """Shared stages, the search, the runs that count. Returns the outcome of each of the latter.
 
     Every run takes the same number of optimiser steps on the same groups with the same teacher scores. A method's runs
-    that count begin when its own tries have ended.
+    that count begin when its own tries have ended. After every try and run, search.json and results.json say how far
+    the comparison is.
     """
     shared_stages(recipe, run)
     recipe = _same_steps(recipe, len(language_scores.read_groups(run, "train")), run.ranks.num_processes)
@@ -48,8 +50,10 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
                 if best := best_try(own, outcomes, run):
                     queue += _finals(recipe, best.method, best.learning_rate)
                     queue.sort(key=partial(_turn, run))
-    if tries and run.ranks.is_main_process:
-        write_json(run.path / "search.json", search_records(tries, outcomes, run))
+            if run.ranks.is_main_process:
+                if tries:
+                    write_json(run.path / "search.json", search_records(tries, outcomes, run))
+                collect(recipe, run.path, _status(recipe, tries, outcomes))
     return _status(recipe, tries, outcomes)
 
 
