@@ -127,6 +127,26 @@ def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pyte
     assert not list(cut.rglob("*.partial*"))
 
 
+@pytest.mark.parametrize(("save_every", "kept"), [(17, []), (16, []), (7, [7, 14])])
+def test_no_checkpoint_is_written_where_nothing_is_left_to_do(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, kept: list[int]
+) -> None:
+    """Killed before the student is saved, it is trained again, or taken up from the checkpoint, to the same figures."""
+    words = ["methods=[kd]", "training.steps=16", f"training.save_every={save_every}"]
+    folder = tiny_recipe.parent / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(language_training, "_save", _interrupted)
+        assert cli.main(["run", str(tiny_recipe), *words]) == 130
+    assert {path.name for path in folder.rglob("checkpoint-*")} == {f"checkpoint-{step}" for step in kept}
+    assert cli.main(["run", str(tiny_recipe), *words]) == 0
+    lines = (folder / "train" / "kd-seed0" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 17))  # in the middle of an epoch
+    assert not list(folder.rglob("checkpoint*"))
+    whole = tiny_recipe.parent / "whole"
+    assert cli.main(["run", str(tiny_recipe), *words, f"output={whole}"]) == 0
+    assert results(folder) == results(whole)
+
+
 def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 

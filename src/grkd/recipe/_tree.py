@@ -61,7 +61,7 @@ class Training(Section):
     steps_per_generation: Count = 1
     fused_head: bool | None = None  # loss from hidden states, without whole logits; null: on a GPU
     log_every: Count = 10
-    save_every: Count = 200
+    save_every: Count = 200  # steps between checkpoints, which are for going on after a kill
     report_to: str | list[str] = "none"
     extra: dict[str, Any] = field(default_factory=dict)  # any other field of transformers.TrainingArguments
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -20,6 +19,7 @@ from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
 from grkd.stages._pool import DONE, NOT_YET, run_jobs
 from grkd.stages._results import collect
+from grkd.stages._train import drop_checkpoints
 from grkd.stages.language import shared_stages
 from grkd.stages.language_search import Job, all_tries, best_try, metric, search_records
 from grkd.stages.language_training import train_student, trained_student, training_inputs
@@ -89,7 +89,7 @@ def attempt(job: Job) -> None:
                 recipe, run, models, student, validation, description=f"search {job.name}"
             )
         write_json(work / "metrics.json", metrics)
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        drop_checkpoints(work)
 
     run.stage(f"search/{job.name}", inputs, make)
 
