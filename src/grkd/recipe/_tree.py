@@ -142,7 +142,10 @@ class Score(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageEvaluation(Section):
-    """Rank fidelity on the held-out responses, sample answers, and questions with one right answer."""
+    """Rank fidelity on the held-out responses, sample answers, and questions with one right answer.
+
+    Ranks are measured in float32; text is written in bfloat16 on a GPU (or in student.dtype), also in a search.
+    """
 
     top_k: Annotated[int, Field(ge=2)] = 16  # Kendall tau and pair accuracy over the teacher's top k tokens
     questions: str | None = None  # JSONL of {"question", "answer"}: the share answered right (exact match)

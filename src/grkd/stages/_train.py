@@ -138,7 +138,8 @@ def train(
     if trainer.is_world_process_zero():
         spent = {"steps": trainer.state.global_step, "seconds": metrics.seconds, "rows_seen": int(metrics.rows_seen)}
         write_json(folder / "training.json", spent)
-    unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    # Without the mixed precision of training: a student that is loaded from its folder computes the same.
+    unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return unwrapped
 
 

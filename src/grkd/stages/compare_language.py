@@ -83,10 +83,16 @@ def attempt(job: Job) -> None:
         )
         student = student.eval()
         if metric(search) == "exact_match":
+            student = language_evaluation.to_answer(recipe, models, student)
             metrics = language_evaluation.answered(recipe, models, student, search.questions, work / "exact_match.json")
         else:
             metrics = language_evaluation.rank_metrics(
-                recipe, run, models, student, validation, description=f"search {job.name}"
+                recipe,
+                run,
+                models,
+                language_evaluation.to_rank(student),
+                validation,
+                description=f"search {job.name}",
             )
         write_json(work / "metrics.json", metrics)
         drop_checkpoints(work)
