@@ -10,7 +10,8 @@ from grkd import cli
 from grkd.data.language import Group
 from grkd.recipe import Search
 from grkd.stages import compare_language, language_evaluation
-from grkd.stages.compare_language import split_groups, tries
+from grkd.stages.compare_language import split_groups
+from grkd.stages.language_search import settings_to_try
 
 SEARCH = [
     "search.trials=2",
@@ -150,11 +151,11 @@ def test_a_mistake_leaves_what_an_earlier_comparison_wrote(tiny_recipe: Path, fo
 
 def test_tries_are_the_grid_or_an_even_choice_of_it() -> None:
     search = Search(trials=4, learning_rate=[1e-3, 1e-2], options={"grkd": {"tau": [0.5, 1.0, 2.0]}})
-    assert tries(search, "kd", 1e-4) == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]
-    grid = tries(search, "grkd", 1e-4)
+    assert settings_to_try(search, "kd", 1e-4) == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]
+    grid = settings_to_try(search, "grkd", 1e-4)
     assert len(grid) == 4
     assert (grid[0], grid[-1]) == ({"learning_rate": 1e-3, "tau": 0.5}, {"learning_rate": 1e-2, "tau": 2.0})
-    assert tries(Search(), "kd", 1e-4) == [{"learning_rate": 1e-4}]
+    assert settings_to_try(Search(), "kd", 1e-4) == [{"learning_rate": 1e-4}]
 
 
 def test_validation_groups_depend_on_their_ids_alone() -> None:

@@ -127,6 +127,26 @@ def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pyte
     assert not list(cut.rglob("*.partial*"))
 
 
+@pytest.mark.parametrize(("save_every", "kept"), [(17, []), (16, []), (7, [7, 14])])
+def test_no_checkpoint_is_written_where_nothing_is_left_to_do(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, kept: list[int]
+) -> None:
+    """Killed before the student is saved, it is trained again, or taken up from the checkpoint, to the same figures."""
+    words = ["methods=[kd]", "training.steps=16", f"training.save_every={save_every}"]
+    folder = tiny_recipe.parent / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(language_training, "_save", _interrupted)
+        assert cli.main(["run", str(tiny_recipe), *words]) == 130
+    assert {path.name for path in folder.rglob("checkpoint-*")} == {f"checkpoint-{step}" for step in kept}
+    assert cli.main(["run", str(tiny_recipe), *words]) == 0
+    lines = (folder / "train" / "kd-seed0" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 17))  # in the middle of an epoch
+    assert not list(folder.rglob("checkpoint*"))
+    whole = tiny_recipe.parent / "whole"
+    assert cli.main(["run", str(tiny_recipe), *words, f"output={whole}"]) == 0
+    assert results(folder) == results(whole)
+
+
 def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -173,6 +193,29 @@ def test_fused_head_of_a_recipe_reaches_the_trainer(tiny_recipe: Path, monkeypat
     for fused in (False, True):
         assert cli.main(["run", str(tiny_recipe), "methods=[kd]", f"training.fused_head={str(fused).lower()}"]) == 0
         assert bool(calls) == fused
+
+
+def test_steps_per_generation_of_a_recipe_reaches_the_trainer(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grkd.training import on_policy
+
+    calls: list[int] = []
+    real = on_policy.sample_on_policy
+    monkeypatch.setattr(
+        on_policy, "sample_on_policy", lambda *words, **more: calls.append(more["batch_size"]) or real(*words, **more)
+    )
+    words = ["methods=[kd, {name: gkd, on_policy_fraction: 1.0}]", "training.steps=4", "evaluation.samples=0"]
+    counted = {}
+    for ahead in (1, 3):
+        calls.clear()
+        assert cli.main(["run", str(tiny_recipe), *words, f"training.steps_per_generation={ahead}"]) == 0
+        counted[ahead] = len(calls)
+        assert set(calls) == {6}  # responses.batch_size, whatever is asked at once
+    assert counted == {1: 4, 3: 2}
+    train = tiny_recipe.parent / "run" / "train"
+    assert (train / "gkd-seed0.old").is_dir()
+    assert not (train / "kd-seed0.old").exists(), "a method that samples nothing was trained again"
 
 
 def test_live_and_cached_signals_train_the_same_student(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from grkd.files import read_json, write_json
 from grkd.recipe import ClassifierRecipe
 from grkd.stages import compare_packs
 from grkd.stages._folder import RunFolder
+from grkd.stages._pool import NOT_YET
 from grkd.stages._results import collect
-from grkd.stages.compare_classifier import NOT_YET, compare_classifier
+from grkd.stages.compare_classifier import compare_classifier
 from grkd.stages.compare_data import Comparison
 from tests.conftest import word_tokenizer
 
@@ -151,6 +152,32 @@ def test_results_have_no_figures_of_older_settings(tmp_path: Path, monkeypatch: 
         compare(tmp_path, *changed)
     # The older manifest does not vouch for the newer figures.
     assert shown(*words, minutes=0.0) == {"teacher", "ce", "grkd"}
+
+
+def test_a_killed_comparison_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries after every pack of them, results after every pack of runs: the packs end one after the other here."""
+    run = tmp_path / "run"
+    real, left = compare_packs.train_lockstep, [99]
+
+    def killed(jobs: Any, *arguments: Any, **options: Any) -> Any:
+        left[0] -= jobs[0].name != "teacher"
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(jobs, *arguments, **options)
+
+    monkeypatch.setattr(compare_packs, "train_lockstep", killed)
+    left[0] = 1
+    words = ["methods=[ce]", "search.options={}", "lockstep.students=1"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(tmp_path, *words)
+    assert [line["settings"]["learning_rate"] for line in read_json(run / "search.json")] == [3e-3]
+    left[0] = 2  # the other try, and a run
+    with pytest.raises(KeyboardInterrupt):
+        compare(tmp_path, *words)
+    assert len(read_json(run / "search.json")) == 2
+    results = read_json(run / "results.json")
+    assert results["status"] == {"ce-seed0": "done", "ce-seed1": NOT_YET}
+    assert {row["seed"] for row in results["rows"] if row["method"] == "ce"} == {0}
 
 
 def test_a_search_that_is_left_out_is_shown_no_more(tmp_path: Path) -> None:
@@ -334,6 +361,7 @@ def test_images_are_augmented_with_a_teacher_that_sees_them_so(tmp_path: Path, m
         (["training.extra={optim: sgd}"], "training.extra: grkd compare trains"),
         (["teacher.training.extra={optim: sgd}"], "teacher.training.extra: grkd compare trains"),
         (["training.fused_head=true"], "training.fused_head: grkd compare trains"),
+        (["training.steps_per_generation=2"], "training.steps_per_generation: grkd compare trains"),
         (["training.report_to=tensorboard"], "training.report_to: grkd compare trains"),
         (["lockstep.augment=true"], "lockstep.augment: only images"),
         (["search.options.soft.temperature=[-1.0]"], "temperature must be above 0"),

@@ -46,8 +46,8 @@ def made(training: Training, where: str = "cpu") -> dict[str, Any]:
 def test_every_training_setting_reaches_the_trainer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "report_to":
         pytest.importorskip("tensorboard", reason="needs a reporter to report to")
-    if name == "fused_head":
-        pytest.skip("goes to our trainer, see tests/training")
+    if name in ("fused_head", "steps_per_generation"):
+        pytest.skip("goes to our trainer, see tests/cli/test_run.py")
     assert made(Training(**{name: OTHER[name]})) != made(Training())
 
 

@@ -126,6 +126,7 @@ def trainer(
     callbacks: Any = None,
     fused_head: bool | None = None,
     options: dict[str, Any] | None = None,
+    steps_per_generation: int = 1,
     **changes: Any,
 ) -> Any:
     objective = objectives.load(method, **(OPTIONS.get(method, {}) if options is None else options))
@@ -142,6 +143,7 @@ def trainer(
         ),
         train_dataset=items,
         fused_head=fused_head,
+        steps_per_generation=steps_per_generation,
         callbacks=callbacks,
     )
 
@@ -389,17 +391,23 @@ def test_fused_head_is_left_where_a_method_needs_logits(tmp_path: Path) -> None:
     assert made.state.log_history[0]["loss"] == pytest.approx(by_hand("ce", ragged(8)).item(), rel=1e-4)
 
 
+# Two epochs of two steps, the second and the fourth on answers from before the first and the third.
+AHEAD: dict[str, Any] = {"options": {"on_policy_fraction": 1.0}, "steps_per_generation": 3, "max_steps": 4}
+
 _RANKS = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import torch
-from test_trainer import grouped, per_method, ragged, trainer
+from test_trainer import AHEAD, grouped, per_method, ragged, trainer
 found = {}
 for method in per_method(coupled=False):
     made = trainer(Path(sys.argv[1]) / method, grouped(ragged(8)), method, per_device_train_batch_size=4)
     made.train()
     found[method] = {"loss": made.state.log_history[0]["loss"], "weights": made.model.state_dict()}
+made = trainer(Path(sys.argv[1]) / "ahead", grouped(ragged(8)), "gkd", **AHEAD, per_device_train_batch_size=2)
+made.train()
+found["ahead"] = {"loss": made.state.log_history[2]["loss"], "weights": made.model.state_dict()}
 if made.is_world_process_zero():
     torch.save(found, sys.argv[1] + "/out.pt")
 """
@@ -415,10 +423,13 @@ def test_two_ranks_make_the_same_step(tmp_path: Path) -> None:
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert set(found) == set(per_method(coupled=False))
+    assert set(found) == {*per_method(coupled=False), "ahead"}
     for method, made in found.items():
-        alone = trainer(tmp_path / "alone" / method, grouped(ragged(8)), method)
+        words = (
+            {"method": "gkd", "per_device_train_batch_size": 4, **AHEAD} if method == "ahead" else {"method": method}
+        )
+        alone = trainer(tmp_path / "alone" / method, grouped(ragged(8)), **words)
         alone.train()
-        assert made["loss"] == pytest.approx(alone.state.log_history[0]["loss"], rel=1e-4), method
+        assert made["loss"] == pytest.approx(alone.state.log_history[2 * (method == "ahead")]["loss"], rel=1e-4), method
         for name, value in alone.model.state_dict().items():
             torch.testing.assert_close(made["weights"][name], value, rtol=1e-3, atol=1e-6)

@@ -56,9 +56,12 @@ class Training(Section):
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0
     gradient_checkpointing: bool = False
+    # On-policy methods sample for so many optimiser steps at once, before the first of them: faster, and for the later
+    # steps from a student some steps old. minillm's importance weights account for that; gkd and grkd have none.
+    steps_per_generation: Count = 1
     fused_head: bool | None = None  # loss from hidden states, without whole logits; null: on a GPU
     log_every: Count = 10
-    save_every: Count = 200
+    save_every: Count = 200  # steps between checkpoints, which are for going on after a kill
     report_to: str | list[str] = "none"
     extra: dict[str, Any] = field(default_factory=dict)  # any other field of transformers.TrainingArguments
 
@@ -139,7 +142,10 @@ class Score(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageEvaluation(Section):
-    """Rank fidelity on the held-out responses, sample answers, and questions with one right answer."""
+    """Rank fidelity on the held-out responses, sample answers, and questions with one right answer.
+
+    Ranks are measured in float32; text is written in bfloat16 on a GPU (or in student.dtype), also in a search.
+    """
 
     top_k: Annotated[int, Field(ge=2)] = 16  # Kendall tau and pair accuracy over the teacher's top k tokens
     questions: str | None = None  # JSONL of {"question", "answer"}: the share answered right (exact match)

@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -13,48 +13,54 @@ from grkd.console import console, progress_bar
 Job = TypeVar("Job")
 
 DONE = "done"
+NOT_YET = "failed: not run yet; give the same command again"
 
 
 def run_jobs(
-    jobs: Sequence[Job], work: Callable[[Job], object], *, processes: int, description: str
-) -> Iterator[tuple[Job, str]]:
+    queue: list[Job], work: Callable[[Job], object], *, processes: int, description: str
+) -> Generator[tuple[Job, str], None, None]:
     """Every job with its outcome, "done" or "failed: reason", as they end; one that fails leaves the others be.
 
+    queue: jobs are taken from its front. Between two outcomes, who reads them may add jobs and put them in another
+    order; the end is reached when the queue is empty and nothing is under way.
     processes: above 1, `work` (a function of a module) and the jobs are sent to that many processes, which do one job
     after the other, spread over the GPUs; a process that dies takes its job with it, and those under way beside it.
     """
-    if processes == 1 or len(jobs) < 2:
-        for job in jobs:
+    while queue:
+        if processes == 1 or len(queue) < 2:
+            job = queue.pop(0)
             yield job, _outcome(work, job)
-        return
-    with progress_bar() as bar:
-        task = bar.add_task(description, total=len(jobs), unit="run")
-        for job, outcome in _in_processes(jobs, work, min(processes, len(jobs))):
-            bar.advance(task)
-            yield job, outcome
+            continue
+        running: dict[Future[str], Job] = {}
+        with progress_bar() as bar:
+            task = bar.add_task(description, total=len(queue), unit="run")
+            for ended, (job, outcome) in enumerate(_in_processes(queue, running, work, processes), start=1):
+                yield job, outcome
+                bar.update(task, completed=ended, total=ended + len(running) + len(queue))
 
 
-def _in_processes(jobs: Sequence[Job], work: Callable[[Job], object], processes: int) -> Iterator[tuple[Job, str]]:
-    waiting = list(jobs)
-    while waiting:
+def _in_processes(
+    queue: list[Job], running: dict[Future[str], Job], work: Callable[[Job], object], processes: int
+) -> Iterator[tuple[Job, str]]:
+    while queue:
         context = get_context("spawn")
         started = context.Value("i", 0)
         initial = (started, visible_gpus())
         pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=initial)
-        running: dict[Future[str], Job] = {}
         try:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    job = waiting.pop(0)
-                    running[pool.submit(_outcome, work, job)] = job
+            while queue or running:
+                while queue and len(running) < processes:
+                    future = pool.submit(_outcome, work, queue[0])  # raises where a process has died meanwhile
+                    running[future] = queue.pop(0)
                 ended, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in ended:
                     found = future.result()  # raises where a process died: the job stays among the running
                     yield running.pop(future), found
         except BrokenProcessPool:
             # Which of the jobs killed its process is not known; each of them is given up, the rest goes on.
-            for future, job in running.items():
-                yield job, future.result() if _whole(future) else "failed: its process died (out of memory?)"
+            for future in list(running):
+                outcome = future.result() if _whole(future) else "failed: its process died (out of memory?)"
+                yield running.pop(future), outcome
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -15,7 +15,7 @@ from grkd.recipe import LanguageRecipe
 from grkd.stages._models import LanguageModels
 from grkd.stages._train import dtype
 from grkd.teachers.generate import Response, fastest_method, generate_responses
-from grkd.teachers.models import context_length
+from grkd.teachers.models import cast_weights, context_length
 
 Record = dict[str, Any]
 
@@ -33,7 +33,7 @@ def samplers(
         made["teacher"] = kind(recipe, models, models.teacher(), "teacher", shares["teacher"], prompts)
     if "student" in shares:
         # Weights are trained in float32; to sample from them a GPU needs no more than it computes in.
-        student = models.student().to(models.device, dtype(recipe.student.dtype, models.device)).eval()
+        student = cast_weights(models.student(), dtype(recipe.student.dtype, models.device)).to(models.device).eval()
         made["student"] = Sampler(recipe, models, student, "student", shares["student"], prompts)
     return made
 

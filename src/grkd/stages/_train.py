@@ -124,6 +124,7 @@ def train(
         objective=objective,
         rows=rows,
         fused_head=training.fused_head,
+        steps_per_generation=training.steps_per_generation,
         train_dataset=dataset,
         callbacks=[bar, metrics, FiniteSteps(), WholeCheckpoints()],
     )
@@ -137,8 +138,8 @@ def train(
     if trainer.is_world_process_zero():
         spent = {"steps": trainer.state.global_step, "seconds": metrics.seconds, "rows_seen": int(metrics.rows_seen)}
         write_json(folder / "training.json", spent)
-        _keep_last(checkpoints)
-    unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    # Without the mixed precision of training: a student that is loaded from its folder computes the same.
+    unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return unwrapped
 
 
@@ -158,12 +159,9 @@ def fitting_threads(module: nn.Module, where: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _keep_last(checkpoints: Path) -> None:
-    """Of a finished training only the last checkpoint is of use."""
-    last = last_whole_checkpoint(checkpoints)
-    for path in checkpoints.glob("checkpoint-*"):
-        if path != last:
-            shutil.rmtree(path)
+def drop_checkpoints(folder: Path) -> None:
+    """What is trained and saved needs none; before that, a kill would have it trained again from the start."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _only_our_callbacks(trainer: DistillationTrainer) -> None:

@@ -26,7 +26,7 @@ from grkd.files import whole_file, write_json
 from grkd.recipe import ClassifierModel, ClassifierRecipe, Method, Training, to_plain
 from grkd.stages._classifiers import Classifier, load_data, make_classifier
 from grkd.stages._folder import RunFolder, identity
-from grkd.stages._train import check, device, train
+from grkd.stages._train import check, device, drop_checkpoints, train
 from grkd.teachers.classifiers import predict
 from grkd.training import ClassRows
 
@@ -94,6 +94,7 @@ def teach(shared: ClassifierRun) -> Path:
             _train(shared, teacher, shared.dataset(teacher), work, objective, spec.training, recipe.seeds[0], "teach")
         if shared.run.ranks.is_main_process:
             _save(teacher, work)
+            drop_checkpoints(work)
 
     return shared.run.stage("teach", inputs, make)
 
@@ -139,6 +140,7 @@ def train_student(shared: ClassifierRun, method: Method, seed: int) -> Path:
         _train(shared, student, dataset, work, objective, recipe.training, seed, f"train {name}")
         if shared.run.ranks.is_main_process:
             _save(student, work)
+            drop_checkpoints(work)
 
     return shared.run.stage(f"train/{name}", inputs, make)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,14 +15,13 @@ from grkd.recipe import ClassifierRecipe, Method, to_plain
 from grkd.stages import _search
 from grkd.stages._classifier_figures import ON_VALIDATION, figures
 from grkd.stages._folder import RunFolder
-from grkd.stages._pool import DONE, run_jobs
-from grkd.stages._results import describe
+from grkd.stages._pool import DONE, NOT_YET, run_jobs
+from grkd.stages._results import collect, describe
 from grkd.stages.compare_data import Comparison, refuse
 from grkd.stages.compare_packs import Pack, heldout, train_pack
 from grkd.stages.compare_runs import Run, is_done, make_run, metric, records, space, try_file
 
 Until = Literal["teach", "search", "finals"]
-NOT_YET = "failed: not run yet; give the same command again"
 
 
 def compare_classifier(
@@ -37,7 +36,8 @@ def compare_classifier(
 
     processes: that share the device, each training its students in lock-step. minutes: after which no further students
     are begun (those in training end). until: stop after the teacher or the search.
-    Writes search.json, and for every run train/<label>-seed<n>/ and evaluate/<label>-seed<n>/metrics.json.
+    Writes search.json after every pack of tries, results.json after every pack of runs, and for every run
+    train/<label>-seed<n>/ and evaluate/<label>-seed<n>/metrics.json.
     Raises UserError for a recipe that does not fit.
     """
     deadline = None if minutes is None else time.time() + 60 * minutes
@@ -51,17 +51,12 @@ def compare_classifier(
     describe(recipe, run)
     comparison.teach()
     _measure_teacher(comparison)
-    names = [f"{method.label}-seed{seed}" for method in recipe.methods for seed in recipe.seeds]
-    status = dict.fromkeys(names, NOT_YET)
     if until == "teach":
-        return status
+        return {f"{method.label}-seed{seed}": NOT_YET for method in recipe.methods for seed in recipe.seeds}
     best = _searched(comparison, processes, deadline)
     if until == "finals":
         _finals(comparison, best, processes, deadline)
-    for method in recipe.methods:
-        for seed in recipe.seeds:
-            status[f"{method.label}-seed{seed}"] = _outcome(comparison, method.label, seed, best)
-    return status
+    return _status(comparison, best)
 
 
 def _searched(comparison: Comparison, processes: int, deadline: float | None) -> dict[str, Run]:
@@ -78,7 +73,7 @@ def _searched(comparison: Comparison, processes: int, deadline: float | None) ->
     while True:
         runs = [one for method in recipe.methods for one in _next_tries(comparison, method)]
         before = _count(comparison)
-        _train(comparison, runs, processes, deadline, search=True)
+        _train(comparison, runs, processes, deadline, search=True, note=lambda: _write_search(comparison))
         if not runs or _count(comparison) == before:
             break
     best = {}
@@ -134,13 +129,27 @@ def _finals(comparison: Comparison, best: Mapping[str, Run], processes: int, dea
             final = replace(one, seed=seed)
             if not is_done(comparison, final):
                 runs.append(final)
-    _train(comparison, runs, processes, deadline, search=False)
+
+    def note() -> None:
+        if comparison.run.ranks.is_main_process:
+            collect(comparison.recipe, comparison.run.path, _status(comparison, best))
+
+    _train(comparison, runs, processes, deadline, search=False, note=note)
 
 
 def _train(
-    comparison: Comparison, runs: Sequence[Run], processes: int, deadline: float | None, *, search: bool
+    comparison: Comparison,
+    runs: Sequence[Run],
+    processes: int,
+    deadline: float | None,
+    *,
+    search: bool,
+    note: Callable[[], None],
 ) -> None:
-    """Train the runs in packs: students of a pack see the same batches, so they have the same seed."""
+    """Train the runs in packs: students of a pack see the same batches, so they have the same seed.
+
+    note: called after every pack, to write down how far the comparison is.
+    """
     recipe = comparison.recipe
     most = max(1, min(recipe.lockstep.students, math.ceil(len(runs) / processes)))
     by_seed = [[one for one in runs if one.seed == seed] for seed in dict.fromkeys(one.seed for one in runs)]
@@ -153,12 +162,12 @@ def _train(
     if packs and (deadline is None or time.time() < deadline):
         console.print(f"{description}: {len(runs)} students in {len(packs)} packs")
     for pack, outcome in run_jobs(packs, train_pack, processes=processes, description=description):
-        if outcome == DONE:
-            continue
-        console.print(f"[red]{', '.join(one.name for one in pack.runs)}: {outcome}[/red]")
-        for one in pack.runs if not search else ():
-            reason = outcome.removeprefix("failed: ")
-            write_json(comparison.run.path / "train" / one.name / "failure.json", {"failure": reason})
+        if outcome != DONE:
+            console.print(f"[red]{', '.join(one.name for one in pack.runs)}: {outcome}[/red]")
+            for one in pack.runs if not search else ():
+                reason = outcome.removeprefix("failed: ")
+                write_json(comparison.run.path / "train" / one.name / "failure.json", {"failure": reason})
+        note()
 
 
 def _evenly(runs: Sequence[Run], most: int) -> Iterator[tuple[Run, ...]]:
@@ -166,6 +175,14 @@ def _evenly(runs: Sequence[Run], most: int) -> Iterator[tuple[Run, ...]]:
     count = math.ceil(len(runs) / most)
     for number in range(count):
         yield tuple(runs[number * len(runs) // count : (number + 1) * len(runs) // count])
+
+
+def _status(comparison: Comparison, best: Mapping[str, Run]) -> dict[str, str]:
+    return {
+        f"{method.label}-seed{seed}": _outcome(comparison, method.label, seed, best)
+        for method in comparison.recipe.methods
+        for seed in comparison.recipe.seeds
+    }
 
 
 def _outcome(comparison: Comparison, label: str, seed: int, best: Mapping[str, Run]) -> str:

@@ -249,7 +249,8 @@ class Comparison:
 def refuse(training: Training, where: str) -> None:
     """Raises UserError for settings of the Trainer's that lock-step training does not have."""
     plain = Training()
-    for name in ("gradient_accumulation", "gradient_checkpointing", "fused_head", "report_to", "extra"):
+    without = ("gradient_accumulation", "gradient_checkpointing", "steps_per_generation", "fused_head", "report_to")
+    for name in (*without, "extra"):
         if getattr(training, name) != getattr(plain, name):
             raise UserError(f"{where}.{name}: grkd compare trains classifiers without it; leave it out")
 

@@ -1,66 +1,65 @@
 """`grkd compare` for language models: every method tuned with the same number of tries, then run with every seed."""
 
 import hashlib
-import itertools
 import math
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from grkd import objectives
 from grkd.console import console
 from grkd.data.language import Group
-from grkd.errors import UserError
-from grkd.files import read_json, write_json
+from grkd.files import write_json
 from grkd.recipe import LanguageRecipe, Method, Search
 from grkd.stages import language_evaluation, language_scores
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
-from grkd.stages._pool import DONE, run_jobs
+from grkd.stages._pool import DONE, NOT_YET, run_jobs
+from grkd.stages._results import collect
+from grkd.stages._train import drop_checkpoints
 from grkd.stages.language import shared_stages
+from grkd.stages.language_search import Job, all_tries, best_try, metric, search_records
 from grkd.stages.language_training import train_student, trained_student, training_inputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One student of a comparison: `trial` numbers a try of the search; None is a run that counts."""
-
-    recipe: LanguageRecipe
-    method: Method
-    seed: int
-    learning_rate: float
-    trial: int | None = None
-
-    @property
-    def name(self) -> str:
-        if self.trial is None:
-            return f"{self.method.label}-seed{self.seed}"
-        return f"{self.method.label}-try{self.trial}"
 
 
 def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) -> dict[str, str]:
     """Shared stages, the search, the runs that count. Returns the outcome of each of the latter.
 
-    Every run takes the same number of optimiser steps on the same groups with the same teacher scores.
+    Every run takes the same number of optimiser steps on the same groups with the same teacher scores. A method's runs
+    that count begin when its own tries have ended. After every try and run, search.json and results.json say how far
+    the comparison is.
     """
     shared_stages(recipe, run)
     recipe = _same_steps(recipe, len(language_scores.read_groups(run, "train")), run.ranks.num_processes)
-    best = _searched(recipe, run, processes)
-    finals = [
-        Job(recipe=recipe, method=method, seed=seed, learning_rate=learning_rate)
-        for method, learning_rate in best.values()
-        for seed in recipe.seeds
-    ]
-    status = {f"{label}-seed{seed}": "failed: no try ended" for label in _labels(recipe) for seed in recipe.seeds}
-    # One seed of every method first, so that an unfinished comparison already says something of each.
-    finals.sort(key=lambda job: recipe.seeds.index(job.seed))
-    for job, outcome in run_jobs(finals, final, processes=processes, description="compare"):
-        status[job.name] = outcome
-        if outcome != DONE:
-            console.print(f"[red]{job.name}: {outcome}[/red]")
-    return status
+    tries, rate = all_tries(recipe), recipe.training.learning_rate
+    if not tries and run.ranks.is_main_process:
+        (run.path / "search.json").unlink(missing_ok=True)  # an older recipe's
+    queue = list(tries) or [job for method in recipe.methods for job in _finals(recipe, method, rate)]
+    queue.sort(key=partial(_turn, run))
+    outcomes: dict[str, str] = {}
+    with closing(run_jobs(queue, perform, processes=processes, description="compare")) as ended:
+        for job, outcome in ended:
+            outcomes[job.name] = outcome
+            if outcome != DONE:
+                console.print(f"[red]{job.name}: {outcome}[/red]")
+            if job.trial is not None:
+                own = [each for each in tries if each.method.label == job.method.label]
+                if best := best_try(own, outcomes, run):
+                    queue += _finals(recipe, best.method, best.learning_rate)
+                    queue.sort(key=partial(_turn, run))
+            if run.ranks.is_main_process:
+                if tries:
+                    write_json(run.path / "search.json", search_records(tries, outcomes, run))
+                collect(recipe, run.path, _status(recipe, tries, outcomes))
+    return _status(recipe, tries, outcomes)
+
+
+def perform(job: Job) -> None:
+    """Do a job, in this process or one of its own."""
+    (final if job.trial is None else attempt)(job)
 
 
 def final(job: Job) -> None:
@@ -84,33 +83,21 @@ def attempt(job: Job) -> None:
         )
         student = student.eval()
         if metric(search) == "exact_match":
+            student = language_evaluation.to_answer(recipe, models, student)
             metrics = language_evaluation.answered(recipe, models, student, search.questions, work / "exact_match.json")
         else:
             metrics = language_evaluation.rank_metrics(
-                recipe, run, models, student, validation, description=f"search {job.name}"
+                recipe,
+                run,
+                models,
+                language_evaluation.to_rank(student),
+                validation,
+                description=f"search {job.name}",
             )
         write_json(work / "metrics.json", metrics)
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        drop_checkpoints(work)
 
     run.stage(f"search/{job.name}", inputs, make)
-
-
-def metric(search: Search) -> str:
-    """What the search goes by: exact match where there are questions, else the soft cross-entropy."""
-    return search.metric or ("exact_match" if search.questions else "soft_cross_entropy_nats")
-
-
-def tries(search: Search, label: str, learning_rate: float) -> list[dict[str, Any]]:
-    """The settings to try for a method: its learning rates times its options' values, `trials` of them at most.
-
-    A larger grid is thinned evenly, so that every method has the same number of tries.
-    """
-    axes: dict[str, Sequence[Any]] = {"learning_rate": search.learning_rate or [learning_rate]}
-    axes |= search.options.get(label, {})
-    grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    if len(grid) <= search.trials:
-        return grid
-    return [grid[round(number * (len(grid) - 1) / max(1, search.trials - 1))] for number in range(search.trials)]
 
 
 def split_groups(groups: Sequence[Group], fraction: float) -> tuple[list[Group], list[Group]]:
@@ -121,53 +108,30 @@ def split_groups(groups: Sequence[Group], fraction: float) -> tuple[list[Group],
     return [group for group in groups if group.id not in aside], [group for group in groups if group.id in aside]
 
 
-def _searched(recipe: LanguageRecipe, run: RunFolder, processes: int) -> dict[str, tuple[Method, float]]:
-    """The best settings of each method; a method none of whose tries ended well is missing."""
-    search = recipe.search
-    if search is None:
-        if run.ranks.is_main_process:
-            (run.path / "search.json").unlink(missing_ok=True)  # an older recipe's
-        return {method.label: (method, recipe.training.learning_rate) for method in recipe.methods}
-    jobs = [
-        _try(recipe, method, number, settings)
-        for method in recipe.methods
-        for number, settings in enumerate(tries(search, method.label, recipe.training.learning_rate))
-    ]
-    outcomes = {
-        job.name: outcome for job, outcome in run_jobs(jobs, attempt, processes=processes, description="search")
-    }
-    records: list[dict[str, Any]] = []
-    best: dict[str, tuple[float, Method, float]] = {}
-    by = metric(search)
-    for job in jobs:
-        found = run.path / "search" / job.name / "metrics.json"
-        done = outcomes[job.name] == DONE
-        value = read_json(found).get(by, {}).get("value") if done else None
-        if done and value is None:
-            raise UserError(f"search.metric: {by} is not among what is measured: {', '.join(read_json(found))}")
-        settings = {"learning_rate": job.learning_rate, **job.method.options}
-        records.append({"method": job.method.label, **settings, "metric": by, "value": value})
-        records[-1]["outcome"] = outcomes[job.name]
-        if value is None:
-            console.print(f"[red]{job.name}: {outcomes[job.name]}[/red]")
-        elif job.method.label not in best or _better(by, value, best[job.method.label][0]):
-            best[job.method.label] = (value, job.method, job.learning_rate)
-    if run.ranks.is_main_process:
-        write_json(run.path / "search.json", records)
-    return {label: (method, rate) for label, (_, method, rate) in best.items()}
+def _finals(recipe: LanguageRecipe, method: Method, learning_rate: float) -> list[Job]:
+    return [Job(recipe=recipe, method=method, seed=seed, learning_rate=learning_rate) for seed in recipe.seeds]
 
 
-def _try(recipe: LanguageRecipe, method: Method, number: int, settings: dict[str, Any]) -> Job:
-    options = {name: value for name, value in settings.items() if name != "learning_rate"}
-    tried = replace(method, options={**method.options, **options})
-    objectives.load(tried.name, **tried.options)  # a value that an option refuses is the recipe's mistake
-    rate = settings["learning_rate"]
-    return Job(recipe=recipe, method=tried, seed=recipe.seeds[0], learning_rate=rate, trial=number)
+def _turn(run: RunFolder, job: Job) -> tuple[bool, int, int, bool]:
+    """What is least is done first: what an earlier command left (which is kept), then a seed of every method before the
+    next, the methods that sample in training before the others (their runs are the longest), runs before tries."""
+    found = run.path / ("evaluate" if job.trial is None else "search") / job.name
+    objective = objectives.load(job.method.name, **job.method.options)
+    slow = (objective.on_policy > 0) + (objective.teacher_mixed_in > 0)
+    place = job.recipe.seeds.index(job.seed) if job.trial is None else 0
+    return not found.exists(), place, -slow, job.trial is not None
 
 
-def _better(by: str, value: float, than: float) -> bool:
-    lower = by.endswith("_nats") or by in ("brier", "expected_calibration_error")
-    return value < than if lower else value > than
+def _status(recipe: LanguageRecipe, tries: Sequence[Job], outcomes: Mapping[str, str]) -> dict[str, str]:
+    """The outcome of every run that counts, as far as it is known."""
+    status = {}
+    for method in recipe.methods:
+        own = {outcomes.get(job.name, NOT_YET) for job in tries if job.method.label == method.label}
+        without = "failed: no try ended" if own and not own & {DONE, NOT_YET} else NOT_YET
+        for seed in recipe.seeds:
+            name = f"{method.label}-seed{seed}"
+            status[name] = outcomes.get(name, without)
+    return status
 
 
 def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageRecipe:
@@ -192,7 +156,3 @@ def _measured(search: Search) -> dict[str, Any]:
     """What of the search a try depends on."""
     found = identity(search)
     return {"by": metric(search), "questions": found.get("questions"), "fraction": search.validation_fraction}
-
-
-def _labels(recipe: LanguageRecipe) -> list[str]:
-    return [method.label for method in recipe.methods]

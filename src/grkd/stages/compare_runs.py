@@ -12,7 +12,7 @@ from grkd.stages._folder import identity
 from grkd.stages.compare_data import Comparison
 
 # Of the training section: a run has a learning rate of its own, and the rest changes no student.
-_NO_EFFECT = ("learning_rate", "log_every", "save_every", "fused_head", "report_to")
+_NO_EFFECT = ("learning_rate", "log_every", "save_every", "steps_per_generation", "fused_head", "report_to")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,12 @@ from grkd.files import write_json
 from grkd.recipe import LanguageRecipe
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
+from grkd.stages._train import dtype
 from grkd.stages.language_responses import read_records
 from grkd.stages.language_rows import language_rows
 from grkd.stages.language_scores import read_groups
 from grkd.teachers.generate import generate_responses
-from grkd.teachers.models import load_language_model
+from grkd.teachers.models import cast_weights, load_language_model
 
 # Of the measures of a prompt's responses, those that speak of their order.
 _OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
@@ -37,6 +38,7 @@ def evaluate_student(
     """Rank fidelity, exact match and sample answers of a trained student (None: before training)."""
     inputs = {
         "evaluation": identity(recipe.evaluation),
+        "answers_in": str(_answers_in(recipe, models)),
         "score": run.key("score"),
         "trained": run.key(f"train/{trained}") if trained else None,
     }
@@ -50,8 +52,9 @@ def evaluate_student(
             student = load_language_model(str(run.path / "train" / trained / "student"), dtype=torch.float32)
         student = student.to(models.device).eval()
         metrics = rank_metrics(
-            recipe, run, models, student, read_groups(run, "heldout"), description=f"evaluate {name}"
+            recipe, run, models, to_rank(student), read_groups(run, "heldout"), description=f"evaluate {name}"
         )
+        student = to_answer(recipe, models, student)
         metrics |= answered(recipe, models, student, recipe.evaluation.questions, work / "exact_match.json")
         write_json(work / "metrics.json", metrics)
         write_json(work / "answers.json", sample_answers(recipe, run, models, student))
@@ -75,6 +78,23 @@ def evaluate_teacher(recipe: LanguageRecipe, run: RunFolder, models: LanguageMod
         write_json(work / "answers.json", sample_answers(recipe, run, models, teacher))
 
     return run.stage("evaluate/teacher", inputs, make)
+
+
+def to_rank(student: nn.Module) -> Any:
+    """The student, in place, as its ranks are measured: in float32 everywhere."""
+    return cast_weights(student, torch.float32)
+
+
+def to_answer(recipe: LanguageRecipe, models: LanguageModels, student: nn.Module) -> Any:
+    """The student, in place, as it writes text, in tries and in runs that count: as when responses are sampled from it.
+
+    That is bfloat16 on a GPU and float32 on a CPU, or what student.dtype says. It is no longer fit for to_rank.
+    """
+    return cast_weights(student, _answers_in(recipe, models))
+
+
+def _answers_in(recipe: LanguageRecipe, models: LanguageModels) -> torch.dtype:
+    return dtype(recipe.student.dtype, models.device)
 
 
 def rank_metrics(

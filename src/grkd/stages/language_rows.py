@@ -20,7 +20,8 @@ from grkd.stages._tables import write_table
 from grkd.stages.language_scores import read_groups
 from grkd.teachers.signal import HiddenCache, TeacherHead
 from grkd.training import LanguageRows
-from grkd.training.language_rows import Sampler, chosen, on_policy_sampler
+from grkd.training.language_rows import chosen
+from grkd.training.on_policy import Sampler, on_policy_sampler
 
 _GROUPS_A_SHARD = 256
 

@@ -13,7 +13,7 @@ from grkd.recipe import LanguageRecipe, Method, Student, to_plain
 from grkd.stages._card import model_card
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
-from grkd.stages._train import train
+from grkd.stages._train import drop_checkpoints, train
 from grkd.stages.language_rows import language_rows, training_groups, with_reference
 from grkd.stages.language_scores import read_groups
 from grkd.teachers.models import save_student
@@ -30,6 +30,7 @@ def train_student(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels
         )
         if run.ranks.is_main_process:
             _save(recipe, run, models, trained, method, seed, work)
+            drop_checkpoints(work)
 
     return run.stage(f"train/{name}", inputs, make)
 
@@ -38,11 +39,14 @@ def training_inputs(
     recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, seed: int
 ) -> dict[str, Any]:
     """What a trained student depends on."""
+    training = to_plain(recipe.training)
+    if not objectives.load(method.name, **method.options).on_policy:
+        del training["steps_per_generation"]  # of sampling in training alone
     return {
         "method": to_plain(method),
         "seed": seed,
         "student": identity(recipe.student),
-        "training": to_plain(recipe.training),
+        "training": training,
         "score": run.key("score"),
         "device": models.device.type,
     }

@@ -156,6 +156,17 @@ def check_same_vocabulary(
     )
 
 
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> Any:
+    """The model, its weights changed to `dtype` in place, as from_pretrained would load them; gradients are dropped.
+
+    Buffers stay: `model.to(dtype)` would round rotary frequencies, by which tokens far apart get wrong distances.
+    """
+    for parameter in model.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
 def context_length(model: PreTrainedModel) -> int | None:
     """The longest input in tokens that the model's config states, None where it states none."""
     return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)

@@ -124,7 +124,15 @@ class FiniteSteps(TrainerCallback):
 
 
 class WholeCheckpoints(TrainerCallback):
-    """Marks a checkpoint once everything of it is written, so that a half-written one is never resumed from."""
+    """Marks a checkpoint once everything of it is written, so that a half-written one is never resumed from.
+
+    After the last step none is written, as transformers would: nothing is left to do from there, and where the last
+    step is not an epoch's, transformers (5.23) resumes from it with one step too many.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:

@@ -16,7 +16,8 @@ from grkd.errors import UserError
 from grkd.objectives import Objective
 from grkd.teachers.models import check_same_vocabulary, load_language_model, load_tokenizer
 from grkd.training.callbacks import FiniteSteps
-from grkd.training.language_rows import LanguageRows, chosen, on_policy_sampler
+from grkd.training.language_rows import LanguageRows, chosen
+from grkd.training.on_policy import on_policy_sampler
 from grkd.training.trainer import DistillationTrainer
 
 
@@ -26,7 +27,7 @@ class GRKDConfig(TrainingArguments):
 
     method, method_options: see `grkd methods`. max_length: of prompt and response in tokens; longer responses are left
     out and counted. max_new_tokens: of the responses that on-policy methods sample. system: a system message before
-    every prompt without its own. fused_head: see DistillationTrainer.
+    every prompt without its own. fused_head, steps_per_generation: see DistillationTrainer.
     per_device_train_batch_size counts prompts, each with all its responses.
     """
 
@@ -37,6 +38,7 @@ class GRKDConfig(TrainingArguments):
     max_new_tokens: int = 256
     system: str | None = None
     fused_head: bool | None = None
+    steps_per_generation: int = 1
     warmup_steps: float = 0.0  # transformers' default, 0, is no float
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
 
@@ -103,6 +105,7 @@ class GRKDTrainer(DistillationTrainer):
             objective=objective,
             rows=rows,
             fused_head=args.fused_head,
+            steps_per_generation=args.steps_per_generation,
             train_dataset=None if train_dataset is None else encode(train_dataset, "train_dataset"),
             eval_dataset=None if eval_dataset is None else encode(eval_dataset, "eval_dataset"),
             processing_class=tokenizer,

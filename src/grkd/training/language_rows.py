@@ -1,6 +1,6 @@
 """From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,9 @@ from grkd.data.language import Group, Item, captured_hidden, collate, response_l
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.objectives import Batch, Choice, Level, Objective
-from grkd.teachers.sample_mixed import sample_on_policy
 from grkd.teachers.signal import HiddenCache, TeacherHead, final_hidden
+from grkd.training.on_policy import Sampler, asked_anew
 from grkd.training.rows import Counts, Forward
-
-# (student, prompts as token ids, the teacher's weight in the mixture, seed) -> of each prompt, token ids and their
-# log-probabilities under the distribution that they were drawn from.
-Sampler = Callable[[nn.Module, list[list[int]], float, int], list[tuple[list[int], list[float]]]]
 
 
 class LanguageRows:
@@ -96,20 +92,37 @@ class LanguageRows:
             return Forward(batches=batches, head_inputs=inputs)
         return Forward(batches={"response": self._responses(self._token_log_probs(model, batch, dtype), batch)})
 
-    def renew(self, model: nn.Module, batch: dict[str, Any], objective: Objective, *, seed: int) -> dict[str, Any]:
-        """The batch with the on-policy share of its prompts answered anew, as many times as they had responses."""
+    def renew(
+        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seeds: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """The batches with the on-policy share of their prompts answered anew, as many times as they had responses.
+
+        seeds: one a batch, for the choice of its prompts; the first also draws the answers, of all batches together.
+        """
         if self.sampler is None:
             raise ValueError("an on-policy method needs a sampler")
         if self.cache is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
-        groups: list[Group] = batch["groups"]
-        draws = torch.rand(len(groups), generator=torch.Generator().manual_seed(seed))
-        asked = [number for number, draw in enumerate(draws.tolist()) if draw < objective.on_policy]
-        prompts = [item.prompt_ids for number in asked for item in groups[number].items]
-        answers = iter(self.sampler(model, prompts, objective.teacher_mixed_in, seed) if prompts else [])
+        asked = [
+            asked_anew(len(batch["groups"]), objective.on_policy, seed)
+            for batch, seed in zip(batches, seeds, strict=True)
+        ]
+        prompts = [
+            item.prompt_ids
+            for batch, numbers in zip(batches, asked, strict=True)
+            for number in numbers
+            for item in batch["groups"][number].items
+        ]
+        answers = iter(self.sampler(model, prompts, objective.teacher_mixed_in, seeds[0]) if prompts else [])
+        return [self._answered(batch, numbers, answers) for batch, numbers in zip(batches, asked, strict=True)]
+
+    def _answered(
+        self, batch: dict[str, Any], asked: Sequence[int], answers: Iterator[tuple[list[int], list[float]]]
+    ) -> dict[str, Any]:
+        """The batch, the next answers in place of the responses of the groups asked."""
         log_probs: list[float] = []
         fresh = []
-        for number, group in enumerate(groups):
+        for number, group in enumerate(batch["groups"]):
             items = []
             for item in group.items:
                 if number in asked:
@@ -121,7 +134,7 @@ class LanguageRows:
                     log_probs += [float("nan")] * len(item.response_ids)
             fresh.append(replace(group, items=tuple(items), reference_log_probs=None))
         renewed = self.collate(fresh)
-        if len(asked) == len(groups):
+        if len(asked) == len(fresh):
             renewed["sampled_log_probs"] = torch.tensor(log_probs)
         device = batch["input_ids"].device
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in renewed.items()}
@@ -210,30 +223,6 @@ class LanguageRows:
         if self.teacher is not None:
             return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
         return None
-
-
-def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = None, **settings: Any) -> Sampler:
-    """Answers of the student as it is now, at temperature 1 over the vocabulary, `batch_size` (None: all) at once.
-
-    settings: max_new_tokens, stop_ids, pad_token_id and vocabulary of grkd.teachers.sample_mixed.sample_on_policy.
-    """
-
-    def sample(
-        student: nn.Module, prompts: list[list[int]], mixed_in: float, seed: int
-    ) -> list[tuple[list[int], list[float]]]:
-        return sample_on_policy(
-            student,
-            teacher,
-            prompts,
-            teacher_mix=mixed_in,
-            temperature=1.0,
-            top_p=1.0,
-            seed=seed,
-            batch_size=batch_size or len(prompts),
-            **settings,
-        )
-
-    return sample
 
 
 def chosen(group: Group, trains_on: Choice) -> Group:

@@ -52,8 +52,10 @@ class RowSource(Protocol):
         there (autocast's, where it is on).
         """
 
-    def renew(self, model: nn.Module, batch: dict[str, Any], objective: Objective, *, seed: int) -> dict[str, Any]:
-        """The batch with its on-policy share answered anew by the student."""
+    def renew(
+        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seeds: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """The batches with their on-policy share answered anew by the student; seeds: one a batch."""
 
     def to(self, device: torch.device) -> None:
         """Move what the teacher needs to the student's device."""
@@ -89,7 +91,9 @@ class ClassRows:
             batches={"row": Batch(student=student, teacher=batch.get("teacher_scores"), labels=batch["labels"])}
         )
 
-    def renew(self, model: nn.Module, batch: dict[str, Any], objective: Objective, *, seed: int) -> dict[str, Any]:
+    def renew(
+        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seeds: Sequence[int]
+    ) -> list[dict[str, Any]]:
         raise ValueError("a classifier writes no responses: an on-policy method is for language models")
 
     def to(self, device: torch.device) -> None:

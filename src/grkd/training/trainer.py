@@ -1,6 +1,6 @@
 """transformers' Trainer with a distillation objective: one class for language models and classifiers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from grkd import schedules
+from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.objectives.grkd import GRKD
@@ -27,7 +28,10 @@ class DistillationTrainer(Trainer):
 
     objective: see grkd.objectives.load. rows: LanguageRows or ClassRows; it also collates the data set's examples.
     fused_head: compute the loss from hidden states by grkd.kernels.distillation_head where the method and the model
-    allow it; None: on CUDA. The other arguments are those of transformers.Trainer.
+    allow it; None: on CUDA. steps_per_generation: on-policy methods sample the responses of so many optimiser steps at
+    once, before the first of them (fewer at the end of an epoch; after a resume, from its first step on). The later
+    steps then learn from a student some steps old: minillm's importance weights account for that, gkd and grkd have
+    none. Other methods never sample. The other arguments are those of transformers.Trainer.
     Several GPUs need `accelerate launch` (no DataParallel).
     """
 
@@ -39,8 +43,11 @@ class DistillationTrainer(Trainer):
         objective: Objective,
         rows: RowSource,
         fused_head: bool | None = None,
+        steps_per_generation: int = 1,
         **kwargs: Any,
     ) -> None:
+        if steps_per_generation < 1:
+            raise UserError(f"steps_per_generation must be 1 or more, got {steps_per_generation}")
         if args is not None:
             args.remove_unused_columns = False  # the collator reads our examples, not the model's argument names
             args._n_gpu = min(args.n_gpu, 1)
@@ -53,6 +60,10 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
+        self.steps_per_generation = steps_per_generation
+        # Micro-batches of the coming steps that are answered already, and the iterator that they come from.
+        self._ahead: list[dict[str, Any]] = []
+        self._ahead_of: Iterator[Any] | None = None
         self._step_counts: dict[Level, Tensor] = {}
         self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._sums: dict[str, Tensor] = {}
@@ -68,9 +79,10 @@ class DistillationTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one optimiser step and the number of their rows over all ranks."""
-        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.objective.on_policy:
-            samples = [self._renewed(batch, number) for number, batch in enumerate(samples)]
+            samples = self._sampled(epoch_iterator, num_batches, device)
+        else:
+            samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = [self.rows.count(batch) for batch in samples]
         levels: tuple[Level, ...] = ("row", *(level for level in self.objective.levels if level != "row"))
         totals = torch.tensor([float(sum(count[level] for count in counts)) for level in levels], device=device)
@@ -79,12 +91,32 @@ class DistillationTrainer(Trainer):
         self._rows_seen = self._rows_seen + totals[0].double()
         return samples, totals[0]
 
-    def _renewed(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-        """The micro-batch with its on-policy share answered by the student as it is now."""
-        ranks = self.accelerator.num_processes
-        place = (self.state.global_step * 1009 + number) * ranks + self.accelerator.process_index
+    def _sampled(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> list[dict[str, Any]]:
+        """The step's micro-batches with answers of the student as it is now, or was when they were sampled ahead."""
+        if epoch_iterator is not self._ahead_of:  # what is left of a training that stopped early is of no use
+            self._ahead, self._ahead_of = [], epoch_iterator
+        if not self._ahead:
+            steps = max(1, min(self.steps_per_generation, self.state.max_steps - self.state.global_step))
+            batches, _ = super().get_batch_samples(epoch_iterator, steps * num_batches, device)
+            self._ahead = self._renewed(batches, num_batches)
+        samples, self._ahead = self._ahead[:num_batches], self._ahead[num_batches:]
+        return samples
+
+    def _renewed(self, batches: Sequence[dict[str, Any]], a_step: int) -> list[dict[str, Any]]:
+        """Micro-batches of the coming steps, `a_step` each, their on-policy share answered by the student as it is now.
+
+        A batch's own seed depends on its step alone, so the same prompts are asked however many steps are sampled.
+        """
+        ranks, rank, start = self.accelerator.num_processes, self.accelerator.process_index, self.state.global_step
+        places = [(start + number // a_step) * 1009 + number % a_step for number in range(len(batches))]
+        seeds = [self.args.seed * 1_000_003 + place * ranks + rank for place in places]
+        at_once = len(batches) if self.steps_per_generation > 1 else 1
+        renewed = []
         with self.compute_loss_context_manager():  # mixed precision, as in the step itself
-            return self.rows.renew(self.model_wrapped, batch, self.objective, seed=self.args.seed * 1_000_003 + place)
+            for at in range(0, len(batches), max(1, at_once)):
+                part = slice(at, at + at_once)
+                renewed += self.rows.renew(self.model_wrapped, batches[part], self.objective, seeds=seeds[part])
+        return renewed
 
     def compute_loss(
         self,
