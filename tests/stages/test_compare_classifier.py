@@ -369,6 +369,8 @@ def test_images_are_augmented_with_a_teacher_that_sees_them_so(tmp_path: Path, m
         (["evaluation.groups={a: ['1', 'x']}"], "no class 'x'"),
         (["search.metric=luck"], "search.metric: luck is not among what is measured: accuracy"),
         (["methods=[{name: grkd, group: top, group_size: 11}]"], "group_size 11"),
+        (["methods=[ce, dpo]"], "dpo: a method on whole responses cannot train a classifier"),
+        (["methods=[ce, gkd]"], "gkd: a classifier writes no responses; set on_policy_fraction: 0"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, words: list[str], line: str) -> None:
@@ -376,6 +378,8 @@ def test_mistakes_are_one_line(tmp_path: Path, words: list[str], line: str) -> N
         compare(tmp_path, *words)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+    if words[0].startswith("methods=[ce"):  # found before anything is read or trained
+        assert not (tmp_path / "run" / "prepare").exists()
 
 
 def test_packs_travel_to_other_processes_and_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from grkd.errors import UserError
-from grkd.teachers.generate import Response, generate_responses
+from grkd.teachers.generate import Response, fastest_method, generate_responses
 
 PROMPTS = [[5], [3, 4, 9, 8, 7, 11], [6, 2], [10, 12, 13, 14], [3, 3, 3]]
 VOCABULARY = 20
@@ -186,3 +186,13 @@ def test_errors() -> None:
     assert respond(tiny(), []) == []
     with pytest.raises(ValueError, match="room for 13"):
         respond(tiny(), method="static", room=13)
+
+
+def test_many_responses_on_a_gpu_are_worth_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    assert fastest_method(model, 8192) == "dynamic"
+    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    assert fastest_method(model, 8192) == "static"
+    assert fastest_method(model, 8191) == "dynamic"
+    monkeypatch.setattr(type(model), "_can_compile_fullgraph", False)
+    assert fastest_method(model, 8192) == "dynamic"

@@ -60,13 +60,11 @@ class PairLoss:
         Scores are log-probabilities at `temperature`, which compare between rows where logits do not; the probability
         gap of a pair is between the two rows. A mean over the columns with a pair; 0 where there is none.
         """
-        exists = None if mask is None else checked_mask(mask, student)
-        own, others = (masked_log_softmax(scores, exists, self.temperature).T for scores in (student, teacher.detach()))
-        columns = None if exists is None else exists.T
+        own, others, exists = _sides(student, teacher, mask, self.temperature)
+        own, others, columns = own.T, others.T, None if exists is None else exists.T
         importance = others.exp() if self.pair_weight == "probability_gap" else None
         counted = self._has_pair(others, columns)
-        losses = self._loss(own, others, importance, columns)
-        return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)
+        return _mean(self._loss(own, others, importance, columns), counted)
 
     def relation(
         self,
@@ -81,12 +79,9 @@ class PairLoss:
         Margins of all pairs of rows, in O(rows): over z-scores x, y of n values, the mean over pairs of
         ((x_a - x_b) - (y_a - y_b))^2 is 4 n / (n - 1) * (1 - r). Columns with fewer than two rows are not counted.
         """
-        exists = None if mask is None else checked_mask(mask, student)
-        own, others = (masked_log_softmax(x, exists, temperature).exp().T for x in (student, teacher.detach()))
-        distance = pearson_distance(own, others, mask=None if exists is None else exists.T)
-        if exists is None:
-            return distance.mean()
-        return distance.sum() / (exists.sum(0) > 1).sum().clamp_min(1)
+        own, others, exists = _sides(student, teacher, mask, temperature)
+        distance = pearson_distance(own.exp().T, others.exp().T, mask=None if exists is None else exists.T)
+        return _mean(distance, None if exists is None else exists.sum(0) > 1)
 
     def relation_within(
         self,
@@ -97,9 +92,8 @@ class PairLoss:
         temperature: float,
     ) -> Float[Tensor, " rows"]:
         """1 - Pearson's correlation of a row's probabilities over its candidates; 0 with fewer than two."""
-        exists = None if mask is None else checked_mask(mask, student)
-        own, others = (masked_log_softmax(x, exists, temperature).exp() for x in (student, teacher.detach()))
-        return pearson_distance(own, others, mask=exists)
+        own, others, exists = _sides(student, teacher, mask, temperature)
+        return pearson_distance(own.exp(), others.exp(), mask=exists)
 
     def listwise(
         self,
@@ -113,13 +107,9 @@ class PairLoss:
         Soft targets with rows and candidates changed over: which rows a candidate belongs to, not how much of each
         row is its own. Columns with fewer than two rows are not counted.
         """
-        exists = None if mask is None else checked_mask(mask, student)
-        own, others = (masked_log_softmax(x, exists, self.temperature).T for x in (student, teacher.detach()))
-        losses = forward_kl(own, others, mask=None if exists is None else exists.T)
-        if exists is None:
-            return losses.mean()
-        counted = exists.sum(0) > 1
-        return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)
+        own, others, exists = _sides(student, teacher, mask, self.temperature)
+        losses = forward_kl(own.T, others.T, mask=None if exists is None else exists.T)
+        return _mean(losses, None if exists is None else exists.sum(0) > 1)
 
     def _loss(self, student: Tensor, teacher: Tensor, importance: Tensor | None, exists: Tensor | None) -> Tensor:
         if self.pair_weight == "uniform" and self.pair_target != "margin":
@@ -143,3 +133,22 @@ class PairLoss:
         if self.pair_weight == "uniform" and self.pair_target == "margin":
             return checked_mask(exists, teacher).sum(-1) > 1
         return wide(teacher).amax(-1) > wide(teacher).amin(-1) if exists is None else has_pair(teacher, mask=exists)
+
+
+def _sides(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log-probabilities of student and teacher, and the mask."""
+    exists = None if mask is None else checked_mask(mask, student)
+    return (
+        masked_log_softmax(student, exists, temperature),
+        masked_log_softmax(teacher.detach(), exists, temperature),
+        exists,
+    )
+
+
+def _mean(losses: Float[Tensor, " columns"], counted: Bool[Tensor, " columns"] | None) -> Float[Tensor, ""]:
+    """Over the columns that count (None: all); 0 where there is none."""
+    if counted is None:
+        return losses.mean()
+    return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)

@@ -20,6 +20,7 @@ from grkd.stages._results import collect, describe
 from grkd.stages.compare_data import Comparison, refuse
 from grkd.stages.compare_packs import Pack, heldout, train_pack
 from grkd.stages.compare_runs import Run, is_done, make_run, metric, records, space, try_file
+from grkd.training.lockstep_student import check_for_classes
 
 Until = Literal["teach", "search", "finals"]
 
@@ -43,6 +44,8 @@ def compare_classifier(
     deadline = None if minutes is None else time.time() + 60 * minutes
     refuse(recipe.training, "training")
     _check_search(recipe)
+    for method in recipe.methods:
+        check_for_classes(method.label, objectives.load(method.name, **method.options))
     comparison = Comparison(recipe, run)
     comparison.prepare()
     classes = len(read_json(run.path / "prepare" / "classes.json"))

@@ -66,14 +66,19 @@ class Plan:
         return self.total_steps or max(1, round(self.epochs * a_pass))
 
 
+def check_for_classes(name: str, objective: Objective) -> None:
+    """Raises UserError for a method that ranks or writes whole responses, of which a classifier has none."""
+    if objective.levels != ("row",):
+        raise UserError(f"{name}: a method on whole responses cannot train a classifier")
+    if objective.on_policy:
+        raise UserError(f"{name}: a classifier writes no responses; set on_policy_fraction: 0")
+
+
 class LockstepStudent:
     """A network in training. `step` is one optimiser step; `fixed_step` the same with nothing decided on the host."""
 
     def __init__(self, job: Job, build: Callable[[int], nn.Module], plan: Plan, *, steps: int, device: torch.device):
-        if job.objective.levels != ("row",):
-            raise UserError(f"{job.name}: a method on whole responses cannot train a classifier")
-        if job.objective.on_policy:
-            raise UserError(f"{job.name}: a classifier writes no responses; set on_policy_fraction: 0")
+        check_for_classes(job.name, job.objective)
         layout: dict[str, Any] = {"memory_format": torch.channels_last} if device.type == "cuda" else {}
         self.generator = torch.Generator(device).manual_seed(job.seed)
         module, self.head = with_wide_head(build(job.seed).to(device, **layout).train())
