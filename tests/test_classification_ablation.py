@@ -16,42 +16,54 @@ from tests._classification_results import BEST, OURS, made_up
 FOLDER = Path(__file__).parents[1] / "recipes" / "classification"
 ABLATIONS = sorted(FOLDER.glob("ablation-*.yaml"))
 
-SHARPENED: dict[str, Any] = {"temperature": 1.0, "teacher_temperature": 0.5}
-SOFT_ALONE: dict[str, Any] = {"across_listwise": 0.0, "across_relation": 0.0}
-# label -> what differs from `grkd`, in every ablation; sizes of groups are each data set's own.
+ROWS_ALONE: dict[str, Any] = {"across_listwise": 0.0, "across_relation": 0.0}
+# label -> what differs from `grkd`, in every ablation; what depends on the data set stands in `of_one`.
 CHANGES: dict[str, dict[str, Any]] = {
     "grkd": {},
+    "no-pairs": {"pair_scale": 0.0},
     "no-lists": {"across_listwise": 0.0},
     "no-relations": {"across_relation": 0.0},
+    "no-lists-no-relations": ROWS_ALONE,
     "no-soft-targets": {"soft_scale": 0.0},
-    "labels": {"label_weight": 1.0},
-    "alpha-linear": {"alpha_shape": "linear"},
-    "alpha-linear-to-1": {"alpha_shape": "linear", "alpha_ceiling": 1.0},
-    "T-2": {"temperature": 2.0},
+    "no-labels": {"label_weight": 0.0},
+    "soft-targets-alone": {**ROWS_ALONE, "pair_scale": 0.0},
+    "alpha-constant-.5": {"alpha_shape": "constant", "alpha_ceiling": 0.5},
+    "alpha-constant-.8": {"alpha_shape": "constant"},
+    "alpha-linear-to-.5": {"alpha_ceiling": 0.5},
+    "alpha-linear-to-1": {"alpha_ceiling": 1.0},
+    "alpha-cosine": {"alpha_shape": "cosine"},
+    "sharpened-teacher": {"teacher_temperature": 0.5},
     "lists-256": {"across_listwise": 256.0},
     "relations-at-T-4": {"relation_temperature": 4.0},
     "relations-within": {"within_relation": 16.0},
     "advantage": {"advantage_scale": 16.0},
     "standardize": {"standardize": True},
-    "sharpened-teacher": SHARPENED,
-    "soft-targets-alone": SOFT_ALONE,
-    "sharpened-soft-targets-alone": {**SOFT_ALONE, **SHARPENED},
+    "pairs-tau-4": {"tau": 4.0, "tau_squared": True},
+    "soft-pairs": {"pair_target": "soft"},
+    "margin-pairs": {"pair_target": "margin"},
+    "pairs-by-gap": {"pair_weight": "probability_gap"},
+    "pairs-by-rank": {"pair_weight": "rank"},
+    "pairs-across-the-batch": {"across_batch": 1.0},
+    "standardized-pairs": {"standardize_pairs": True},
 }
-PAIRS: dict[str, Any] = {"pair_scale": 8.0, "pair_target": "hard", "normalize": "candidates", "tau_squared": True}
-ALONE: dict[str, Any] = {**PAIRS, "across_listwise": 0.0, "across_relation": 0.0}
-SOFT_BY_GAP = {"pair_target": "soft", "pair_weight": "probability_gap"}
-CHANGES |= {
-    "hard-pairs": PAIRS,
-    "soft-pairs": {**PAIRS, "pair_target": "soft"},
-    "margin-pairs": {**PAIRS, "pair_target": "margin"},
-    "hard-pairs-by-gap": {**PAIRS, "pair_weight": "probability_gap"},
-    "hard-pairs-by-rank": {**PAIRS, "pair_weight": "rank"},
-    "hard-pairs-mean-of-pairs": {**PAIRS, "normalize": "pairs"},
-    "pairs-across-the-batch": {**PAIRS, **SOFT_BY_GAP, "across_batch": 1.0},
-    "hard-pairs-only": ALONE,
-}
-# name -> the recipe that it shares all with, classes, learning rate, size of groups
-ABLATED = {"ablation-tiny": ("tiny-small", 200, 0.3, 16), "ablation-cifar10-worst": ("cifar10-worst-small", 10, 0.1, 4)}
+
+
+def of_one(size: int, temperature: float, pair_scale: float) -> dict[str, dict[str, Any]]:
+    return {
+        f"T-{temperature:g}": {"temperature": temperature},
+        "pairs-x4": {"pair_scale": pair_scale},
+        f"pairs-of-top-{size}": {**ROWS_ALONE, "group": "top", "group_size": size},
+        f"pairs-of-a-sample-of-{size}": {**ROWS_ALONE, "group": "sample", "group_size": size},
+    }
+
+
+# name -> the recipe that it shares all with, classes, learning rate, and what `of_one` and `kd` have there
+ABLATED: dict[str, tuple[str, int, float, tuple[int, float, float], dict[str, float]]] = {
+    "ablation-tiny": ("tiny-small", 200, 0.3, (16, 2.0, 64.0), {"temperature": 1.0, "label_weight": 1.0}),
+    "ablation-cifar10-worst": (
+        "cifar10-worst-small", 10, 0.1, (4, 1.0, 16.0), {"temperature": 0.5, "label_weight": 0.0}
+    ),
+}  # fmt: skip
 
 
 def test_every_ablation_is_tested() -> None:
@@ -60,7 +72,7 @@ def test_every_ablation_is_tested() -> None:
 
 @pytest.mark.parametrize("name", ABLATED)
 def test_each_label_of_an_ablation_changes_what_it_names_alone(name: str) -> None:
-    base, classes, rate, size = ABLATED[name]
+    base, classes, rate, own, kd = ABLATED[name]
     found, whole = recipe.read(FOLDER / f"{name}.yaml"), recipe.read(FOLDER / f"{base}.yaml")
     assert isinstance(found, ClassifierRecipe)
     for part in ("data", "teacher", "student", "lockstep"):
@@ -76,31 +88,25 @@ def test_each_label_of_an_ablation_changes_what_it_names_alone(name: str) -> Non
     differ = {
         label: {k: v for k, v in options.items() if v != settings["grkd"][k]} for label, options in settings.items()
     }
-    groups = {
-        f"hard-pairs-top-{size}": {**ALONE, "group": "top", "group_size": size},
-        f"hard-pairs-sample-of-{size}-at-T-2": {
-            **ALONE, "group": "sample", "group_size": size, "group_temperature": 2.0,
-        },
-    }  # fmt: skip
     default = settings["grkd"]
-    expected = {**CHANGES, **groups}
+    expected = {**CHANGES, **of_one(*own)}
     assert differ == {k: {a: b for a, b in v.items() if b != default[a]} for k, v in expected.items()}
     assert len({json.dumps(options) for options in settings.values()}) == len(settings)
-    kd = {"soft_weight": 16.0, "label_weight": 0.0, "temperature": default["temperature"]}
-    assert [(m.label, m.name, m.options) for m in found.methods[-2:]] == [("ce", "ce", {}), ("kd", "kd", kd)]
+    last = [("ce", "ce", {}), ("kd", "kd", {"soft_weight": 64.0, **kd})]
+    assert [(m.label, m.name, m.options) for m in found.methods[-2:]] == last
 
 
 def test_the_ablations_start_from_the_same_form() -> None:
     defaults = [recipe.read(path).methods[0] for path in ABLATIONS]
-    searched = {"temperature"}
+    searched = ("temperature", "pair_scale")
     assert [method.label for method in defaults] == ["grkd"] * len(ABLATIONS)
     parts = [{k: v for k, v in method.options.items() if k not in searched} for method in defaults]
     assert parts == [
-        {"pair_scale": 0.0, "across_relation": 32.0, "across_listwise": 64.0, "alpha_shape": "constant",
-         "alpha_ceiling": 0.5, "soft_scale": 16.0, "t_squared": True, "label_weight": 0.0}
+        {"across_relation": 32.0, "across_listwise": 64.0, "alpha_ceiling": 0.8, "soft_scale": 16.0, "t_squared": True,
+         "label_weight": 1.0}
     ] * len(ABLATIONS)  # fmt: skip
-    values = {path.stem: method.options["temperature"] for path, method in zip(ABLATIONS, defaults, strict=True)}
-    assert values == {"ablation-tiny": 1.0, "ablation-cifar10-worst": 0.5}
+    values = {p.stem: [m.options[k] for k in searched] for p, m in zip(ABLATIONS, defaults, strict=True)}
+    assert values == {"ablation-tiny": [1.0, 16.0], "ablation-cifar10-worst": [0.5, 4.0]}
 
 
 ABLATED_RUNS = {"grkd": [0.50, 0.52, 0.51], "no-lists": [0.49, 0.50, 0.50], "T-2": [0.51, 0.55, 0.53], "kd": [0.4]}

@@ -101,6 +101,8 @@ BROKEN = [
      ":4: student.training: the student is trained as the recipe's own training says; move it there"),
     ("teacher: {model: mlp", "teacher: {model: mlp, training: {epochs: 1, steps: 1}",
      ":3: teacher.training.steps: given together with epochs; keep one of the two"),
+    (None, "search: {steps_share: 0.5}",
+     ":9: search.steps_share: of language models; for classifiers set lockstep.search_epochs"),
     (None, "seeds: []", ":9: seeds: expected at least one seed, got an empty list"),
     (None, "seeds: [1, 1]", ":9: seeds: expected different seeds, got [1, 1]"),
     (None, "seeds:\n- 0\n- a", ":11: seeds.1: expected a whole number of at least 0 and below 4294967296, got 'a'"),

@@ -116,6 +116,8 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
         student.update(model="cnn", training=None)
         teacher["weights"] = data["dataset"] = data["image_folder"] = data["folder"] = data["teacher_labels"] = None
         data["labels"] = "clean"
+        if plain["search"] is not None:
+            plain["search"]["steps_share"] = 1.0
     for training in (plain["training"], teacher.get("training")):
         if training and training["steps"]:
             training["epochs"] = None

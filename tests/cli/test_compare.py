@@ -59,6 +59,18 @@ def test_every_method_is_tuned_alike_and_run_with_every_seed(
     assert "±" in printed
 
 
+def test_tries_may_be_shorter_than_the_runs_that_count(tiny_recipe: Path, folder: Path) -> None:
+    words = ["--methods", "ce", "--seeds", "1", "search.trials=1"]
+    assert compare(tiny_recipe, *words, "training.epochs=4") == 0
+    first, run = folder / "search" / "ce-try0", folder / "train" / "ce-seed0" / "training.json"
+    steps = load(run)["steps"]
+    assert load(first / "training.json")["steps"] == steps
+    assert compare(tiny_recipe, *words, "training.epochs=4", "search.steps_share=0.5") == 0
+    short = load(first / "manifest.json")["inputs"]["training"]
+    assert load(first / "training.json")["steps"] == short["steps"] == steps / 2  # warm-up and decay are its own
+    assert load(run)["steps"] == steps
+
+
 def test_goes_on_run_by_run(tiny_recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, seen = compare_language.trained_student, []
 

@@ -147,6 +147,7 @@ def test_an_error_of_ours_is_not_hidden(tiny_recipe: Path, monkeypatch: pytest.M
         (["search.trials=2"], "search"),
         (["lockstep.optimizer=sgd"], "lockstep"),
         (["data.dataset=cifar10", "data.folder=.", "data.teacher_labels=clean"], "data.teacher_labels"),
+        (["data.copies=2"], "data.copies"),
     ],
 )
 def test_run_refuses_what_only_compare_follows(

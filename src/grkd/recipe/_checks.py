@@ -91,6 +91,8 @@ def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
             yield Problem(("data", name), "only cifar10 has other labels than its own")
     if data.heldout is not None and data.train is None:
         yield Problem(("data", "heldout"), "belongs to data.train, which is not given")
+    if recipe.search is not None and recipe.search.steps_share != 1:
+        yield Problem(("search", "steps_share"), "of language models; for classifiers set lockstep.search_epochs")
     if recipe.student.training is not None:
         yield Problem(
             ("student", "training"), "the student is trained as the recipe's own training says; move it there"

@@ -193,6 +193,8 @@ class ClassifierData(Section):
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     max_tokens: Count = 128
     limit: Count | None = None  # use only this many training examples (drawn with the seed, classes in their shares)
+    copies: Annotated[int, Field(ge=0)] = 0  # texts: of each, with words left out, which the teacher scores too
+    word_dropout: Fraction = 0.2  # how likely a word is left out of a copy
     student_limit: Count | None = None  # students see only this many of them, drawn anew for each seed; the teacher all
 
 
@@ -217,6 +219,7 @@ class Search(Section):
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     metric: str | None = None
     questions: str | None = None  # language models, metric exact_match: JSONL of {"question", "answer"}
+    steps_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # language models: of a training's steps, taken by a try
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 

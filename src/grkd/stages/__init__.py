@@ -47,6 +47,7 @@ def _refuse_what_compare_reads(recipe: Recipe) -> None:
     if isinstance(recipe, ClassifierRecipe):
         given += ["lockstep"] if recipe.lockstep != Lockstep() else []
         given += ["data.teacher_labels"] if recipe.data.teacher_labels is not None else []
+        given += ["data.copies"] if recipe.data.copies else []
     if given:
         raise UserError(f"{given[0]} is for grkd compare; give that command, or take the key out")
 

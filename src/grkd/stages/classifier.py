@@ -30,6 +30,9 @@ from grkd.stages._train import check, device, drop_checkpoints, train
 from grkd.teachers.classifiers import predict
 from grkd.training import ClassRows
 
+# What of the data section is about students alone.
+OF_STUDENTS = ("student_limit", "copies", "word_dropout")
+
 # Logits measured at a time; several float64 tensors of as many live together.
 _ENTRIES = 1 << 22
 
@@ -63,7 +66,7 @@ class ClassifierRun:
 def prepare(shared: ClassifierRun) -> Path:
     """Reads the data once and says what is in it."""
     recipe = shared.recipe
-    data = {key: value for key, value in identity(recipe.data).items() if key != "student_limit"}
+    data = {key: value for key, value in identity(recipe.data).items() if key not in OF_STUDENTS}
     inputs = {"data": data, "seed": recipe.seeds[0]}
     _ = shared.class_groups  # a mistake there is found before anything is trained
 

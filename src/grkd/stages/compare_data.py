@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from grkd import objectives
 from grkd.data.classification import ClassificationData
 from grkd.data.known_sets import KnownData
+from grkd.data.text_copies import with_words_left_out
 from grkd.errors import UserError
 from grkd.files import digest, whole_file, write_json
 from grkd.recipe import ClassifierModel, ClassifierRecipe, Training, to_plain
@@ -22,11 +23,14 @@ from grkd.stages import classifier
 from grkd.stages._classifiers import Classifier, make_classifier
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._train import device
+from grkd.stages.classifier import OF_STUDENTS
 from grkd.teachers.classifiers import build, is_transformers, scores
 from grkd.training.lockstep import train_lockstep
 from grkd.training.lockstep_batches import DeviceExamples, as_float
 from grkd.training.lockstep_head import with_wide_head
 from grkd.training.lockstep_student import Job, Plan
+
+_OF_EXAMPLES = ("inputs", "train", "train_features")
 
 
 class Comparison:
@@ -51,7 +55,8 @@ class Comparison:
 
     def keys(self) -> dict[str, str]:
         """What the students' inputs and the teacher were made from."""
-        return {"tensors": self.run.key("tensors"), "score": self.teacher_run.key("score")}
+        copies = {"copies": self.run.key("copies")} if self.recipe.data.copies else {}
+        return {"tensors": self.run.key("tensors"), "score": self.teacher_run.key("score"), **copies}
 
     def plan(self, training: Training, *, data_seed: int, epochs: float | None = None) -> Plan:
         """A recipe's training section as a lock-step plan; epochs: in place of its own length."""
@@ -76,7 +81,7 @@ class Comparison:
         if self.live and is_transformers(self.recipe.teacher.model):
             raise UserError("lockstep.augment: needs a built-in network or a factory as the teacher")
         classifier.prepare(self.shared)
-        data = {name: value for name, value in identity(self.recipe.data).items() if name != "student_limit"}
+        data = {name: value for name, value in identity(self.recipe.data).items() if name not in OF_STUDENTS}
         inputs = {"data": data, "student": self.recipe.student.model, "seed": self.recipe.seeds[0]}
         self.run.stage("tensors", inputs, self._keep_tensors)
 
@@ -93,6 +98,11 @@ class Comparison:
                 self.teacher_run.stage("teach", self._taught(), self._train_teacher)
             inputs = {"teach": self.teacher_run.key("teach"), "device": self.device.type}
             self.teacher_run.stage("score", inputs, self._score)
+        data = self.recipe.data
+        if data.copies:
+            drawn = [data.copies, data.word_dropout, self.recipe.seeds[0]]
+            made = {"drawn": drawn, "tensors": self.run.key("tensors"), "score": self.teacher_run.key("score")}
+            self.run.stage("copies", made, self._keep_copies)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -106,15 +116,26 @@ class Comparison:
         path = self.teacher_run.path / "score" / "scores.safetensors"
         return {name: value.to(self.device) for name, value in load_file(path).items()}
 
+    @cached_property
+    def copied(self) -> list[dict[str, Tensor]]:
+        """Of every copy of the training texts: inputs, and what the teacher said of them, named as in `said`."""
+        count = self.recipe.data.copies
+        if not count:
+            return []
+        found = load_file(self.run.path / "copies" / "copies.safetensors")
+        parts = {name: value.to(self.device).chunk(count) for name, value in found.items()}
+        return [{name: values[number] for name, values in parts.items()} for number in range(count)]
+
     def examples(self, kept: Tensor | None = None) -> DeviceExamples:
         """Training examples, or those at the positions given, with what the teacher said of them."""
-        labels = self.tensors["labels"]
         rows = slice(None) if kept is None else kept.to(self.device)
-        said = {} if self.live else self.said
-        parts = {name: said[name][rows] for name in ("train", "train_features") if name in said}
+        texts = {"inputs": self.tensors["inputs"], **({} if self.live else self.said)}
+        # Copies come behind their texts; those of an example that is held back are held back, too.
+        views = [{name: of[name][rows] for name in _OF_EXAMPLES if name in of} for of in (texts, *self.copied)]
+        parts = {name: torch.cat([view[name] for view in views]) for name in views[0]} if self.copied else views[0]
         return DeviceExamples(
-            inputs=self.tensors["inputs"][rows],
-            labels=labels[rows],
+            inputs=parts["inputs"],
+            labels=self.tensors["labels"][rows].repeat(len(views)),
             teacher_scores=parts.get("train"),
             teacher_features=parts.get("train_features"),
         )
@@ -149,6 +170,8 @@ class Comparison:
             raise UserError(f"student: {name}: grkd compare trains built-in networks and factories, on data in memory")
         if self.live and student.train_inputs.ndim != 4:
             raise UserError("lockstep.augment: only images can be cropped and flipped; leave it out")
+        if self.recipe.data.copies and data.kind != "text":
+            raise UserError("data.copies: only texts have words that can be left out; leave it out")
         heldout = student.heldout_inputs
         kept = {
             "inputs": student.train_inputs,
@@ -163,6 +186,24 @@ class Comparison:
         with whole_file(work / "tensors.safetensors") as aside:
             save_file({name: value.contiguous() for name, value in kept.items()}, aside)
         write_json(work / "groups.json", getattr(data, "class_groups", {}))
+
+    def _keep_copies(self, work: Path) -> None:
+        data, known = self.recipe.data, len(self.shared.data.heldout_labels)
+        texts = [str(text) for text in self.shared.data.train_inputs]
+        copies = with_words_left_out(texts, copies=data.copies, dropout=data.word_dropout, seed=self.recipe.seeds[0])
+        inputs = self._view(self.recipe.student, copies).heldout_inputs[known:]
+        assert isinstance(inputs, Tensor)  # else `tensors` had been refused
+        teacher = self._teacher(copies)
+        logits, features = self._asked(teacher, teacher.heldout_inputs[known:])
+        found = {"inputs": inputs, "train": logits} | ({} if features is None else {"train_features": features})
+        with whole_file(work / "copies.safetensors") as aside:
+            save_file({name: value.contiguous() for name, value in found.items()}, aside)
+
+    def _teacher(self, outside: Sequence[Any]) -> Classifier:
+        """As it was trained, with the data as it takes them."""
+        teacher = self._view(self.recipe.teacher, outside)
+        load_model(teacher.module, self.teacher_run.path / "teach" / "model" / "model.safetensors")
+        return teacher
 
     def _view(self, spec: ClassifierModel, outside: Sequence[Any], *, needs_head: bool = False) -> Classifier:
         """A model with the data as it takes them; inputs of no class stand behind the held-out ones."""
@@ -193,8 +234,7 @@ class Comparison:
 
     def _score(self, work: Path) -> None:
         outside = list(getattr(self.shared.data, "outside_inputs", None) or [])
-        teacher = self._view(self.recipe.teacher, outside)
-        load_model(teacher.module, self.teacher_run.path / "teach" / "model" / "model.safetensors")
+        teacher = self._teacher(outside)
         train, features = self._asked(teacher, teacher.train_inputs)
         heldout, _ = self._asked(teacher, teacher.heldout_inputs)
         found = {"train": train, "heldout": heldout}
@@ -232,7 +272,7 @@ class Comparison:
         """What the teacher depends on."""
         data, lockstep = identity(self._teacher_data()), to_plain(self.recipe.lockstep)
         return {
-            "data": {name: value for name, value in data.items() if name != "student_limit"},
+            "data": {name: value for name, value in data.items() if name not in OF_STUDENTS},
             "teacher": identity(self.recipe.teacher),
             "lockstep": {name: lockstep[name] for name in ("optimizer", "momentum", "augment")},
             "seed": self.recipe.seeds[0],

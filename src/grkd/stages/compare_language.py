@@ -146,7 +146,9 @@ def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageReci
 
 def _opened(job: Job) -> tuple[RunFolder, LanguageModels, LanguageRecipe]:
     """The run as a job sees it, also in a process of its own."""
-    training = replace(job.recipe.training, learning_rate=job.learning_rate)
+    training, search = replace(job.recipe.training, learning_rate=job.learning_rate), job.recipe.search
+    if job.trial is not None and search is not None and training.steps is not None:
+        training = replace(training, steps=max(1, round(search.steps_share * training.steps)))
     recipe = replace(job.recipe, training=training, methods=[job.method])
     run = RunFolder(Path(recipe.output))
     return run, LanguageModels(recipe, run), recipe
