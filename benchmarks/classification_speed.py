@@ -38,6 +38,18 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "grkd",
         {**MIXED, "pair_scale": 0.0, "advantage_scale": 4.0, "across_relation": 8.0, "across_listwise": 6.0},
     ),
+    "grkd, the form for classes": (
+        "grkd",
+        {
+            "across_relation": 32.0,
+            "across_listwise": 64.0,
+            "alpha_ceiling": 0.8,
+            "soft_scale": 16.0,
+            "t_squared": True,
+            "pair_scale": 4.0,
+            "label_weight": 1.0,
+        },
+    ),
     "grkd, 32 sampled": ("grkd", {"group": "sample", "group_size": 32, "normalize": "candidates"}),
 }
 

@@ -269,12 +269,12 @@ def _demo(options: argparse.Namespace) -> int:
 def _methods(options: argparse.Namespace) -> int:
     from dataclasses import fields
 
-    from rich.console import Console
     from rich.table import Table
 
     from grkd import objectives
+    from grkd.console import Output
 
-    out = Console(highlight=False)
+    out = Output(highlight=False)
     if options.name:
         chosen = objectives.method(options.name)
         out.print(chosen.__doc__ or "", markup=False)
@@ -293,8 +293,7 @@ def _methods(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from grkd.console import Output
     from grkd.reports import print_tables, read_run, write_page
     from grkd.reports.benchmarks import benchmarks, print_benchmarks
     from grkd.reports.evaluations import read_evaluations
@@ -305,9 +304,9 @@ def _report(options: argparse.Namespace) -> int:
     found = benchmarks(read_evaluations(options.evaluations), paper=options.paper) if options.evaluations else None
     page = options.output or options.runs[0] / "report.html"
     write_page(runs, page, evaluations=found)
-    print_tables(runs, Console())
+    print_tables(runs, Output())
     if found is not None:
-        print_benchmarks(found, Console(highlight=False))
+        print_benchmarks(found, Output(highlight=False))
     print(f"report: {page}")
     return 0
 

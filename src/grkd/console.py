@@ -12,6 +12,13 @@ Item = TypeVar("Item")
 console = Console(stderr=True, highlight=False)
 
 
+class Output(Console):
+    """Standard output. A reader that leaves is the caller's to know of: rich would end the process with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class _Speed(ProgressColumn):
     """Throughput: units a second of whatever the task counts in its `unit` field."""
 

@@ -157,3 +157,19 @@ def test_run_refuses_what_only_compare_follows(
     status, line = run(capsys, "run", recipe, f"output={tmp_path / 'run'}", *words)
     assert (status, line.split(":", 1)[1].strip().startswith(f"error: {key} is for grkd compare")) == (2, True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "line"),
+    [
+        ("[ce, dpo]", "dpo: a method on whole responses cannot train a classifier"),
+        ("[ce, gkd]", "gkd: a classifier writes no responses; set on_policy_fraction: 0"),
+    ],
+)
+def test_a_method_that_no_classifier_can_follow_is_found_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], methods: str, line: str
+) -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "digits.yaml"
+    status, printed = run(capsys, "run", recipe, f"output={tmp_path / 'run'}", f"methods={methods}", "search=null")
+    assert (status, line in printed) == (2, True)
+    assert not list(tmp_path.rglob("prepare"))

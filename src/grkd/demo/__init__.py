@@ -4,9 +4,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 
-from rich.console import Console
-
-from grkd.console import console
+from grkd.console import Output, console
 from grkd.errors import UserError
 from grkd.recipe import read
 from grkd.reports import print_tables, read_run, write_page
@@ -35,7 +33,7 @@ def demo(output: Path, *, part: str = "all") -> int:
     page = output / "report.html"
     write_page(runs, page)
     console.rule("demo: both" if len(runs) > 1 else "demo")
-    print_tables(runs, Console())
+    print_tables(runs, Output())
     console.print(f"one report of everything: {page}", soft_wrap=True)
     return status
 

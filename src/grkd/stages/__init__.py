@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from grkd import objectives
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Lockstep, Method, Recipe
@@ -13,6 +14,7 @@ from grkd.stages import classifier, language, language_evaluation, language_trai
 from grkd.stages._folder import RunFolder
 from grkd.stages._results import collect, describe, publish
 from grkd.stages._train import check, device
+from grkd.training.lockstep_student import check_for_classes
 
 __all__ = ["run"]
 
@@ -61,6 +63,8 @@ def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
             language_evaluation.evaluate_student(recipe, folder, models, name, name)
     else:
         assert isinstance(recipe, ClassifierRecipe)
+        for method in recipe.methods:
+            check_for_classes(method.label, objectives.load(method.name, **method.options))
         shared = classifier.ClassifierRun(recipe, folder)
         classifier.prepare(shared)
         check(recipe.training, recipe.methods, shared.data.classes)

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from grkd.console import console
+from grkd.console import Output, console
 from grkd.files import read_json, write_json, write_text
 from grkd.recipe import Recipe, dump
 from grkd.reports import print_tables, read_run, write_page
@@ -54,7 +52,7 @@ def publish(folder: Path) -> None:
     run = read_run(folder)
     page = folder / "report.html"
     write_page([run], page)
-    print_tables([run], Console())
+    print_tables([run], Output())
     console.print(f"report: {page}", soft_wrap=True)
 
 

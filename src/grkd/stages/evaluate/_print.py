@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from grkd.console import Output
 
 
 def print_results(model: str, results: dict[str, Any]) -> None:
     """One row a figure, and below the table what the reader must know about each task."""
-    out = Console(highlight=False)
+    out = Output(highlight=False)
     table = Table("task", "figure", "value", "95 % interval", "whole", title=model, title_justify="left")
     for task, result in results.items():
         whole = "yes" if result["complete"] else f"no: {result.get('judged', 0)} of {result.get('to_judge', '?')}"
