@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import classification_ablation, classification_ranks
+from benchmarks import classification_ablation, classification_ranks, classification_targets
 from benchmarks._classification_results import (
     COLUMNS,
     DASH,
@@ -25,6 +25,8 @@ from benchmarks._classification_results import (
 from benchmarks.classification_ablation import is_ablation
 from grkd.evaluation.statistics import PairedDifference, holm, paired_t, seed_interval
 from grkd.files import write_text
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def write(kept: Path, docs: Path) -> None:
@@ -55,6 +57,7 @@ def page(experiments: Sequence[Experiment], ablations: Sequence[Experiment] = ()
         "",
         *_summary(experiments),
         "",
+        *classification_targets.section(experiments, comparisons, RESULTS),
         *classification_ranks.section(experiments, COLUMNS),
         "![top-1 accuracy by method](results-classification.svg)",
         "",

@@ -1,0 +1,107 @@
+"""What the project set out to reach for classes, and whether it did, from the same tests as the rest of the page."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks._classification_results import (
+    COLUMNS,
+    DASH,
+    OURS,
+    Column,
+    Experiment,
+    markdown,
+    shown_difference,
+)
+from grkd.evaluation.statistics import PairedDifference
+from grkd.files import read_json
+
+Found = Mapping[str, tuple[str, PairedDifference]]  # experiment -> (best baseline, the test against it)
+
+_COLUMN = {column.metric: column for column in COLUMNS}
+TINY = ("tiny-small", "tiny-large")
+WORST = (
+    "cifar10-worst-small",
+    "cifar10-worst-large",
+)  # labels of people at their worst, a teacher that learnt from them
+TEXTS = ("banking77", "clinc150")
+NOISY = (*WORST, "cifar10-worst-clean-teacher", "cifar10-random1", "cifar10-aggregate")
+SPEED, FASTEST = "grkd, the form for classes", 1.1
+
+
+def section(
+    experiments: Sequence[Experiment], compare: Callable[[Sequence[Experiment], Column], Found], results: Path
+) -> list[str]:
+    """The Markdown of the targets. compare: `classification_table.comparisons`; results: holds the speed's file."""
+    tests = {metric: compare(experiments, _COLUMN[metric]) for metric in _COLUMN}
+    every = [experiment.name for experiment in experiments]
+    top1, nll, tau, votes = (tests[metric] for metric in ("accuracy", "nll_nats", "kendall_tau", "votes_kendall_tau"))
+    rows = [
+        ("better in top-1 on Tiny ImageNet, both students", _all(top1, TINY, "accuracy", better)),
+        ("better in top-1 on CIFAR-10N worst, noisy teacher, both students", _all(top1, WORST, "accuracy", better)),
+        ("better in top-1 on one of the two sets of texts", _any(top1, TEXTS, "accuracy", better)),
+        ("worse in top-1 nowhere", _all(top1, every, "accuracy", not_worse)),
+        ("no worse in NLL where labels are wrong", _all(nll, NOISY, "nll_nats", not_worse)),
+        ("no worse in tau with the teacher anywhere", _all(tau, every, "kendall_tau", not_worse)),
+        ("no worse in tau with people anywhere", _all(votes, every, "votes_kendall_tau", not_worse)),
+        (f"a step at most {FASTEST} times that of `kd`, 200 classes, on a GPU", _speed(results)),
+    ]
+    table = [["target", "", "in figures"], ["---"] * 3, *([target, *outcome] for target, outcome in rows)]
+    return [
+        "## Targets",
+        "",
+        f"Set before the experiments: `{OURS}` against the best baseline of each experiment, at 5 % after Holm's",
+        "correction over the experiments, as in the table above.",
+        "",
+        *markdown(table),
+        "",
+    ]
+
+
+def better(test: PairedDifference, direction: int) -> bool:
+    """Significantly better, at 5 %."""
+    return test.p < 0.05 and test.difference * direction > 0
+
+
+def not_worse(test: PairedDifference, direction: int) -> bool:
+    """Not significantly worse, at 5 %."""
+    return not (test.p < 0.05 and test.difference * direction < 0)
+
+
+Judge = Callable[[PairedDifference, int], bool]
+
+
+def _all(found: Found, names: Sequence[str], metric: str, judge: Judge) -> list[str]:
+    here = [name for name in names if name in found]
+    kept = [name for name in here if judge(found[name][1], _COLUMN[metric].direction)]
+    return [_outcome(here, len(kept) == len(here)), _figures(found, here, kept, metric)]
+
+
+def _any(found: Found, names: Sequence[str], metric: str, judge: Judge) -> list[str]:
+    here = [name for name in names if name in found]
+    kept = [name for name in here if judge(found[name][1], _COLUMN[metric].direction)]
+    return [_outcome(here, bool(kept)), _figures(found, here, kept, metric)]
+
+
+def _outcome(here: Sequence[str], met: bool) -> str:
+    return "not measured" if not here else "met" if met else "**not met**"
+
+
+def _figures(found: Found, here: Sequence[str], kept: Sequence[str], metric: str) -> str:
+    """The differences of a few experiments; of many, in how many it holds and where it does not."""
+    if not here:
+        return DASH
+    if len(here) <= len(TINY):
+        shown = (f"{name} {shown_difference(found[name][1], _COLUMN[metric])} ({found[name][0]})" for name in here)
+        return "; ".join(shown)
+    missed = [name for name in here if name not in kept]
+    return f"{len(kept)} of {len(here)}" + (f"; not on {', '.join(missed)}" if missed else "")
+
+
+def _speed(results: Path) -> list[str]:
+    """Of the newest file that measures the form: one student of eight, CUDA graphs."""
+    for path in sorted(results.glob("*-classification-speed.json"), reverse=True):
+        for row in read_json(path)["rows"]:
+            if (row["method"], row["students"], row["graphs"]) == (SPEED, 8, True):
+                ratio = row["ratio_to_kd"]
+                return [_outcome([SPEED], ratio <= FASTEST), f"{ratio:.3f} ({path.name})"]
+    return ["not measured", DASH]
