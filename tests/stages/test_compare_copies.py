@@ -10,7 +10,7 @@ from grkd.data.text_copies import with_words_left_out
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.recipe import ClassifierRecipe
-from grkd.stages import compare_packs
+from grkd.stages import compare_data, compare_packs
 from grkd.stages._folder import RunFolder
 from grkd.stages.compare_classifier import compare_classifier
 from grkd.stages.compare_data import Comparison
@@ -93,6 +93,19 @@ def test_a_search_measures_on_whole_texts(tmp_path: Path) -> None:
     assert kept is not None
     assert (len(kept), len(aside.inputs)) == (24, 8)
     assert len(comparison.examples(kept)) == 4 * 24
+
+
+def test_a_teacher_that_cannot_score_a_copy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = compare_data.scores
+
+    def broken(module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        # Whole texts have four words each, and so more features than some copy of theirs.
+        found = real(module, inputs)
+        return torch.where((inputs != 0).sum(1, keepdim=True) < 30, torch.nan, found)
+
+    monkeypatch.setattr(compare_data, "scores", broken)
+    with pytest.raises(UserError, match="some of its scores of the copies are not finite"):
+        compared(tmp_path)
 
 
 def test_only_texts_have_words(tmp_path: Path) -> None:

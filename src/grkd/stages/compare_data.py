@@ -30,8 +30,6 @@ from grkd.training.lockstep_batches import DeviceExamples, as_float
 from grkd.training.lockstep_head import with_wide_head
 from grkd.training.lockstep_student import Job, Plan
 
-_OF_EXAMPLES = ("inputs", "train", "train_features")
-
 
 class Comparison:
     """The shared stages of a comparison, in its folder and the teacher's; a process opens them by the recipe alone."""
@@ -117,27 +115,30 @@ class Comparison:
         return {name: value.to(self.device) for name, value in load_file(path).items()}
 
     @cached_property
-    def copied(self) -> list[dict[str, Tensor]]:
-        """Of every copy of the training texts: inputs, and what the teacher said of them, named as in `said`."""
-        count = self.recipe.data.copies
-        if not count:
-            return []
-        found = load_file(self.run.path / "copies" / "copies.safetensors")
-        parts = {name: value.to(self.device).chunk(count) for name, value in found.items()}
-        return [{name: values[number] for name, values in parts.items()} for number in range(count)]
+    def all_texts(self) -> dict[str, Tensor]:
+        """The training examples and behind them their copies, if any: inputs, and what the teacher said, as in `said`.
+
+        Copy c of example n stands at (c + 1) * examples + n.
+        """
+        found = {"inputs": self.tensors["inputs"], **({} if self.live else self.said)}
+        if self.recipe.data.copies:
+            copies = load_file(self.run.path / "copies" / "copies.safetensors")
+            found = {name: torch.cat([found[name], value.to(self.device)]) for name, value in copies.items()}
+        return found
 
     def examples(self, kept: Tensor | None = None) -> DeviceExamples:
-        """Training examples, or those at the positions given, with what the teacher said of them."""
-        rows = slice(None) if kept is None else kept.to(self.device)
-        texts = {"inputs": self.tensors["inputs"], **({} if self.live else self.said)}
-        # Copies come behind their texts; those of an example that is held back are held back, too.
-        views = [{name: of[name][rows] for name in _OF_EXAMPLES if name in of} for of in (texts, *self.copied)]
-        parts = {name: torch.cat([view[name] for view in views]) for name in views[0]} if self.copied else views[0]
+        """Training examples, or those at the positions given, with their copies and what the teacher said."""
+        labels, times = self.tensors["labels"], 1 + self.recipe.data.copies
+        if kept is None:
+            rows: Tensor | slice = slice(None)
+        else:  # copies of what is held back are held back, too
+            rows = torch.cat([kept.to(self.device) + copy * len(labels) for copy in range(times)])
+        said = {name: self.all_texts[name][rows] for name in ("train", "train_features") if name in self.all_texts}
         return DeviceExamples(
-            inputs=parts["inputs"],
-            labels=self.tensors["labels"][rows].repeat(len(views)),
-            teacher_scores=parts.get("train"),
-            teacher_features=parts.get("train_features"),
+            inputs=self.all_texts["inputs"][rows],
+            labels=labels.repeat(times)[rows],
+            teacher_scores=said.get("train"),
+            teacher_features=said.get("train_features"),
         )
 
     def student(self, seed: int) -> nn.Module:
@@ -194,7 +195,7 @@ class Comparison:
         inputs = self._view(self.recipe.student, copies).heldout_inputs[known:]
         assert isinstance(inputs, Tensor)  # else `tensors` had been refused
         teacher = self._teacher(copies)
-        logits, features = self._asked(teacher, teacher.heldout_inputs[known:])
+        logits, features = self._asked(teacher, teacher.heldout_inputs[known:], "copies")
         found = {"inputs": inputs, "train": logits} | ({} if features is None else {"train_features": features})
         with whole_file(work / "copies.safetensors") as aside:
             save_file({name: value.contiguous() for name, value in found.items()}, aside)
@@ -235,12 +236,9 @@ class Comparison:
     def _score(self, work: Path) -> None:
         outside = list(getattr(self.shared.data, "outside_inputs", None) or [])
         teacher = self._teacher(outside)
-        train, features = self._asked(teacher, teacher.train_inputs)
-        heldout, _ = self._asked(teacher, teacher.heldout_inputs)
+        train, features = self._asked(teacher, teacher.train_inputs, "train examples")
+        heldout, _ = self._asked(teacher, teacher.heldout_inputs, "heldout examples")
         found = {"train": train, "heldout": heldout}
-        for name, logits in found.items():
-            if not bool(logits.isfinite().all()):
-                raise UserError(f"teacher: some of its scores of the {name} examples are not finite")
         if features is not None:
             found["train_features"] = features
         if outside:
@@ -250,8 +248,8 @@ class Comparison:
             save_file(found, aside)
 
     @torch.no_grad()
-    def _asked(self, teacher: Classifier, inputs: Tensor | Sequence[Any]) -> tuple[Tensor, Tensor | None]:
-        """Logits and what the last layer reads (None where that is unknown), float32 on the CPU."""
+    def _asked(self, teacher: Classifier, inputs: Tensor | Sequence[Any], what: str) -> tuple[Tensor, Tensor | None]:
+        """Logits, all finite, and what the last layer reads (None where that is unknown), float32 on the CPU."""
         module, head = with_wide_head(teacher.module.to(self.device).eval())
         size, logits, features = self.recipe.evaluation.batch_size, [], []
         for start in range(0, len(inputs), size):
@@ -262,7 +260,10 @@ class Comparison:
                 logits.append(scores(module, moved).float().cpu())
             if head is not None and head.read is not None:
                 features.append(head.read.float().cpu())
-        return torch.cat(logits), torch.cat(features) if features else None
+        found = torch.cat(logits)
+        if not bool(found.isfinite().all()):
+            raise UserError(f"teacher: some of its scores of the {what} are not finite")
+        return found, torch.cat(features) if features else None
 
     def _teacher_data(self) -> Any:
         data = self.recipe.data
