@@ -7,6 +7,7 @@ from benchmarks._classification_results import (
     COLUMNS,
     DASH,
     OURS,
+    SPOKEN,
     Column,
     Experiment,
     markdown,
@@ -15,6 +16,7 @@ from benchmarks._classification_results import (
 from grkd.evaluation.statistics import PairedDifference
 from grkd.files import read_json
 
+Judge = Callable[[PairedDifference, int], bool]
 Found = Mapping[str, tuple[str, PairedDifference]]  # experiment -> (best baseline, the test against it)
 
 _COLUMN = {column.metric: column for column in COLUMNS}
@@ -32,17 +34,22 @@ def section(
     experiments: Sequence[Experiment], compare: Callable[[Sequence[Experiment], Column], Found], results: Path
 ) -> list[str]:
     """The Markdown of the targets. compare: `classification_table.comparisons`; results: holds the speed's file."""
-    tests = {metric: compare(experiments, _COLUMN[metric]) for metric in _COLUMN}
+    tests = {metric: compare(experiments, _COLUMN[metric]) for metric in SPOKEN}
     every = [experiment.name for experiment in experiments]
-    top1, nll, tau, votes = (tests[metric] for metric in ("accuracy", "nll_nats", "kendall_tau", "votes_kendall_tau"))
+
+    def judged(
+        names: Sequence[str], metric: str, judge: Judge, enough: Callable[[list[bool]], bool] = all
+    ) -> list[str]:
+        return _judged(tests[metric], [name for name in names if name in tests[metric]], _COLUMN[metric], judge, enough)
+
     rows = [
-        ("better in top-1 on Tiny ImageNet, both students", _all(top1, TINY, "accuracy", better)),
-        ("better in top-1 on CIFAR-10N worst, noisy teacher, both students", _all(top1, WORST, "accuracy", better)),
-        ("better in top-1 on one of the two sets of texts", _any(top1, TEXTS, "accuracy", better)),
-        ("worse in top-1 nowhere", _all(top1, every, "accuracy", not_worse)),
-        ("no worse in NLL where labels are wrong", _all(nll, NOISY, "nll_nats", not_worse)),
-        ("no worse in tau with the teacher anywhere", _all(tau, every, "kendall_tau", not_worse)),
-        ("no worse in tau with people anywhere", _all(votes, every, "votes_kendall_tau", not_worse)),
+        ("better in top-1 on Tiny ImageNet, both students", judged(TINY, "accuracy", better)),
+        ("better in top-1 on CIFAR-10N worst, noisy teacher, both students", judged(WORST, "accuracy", better)),
+        ("better in top-1 on one of the two sets of texts", judged(TEXTS, "accuracy", better, any)),
+        ("worse in top-1 nowhere", judged(every, "accuracy", not_worse)),
+        ("no worse in NLL where labels are wrong", judged(NOISY, "nll_nats", not_worse)),
+        ("no worse in tau with the teacher anywhere", judged(every, "kendall_tau", not_worse)),
+        ("no worse in tau with people anywhere", judged(every, "votes_kendall_tau", not_worse)),
         (f"a step at most {FASTEST} times that of `kd`, 200 classes, on a GPU", _speed(results)),
     ]
     table = [["target", "", "in figures"], ["---"] * 3, *([target, *outcome] for target, outcome in rows)]
@@ -67,34 +74,25 @@ def not_worse(test: PairedDifference, direction: int) -> bool:
     return not (test.p < 0.05 and test.difference * direction < 0)
 
 
-Judge = Callable[[PairedDifference, int], bool]
+def _judged(
+    found: Found, names: Sequence[str], column: Column, judge: Judge, enough: Callable[[list[bool]], bool]
+) -> list[str]:
+    """The outcome, and the differences of a few experiments; of many, in how many it holds and where it does not."""
+    kept = [judge(found[name][1], column.direction) for name in names]
+    if not names:
+        return [_outcome(None), DASH]
+    if len(names) <= len(TINY):
+        figures = (f"{name} {shown_difference(found[name][1], column)} ({found[name][0]})" for name in names)
+        return [_outcome(enough(kept)), "; ".join(figures)]
+    missed = [name for name, holds in zip(names, kept, strict=True) if not holds]
+    return [
+        _outcome(enough(kept)),
+        f"{sum(kept)} of {len(names)}" + (f"; not on {', '.join(missed)}" if missed else ""),
+    ]
 
 
-def _all(found: Found, names: Sequence[str], metric: str, judge: Judge) -> list[str]:
-    here = [name for name in names if name in found]
-    kept = [name for name in here if judge(found[name][1], _COLUMN[metric].direction)]
-    return [_outcome(here, len(kept) == len(here)), _figures(found, here, kept, metric)]
-
-
-def _any(found: Found, names: Sequence[str], metric: str, judge: Judge) -> list[str]:
-    here = [name for name in names if name in found]
-    kept = [name for name in here if judge(found[name][1], _COLUMN[metric].direction)]
-    return [_outcome(here, bool(kept)), _figures(found, here, kept, metric)]
-
-
-def _outcome(here: Sequence[str], met: bool) -> str:
-    return "not measured" if not here else "met" if met else "**not met**"
-
-
-def _figures(found: Found, here: Sequence[str], kept: Sequence[str], metric: str) -> str:
-    """The differences of a few experiments; of many, in how many it holds and where it does not."""
-    if not here:
-        return DASH
-    if len(here) <= len(TINY):
-        shown = (f"{name} {shown_difference(found[name][1], _COLUMN[metric])} ({found[name][0]})" for name in here)
-        return "; ".join(shown)
-    missed = [name for name in here if name not in kept]
-    return f"{len(kept)} of {len(here)}" + (f"; not on {', '.join(missed)}" if missed else "")
+def _outcome(met: bool | None) -> str:
+    return "not measured" if met is None else "met" if met else "**not met**"
 
 
 def _speed(results: Path) -> list[str]:
@@ -103,5 +101,5 @@ def _speed(results: Path) -> list[str]:
         for row in read_json(path)["rows"]:
             if (row["method"], row["students"], row["graphs"]) == (SPEED, 8, True):
                 ratio = row["ratio_to_kd"]
-                return [_outcome([SPEED], ratio <= FASTEST), f"{ratio:.3f} ({path.name})"]
-    return ["not measured", DASH]
+                return [_outcome(ratio <= FASTEST), f"{ratio:.3f} ({path.name})"]
+    return [_outcome(None), DASH]
