@@ -1,5 +1,6 @@
 """The classification experiments' recipes and their page: equal budgets, the right baseline, honest verdicts."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -41,9 +42,12 @@ def test_the_image_recipes_differ_in_data_and_student_alone() -> None:
     images = [recipe.read(path) for path in RECIPES if path.stem.startswith(("tiny", "cifar10"))]
     assert len(images) >= 8
     for other in images[1:]:
-        assert (other.methods, other.search, other.training, other.lockstep, other.teacher) == (
-            images[0].methods, images[0].search, images[0].training, images[0].lockstep, images[0].teacher,
+        assert (other.methods, other.search, other.training, other.teacher) == (
+            images[0].methods, images[0].search, images[0].training, images[0].teacher,
         )  # fmt: skip
+    for one in images:  # and but for tries as long as trainings where 40 % of the labels are wrong
+        worst = "worst" in (one.title or "")
+        assert one.lockstep == dataclasses.replace(images[0].lockstep, search_epochs=None if worst else 10), one.title
 
 
 def test_processes_take_turns_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
