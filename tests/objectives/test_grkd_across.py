@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from grkd import losses, objectives
 from grkd.errors import UserError
+from grkd.objectives import Batch, _pair_terms
 from tests.objectives.test_grkd_pairs import a_batch, log_softmax, loss_of
 
 
@@ -158,3 +161,17 @@ def test_a_teacher_temperature_is_a_teacher_with_other_scores() -> None:
     responses = replace(batch, level="response", labels=None)
     level = {"level": "response", "response_tau": 1.0}
     torch.testing.assert_close(loss_of(responses, teacher_temperature=0.5, **level), loss_of(responses, **level))
+
+
+def test_terms_at_one_temperature_share_their_log_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+
+    def counting(scores: Tensor, exists: Tensor | None, temperature: float) -> Tensor:
+        calls.append(temperature)
+        return losses.masked_log_softmax(scores, exists, temperature)
+
+    monkeypatch.setattr(_pair_terms, "masked_log_softmax", counting)
+    student, teacher = torch.randn(6, 4), torch.randn(6, 4)
+    options: dict[str, Any] = {"across_relation": 32.0, "across_listwise": 64.0, "within_relation": 1.0}
+    objectives.load("grkd", **options, temperature=2.0).terms(Batch(student=student, teacher=teacher, progress=0.5))
+    assert sorted(calls) == [1.0, 1.0, 2.0, 2.0]  # relations at their own temperature, soft targets with the lists

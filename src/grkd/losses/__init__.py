@@ -6,7 +6,7 @@ from grkd.losses._expected_disagreement import expected_disagreement
 from grkd.losses._group_relative import Normalize, PairTarget, group_relative
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
 from grkd.losses._relational import relational_angle, relational_distance
-from grkd.losses._soft_target import forward_kl, masked_log_softmax, soft_target
+from grkd.losses._soft_target import cross_entropy_of, forward_kl, masked_log_softmax, soft_target
 from grkd.losses._standardized import standardized
 from grkd.losses._weighted_pairs import PairForm, rank_discount, weighted_pairs
 
@@ -14,6 +14,7 @@ __all__ = [
     "Normalize",
     "PairForm",
     "PairTarget",
+    "cross_entropy_of",
     "decoupled_kl",
     "expected_disagreement",
     "forward_kl",

@@ -46,5 +46,5 @@ def _unit(values: Tensor, exists: Tensor | None) -> Tensor:
     # Probabilities of a large vocabulary are tiny: scaled first, their squares do not underflow.
     largest = centred.detach().abs().amax(-1, keepdim=True)
     constant = largest <= torch.finfo(values.dtype).tiny
-    scaled = centred.masked_fill(constant, 0.0) / largest.masked_fill(constant, 1.0)
-    return scaled / scaled.square().sum(-1, keepdim=True).masked_fill(constant, 1.0).sqrt()
+    scaled = centred * torch.where(constant, 0.0, largest.reciprocal())
+    return scaled * scaled.square().sum(-1, keepdim=True).masked_fill(constant, 1.0).rsqrt()

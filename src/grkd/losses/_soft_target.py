@@ -25,8 +25,17 @@ def soft_target(
     Source: Hinton et al., arXiv 1503.02531; arXiv 2504.20482 uses it without T^2.
     """
     teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
-    loss = -_sum(teacher_log_probs.exp() * student_log_probs, exists)
+    loss = cross_entropy_of(student_log_probs, teacher_log_probs, exists)
     return loss * temperature**2 if t_squared else loss
+
+
+def cross_entropy_of(
+    student_log_probs: Float[Tensor, "*rows candidates"],
+    teacher_log_probs: Float[Tensor, "*rows candidates"],
+    exists: Bool[Tensor, "*rows candidates"] | None,
+) -> Float[Tensor, "*rows"]:
+    """-sum_k p_T(k) log p_S(k) over the candidates that exist (None: all), in nats, of what masked_log_softmax gave."""
+    return -_sum(teacher_log_probs.exp() * student_log_probs, exists)
 
 
 def forward_kl(
@@ -48,7 +57,7 @@ def masked_log_softmax(
     scores: Float[Tensor, "*rows candidates"], exists: Bool[Tensor, "*rows candidates"] | None, temperature: float
 ) -> Float[Tensor, "*rows candidates"]:
     """log softmax(scores / temperature) over the candidates that exist (None: all); elsewhere it means nothing."""
-    scores = wide(scores) / temperature
+    scores = wide(scores) if temperature == 1 else wide(scores) / temperature
     if exists is None:
         return scores.log_softmax(-1)
     # The most negative finite number instead of -inf: a row that is masked whole stays finite. What stands at masked

@@ -1,6 +1,8 @@
 """GRKD: the teacher's order over a group, mixed with soft targets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 from jaxtyping import Bool, Float
@@ -9,10 +11,10 @@ from torch import Tensor
 from grkd import groups, schedules
 from grkd.errors import UserError
 from grkd.groups import wide
-from grkd.losses import Normalize, PairForm, expected_disagreement, soft_target, standardized
+from grkd.losses import Normalize, PairForm, cross_entropy_of, expected_disagreement, standardized
 from grkd.objectives._base import Batch, Level, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero, known, not_negative
-from grkd.objectives._pair_terms import PairLoss, PairWeight
+from grkd.objectives._pair_terms import PairLoss, PairWeight, Sides
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
 PairLevel = Literal["token", "response", "both"]
@@ -170,22 +172,31 @@ class GRKD(Objective):
         weights = self._weights(batch.level, self.alpha(batch.progress))
         if batch.level == "row" and batch.teacher is not None and self.teacher_temperature != 1.0:
             batch = replace(batch, teacher=wide(batch.teacher) / self.teacher_temperature)
-        made = {
-            "group_relative": self._group_relative,
-            "response_group_relative": self._group_relative,
+        read = cache(partial(self._sides, batch))  # once for all terms that read the same scores
+        made: dict[str, Callable[[Batch, Sides], Tensor]] = {
+            "across_batch": self._across,
+            "across_relation": self._relation,
+            "across_listwise": self._listwise,
             "advantage": self._advantage,
             "response_advantage": self._advantage,
             "within_relation": self._within,
             "soft_target": self._soft_target,
             "response_soft_target": self._soft_target,
         }
-        terms = []
+        terms, counted = [], batch.counted()
         for name in self._names(batch.level):
             if name == "labels":
                 terms.append(label_term(batch, weights[name]))
                 continue
-            rows, counted = self._across(batch, name) if name in _ACROSS else made[name](batch)
-            terms.append(Term(name=name, weight=weights[name], rows=rows, counted=counted))
+            sides = read(self.standardize if name.endswith("soft_target") else self.standardize_pairs)
+            if name.endswith("group_relative"):
+                rows, paired = self._group_relative(batch, sides)
+                terms.append(Term(name=name, weight=weights[name], rows=rows, counted=paired))
+            else:
+                # What compares rows is one value for the whole micro-batch, carried by every row, so that dividing by
+                # rows is right.
+                rows = made[name](batch, sides).expand(len(counted))
+                terms.append(Term(name=name, weight=weights[name], rows=rows, counted=counted))
         return tuple(terms)
 
     def _weights(self, level: Level, alpha: float) -> dict[str, float]:
@@ -224,7 +235,13 @@ class GRKD(Objective):
             return "all" if candidates <= _ALL_UP_TO else "sample"
         return self.group
 
-    def _group_relative(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    def _sides(self, batch: Batch, z_scores: bool) -> Sides:
+        student, teacher = batch.student, batch.required_teacher()
+        if z_scores:
+            student, teacher = standardized(student, mask=batch.mask), standardized(teacher, mask=batch.mask)
+        return Sides(student=student, teacher=teacher, mask=batch.mask)
+
+    def _group_relative(self, batch: Batch, sides: Sides) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
         teacher = batch.required_teacher()
         # The responses of a prompt are few and already a sample: all of them are the group.
         choice = "all" if batch.level == "response" else self._choice(teacher.shape[-1])
@@ -236,44 +253,32 @@ class GRKD(Objective):
             mask=batch.mask,
             generator=batch.generator,
         )
-        student, teacher = self._scores(batch, self.standardize_pairs)
-        return self._pairs(batch.level).in_rows(student, teacher, mask=batch.mask, group=group)
+        return self._pairs(batch.level).in_rows(sides, group=group)
 
-    def _across(self, batch: Batch, name: str) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    def _across(self, batch: Batch, sides: Sides) -> Float[Tensor, ""]:
         self.check_candidates(batch.student.shape[-1])
-        student, teacher = self._scores(batch, self.standardize_pairs)
-        # One value for the whole micro-batch, carried by every row, so that dividing by rows is right.
-        pairs = self._pairs("row")
-        if name == "across_relation":
-            value = pairs.relation(student, teacher, mask=batch.mask, temperature=self.relation_temperature)
-        else:
-            across = pairs.across_rows if name == "across_batch" else pairs.listwise
-            value = across(student, teacher, mask=batch.mask)
-        return value.expand(len(student)), batch.counted()
+        return self._pairs("row").across_rows(sides)
 
-    def _within(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
-        student, teacher = self._scores(batch, self.standardize_pairs)
-        within = self._pairs("row").relation_within
-        rows = within(student, teacher, mask=batch.mask, temperature=self.relation_temperature)
-        return rows, batch.counted()
+    def _relation(self, batch: Batch, sides: Sides) -> Float[Tensor, ""]:
+        self.check_candidates(batch.student.shape[-1])
+        return self._pairs("row").relation(sides, temperature=self.relation_temperature)
 
-    def _advantage(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    def _listwise(self, batch: Batch, sides: Sides) -> Float[Tensor, ""]:
+        self.check_candidates(batch.student.shape[-1])
+        return self._pairs("row").listwise(sides)
+
+    def _within(self, _: Batch, sides: Sides) -> Float[Tensor, " rows"]:
+        return self._pairs("row").relation_within(sides, temperature=self.relation_temperature)
+
+    def _advantage(self, batch: Batch, _: Sides) -> Float[Tensor, " rows"]:
         temperature = self.advantage_temperature * (self.response_tau if batch.level == "response" else 1.0)
-        rows = expected_disagreement(batch.student, batch.required_teacher(), mask=batch.mask, temperature=temperature)
-        return rows, batch.counted()
+        return expected_disagreement(batch.student, batch.required_teacher(), mask=batch.mask, temperature=temperature)
 
-    def _soft_target(self, batch: Batch) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
-        student, teacher = self._scores(batch, self.standardize)
-        if batch.level == "response" and not self.standardize:
-            student, teacher = wide(student) / self.response_tau, wide(teacher) / self.response_tau
-        rows = soft_target(student, teacher, mask=batch.mask, temperature=self.temperature, t_squared=self.t_squared)
-        return rows, batch.counted()
-
-    def _scores(self, batch: Batch, standardize: bool) -> tuple[Tensor, Tensor]:
-        student, teacher = batch.student, batch.required_teacher()
-        if standardize:
-            student, teacher = standardized(student, mask=batch.mask), standardized(teacher, mask=batch.mask)
-        return student, teacher
+    def _soft_target(self, batch: Batch, sides: Sides) -> Float[Tensor, " rows"]:
+        scaled = batch.level == "response" and not self.standardize
+        student, teacher = sides.log_probs(self.temperature * (self.response_tau if scaled else 1.0))
+        rows = cross_entropy_of(student, teacher, sides.exists)
+        return rows * self.temperature**2 if self.t_squared else rows
 
     def _pairs(self, level: Level) -> PairLoss:
         """The pair loss of a level; probabilities of responses are those of its soft targets."""
