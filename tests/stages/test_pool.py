@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import pytest
+import torch
 from rich.progress import Progress
 
 from grkd.stages import _pool
@@ -116,3 +117,18 @@ def test_the_bar_grows_with_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     for job, _ in run_jobs(queue, work, processes=2, description="jobs"):
         queue += [2 * job] if len(job) == 1 else []
     assert shown == [(1, 3), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("job", ["well", "badly"])
+def test_memory_is_given_back_after_every_job(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes share a GPU: what one kept from its last job, another could not have."""
+    freed: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(True))
+
+    def either(word: str) -> None:
+        if word == "badly":
+            raise RuntimeError(word)
+
+    assert len(list(run_jobs([job], either, processes=1, description="jobs"))) == 1
+    assert freed == [True]

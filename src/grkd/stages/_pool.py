@@ -1,5 +1,6 @@
 """Jobs of a comparison, one after the other or in several processes that share the device."""
 
+import gc
 import os
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -76,7 +77,18 @@ def _outcome(work: Callable[[Job], object], job: Job) -> str:
         if not console.quiet:
             traceback.print_exc()
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finally:
+        _free_memory()
     return DONE
+
+
+def _free_memory() -> None:
+    """Give back what a job has left on the GPU: several processes share it, and PyTorch keeps what it once had."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def visible_gpus() -> list[str]:
