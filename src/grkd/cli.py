@@ -281,6 +281,9 @@ def _methods(options: argparse.Namespace) -> int:
         for option in fields(chosen):
             kind = option.type.__name__ if isinstance(option.type, type) else str(option.type).replace("typing.", "")
             out.print(f"  {option.name}: {kind} = {option.default!r}", markup=False, soft_wrap=True)
+        for form, meant in objectives.FORMS.get(options.name, {}).items():
+            words = ", ".join(f"{option}: {value}" for option, value in meant.items()) or "the defaults"
+            out.print(f"  form: {form} stands for {words}", markup=False, soft_wrap=True)
         return 0
     table = Table("method", "what it is", "options", show_lines=True)
     for name in objectives.names():

@@ -285,7 +285,9 @@ def test_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("grkd", "kd", "ce"):
         assert name in listed
     assert cli.main(["methods", "grkd"]) == 0
-    assert "alpha_ceiling" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "alpha_ceiling" in listed
+    assert "form: tokens stands for alpha_ceiling: 0.8" in listed
 
 
 def test_check_prints_the_resolved_recipe(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,23 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from grkd.errors import UserError
 from grkd.objectives._base import Batch, Choice, Level, Objective, Term, combine
+from grkd.objectives._forms import FORMS, spelt_out
 from grkd.objectives._module import GRKDLoss
 
-__all__ = ["Batch", "Choice", "GRKDLoss", "Level", "Objective", "Term", "combine", "load", "method", "names"]
+__all__ = [
+    "FORMS",
+    "Batch",
+    "Choice",
+    "GRKDLoss",
+    "Level",
+    "Objective",
+    "Term",
+    "combine",
+    "load",
+    "method",
+    "names",
+    "spelt_out",
+]
 
 
 def names() -> list[str]:
@@ -31,8 +45,11 @@ def method(name: str) -> type[Objective]:
 
 
 def load(name: str, **options: Any) -> Objective:
-    """A method with its options: load("grkd", tau=0.5). Raises UserError for an unknown method, option or bad value."""
-    chosen = method(name)
+    """A method with its options: load("grkd", tau=0.5), load("grkd", form="tokens").
+
+    Raises UserError for an unknown method, form or option, or a bad value.
+    """
+    chosen, options = method(name), spelt_out(name, options)
     known = [field.name for field in fields(chosen)]
     kinds = get_type_hints(chosen)
     for option, value in options.items():

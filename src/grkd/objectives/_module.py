@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from grkd.errors import UserError
 from grkd.objectives._base import Batch, combine
+from grkd.objectives._forms import spelt_out
 from grkd.objectives.grkd import GRKD
 
 
@@ -15,12 +16,13 @@ class GRKDLoss(nn.Module):
     """GRKD in one call: loss = GRKDLoss()(student_logits, teacher_logits, progress=step / last_step) -> scalar.
 
     Options are those of the `grkd` method (tau, pair_target, normalize, group, group_size, temperature, ...), see
-    grkd.objectives.grkd.GRKD for the formula; `seed` makes the draw of sampled groups repeatable.
+    grkd.objectives.grkd.GRKD for the formula, or `form`: "paper" (the default), "tokens" or "classes", with options
+    that win over the form's. `seed` makes the draw of sampled groups repeatable.
     """
 
     def __init__(self, *, seed: int | None = None, **options: Any) -> None:
         super().__init__()
-        self.objective = GRKD(**options)
+        self.objective = GRKD(**spelt_out("grkd", options))
         if "response" in self.objective.levels:
             raise UserError("GRKDLoss: level must be 'token': logits hold no scores of whole responses")
         self.seed = seed

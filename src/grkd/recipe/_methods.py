@@ -67,7 +67,13 @@ def _one(index: int, entry: Any, task: str) -> tuple[Method | None, list[Problem
     elif isinstance(label, str) and not _FOLDER_NAME.fullmatch(label):
         text = f"expected letters, digits and any of . _ + - (it names a folder), got {label!r}"
         problems.append(Problem((*path, "label"), text))
-    options, found = _options(index, name, {key: entry[key] for key in entry if key not in ("name", "label")})
+    given = {key: entry[key] for key in entry if key not in ("name", "label")}
+    try:  # here already: what a form stands for is what a run is known by, and what a report shows
+        given = objectives.spelt_out(name, given)
+    except UserError:
+        forms: Any = Literal[tuple(objectives.FORMS[name])]
+        return None, [*problems, wrong((*path, "form"), forms, entry["form"])]
+    options, found = _options(index, name, given)
     problems += found
     if not problems:
         try:
@@ -89,7 +95,8 @@ def _options(index: int, name: str, given: dict[str, Any]) -> tuple[dict[str, An
     for key, value in given.items():
         path = ("methods", index, key)
         if key not in hints:
-            problems.append(unknown_key(path, [*hints, "label", "name"]))
+            form = ["form"] if name in objectives.FORMS else []
+            problems.append(unknown_key(path, [*hints, *form, "label", "name"]))
             continue
         try:
             options[key] = _checker(hints[key])(json.dumps(value))
