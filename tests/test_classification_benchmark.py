@@ -47,7 +47,7 @@ def test_the_image_recipes_differ_in_data_and_student_alone() -> None:
         )  # fmt: skip
     for one in images:  # and but for tries as long as trainings where 40 % of the labels are wrong
         worst = "worst" in (one.title or "")
-        assert one.lockstep == dataclasses.replace(images[0].lockstep, search_epochs=None if worst else 10), one.title
+        assert one.lockstep == dataclasses.replace(images[0].lockstep, search_epochs=None if worst else 10.0), one.title
 
 
 def test_processes_take_turns_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
