@@ -40,7 +40,9 @@ def section(
     def judged(
         names: Sequence[str], metric: str, judge: Judge, enough: Callable[[list[bool]], bool] = all
     ) -> list[str]:
-        return _judged(tests[metric], [name for name in names if name in tests[metric]], _COLUMN[metric], judge, enough)
+        # People's votes are there for one data set alone.
+        asked = names if names is not every else [name for name in names if name in tests[metric]]
+        return _judged(tests[metric], asked, _COLUMN[metric], judge, enough)
 
     rows = [
         ("better in top-1 on Tiny ImageNet, both students", judged(TINY, "accuracy", better)),
@@ -50,7 +52,10 @@ def section(
         ("no worse in NLL where labels are wrong", judged(NOISY, "nll_nats", not_worse)),
         ("no worse in tau with the teacher anywhere", judged(every, "kendall_tau", not_worse)),
         ("no worse in tau with people anywhere", judged(every, "votes_kendall_tau", not_worse)),
-        (f"a step at most {FASTEST} times that of `kd`, 200 classes, on a GPU", _speed(results)),
+        (
+            f"a step at most {FASTEST} times that of `kd`, 200 classes, on a GPU, 8 students in lock-step",
+            _speed(results),
+        ),
     ]
     table = [["target", "", "in figures"], ["---"] * 3, *([target, *outcome] for target, outcome in rows)]
     return [
@@ -77,18 +82,22 @@ def not_worse(test: PairedDifference, direction: int) -> bool:
 def _judged(
     found: Found, names: Sequence[str], column: Column, judge: Judge, enough: Callable[[list[bool]], bool]
 ) -> list[str]:
-    """The outcome, and the differences of a few experiments; of many, in how many it holds and where it does not."""
-    kept = [judge(found[name][1], column.direction) for name in names]
-    if not names:
+    """The outcome, and the differences of a few experiments; of many, in how many it holds and where it does not.
+
+    Experiments without results leave it open, unless the others decide it.
+    """
+    here = [name for name in names if name in found]
+    kept = [judge(found[name][1], column.direction) for name in here]
+    if not here:
         return [_outcome(None), DASH]
+    missing = len(names) - len(here)
+    outcomes = {enough([*kept, *[unknown] * missing]) for unknown in (False, True)}
+    outcome = _outcome(outcomes.pop() if len(outcomes) == 1 else None)
     if len(names) <= len(TINY):
-        figures = (f"{name} {shown_difference(found[name][1], column)} ({found[name][0]})" for name in names)
-        return [_outcome(enough(kept)), "; ".join(figures)]
-    missed = [name for name, holds in zip(names, kept, strict=True) if not holds]
-    return [
-        _outcome(enough(kept)),
-        f"{sum(kept)} of {len(names)}" + (f"; not on {', '.join(missed)}" if missed else ""),
-    ]
+        figures = (f"{name} {shown_difference(found[name][1], column)} ({found[name][0]})" for name in here)
+        return [outcome, "; ".join(figures)]
+    missed = [name for name, holds in zip(here, kept, strict=True) if not holds]
+    return [outcome, f"{sum(kept)} of {len(here)}" + (f"; not on {', '.join(missed)}" if missed else "")]
 
 
 def _outcome(met: bool | None) -> str:
@@ -96,10 +105,17 @@ def _outcome(met: bool | None) -> str:
 
 
 def _speed(results: Path) -> list[str]:
-    """Of the newest file that measures the form: one student of eight, CUDA graphs."""
+    """Of the newest file that measures the form: 8 students and CUDA graphs, as the experiments ran; and the others."""
     for path in sorted(results.glob("*-classification-speed.json"), reverse=True):
-        for row in read_json(path)["rows"]:
-            if (row["method"], row["students"], row["graphs"]) == (SPEED, 8, True):
+        rows = [row for row in read_json(path)["rows"] if row["method"] == SPEED]
+        for row in rows:
+            if (row["students"], row["graphs"]) == (8, True):
                 ratio = row["ratio_to_kd"]
-                return [_outcome(ratio <= FASTEST), f"{ratio:.3f} ({path.name})"]
+                others = [
+                    f"{one['ratio_to_kd']:.2f} for {one['students']} student{'s' * (one['students'] > 1)} "
+                    f"{'with' if one['graphs'] else 'without'} graphs"
+                    for one in rows
+                    if one is not row
+                ]
+                return [_outcome(ratio <= FASTEST), "; ".join([f"{ratio:.3f} ({path.name})", *others])]
     return [_outcome(None), DASH]

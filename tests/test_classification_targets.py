@@ -43,6 +43,17 @@ def test_what_the_tests_show_is_met_and_nothing_else(tmp_path: Path) -> None:
     assert "\n## Targets\n" in classification_table.page(found)
 
 
+def test_missing_experiments_leave_a_target_open_unless_the_others_decide_it(tmp_path: Path) -> None:
+    ours, worse = {"grkd": OURS, "kd": BEST}, {"grkd": BEST, "kd": OURS}
+    found = [
+        made_up(tmp_path, ours, "tiny-small"),
+        made_up(tmp_path, worse, "cifar10-worst-small"),
+        made_up(tmp_path, ours, "banking77"),
+    ]
+    told = list(outcomes(classification_targets.section(found, comparisons, tmp_path)).values())
+    assert [outcome for outcome, _ in told[:3]] == ["not measured", "**not met**", "met"]
+
+
 def test_less_is_better_of_the_likelihood(tmp_path: Path) -> None:
     found = [made_up(tmp_path, {"grkd": OURS, "kd": BEST}, "cifar10-random1", "nll_nats")]
     told = outcomes(classification_targets.section(found, comparisons, tmp_path))
@@ -60,7 +71,7 @@ def test_the_newest_speed_that_has_the_form(tmp_path: Path, ratio: float, outcom
     speed("2026-01-02", classification_targets.SPEED, ratio)
     speed("2026-01-03", "kd", 1.0)
     told = list(outcomes(classification_targets.section([], comparisons, tmp_path)).values())
-    assert told[-1] == (outcome, f"{ratio:.3f} (2026-01-02-classification-speed.json)")
+    assert told[-1] == (outcome, f"{ratio:.3f} (2026-01-02-classification-speed.json); 9.00 for 1 student with graphs")
 
 
 def test_a_difference_without_a_test_meets_nothing_and_breaks_nothing() -> None:

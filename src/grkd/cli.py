@@ -55,9 +55,9 @@ Let a model answer benchmarks, have a judge compare or grade the answers, and pr
 MODEL is a folder, a hub name, or the URL of an OpenAI-compatible endpoint; so is the judge's URL. Keys come from the
 environment only. Answers and judgements are stored one by one: after a kill the same command asks for the rest.
 
-  grkd eval runs/a/students/grkd-seed0 --tasks gsm8k,mt_bench --data bench --output runs/eval \\
+  grkd eval runs/a/train/grkd-seed0/student --tasks gsm8k,mt_bench --data bench --output runs/eval \\
       --judge https://api.openai.com/v1 --judge-model gpt-4-1106-preview
-  grkd eval runs/a/students/grkd-seed0 --tasks gsm8k --data bench --fewshot 0 --chat    # GSM8K zero-shot
+  grkd eval runs/a/train/grkd-seed0/student --tasks gsm8k --data bench --fewshot 0 --chat    # GSM8K zero-shot
   grkd eval --from-annotations annotations.json --task alpaca_eval       # figures of a finished file, as JSON
   grkd eval --from-battles battles.jsonl --task arena_hard
 """

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from grkd import cli
+from grkd.reports.evaluations import read_evaluations
 
 SECRET = "sk-very-secret-0123456789"
 QUESTIONS = 4  # of each benchmark; MT-Bench has two turns of each, Arena-Hard two games
@@ -334,6 +337,49 @@ def test_a_used_up_budget_stops_cleanly_and_is_no_success(
     assert result(data, "arena_hard")["complete"] is False
     assert run(capsys, command)[0] == 0
     assert len(server.asked) == 4 * QUESTIONS
+
+
+def test_a_stopped_command_leaves_what_an_earlier_one_found(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    assert run(capsys, words(server, tiny_teacher, data, "arena_hard"))[0] == 0
+    before = result(data, "arena_hard")
+    assert before["complete"]
+    command = words(server, tiny_teacher, data, "mt_bench,arena_hard", concurrency=1)
+    assert run(capsys, [*command, "--max-requests=1"])[0] == 1
+    assert result(data, "arena_hard") == before
+
+
+def test_tasks_of_several_commands_stand_in_one_summary(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    asked = {"questions": data / "questions.jsonl", "judge": None, "judge_model": None}
+    assert run(capsys, words(server, tiny_teacher, data, "exact_match", limit=2, **asked))[0] == 0
+    assert run(capsys, words(server, tiny_teacher, data, "mt_bench"))[0] == 0
+    found = {one.task: one for one in read_evaluations([str(data.parent / "run")])}
+    assert set(found) == {"exact_match", "mt_bench"}
+    assert (found["exact_match"].limit, found["mt_bench"].limit) == (2, None)
+    assert (found["exact_match"].judge, found["mt_bench"].judge) == (None, "weak")
+    # Another model in the same folder: nothing of the first is left in its summary.
+    other = data.parent / "other"
+    shutil.copytree(tiny_teacher, other)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+    model.save_pretrained(other)
+    assert run(capsys, words(server, other, data, "exact_match", **asked))[0] == 0
+    assert [one.task for one in read_evaluations([str(data.parent / "run")])] == ["exact_match"]
+
+
+def test_a_trained_student_is_named_by_its_run(
+    capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
+) -> None:
+    """All of them lie in RUN/train/<label>-seed<n>/student; "student" is the table's word for the one before."""
+    folder = data.parent / "train" / "grkd-seed0" / "student"
+    shutil.copytree(tiny_teacher, folder)
+    asked = {"questions": data / "questions.jsonl", "judge": None, "judge_model": None}
+    assert run(capsys, words(server, folder, data, "exact_match", **asked))[0] == 0
+    assert [one.label for one in read_evaluations([str(data.parent / "run")])] == ["grkd-seed0"]
 
 
 def test_the_unparsable_is_counted_and_said(

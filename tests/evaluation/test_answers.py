@@ -120,6 +120,17 @@ def test_a_prompt_that_leaves_no_room_gets_an_empty_answer(tiny_teacher: Path, t
     assert 0 < found["near"][0].tokens <= 2
 
 
+def test_a_long_prompt_does_not_cut_its_neighbours_answer(tiny_teacher: Path, tmp_path: Path) -> None:
+    """The context holds 64 tokens; 57 words and the template leave 2."""
+    near = Question(id="near", turns=(" ".join(["w1"] * 57),))
+    short = Question(id="short", turns=("w5",))
+    together = answer(local(tiny_teacher), [near, short], sampling=SAMPLING, store=tmp_path / "a.jsonl")
+    alone = answer(local(tiny_teacher), [short], sampling=SAMPLING, store=tmp_path / "b.jsonl")
+    assert together["short"][0].tokens == alone["short"][0].tokens > 2
+    assert together["short"][0].text == plain_greedy(tiny_teacher, short.turns, tokens=5)[0]
+    assert together["near"][0].tokens <= 2
+
+
 def test_a_missing_folder_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent"):
         local(tmp_path / "absent")

@@ -38,6 +38,15 @@ DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "../shared/d
         ("4", "7-4", "4", True),  # a minus between numbers is no sign
         ("0.3", "0.30000000000000001", "30000000000000001/100000000000000000", False),  # by value, exactly
         ("18", "The answer is\n18", "18", True),  # nothing behind the mark on its line
+        ("42", "12 + 30 = 42.\n\n**Answer:**\n42", "42", True),  # nor a letter or digit
+        ("42", "The final answer is:\n\n$$42$$\nDone in 3 steps.", "42", True),
+        ("Paris", "The answer is:\nParis", "paris", True),
+        ("42", "What the answer is depends on the rate.\nThe total is 42.", "42", True),  # no number: no mark
+        ("A", "The answer is A", "a", True),  # a choice, not an article
+        ("A", "The answer is B", "b", False),
+        ("a dog", "The answer is the dog", "dog", True),
+        ("+", "The answer is +", "+", True),
+        ("+", "The answer is -", "-", False),
         ("18", "####\nThe answer is 18, of 20.", "20", False),  # what follows the mark holds two numbers
         ("3", "1,2,3", "3", True),  # no thousands
         ("1234567", "1,234,567 in all", "1234567", True),

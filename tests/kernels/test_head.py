@@ -146,6 +146,28 @@ def test_odd_shapes_and_chunks(rows: int, vocabulary: int, chunk: int | None) ->
     check(case(rows, vocabulary), groups_of(rows, vocabulary, min(vocabulary, 5)), alpha=0.3, chunk=chunk)
 
 
+@pytest.mark.skipif(TRITON, reason="of the torch form; the kernels in 16 bits are tested on a GPU")
+@pytest.mark.parametrize("group", ["sample", "top", "all"])
+@pytest.mark.parametrize("weights", [{"alpha": 1.0}, {"alpha": 0.0}, {"alpha": 0.5, "soft_scale": 0.0}])
+def test_a_term_without_weight_in_16_bits(group: str, weights: dict[str, float]) -> None:
+    """The last step of the printed form has alpha = 1: nothing but the pairs depends on the logits there."""
+    inputs = {name: tensor.detach().to(torch.bfloat16) for name, tensor in case().items()}
+    hidden = inputs["student_hidden"].requires_grad_()
+    options: dict[str, Any] = {"group": group, "group_size": 4, **weights}
+    generator = torch.Generator().manual_seed(3)
+    loss = distillation_head(**inputs, **options, generator=generator, **FORM)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert hidden.grad is not None
+    wide_inputs = {name: tensor.detach().float() for name, tensor in inputs.items()}
+    wide_hidden = wide_inputs["student_hidden"].requires_grad_()
+    wide_loss = distillation_head(**wide_inputs, **options, generator=generator.manual_seed(3), **FORM)
+    wide_loss.backward()
+    torch.testing.assert_close(loss.float(), wide_loss.float(), rtol=0.05, atol=0.02)
+    assert wide_hidden.grad is not None
+    assert torch.cosine_similarity(hidden.grad.float().flatten(), wide_hidden.grad.flatten(), dim=0) > 0.98
+
+
 def test_biases_and_a_padded_vocabulary() -> None:
     inputs = case(seed=3)
     inputs["teacher_weight"] = torch.cat([inputs["teacher_weight"], torch.full((4, 9), torch.nan)])

@@ -188,3 +188,14 @@ def test_tau_squared_multiplies_the_pairs() -> None:
     torch.testing.assert_close(loss_of(batch, tau=3.0, tau_squared=True), 9 * loss_of(batch, tau=3.0))
     start = replace(batch, progress=0.0)
     assert torch.equal(loss_of(start, tau=3.0, tau_squared=True), loss_of(start, tau=3.0))
+
+
+def test_a_label_on_a_missing_candidate_does_not_count() -> None:
+    student, teacher = scores(rows=3, candidates=4)
+    student.requires_grad_()
+    mask = torch.tensor([[True, True, True, False], [True] * 4, [True] * 4])
+    batch = Batch(student=student, teacher=teacher, mask=mask, labels=torch.tensor([3, 1, 2]), progress=0.0)
+    term = objectives.load("grkd", label_weight=1.0).terms(batch)[-1]
+    assert (term.name, term.counted.tolist()) == ("labels", [False, True, True])
+    expected = -student[1:].log_softmax(-1)[[0, 1], [1, 2]]
+    torch.testing.assert_close(term.rows, torch.cat([torch.zeros(1, dtype=torch.float64), expected]))

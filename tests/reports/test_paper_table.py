@@ -220,7 +220,7 @@ def test_what_a_reader_must_know_is_noted(tmp_path: Path) -> None:
     few = results(tmp_path / "few", "student", VALUES["student"], limit=10, complete=False)
     table = paper_table(read_evaluations([str(few)]))
     text = "\n".join(table.notes)
-    assert "gsm8k: the first 10 questions only (student)." in text
+    assert "gsm8k: 10 questions only (student)." in text
     assert "mt_bench: judgements are missing (student)." in text
     assert "rank" not in text  # no column of the table
 

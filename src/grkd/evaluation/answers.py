@@ -111,36 +111,42 @@ class LocalModel:
     ) -> Iterator[tuple[int, Text]]:
         context = context_length(self.model) or 1 << 20
         fitting = [place for place, prompt in enumerate(prompts) if len(prompt) < context]
+        roomy = [place for place in fitting if context - len(prompts[place]) >= sampling.max_new_tokens]
         for place in set(range(len(prompts))) - set(fitting):
             yield (
                 place,
                 Text(text="", finished=False, prompt_tokens=len(prompts[place]), tokens=0, seconds=0.0, too_long=True),
             )
-        if not fitting:
-            return
+        # A prompt that leaves less room than asked for is answered alone: it must not cut its neighbours' answers.
+        for together in ([roomy] if roomy else []) + [[place] for place in fitting if place not in roomy]:
+            yield from self._together(prompts, together, context, sampling, temperature)
+
+    def _together(
+        self, prompts: list[list[int]], places: list[int], context: int, sampling: Sampling, temperature: float
+    ) -> Iterator[tuple[int, Text]]:
         begun = time.monotonic()
         stop_ids = stop_token_ids(self.tokenizer, self.model.generation_config)
         pad = self.tokenizer.pad_token_id
-        longest = max(len(prompts[place]) for place in fitting)
         for responses in generate_responses(
             self.model,
-            [prompts[place] for place in fitting],
-            max_new_tokens=min(sampling.max_new_tokens, context - longest),
+            [prompts[place] for place in places],
+            max_new_tokens=min(sampling.max_new_tokens, context - max(len(prompts[place]) for place in places)),
             temperature=temperature,
             top_p=sampling.top_p,
             stop_ids=stop_ids,
             pad_token_id=stop_ids[0] if pad is None else pad,
             seed=sampling.seed,
-            batch_size=len(fitting),
+            batch_size=len(places),
         ):
-            seconds = round((time.monotonic() - begun) / len(fitting), 3)
+            seconds = round((time.monotonic() - begun) / len(places), 3)
             for response in responses:
+                place = places[response.index]
                 yield (
-                    fitting[response.index],
+                    place,
                     Text(
                         text=self.tokenizer.decode(response.response_ids, skip_special_tokens=True).strip(),
                         finished=response.finished,
-                        prompt_tokens=len(prompts[fitting[response.index]]),
+                        prompt_tokens=len(prompts[place]),
                         tokens=len(response.response_ids),
                         seconds=seconds,
                     ),

@@ -2,11 +2,13 @@
 
 What counts as the answer in a response (and in the file's own answer):
 1. What follows the last "####" on its line; where there is none, what follows the last "answer is" or "answer:" on its
-   line; where there is none, the whole response. A mark with nothing behind it is no mark.
+   line; where there is none, the whole response. Where no letter or digit follows a mark on its line, the next line
+   with one does. A mark with nothing behind it, or without a number where a number is wanted, is no mark.
 2. Where the file's answer is a number, the last number of that text ("1,234", "$5", "50 %", "-3.50", "3/4", "1e5"; sign
    kept, thousands separators, currency and unit dropped), compared by value: 3.50 = 3.5, 1/2 = 0.5.
 3. Otherwise the text itself, compared in NFKC form, in lower case, without punctuation, articles (a, an, the) and
-   repeated spaces.
+   repeated spaces; articles stay where nothing else is there (the choice "A"), punctuation where the file's answer is
+   nothing else (the sign "+").
 A response without a number, or without text, is wrong, and counted as `unparsed`; nothing is guessed.
 """
 
@@ -30,7 +32,8 @@ from grkd.evaluation.statistics import wilson_interval
 from grkd.teachers.generate import generate_responses
 from grkd.teachers.models import load_language_model, load_tokenizer
 
-_MARKS = (re.compile(r"####(.*)"), re.compile(r"\banswer(?: is\b|\s*:)(.*)", re.IGNORECASE))
+_MARKS = (re.compile(r"####"), re.compile(r"\banswer(?: is\b|\s*:)", re.IGNORECASE))
+_WORD = re.compile(r"[^\W_]")  # a letter or digit
 # A sign counts where no digit, letter or closing bracket stands before it: "3-4" holds 3 and 4, "= -4" holds -4.
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\d)|/\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?:(?<![\w)])[-\u2212])?[$€£]?(?:{_DIGITS})")
@@ -86,28 +89,42 @@ def number_in(text: str) -> Fraction | None:
 
 
 def normalised_text(text: str) -> str:
-    """NFKC, lower case, no punctuation, articles or repeated spaces."""
+    """NFKC, lower case, no punctuation, repeated spaces, or articles (they stay where nothing else is there)."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     plain = "".join(" " if unicodedata.category(character)[0] in "PS" else character for character in plain)
-    return " ".join(_ARTICLES.sub(" ", plain).split())
+    return " ".join(_ARTICLES.sub(" ", plain).split()) or " ".join(plain.split())
 
 
-def answer_part(text: str) -> str:
-    """What a text marks as its answer (rule 1 above), else the whole text."""
+def answer_part(text: str, *, number: bool = False) -> str:
+    """What a text marks as its answer (rule 1 above), else the whole text; number: a number is wanted."""
     for mark in _MARKS:
-        if found := [part.strip() for part in mark.findall(text) if part.strip()]:
-            return str(found[-1])
+        parts = (_following(text[found.end() :]) for found in mark.finditer(text))
+        if kept := [part for part in parts if part and (not number or _NUMBER.search(part))]:
+            return kept[-1]
     return text.strip()
+
+
+def _following(text: str) -> str:
+    """The rest of a mark's line; where no letter or digit is on it, the next line with one, up to another mark."""
+    line, *more = text.split("\n")
+    if _WORD.search(line):
+        return line.strip()
+    below = next((other.strip() for other in more if _WORD.search(other)), "")
+    return line.strip() if not below or any(mark.search(below) for mark in _MARKS) else below
 
 
 def grade(answer: str, response: str) -> tuple[str | None, bool]:
     """The answer found in a response (None: none found), and whether it is the right one."""
-    wanted, given = answer_part(answer), answer_part(response)
+    wanted = answer_part(answer)
     if _is_number(wanted):
-        value = number_in(given)
+        value = number_in(answer_part(response, number=True))
         return None if value is None else str(value), value is not None and value == number_in(wanted)
+    given = answer_part(response)
+    right = normalised_text(wanted)
+    if not right:
+        return given or None, unicodedata.normalize("NFKC", given) == unicodedata.normalize("NFKC", wanted)
     text = normalised_text(given)
-    return text or None, bool(text) and text == normalised_text(wanted)
+    return text or None, text == right
 
 
 def score(questions: Sequence[Question], responses: Sequence[str]) -> dict[str, Any]:

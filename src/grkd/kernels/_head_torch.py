@@ -79,7 +79,7 @@ def _rows(
         logits = logits.detach().requires_grad_(gradients)
         student = softcap(wide(logits), options.student_softcap)
         leaves = [logits]
-        pair = student.sum() * 0
+        pair = wide(logits).new_zeros(())
         if options.pair_weight:
             rows, leaf = _pair_rows(inputs, options, part, student, teacher, group, gradients)
             leaves += [] if leaf is None else [leaf]
@@ -98,9 +98,11 @@ def _rows(
         indices = None if group is None else group.indices.masked_fill(~group.mask, -1)
         if not gradients:
             return values, None, indices
-        found = torch.autograd.grad(pair + divergence, leaves)
-    gradient = found[0]
-    if len(found) > 1 and group is not None:
+        # A weight may be 0 here and above 0 at another time of training: then nothing depends on some of the leaves.
+        total = pair + divergence
+        found = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else (None,)
+    gradient = torch.zeros_like(logits) if found[0] is None else found[0]
+    if len(found) > 1 and found[1] is not None and group is not None:
         dense = torch.zeros_like(gradient, dtype=found[1].dtype)
         dense.scatter_add_(-1, group.indices, found[1].masked_fill(~group.mask, 0.0))
         gradient = (gradient.to(dense.dtype) + dense).to(gradient.dtype)

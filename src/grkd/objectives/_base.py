@@ -134,7 +134,7 @@ def combine(terms: Sequence[Term], *, rows: Float[Tensor, ""] | int | None = Non
 
 
 def labelled(batch: Batch) -> Bool[Tensor, " rows"]:
-    """Rows with a candidate and a label that is not negative.
+    """Rows with a label that is not negative and, where there is a mask, one of the row's candidates.
 
     Raises ValueError where the batch has no labels, or not one a row (they never broadcast).
     """
@@ -145,7 +145,11 @@ def labelled(batch: Batch) -> Bool[Tensor, " rows"]:
         raise ValueError(
             f"labels have shape {tuple(batch.labels.shape)}, rows of scores {tuple(rows)}; one label a row"
         )
-    return batch.counted() & (batch.labels >= 0)
+    known = batch.labels >= 0
+    if batch.mask is None:
+        return batch.counted() & known
+    exists = checked_mask(batch.mask, batch.student)
+    return known & exists.gather(-1, torch.where(known, batch.labels, 0).unsqueeze(-1)).squeeze(-1)
 
 
 def label_term(batch: Batch, weight: float) -> Term:

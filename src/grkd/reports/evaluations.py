@@ -30,7 +30,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One benchmark of one model. limit: only the first so many questions; complete: no judgement is missing.
+    """One benchmark of one model. limit: only so many questions; complete: no judgement is missing.
 
     items: one record a question or response, for paired tests. conditions: settings that must be the same in two
     results for a comparison of them to mean anything (the judge, the worked examples, ...).
@@ -52,6 +52,7 @@ class Evaluation:
 class _Task:
     metrics: dict[str, Figure] = field(default_factory=dict)
     judge: str | None = None
+    limit: int | None = None
     complete: bool = True
     items: tuple[Item, ...] = ()
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -119,14 +120,13 @@ def _in(folder: Path) -> list[Evaluation]:
 
 def _of_summary(path: Path) -> list[Evaluation]:
     whole = _read(path, _SUMMARY)
-    limit = whole.settings.get("limit")
     return [
         Evaluation(
             task=task,
             model=whole.model,
             label=whole.label or whole.generator,
             judge=one.judge,
-            limit=limit if isinstance(limit, int) else None,
+            limit=one.limit,
             complete=one.complete,
             metrics=one.metrics,
             items=one.items,

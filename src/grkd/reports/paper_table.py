@@ -202,7 +202,7 @@ def _notes(evaluations: Sequence[Evaluation], rows: Sequence[Row]) -> tuple[str,
         if one.judge:
             remarks.setdefault(f"{one.task} was judged by {one.judge}", []).append(one.label)
         if one.limit is not None:
-            remarks.setdefault(f"{one.task}: the first {one.limit} questions only", []).append(one.label)
+            remarks.setdefault(f"{one.task}: {one.limit} questions only", []).append(one.label)
         if not one.complete:
             remarks.setdefault(f"{one.task}: judgements are missing", []).append(one.label)
     notes = [f"{remark} ({', '.join(labels)})." for remark, labels in remarks.items()]

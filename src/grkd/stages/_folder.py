@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,11 @@ class RunFolder:
         try:
             yield
         finally:
+            # The file goes while it is locked: who has opened it meanwhile then sees that it has no name any more, and
+            # takes the next one. After the release they would hold it beside who makes the next one.
+            with suppress(OSError):
+                (self.path / ".lock").unlink()
             lock.release()
-            (self.path / ".lock").unlink(missing_ok=True)
 
     def _writable(self) -> None:
         try:
@@ -100,11 +103,12 @@ class RunFolder:
         if not manifest.exists():
             return False
         found = read_json(manifest)
-        sizes_agree = all(
+        if found["key"] != key or "files_bytes" not in found:  # without sizes: `grkd compare` of classifiers made it
+            return False
+        return all(
             (folder / name).is_file() and (folder / name).stat().st_size == size
             for name, size in found["files_bytes"].items()
         )
-        return bool(found["key"] == key) and sizes_agree
 
     def _prepare(self, work: Path, key: str) -> None:
         begun = work / _BEGUN
@@ -116,14 +120,18 @@ class RunFolder:
         write_json(begun, {"key": key})
 
     def _finish(self, work: Path, final: Path, key: str, inputs: dict[str, Any]) -> None:
-        (work / _BEGUN).unlink()
-        sizes = {str(path.relative_to(work)): path.stat().st_size for path in sorted(work.rglob("*")) if path.is_file()}
+        sizes = {
+            str(path.relative_to(work)): path.stat().st_size
+            for path in sorted(work.rglob("*"))
+            if path.is_file() and path != work / _BEGUN
+        }
         write_json(work / _MANIFEST, {"key": key, "inputs": inputs, "files_bytes": sizes})
         if final.exists():
             old = final.with_name(final.name + ".old")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(final, old)
         os.replace(work, final)
+        (final / _BEGUN).unlink()
 
 
 def identity(section: Section) -> dict[str, Any]:

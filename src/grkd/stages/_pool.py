@@ -6,7 +6,8 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 from grkd.console import console, progress_bar
@@ -70,6 +71,13 @@ def _whole(future: Future[str]) -> bool:
     return future.done() and future.exception() is None
 
 
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _outcome(work: Callable[[Job], object], job: Job) -> str:
     try:
         work(job)
@@ -101,7 +109,11 @@ def visible_gpus() -> list[str]:
 
 
 def _begin(started: Any, gpus: list[str]) -> None:
-    """A process among several takes its turn of the GPUs, shows nothing, and leaves the cores to the others."""
+    """A process among several takes its turn of the GPUs, shows nothing, and leaves the cores to the others.
+
+    It ends with its parent, whose lock keeps others out of the folder: alone it would write beside the next command.
+    """
+    Thread(target=_end_with_parent, daemon=True).start()
     with started.get_lock():
         number = started.value
         started.value += 1

@@ -39,6 +39,7 @@ def compare(
         raise UserError("--processes and --seeds must be 1 or more")
     if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
         raise UserError("--minutes and --until are for classifiers; a language model's comparison is stopped by a kill")
+    _check_options(recipe)
     if methods is not None:
         recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
     if seeds is not None:
@@ -56,6 +57,18 @@ def compare(
             collect(recipe, run.path, status)
             publish(run.path)
     return 0 if all(outcome == "done" for outcome in status.values()) else 1
+
+
+def _check_options(recipe: Recipe) -> None:
+    """Raises UserError for options of a search that would reach no method, or not what they say."""
+    labels = [method.label for method in recipe.methods]
+    for label, options in (recipe.search.options if recipe.search is not None else {}).items():
+        if label not in labels:
+            raise UserError(
+                f"search.options.{label}: no method of the recipe has this label; labels: {', '.join(labels)}"
+            )
+        if "form" in options:
+            raise UserError(f"search.options.{label}.form: give each form as a method with a label of its own")
 
 
 def _named(methods: str) -> list[str]:

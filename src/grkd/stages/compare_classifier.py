@@ -18,7 +18,7 @@ from grkd.stages._folder import RunFolder
 from grkd.stages._pool import DONE, NOT_YET, run_jobs
 from grkd.stages._results import collect, describe
 from grkd.stages.compare_data import Comparison, refuse
-from grkd.stages.compare_packs import Pack, heldout, train_pack
+from grkd.stages.compare_packs import NOT_FINITE, Pack, heldout, train_pack
 from grkd.stages.compare_runs import Run, is_done, make_run, metric, records, space, try_file
 from grkd.training.lockstep_student import check_for_classes
 
@@ -71,7 +71,7 @@ def _searched(comparison: Comparison, processes: int, deadline: float | None) ->
         return {m.label: Run(method=m, seed=seed, learning_rate=rate) for m in recipe.methods}
     for method in recipe.methods:  # one that failed is tried again
         for record in records(comparison, method.label):
-            if record["failure"] is not None:
+            if record["failure"] not in (None, NOT_FINITE):  # that would happen again: it is a try like others
                 try_file(comparison, method.label, record["number"]).unlink()
     while True:
         runs = [one for method in recipe.methods for one in _next_tries(comparison, method)]

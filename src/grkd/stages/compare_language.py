@@ -13,7 +13,7 @@ from grkd import objectives
 from grkd.console import console
 from grkd.data.language import Group
 from grkd.files import write_json
-from grkd.recipe import LanguageRecipe, Method, Search
+from grkd.recipe import LanguageRecipe, Method
 from grkd.stages import language_evaluation, language_scores
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
@@ -74,7 +74,7 @@ def attempt(job: Job) -> None:
     run, models, recipe = _opened(job)
     search = recipe.search
     assert search is not None
-    inputs = {**training_inputs(recipe, run, models, job.method, job.seed), "search": _measured(search)}
+    inputs = {**training_inputs(recipe, run, models, job.method, job.seed), "search": _measured(recipe)}
 
     def make(work: Path) -> None:
         fit, validation = split_groups(language_scores.read_groups(run, "train"), search.validation_fraction)
@@ -154,7 +154,16 @@ def _opened(job: Job) -> tuple[RunFolder, LanguageModels, LanguageRecipe]:
     return run, LanguageModels(recipe, run), recipe
 
 
-def _measured(search: Search) -> dict[str, Any]:
-    """What of the search a try depends on."""
-    found = identity(search)
-    return {"by": metric(search), "questions": found.get("questions"), "fraction": search.validation_fraction}
+def _measured(recipe: LanguageRecipe) -> dict[str, Any]:
+    """What of the search and of the evaluation a try depends on."""
+    search, evaluation = recipe.search, recipe.evaluation
+    assert search is not None
+    by = metric(search)
+    of_answers = {"answer_tokens": evaluation.answer_tokens}
+    of_ranks = {"top_k": evaluation.top_k}
+    return {
+        "by": by,
+        "questions": identity(search).get("questions"),
+        "fraction": search.validation_fraction,
+        **(of_answers if by == "exact_match" else of_ranks),
+    }

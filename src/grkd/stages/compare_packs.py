@@ -1,6 +1,7 @@
 """Students of a comparison that one process trains in lock-step: training, measuring, writing."""
 
 import math
+import shutil
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from grkd.stages.compare_data import Comparison
 from grkd.stages.compare_runs import Run, key, metric, records, space, try_file
 from grkd.training.lockstep import Trained, Watch, predict, train_lockstep
 from grkd.training.lockstep_student import Job
+
+NOT_FINITE = "its scores are not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,8 @@ def _parts(comparison: Comparison, pack: Pack) -> tuple[Tensor | None, Measured]
     assert recipe.search is not None
     kept, aside = stratified_split(labels, recipe.search.validation_fraction, seed=recipe.seeds[0])
     if recipe.data.student_limit is not None:
-        size = max(1, round(recipe.data.student_limit * (1 - recipe.search.validation_fraction)))
+        classes = len(labels[kept].unique())  # each of them keeps an example
+        size = max(classes, round(recipe.data.student_limit * (1 - recipe.search.validation_fraction)))
         kept = kept[stratified_sample(labels[kept], size, seed=recipe.seeds[0])]
     rows = aside.to(comparison.device)
     yardstick = Yardstick(labels=tensors["labels"][rows], teacher=comparison.said["train"][rows])
@@ -190,7 +194,7 @@ def _write_try(
         "value": value if sound else None,
         "half": None if half is None or math.isnan(half) else half,
         "stopped_after": trained.stopped,
-        "failure": trained.failure or (None if value is not None or not sound else "its scores are not finite"),
+        "failure": trained.failure or (None if value is not None or not sound else NOT_FINITE),
         "steps": trained.steps,
         "seconds": trained.seconds,
         "metrics": {name: found["value"] for name, found in metrics.items()},
@@ -203,16 +207,16 @@ def _write_final(
     comparison: Comparison, one: Run, trained: Trained, metrics: dict[str, Any], halves: Mapping[str, float]
 ) -> None:
     folder = comparison.run.path / "train" / one.name
-    failure = trained.failure or (None if metrics["accuracy"]["value"] is not None else "its scores are not finite")
+    failure = trained.failure or (None if metrics["accuracy"]["value"] is not None else NOT_FINITE)
     if failure is not None:
         write_json(folder / "failure.json", {"failure": failure})
         return
-    (folder / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for what follows
+    # An older manifest must not vouch for what follows, nor a model of `grkd run` lie beside another's figures.
+    shutil.rmtree(folder, ignore_errors=True)
     a_pass = trained.steps / max(1, len(trained.losses_nats))
     lines = [f'{{"step": {round(a_pass * (n + 1))}, "loss_nats": {x!r}}}\n' for n, x in enumerate(trained.losses_nats)]
     write_text(folder / "metrics.jsonl", "".join(lines))
     write_json(folder / "training.json", {"steps": trained.steps, "seconds": trained.seconds})
     write_json(comparison.run.path / "evaluate" / one.name / "metrics.json", metrics)
-    (folder / "failure.json").unlink(missing_ok=True)
     # Last: what says that the rest is whole.
     write_json(folder / "manifest.json", {"key": key(comparison, one), "settings": one.settings})

@@ -65,7 +65,9 @@ def records(comparison: Comparison, label: str) -> list[dict[str, Any]]:
         if record["settings"] in points
         and record["key"] == key(comparison, make_run(comparison, method, record["settings"], record["number"]))
     ]
-    return sorted(valid, key=lambda record: int(record["number"]))
+    assert comparison.recipe.search is not None
+    # An earlier command may have asked for more: every method has the same number.
+    return sorted(valid, key=lambda record: int(record["number"]))[: comparison.recipe.search.trials]
 
 
 def try_file(comparison: Comparison, label: str, number: int) -> Path:

@@ -127,11 +127,14 @@ class WholeCheckpoints(TrainerCallback):
     """Marks a checkpoint once everything of it is written, so that a half-written one is never resumed from.
 
     After the last step none is written, as transformers would: nothing is left to do from there, and where the last
-    step is not an epoch's, transformers (5.23) resumes from it with one step too many.
+    step is not an epoch's, transformers (5.23) resumes from it with one step too many. At the last step and at a
+    checkpoint a line is logged, so that what came since the last one is counted, and seen to be finite.
     """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step >= state.max_steps:
+        last = state.global_step >= state.max_steps
+        control.should_log = control.should_log or control.should_save or last
+        if last:
             control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

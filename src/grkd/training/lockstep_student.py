@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -96,8 +95,9 @@ class LockstepStudent:
         self.rates = rates.to(device)
         self.number = torch.zeros(1, dtype=torch.long, device=device)  # of the next fixed step
         self.loss_sum = torch.zeros((), device=device)  # since it was last taken
-        self.drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
-        self.randomness = _Randomness(job.seed, device) if self.drops else nullcontext()
+        self.drops = any(_draws(part) for part in module.modules())
+        # Also where no dropout is seen: a network's own code may draw.
+        self.randomness = _Randomness(job.seed, device)
 
     def terms(self, batch: DeviceBatch, progress: float) -> tuple[Term, ...]:
         """The objective's terms on the student's scores of a batch, with their graph."""
@@ -142,6 +142,12 @@ class LockstepStudent:
             gradients = torch._foreach_mul(gradients, (self.plan.max_grad_norm / (norm + 1e-6)).clamp_max(1.0))
         self.stepper.step(gradients, learning_rate)
         self.loss_sum += loss.detach()
+
+
+def _draws(part: nn.Module) -> bool:
+    """Dropout with the common state: layers of it, and layers that hold it as a number (attention, LSTM)."""
+    inside = getattr(part, "dropout", 0.0)
+    return (isinstance(part, _DropoutNd) and part.p > 0) or (isinstance(inside, float) and inside > 0)
 
 
 class _Randomness:

@@ -7,7 +7,7 @@ from typing import Any
 
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.files import write_json
+from grkd.files import read_json, write_json
 from grkd.stages._folder import RunFolder, command_line, environment
 from grkd.stages.evaluate import _tasks
 from grkd.stages.evaluate._options import JUDGED, TASKS, Options, check
@@ -30,7 +30,8 @@ def evaluate(options: Options) -> int:
     """Run the tasks and print their figures. Returns 0, or 1 where judgements are missing (budget, failures).
 
     Written below options.output: answers.jsonl and judgements.jsonl as they come, results/<task>.json, and
-    evaluation.json over all tasks. The same command again asks only for what is missing.
+    evaluation.json over all tasks, those of earlier commands with the same model too. The same command again asks only
+    for what is missing.
     With from_annotations or from_battles: only the figures of such a file, as JSON on standard output.
     Raises UserError for the user's mistakes.
     """
@@ -55,18 +56,33 @@ def evaluate(options: Options) -> int:
 
 
 def _run(session: Session) -> dict[str, Any]:
-    options = session.options
+    options, earlier = session.options, _earlier(session)
     results: dict[str, Any] = {}
     for task in options.tasks:
         if task in JUDGED and session.stopped:
             results[task] = {"complete": False, "stopped": session.stopped, "metrics": {}}
         else:
             results[task] = {"complete": True, **_TASK[task](session)}
-        write_json(session.folder / "results" / f"{task}.json", results[task])
-        _summary(session, results)
+        results[task]["limit"] = options.limit
+        path = session.folder / "results" / f"{task}.json"
+        if not (results[task].get("stopped") and path.exists()):  # what an earlier command found is worth more
+            write_json(path, results[task])
+        _summary(session, {**earlier, **results})
     if session.stopped:
         console.print(f"[yellow]{session.stopped}; the same command goes on from here[/yellow]", soft_wrap=True)
     return results
+
+
+def _earlier(session: Session) -> dict[str, Any]:
+    """The tasks of evaluation.json as an earlier command left it; none where it is of another model."""
+    path = session.folder / "evaluation.json"
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    if found["identity"] != session.source.identity:
+        return {}
+    limit = found["settings"].get("limit")  # earlier versions had one for all tasks
+    return {task: {"limit": limit, **result} for task, result in found["tasks"].items()}
 
 
 def _summary(session: Session, results: dict[str, Any]) -> None:
@@ -84,7 +100,7 @@ def _summary(session: Session, results: dict[str, Any]) -> None:
             "model": session.name,
             "generator": session.generator,
             "identity": identity,
-            "judge": options.judge_model if any(task in JUDGED for task in options.tasks) else None,
+            "judge": next((one["judge"] for one in reversed(results.values()) if one.get("judge")), None),
             "tasks": results,
             "settings": settings,
             "environment": environment(command_line()),

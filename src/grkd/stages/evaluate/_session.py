@@ -49,7 +49,11 @@ class Session:
         """The model's short name in annotations and tables."""
         if isinstance(self.source, RemoteModel):
             return self.source.endpoint.model
-        return Path(self.name).name or self.name
+        path = Path(self.name)
+        if path.is_dir():  # a trained student is RUN/train/<label>-seed<n>/student: all of them have the same last name
+            path = path.resolve()
+            path = path.parent if path.name == "student" else path
+        return path.name or self.name
 
     @cached_property
     def judge(self) -> Judge:

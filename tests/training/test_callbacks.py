@@ -1,0 +1,75 @@
+"""What is counted and checked at the end of a training, wherever the last log was."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grkd import cli
+from grkd.training.trainer import DistillationTrainer
+
+RECIPE = """
+task: classifier
+output: {output}
+device: cpu
+data: {{dataset: digits, limit: 300}}
+teacher: {{model: mlp, options: {{hidden: [16]}}, training: {{epochs: 2, batch_size: 32, learning_rate: 1e-2}}}}
+student: {{model: mlp, options: {{hidden: [6]}}}}
+methods: [kd]
+training: {{steps: {steps}, batch_size: 8, learning_rate: 1e-2, log_every: 10, save_every: 4}}
+"""
+
+
+def trained(tmp_path: Path, steps: int) -> dict[str, Any]:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(output=tmp_path / "run", steps=steps))
+    assert cli.main(["run", str(path)]) == 0
+    found: dict[str, Any] = json.loads((tmp_path / "run" / "train" / "kd-seed0" / "training.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("steps", [6, 10, 13])
+def test_rows_are_counted_to_the_last_step(tmp_path: Path, steps: int) -> None:
+    found = trained(tmp_path, steps)
+    assert (found["steps"], found["rows_seen"]) == (steps, steps * 8)
+
+
+def test_rows_before_a_kill_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in step 7: the checkpoint is of step 4, the last regular log of step 1."""
+    trained(tmp_path, 1)  # the teacher
+    real, calls = DistillationTrainer.training_step, []
+
+    def killed(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", killed)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(output=tmp_path / "run", steps=9))
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        raise SystemExit(cli.main(["run", str(path)]))
+    assert len(calls) == 7
+    assert trained(tmp_path, 9)["rows_seen"] == 9 * 8
+    assert len(calls) == 7 + 5
+
+
+def test_a_training_lost_after_the_last_regular_log_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(tmp_path, 1)  # the teacher
+    real, calls = DistillationTrainer.training_step, []
+
+    def lost(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:
+            with torch.no_grad():
+                next(model.parameters()).fill_(torch.nan)
+        return real(self, model, *arguments, **options)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", lost)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(output=tmp_path / "run", steps=7).replace("save_every: 4", "save_every: 100"))
+    assert cli.main(["run", str(path)]) == 1
+    assert "FloatingPointError" in (tmp_path / "run" / "results.json").read_text()
