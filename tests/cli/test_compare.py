@@ -54,6 +54,8 @@ def test_every_method_is_tuned_alike_and_run_with_every_seed(
         inputs = load(folder / "train" / f"{method}-seed1" / "manifest.json")["inputs"]
         assert inputs["training"]["learning_rate"] == best["learning_rate"]
     assert not list((folder / "search").rglob("checkpoints")), "a try keeps its figures alone"
+    found = set(load(folder / "search" / "kd-try0" / "metrics.json"))  # one response a prompt here
+    assert found == {name for name in language_evaluation.MEASURED if not name.startswith("response_")}
     printed = capsys.readouterr().out
     assert "kd" in printed
     assert "±" in printed
@@ -144,14 +146,16 @@ def test_several_processes_give_the_same_figures(tiny_recipe: Path, folder: Path
         (["--methods", "kd,kd"], "--methods: expected different names"),
         (["--seeds", "0"], "--processes and --seeds must be 1 or more"),
         (["search.metric=accuracy"], "search.metric: accuracy is not among what is measured"),
+        (["search.metric=exact_match"], "search.metric: exact_match is not among what is measured"),
     ],
 )
 def test_mistakes_are_one_line(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    tiny_recipe: Path, folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert compare(tiny_recipe, "--methods", "ce", *words) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
+    assert not (folder / "search").exists()  # before anything is trained
 
 
 def test_a_mistake_leaves_what_an_earlier_comparison_wrote(tiny_recipe: Path, folder: Path) -> None:

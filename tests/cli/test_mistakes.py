@@ -159,6 +159,15 @@ def test_run_refuses_what_only_compare_follows(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_teacher_that_has_learnt_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "digits.yaml"
+    status, printed = run(capsys, command, recipe, f"output={tmp_path / 'run'}", "teacher={model: mlp}", "search=null")
+    assert (status, "teacher: mlp has learnt nothing yet; add training" in printed) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("methods", "line"),
     [

@@ -65,6 +65,7 @@ def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
         assert isinstance(recipe, ClassifierRecipe)
         for method in recipe.methods:
             check_for_classes(method.label, objectives.load(method.name, **method.options))
+        classifier.check_teacher(recipe)
         shared = classifier.ClassifierRun(recipe, folder)
         classifier.prepare(shared)
         check(recipe.training, recipe.methods, shared.data.classes)

@@ -27,7 +27,7 @@ from grkd.recipe import ClassifierModel, ClassifierRecipe, Method, Training, to_
 from grkd.stages._classifiers import Classifier, load_data, make_classifier
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._train import check, device, drop_checkpoints, train
-from grkd.teachers.classifiers import predict
+from grkd.teachers.classifiers import BUILT_IN, predict
 from grkd.training import ClassRows
 
 # What of the data section is about students alone.
@@ -79,6 +79,15 @@ def prepare(shared: ClassifierRun) -> Path:
             write_json(work / "classes.json", found.class_names)
 
     return shared.run.stage("prepare", inputs, make, quick=True)
+
+
+def check_teacher(recipe: ClassifierRecipe) -> None:
+    """Raises UserError for a teacher that has learnt nothing: a built-in network, not trained and without weights."""
+    spec = recipe.teacher
+    if spec.model in BUILT_IN and spec.training is None and spec.weights is None:
+        raise UserError(
+            f"teacher: {spec.model} has learnt nothing yet; add training: {{epochs: 10}} or weights: FILE.safetensors"
+        )
 
 
 def teach(shared: ClassifierRun) -> Path:

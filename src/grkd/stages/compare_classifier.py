@@ -17,6 +17,7 @@ from grkd.stages._classifier_figures import ON_VALIDATION, figures
 from grkd.stages._folder import RunFolder
 from grkd.stages._pool import DONE, NOT_YET, run_jobs
 from grkd.stages._results import collect, describe
+from grkd.stages.classifier import check_teacher
 from grkd.stages.compare_data import Comparison, refuse
 from grkd.stages.compare_packs import NOT_FINITE, Pack, heldout, train_pack
 from grkd.stages.compare_runs import Run, is_done, make_run, metric, records, space, try_file
@@ -46,6 +47,7 @@ def compare_classifier(
     _check_search(recipe)
     for method in recipe.methods:
         check_for_classes(method.label, objectives.load(method.name, **method.options))
+    check_teacher(recipe)
     comparison = Comparison(recipe, run)
     comparison.prepare()
     classes = len(read_json(run.path / "prepare" / "classes.json"))

@@ -12,6 +12,7 @@ from typing import Any
 from grkd import objectives
 from grkd.console import console
 from grkd.data.language import Group
+from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.recipe import LanguageRecipe, Method
 from grkd.stages import language_evaluation, language_scores
@@ -32,6 +33,7 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
     that count begin when its own tries have ended. After every try and run, search.json and results.json say how far
     the comparison is.
     """
+    _check_metric(recipe)
     shared_stages(recipe, run)
     recipe = _same_steps(recipe, len(language_scores.read_groups(run, "train")), run.ranks.num_processes)
     tries, rate = all_tries(recipe), recipe.training.learning_rate
@@ -152,6 +154,16 @@ def _opened(job: Job) -> tuple[RunFolder, LanguageModels, LanguageRecipe]:
     recipe = replace(job.recipe, training=training, methods=[job.method])
     run = RunFolder(Path(recipe.output))
     return run, LanguageModels(recipe, run), recipe
+
+
+def _check_metric(recipe: LanguageRecipe) -> None:
+    """Raises UserError for a search by what is not measured, before anything is trained."""
+    if recipe.search is None:
+        return
+    by, answers = metric(recipe.search), ["exact_match"] if recipe.search.questions else []
+    known = [*answers, *language_evaluation.MEASURED]
+    if by not in known:
+        raise UserError(f"search.metric: {by} is not among what is measured: {', '.join(known)}")
 
 
 def _measured(recipe: LanguageRecipe) -> dict[str, Any]:

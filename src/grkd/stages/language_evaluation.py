@@ -30,6 +30,11 @@ from grkd.teachers.models import cast_weights, load_language_model
 
 # Of the measures of a prompt's responses, those that speak of their order.
 _OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
+# What rank_metrics measures; nothing of tokens where the vocabularies differ.
+MEASURED = (
+    *("soft_cross_entropy_nats", "forward_kl_nats", "reverse_kl_nats", *_OF_RESPONSES),
+    *(f"response_{name}" for name in _OF_RESPONSES),
+)
 
 
 def evaluate_student(
