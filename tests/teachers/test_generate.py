@@ -196,3 +196,13 @@ def test_many_responses_on_a_gpu_are_worth_compiling(monkeypatch: pytest.MonkeyP
     assert fastest_method(model, 8191) == "dynamic"
     monkeypatch.setattr(type(model), "_can_compile_fullgraph", False)
     assert fastest_method(model, 8192) == "dynamic"
+
+
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_tokens_that_no_tokenizer_knows_are_never_drawn(method: str) -> None:
+    """Heads are padded; a fresh student gives the padding as much as any token."""
+    prompts = [[3]] * 40
+    free = [token for response in in_order(respond(tiny(), prompts, method=method)) for token in response.response_ids]
+    assert max(free) >= 15
+    drawn = in_order(respond(tiny(), prompts, method=method, vocabulary=15, stop_ids=[1]))
+    assert max(token for response in drawn for token in response.response_ids) < 15

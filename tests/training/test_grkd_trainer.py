@@ -1,4 +1,7 @@
-"""GRKDTrainer: records as TRL and the hub have them, the steps of DistillationTrainer, and clear refusals."""
+"""GRKDTrainer: records as TRL and the hub have them, the steps of DistillationTrainer, and clear refusals.
+
+Over 300 lines: one class, every kind of record that it takes and every mistake that it names.
+"""
 
 import json
 import subprocess
@@ -8,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainingArguments
 
 import grkd
 from grkd import objectives
@@ -249,3 +252,83 @@ def test_the_losses_need_no_transformers() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd="/")
     with pytest.raises(AttributeError, match="no attribute 'GRKDTrainers'"):
         grkd.GRKDTrainers  # noqa: B018
+
+
+def test_evaluation_can_be_compared_over_training_and_leaves_it_alone(
+    tmp_path: Path, student: Any, teacher: Any
+) -> None:
+    """At a rate of 0 every evaluation is of the same weights, whatever alpha is."""
+    options = {"method_options": {"group": "sample", "group_size": 4}, "max_steps": 4}
+    plain = truncated(teacher, [0, 2])
+    trainer(tmp_path, plain, teacher, **options).train()
+    still = trainer(tmp_path, student, teacher, **options, learning_rate=0.0)
+    losses = []
+    for progress in (0.0, 0.5, 1.0):
+        still.state.global_step, still.state.max_steps = round(4 * progress), 4
+        losses.append(still.evaluate(RECORDS)["eval_loss"])
+    assert losses[0] == losses[1] == losses[2]
+    seen = truncated(teacher, [0, 2])
+    made = GRKDTrainer(
+        seen, teacher, config(tmp_path, **options, eval_strategy="steps", eval_steps=1.0), train_dataset=RECORDS,
+        eval_dataset={"a": RECORDS[:3], "b": RECORDS[3:]}, processing_class=word_tokenizer(),
+    )  # fmt: skip
+    made.train()
+    torch.testing.assert_close(weights(seen), weights(plain), rtol=0, atol=0)
+    assert {"eval_a_loss", "eval_b_loss"} <= set().union(*(line.keys() for line in made.state.log_history))
+
+
+def test_a_training_that_is_lost_fails_whenever_it_was_logged(tmp_path: Path, student: Any, teacher: Any) -> None:
+    made = trainer(tmp_path, student, teacher, logging_steps=500.0, learning_rate=1e38, max_grad_norm=0.0)
+    with pytest.raises(FloatingPointError):
+        made.train()
+
+
+def test_answers_in_training_stay_within_max_length(
+    tmp_path: Path, student: Any, teacher: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [*RECORDS, {"prompt": " ".join(["w1"] * 12), "completion": "w2"}]
+    options = {"method": "gkd", "method_options": {"on_policy_fraction": 1.0}, "max_length": 20}
+    made = trainer(tmp_path, student, teacher, records, **options, max_new_tokens=8)
+    assert len(made.train_dataset) == len(RECORDS)
+    assert "1 responses over max_length 20 left out" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(UserError, match="max_new_tokens 20 leaves no room for a prompt in 20 tokens"):
+        trainer(tmp_path, student, teacher, **options, max_new_tokens=20)
+
+
+def test_turns_before_the_last_of_a_completion_belong_to_the_prompt(tmp_path: Path, student: Any, teacher: Any) -> None:
+    said = [("user", "w1"), ("assistant", "w2"), ("user", "w3"), ("assistant", "w4")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    apart = trainer(tmp_path, student, teacher, [{"prompt": messages[:1], "completion": messages[1:]}])
+    whole = trainer(tmp_path, student, teacher, [{"messages": messages}])
+    assert apart.train_dataset[0].items == whole.train_dataset[0].items
+
+
+@pytest.mark.parametrize(
+    ("record", "line"),
+    [
+        (
+            {"prompt": "w1", "completion": [{"role": "assistant", "content": "w2"}, {"role": "user", "content": "w3"}]},
+            r"train_dataset\[0\]: a completion of messages must end with the assistant's",
+        ),
+        (
+            {
+                "chosen": [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}],
+                "rejected": [{"role": "user", "content": "w9"}, {"role": "assistant", "content": "w3"}],
+            },
+            r"train_dataset\[0\]: chosen and rejected answer different prompts",
+        ),
+    ],
+)
+def test_conversations_that_cannot_be_meant_are_refused(
+    tmp_path: Path, student: Any, teacher: Any, record: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        trainer(tmp_path, student, teacher, [record], method="simpo", method_options={})
+
+
+def test_arguments_that_would_do_nothing_are_refused(tmp_path: Path, student: Any, teacher: Any) -> None:
+    given = {"train_dataset": RECORDS, "processing_class": word_tokenizer()}
+    with pytest.raises(UserError, match="compute_metrics is never called"):
+        GRKDTrainer(student, teacher, config(tmp_path), compute_metrics=len, **given)
+    with pytest.raises(UserError, match="args must be a GRKDConfig"):
+        GRKDTrainer(student, teacher, TrainingArguments(output_dir=str(tmp_path), use_cpu=True), **given)

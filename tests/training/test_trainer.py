@@ -149,7 +149,11 @@ def trainer(
 
 
 def by_hand(
-    method: str, groups: Sequence[Item | Group], student: Any = None, options: dict[str, Any] | None = None
+    method: str,
+    groups: Sequence[Item | Group],
+    student: Any = None,
+    options: dict[str, Any] | None = None,
+    progress: float = 0.0,
 ) -> torch.Tensor:
     """Each level's mean loss over all its rows, each response run alone and unpadded."""
     objective = objectives.load(method, **(OPTIONS.get(method, {}) if options is None else options))
@@ -197,7 +201,9 @@ def by_hand(
             lengths=table(sizes).long(),
         )
     parts = [
-        objectives.combine(objective.terms(batches[level]), rows=len(batches[level].student))
+        objectives.combine(
+            objective.terms(replace(batches[level], progress=progress)), rows=len(batches[level].student)
+        )
         for level in objective.levels
     ]
     return torch.stack(parts).sum()
@@ -237,7 +243,9 @@ def test_evaluation_is_on_the_scale_of_training(tmp_path: Path, method: str) -> 
         pytest.skip("its loss is on responses made in training")
     for size in (1, 3, 7):
         made.args.per_device_eval_batch_size = size
-        assert made.evaluate(groups)["eval_loss"] == pytest.approx(by_hand(method, groups).item(), rel=1e-4)
+        assert made.evaluate(groups)["eval_loss"] == pytest.approx(
+            by_hand(method, groups, progress=1.0).item(), rel=1e-4
+        )
 
 
 def test_which_responses_a_method_is_trained_on() -> None:

@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers.utils import logging
 
 from grkd import objectives
@@ -91,6 +92,8 @@ def _each(recipe: Recipe, train: Callable[[Method, int, str], None]) -> Iterator
             except (UserError, OSError):
                 raise
             except Exception as error:
+                if PartialState().num_processes > 1:  # the other ranks are still in this training and wait for us
+                    raise
                 traceback.print_exc()
                 console.print(f"[red]{name} failed; going on with the others[/red]")
                 yield name, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -23,6 +23,7 @@ from grkd.recipe import Section, to_plain
 
 _MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
+_PATIENCE = datetime.timedelta(hours=24)
 _HASH_WHOLE = 64 << 20  # larger files enter a digest by size and time of change, not by content
 
 
@@ -32,7 +33,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         # By itself it sees ranks only through an accelerator.
-        self.ranks = PartialState(cpu=not torch.cuda.is_available())
+        # The others wait while one evaluates or prepares, for longer than the libraries' 10 minutes where need be.
+        self.ranks = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

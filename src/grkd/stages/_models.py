@@ -193,7 +193,15 @@ def _numbers(
     for side, model in sharing.items():
         _check_head(side, model, vocabulary)
     contexts = [context_length(model) or _NO_LIMIT for model in sharing.values()]
-    return {"stop_ids": stop_ids, "pad_token_id": pad, "vocabulary": vocabulary, "context": min(contexts)}
+    # A teacher that was tuned for chat may end its turns where an untuned student's tokenizer names no end.
+    of_teacher = [] if teacher is None else stop_token_ids(tokenizer, teacher.generation_config)
+    return {
+        "stop_ids": stop_ids,
+        "teacher_stop_ids": list(dict.fromkeys([*stop_ids, *of_teacher])),
+        "pad_token_id": pad,
+        "vocabulary": vocabulary,
+        "context": min(contexts),
+    }
 
 
 def _check_head(side: str, model: PreTrainedModel, vocabulary: int) -> None:

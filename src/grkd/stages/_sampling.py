@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.language import vocabulary_size
 from grkd.data.prompts import Example
 from grkd.errors import UserError
 from grkd.recipe import LanguageRecipe
@@ -52,7 +53,11 @@ class Sampler:
     ) -> None:
         self.recipe, self.settings, self.models = recipe, recipe.responses, models
         self.model, self.source, self.share = model, source, share
-        self.stop_ids, self.pad_token_id = models.numbers["stop_ids"], models.numbers["pad_token_id"]
+        numbers = models.numbers
+        self.student_stop_ids, self.pad_token_id = numbers["stop_ids"], numbers["pad_token_id"]
+        # Folders of earlier versions name the student's alone.
+        self.stop_ids = numbers.get(f"{source}_stop_ids", self.student_stop_ids)
+        self.vocabulary = numbers["vocabulary"]
         # Both depend on the run as a whole, so that a shard made after a kill, or by another rank, is the same.
         self.method = fastest_method(model, len(prompts) * share)
         self.room = self._room(prompts)
@@ -79,6 +84,7 @@ class Sampler:
             batch_size=self.settings.batch_size,
             method=self.method,
             room=self.room,
+            vocabulary=self.vocabulary,
         ):
             tokens = sum(len(response.response_ids) for response in batch)
             counts["generated_tokens"] += tokens
@@ -96,7 +102,10 @@ class Sampler:
         return [prompt["prompt_ids"] for prompt in prompts]
 
     def _student_ids(self, prompt: Record, response: Response) -> list[int]:
-        return response.response_ids
+        ids = response.response_ids
+        if response.finished and ids[-1] not in self.student_stop_ids:  # ended as the teacher alone ends
+            return [*ids[:-1], self.student_stop_ids[0]]
+        return ids
 
 
 class ForeignSampler(Sampler):
@@ -114,8 +123,8 @@ class ForeignSampler(Sampler):
         assert models.teacher_tokenizer is not None
         super().__init__(recipe, models, model, source, share, prompts)
         self.own: PreTrainedTokenizerBase = models.teacher_tokenizer
-        self.student_stop_ids = self.stop_ids
         self.stop_ids = stop_token_ids(self.own, model.generation_config)
+        self.vocabulary = vocabulary_size(self.own)
         self.pad_token_id = self.stop_ids[0] if self.own.pad_token_id is None else self.own.pad_token_id
         self.context = context_length(model)
 

@@ -203,6 +203,7 @@ def _greedy(
         pad_token_id=models.numbers["pad_token_id"],
         seed=0,
         batch_size=batch_size,
+        vocabulary=models.numbers["vocabulary"],
     )
     texts = [""] * len(prompts)
     for batch in track(batches, "answer", unit="batch", total=math.ceil(len(prompts) / batch_size)):

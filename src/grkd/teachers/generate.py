@@ -43,6 +43,7 @@ def generate_responses(
     batch_size: int,
     method: Method = "auto",
     room: int | None = None,
+    vocabulary: int | None = None,
 ) -> Iterator[list[Response]]:
     """One response a prompt; yields a batch as soon as it is done, in the order of `index` within the batch.
 
@@ -53,7 +54,7 @@ def generate_responses(
     "continuous", batch_size rows at a time where a finished one makes place for the next (all responses come as one
     batch); "auto", see fastest_method. room: tokens of prompt and response for which the last two make a row of their
     cache; by default enough for these prompts. Give the longest of all where calls follow each other: static then
-    compiles once.
+    compiles once. vocabulary: tokens from there on are never drawn (heads are padded; no tokenizer knows those).
     The text of a batch depends on the method, the seed, the batch's number and its prompts alone, so a run that is
     taken up again with the same prompts gives the same text. The random state of the CPU and the model's device is left
     as it was.
@@ -74,6 +75,7 @@ def generate_responses(
         top_p=top_p,
         stop_ids=list(stop_ids),
         pad_token_id=pad_token_id,
+        unknown=range(_head_size(model) if vocabulary is None else vocabulary, _head_size(model)),
     )
     if method == "auto":
         method = fastest_method(model, len(prompts))
@@ -112,7 +114,7 @@ def _check(*, max_new_tokens: int, temperature: float, top_p: float, batch_size:
 
 
 def _generation_config(
-    *, max_new_tokens: int, temperature: float, top_p: float, stop_ids: list[int], pad_token_id: int
+    *, max_new_tokens: int, temperature: float, top_p: float, stop_ids: list[int], pad_token_id: int, unknown: range
 ) -> GenerationConfig:
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     return GenerationConfig(
@@ -120,8 +122,13 @@ def _generation_config(
         do_sample=temperature > 0,
         eos_token_id=stop_ids or None,
         pad_token_id=pad_token_id,
+        suppress_tokens=list(unknown) or None,
         **sampling,
     )
+
+
+def _head_size(model: PreTrainedModel) -> int:
+    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def _cut(index: int, tokens: list[int], stop_ids: Sequence[int]) -> Response:

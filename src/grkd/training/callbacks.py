@@ -101,7 +101,13 @@ class MetricsFile(TrainerCallback):
 
 
 class FiniteSteps(TrainerCallback):
-    """Ends a training whose loss or gradients are no longer finite: no further step would mend its weights."""
+    """Ends a training whose loss or gradients are no longer finite: no further step would mend its weights.
+
+    At the last step and at a checkpoint a line is logged, so that what came since the last one is counted and seen.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_log = control.should_log or control.should_save or state.global_step >= state.max_steps
 
     def on_log(
         self,
@@ -127,14 +133,11 @@ class WholeCheckpoints(TrainerCallback):
     """Marks a checkpoint once everything of it is written, so that a half-written one is never resumed from.
 
     After the last step none is written, as transformers would: nothing is left to do from there, and where the last
-    step is not an epoch's, transformers (5.23) resumes from it with one step too many. At the last step and at a
-    checkpoint a line is logged, so that what came since the last one is counted, and seen to be finite.
+    step is not an epoch's, transformers (5.23) resumes from it with one step too many.
     """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        last = state.global_step >= state.max_steps
-        control.should_log = control.should_log or control.should_save or last
-        if last:
+        if state.global_step >= state.max_steps:
             control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

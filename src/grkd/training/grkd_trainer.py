@@ -14,7 +14,7 @@ from grkd.data.language import Group, Item, check_head_size, vocabulary_size
 from grkd.data.prompts import Example, example_of
 from grkd.errors import UserError
 from grkd.objectives import Objective
-from grkd.teachers.models import check_same_vocabulary, load_language_model, load_tokenizer
+from grkd.teachers.models import check_same_vocabulary, context_length, load_language_model, load_tokenizer
 from grkd.training.callbacks import FiniteSteps
 from grkd.training.language_rows import LanguageRows, chosen
 from grkd.training.on_policy import on_policy_sampler
@@ -63,16 +63,21 @@ class GRKDTrainer(DistillationTrainer):
         self,
         model: PreTrainedModel | str,
         teacher_model: PreTrainedModel | str | None = None,
-        args: GRKDConfig | None = None,
+        args: GRKDConfig | TrainingArguments | None = None,
         *,
         train_dataset: Iterable[dict[str, Any]] | None = None,
-        eval_dataset: Iterable[dict[str, Any]] | None = None,
+        eval_dataset: Iterable[dict[str, Any]] | dict[str, Iterable[dict[str, Any]]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: Any = None,
         objective: Objective | None = None,
         **kwargs: Any,
     ) -> None:
         args = GRKDConfig() if args is None else args
+        if not isinstance(args, GRKDConfig):
+            raise UserError("args must be a GRKDConfig: transformers' TrainingArguments with a method and its options")
+        if kwargs.get("compute_metrics") is not None:
+            raise UserError("compute_metrics is never called: evaluation gives the loss; `grkd eval` measures models")
+        args.logging_nan_inf_filter = False  # a loss that is no number must be seen
         args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
         objective = _objective(args) if objective is None else objective
         name = model if isinstance(model, str) else str(model.config.name_or_path)
@@ -107,11 +112,16 @@ class GRKDTrainer(DistillationTrainer):
             fused_head=args.fused_head,
             steps_per_generation=args.steps_per_generation,
             train_dataset=None if train_dataset is None else encode(train_dataset, "train_dataset"),
-            eval_dataset=None if eval_dataset is None else encode(eval_dataset, "eval_dataset"),
+            eval_dataset=_encoded(encode, eval_dataset, "eval_dataset"),
             processing_class=tokenizer,
             **kwargs,
         )
         self.add_callback(FiniteSteps())
+        self._encode = encode
+
+    def evaluate(self, eval_dataset: Any = None, *arguments: Any, **options: Any) -> dict[str, float]:
+        """As transformers' Trainer; eval_dataset: records as in the constructor, or a dict of them by name."""
+        return super().evaluate(_encoded(self._encode, eval_dataset, "eval_dataset"), *arguments, **options)
 
     @staticmethod
     def _teacher(
@@ -136,6 +146,17 @@ class GRKDTrainer(DistillationTrainer):
         return loaded  # LanguageRows freezes it
 
 
+def _encoded(encode: "_Encode", records: Any, where: str) -> Any:
+    """Records as groups of token ids; a dict of several sets by name; a name or what is encoded stays."""
+    if records is None or isinstance(records, str):
+        return records
+    if isinstance(records, dict):
+        return {name: _encoded(encode, own, f"{where}[{name!r}]") for name, own in records.items()}
+    if isinstance(records, list) and records and isinstance(records[0], Group):
+        return records
+    return encode(records, where)
+
+
 def _objective(args: GRKDConfig) -> Objective:
     options = args.method_options or {}
     if isinstance(options, str):
@@ -152,13 +173,21 @@ class _Encode:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
         self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        limits = [args.max_length, context_length(student)]
+        self.limit = min((limit for limit in limits if limit is not None), default=None)
+        # What a prompt must leave for the answers that are written in training.
+        self.new_tokens = args.max_new_tokens if objective.on_policy else 0
+        if self.limit is not None and self.new_tokens >= self.limit:
+            raise UserError(f"max_new_tokens {self.new_tokens} leaves no room for a prompt in {self.limit} tokens")
         if objective.needs_reference:
             raise UserError(f"{args.method} compares the student with itself before training; give it to `grkd run`")
 
     def __call__(self, records: Iterable[dict[str, Any]], where: str) -> list[Group]:
         found, too_long, unused = [], 0, 0
         for number, record in enumerate(track(records, f"tokenise {where}")):
-            example = example_of(_plain(record), default_id=str(number), where=f"{where}[{number}]")
+            example = example_of(
+                _plain(record, f"{where}[{number}]"), default_id=str(number), where=f"{where}[{number}]"
+            )
             group = self._group(example, f"{where}[{number}]")
             too_long += len(example.answers) - len(group.items)
             group = chosen(group, self.objective.trains_on)
@@ -166,9 +195,10 @@ class _Encode:
                 found.append(group)
             else:
                 unused += 1
+        bound = "max_length" if self.limit == self.args.max_length else "the context of"
         if not found:
             raise UserError(f"{where}: {self.args.method} can learn from none of its records; {self._wanted()}")
-        for count, what in ((too_long, f"responses over max_length {self.args.max_length}"), (unused, "records")):
+        for count, what in ((too_long, f"responses over {bound} {self.limit}"), (unused, "records")):
             if count:
                 console.print(f"[yellow]{where}: {count} {what} left out[/yellow]")
         return found
@@ -182,7 +212,7 @@ class _Encode:
         for place, (answer, score) in enumerate(zip(example.answers, scores, strict=True)):
             alone = replace(example, completion=answer, responses=None, scores=None)
             ids = encode_response(self.tokenizer, alone, stop_ids=self.stop_ids, system=self.args.system)
-            if self.args.max_length is None or len(prompt_ids) + len(ids) <= self.args.max_length:
+            if self.limit is None or len(prompt_ids) + max(len(ids), self.new_tokens) <= self.limit:
                 items.append(Item(f"{example.id}#{place}", prompt_ids, ids))
                 kept.append(score)
         return Group(id=example.id, items=tuple(items), teacher_scores=tuple(kept), sources=("data",) * len(items))
@@ -195,8 +225,11 @@ class _Encode:
         return "give a completion, responses, or messages that end with an assistant turn"
 
 
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with conversations where TRL puts them moved to where read_examples wants them."""
+def _plain(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """The record with conversations where TRL puts them moved to where read_examples wants them.
+
+    Raises UserError for a completion that does not end with the assistant, and pairs with different prompts.
+    """
     record = dict(record)
     for key in ("id", "prompt", "completion"):  # columns that a data set has for other records
         if record.get(key) is None:
@@ -204,8 +237,18 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(record.get("prompt"), list):
         record["messages"] = record.pop("prompt")
     if isinstance(record.get("completion"), list) and record["completion"]:
-        record["completion"] = record["completion"][-1].get("content")
-    conversation = record.get("chosen")
+        *turns, last = record["completion"]
+        if last.get("role", "assistant") != "assistant" or (turns and not isinstance(record.get("messages"), list)):
+            raise UserError(
+                f"{where}: a completion of messages must end with the assistant's, after a prompt of messages"
+            )
+        if turns:
+            record["messages"] = [*record["messages"], *turns]
+        record["completion"] = last.get("content")
+    pair = record.get("chosen"), record.get("rejected")
+    conversation = pair[0]
     if isinstance(conversation, list) and len(conversation) > 1 and not {"prompt", "messages"} & record.keys():
+        if isinstance(pair[1], list) and pair[1][:-1] != conversation[:-1]:
+            raise UserError(f"{where}: chosen and rejected answer different prompts")
         record["messages"] = conversation[:-1]
     return record

@@ -174,18 +174,24 @@ class DistillationTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Loss on the scale of training: row losses summed over all batches and ranks, divided once."""
+        """Loss on the scale of training: row losses summed over all batches and ranks, divided once.
+
+        At the end of training (progress 1), so that it can be compared over training; groups that are sampled are the
+        same each time, and training's own random state stays as it was.
+        """
         model = self._wrap_model(self.model, training=False, dataloader=dataloader)
         model.eval()
         levels = self.objective.levels
         total = torch.zeros(2, len(levels), dtype=torch.float64, device=self.args.device)
-        with torch.no_grad():
+        on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(on_gpu):
+            torch.manual_seed(self.args.seed)
             for inputs in dataloader:
                 inputs = self._prepare_inputs(inputs)
                 counts = self.rows.count(inputs)
                 with self.compute_loss_context_manager():
                     batches = self.rows.forward(model, inputs, levels=levels).batches
-                    terms = [self.objective.terms(self._placed(batches[level])) for level in levels]
+                    terms = [self.objective.terms(replace(batches[level], progress=1.0)) for level in levels]
                 sums = torch.stack([combine(of_level, rows=1).double() for of_level in terms])
                 total += torch.stack([sums, sums.new_tensor([float(counts[level]) for level in levels])])
         sums, counted = self.accelerator.reduce(total, reduction="sum").tolist()
