@@ -1,8 +1,12 @@
-"""Runs from end to end on a tiny model: what they leave, how they go on after a kill, what they do not repeat."""
+"""Runs from end to end on a tiny model: what they leave, how they go on after a kill, what they do not repeat.
+
+Over 300 lines: one command, with everything that may become of it.
+"""
 
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,7 +16,7 @@ from scipy import stats
 from sklearn.metrics import ndcg_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from grkd import cli
+from grkd import cli, recipe, stages
 from grkd.reports import markdown_table, read_run
 from grkd.stages import language_responses, language_training
 
@@ -160,6 +164,20 @@ def test_changed_settings_redo_only_what_depends_on_them(tiny_recipe: Path) -> N
     same = {name for name in before if before[name] == after.get(name)}
     assert {name.split("/")[0] for name in before if name not in same} == {"train", "evaluate"}
     assert (folder / "train" / "kd-seed0.old").is_dir()
+
+
+def test_an_error_on_one_of_several_ranks_ends_the_run(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are in the same training and would wait for it: the launcher must see that it is over."""
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    one = recipe.read(tiny_recipe, ["methods=[kd]"])
+    monkeypatch.setattr(stages, "PartialState", lambda: SimpleNamespace(num_processes=1))
+    assert dict(stages._each(one, fails)) == {"kd-seed0": "failed: RuntimeError: out of memory"}
+    monkeypatch.setattr(stages, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        dict(stages._each(one, fails))
 
 
 def test_failed_method_is_shown_and_the_rest_goes_on(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
