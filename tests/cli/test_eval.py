@@ -348,6 +348,18 @@ def test_a_stopped_command_leaves_what_an_earlier_one_found(
     command = words(server, tiny_teacher, data, "mt_bench,arena_hard", concurrency=1)
     assert run(capsys, [*command, "--max-requests=1"])[0] == 1
     assert result(data, "arena_hard") == before
+    whole = json.loads((data.parent / "run" / "evaluation.json").read_text())["tasks"]
+    assert (whole["arena_hard"], whole["mt_bench"]["complete"]) == (before, False)
+    # Another model in the same folder: what was found of the first says nothing of it.
+    other = data.parent / "other"
+    shutil.copytree(tiny_teacher, other)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+    model.save_pretrained(other)
+    command = words(server, other, data, "mt_bench,arena_hard", concurrency=1)
+    assert run(capsys, [*command, "--max-requests=1"])[0] == 1
+    assert result(data, "arena_hard")["complete"] is False
 
 
 def test_tasks_of_several_commands_stand_in_one_summary(

@@ -45,6 +45,31 @@ def test_never_two_inside(tmp_path: Path) -> None:
     assert not (tmp_path / ".lock").exists()
 
 
+def test_a_stage_that_lacks_its_name_alone_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training has dropped its checkpoints by then: it would begin anew."""
+    run, calls, real = RunFolder(tmp_path), [], os.replace
+
+    def make(work: Path) -> None:
+        calls.append(work)
+        (work / "figure.txt").write_text("1")
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(source).name == "stage.partial":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("stage", {"a": 1}, make)
+    monkeypatch.setattr(os, "replace", real)
+    for _ in range(2):
+        final = run.stage("stage", {"a": 1}, make)
+        assert sorted(path.name for path in final.iterdir()) == ["figure.txt", "manifest.json"]
+    assert len(calls) == 1
+    run.stage("stage", {"a": 2}, make)
+    assert len(calls) == 2
+
+
 WORKERS = """
 import os, sys, time
 from pathlib import Path

@@ -198,7 +198,7 @@ def test_many_responses_on_a_gpu_are_worth_compiling(monkeypatch: pytest.MonkeyP
     assert fastest_method(model, 8192) == "dynamic"
 
 
-@pytest.mark.parametrize("method", ["dynamic", "static"])
+@pytest.mark.parametrize("method", METHODS)
 def test_tokens_that_no_tokenizer_knows_are_never_drawn(method: str) -> None:
     """Heads are padded; a fresh student gives the padding as much as any token."""
     prompts = [[3]] * 40

@@ -85,7 +85,8 @@ class RunFolder:
             self._prepare(work, key)
         self.ranks.wait_for_everyone()
         try:
-            make(work)
+            if not self._whole(work, key):  # else killed before its last step, the new name
+                make(work)
         except UserError:
             if quick or all(path.name == _BEGUN for path in work.iterdir()):
                 shutil.rmtree(work, ignore_errors=True)
@@ -125,7 +126,7 @@ class RunFolder:
         sizes = {
             str(path.relative_to(work)): path.stat().st_size
             for path in sorted(work.rglob("*"))
-            if path.is_file() and path != work / _BEGUN
+            if path.is_file() and path not in (work / _BEGUN, work / _MANIFEST)
         }
         write_json(work / _MANIFEST, {"key": key, "inputs": inputs, "files_bytes": sizes})
         if final.exists():

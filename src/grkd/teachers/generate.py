@@ -75,7 +75,7 @@ def generate_responses(
         top_p=top_p,
         stop_ids=list(stop_ids),
         pad_token_id=pad_token_id,
-        unknown=range(_head_size(model) if vocabulary is None else vocabulary, _head_size(model)),
+        unknown=range(0) if vocabulary is None else range(vocabulary, _head_size(model)),
     )
     if method == "auto":
         method = fastest_method(model, len(prompts))

@@ -58,16 +58,18 @@ def evaluate(options: Options) -> int:
 def _run(session: Session) -> dict[str, Any]:
     options, earlier = session.options, _earlier(session)
     results: dict[str, Any] = {}
+    shown = dict(earlier)
     for task in options.tasks:
         if task in JUDGED and session.stopped:
             results[task] = {"complete": False, "stopped": session.stopped, "metrics": {}}
         else:
             results[task] = {"complete": True, **_TASK[task](session)}
         results[task]["limit"] = options.limit
-        path = session.folder / "results" / f"{task}.json"
-        if not (results[task].get("stopped") and path.exists()):  # what an earlier command found is worth more
-            write_json(path, results[task])
-        _summary(session, {**earlier, **results})
+        shown[task] = results[task]
+        if task in earlier and results[task].get("stopped"):  # what an earlier command found is worth more
+            shown[task] = earlier[task]
+        write_json(session.folder / "results" / f"{task}.json", shown[task])
+        _summary(session, shown)
     if session.stopped:
         console.print(f"[yellow]{session.stopped}; the same command goes on from here[/yellow]", soft_wrap=True)
     return results
