@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grkd.evaluation.statistics import PairedDifference, seed_interval
 from grkd.files import read_json
+from grkd.statistics import PairedDifference, seed_interval
 
 OURS = "grkd"  # the label of the default; its variants are other labels of the method of that name
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grkd.evaluation.statistics import holm, paired_bootstrap
 from grkd.files import read_json, write_text
 from grkd.reports import markdown_table, read_run
+from grkd.statistics import holm, paired_bootstrap
 
 PARTS = ("mawps", "asdiv", "gsm8k")
 _OURS = "grkd"

@@ -14,7 +14,7 @@ from benchmarks._classification_results import (
     shown_failures,
     shown_options,
 )
-from grkd.evaluation.statistics import PairedDifference, holm, paired_t
+from grkd.statistics import PairedDifference, holm, paired_t
 
 METRICS = ("accuracy", "nll_nats", "kendall_tau")
 _MEASURED = tuple(column for column in COLUMNS if column.metric in METRICS)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks._classification_results import DASH, OURS, SPOKEN, Column, Experiment, markdown, shown_p
-from grkd.evaluation.statistics import holm
+from grkd.statistics import holm
 
 _DECIMALS = 12  # means that differ by rounding alone are ties
 

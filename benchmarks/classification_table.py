@@ -23,8 +23,8 @@ from benchmarks._classification_results import (
     shown_options,
 )
 from benchmarks.classification_ablation import is_ablation
-from grkd.evaluation.statistics import PairedDifference, holm, paired_t, seed_interval
 from grkd.files import write_text
+from grkd.statistics import PairedDifference, holm, paired_t, seed_interval
 
 RESULTS = Path(__file__).parent / "results"
 

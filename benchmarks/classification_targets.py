@@ -13,8 +13,8 @@ from benchmarks._classification_results import (
     markdown,
     shown_difference,
 )
-from grkd.evaluation.statistics import PairedDifference
 from grkd.files import read_json
+from grkd.statistics import PairedDifference
 
 Judge = Callable[[PairedDifference, int], bool]
 Found = Mapping[str, tuple[str, PairedDifference]]  # experiment -> (best baseline, the test against it)

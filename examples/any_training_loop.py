@@ -8,7 +8,7 @@ from torch import nn
 
 from grkd import GRKDLoss
 from grkd.data.classification import digits
-from grkd.evaluation.rank import kendall_tau_b
+from grkd.metrics.rank import kendall_tau_b
 
 
 def network(hidden: int) -> nn.Module:

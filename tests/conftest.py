@@ -1,6 +1,7 @@
 """Settings shared by all tests (repeatable property tests, one thread), and a tiny language model on disk."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests._endpoint_server import EndpointServer
 
 settings.register_profile("grkd", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("grkd")
@@ -83,3 +86,12 @@ evaluation: {{top_k: 5, samples: 2, sample_tokens: 4}}
 """
     )
     return path
+
+
+@pytest.fixture
+def server() -> Iterator[EndpointServer]:
+    """A running chat endpoint."""
+    pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
+    made = EndpointServer()
+    yield made
+    made.close()

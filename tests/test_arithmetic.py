@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import arithmetic, arithmetic_table
-from grkd.evaluation.exact_match import grade
+from grkd.benchmarks.exact_match import grade
 from grkd.files import write_json
 
 DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "shared" / "data"))

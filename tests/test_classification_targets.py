@@ -9,7 +9,7 @@ import pytest
 from benchmarks import classification_table, classification_targets
 from benchmarks.classification_table import comparisons
 from benchmarks.classification_targets import better, not_worse
-from grkd.evaluation.statistics import PairedDifference
+from grkd.statistics import PairedDifference
 from tests._classification_results import BEST, OURS, made_up
 
 

@@ -315,7 +315,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from grkd.stages.evaluate import Options, evaluate
+    from grkd.evaluation import Options, evaluate
 
     given = {name: value for name, value in vars(options).items() if name != "command" and value is not None}
     if "tasks" in given:

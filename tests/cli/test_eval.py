@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from grkd import cli
 from grkd.reports.evaluations import read_evaluations
+from tests._endpoint_server import EndpointServer
 
 SECRET = "sk-very-secret-0123456789"
 QUESTIONS = 4  # of each benchmark; MT-Bench has two turns of each, Arena-Hard two games
@@ -39,16 +40,10 @@ def judged(body: dict[str, Any]) -> str:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The endpoint of tests/evaluation, as the judge named "weak"."""
+    """A local endpoint, as the judge named "weak"."""
     pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    path = Path(__file__).parents[1] / "evaluation" / "endpoint_server.py"
-    spec = importlib.util.spec_from_file_location("endpoint_server", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = module.EndpointServer(judged, models=["weak"])
+    made = EndpointServer(judged, models=["weak"])
     yield made
     made.close()
 
@@ -168,7 +163,7 @@ def test_alpaca_eval_weighted_by_logprobs_where_the_judge_gives_them(
     capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
 ) -> None:
     pytest.importorskip("alpaca_eval", reason="needs pip install 'grkd[eval]'")
-    from grkd.evaluation.alpaca_eval import is_switched
+    from grkd.benchmarks.alpaca_eval import is_switched
 
     server.logprobs = [("m", -0.2231435513), ("M", -1.6094379124)]  # 0.8 and 0.2
     assert run(capsys, words(server, tiny_teacher, data, "alpaca_eval"))[0] == 0
@@ -451,7 +446,7 @@ class NoServer:
 def test_gsm8ks_setting_reaches_the_task_and_a_change_redoes_it(
     capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grkd.evaluation import gsm8k
+    from grkd.benchmarks import gsm8k
 
     gsm8k_files(data)
     ran: list[tuple[int, bool]] = []
@@ -513,8 +508,8 @@ def test_gsm8k_zero_shot_through_the_chat_template(
 def test_rank_stores_what_it_measures_and_knows_its_source_by_content(
     capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grkd.evaluation import rank_task
-    from grkd.evaluation._identity import model_digest
+    from grkd.answers.identity import model_digest
+    from grkd.benchmarks import _rank_task as rank_task
 
     prompts = data.parent / "prompts.jsonl"
     lines = [json.dumps({"prompt": f"w{n} w1", "completion": f"w{n} w2 w3"}) for n in range(QUESTIONS)]
@@ -568,8 +563,8 @@ def test_a_result_of_another_device_is_made_again(
     """The teacher's precision is the device's, whatever --dtype says of answers."""
     import torch
 
-    from grkd.evaluation import rank_task
-    from grkd.stages.evaluate import _tasks
+    from grkd.benchmarks import _rank_task as rank_task
+    from grkd.evaluation import _tasks
 
     settings = dict.fromkeys(("teacher", "teacher_identity", "top_k", "teacher_score"))
     devices = list[str]()
@@ -592,7 +587,7 @@ def test_a_result_of_another_device_is_made_again(
 
 
 def test_why_there_are_no_figures_of_tokens_is_said() -> None:
-    from grkd.stages.evaluate._print import _remarks
+    from grkd.evaluation.printing import _remarks
 
     assert _remarks({"note": "no figures of tokens: other tokens"}) == ["no figures of tokens: other tokens"]
 
@@ -609,7 +604,7 @@ def test_a_missing_length_controlled_figure_is_explained(
 
 
 def test_remarks_hold_the_length_controlled_note_only_where_there_is_one() -> None:
-    from grkd.stages.evaluate._print import _remarks
+    from grkd.evaluation.printing import _remarks
 
     assert _remarks({"length_controlled_note": "no table", "note": "weak"}) == ["no table", "weak"]
     assert _remarks({"length_controlled_note": None, "note": None}) == []

@@ -11,9 +11,9 @@ import pytest
 
 from grkd import cli
 from grkd.errors import UserError
-from grkd.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from grkd.reports.evaluations import Evaluation, read_evaluations
 from grkd.reports.paired import MEASURES, Comparison, compare
+from grkd.statistics import bootstrap_interval, paired_bootstrap
 
 # Of 20 questions: both right 9, both wrong 2, only a 8, only b 1. McNemar: 2 (1 + 9) / 2^9 = 0.0390625.
 A = [1] * 9 + [0] * 2 + [1] * 8 + [0]
@@ -166,7 +166,7 @@ def test_every_measure_is_a_key_of_what_the_tasks_write() -> None:
     """The rank task's names: a measure that is renamed there would silently not be compared any more."""
     import torch
 
-    from grkd.evaluation._rank_measures import grade_measures, response_measures, token_measures
+    from grkd.metrics.rank_measures import grade_measures, response_measures, token_measures
 
     scores = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64)
     mask = torch.ones_like(scores, dtype=torch.bool)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from grkd.evaluation import statistics
+from grkd import statistics
 from grkd.reports.benchmarks import benchmarks, paired_view
 from grkd.reports.evaluations import Evaluation, Figure
 from grkd.reports.paired import MEASURES, compare

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grkd.errors import UserError
-from grkd.evaluation.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_ratios
 from grkd.reports._measures import MEASURES, TASKS, Measure
 from grkd.reports.evaluations import Evaluation, Item
+from grkd.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_ratios
 
 ALL_PAIRS_UP_TO = 4  # models; of more only the comparisons with the best are shown
 SIGNIFICANT = 0.05

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from scipy import stats
 
-from grkd.evaluation.statistics import holm
 from grkd.reports.results import BEFORE, TEACHER, Row, Run, Task
+from grkd.statistics import holm
 
 
 @dataclass(frozen=True, kw_only=True)

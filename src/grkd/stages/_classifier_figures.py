@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grkd.evaluation.rank import calibration, group_accuracy, kendall_tau_b, rank_fidelity, reverse_kl
-from grkd.evaluation.statistics import wilson_interval
+from grkd.metrics.rank import calibration, group_accuracy, kendall_tau_b, rank_fidelity, reverse_kl
+from grkd.statistics import wilson_interval
 
 # Scores measured at a time; several float64 tensors of as many live together.
 _ENTRIES = 1 << 22

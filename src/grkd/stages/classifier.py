@@ -19,14 +19,14 @@ from grkd.data.classification import ClassificationData
 from grkd.data.classification_batches import ClassificationDataset, Collate
 from grkd.data.splits import stratified_sample
 from grkd.errors import UserError
-from grkd.evaluation._rank_measures import calibration_interval
-from grkd.evaluation.rank import calibration, group_accuracy, rank_fidelity, reverse_kl
-from grkd.evaluation.statistics import bootstrap_interval
 from grkd.files import whole_file, write_json
+from grkd.metrics.rank import calibration, group_accuracy, rank_fidelity, reverse_kl
+from grkd.metrics.rank_measures import calibration_interval
 from grkd.recipe import ClassifierModel, ClassifierRecipe, Method, Training, to_plain
 from grkd.stages._classifiers import Classifier, load_data, make_classifier
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._train import check, device, drop_checkpoints, train
+from grkd.statistics import bootstrap_interval
 from grkd.teachers.classifiers import BUILT_IN, predict
 from grkd.training import ClassRows
 

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from grkd.benchmarks import exact_match
 from grkd.console import track
 from grkd.data.chat import encode_prompt
 from grkd.data.language import Group
 from grkd.data.prompts import Example
-from grkd.evaluation import exact_match
-from grkd.evaluation._rank_measures import against_teacher, response_measures
-from grkd.evaluation.statistics import bootstrap_interval
 from grkd.files import write_json
+from grkd.metrics.rank_measures import against_teacher, response_measures
 from grkd.recipe import LanguageRecipe
 from grkd.stages._folder import RunFolder, identity
 from grkd.stages._models import LanguageModels
@@ -25,6 +24,7 @@ from grkd.stages._train import dtype
 from grkd.stages.language_responses import read_records
 from grkd.stages.language_rows import language_rows
 from grkd.stages.language_scores import read_groups
+from grkd.statistics import bootstrap_interval
 from grkd.teachers.generate import generate_responses
 from grkd.teachers.models import cast_weights, load_language_model
 

@@ -1,0 +1,221 @@
+"""What the rank task measures on: held-out responses of a run folder, prompts with completions, groups of responses."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from grkd.answers.identity import digest_in_manifest, model_digest
+from grkd.data.language import Item
+from grkd.data.prompts import Example, read_examples
+from grkd.errors import UserError
+from grkd.files import read_json
+
+_GRADED = ("question_id", "output", "gpt4_score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseGroup:
+    """A prompt, responses to it, and a grade of each, higher is better (None: there are no grades)."""
+
+    prompt: Example
+    responses: tuple[str, ...]
+    grades: tuple[float, ...] | None
+
+    @property
+    def answers(self) -> list[Example]:
+        """The prompt with each response as its completion."""
+        return [replace(self.prompt, completion=text) for text in self.responses]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSource:
+    """Held-out responses of a run as token ids, what belongs to its tokenizer, and where its teacher is.
+
+    groups: the responses to each prompt, by the prompt's id. By item id: log_probs, the teacher's mean log-probability
+    of a response, nats a token; scores, what orders them: the teacher's rewards where the score stage left them (then
+    rewarded), else the log_probs. cache: the score stage's folder with the teacher's hidden states, or None. teacher:
+    a folder or hub name, None where the recipe names none. folder: the run's.
+    """
+
+    folder: Path
+    groups: dict[str, list[Item]]
+    log_probs: dict[str, float]
+    scores: dict[str, float]
+    rewarded: bool
+    tokenizer: Path
+    pad_token_id: int
+    vocabulary: int
+    cache: Path | None
+    teacher: str | None
+
+    def scored_by(self) -> str | None:
+        """model_digest of the teacher that left log_probs, scores and cache, whatever its folder holds by now."""
+        manifest = self.folder / "prepare" / "manifest.json"
+        if self.teacher is None:
+            return None
+        inputs = read_json(manifest).get("inputs", {}) if manifest.is_file() else {}
+        content = inputs.get("teacher", {}).get("model")
+        if content is None or Path(self.teacher).is_relative_to(self.folder):  # saved by the run itself
+            return model_digest(self.teacher)
+        return digest_in_manifest(self.teacher, content)
+
+
+def live_teacher(source: Path, named: str | None) -> str | None:
+    """The teacher that the rank task loads: the one named, else a run's; None where there is none or it is cached."""
+    if named is not None or not source.is_dir():
+        return named
+    return None if _cache(source / "score") else _teacher_of(source)
+
+
+def read_run(folder: Path, *, limit: int | None) -> RunSource:
+    """The held-out part of a run folder that has been through its score stage; the first `limit` prompts.
+
+    Raises UserError where a stage is missing, nothing is held out, or a response has no score.
+    """
+    shards = sorted((folder / "respond").glob("shard-*.parquet"))
+    numbers, score = folder / "prepare" / "tokens.json", folder / "score"
+    if not shards or not numbers.is_file() or not score.is_dir():
+        raise UserError(f"{folder}: no finished prepare, respond and score stages in it; give a run that was scored")
+    groups = dict(list(_heldout(shards).items())[:limit])
+    if not groups:
+        raise UserError(f"{folder}: its respond stage has no held-out response")
+    scored = [row for path in sorted(score.glob("scores-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    log_probs = {row["id"]: row["teacher_mean_log_prob_nats"] for row in scored}
+    rewards = {row["id"]: row.get("teacher_reward") for row in scored}
+    ids = [item.id for items in groups.values() for item in items]
+    unscored = next((name for name in ids if name not in log_probs), None)
+    if unscored is not None:
+        raise UserError(f"{score}: no score of the response {unscored!r}; run the score stage again")
+    rewarded = all(rewards[name] is not None for name in ids)
+    found = read_json(numbers)
+    return RunSource(
+        folder=folder,
+        groups=groups,
+        log_probs=log_probs,
+        scores={name: rewards[name] for name in ids} if rewarded else log_probs,
+        rewarded=rewarded,
+        tokenizer=folder / "prepare" / "tokenizer",
+        pad_token_id=found["pad_token_id"],
+        vocabulary=found["vocabulary"],
+        cache=_cache(score),
+        teacher=_teacher_of(folder),
+    )
+
+
+def _cache(score: Path) -> Path | None:
+    return score if (score / "head.safetensors").is_file() and (score / "hidden").is_dir() else None
+
+
+def _heldout(shards: Sequence[Path]) -> dict[str, list[Item]]:
+    """The held-out responses by their prompt's id, in the order of the data."""
+    groups: dict[str, list[Item]] = {}
+    for shard in shards:
+        table = pq.read_table(shard)
+        if "group" not in table.column_names:
+            raise UserError(f"{shard}: made by an older grkd, without groups of responses; run the respond stage again")
+        for record in table.filter(pc.field("split") == "heldout").to_pylist():
+            item = Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
+            groups.setdefault(record["group"], []).append(item)
+    return groups
+
+
+def read_prompts(path: Path, *, limit: int | None) -> tuple[list[Example], list[ResponseGroup]]:
+    """A JSONL file of examples with completions, or of groups; the other list is empty.
+
+    A group's line is a prompt or messages, "responses": [text, ...] and, where there are grades, "grades": [number,
+    ...]; a file holds one kind only. Raises UserError, with the line, for anything else.
+    """
+    examples = read_examples(path, limit=limit, groups=False)
+    lines = [
+        (number, json.loads(line))
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
+        if line.strip()
+    ][: len(examples)]
+    kinds = {"responses" in value for _, value in lines}
+    if kinds == {True, False}:
+        raise UserError(f'{path}: some lines have "responses" and some have not; give one kind in a file')
+    if kinds == {True}:
+        groups = zip(examples, lines, strict=True)
+        return [], [_group(example, value, where=f"{path}, line {number}") for example, (number, value) in groups]
+    for example, (number, _) in zip(examples, lines, strict=True):
+        if example.completion is None:
+            raise UserError(
+                f'{path}, line {number}: no completion; rank needs "completion" or "responses" on each line'
+            )
+    return examples, []
+
+
+def read_graded(path: Path, *, limit: int | None) -> list[ResponseGroup]:
+    """Groups of a Parquet file with question_id, output and gpt4_score; prompts from question.jsonl beside it.
+
+    Rows without a grade (null, or below 0) or without text are left out. `limit`: the first so many prompts, in the
+    order of the file.
+    Raises UserError for missing columns, files or questions.
+    """
+    questions = path.with_name("question.jsonl")
+    try:
+        table = pq.read_table(path, columns=list(_GRADED))
+        lines = [line for line in questions.read_text(encoding="utf-8").split("\n") if line.strip()]
+        prompts = {row["question_id"]: row["turns"][0] for row in map(json.loads, lines)}
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: no such file; rank needs {path.name} and question.jsonl") from None
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            f"{path}: cannot be read as graded responses ({' '.join(str(error).split())}); it needs the columns "
+            f"{', '.join(_GRADED)}, and question.jsonl beside it question_id and turns"
+        ) from None
+    grouped: dict[str, list[tuple[str, float]]] = {}
+    for row in table.to_pylist():
+        grade = row["gpt4_score"]
+        if grade is not None and math.isfinite(grade) and grade >= 0 and (row["output"] or "").strip():
+            grouped.setdefault(row["question_id"], []).append((row["output"], grade))
+    missing = next((name for name in grouped if name not in prompts), None)
+    if missing is not None:
+        raise UserError(f"{questions}: no question {missing!r}, which {path.name} has responses to")
+    return [
+        ResponseGroup(
+            prompt=Example(id=str(name), prompt=prompts[name]),
+            responses=tuple(text for text, _ in rows),
+            grades=tuple(grade for _, grade in rows),
+        )
+        for name, rows in list(grouped.items())[:limit]
+    ]
+
+
+def _teacher_of(folder: Path) -> str | None:
+    """The teacher that the prepare stage saved, else the one that the recipe names."""
+    saved, recipe = folder / "prepare" / "teacher", folder / "recipe.yaml"
+    if saved.is_dir():
+        return str(saved)
+    plain = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+    teacher = plain.get("teacher") if isinstance(plain, dict) else None
+    name = teacher.get("model") if isinstance(teacher, dict) else None
+    return str(name) if name else None
+
+
+def _group(example: Example, value: dict[str, Any], *, where: str) -> ResponseGroup:
+    responses, grades = value["responses"], value.get("grades")
+    if not isinstance(responses, list) or len(responses) < 2:
+        raise UserError(f"{where}: responses must be a list of two or more texts")
+    if not all(isinstance(text, str) and text.strip() for text in responses):
+        raise UserError(f"{where}: every response must be text and not empty")
+    if grades is not None:
+        numbers = isinstance(grades, list) and all(
+            isinstance(grade, int | float) and not isinstance(grade, bool) and math.isfinite(grade) and grade >= 0
+            for grade in grades
+        )
+        if not numbers or len(grades) != len(responses):
+            raise UserError(
+                f"{where}: grades must be one number of 0 or more for each of the {len(responses)} responses"
+            )
+    return ResponseGroup(
+        prompt=example, responses=tuple(responses), grades=None if grades is None else tuple(map(float, grades))
+    )

@@ -1,0 +1,223 @@
+"""A judge behind an OpenAI-compatible endpoint, whose judgements are stored one by one and never asked for twice."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grkd.console import progress_bar
+from grkd.endpoint.client import Budget, BudgetReached, Endpoint, Messages, RequestFailed
+from grkd.endpoint.journal import Journal
+from grkd.endpoint.threads import Calls
+from grkd.errors import UserError
+from grkd.files import digest
+
+__all__ = ["Budget", "BudgetReached", "Judge", "Judgement", "Outcome", "Request", "RequestFailed"]
+
+_GIVE_UP_AFTER = 3  # requests in a row without an answer: the endpoint is down, not the request at fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked: messages and sampling. `id` only names it in the store and the report."""
+
+    id: str
+    messages: Messages
+    max_tokens: int
+    logprobs: int | None = None
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A judge's answer and its cost. logprobs: one object a token as OpenAI writes them, None where none were given."""
+
+    text: str
+    logprobs: list[dict[str, Any]] | None
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Judgements by request id, the reasons of requests given up, and why it ended early (None: it did not)."""
+
+    judgements: dict[str, Judgement]
+    failures: dict[str, str]
+    stopped: str | None
+
+    @property
+    def complete(self) -> bool:
+        return not self.failures and self.stopped is None
+
+
+class Judge:
+    """Asks a judge, `concurrency` requests at a time; every judgement is a line of `store` as soon as it is there.
+
+    A request whose judgement is stored is not sent again; the same model's judgement counts whatever its URL was.
+    Raises UserError where the openai package or the key is missing or the URL is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        store: Path,
+        key_env: str | None = None,
+        concurrency: int = 4,
+        retries: int = 5,
+        timeout_seconds: float = 600.0,
+        backoff_seconds: float = 0.5,
+        budget: Budget | None = None,
+    ) -> None:
+        if concurrency < 1:
+            raise UserError(f"concurrency must be 1 or more, got {concurrency}")
+        self.model, self.concurrency = model, concurrency
+        self.endpoint = Endpoint(
+            url,
+            model,
+            role="judge",
+            key_env=key_env,
+            retries=retries,
+            timeout_seconds=timeout_seconds,
+            backoff_seconds=backoff_seconds,
+            budget=budget,
+        )
+        self._store = Journal(store)
+        self._answered_once, self._failed_in_a_row = False, 0
+
+    def check(self) -> None:
+        """Find out before the work starts whether the endpoint is there, takes the key and knows the model.
+
+        Where it has judged for this store before, nothing is asked, so that a finished run needs no judge. The model
+        is asked a question, which is stored, only where the endpoint does not list it. Raises UserError.
+        """
+        if any(record["judge"] == self.model for record in self._store):
+            return
+        if self.model in (self.endpoint.served() or []):
+            return
+        ping: Messages = [{"role": "user", "content": "Answer with one word: are you there?"}]
+        try:
+            self.ask(ping, max_tokens=1, logprobs=None, id="check")
+        except RequestFailed as failure:
+            raise UserError(f"judge: {self.endpoint.url} does not answer as {self.model!r}: {failure}") from None
+
+    def ask(
+        self, messages: Messages, *, max_tokens: int, logprobs: int | None, temperature: float = 0.0, id: str = ""
+    ) -> Judgement:
+        """One judgement, from the store or from the endpoint. Raises UserError, RequestFailed, BudgetReached."""
+        request = Request(id=id, messages=messages, max_tokens=max_tokens, logprobs=logprobs, temperature=temperature)
+        return self._ask(request)
+
+    def ask_all(self, requests: Sequence[Request], *, description: str = "judge") -> Outcome:
+        """All judgements; equal requests are asked once. A used-up budget ends it early, what is there is returned.
+
+        Requests given up are reported, not stored, so the next run asks again.
+        Raises UserError for a key, model or URL that cannot work, and after three requests in a row without an answer.
+        """
+        by_key: dict[str, list[Request]] = {}
+        for request in requests:
+            by_key.setdefault(self.key(request), []).append(request)
+        found = {key: self._stored(key) for key in by_key}
+        missing = [key for key in by_key if found[key] is None]
+        failures: dict[str, str] = {}
+        stopped = None
+        if missing:
+            failures, stopped = self._fetch({key: by_key[key][0] for key in missing}, description)
+            found |= {key: self._stored(key) for key in missing}
+        return Outcome(
+            judgements={r.id: judged for key, judged in found.items() if judged is not None for r in by_key[key]},
+            failures={r.id: reason for key, reason in failures.items() for r in by_key[key]},
+            stopped=stopped,
+        )
+
+    def key(self, request: Request) -> str:
+        """What a judgement is stored under: digest of the judge's name and all that was asked."""
+        return digest([self.model, request.messages, request.max_tokens, request.logprobs, request.temperature])
+
+    def cost(self, requests: Sequence[Request]) -> dict[str, Any]:
+        """Sums over the stored judgements of these requests: judgements, tries, tokens, seconds, and URLs asked."""
+        records = [self._store.get(key) for key in dict.fromkeys(map(self.key, requests))]
+        there = [record for record in records if record is not None]
+        sums = ("tries", "prompt_tokens", "completion_tokens", "seconds")
+        return {
+            "judgements": len(there),
+            **{name: round(sum(record[name] for record in there), 3) for name in sums},
+            "tokens_estimated": any(record["tokens_estimated"] for record in there),
+            "urls": sorted({record["url"] for record in there}),
+        }
+
+    def _stored(self, key: str) -> Judgement | None:
+        record = self._store.get(key)
+        return None if record is None else Judgement(**{name: record[name] for name in Judgement.__annotations__})
+
+    def _ask(self, request: Request) -> Judgement:
+        key = self.key(request)
+        stored = self._stored(key)
+        if stored is not None:
+            return stored
+        reply = self.endpoint.complete(
+            request.messages,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            logprobs=request.logprobs,
+        )
+        record = {
+            "id": request.id,
+            "judge": self.model,
+            "url": self.endpoint.url,
+            "request": {
+                "messages": request.messages,
+                "max_tokens": request.max_tokens,
+                "logprobs": request.logprobs,
+                "temperature": request.temperature,
+            },
+            "left_out": list(self.endpoint.dropped),
+            **vars(reply),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        self._store.add(key, record)
+        judged = self._stored(key)
+        assert judged is not None
+        return judged
+
+    def _fetch(self, missing: dict[str, Request], description: str) -> tuple[dict[str, str], str | None]:
+        """Ask for what is missing. Returns the reasons of requests given up by key, and why it ended early."""
+        failures: dict[str, str] = {}
+        stopped: str | None = None
+        self._failed_in_a_row = 0
+        self.endpoint.stopped.clear()
+        calls = {key: partial(self._ask, request) for key, request in missing.items()}
+        # However this ends, requests on their way come in and are stored.
+        with (
+            Calls(calls, concurrency=self.concurrency) as running,
+            progress_bar() as bar,
+            self.endpoint.one_try_after_an_error(),
+        ):
+            task = bar.add_task(description, total=len(missing), unit="judgements")
+            for key, done in running:
+                try:
+                    done.result()
+                    self._answered_once, self._failed_in_a_row = True, 0
+                    bar.advance(task)
+                except BudgetReached as reached:
+                    stopped = str(reached)
+                    running.drop()
+                except RequestFailed as failure:
+                    failures[key] = str(failure)
+                    self._count_failure(failure)
+        return failures, stopped
+
+    def _count_failure(self, failure: RequestFailed) -> None:
+        if failure.refused:
+            return
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= _GIVE_UP_AFTER or not self._answered_once:
+            raise UserError(
+                f"judge: {self.endpoint.url} gives no answer: {failure}; judgements so far are kept, "
+                "the same command goes on"
+            ) from None

@@ -1,0 +1,1 @@
+"""Measures of a student: rank fidelity, divergences, calibration, groups of classes."""

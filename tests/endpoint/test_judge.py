@@ -1,0 +1,339 @@
+"""The judge's client against a real HTTP server that misbehaves: retries, budget, store, keys.
+
+Over 300 lines: every fault of the server has its own test.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grkd.endpoint.judge import Budget, Judge, Request, RequestFailed
+from grkd.errors import UserError
+
+pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
+SECRET = "sk-very-secret-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def judge(server: Any, tmp_path: Path, **changes: Any) -> Judge:
+    options: dict[str, Any] = {"store": tmp_path / "judgements.jsonl", "backoff_seconds": 0.01, "retries": 3}
+    return Judge(server.url, "weak", **{**options, **changes})
+
+
+def requests(count: int, **changes: Any) -> list[Request]:
+    return [
+        Request(id=f"q{n}", messages=[{"role": "user", "content": f"question {n}"}], max_tokens=5, **changes)
+        for n in range(count)
+    ]
+
+
+def ask(asked: Judge, text: str = "hello", logprobs: int | None = None) -> Any:
+    return asked.ask([{"role": "user", "content": text}], max_tokens=5, logprobs=logprobs)
+
+
+def test_a_judgement_and_its_line_in_the_store(server: Any, tmp_path: Path) -> None:
+    found = ask(judge(server, tmp_path))
+    assert (found.text, found.prompt_tokens, found.completion_tokens) == ("answer to hello", 7, 3)
+    assert server.asked == [
+        {
+            "model": "weak",
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 5,
+            "temperature": 0.0,
+        }
+    ]
+    line = json.loads((tmp_path / "judgements.jsonl").read_text())
+    assert line["request"]["messages"] == [{"role": "user", "content": "hello"}]
+    assert (line["text"], line["judge"], line["url"]) == ("answer to hello", "weak", server.url)
+    assert (line["prompt_tokens"], line["completion_tokens"], line["tries"]) == (7, 3, 1)
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "cut", "garbage", "page", "empty"])
+def test_a_fault_that_passes(server: Any, tmp_path: Path, fault: str) -> None:
+    server.faults = [fault]
+    assert ask(judge(server, tmp_path)).text == "answer to hello"
+    assert len(server.asked) == 2
+    assert json.loads((tmp_path / "judgements.jsonl").read_text())["tries"] == 2
+
+
+def test_a_slow_server_is_given_up_on_and_tried_again(server: Any, tmp_path: Path) -> None:
+    server.faults = ["slow"]
+    begun = time.monotonic()
+    assert ask(judge(server, tmp_path, timeout_seconds=0.2)).text == "answer to hello"
+    assert time.monotonic() - begun < 0.9
+    assert len(server.asked) == 2
+
+
+def test_retry_after_is_obeyed_and_the_wait_doubles(server: Any, tmp_path: Path) -> None:
+    server.faults = ["429", "500", "500", "500"]
+    ask(judge(server, tmp_path, retries=4, backoff_seconds=0.05))
+    waits = [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
+    assert 0.3 <= waits[0] < 0.45
+    assert waits[1] >= 0.75 * 0.1
+    assert waits[3] >= 0.75 * 0.4 > waits[1] * 0.75
+
+
+def test_a_fault_that_stays_ends_after_the_retries(server: Any, tmp_path: Path) -> None:
+    server.always = "500"
+    with pytest.raises(RequestFailed, match=r"status 500: out of order \(tried 4 times\)"):
+        ask(judge(server, tmp_path))
+    assert len(server.asked) == 4
+    assert not (tmp_path / "judgements.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "parts"),
+    [
+        ("unknown model", ["knows no model 'weak'", "good-one, better-one"]),
+        ("refuses key", ["wants a key", "OPENAI_API_KEY"]),
+        ("moved", ["elsewhere.example", "give that URL"]),
+    ],
+)
+def test_what_the_user_must_change_is_one_line_and_not_tried_again(
+    server: Any, tmp_path: Path, fault: str, parts: list[str]
+) -> None:
+    server.models = ["good-one", "better-one"]
+    server.always = fault
+    with pytest.raises(UserError) as refused:
+        judge(server, tmp_path).ask_all(requests(1))
+    assert "\n" not in str(refused.value)
+    assert all(part in str(refused.value) for part in parts)
+    assert len(server.asked) == 1
+
+
+def test_an_unreachable_endpoint(server: Any, tmp_path: Path) -> None:
+    server.close()
+    with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:\d+/v1 .*check the URL"):
+        judge(server, tmp_path).check()
+    server.__init__()  # so that the fixture can close it
+
+
+def test_check_asks_a_question_once_and_only_of_a_model_that_is_not_listed(server: Any, tmp_path: Path) -> None:
+    server.models = ["weak"]
+    judge(server, tmp_path).check()
+    assert not server.asked
+    server.models = ["other"]
+    judge(server, tmp_path).check()
+    assert len(server.asked) == 1
+    found = ask(judge(server, tmp_path))
+    server.close()
+    judge(server, tmp_path).check()  # it has judged before: a finished run needs no judge
+    assert ask(judge(server, tmp_path)) == found
+    server.__init__()  # so that the fixture can close it
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "ftp://host/v1", "http://", "http://user:pw-9@host/v1", "http://host/v1?key=pw-9", "x"]
+)
+def test_bad_urls_are_refused_without_repeating_their_secrets(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match=r"judge: ") as refused:
+        Judge(url, "weak", store=tmp_path / "j.jsonl")
+    assert "pw-9" not in str(refused.value)
+
+
+def test_the_url_is_completed(tmp_path: Path) -> None:
+    def completed(url: str) -> str:
+        return Judge(url, "weak", store=tmp_path / "j.jsonl").endpoint.url
+
+    assert completed("http://host:8000") == "http://host:8000/v1"
+    assert completed("http://[::1]:8000/") == "http://[::1]:8000/v1"
+    assert completed("http://host/openai/v1/chat/completions") == "http://host/openai/v1"
+
+
+def test_a_missing_key_is_named(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        UserError, match=r"no key for https://api\.example/v1; set the environment variable OPENAI_API_"
+    ):
+        Judge("https://api.example/v1", "weak", store=tmp_path / "j.jsonl")
+    monkeypatch.setenv("OTHER_KEY", "")
+    with pytest.raises(UserError, match="OTHER_KEY"):
+        judge(server, tmp_path, key_env="OTHER_KEY")
+
+
+def test_the_key_is_sent_and_reaches_no_file_log_or_message(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", SECRET)
+    caplog.set_level(logging.DEBUG)
+    server.reply = lambda body: f"your key is {SECRET}"
+    server.faults = ["500", "refuses key"]
+    asked = judge(server, tmp_path, key_env="MY_KEY")
+    with pytest.raises(UserError, match=r"refuses the key in MY_KEY .*\[key\]") as refused:
+        ask(asked)
+    assert ask(asked).text == "your key is [key]"
+    assert server.keys[-1] == f"Bearer {SECRET}"
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    for text in [*written, caplog.text, str(refused.value), repr(asked), repr(asked.endpoint)]:
+        assert SECRET not in text
+
+
+def test_logprobs_as_the_endpoint_gives_them(server: Any, tmp_path: Path) -> None:
+    server.logprobs = [("m", -0.1), ("M", float("-inf"))]
+    found = ask(judge(server, tmp_path), logprobs=5)
+    assert (server.asked[0]["logprobs"], server.asked[0]["top_logprobs"]) == (True, 5)
+    first = {"token": "m", "logprob": -0.1}
+    assert found.logprobs == [{**first, "top_logprobs": [first, {"token": "M", "logprob": -9999.0}]}]
+
+
+def test_an_endpoint_that_refuses_logprobs_is_asked_without_from_then_on(server: Any, tmp_path: Path) -> None:
+    server.always = "no logprobs"
+    outcome = judge(server, tmp_path, concurrency=1).ask_all(requests(3, logprobs=5))
+    assert [judged.logprobs for judged in outcome.judgements.values()] == [None] * 3
+    assert ["logprobs" in body for body in server.asked] == [True, False, False, False]
+    lines = [json.loads(line) for line in (tmp_path / "judgements.jsonl").read_text().splitlines()]
+    assert {(line["request"]["logprobs"], *line["left_out"]) for line in lines} == {(5, "logprobs")}
+
+
+def test_an_endpoint_that_leaves_logprobs_out_without_a_word(server: Any, tmp_path: Path) -> None:
+    assert ask(judge(server, tmp_path), logprobs=5).logprobs is None
+
+
+def test_tokens_are_estimated_where_the_endpoint_counts_none(server: Any, tmp_path: Path) -> None:
+    server.usage = False
+    found = ask(judge(server, tmp_path), "x" * 41)
+    assert found.prompt_tokens == 11  # 41 characters, four a token
+    assert json.loads((tmp_path / "judgements.jsonl").read_text())["tokens_estimated"] is True
+
+
+def test_nothing_is_asked_twice(server: Any, tmp_path: Path) -> None:
+    first = judge(server, tmp_path).ask_all(requests(6))
+    assert len(server.asked) == 6
+    again = judge(server, tmp_path).ask_all(requests(8))
+    assert len(server.asked) == 8
+    assert {name: again.judgements[name] for name in first.judgements} == first.judgements
+    assert list(again.judgements) == [f"q{n}" for n in range(8)]
+
+
+def test_equal_requests_are_asked_once(server: Any, tmp_path: Path) -> None:
+    twice = [Request(id=name, messages=[{"role": "user", "content": "same"}], max_tokens=5) for name in "ab"]
+    outcome = judge(server, tmp_path).ask_all(twice)
+    assert len(server.asked) == 1
+    assert outcome.judgements["a"] == outcome.judgements["b"]
+
+
+def test_what_was_asked_otherwise_is_asked_again(server: Any, tmp_path: Path) -> None:
+    asked = judge(server, tmp_path)
+    asked.ask_all(requests(1))
+    for changed in (
+        requests(1, temperature=0.5),
+        requests(1, logprobs=2),
+        [Request(**{**vars(requests(1)[0]), "max_tokens": 6})],
+    ):
+        asked.ask_all(changed)
+    Judge(server.url, "strong", store=tmp_path / "judgements.jsonl").ask_all(requests(1))
+    assert len(server.asked) == 5
+
+
+def test_requests_run_at_the_same_time_but_not_more_than_asked_for(server: Any, tmp_path: Path) -> None:
+    server.delay_seconds = 0.05
+    judge(server, tmp_path, concurrency=3).ask_all(requests(9))
+    assert server.most_at_once == 3
+
+
+@pytest.mark.parametrize(("budget", "asked"), [(Budget(max_requests=4), 4), (Budget(max_tokens=25), 3)])
+def test_the_budget_stops_cleanly_and_the_next_run_goes_on(
+    server: Any, tmp_path: Path, budget: Budget, asked: int
+) -> None:
+    outcome = judge(server, tmp_path, budget=budget, concurrency=1).ask_all(requests(10))
+    assert len(server.asked) == asked == len(outcome.judgements)  # ten tokens a judgement
+    assert "used up" in str(outcome.stopped)
+    assert not outcome.complete
+    assert judge(server, tmp_path).ask_all(requests(10)).complete
+    assert len(server.asked) == 10
+
+
+def test_every_try_counts_in_the_budget(server: Any, tmp_path: Path) -> None:
+    server.always = "500"
+    outcome = judge(server, tmp_path, budget=Budget(max_requests=3), concurrency=1).ask_all(requests(10))
+    assert len(server.asked) == 3
+    assert outcome.stopped is not None
+
+
+def test_one_refused_request_does_not_stop_the_others(server: Any, tmp_path: Path) -> None:
+    server.faults = ["too long"]
+    asked = judge(server, tmp_path, concurrency=1)
+    outcome = asked.ask_all(requests(4))
+    assert len(outcome.judgements) == 3
+    assert list(outcome.failures) == ["q0"]
+    assert "over the context length" in outcome.failures["q0"]
+    assert asked.ask_all(requests(4)).complete  # failures are not stored
+
+
+def test_an_endpoint_that_goes_down_ends_the_run_with_one_line(server: Any, tmp_path: Path) -> None:
+    asked = judge(server, tmp_path, retries=1, concurrency=1)
+    asked.ask_all(requests(2))
+    server.always = "500"
+    with pytest.raises(UserError, match=r"gives no answer: .*judgements so far are kept"):
+        asked.ask_all(requests(20))
+    assert 2 + 3 * 2 <= len(server.asked) <= 2 + 4 * 2  # the next may have begun
+    server.always = None
+    assert asked.ask_all(requests(20)).complete
+    assert len(server.answered) == 20
+
+
+def test_a_torn_last_line_is_asked_again_and_a_broken_one_is_named(server: Any, tmp_path: Path) -> None:
+    store = tmp_path / "judgements.jsonl"
+    judge(server, tmp_path, concurrency=1).ask_all(requests(3))
+    whole = store.read_bytes()
+    store.write_bytes(whole[:-30])
+    assert judge(server, tmp_path).ask_all(requests(3)).complete
+    assert len(server.asked) == 4
+    assert [json.loads(line)["id"] for line in store.read_text().splitlines()] == ["q0", "q1", "q2"]
+    store.write_text(store.read_text().replace('{"key"', "{'key'", 1))
+    with pytest.raises(UserError, match=r"judgements\.jsonl, line 1: "):
+        judge(server, tmp_path)
+
+
+def test_cost_sums_what_these_requests_cost(server: Any, tmp_path: Path) -> None:
+    asked = judge(server, tmp_path)
+    asked.ask_all(requests(5))
+    cost = asked.cost(requests(3))
+    assert (cost["judgements"], cost["tries"], cost["prompt_tokens"], cost["completion_tokens"]) == (3, 3, 21, 9)
+    assert cost["urls"] == [server.url]
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from grkd.endpoint.judge import Judge, Request
+judge = Judge(sys.argv[1], "weak", store=Path(sys.argv[2]), concurrency=2)
+words = [f"question {n}" for n in range(12)]
+judge.ask_all([Request(id=text, messages=[{"role": "user", "content": text}], max_tokens=5) for text in words])
+"""
+
+
+def test_a_killed_process_loses_nothing_that_was_answered(server: Any, tmp_path: Path) -> None:
+    server.delay_seconds = 0.1
+    store = tmp_path / "judgements.jsonl"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(_PROGRAM), server.url, str(store)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while not (store.exists() and store.read_bytes().count(b"\n") >= 4):
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    time.sleep(0.15)  # the server finishes what was on its way
+    stored = store.read_bytes().count(b"\n")
+    assert 4 <= stored < 12
+    before = len(server.asked)
+    assert before <= stored + 2  # two requests were on their way
+    outcome = Judge(server.url, "weak", store=store).ask_all(requests(12))
+    assert outcome.complete
+    assert len(server.asked) - before == 12 - stored
