@@ -1,5 +1,9 @@
-"""Log-probabilities of chosen tokens against plain torch in float64, on dense logits."""
+"""Log-probabilities of chosen tokens against plain torch in float64, on dense logits.
 
+With GRKD_KERNELS=triton (and TRITON_INTERPRET=1) the Triton kernels run, in float32: see test_interpreter.py.
+"""
+
+import os
 from typing import Any
 
 import pytest
@@ -8,13 +12,20 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from grkd import kernels
 from grkd.errors import UserError
-from grkd.kernels import selected_log_probs
 
-CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+TRITON = os.environ.get("GRKD_KERNELS") == "triton"
+CLOSE = {"rtol": 2e-5, "atol": 2e-5} if TRITON else {"rtol": 1e-9, "atol": 1e-12}
+DTYPE = torch.float32 if TRITON else torch.float64
+not_interpreted = pytest.mark.skipif(TRITON, reason="of the torch form, or of dtypes that the interpreter has not")
 
 
-def case(rows: int = 9, vocabulary: int = 13, width: int = 5, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+def selected_log_probs(*arguments: Any, **options: Any) -> Tensor:
+    return kernels.selected_log_probs(*arguments, **options, implementation="triton" if TRITON else "auto")
+
+
+def case(rows: int = 9, vocabulary: int = 13, width: int = 5, dtype: torch.dtype = DTYPE) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(rows)
 
     def draw(*shape: int) -> Tensor:
@@ -70,11 +81,12 @@ def test_values_and_gradients(softcap: float | None, temperature: float, vocabul
 
 
 def test_odd_shapes_in_float32() -> None:
-    inputs = case(507, 123, 31, torch.float32)
+    inputs = case(107 if TRITON else 507, 123, 31, torch.float32)
     check(inputs, {"rtol": 2e-5, "atol": 2e-4}, chunk=64, softcap=30.0)
     assert inputs["weight"].grad.dtype == torch.float32
 
 
+@not_interpreted
 def test_gradcheck() -> None:
     inputs = case(5, 7, 3)
 
@@ -98,8 +110,8 @@ def test_without_bias_and_with_a_frozen_weight() -> None:
     found.sum().backward()
     expected, (hidden, *_) = dense({**inputs, "weight": weight, "bias": torch.zeros(13, dtype=torch.float64)})
     expected.sum().backward()
-    torch.testing.assert_close(found, expected, **CLOSE)
-    torch.testing.assert_close(inputs["hidden"].grad, hidden.grad, **CLOSE)
+    torch.testing.assert_close(found.double(), expected, **CLOSE)
+    torch.testing.assert_close(inputs["hidden"].grad.double(), hidden.grad, **CLOSE)
     assert weight.grad is None
 
 
@@ -116,6 +128,7 @@ class Largest(TorchDispatchMode):
         return found
 
 
+@not_interpreted
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_no_logits_of_all_rows(softcap: float | None) -> None:
     inputs = case(64, 50, 3)
@@ -177,9 +190,10 @@ def test_used_twice_and_backward_twice() -> None:
 def test_scores_of_any_size_are_finite() -> None:
     inputs = case()
     inputs["hidden"] = (inputs["hidden"].detach() * 1e4).requires_grad_()
-    check(inputs, {"rtol": 1e-9, "atol": 1e-8}, chunk=4)
+    check(inputs, {"rtol": 1e-5, "atol": 2e-2} if TRITON else {"rtol": 1e-9, "atol": 1e-8}, chunk=4)
 
 
+@not_interpreted
 def test_tiny_upstream_gradients_survive_float16() -> None:
     inputs = case(dtype=torch.float16)
     found = selected_log_probs(**inputs)
@@ -188,6 +202,7 @@ def test_tiny_upstream_gradients_survive_float16() -> None:
     torch.testing.assert_close(gradient.double(), 1e-5 * whole.double(), rtol=2e-2, atol=6e-8)
 
 
+@not_interpreted
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16_is_as_near_to_float64_as_plain_torch(autocast: bool) -> None:
     inputs = case(61, 123, 64, torch.float32 if autocast else torch.bfloat16)
@@ -212,6 +227,7 @@ def test_bfloat16_is_as_near_to_float64_as_plain_torch(autocast: bool) -> None:
         assert error(inputs[name].grad, leaf.grad) <= error(other.grad, leaf.grad) + 1e-4
 
 
+@not_interpreted
 def test_autocast_reaches_the_products() -> None:
     inputs = case(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

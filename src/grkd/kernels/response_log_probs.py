@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grkd.errors import UserError
+from grkd.kernels._available import use_triton
 from grkd.kernels._inputs import chunks
+from grkd.kernels._options import Implementation
 from grkd.kernels._products import add_product, sum_dtype
 from grkd.kernels.head import gathered
 
@@ -25,17 +27,20 @@ def selected_log_probs(
     temperature: float = 1.0,
     vocabulary: int | None = None,
     chunk: int = 1024,
+    implementation: Implementation = "auto",
 ) -> Float[Tensor, " rows"]:
     """log softmax(cap(h W^T + b) / temperature)[label], in nats and at least float32: one value a row.
 
-    No [rows, vocabulary] tensor: `chunk` rows of float32 logits at a time (twice that in the backward pass with a
-    softcap), made again in the backward pass. cap(x) = softcap * tanh(x / softcap).
-    labels: a row's token; below 0 the row gives 0 and no gradient, whatever its hidden state holds (NaN too).
+    No [rows, vocabulary] tensor: `chunk` rows of float32 logits at a time, made again in the backward pass.
+    cap(x) = softcap * tanh(x / softcap).
+    labels: token of each row; below 0 the row gives 0 and no gradient, whatever its hidden state holds (NaN too).
     vocabulary: the softmax is over the first so many entries (an lm_head may be padded); None takes all.
+    implementation: "triton" reads the logits once in each direction; "torch" takes about 20 passes; "auto" takes
+    Triton on CUDA.
     Gradients: hidden, weight and bias; the weight's is summed over chunks in float32. Products run in hidden's dtype,
     or in autocast's. DTensor weights are gathered, their gradients averaged over ranks as FSDP2 does.
-    Raises UserError for options out of range, ValueError for shapes that do not fit and, on a CPU, for a label beyond
-    the vocabulary.
+    Raises UserError for options out of range or an implementation that cannot run, ValueError for shapes that do not
+    fit and, on a CPU, for a label beyond the vocabulary.
     """
     for name, number in (("temperature", temperature), ("softcap", softcap), ("chunk", chunk)):
         if number is not None and not number > 0:
@@ -51,7 +56,14 @@ def selected_log_probs(
         )
     if not labels.is_cuda and labels.numel() and int(labels.max()) >= cut:
         raise ValueError(f"labels hold token {int(labels.max())}, the vocabulary has {cut} entries")
-    call = _Call(softcap=softcap, temperature=temperature, vocabulary=cut, chunk=chunk, dtype=_product_dtype(hidden))
+    call = _Call(
+        softcap=softcap,
+        temperature=temperature,
+        vocabulary=cut,
+        chunk=chunk,
+        dtype=_product_dtype(hidden),
+        triton=use_triton(hidden, implementation),
+    )
     found: Tensor = _Selected.apply(hidden, weight, None if bias is None else gathered(bias), labels.long(), call)
     return found
 
@@ -65,13 +77,14 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """The options of one call, and the dtype of its matrix products."""
+    """The options of one call, the dtype of its matrix products, and whether Triton makes the passes over logits."""
 
     softcap: float | None
     temperature: float
     vocabulary: int
     chunk: int
     dtype: torch.dtype
+    triton: bool
 
     def weights(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight [vocabulary, hidden] in the products' dtype, bias [vocabulary] in the logits'."""
@@ -105,14 +118,8 @@ class _Selected(torch.autograd.Function):
             chosen = torch.zeros_like(log_sums)
             cut, cut_bias = call.weights(weight, bias)
             for part in chunks(len(hidden), call.chunk):
-                scores = call.capped(call.states(hidden[part], labels[part]), cut, cut_bias)
-                if call.scale != 1:
-                    scores.mul_(call.scale)
-                chosen[part] = scores.gather(1, labels[part, None].clamp_min(0)).squeeze(1)
-                # torch.logsumexp would hold a second [chunk, vocabulary] tensor.
-                largest = scores.amax(1, keepdim=True)
-                log_sums[part] = scores.sub_(largest).exp_().sum(1).log_() + largest.squeeze(1)
-                del scores  # before the next chunk's are made
+                states = call.states(hidden[part], labels[part])
+                chosen[part], log_sums[part] = _statistics(call, states, cut, cut_bias, labels[part])
         ctx.call = call
         ctx.save_for_backward(hidden, weight, bias, labels, log_sums)
         return torch.where(labels >= 0, chosen - log_sums, 0.0)
@@ -154,9 +161,8 @@ def _gradients(
     bias_sum = torch.zeros_like(bias, dtype=rows.dtype) if wanted[2] and bias is not None else None
     for part in chunks(len(hidden), call.chunk):
         states = call.states(hidden[part], labels[part])
-        capped = call.capped(states, cut, cut_bias)
-        slope = _slope(call, capped, labels[part], log_sums[part], rows[part])
-        del capped
+        exact = bias_sum is not None  # its gradient is a sum of slopes that are not rounded
+        slope = _slopes(call, states, cut, cut_bias, labels[part], log_sums[part], rows[part], exact=exact)
         if bias_sum is not None:
             bias_sum[: call.vocabulary] += slope.sum(0)
         slope = slope.to(call.dtype)
@@ -168,8 +174,54 @@ def _gradients(
     return hidden_sum, weight_sum, bias_sum
 
 
-def _slope(call: _Call, capped: Tensor, labels: Tensor, log_sums: Tensor, rows: Tensor) -> Tensor:
-    """rows * (one-hot - softmax) / temperature, times the cap's slope: by the raw logits, in place without a cap."""
+def _statistics(
+    call: _Call, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Score of the label and log-sum-exp of each row of a chunk."""
+    if call.triton:
+        from grkd.kernels import _log_probs_triton as triton
+
+        logits = _wide_product(states, weight.mT)
+        return triton.statistics(logits, labels, bias=bias, softcap=call.softcap, temperature=call.temperature)
+    scores = call.capped(states, weight, bias)
+    if call.scale != 1:
+        scores.mul_(call.scale)
+    chosen = scores.gather(1, labels[:, None].clamp_min(0)).squeeze(1)
+    # torch.logsumexp would hold a second [chunk, vocabulary] tensor.
+    largest = scores.amax(1, keepdim=True)
+    return chosen, scores.sub_(largest).exp_().sum(1).log_() + largest.squeeze(1)
+
+
+def _slopes(
+    call: _Call,
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    log_sums: Tensor,
+    rows: Tensor,
+    *,
+    exact: bool,
+) -> Tensor:
+    """rows * (one-hot - softmax) / temperature, times the cap's slope: by the raw logits, in float32 (float64).
+
+    Rounded to the products' dtype unless exact, where Triton does it in the same pass.
+    """
+    if call.triton:
+        from grkd.kernels import _log_probs_triton as triton
+
+        logits = _wide_product(states, weight.mT)
+        return triton.slopes(
+            logits,
+            labels,
+            log_sums,
+            rows,
+            bias=bias,
+            softcap=call.softcap,
+            temperature=call.temperature,
+            dtype=rows.dtype if exact else call.dtype,
+        )
+    capped = call.capped(states, weight, bias)
     slope = capped if call.softcap is None else capped.clone()
     if call.scale != 1:
         slope.mul_(call.scale)
