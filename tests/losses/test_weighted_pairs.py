@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.losses import _weighted_pairs, group_relative, rank_discount, weighted_pairs
+from grkd.losses import _weighted_pairs, group_relative, pair_margins, rank_discount, weighted_pairs
 
 FORMS = [(target, normalize) for target in ("hard", "soft", "margin") for normalize in ("pairs", "candidates")]
 all_forms = pytest.mark.parametrize(("pair_target", "normalize"), FORMS)
@@ -25,6 +26,17 @@ def case(rows: int = 5, candidates: int = 7, seed: int = 0) -> tuple[Tensor, Ten
     mask = torch.rand(rows, candidates, generator=generator) < 0.8
     mask[2] = False
     return student, (2 * teacher).round(decimals=0), importance, mask
+
+
+def pairs_loss(
+    student: Tensor, teacher: Tensor, *, importance: Tensor | None = None, pair_target: str = "hard", **options: Any
+) -> Tensor:
+    """The function that computes these pairs: with weights, margins of all pairs alike, or all pairs alike."""
+    if importance is not None:
+        return weighted_pairs(student, teacher, importance=importance, pair_target=pair_target, **options)
+    if pair_target == "margin":
+        return pair_margins(student, teacher, **options)
+    return group_relative(student, teacher, pair_target=pair_target, **options)
 
 
 def by_hand(
@@ -64,7 +76,7 @@ def loss_and_gradient(loss: Callable[[Tensor], Tensor], student: Tensor) -> tupl
 def test_equals_plain_loops(tau: float, seed: int, weighted: bool, pair_target: str, normalize: str) -> None:
     student, teacher, importance, mask = case(seed=seed)
     given = importance if weighted else None
-    found = weighted_pairs(
+    found = pairs_loss(
         student, teacher, importance=given, mask=mask, tau=tau, pair_target=pair_target, normalize=normalize
     )
     expected = [
@@ -81,22 +93,11 @@ def test_gradcheck(weighted: bool, pair_target: str, normalize: str) -> None:
     given = importance if weighted else None
 
     def loss(scores: Tensor) -> Tensor:
-        return weighted_pairs(
+        return pairs_loss(
             scores, teacher, importance=given, mask=mask, tau=0.7, pair_target=pair_target, normalize=normalize
         )
 
     assert torch.autograd.gradcheck(loss, student.requires_grad_())
-
-
-@pytest.mark.parametrize("pair_target", ["hard", "soft"])
-@pytest.mark.parametrize("normalize", ["pairs", "candidates"])
-def test_without_weights_it_is_the_group_relative_loss(pair_target: str, normalize: str) -> None:
-    student, teacher, _, mask = case()
-    options = {"mask": mask, "tau": 0.7, "pair_target": pair_target, "normalize": normalize}
-    found, gradient = loss_and_gradient(lambda s: weighted_pairs(s, teacher, **options), student)
-    expected, expected_gradient = loss_and_gradient(lambda s: group_relative(s, teacher, **options), student)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("normalize", ["pairs", "candidates"])
@@ -106,10 +107,10 @@ def test_margins_are_the_limit_of_soft_pairs(weighted: bool, normalize: str) -> 
     student, _, importance, mask = case()
     teacher = torch.randn(5, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64)  # no ties
     options = {"importance": importance if weighted else None, "mask": mask, "normalize": normalize}
-    limit, slope = loss_and_gradient(lambda s: weighted_pairs(s, teacher, pair_target="margin", **options), student)
+    limit, slope = loss_and_gradient(lambda s: pairs_loss(s, teacher, pair_target="margin", **options), student)
 
     def scaled(s: Tensor, tau: float) -> Tensor:
-        own, least = (weighted_pairs(x, teacher, tau=tau, pair_target="soft", **options) for x in (s, teacher))
+        own, least = (pairs_loss(x, teacher, tau=tau, pair_target="soft", **options) for x in (s, teacher))
         return tau**2 * (own - least)
 
     errors = []
@@ -123,13 +124,11 @@ def test_margins_are_the_limit_of_soft_pairs(weighted: bool, normalize: str) -> 
 
 def test_margins_have_their_minimum_at_the_teacher_and_weigh_all_pairs_in_linear_time() -> None:
     _, teacher, _, mask = case()
-    least, gradient = loss_and_gradient(
-        lambda s: weighted_pairs(s, teacher, mask=mask, pair_target="margin"), teacher + 3
-    )
+    least, gradient = loss_and_gradient(lambda s: pairs_loss(s, teacher, mask=mask, pair_target="margin"), teacher + 3)
     assert least.abs().max() < 1e-14
     assert gradient.abs().max() < 1e-14
     many = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(0))  # pairs of it fill no memory
-    assert weighted_pairs(many, torch.zeros_like(many), pair_target="margin").tolist() == pytest.approx(
+    assert pairs_loss(many, torch.zeros_like(many), pair_target="margin").tolist() == pytest.approx(
         [2 * row.var().item() / 8 for row in many], rel=1e-4
     )
 
@@ -145,7 +144,7 @@ def test_shifts_of_a_row_change_nothing_and_candidates_may_be_permuted(
     options = {"tau": 0.7, "pair_target": pair_target, "normalize": normalize}
 
     def loss(s: Tensor, t: Tensor, v: Tensor, m: Tensor) -> Tensor:
-        return weighted_pairs(s, t, importance=v if weighted else None, mask=m, **options)
+        return pairs_loss(s, t, importance=v if weighted else None, mask=m, **options)
 
     plain = loss(student, teacher, importance, mask)
     torch.testing.assert_close(loss(student + shift, teacher - 2 * shift, importance + 1, mask), plain)
@@ -163,7 +162,7 @@ def test_nothing_masked_reaches_value_or_gradient(
 
     def run(s: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         options = {"mask": mask, "pair_target": pair_target, "normalize": normalize}
-        return loss_and_gradient(lambda x: weighted_pairs(x, t, importance=v if weighted else None, **options), s)
+        return loss_and_gradient(lambda x: pairs_loss(x, t, importance=v if weighted else None, **options), s)
 
     clean, clean_gradient = run(student, teacher, importance)
     dirty, gradient = run(*(scores.masked_fill(~mask, junk) for scores in (student, teacher, importance)))
@@ -178,7 +177,7 @@ def test_tiles_equal_dense(monkeypatch: pytest.MonkeyPatch, tile: int, pair_targ
     student, teacher, importance, mask = case()
 
     def loss(scores: Tensor) -> Tensor:
-        return weighted_pairs(scores, teacher, importance=importance, mask=mask, tau=0.6, pair_target=pair_target)
+        return pairs_loss(scores, teacher, importance=importance, mask=mask, tau=0.6, pair_target=pair_target)
 
     dense, dense_gradient = loss_and_gradient(loss, student)
     tiles, whole = [], _weighted_pairs._tile
@@ -199,11 +198,11 @@ def test_bf16_scores_are_computed_in_float32_and_large_ones_stay_finite(
     options = {"mask": mask, "pair_target": pair_target, "normalize": normalize}
     options["importance"] = importance.float() if weighted else None
     half = student.bfloat16(), teacher.bfloat16()
-    found, gradient = loss_and_gradient(lambda s: weighted_pairs(s, half[1], **options), half[0])
+    found, gradient = loss_and_gradient(lambda s: pairs_loss(s, half[1], **options), half[0])
     assert found.dtype == torch.float32
     assert gradient.dtype == torch.bfloat16
-    torch.testing.assert_close(found, weighted_pairs(half[0].float(), half[1].float(), **options))
-    found, gradient = loss_and_gradient(lambda s: weighted_pairs(s, 1e4 * half[1], **options), 1e4 * half[0])
+    torch.testing.assert_close(found, pairs_loss(half[0].float(), half[1].float(), **options))
+    found, gradient = loss_and_gradient(lambda s: pairs_loss(s, 1e4 * half[1], **options), 1e4 * half[0])
     assert found.isfinite().all()
     assert gradient.isfinite().all()
 
@@ -212,7 +211,7 @@ def test_neither_teacher_nor_importance_gets_a_gradient() -> None:
     student, teacher, importance, _ = (x.requires_grad_() if x.is_floating_point() else x for x in case())
     for given in (importance, None):
         for target in ("hard", "margin"):
-            weighted_pairs(student, teacher, importance=given, pair_target=target).sum().backward()
+            pairs_loss(student, teacher, importance=given, pair_target=target).sum().backward()
     assert teacher.grad is importance.grad is None
 
 
@@ -237,11 +236,14 @@ def test_leading_axes_are_rows_and_no_rows_give_no_losses() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     student, teacher, importance, _ = case()
     with pytest.raises((ValueError, TypeCheckError)):
-        weighted_pairs(student, teacher[:, :6])
+        weighted_pairs(student, teacher[:, :6], importance=importance[:, :6])
     with pytest.raises((ValueError, TypeCheckError)):
         weighted_pairs(student, teacher, importance=importance[:1])
     with pytest.raises((ValueError, TypeCheckError)):
-        weighted_pairs(student, teacher, mask=torch.ones(1, 7, dtype=torch.bool))
+        weighted_pairs(student, teacher, importance=importance, mask=torch.ones(1, 7, dtype=torch.bool))
     for options in ({"tau": 0.0}, {"pair_target": "medium"}, {"normalize": "rows"}):
         with pytest.raises((UserError, TypeCheckError), match=next(iter(options))):
-            weighted_pairs(student, teacher, **options)
+            weighted_pairs(student, teacher, importance=importance, **options)
+    for options in ({"tau": 0.0}, {"normalize": "rows"}):
+        with pytest.raises((UserError, TypeCheckError), match=next(iter(options))):
+            pair_margins(student, teacher, **options)

@@ -31,7 +31,7 @@ def test_weights_of_all_candidates(target: str, normalize: str) -> None:
     batch = a_batch()
     options = {"pair_target": target, "normalize": normalize, "tau": 2.0}
     gaps = (batch.teacher / 3).softmax(-1)
-    for weight, importance in (("probability_gap", gaps), ("rank", rank_discount(batch.teacher)), ("uniform", None)):
+    for weight, importance in (("probability_gap", gaps), ("rank", rank_discount(batch.teacher))):
         expected = weighted_pairs(batch.student, batch.teacher, importance=importance, **options).mean()
         found = loss_of(batch, pair_weight=weight, temperature=3.0, tau_squared=True, **options)
         torch.testing.assert_close(found, 4 * expected)

@@ -38,11 +38,11 @@ def run(student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOp
     spans = torch.empty(rows, 2, dtype=torch.float32, device=student.device)
     inverse_tau = 1.0 / options.tau
     spans_kernel[(rows,)](student, mask, spans, candidates, inverse_tau, MASKED=masked, BLOCK=1024)
-    interpolated = candidates >= _INTERPOLATE_FROM and options.pair_target == "hard"
+    interpolated = candidates >= _INTERPOLATE_FROM and not options.soft
     widest = range_for(_NODES[-1]) if interpolated else -1.0
     tiles_kernel[(rows * blocks,)](
         student, teacher, mask, spans, gradient, sums, counts, candidates, blocks, inverse_tau, widest, _SAFE,
-        MASKED=masked, SOFT=options.pair_target == "soft", ROWS=_ROWS, COLUMNS=_COLUMNS, FAST=not interpreted(),
+        MASKED=masked, SOFT=options.soft, ROWS=_ROWS, COLUMNS=_COLUMNS, FAST=not interpreted(),
         num_warps=_WARPS,
     )  # fmt: skip
     if interpolated:

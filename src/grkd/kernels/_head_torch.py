@@ -136,7 +136,7 @@ def _pair_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """The pair term a row; a leaf of its own where the group's scores were computed again in float32."""
     pairs = options.pairs
-    rule = {"tau": pairs.tau, "pair_target": pairs.pair_target, "normalize": pairs.normalize}
+    rule = {"tau": pairs.tau, "pair_target": pairs.form, "normalize": pairs.normalize}
     if group is None:
         return all_pairs(student, teacher, **rule), None
     leaf = None

@@ -178,7 +178,7 @@ class _State:
             pair_weight=options.pair_weight,
             DIVERGENCE=self.divergence,
             TEACHER_KNOWN=self.teacher_scores is not None,
-            SOFT=options.pairs.pair_target == "soft",
+            SOFT=options.pairs.soft,
             PER_PAIR=options.pairs.normalize == "pairs",
             GRADIENT=gradient,
             HIDDEN=hidden_gradient is not None,

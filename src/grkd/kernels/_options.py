@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from grkd.errors import UserError
-from grkd.losses import Normalize, PairTarget
+from grkd.losses import HARD, Normalize, PairForm, pair_form
 
 Divergence = Literal["soft_target", "forward_kl", "reverse_kl", "jsd"]
 GroupName = Literal["auto", "all", "top", "sample"]
@@ -12,22 +12,37 @@ Implementation = Literal["auto", "torch", "triton"]
 Memory = Literal["fast", "lean"]
 Accumulate = Literal["float32", "weight"]
 
+# Pair forms (PairForm.kernel) that the all-pairs and head kernels know, and those that the weighted one knows.
+PAIR_KERNELS = ("hard", "soft")
+WEIGHTED_PAIR_KERNELS = (*PAIR_KERNELS, "margin")
+
 # Up to here "auto" takes every candidate, as the grkd objective does.
 ALL_UP_TO = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
-    """The pair term: tau, the pairs' target and what their sum is divided by."""
+    """The pair term: tau, the form of a pair and what their sum is divided by."""
 
     tau: float = 1.0
-    pair_target: PairTarget = "hard"
+    form: PairForm = HARD
     normalize: Normalize = "pairs"
+
+    @classmethod
+    def of(cls, *, tau: float, pair_target: PairForm | str, normalize: Normalize) -> "PairOptions":
+        """Options with the pair form by name or as an object. Raises UserError for an unknown one."""
+        return cls(tau=tau, form=pair_form(pair_target), normalize=normalize)
+
+    @property
+    def soft(self) -> bool:
+        """Which of their two pair forms the all-pairs and head kernels compute. Raises ValueError for any other."""
+        if self.form.kernel not in PAIR_KERNELS:
+            raise ValueError(f"the kernels know the pair forms {', '.join(PAIR_KERNELS)}, not {self.form.name!r}")
+        return self.form.kernel == "soft"
 
     def __post_init__(self) -> None:
         if not self.tau > 0:
             raise UserError(f"tau must be above 0, got {self.tau}")
-        _known("pair_target", self.pair_target, get_args(PairTarget))
         _known("normalize", self.normalize, get_args(Normalize))
 
 
@@ -72,6 +87,18 @@ class HeadOptions:
         if self.group == "auto":
             return "all" if vocabulary <= ALL_UP_TO else "sample"
         return self.group
+
+
+def implementation_of(form: PairForm, known: tuple[str, ...], implementation: Implementation) -> Implementation:
+    """ "torch" for a pair form that the kernels do not know, else what was asked for.
+
+    Raises UserError where "triton" is asked for such a form.
+    """
+    if form.kernel in known:
+        return implementation
+    if implementation == "triton":
+        raise UserError(f"implementation 'triton' has no kernel for the pair form {form.name!r}: use auto")
+    return "torch" if implementation == "auto" else implementation
 
 
 def _known(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -7,6 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from grkd.kernels._options import WEIGHTED_PAIR_KERNELS
+from grkd.losses import PairForm
+
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 _ROWS, _COLUMNS = 32, 64
@@ -67,9 +70,11 @@ def _weighted_kernel(
 
 
 def run(
-    student: Tensor, teacher: Tensor, values: Tensor, exists: Tensor | None, pair_target: str
+    student: Tensor, teacher: Tensor, values: Tensor, exists: Tensor | None, form: PairForm
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses and weights summed over each row's pairs, and the gradient by the student's scores; float32 in and out."""
+    if form.kernel not in WEIGHTED_PAIR_KERNELS:
+        raise ValueError(f"the kernel knows the pair forms {', '.join(WEIGHTED_PAIR_KERNELS)}, not {form.name!r}")
     rows, candidates = student.shape
     if exists is not None:
         teacher = teacher.masked_fill(~exists, torch.nan)
@@ -80,6 +85,6 @@ def run(
     if rows and candidates:
         _weighted_kernel[(rows * blocks,)](
             student, teacher, values, gradient, sums, weights, candidates, blocks,
-            TARGET=pair_target, ROWS=_ROWS, COLUMNS=_COLUMNS, num_warps=4,
+            TARGET=form.kernel, ROWS=_ROWS, COLUMNS=_COLUMNS, num_warps=4,
         )  # fmt: skip
     return sums.sum(-1), weights.sum(-1), gradient

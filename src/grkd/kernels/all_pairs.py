@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 from grkd.groups import checked_mask, wide
 from grkd.kernels import _chebyshev
 from grkd.kernels._available import use_triton
-from grkd.kernels._options import Implementation, PairOptions
-from grkd.losses import Normalize, PairTarget, group_relative
+from grkd.kernels._options import PAIR_KERNELS, Implementation, PairOptions, implementation_of
+from grkd.losses import HARD, Normalize, PairForm, group_relative
 
 # Candidates from which the interpolated form may run: below, the tiles are as fast and there is nothing to gain.
 _INTERPOLATE_FROM = 1_024
@@ -24,7 +24,7 @@ def all_pairs(
     *,
     mask: Tensor | None = None,
     tau: float = 1.0,
-    pair_target: PairTarget = "hard",
+    pair_target: PairForm | str = HARD,
     normalize: Normalize = "pairs",
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "*rows"]:
@@ -35,13 +35,13 @@ def all_pairs(
     tiles. On CUDA the range is looked at on the device. Gradients are taken in the forward pass.
     Raises what group_relative raises, and UserError for an implementation that cannot run.
     """
-    options = PairOptions(tau=tau, pair_target=pair_target, normalize=normalize)
+    options = PairOptions.of(tau=tau, pair_target=pair_target, normalize=normalize)
     if student_scores.shape != teacher_scores.shape:
         raise ValueError(
             f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
         )
     exists = checked_mask(mask, student_scores)
-    on_device = use_triton(student_scores, implementation)
+    on_device = use_triton(student_scores, implementation_of(options.form, PAIR_KERNELS, implementation))
     nodes = None if on_device else _nodes(student_scores, exists, options)
     if not on_device and nodes is None:
         return group_relative(
@@ -54,7 +54,7 @@ def all_pairs(
 def _nodes(student: Tensor, exists: Tensor, options: PairOptions) -> int | None:
     """Nodes of the interpolated form in torch; None where the tiles are better (few candidates, soft pairs, wide)."""
     candidates = student.shape[-1]
-    if candidates < _INTERPOLATE_FROM or options.pair_target == "soft" or student.numel() == 0 or student.is_cuda:
+    if candidates < _INTERPOLATE_FROM or options.form.kernel != "hard" or student.numel() == 0 or student.is_cuda:
         return None
     scores = wide(student.detach())
     lowest = scores.masked_fill(~exists, torch.inf).amin(-1)

@@ -15,6 +15,7 @@ from grkd.kernels import _head_torch
 from grkd.kernels._available import use_triton
 from grkd.kernels._inputs import LOGITS_BYTES, HeadInputs, HeadPlan, HeadResult
 from grkd.kernels._options import (
+    PAIR_KERNELS,
     Accumulate,
     Divergence,
     GroupName,
@@ -22,9 +23,10 @@ from grkd.kernels._options import (
     Implementation,
     Memory,
     PairOptions,
+    implementation_of,
 )
 from grkd.kernels._scaling import scale_by
-from grkd.losses import Normalize, PairTarget
+from grkd.losses import HARD, Normalize, PairForm
 
 
 @torch.compiler.disable
@@ -42,7 +44,7 @@ def distillation_head(
     temperature: float = 1.0,
     t_squared: bool = False,
     tau: float = 1.0,
-    pair_target: PairTarget = "hard",
+    pair_target: PairForm | str = HARD,
     normalize: Normalize = "pairs",
     group: GroupName | Tensor = "auto",
     group_size: int = 16,
@@ -83,7 +85,7 @@ def distillation_head(
     Raises UserError for options out of range, ValueError for shapes that do not fit.
     """
     options = HeadOptions(
-        pairs=PairOptions(tau=tau, pair_target=pair_target, normalize=normalize),
+        pairs=PairOptions.of(tau=tau, pair_target=pair_target, normalize=normalize),
         pair_weight=alpha * pair_scale,
         divergence=divergence,
         divergence_weight=(1 - alpha) * soft_scale,
@@ -171,7 +173,10 @@ class _Call:
             generator=self.generator,
         )
         plan = HeadPlan(**{**self.plan.__dict__, "gradients": gradients})
-        if use_triton(hidden, self.implementation) and self._fits_kernel(inputs):
+        wanted = self.implementation
+        if self.options.pair_weight:
+            wanted = implementation_of(self.options.pairs.form, PAIR_KERNELS, wanted)
+        if use_triton(hidden, wanted) and self._fits_kernel(inputs):
             from grkd.kernels import _head_triton
 
             return _head_triton.run(inputs, self.options, plan)

@@ -12,10 +12,10 @@ from grkd.groups import wide
 from grkd.kernels._available import use_triton
 from grkd.kernels._head_torch import group_scores, softcap
 from grkd.kernels._inputs import HeadInputs, HeadPlan, chunks
-from grkd.kernels._options import HeadOptions, Implementation, PairOptions
+from grkd.kernels._options import PAIR_KERNELS, HeadOptions, Implementation, PairOptions, implementation_of
 from grkd.kernels._scaling import scale_by
 from grkd.kernels.head import gathered, group_indices, row_weighting
-from grkd.losses import Normalize, PairTarget, group_relative
+from grkd.losses import HARD, Normalize, PairForm, group_relative
 
 # Entries of one [rows, group, width] gather in the torch form.
 _GATHERED = 1 << 24
@@ -32,7 +32,7 @@ def pairs_head(
     teacher_weight: Tensor | None = None,
     pair_scale: float = 1.0,
     tau: float = 1.0,
-    pair_target: PairTarget = "hard",
+    pair_target: PairForm | str = HARD,
     normalize: Normalize = "pairs",
     row_mask: Tensor | None = None,
     row_weights: Tensor | None = None,
@@ -60,7 +60,7 @@ def pairs_head(
     if teacher_scores is not None and teacher_scores.shape != group.shape:
         raise ValueError(f"teacher_scores have shape {tuple(teacher_scores.shape)}, the group {tuple(group.shape)}")
     options = HeadOptions(
-        pairs=PairOptions(tau=tau, pair_target=pair_target, normalize=normalize),
+        pairs=PairOptions.of(tau=tau, pair_target=pair_target, normalize=normalize),
         pair_weight=pair_scale,
         divergence="soft_target",
         divergence_weight=0.0,
@@ -118,7 +118,8 @@ class _Call:
             indices=indices,
             generator=None,
         )
-        if use_triton(hidden, self.implementation) and indices.shape[1] <= 64:
+        implementation = implementation_of(self.options.pairs.form, PAIR_KERNELS, self.implementation)
+        if use_triton(hidden, implementation) and indices.shape[1] <= 64:
             return _on_device(inputs, self.options, scores, weight.dtype, wanted)
         return _in_torch(inputs, self.options, scores, weight.dtype, wanted)
 
@@ -221,7 +222,7 @@ def _slopes(
             teacher.to(leaf.dtype),
             mask=exists,
             tau=pairs.tau,
-            pair_target=pairs.pair_target,
+            pair_target=pairs.form,
             normalize=pairs.normalize,
         )
         total = torch.where(weights != 0, weights * rows, 0.0).sum() * options.pair_weight

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.kernels._available import use_triton
-from grkd.kernels._options import Implementation
-from grkd.losses import Normalize, PairForm
+from grkd.kernels._options import WEIGHTED_PAIR_KERNELS, Implementation, implementation_of
+from grkd.losses import HARD, Normalize, PairForm, pair_form
 from grkd.losses._weighted_pairs import weighted_pairs as plain
 
 
@@ -15,20 +15,20 @@ def weighted_pairs(
     student_scores: Float[Tensor, "*rows candidates"],
     teacher_scores: Float[Tensor, "*rows candidates"],
     *,
-    importance: Float[Tensor, "*rows candidates"] | None = None,
+    importance: Float[Tensor, "*rows candidates"],
     mask: Tensor | None = None,
     tau: float = 1.0,
-    pair_target: PairForm = "hard",
+    pair_target: PairForm | str = HARD,
     normalize: Normalize = "pairs",
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "*rows"]:
-    """grkd.losses.weighted_pairs (formula and options there): the same value and gradient, one value a row.
+    """grkd.losses.weighted_pairs (formula and options there): the same value and gradient, one value per row.
 
-    With an importance, on CUDA, every pair is computed on the chip and nothing of candidates x candidates is stored.
+    On CUDA every pair is computed on the chip and nothing of candidates x candidates is stored.
     Raises what that raises, and UserError for an implementation that cannot run.
     """
-    sums = None
-    if use_triton(student_scores, implementation) and importance is not None:
+    form, sums = pair_form(pair_target), None
+    if use_triton(student_scores, implementation_of(form, WEIGHTED_PAIR_KERNELS, implementation)):
         from grkd.kernels import _weighted_triton
 
         sums = _weighted_triton.run
@@ -38,7 +38,7 @@ def weighted_pairs(
         importance=importance,
         mask=mask,
         tau=tau,
-        pair_target=pair_target,
+        pair_target=form,
         normalize=normalize,
         sums=sums,
     )

@@ -1,25 +1,31 @@
-"""Pure losses on [rows, candidates] scores: one value a row, the reduction is the caller's."""
+"""Pure losses on [rows, candidates] scores: one value per row, the reduction is the caller's."""
 
 from grkd.losses._correlation import pearson_distance
 from grkd.losses._decoupled import decoupled_kl
 from grkd.losses._expected_disagreement import expected_disagreement
-from grkd.losses._group_relative import Normalize, PairTarget, group_relative
+from grkd.losses._group_relative import Normalize, group_relative
+from grkd.losses._pair_forms import HARD, MARGIN, PAIR_FORMS, SOFT, PairForm, pair_form
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
 from grkd.losses._relational import relational_angle, relational_distance
 from grkd.losses._soft_target import cross_entropy_of, forward_kl, masked_log_softmax, soft_target
 from grkd.losses._standardized import standardized
-from grkd.losses._weighted_pairs import PairForm, rank_discount, weighted_pairs
+from grkd.losses._weighted_pairs import pair_margins, rank_discount, weighted_pairs
 
 __all__ = [
+    "HARD",
+    "MARGIN",
+    "PAIR_FORMS",
+    "SOFT",
     "Normalize",
     "PairForm",
-    "PairTarget",
     "cross_entropy_of",
     "decoupled_kl",
     "expected_disagreement",
     "forward_kl",
     "group_relative",
     "masked_log_softmax",
+    "pair_form",
+    "pair_margins",
     "pearson_distance",
     "plackett_luce",
     "rank_discount",

@@ -5,13 +5,12 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
+from grkd.losses._pair_forms import HARD, PairForm, pair_form
 
-PairTarget = Literal["hard", "soft"]
 Normalize = Literal["pairs", "candidates"]
 
 # Entries of one [rows, block, candidates] tile. Several such tiles live at once (256 MB in float32 at this size).
@@ -24,21 +23,23 @@ def group_relative(
     *,
     mask: Tensor | None = None,
     tau: float = 1.0,
-    pair_target: PairTarget = "hard",
+    pair_target: PairForm | str = HARD,
     normalize: Normalize = "pairs",
 ) -> Float[Tensor, "*rows"]:
-    """Group relative loss: how badly the student orders the pairs that the teacher orders, in nats, one value a row.
+    """Group relative loss: how badly the student orders the pairs that the teacher orders, in nats, one value per row.
 
     P = {(i, j) : t_i > t_j, both unmasked};  d_ij = (s_i - s_j) / tau;  q_ij = sigmoid((t_i - t_j) / tau)
     hard: L = -(1/Z) sum_P log sigmoid(d_ij)
     soft: L = -(1/Z) sum_P [q_ij log sigmoid(d_ij) + (1 - q_ij) log sigmoid(-d_ij)]
+    pair_target: the name of a form ("hard", "soft", "margin"), or any PairForm: L = (1/Z) sum_P value(d_ij, D_ij).
     Z = |P| for normalize="pairs", the number of unmasked candidates for "candidates".
     A row with no pair (all tied, or fewer than two candidates) gives 0. No gradient reaches the teacher.
     Unmasked scores must be finite. Work is O(candidates^2) a row; memory is bounded by tiles recomputed in backward.
     Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that differ.
     Source: arXiv 2504.20482 (hard, pairs). Soft targets and the per-candidate mean are ours, see docs/method.md.
     """
-    _check(student_scores, teacher_scores, tau, pair_target, normalize)
+    form = pair_form(pair_target)
+    _check(student_scores, teacher_scores, tau, normalize)
     exists = checked_mask(mask, student_scores)
     *rows, candidates = student_scores.shape
     # Masked entries leave before any arithmetic: NaN or inf there must reach neither the value nor the gradient.
@@ -46,18 +47,16 @@ def group_relative(
     teacher = torch.where(exists, wide(teacher_scores.detach()), 0.0).reshape(-1, candidates)
     exists = exists.reshape(-1, candidates)
 
-    totals, counts = _sum_over_tiles(student, teacher, exists, tau, pair_target == "soft")
+    totals, counts = _sum_over_tiles(student, teacher, exists, tau, form)
     divisor = counts if normalize == "pairs" else exists.sum(-1)
     return (totals / divisor.clamp_min(1)).reshape(rows)
 
 
-def _check(student: Tensor, teacher: Tensor, tau: float, pair_target: str, normalize: str) -> None:
+def _check(student: Tensor, teacher: Tensor, tau: float, normalize: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(f"student scores have shape {tuple(student.shape)}, teacher scores {tuple(teacher.shape)}")
     if not tau > 0:
         raise UserError(f"tau must be above 0, got {tau}")
-    if pair_target not in get_args(PairTarget):
-        raise UserError(f"unknown pair_target {pair_target!r}; known: {', '.join(get_args(PairTarget))}")
     if normalize not in get_args(Normalize):
         raise UserError(f"unknown normalize {normalize!r}; known: {', '.join(get_args(Normalize))}")
 
@@ -67,19 +66,19 @@ def _sum_over_tiles(
     teacher: Float[Tensor, "rows candidates"],
     exists: Tensor,
     tau: float,
-    soft: bool,
+    form: PairForm,
 ) -> tuple[Float[Tensor, " rows"], Tensor]:
     rows, candidates = student.shape
     row_step = max(1, _TILE // max(1, candidates**2))
     block = min(candidates, max(1, _TILE // max(1, candidates)))
     if row_step >= rows and block == candidates:
-        return _tile(student, teacher, exists, slice(None), tau, soft)
+        return _tile(student, teacher, exists, slice(None), tau, form)
     totals, counts = [], []
     for row in range(0, rows, row_step):
         part = slice(row, row + row_step)
         sums = [
             checkpoint(
-                _tile, student[part], teacher[part], exists[part], slice(i, i + block), tau, soft, use_reentrant=False
+                _tile, student[part], teacher[part], exists[part], slice(i, i + block), tau, form, use_reentrant=False
             )
             for i in range(0, candidates, block)
         ]
@@ -89,16 +88,11 @@ def _sum_over_tiles(
 
 
 def _tile(
-    student: Tensor, teacher: Tensor, exists: Tensor, preferred: slice, tau: float, soft: bool
+    student: Tensor, teacher: Tensor, exists: Tensor, preferred: slice, tau: float, form: PairForm
 ) -> tuple[Tensor, Tensor]:
     """Sum of the pair losses and number of pairs whose preferred candidate lies in the slice."""
-    teacher_gap = teacher[:, preferred, None] - teacher[:, None, :]
-    # t_i > t_j, not gap > 0: the difference of two distinct subnormals may be flushed to 0.
+    # t_i > t_j, not D > 0: the difference of two distinct subnormals may be flushed to 0.
     ordered = (teacher[:, preferred, None] > teacher[:, None, :]) & exists[:, preferred, None] & exists[:, None, :]
     gap = student[:, preferred, None] - student[:, None, :]
-    if soft:
-        teacher_gap = teacher_gap / tau
-        loss = -torch.sigmoid(teacher_gap) * logsigmoid(gap) - torch.sigmoid(-teacher_gap) * logsigmoid(-gap)
-    else:
-        loss = -logsigmoid(gap)
-    return torch.where(ordered, loss, 0.0).sum((-1, -2)), ordered.sum((-1, -2))
+    teacher_gap = (teacher[:, preferred, None] - teacher[:, None, :]) / tau
+    return torch.where(ordered, form.value(gap, teacher_gap), 0.0).sum((-1, -2)), ordered.sum((-1, -2))

@@ -1,21 +1,20 @@
 """Pairs that do not all count the same, and pairs whose target is the teacher's margin itself."""
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import softplus
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._group_relative import Normalize
+from grkd.losses._pair_forms import HARD, PairForm, pair_form
 
-PairForm = Literal["hard", "soft", "margin"]
-# (student, teacher, importance, exists, pair_target) -> sums of losses [rows], of weights [rows], gradient.
-Sums = Callable[[Tensor, Tensor, Any, Any, str], tuple[Tensor, Tensor, Tensor]]
+# (student, teacher, importance, exists, form) -> sums of losses [rows], of weights [rows], gradient.
+Sums = Callable[[Tensor, Tensor, Tensor, Any, PairForm], tuple[Tensor, Tensor, Tensor]]
 
 # Entries of one [rows, block, candidates] tile; about six such tiles live at once (64 MB each in float32).
 _TILE = 1 << 24
@@ -25,47 +24,71 @@ def weighted_pairs(
     student_scores: Float[Tensor, "*rows candidates"],
     teacher_scores: Float[Tensor, "*rows candidates"],
     *,
-    importance: Float[Tensor, "*rows candidates"] | None = None,
+    importance: Float[Tensor, "*rows candidates"],
     mask: Tensor | None = None,
     tau: float = 1.0,
-    pair_target: PairForm = "hard",
+    pair_target: PairForm | str = HARD,
     normalize: Normalize = "pairs",
     sums: Sums | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """Group relative loss with a weight w_ij = |v_i - v_j| on every pair, v = importance; one value a row.
+    """Group relative loss with a weight w_ij = |v_i - v_j| on every pair, v = importance; one value per row.
 
-    P = {(i, j) : t_i > t_j, both unmasked};  d = (s_i - s_j) / tau;  D = (t_i - t_j) / tau;  q = sigmoid(D)
-    L = (1/Z) sum_P w_ij l_ij;  hard: l = -log sigmoid(d);  soft: l = -(q log sigmoid(d) + (1 - q) log sigmoid(-d));
-    margin: l = (d - D)^2 / 8, what tau^2 * soft becomes (less its least value) as tau grows, at any tau.
+    P = {(i, j) : t_i > t_j, both unmasked};  d = (s_i - s_j) / tau;  D = (t_i - t_j) / tau
+    L = (1/Z) sum_P w_ij value(d, D), value: of the pair form (grkd.losses.PairForm), by name or as an object.
     Z = the sum of the weights for normalize="pairs", the number of unmasked candidates for "candidates".
-    importance None: all weights are 1, and margins are summed over all pairs, ties too (their margin is 0), in
-    O(candidates): sum over pairs of (x_i - x_j)^2 = n * sum (x_i - mean x)^2 with x = s - t.
     A row whose weights sum to 0 gives 0. No gradient reaches the teacher; gradients are taken in the forward pass,
     in tiles, so memory is bounded; `sums` is another way to take them (grkd.kernels.weighted_pairs).
     Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that differ.
-    Source: ours; hard and unweighted it is grkd.losses.group_relative (arXiv 2504.20482).
+    Source: ours; with equal weights it is grkd.losses.group_relative (arXiv 2504.20482).
     """
-    if not student_scores.shape == teacher_scores.shape == (teacher_scores if importance is None else importance).shape:
-        raise ValueError(
-            f"shapes of student {tuple(student_scores.shape)}, teacher {tuple(teacher_scores.shape)} differ"
-        )
-    if not tau > 0:
-        raise UserError(f"tau must be above 0, got {tau}")
-    for name, value, known in (("pair_target", pair_target, PairForm), ("normalize", normalize, Normalize)):
-        if value not in get_args(known):
-            raise UserError(f"unknown {name} {value!r}; known: {', '.join(get_args(known))}")
+    _check(student_scores, teacher_scores, importance, tau, normalize)
+    form = pair_form(pair_target)
     exists = None if mask is None else checked_mask(mask, student_scores)
     *rows, candidates = student_scores.shape
     student, teacher = (_present(scores, exists, tau) for scores in (student_scores, teacher_scores.detach()))
     exists = None if exists is None else exists.reshape(-1, candidates)
-    if importance is None and pair_target == "margin":
-        totals, weight_sums = _margins(student - teacher, exists)
-    else:
-        weights = None if importance is None else _present(importance.detach(), mask, 1.0)
-        totals, weight_sums = _WeightedPairs.apply(student, teacher, weights, exists, pair_target, sums or _in_tiles)
+    weights = _present(importance.detach(), mask, 1.0)
+    totals, weight_sums = _WeightedPairs.apply(student, teacher, weights, exists, form, sums or _in_tiles)
     if normalize == "pairs":
         return (totals / torch.where(weight_sums > 0, weight_sums, 1.0)).reshape(rows)
     return (totals / (candidates if exists is None else exists.sum(-1).clamp_min(1))).reshape(rows)
+
+
+def pair_margins(
+    student_scores: Float[Tensor, "*rows candidates"],
+    teacher_scores: Float[Tensor, "*rows candidates"],
+    *,
+    mask: Tensor | None = None,
+    tau: float = 1.0,
+    normalize: Normalize = "pairs",
+) -> Float[Tensor, "*rows"]:
+    """The margin form summed over all pairs of unmasked candidates in O(candidates), one value per row.
+
+    L = (1/Z) sum_{i<j} (d - D)^2 / 8,  d = (s_i - s_j) / tau;  D = (t_i - t_j) / tau
+    Z as in weighted_pairs, with all weights 1. Tied candidates are a pair too: their margin is 0.
+    Uses sum over pairs of (x_i - x_j)^2 = n * sum (x_i - mean x)^2 with x = (s - t) / tau.
+    A row with fewer than two candidates gives 0. No gradient reaches the teacher.
+    Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that differ.
+    Source: ours.
+    """
+    _check(student_scores, teacher_scores, teacher_scores, tau, normalize)
+    exists = None if mask is None else checked_mask(mask, student_scores)
+    *rows, candidates = student_scores.shape
+    student, teacher = (_present(scores, exists, tau) for scores in (student_scores, teacher_scores.detach()))
+    totals, pairs = _margins(student - teacher, None if exists is None else exists.reshape(-1, candidates))
+    if normalize == "pairs":
+        return (totals / torch.where(pairs > 0, pairs, 1.0)).reshape(rows)
+    count = candidates if exists is None else exists.reshape(-1, candidates).sum(-1).clamp_min(1)
+    return (totals / count).reshape(rows)
+
+
+def _check(student: Tensor, teacher: Tensor, importance: Tensor, tau: float, normalize: str) -> None:
+    if not student.shape == teacher.shape == importance.shape:
+        raise ValueError(f"shapes of student {tuple(student.shape)}, teacher {tuple(teacher.shape)} differ")
+    if not tau > 0:
+        raise UserError(f"tau must be above 0, got {tau}")
+    if normalize not in get_args(Normalize):
+        raise UserError(f"unknown normalize {normalize!r}; known: {', '.join(get_args(Normalize))}")
 
 
 def rank_discount(teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None) -> Tensor:
@@ -100,9 +123,9 @@ class _WeightedPairs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, values: Any, exists: Any, pair_target: str, sums: Sums
+        ctx: Any, student: Tensor, teacher: Tensor, values: Tensor, exists: Any, form: PairForm, sums: Sums
     ) -> tuple[Tensor, Tensor]:
-        totals, weights, gradient = sums(student, teacher, values, exists, pair_target)
+        totals, weights, gradient = sums(student, teacher, values, exists, form)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(weights)
         return totals, weights
@@ -115,7 +138,7 @@ class _WeightedPairs(torch.autograd.Function):
 
 
 def _in_tiles(
-    student: Tensor, teacher: Tensor, values: Tensor | None, exists: Tensor | None, pair_target: str
+    student: Tensor, teacher: Tensor, values: Tensor, exists: Tensor | None, form: PairForm
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, candidates = student.shape
     row_step = max(1, _TILE // max(1, candidates**2))
@@ -124,10 +147,10 @@ def _in_tiles(
     for row in range(0, rows, row_step):
         part = slice(row, row + row_step)
         own, others = student[part], teacher[part]
-        rest = [None if x is None else x[part] for x in (values, exists)]
+        here = None if exists is None else exists[part]
         for start in range(0, candidates, block):
             preferred = slice(start, start + block)
-            loss, weight, slope = _tile(own, others, rest[0], rest[1], preferred, pair_target)
+            loss, weight, slope = _tile(own, others, values[part], here, preferred, form)
             totals[part] += loss
             sums[part] += weight
             gradient[part, preferred] += slope.sum(-1)
@@ -136,25 +159,15 @@ def _in_tiles(
 
 
 def _tile(
-    student: Tensor, teacher: Tensor, values: Tensor | None, exists: Tensor | None, preferred: slice, pair_target: str
+    student: Tensor, teacher: Tensor, values: Tensor, exists: Tensor | None, preferred: slice, form: PairForm
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the pairs whose preferred candidate i is in the slice: losses and weights summed, d loss / d (s_i - s_j)."""
     ordered = teacher[:, preferred, None] > teacher[:, None, :]
     if exists is not None:
         ordered &= exists[:, preferred, None]
         ordered &= exists[:, None, :]
-    if values is None:
-        weight = ordered.to(student.dtype)
-    else:
-        weight = (values[:, preferred, None] - values[:, None, :]).abs_().mul_(ordered)
-    behind = student[:, None, :] - student[:, preferred, None]
-    if pair_target == "margin":
-        behind -= teacher[:, None, :] - teacher[:, preferred, None]
-        return (weight * behind.square()).sum((-1, -2)) / 8, weight.sum((-1, -2)), behind.mul_(weight).div_(-4)
-    # log(1 + exp(x)) is x to double precision from 40 on.
-    loss, slope = softplus(behind, threshold=40), torch.sigmoid(behind).neg_()
-    if pair_target == "soft":
-        other = torch.sigmoid(teacher[:, None, :] - teacher[:, preferred, None])
-        loss.addcmul_(other, behind, value=-1)
-        slope += other
-    return loss.mul_(weight).sum((-1, -2)), weight.sum((-1, -2)), slope.mul_(weight)
+    weight = (values[:, preferred, None] - values[:, None, :]).abs_().mul_(ordered)
+    margin = student[:, preferred, None] - student[:, None, :]
+    wanted = teacher[:, preferred, None] - teacher[:, None, :]
+    loss, slope = form.value(margin, wanted), form.slope(margin, wanted)
+    return (loss * weight).sum((-1, -2)), weight.sum((-1, -2)), slope * weight

@@ -10,8 +10,9 @@ from torch import Tensor
 from grkd.groups import Group, checked_mask, has_pair, wide
 from grkd.kernels.all_pairs import all_pairs
 from grkd.kernels.weighted_pairs import weighted_pairs
-from grkd.losses import Normalize, PairForm, forward_kl, masked_log_softmax, pearson_distance, rank_discount
+from grkd.losses import Normalize, forward_kl, masked_log_softmax, pair_margins, pearson_distance, rank_discount
 
+PairTarget = Literal["hard", "soft", "margin"]
 PairWeight = Literal["uniform", "probability_gap", "rank"]
 
 
@@ -52,7 +53,7 @@ class PairLoss:
     """
 
     tau: float
-    pair_target: PairForm
+    pair_target: PairTarget
     pair_weight: PairWeight
     normalize: Normalize
     temperature: float
@@ -109,8 +110,11 @@ class PairLoss:
             return all_pairs(
                 student, teacher, mask=exists, tau=self.tau, pair_target=self.pair_target, normalize=self.normalize
             )
+        if self.pair_weight == "uniform":
+            return pair_margins(student, teacher, mask=exists, tau=self.tau, normalize=self.normalize)
         if self.pair_weight == "rank":
             importance = rank_discount(teacher, mask=exists)
+        assert importance is not None
         return weighted_pairs(
             student,
             teacher,

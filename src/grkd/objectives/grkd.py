@@ -11,10 +11,10 @@ from torch import Tensor
 from grkd import groups, schedules
 from grkd.errors import UserError
 from grkd.groups import wide
-from grkd.losses import Normalize, PairForm, cross_entropy_of, expected_disagreement, standardized
+from grkd.losses import Normalize, cross_entropy_of, expected_disagreement, standardized
 from grkd.objectives._base import Batch, Level, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero, known, not_negative
-from grkd.objectives._pair_terms import PairLoss, PairWeight, Sides
+from grkd.objectives._pair_terms import PairLoss, PairTarget, PairWeight, Sides
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
 PairLevel = Literal["token", "response", "both"]
@@ -64,7 +64,7 @@ class GRKD(Objective):
 
     tau: float = 1.0
     tau_squared: bool = False
-    pair_target: PairForm = "hard"
+    pair_target: PairTarget = "hard"
     pair_weight: PairWeight = "uniform"
     normalize: Normalize = "pairs"
     standardize_pairs: bool = False
@@ -107,7 +107,7 @@ class GRKD(Objective):
             raise UserError("grkd: on_policy_fraction needs level: token; responses are ranked by scores made before")
         if self.group_size < 2:
             raise UserError(f"grkd: group_size must be 2 or more, got {self.group_size}")
-        choices = {"pair_target": PairForm, "pair_weight": PairWeight, "normalize": Normalize, "group": GroupChoice}
+        choices = {"pair_target": PairTarget, "pair_weight": PairWeight, "normalize": Normalize, "group": GroupChoice}
         choices |= {"alpha_shape": schedules.Shape, "level": PairLevel, "response_soft": ResponseSoft}
         known("grkd", self, {name: get_args(choice) for name, choice in choices.items()})
         across = [name for name in _ACROSS if getattr(self, name)]
