@@ -1,10 +1,12 @@
-"""Group Relative Knowledge Distillation: distil a model from how it ranks a group of candidates."""
+"""Group Relative Knowledge Distillation: distil a model from how it ranks a group of candidates.
 
+What is named here is imported when it is asked for: the losses take PyTorch's time, the trainer transformers' too.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from grkd import groups, losses, objectives, schedules
 from grkd.errors import UserError
-from grkd.objectives import GRKDLoss
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,13 +22,23 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from grkd import groups, losses, objectives, schedules
+    from grkd.objectives import GRKDLoss
     from grkd.training import GRKDConfig, GRKDTrainer
+
+_MODULES = ("groups", "losses", "objectives", "schedules")
+_CLASSES = {"GRKDLoss": "objectives", "GRKDConfig": "training", "GRKDTrainer": "training"}
 
 
 def __getattr__(name: str) -> Any:
-    """The trainer, imported when it is asked for: transformers takes seconds, the losses need torch alone."""
-    if name in ("GRKDConfig", "GRKDTrainer"):
-        from grkd import training
+    """A public module or class, imported now."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _CLASSES:
+        return getattr(importlib.import_module(f"{__name__}.{_CLASSES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-        return getattr(training, name)
-    raise AttributeError(f"module 'grkd' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """The public names, for completion in a shell."""
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ from grkd import cli
 PROGRAM = """
 import sys
 from grkd import cli
-cli._COMMANDS["methods"] = lambda _: print("x" * {size}, flush={flush}) or 0
+cli.COMMANDS["methods"].run = lambda _: print("x" * {size}, flush={flush}) or 0
 sys.exit(cli.main(["methods"]))
 """
 
@@ -20,7 +20,7 @@ def test_a_broken_pipe_of_another_stream_is_no_success(monkeypatch: pytest.Monke
     def fails(_: object) -> int:
         raise BrokenPipeError("a worker of the loader died")
 
-    monkeypatch.setitem(cli._COMMANDS, "methods", fails)
+    monkeypatch.setattr(cli.COMMANDS["methods"], "run", fails)
     with pytest.raises(BrokenPipeError, match="a worker of the loader died"):
         cli.main(["methods"])
 

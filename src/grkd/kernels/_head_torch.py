@@ -1,5 +1,7 @@
 """The distillation head in plain torch: chunks of rows, the gradient taken in the forward pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -136,7 +138,7 @@ def _pair_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """The pair term a row; a leaf of its own where the group's scores were computed again in float32."""
     pairs = options.pairs
-    rule = {"tau": pairs.tau, "pair_target": pairs.form, "normalize": pairs.normalize}
+    rule: dict[str, Any] = {"tau": pairs.tau, "pair_target": pairs.form, "normalize": pairs.normalize}
     if group is None:
         return all_pairs(student, teacher, **rule), None
     leaf = None
@@ -149,7 +151,7 @@ def _pair_rows(
         teacher_scores = softcap(raw, options.teacher_softcap)
     else:
         student_scores, teacher_scores = student.gather(-1, group.indices), teacher.gather(-1, group.indices)
-    rows = group_relative(student_scores, teacher_scores, mask=group.mask, **rule)  # type: ignore[arg-type]
+    rows = group_relative(student_scores, teacher_scores, mask=group.mask, **rule)
     return rows, leaf
 
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from grkd.groups import checked_mask, wide
 from grkd.kernels import _chebyshev
 from grkd.kernels._available import use_triton
+from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._options import PAIR_KERNELS, Implementation, PairOptions, implementation_of
 from grkd.losses import HARD, Normalize, PairForm, group_relative
 
@@ -17,7 +18,7 @@ from grkd.losses import HARD, Normalize, PairForm, group_relative
 _INTERPOLATE_FROM = 1_024
 
 
-@torch.compiler.disable
+@outside_graphs
 def all_pairs(
     student_scores: Float[Tensor, "*rows candidates"],
     teacher_scores: Float[Tensor, "*rows candidates"],

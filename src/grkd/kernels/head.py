@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from grkd.errors import UserError
 from grkd.kernels import _head_torch
 from grkd.kernels._available import use_triton
+from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._inputs import LOGITS_BYTES, HeadInputs, HeadPlan, HeadResult
 from grkd.kernels._options import (
     PAIR_KERNELS,
@@ -29,7 +30,7 @@ from grkd.kernels._scaling import scale_by
 from grkd.losses import HARD, Normalize, PairForm
 
 
-@torch.compiler.disable
+@outside_graphs
 def distillation_head(
     student_hidden: Float[Tensor, "*rows student_width"],
     student_weight: Tensor,

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.kernels._available import use_triton
+from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._head_torch import group_scores, softcap
 from grkd.kernels._inputs import HeadInputs, HeadPlan, chunks
 from grkd.kernels._options import PAIR_KERNELS, HeadOptions, Implementation, PairOptions, implementation_of
@@ -21,7 +22,7 @@ from grkd.losses import HARD, Normalize, PairForm, group_relative
 _GATHERED = 1 << 24
 
 
-@torch.compiler.disable
+@outside_graphs
 def pairs_head(
     student_hidden: Float[Tensor, "*rows student_width"],
     student_weight: Tensor,

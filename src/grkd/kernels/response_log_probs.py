@@ -10,13 +10,14 @@ from torch.autograd.function import once_differentiable
 
 from grkd.errors import UserError
 from grkd.kernels._available import use_triton
+from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._inputs import chunks
 from grkd.kernels._options import Implementation
 from grkd.kernels._products import add_product, sum_dtype
 from grkd.kernels.head import gathered
 
 
-@torch.compiler.disable
+@outside_graphs
 def selected_log_probs(
     hidden: Float[Tensor, "rows hidden"],
     weight: Float[Tensor, "vocabulary hidden"],

@@ -1,16 +1,16 @@
 """Pairs with weights, fast: the Triton form on CUDA, else the plain one."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from grkd.kernels._available import use_triton
+from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._options import WEIGHTED_PAIR_KERNELS, Implementation, implementation_of
 from grkd.losses import HARD, Normalize, PairForm, pair_form
 from grkd.losses._weighted_pairs import weighted_pairs as plain
 
 
-@torch.compiler.disable
+@outside_graphs
 def weighted_pairs(
     student_scores: Float[Tensor, "*rows candidates"],
     teacher_scores: Float[Tensor, "*rows candidates"],

@@ -1,19 +1,24 @@
 """One file a method; the file's name is the method's name.
 
 A method's file holds a frozen dataclass of options (a subclass of Objective) and names it METHOD.
+Torch is imported with the first method or class that is asked for: `names` and `summaries` are for the command's help.
 """
 
+import ast
 import difflib
 import importlib
 import math
 import pkgutil
 from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from grkd.errors import UserError
-from grkd.objectives._base import Batch, Choice, Level, Objective, Term, combine
 from grkd.objectives._forms import FORMS, spelt_out
-from grkd.objectives._module import GRKDLoss
+
+if TYPE_CHECKING:
+    from grkd.objectives._base import Batch, Choice, Level, Objective, Term, combine
+    from grkd.objectives._module import GRKDLoss
 
 __all__ = [
     "FORMS",
@@ -28,7 +33,19 @@ __all__ = [
     "method",
     "names",
     "spelt_out",
+    "summaries",
 ]
+
+_WITH_TORCH = {"GRKDLoss": "_module"} | dict.fromkeys(
+    ("Batch", "Choice", "Level", "Objective", "Term", "combine"), "_base"
+)
+
+
+def __getattr__(name: str) -> Any:
+    """The classes that need torch, imported when they are asked for."""
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)
 
 
 def names() -> list[str]:
@@ -36,7 +53,14 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def method(name: str) -> type[Objective]:
+def summaries() -> dict[str, str]:
+    """The first line of every method's file by the method's name; no file is imported."""
+    folder = Path(__path__[0])
+    files = {name: ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")) for name in names()}
+    return {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in files.items()}
+
+
+def method(name: str) -> "type[Objective]":
     """The dataclass of a method's options. Raises UserError for an unknown name."""
     if name not in names():
         raise UserError(f"unknown method {name!r}{_nearest(name, names())}; known: {', '.join(names())}")
@@ -44,7 +68,7 @@ def method(name: str) -> type[Objective]:
     return found
 
 
-def load(name: str, **options: Any) -> Objective:
+def load(name: str, **options: Any) -> "Objective":
     """A method with its options: load("grkd", tau=0.5), load("grkd", form="tokens").
 
     Raises UserError for an unknown method, form or option, or a bad value.

@@ -12,7 +12,7 @@ from grkd.recipe._words import KeyPath, Problem
 
 
 def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
-    """Mistakes in a recipe whose keys and types are right; `raw` says which keys were given."""
+    """Mistakes in a recipe whose keys and types are right, its methods aside; `raw` says which keys were given."""
     yield from _training(raw, ())
     if not recipe.seeds:
         yield Problem(("seeds",), "expected at least one seed, got an empty list")
@@ -20,11 +20,16 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(("seeds",), f"expected different seeds, got {recipe.seeds}")
     if isinstance(recipe, LanguageRecipe):
         yield from _student(recipe.student)
-        yield from _asked_of_responses(recipe)
         yield from _responses(recipe.responses)
     else:
         yield from _training(raw["teacher"], ("teacher",))
         yield from _classifier(recipe)
+
+
+def checks_of_methods(recipe: Recipe) -> Iterator[Problem]:
+    """Methods that do not fit the rest of the recipe. Imports them, and torch with them."""
+    if isinstance(recipe, LanguageRecipe):
+        yield from _asked_of_responses(recipe)
 
 
 def _training(raw: dict[str, Any], path: KeyPath) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Any, Literal, get_type_hints
@@ -16,6 +16,9 @@ from grkd.recipe._words import Problem, got, missing, nearest, unknown_key, wron
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
+_LONGEST_LABEL = 100  # a folder's name has at most 255 bytes, and gets "-seed<number>.partial" behind it
+_TAKEN = {"before": "the student before training", "teacher": "the teacher"}
+
 EXPECTED = "a list of methods, such as [kd, grkd]"
 
 
@@ -26,11 +29,16 @@ def spelt_out(entries: Any) -> Any:
     return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
 
 
-def check(entries: Any, task: str) -> tuple[list[Method], list[Problem]]:
-    """The methods of a list of names and mappings {name, label, options...}, and what is wrong with them."""
+def names(entries: Any) -> list[Problem]:
+    """What is wrong with the list and with its names and labels. Needs no method's file, hence no torch."""
     if not isinstance(entries, list) or not entries:
         shown = "an empty list" if entries == [] else got(entries)
-        return [], [Problem(("methods",), f"expected {EXPECTED}, got {shown}")]
+        return [Problem(("methods",), f"expected {EXPECTED}, got {shown}")]
+    return [problem for index, entry in enumerate(spelt_out(entries)) for problem in _name(index, entry)]
+
+
+def check(entries: list[Any], task: str) -> tuple[list[Method], list[Problem]]:
+    """The methods of a list in which `names` finds nothing wrong, and what is wrong with their options."""
     methods: list[Method] = []
     problems: list[Problem] = []
     labels: dict[str, int] = {}
@@ -48,25 +56,40 @@ def check(entries: Any, task: str) -> tuple[list[Method], list[Problem]]:
     return methods, problems
 
 
-def _one(index: int, entry: Any, task: str) -> tuple[Method | None, list[Problem]]:
+def _name(index: int, entry: Any) -> list[Problem]:
     path = ("methods", index)
     if not isinstance(entry, dict):
-        return None, [Problem(path, f"expected a method's name or a mapping with name, got {got(entry)}")]
+        return [Problem(path, f"expected a method's name or a mapping with name, got {got(entry)}")]
     known = objectives.names()
     name, label = entry.get("name"), entry.get("label")
     if "name" not in entry:
         misspelt = next((key for key in entry if key != "label" and nearest(key, ["name"])), None)
         if misspelt:
-            return None, [unknown_key((*path, misspelt), ["name", "label"])]
-        return None, [missing((*path, "name"), f"one of {', '.join(known)}")]
+            return [unknown_key((*path, misspelt), ["name", "label"])]
+        return [missing((*path, "name"), f"one of {', '.join(known)}")]
     if not isinstance(name, str) or name not in known:
-        return None, [wrong((*path, "name"), Literal[tuple(known)], name)]
-    problems = []
+        return [wrong((*path, "name"), Literal[tuple(known)], name)]
     if "label" in entry and not (isinstance(label, str) and label):
-        problems.append(wrong((*path, "label"), str, label))
-    elif isinstance(label, str) and not _FOLDER_NAME.fullmatch(label):
-        text = f"expected letters, digits and any of . _ + - (it names a folder), got {label!r}"
-        problems.append(Problem((*path, "label"), text))
+        return [wrong((*path, "label"), str, label)]
+    if isinstance(label, str):
+        return [Problem((*path, "label"), text) for text in _label_mistakes(label)]
+    return []
+
+
+def _label_mistakes(label: str) -> Iterator[str]:
+    """A label names folders of the run and rows of its tables."""
+    if not _FOLDER_NAME.fullmatch(label):
+        yield f"expected letters, digits and any of . _ + - (it names a folder), got {got(label)}"
+    elif len(label) > _LONGEST_LABEL:
+        yield f"expected at most {_LONGEST_LABEL} characters (it names a folder), got {len(label)}"
+    elif label.lower() in _TAKEN:
+        yield f"{label!r} stands for {_TAKEN[label.lower()]} in a run's folders and tables; choose another label"
+
+
+def _one(index: int, entry: dict[str, Any], task: str) -> tuple[Method | None, list[Problem]]:
+    path = ("methods", index)
+    name, label = entry["name"], entry.get("label")
+    problems: list[Problem] = []
     given = {key: entry[key] for key in entry if key not in ("name", "label")}
     try:  # here already: what a form stands for is what a run is known by, and what a report shows
         given = objectives.spelt_out(name, given)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from grkd.errors import UserError
 from grkd.recipe import _methods, _yaml
-from grkd.recipe._checks import cross_checks, placed
+from grkd.recipe._checks import checks_of_methods, cross_checks, placed
 from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Recipe
 from grkd.recipe._words import (
     KeyPath,
@@ -138,17 +138,21 @@ def _build(raw: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
         return None, [found]
     if not isinstance(task, str) or task not in TASKS:
         return None, [wrong(("task",), Literal[tuple(TASKS)], task)]
-    methods, problems = _methods.check(raw["methods"], task) if "methods" in raw else ([], [])
+    problems = _methods.names(raw["methods"]) if "methods" in raw else []
     plain = {**raw, "methods": []} if "methods" in raw else raw
     try:
         # JSON, not Python: in pydantic's strict mode a mapping becomes a dataclass only there.
         recipe = _checker(task)(json.dumps(plain))
     except ValidationError as error:
         return None, [*_explained(error, raw, TASKS[task]), *problems]
+    problems += cross_checks(recipe, raw)
+    if problems:  # methods' options are looked at last: they need torch, which takes seconds
+        return None, problems
+    methods, problems = _methods.check(raw["methods"], task)
     if problems:
         return None, problems
     recipe = replace(recipe, methods=methods)
-    return recipe, list(cross_checks(recipe, raw))
+    return recipe, list(checks_of_methods(recipe))
 
 
 def _explained(error: ValidationError, raw: dict[str, Any], section: type[Recipe]) -> Iterator[Problem]:

@@ -1,0 +1,21 @@
+"""One file per command: SUMMARY, DESCRIPTION, `declare` (its arguments) and `run` (its exit status).
+
+A command imports what it needs in `run`: `grkd --help` must not wait for PyTorch.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from grkd.commands import compare, demo, evaluate, methods, report, run, table
+
+Run = Callable[[argparse.Namespace], int]
+
+COMMANDS = {
+    "run": run,
+    "compare": compare,
+    "demo": demo,
+    "methods": methods,
+    "report": report,
+    "eval": evaluate,
+    "table": table,
+}

