@@ -5,9 +5,12 @@ import errno
 import logging
 import os
 import select
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from grkd import __version__
 from grkd.commands import COMMANDS
@@ -35,10 +38,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _Terminated(BaseException):
+    """SIGTERM, as batch systems send it some seconds before they kill."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit status: 0 well, 1 a method failed, 2 a mistake of the user's, 130 interrupted."""
+    """Entry point. Exit status: 0 done, 1 a method failed, 2 a user's mistake, 130 interrupted, 143 terminated."""
     options = _parsed(argv)
     _quiet()
+    before = _listen_for_sigterm()
     try:
         status = COMMANDS[options.command].run(options)
         print(end="", flush=True)
@@ -52,14 +60,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, and no error
         return 0
     except KeyboardInterrupt:
-        print("grkd: interrupted; the same command goes on from here", file=sys.stderr)
+        print("grkd: interrupted; the same command continues", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("grkd: stopped by SIGTERM; the same command continues", file=sys.stderr)
+        return 143
     except Exception as error:
         message = _of_the_machine(error)
         if message is None:
             raise
         print(f"grkd: error: {message}", file=sys.stderr)
         return 2
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _listen_for_sigterm() -> Any:
+    """Have SIGTERM end the command like an interrupt. Returns the handler before; None outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def terminate(*_: object) -> None:
+        from multiprocessing import active_children
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off what is being closed
+        for child in active_children():
+            if not child.daemon:  # of a comparison; leaving its pool would wait for their jobs
+                child.terminate()
+        raise _Terminated
+
+    return signal.signal(signal.SIGTERM, terminate)
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
