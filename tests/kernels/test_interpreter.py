@@ -18,7 +18,13 @@ HERE = Path(__file__).parent
 def test_kernels_through_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "GRKD_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    files = ("test_head.py", "test_pairs_head.py", "test_all_pairs.py", "test_response_log_probs.py")
+    files = (
+        "test_head.py",
+        "test_pairs_head.py",
+        "test_all_pairs.py",
+        "test_response_log_probs.py",
+        "test_draw_tokens.py",
+    )
     command += [str(HERE / file) for file in files]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent.parent, timeout=200)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
