@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from grkd.stages._pool import visible_gpus
+from grkd.run.jobs import visible_gpus
 
 MIB = 2**20
 # About 25 ms.

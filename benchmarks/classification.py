@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 def one(options: argparse.Namespace) -> int:
     """One recipe, in this process. Returns 1 where a run failed or is still to be done."""
-    from grkd.stages.compare import compare
+    from grkd.pipeline.compare import compare
 
     words, since = list(options.words), time.perf_counter()
     if options.data is not None:

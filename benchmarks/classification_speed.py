@@ -13,10 +13,10 @@ import torch
 
 from grkd import objectives
 from grkd.files import write_json
-from grkd.teachers.classifiers import build
-from grkd.training.lockstep import train_lockstep
-from grkd.training.lockstep_batches import DeviceExamples
-from grkd.training.lockstep_student import Job, Plan
+from grkd.models.networks import build
+from grkd.training.lockstep.batches import DeviceExamples
+from grkd.training.lockstep.loop import train_lockstep
+from grkd.training.lockstep.student import Job, Plan
 
 CLASSES, BATCH, EPOCHS = 200, 512, 4.0
 MIXED: dict[str, Any] = {"alpha_shape": "constant", "alpha_ceiling": 0.5, "label_weight": 1.0}
@@ -81,7 +81,7 @@ def step_ms(method: str, options: dict[str, Any], *, students: int, graphs: bool
         examples,
         build=lambda seed: build("cnn", **shape, options={"channels": [16, 32, 64]}, seed=seed),
         plan=plan,
-        teacher=build("grkd.teachers.residual:residual", **shape, options={"width": 32, "blocks": 2}, seed=0),
+        teacher=build("grkd.models.residual:residual", **shape, options={"width": 32, "blocks": 2}, seed=0),
         watch=watch,
     )
     return 1000 * (times[-1] - times[0]) / (len(times) - 1) / batches / students

@@ -29,8 +29,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.data.chat import encode_prompt, stop_token_ids
 from grkd.data.prompts import read_examples
-from grkd.teachers.generate import free_memory, generate_responses
-from grkd.teachers.models import load_language_model, load_tokenizer
+from grkd.models.generate import free_memory, generate_responses
+from grkd.models.load import load_language_model, load_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("dynamic", "static", "continuous")

@@ -13,9 +13,9 @@ from benchmarks import classification, classification_ranks, classification_tabl
 from benchmarks._classification_results import shown_p
 from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
+from grkd.classify.trials import space
+from grkd.compare.search import grid
 from grkd.recipe import ClassifierRecipe
-from grkd.stages._search import grid
-from grkd.stages.compare_runs import space
 from tests._classification_results import BEST, OURS, made_up
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "classification"

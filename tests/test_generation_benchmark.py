@@ -31,7 +31,7 @@ def test_one_that_fails_is_left_out(
     def broken(*_: object, **__: object) -> list[list[int]]:
         raise RuntimeError("out of memory, say")
 
-    monkeypatch.setattr("grkd.teachers._decoding.static_cache", broken)
+    monkeypatch.setattr("grkd.models._decoding.static_cache", broken)
     out = tmp_path / "generation.json"
     words = [str(tiny_teacher), "--prompts=2", "--n=1", "--max-new-tokens=2", "--batch-sizes=2", "--device=cpu"]
     generation.main([*words, "--methods=static,dynamic", f"--out={out}"])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from grkd import objectives, recipe
-from grkd.teachers.models import load_language_model, load_tokenizer, truncated
+from grkd.models.cut import truncated
+from grkd.models.load import load_language_model, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -98,7 +98,7 @@ def test_the_teachers_content_is_in_the_settings(tiny_teacher: Path, prompts: Pa
 
 def test_a_manifest_tells_a_models_digest_as_it_was(tmp_path: Path) -> None:
     """In the form in which grkd's stages write it: large files by size and time of change."""
-    from grkd.stages import _folder
+    from grkd.run import folder as _folder
 
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     weights.write_bytes(b"one")

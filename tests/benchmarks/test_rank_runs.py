@@ -27,7 +27,7 @@ from grkd.errors import UserError
 def made(folder: Path, teacher: Path, prompts: Path, *, responses: int) -> Path:
     """A whole small run, by the product itself."""
     from grkd import recipe
-    from grkd.stages import run
+    from grkd.pipeline.run import run
 
     (folder / "r.yaml").write_text(
         f"""

@@ -8,10 +8,11 @@ import pytest
 
 from grkd import cli
 from grkd.data.language import Group
+from grkd.language import compare as compare_language
+from grkd.language import evaluate as language_evaluation
+from grkd.language.compare import split_groups
+from grkd.language.search import settings_to_try
 from grkd.recipe import Search
-from grkd.stages import compare_language, language_evaluation
-from grkd.stages.compare_language import split_groups
-from grkd.stages.language_search import settings_to_try
 
 SEARCH = [
     "search.trials=2",

@@ -10,9 +10,10 @@ import pytest
 
 from grkd import cli
 from grkd.files import write_json
+from grkd.language import compare as compare_language
 from grkd.reports import markdown_table, read_run
-from grkd.stages import _pool, compare_language
-from grkd.stages._pool import NOT_YET
+from grkd.run import jobs as _pool
+from grkd.run.jobs import NOT_YET
 
 # The slowest are not the first of the recipe; `still` answers nothing anew, so it is no slower than ce.
 METHODS = (

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from grkd import cli, stages
+from grkd import cli
+from grkd.pipeline import run as pipeline
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
@@ -115,7 +116,7 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkey
             stream.write("x" * 100_000)
         return 0
 
-    monkeypatch.setattr(stages, "run", full)
+    monkeypatch.setattr(pipeline, "run", full)
     status, line = run(capsys, "run", tiny_recipe)
     assert status == 2
     assert "disk is full" in line
@@ -136,7 +137,7 @@ def test_an_error_of_ours_is_not_hidden(tiny_recipe: Path, monkeypatch: pytest.M
     def broken(*_: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(stages, "run", broken)
+    monkeypatch.setattr(pipeline, "run", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["run", str(tiny_recipe)])
 

@@ -16,9 +16,11 @@ from scipy import stats
 from sklearn.metrics import ndcg_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from grkd import cli, recipe, stages
+from grkd import cli, recipe
+from grkd.language import respond as language_responses
+from grkd.language import train as language_training
+from grkd.pipeline import run as whole_run
 from grkd.reports import markdown_table, read_run
-from grkd.stages import language_responses, language_training
 
 
 def results(folder: Path) -> dict[tuple[str, str], float]:
@@ -173,11 +175,11 @@ def test_an_error_on_one_of_several_ranks_ends_the_run(tiny_recipe: Path, monkey
         raise RuntimeError("out of memory")
 
     one = recipe.read(tiny_recipe, ["methods=[kd]"])
-    monkeypatch.setattr(stages, "PartialState", lambda: SimpleNamespace(num_processes=1))
-    assert dict(stages._each(one, fails)) == {"kd-seed0": "failed: RuntimeError: out of memory"}
-    monkeypatch.setattr(stages, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(whole_run, "PartialState", lambda: SimpleNamespace(num_processes=1))
+    assert dict(whole_run._each(one, fails)) == {"kd-seed0": "failed: RuntimeError: out of memory"}
+    monkeypatch.setattr(whole_run, "PartialState", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(RuntimeError, match="out of memory"):
-        dict(stages._each(one, fails))
+        dict(whole_run._each(one, fails))
 
 
 def test_failed_method_is_shown_and_the_rest_goes_on(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from grkd.teachers.generate import Method, free_memory, generate_responses
+from grkd.models.generate import Method, free_memory, generate_responses
 
 pytestmark = [
     pytest.mark.gpu,

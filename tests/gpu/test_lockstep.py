@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from grkd import objectives
-from grkd.teachers._networks import cnn
-from grkd.teachers.residual import residual
-from grkd.training.lockstep import predict, train_lockstep
-from grkd.training.lockstep_batches import DeviceExamples
-from grkd.training.lockstep_student import Job, Plan
+from grkd.models._networks import cnn
+from grkd.models.residual import residual
+from grkd.training.lockstep.batches import DeviceExamples
+from grkd.training.lockstep.loop import predict, train_lockstep
+from grkd.training.lockstep.student import Job, Plan
 
 pytestmark = [
     pytest.mark.gpu,

@@ -19,7 +19,8 @@ from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import Group, Item
 from grkd.data.prompts import Example, read_examples
 from grkd.errors import UserError
-from grkd.teachers.models import load_tokenizer, truncated
+from grkd.models.cut import truncated
+from grkd.models.load import load_tokenizer
 from grkd.training import DistillationTrainer, GRKDConfig, GRKDTrainer, LanguageRows
 from tests.conftest import word_tokenizer
 

@@ -19,8 +19,8 @@ from grkd.endpoint.journal import Journal
 from grkd.endpoint.threads import Calls
 from grkd.errors import UserError
 from grkd.files import digest
-from grkd.teachers.generate import generate_responses
-from grkd.teachers.models import context_length, load_language_model, load_tokenizer
+from grkd.models.generate import generate_responses
+from grkd.models.load import context_length, load_language_model, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

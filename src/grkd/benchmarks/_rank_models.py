@@ -16,8 +16,8 @@ from grkd.data.prompts import Example
 from grkd.endpoint.journal import Journal
 from grkd.errors import UserError
 from grkd.files import digest, file_digest
-from grkd.teachers.models import check_same_vocabulary, context_length, load_language_model, load_tokenizer
-from grkd.teachers.signal import HiddenCache, TeacherHead, mean_log_probs
+from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer
+from grkd.teacher.signal import HiddenCache, TeacherHead, mean_log_probs
 
 ENTRIES = 1 << 26  # logits worked on at once, 256 MiB in float32; a few such tensors live together
 

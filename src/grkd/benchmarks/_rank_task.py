@@ -32,8 +32,8 @@ from grkd.metrics.rank_measures import (
     token_measures,
     token_record,
 )
+from grkd.models.load import check_same_vocabulary, load_tokenizer
 from grkd.statistics import Interval, bootstrap_interval, bootstrap_ratio
-from grkd.teachers.models import check_same_vocabulary, load_tokenizer
 
 Kind = TypeVar("Kind")
 Scores = Sequence[Sequence[float]]  # of each prompt's responses

@@ -28,9 +28,9 @@ from grkd.console import track
 from grkd.data.chat import encode_prompt, stop_token_ids
 from grkd.data.prompts import Example
 from grkd.errors import UserError
+from grkd.models.generate import generate_responses
+from grkd.models.load import load_language_model, load_tokenizer
 from grkd.statistics import wilson_interval
-from grkd.teachers.generate import generate_responses
-from grkd.teachers.models import load_language_model, load_tokenizer
 
 _MARKS = (re.compile(r"####"), re.compile(r"\banswer(?: is\b|\s*:)", re.IGNORECASE))
 _WORD = re.compile(r"[^\W_]")  # a letter or digit

@@ -22,8 +22,8 @@ import yaml
 from grkd.benchmarks.exact_match import read_questions
 from grkd.console import track
 from grkd.errors import UserError
+from grkd.models.load import load_language_model, load_tokenizer
 from grkd.statistics import wilson_interval
-from grkd.teachers.models import load_language_model, load_tokenizer
 
 _MATCHES = {"strict": "strict-match", "flexible": "flexible-extract"}
 _NAME = "gsm8k"

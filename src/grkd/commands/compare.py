@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from grkd import recipe
 
     read = recipe.read(options.recipe, options.overrides)
-    from grkd.stages.compare import compare
+    from grkd.pipeline.compare import compare
 
     names = ("methods", "seeds", "processes", "minutes", "until")
     return compare(read, **{name: getattr(options, name) for name in names})

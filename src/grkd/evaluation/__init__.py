@@ -12,7 +12,7 @@ from grkd.evaluation.options import JUDGED, TASKS, Options, check
 from grkd.evaluation.printing import print_results
 from grkd.evaluation.session import Session
 from grkd.files import read_json, write_json
-from grkd.stages._folder import RunFolder, command_line, environment
+from grkd.run.folder import RunFolder, command_line, environment
 
 __all__ = ["TASKS", "Options", "evaluate"]
 

@@ -14,7 +14,7 @@ from grkd.evaluation import _pairwise
 from grkd.evaluation.options import Options
 from grkd.evaluation.session import Session, asked, cost_of_answers
 from grkd.files import digest, file_digest, read_json, write_json
-from grkd.stages._train import device
+from grkd.run.device import device
 
 _ENDPOINT = (
     "zero-shot through the endpoint, last number of the answer; not lm-eval's setting "

@@ -11,7 +11,7 @@ from grkd.endpoint.judge import Budget, Judge, Outcome, Request
 from grkd.errors import UserError
 from grkd.evaluation.options import JUDGED, Options
 from grkd.files import digest
-from grkd.stages._train import device, dtype
+from grkd.run.device import device, dtype
 
 
 class Session:

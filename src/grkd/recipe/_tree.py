@@ -131,7 +131,7 @@ class Responses(Section):
 class Score(Section):
     """The teacher's signal. signal: of tokens, its hidden states stored once ("cache"), or run in every step ("live").
 
-    reward: of whole responses, see grkd.teachers.annotator.
+    reward: of whole responses, see grkd.teacher.annotator.
     """
 
     signal: Literal["cache", "live"] = "cache"

@@ -13,8 +13,8 @@ from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import Group, Item, check_head_size, vocabulary_size
 from grkd.data.prompts import Example, example_of
 from grkd.errors import UserError
+from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer
 from grkd.objectives import Objective
-from grkd.teachers.models import check_same_vocabulary, context_length, load_language_model, load_tokenizer
 from grkd.training.callbacks import FiniteSteps
 from grkd.training.language_rows import LanguageRows, chosen
 from grkd.training.on_policy import on_policy_sampler

@@ -12,7 +12,7 @@ from grkd.data.language import Group, Item, captured_hidden, collate, response_l
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.objectives import Batch, Choice, Level, Objective
-from grkd.teachers.signal import HiddenCache, TeacherHead, final_hidden
+from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training.on_policy import Sampler, asked_anew
 from grkd.training.rows import Counts, Forward
 

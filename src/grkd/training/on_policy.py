@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from grkd.teachers.sample_mixed import sample_on_policy
+from grkd.models.sample_mixed import sample_on_policy
 
 # (student, prompts as token ids, the teacher's weight in the mixture, seed) -> of each prompt, token ids and their
 # log-probabilities under the distribution that they were drawn from.
@@ -16,7 +16,7 @@ Sampler = Callable[[nn.Module, list[list[int]], float, int], list[tuple[list[int
 def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = None, **settings: Any) -> Sampler:
     """Answers of the student as it is now, at temperature 1 over the vocabulary, `batch_size` (None: all) at once.
 
-    settings: max_new_tokens, stop_ids, pad_token_id and vocabulary of grkd.teachers.sample_mixed.sample_on_policy.
+    settings: max_new_tokens, stop_ids, pad_token_id and vocabulary of grkd.models.sample_mixed.sample_on_policy.
     """
 
     def sample(

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from grkd.data.classification_batches import Collate
+from grkd.models.networks import scores
 from grkd.objectives import Batch, Level, Objective
-from grkd.teachers.classifiers import scores
 
 Counts = dict[Level, int]
 

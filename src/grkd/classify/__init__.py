@@ -1,0 +1,1 @@
+"""The classifier task: teach -> score -> train -> evaluate, and its comparison."""

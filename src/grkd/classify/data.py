@@ -1,0 +1,115 @@
+"""A recipe's classifier on a recipe's data: the module, its view of the inputs, and how they become batches."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from grkd.data.classification import ClassificationData, digits
+from grkd.data.classification_batches import PadTokens, Prepare, ProcessImages, stack_inputs, tokenise
+from grkd.data.features import tfidf_features
+from grkd.data.known_sets import known_set
+from grkd.data.labelled_images import image_folder
+from grkd.data.labelled_text import labelled_text
+from grkd.errors import UserError
+from grkd.models.networks import build, is_transformers, load_weights
+from grkd.models.transformers_classifiers import load_transformers_classifier
+from grkd.recipe import ClassifierData, ClassifierModel, ClassifierRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A module with the inputs of both splits as it takes them; processor: of a transformers model."""
+
+    module: nn.Module
+    train_inputs: Tensor | Sequence[Any]
+    heldout_inputs: Tensor | Sequence[Any]
+    prepare: Prepare
+    processor: Any = None
+
+
+def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
+    """The labelled examples that a recipe names."""
+    if data.dataset == "digits":
+        return digits(heldout_fraction=data.heldout_fraction, seed=seed, limit=data.limit)
+    if data.dataset is not None:
+        assert data.folder is not None
+        found = known_set(data.dataset, Path(data.folder), labels=data.labels, teacher_labels=data.teacher_labels)
+        return found if data.limit is None else found.limited(data.limit, seed=seed)
+    if data.train is not None:
+        return labelled_text(
+            Path(data.train),
+            None if data.heldout is None else Path(data.heldout),
+            text=data.text,
+            label=data.label,
+            heldout_fraction=data.heldout_fraction,
+            seed=seed,
+            limit=data.limit,
+        )
+    assert data.image_folder is not None
+    return image_folder(
+        Path(data.image_folder),
+        image_size=data.image_size,
+        heldout_fraction=data.heldout_fraction,
+        seed=seed,
+        limit=data.limit,
+    )
+
+
+def make_classifier(
+    spec: ClassifierModel, data: ClassificationData, recipe: ClassifierRecipe, *, seed: int, needs_head: bool
+) -> Classifier:
+    """A teacher or student before training. Raises UserError where model and data do not fit."""
+    if is_transformers(spec.model):
+        return _transformers(spec, data, recipe, seed=seed, needs_head=needs_head)
+    if data.kind == "text":
+        if recipe.data.features != "tfidf":
+            raise UserError(f"{spec.model}: text reaches a network of this kind with data.features: tfidf")
+        features = tfidf_features(list(data.train_inputs), list(data.heldout_inputs))
+        data = dataclasses.replace(data, kind="features", train_inputs=features[0], heldout_inputs=features[1])
+    elif spec.model == "cnn" and data.kind == "features":
+        data = data.as_images()
+    module = build(spec.model, input_shape=data.input_shape, classes=data.classes, options=spec.options, seed=seed)
+    if spec.weights is not None:
+        load_weights(module, Path(spec.weights))
+    return Classifier(
+        module=module, train_inputs=data.train_inputs, heldout_inputs=data.heldout_inputs, prepare=stack_inputs
+    )
+
+
+def _transformers(
+    spec: ClassifierModel, data: ClassificationData, recipe: ClassifierRecipe, *, seed: int, needs_head: bool
+) -> Classifier:
+    data = data.as_images() if data.kind == "features" else data
+    kind: Literal["text", "images"] = "text" if data.kind == "text" else "images"
+    known = {"new_head"}
+    for option in spec.options:
+        if option not in known:
+            raise UserError(f"{spec.model}: unknown option {option!r} of a transformers classifier; known: new_head")
+    module, processor = load_transformers_classifier(
+        spec.model,
+        class_names=data.class_names,
+        kind=kind,
+        seed=seed,
+        needs_head=needs_head,
+        new_head=bool(spec.options.get("new_head", False)),
+    )
+    if kind == "images":
+        return Classifier(
+            module=module,
+            train_inputs=data.train_inputs,
+            heldout_inputs=data.heldout_inputs,
+            prepare=ProcessImages(processor=processor),
+            processor=processor,
+        )
+    limit = recipe.data.max_tokens
+    return Classifier(
+        module=module,
+        train_inputs=tokenise(list(data.train_inputs), processor, max_tokens=limit),
+        heldout_inputs=tokenise(list(data.heldout_inputs), processor, max_tokens=limit),
+        prepare=PadTokens(pad_id=processor.pad_token_id),
+        processor=processor,
+    )

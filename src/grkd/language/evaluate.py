@@ -1,0 +1,219 @@
+"""A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from grkd.benchmarks import exact_match
+from grkd.console import track
+from grkd.data.chat import encode_prompt
+from grkd.data.language import Group
+from grkd.data.prompts import Example
+from grkd.files import write_json
+from grkd.language.context import LanguageModels
+from grkd.language.respond import read_records
+from grkd.language.rows import language_rows
+from grkd.language.score import read_groups
+from grkd.metrics.rank_measures import against_teacher, response_measures
+from grkd.models.generate import generate_responses
+from grkd.models.load import cast_weights, load_language_model
+from grkd.recipe import LanguageRecipe
+from grkd.run.device import dtype
+from grkd.run.folder import RunFolder, identity
+from grkd.statistics import bootstrap_interval
+
+# Of the measures of a prompt's responses, those that speak of their order.
+_OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
+# What rank_metrics measures; nothing of tokens where the vocabularies differ.
+MEASURED = (
+    *("soft_cross_entropy_nats", "forward_kl_nats", "reverse_kl_nats", *_OF_RESPONSES),
+    *(f"response_{name}" for name in _OF_RESPONSES),
+)
+
+
+def evaluate_student(
+    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, name: str, trained: str | None
+) -> Path:
+    """Rank fidelity, exact match and sample answers of a trained student (None: before training)."""
+    inputs = {
+        "evaluation": identity(recipe.evaluation),
+        "answers_in": str(_answers_in(recipe, models)),
+        "score": run.key("score"),
+        "trained": run.key(f"train/{trained}") if trained else None,
+    }
+
+    def make(work: Path) -> None:
+        if not run.ranks.is_main_process:
+            return
+        if trained is None:
+            student = models.student()
+        else:
+            student = load_language_model(str(run.path / "train" / trained / "student"), dtype=torch.float32)
+        student = student.to(models.device).eval()
+        metrics = rank_metrics(
+            recipe, run, models, to_rank(student), read_groups(run, "heldout"), description=f"evaluate {name}"
+        )
+        student = to_answer(recipe, models, student)
+        metrics |= answered(recipe, models, student, recipe.evaluation.questions, work / "exact_match.json")
+        write_json(work / "metrics.json", metrics)
+        write_json(work / "answers.json", sample_answers(recipe, run, models, student))
+
+    return run.stage(f"evaluate/{name}", inputs, make)
+
+
+def evaluate_teacher(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+    """The teacher's own answers to the sample prompts, and its exact match."""
+    inputs = {"evaluation": identity(recipe.evaluation), "score": run.key("score")}
+
+    def make(work: Path) -> None:
+        if not run.ranks.is_main_process:
+            return
+        if models.teacher_tokenizer is not None:  # its prompts are other token ids
+            write_json(work / "answers.json", [])
+            return
+        teacher = models.teacher()
+        if metrics := answered(recipe, models, teacher, recipe.evaluation.questions, work / "exact_match.json"):
+            write_json(work / "metrics.json", metrics)
+        write_json(work / "answers.json", sample_answers(recipe, run, models, teacher))
+
+    return run.stage("evaluate/teacher", inputs, make)
+
+
+def to_rank(student: nn.Module) -> Any:
+    """The student, in place, as its ranks are measured: in float32 everywhere."""
+    return cast_weights(student, torch.float32)
+
+
+def to_answer(recipe: LanguageRecipe, models: LanguageModels, student: nn.Module) -> Any:
+    """The student, in place, as it writes text, in tries and in runs that count: as when responses are sampled from it.
+
+    That is bfloat16 on a GPU and float32 on a CPU, or what student.dtype says. It is no longer fit for to_rank.
+    """
+    return cast_weights(student, _answers_in(recipe, models))
+
+
+def _answers_in(recipe: LanguageRecipe, models: LanguageModels) -> torch.dtype:
+    return dtype(recipe.student.dtype, models.device)
+
+
+def rank_metrics(
+    recipe: LanguageRecipe,
+    run: RunFolder,
+    models: LanguageModels,
+    student: nn.Module,
+    groups: Sequence[Group],
+    *,
+    description: str,
+) -> dict[str, Any]:
+    """metric -> {value, low, high}: means over the groups' tokens, and over prompts for the order of their responses.
+
+    Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
+    teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
+    """
+    tokens = models.teacher_tokenizer is None
+    rows = language_rows(recipe, run, models, groups, teacher=tokens)
+    rows.to(models.device)
+    columns: dict[str, list[torch.Tensor]] = {}
+    prompts: list[torch.Tensor] = []
+    responses: list[dict[str, torch.Tensor]] = []
+    for seen, part in _parts(groups, recipe.evaluation.batch_size, description):
+        batch = {key: value.to(models.device) for key, value in rows.collate(part).items()}
+        with torch.no_grad():
+            found = rows.forward(student, batch, levels=("row", "response") if tokens else ("response",)).batches
+        if tokens:
+            teacher = found["row"].teacher
+            assert teacher is not None
+            for metric, values in against_teacher(found["row"].student, teacher, top_k=recipe.evaluation.top_k).items():
+                columns.setdefault(metric, []).append(values.cpu())
+            lengths = torch.tensor([sum(len(item.response_ids) for item in group.items) for group in part])
+            prompts.append(torch.arange(seen, seen + len(part)).repeat_interleave(lengths))
+        order = found["response"]
+        assert order.teacher is not None
+        assert order.mask is not None
+        responses.append(response_measures(order.student.double(), order.teacher.double(), order.mask))
+    metrics: dict[str, Any] = {}
+    if tokens:
+        numbers = torch.cat(prompts).numpy()
+        metrics = {
+            metric: bootstrap_interval(torch.cat(parts).double().numpy(), groups=numbers).as_json()
+            for metric, parts in columns.items()
+        }
+    if any(len(group.items) > 1 for group in groups):
+        for metric in _OF_RESPONSES:
+            found_values = torch.cat([part[metric].cpu() for part in responses]).numpy()
+            ordered = found_values[~np.isnan(found_values)]  # a group without a pair has no order
+            if len(ordered):
+                metrics[f"response_{metric}"] = bootstrap_interval(ordered).as_json()
+    return metrics
+
+
+def answered(
+    recipe: LanguageRecipe, models: LanguageModels, model: PreTrainedModel, path: str | None, items: Path
+) -> dict[str, Any]:
+    """Exact match on a file's questions, greedily; each question's outcome goes to `items`. Nothing without a file."""
+    if path is None:
+        return {}
+    spec = recipe.evaluation
+    questions = exact_match.read_questions(Path(path))
+    prompt_ids = [
+        encode_prompt(models.tokenizer, Example(id=each.id, prompt=each.question), system=recipe.data.system)
+        for each in questions
+    ]
+    texts = _greedy(models, model, prompt_ids, max_new_tokens=spec.answer_tokens, batch_size=spec.answer_batch_size)
+    result = exact_match.score(questions, texts)
+    write_json(items, result["items"])
+    found: dict[str, Any] = result["metrics"]
+    return {"exact_match": found["exact_match"]}
+
+
+def sample_answers(
+    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, model: PreTrainedModel
+) -> list[dict[str, str]]:
+    """Greedy answers to the first held-out prompts."""
+    first = {record["group"]: record for record in reversed(read_records(run, "heldout"))}
+    records = list(reversed(first.values()))[: recipe.evaluation.samples]
+    if not records:
+        return []
+    texts = _greedy(
+        models,
+        model,
+        [record["prompt_ids"] for record in records],
+        max_new_tokens=recipe.evaluation.sample_tokens,
+        batch_size=len(records),
+    )
+    return [{"prompt": record["prompt"], "answer": text} for record, text in zip(records, texts, strict=True)]
+
+
+def _greedy(
+    models: LanguageModels, model: PreTrainedModel, prompts: list[list[int]], *, max_new_tokens: int, batch_size: int
+) -> list[str]:
+    batches = generate_responses(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        top_p=1.0,
+        stop_ids=models.numbers["stop_ids"],
+        pad_token_id=models.numbers["pad_token_id"],
+        seed=0,
+        batch_size=batch_size,
+        vocabulary=models.numbers["vocabulary"],
+    )
+    texts = [""] * len(prompts)
+    for batch in track(batches, "answer", unit="batch", total=math.ceil(len(prompts) / batch_size)):
+        for answer in batch:
+            texts[answer.index] = str(models.tokenizer.decode(answer.response_ids, skip_special_tokens=True))
+    return texts
+
+
+def _parts(groups: Sequence[Group], size: int, description: str) -> Iterator[tuple[int, Sequence[Group]]]:
+    """Batches of about `size` responses, each beside the number of groups before it."""
+    step = max(1, size // max(len(group.items) for group in groups))
+    for at in track(range(0, len(groups), step), description, unit="batch"):
+        yield at, groups[at : at + step]

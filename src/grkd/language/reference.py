@@ -1,0 +1,81 @@
+"""The reference stage: how likely the student before training finds each response."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from grkd import objectives
+from grkd.console import progress_bar
+from grkd.data.language import Group
+from grkd.language.context import LanguageModels
+from grkd.language.rows import language_rows
+from grkd.language.score import read_groups
+from grkd.language.tables import write_table
+from grkd.recipe import LanguageRecipe, Method
+from grkd.run.folder import RunFolder, identity
+from grkd.training import LanguageRows
+
+_GROUPS_PER_SHARD = 256
+
+
+def reference(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+    """Mean log-probability of every response under the student before training: once, for all methods that need it."""
+    inputs = {"score": run.key("score"), "student": identity(recipe.student), "device": models.device.type}
+
+    def make(work: Path) -> None:
+        groups = read_groups(run, "train")
+        parts = [groups[at : at + _GROUPS_PER_SHARD] for at in range(0, len(groups), _GROUPS_PER_SHARD)]
+        mine = range(run.ranks.process_index, len(parts), run.ranks.num_processes)
+        missing = [number for number in mine if not (work / _shard(number)).exists()]
+        if not missing:
+            return
+        student = models.student().to(models.device).eval()
+        rows = language_rows(recipe, run, models, groups, teacher=False)
+        with progress_bar() as bar:
+            task = bar.add_task("reference (student)", total=sum(len(parts[number]) for number in missing))
+            for number in missing:
+                write_table(work / _shard(number), _referenced(student, parts[number], rows, recipe, models))
+                bar.update(task, advance=len(parts[number]))
+
+    return run.stage("reference", inputs, make)
+
+
+def with_reference(run: RunFolder, groups: Sequence[Group]) -> list[Group]:
+    """The groups with what the reference stage left of each response."""
+    found = {
+        record["id"]: record["reference_mean_log_prob_nats"]
+        for path in sorted((run.path / "reference").glob("reference-*.parquet"))
+        for record in pq.read_table(path).to_pylist()
+    }
+    return [replace(group, reference_log_probs=tuple(found[item.id] for item in group.items)) for group in groups]
+
+
+def needs_reference(methods: Sequence[Method]) -> bool:
+    """Whether any method compares the student with itself before training."""
+    return any(objectives.load(method.name, **method.options).needs_reference for method in methods)
+
+
+@torch.no_grad()
+def _referenced(
+    student: nn.Module, groups: Sequence[Group], rows: LanguageRows, recipe: LanguageRecipe, models: LanguageModels
+) -> list[dict[str, object]]:
+    records: list[dict[str, object]] = []
+    step = max(1, recipe.score.batch_size // max(len(group.items) for group in groups))
+    for at in range(0, len(groups), step):
+        part = groups[at : at + step]
+        batch = {name: value.to(models.device) for name, value in rows.collate(part).items()}
+        means = rows.forward(student, batch, levels=("response",)).batches["response"].student.tolist()
+        records += [
+            {"id": item.id, "reference_mean_log_prob_nats": mean}
+            for group, values in zip(part, means, strict=True)
+            for item, mean in zip(group.items, values, strict=False)  # shorter groups are padded
+        ]
+    return records
+
+
+def _shard(number: int) -> str:
+    return f"reference-{number:05d}.parquet"

@@ -1,0 +1,245 @@
+"""A language model's second stage: a group of responses to every prompt."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from grkd.console import console, progress_bar
+from grkd.data.groups import choose_diverse, first_of_equal, shared_out
+from grkd.errors import UserError
+from grkd.files import write_json
+from grkd.language.context import LanguageModels
+from grkd.language.prepare import SPLITS
+from grkd.language.sampling import Sampler, samplers
+from grkd.language.tables import RESPONSES, write_table
+from grkd.models.generate import free_memory
+from grkd.recipe import LanguageRecipe, Responses, to_plain
+from grkd.run.folder import RunFolder
+
+Record = dict[str, Any]
+
+SOURCES = ("teacher", "student", "data")
+_COUNTS = b"grkd_counts"  # key of a shard's counts in its own metadata: both are there or neither
+
+
+def respond(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+    """Groups of responses in shards of whole groups that survive a kill; ranks share the shards.
+
+    Leaves shard-*.parquet (RESPONSES) and counts.json. What a shard holds depends on the recipe and its prompts alone,
+    not on the rank that makes it. Raises UserError where no group of a split is left.
+    """
+    settings = recipe.responses
+    inputs = {"responses": to_plain(settings), "prepare": run.key("prepare"), "seed": recipe.seeds[0]}
+
+    def make(work: Path) -> None:
+        prompts = pq.read_table(run.path / "prepare" / "prompts.parquet").to_pylist()
+        shards = [prompts[at : at + settings.shard_size] for at in range(0, len(prompts), settings.shard_size)]
+        mine = range(run.ranks.process_index, len(shards), run.ranks.num_processes)
+        missing = {number: shards[number] for number in mine if not _shard(work, number).exists()}
+        if missing:
+            _make_shards(recipe, models, work, missing, prompts)
+        run.ranks.wait_for_everyone()
+        counts = _total([_shard(work, number) for number in range(len(shards))])
+        _check_left(counts, settings)
+        if run.ranks.is_main_process:
+            write_json(work / "counts.json", counts)
+            _say(counts, settings)
+
+    return run.stage("respond", inputs, make)
+
+
+def read_records(run: RunFolder, split: str) -> list[Record]:
+    """The respond stage's records of a split, a record a response, in the order of the data."""
+    shards = sorted((run.path / "respond").glob("shard-*.parquet"))
+    records = [record for shard in shards for record in pq.read_table(shard).to_pylist()]
+    return [record for record in records if record["split"] == split]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A response that may enter a group."""
+
+    source: str
+    response_ids: list[int]
+    text: str
+    data_score: float | None = None
+
+
+def _make_shards(
+    recipe: LanguageRecipe,
+    models: LanguageModels,
+    work: Path,
+    missing: dict[int, list[Record]],
+    prompts: Sequence[Record],
+) -> None:
+    """Write the shards that are missing; `prompts` are those of the whole run."""
+    answers = _Answers(recipe, models, prompts)
+    settings = recipe.responses
+    try:
+        with progress_bar() as bar:
+            total = sum(map(len, missing.values())) * sum(answers.shares.values())
+            task = bar.add_task(f"respond ({settings.source})", total=total, unit="tokens", amount=0)
+            tokens = 0
+
+            def progress(responses: int, new_tokens: int) -> None:
+                nonlocal tokens
+                tokens += new_tokens
+                bar.update(task, advance=responses, amount=tokens)
+
+            for number, part in missing.items():
+                records, counts = answers(part, number, progress)
+                schema = RESPONSES.with_metadata({_COUNTS: json.dumps(counts)})
+                write_table(_shard(work, number), records, schema)
+    finally:
+        del answers
+        free_memory()
+
+
+class _Answers:
+    """Groups of responses to a shard of prompts, from the recipe's sources.
+
+    shares: candidates a prompt that come from each source; quotas: how many of them a group keeps.
+    """
+
+    def __init__(self, recipe: LanguageRecipe, models: LanguageModels, prompts: Sequence[Record]) -> None:
+        self.settings, self.tokenizer = recipe.responses, models.tokenizer
+        self.stops = set(models.numbers["stop_ids"])
+        self.quotas = _quotas(self.settings)
+        self.shares = shared_out(self.settings.candidates or self.settings.n, self.quotas)
+        self.samplers: dict[str, Sampler] = samplers(recipe, models, self.shares, prompts)
+
+    def __call__(
+        self, prompts: Sequence[Record], number: int, progress: Callable[[int, int], None]
+    ) -> tuple[list[Record], dict[str, int]]:
+        """The records of RESPONSES of shard `number`, and what is to be counted of it."""
+        counts: Counter[str] = Counter()
+        candidates: list[list[_Candidate]] = [[] for _ in prompts]
+        for source in self.quotas:
+            if source == "data":
+                found = [self._of_data(prompt) for prompt in prompts]
+                progress(len(prompts) * self.shares[source], 0)
+            else:
+                sampled = self.samplers[source](prompts, number, progress, counts)
+                found = [[_Candidate(source, ids, self._text(ids)) for ids in each] for each in sampled]
+            for each, more in zip(candidates, found, strict=True):
+                each += more
+        records = [
+            record
+            for prompt, each in zip(prompts, candidates, strict=True)
+            for record in self._records(prompt, self._kept(each, counts), counts)
+        ]
+        return records, dict(counts)
+
+    def _of_data(self, prompt: Record) -> list[_Candidate]:
+        """What the data has, in its order: as many different ones as its share, all where it has fewer."""
+        responses = prompt["data_response_ids"]
+        scores = prompt["data_scores"] or [None] * len(responses)
+        found = [_Candidate("data", ids, self._text(ids), score) for ids, score in zip(responses, scores, strict=True)]
+        different, share = first_of_equal([candidate.text for candidate in found]), self.shares["data"]
+        # Equal ones stay in up to there: they are dropped, and counted, with those of the other sources.
+        return found[: different[share - 1] + 1] if len(different) >= share else found
+
+    def _kept(self, candidates: list[_Candidate], counts: Counter[str]) -> list[_Candidate]:
+        """The candidates that make the group; none where fewer than two differ (of n = 1: where there is none)."""
+        n = self.settings.n
+        candidates = [candidate for candidate in candidates if candidate.response_ids]
+        if n == 1:
+            kept = candidates[:1]
+        else:
+            texts = [candidate.text for candidate in candidates if candidate.text.strip()]
+            counts["empty_dropped"] += len(candidates) - len(texts)
+            counts["duplicates_dropped"] += len(texts) - len(first_of_equal(texts))
+            candidates = [candidate for candidate in candidates if candidate.text.strip()]
+            sources = [candidate.source for candidate in candidates]
+            kept = [candidates[index] for index in choose_diverse(texts, n, sources=sources, quotas=self.quotas)]
+        if len(kept) >= min(n, 2):
+            return kept
+        counts["groups_dropped"] += 1
+        return []
+
+    def _records(self, prompt: Record, kept: list[_Candidate], counts: Counter[str]) -> list[Record]:
+        counts[f"groups_{prompt['split']}"] += bool(kept)
+        records = []
+        for index, candidate in enumerate(kept):
+            finished = candidate.response_ids[-1] in self.stops
+            counts[f"responses_from_{candidate.source}"] += 1
+            counts["responses_cut"] += not finished
+            counts["response_tokens"] += len(candidate.response_ids)
+            records.append(
+                {
+                    **{name: prompt[name] for name in ("split", "prompt", "messages", "prompt_ids")},
+                    "id": f"{prompt['id']}#{index}",
+                    "group": prompt["id"],
+                    "index": index,
+                    "source": candidate.source,
+                    "response_ids": candidate.response_ids,
+                    "response": candidate.text,
+                    "finished": finished,
+                    "data_score": candidate.data_score,
+                }
+            )
+        return records
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _quotas(settings: Responses) -> dict[str, int]:
+    """Responses that a group keeps from each source, sources without any left out."""
+    if settings.mixture is None:
+        return {settings.source: settings.n}
+    return {source: quota for source in SOURCES if (quota := getattr(settings.mixture, source))}
+
+
+def _total(shards: list[Path]) -> dict[str, int]:
+    """Sums over the shards, in whole numbers; generated_tokens_per_second is that of one process."""
+    total: Counter[str] = Counter()
+    for shard in shards:
+        total.update(json.loads(pq.read_schema(shard).metadata[_COUNTS]))
+    names = [f"groups_{split}" for split in SPLITS]
+    names += ["groups_dropped", "duplicates_dropped", "empty_dropped"]
+    names += [f"responses_from_{source}" for source in SOURCES if total[f"responses_from_{source}"]]
+    names += ["responses_cut", "response_tokens"]
+    counts = {name: total[name] for name in names}
+    if total["generated_tokens"]:
+        seconds = max(total["generation_ms"], 1) / 1000
+        counts["generated_tokens"] = total["generated_tokens"]
+        counts["generation_seconds"] = round(seconds)
+        counts["generated_tokens_per_second"] = round(total["generated_tokens"] / seconds)
+    return counts
+
+
+def _check_left(counts: dict[str, int], settings: Responses) -> None:
+    for split in SPLITS:
+        if not counts[f"groups_{split}"]:
+            raise UserError(
+                f"responses: no {split} prompt has {min(settings.n, 2)} different responses "
+                f"({counts['duplicates_dropped']} were duplicates, {counts['empty_dropped']} empty); "
+                "raise responses.temperature or responses.candidates, or mend the data"
+            )
+
+
+def _say(counts: dict[str, int], settings: Responses) -> None:
+    """One line on the console, and a warning where responses were cut."""
+    sources = {source: counts.get(f"responses_from_{source}", 0) for source in SOURCES}
+    responses = sum(sources.values())
+    parts = [f"{counts['groups_train'] + counts['groups_heldout']:,} prompts with {responses:,} responses"]
+    parts += [f"{number:,} from the {source}" for source, number in sources.items() if number]
+    if settings.n > 1:
+        parts.append(f"{counts['duplicates_dropped']:,} duplicates and {counts['empty_dropped']:,} empty dropped")
+        parts.append(f"{counts['groups_dropped']:,} prompts dropped with fewer than 2 different responses")
+    if "generated_tokens" in counts:
+        parts.append(f"{counts['generated_tokens_per_second']:,} tokens/s a process")
+    console.print(f"respond: {', '.join(parts)}", soft_wrap=True)
+    if cut := counts["responses_cut"]:
+        limit = settings.max_new_tokens
+        console.print(f"[yellow]{cut:,} of {responses:,} responses were cut at max_new_tokens = {limit}[/yellow]")
+
+
+def _shard(work: Path, number: int) -> Path:
+    return work / f"shard-{number:05d}.parquet"

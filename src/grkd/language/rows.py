@@ -1,0 +1,80 @@
+"""What a language model is trained on: groups of responses, with the signal that a method asks for."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from grkd.console import console
+from grkd.data.language import Group
+from grkd.errors import UserError
+from grkd.language.context import LanguageModels
+from grkd.objectives import Objective
+from grkd.recipe import LanguageRecipe, Method
+from grkd.run.folder import RunFolder
+from grkd.teacher.signal import HiddenCache, TeacherHead
+from grkd.training import LanguageRows
+from grkd.training.language_rows import chosen
+from grkd.training.on_policy import Sampler, on_policy_sampler
+
+
+def language_rows(
+    recipe: LanguageRecipe,
+    run: RunFolder,
+    models: LanguageModels,
+    groups: Sequence[Group],
+    *,
+    teacher: bool = True,
+    objective: Objective | None = None,
+) -> LanguageRows:
+    """Rows for these groups, with the teacher's signal (none where `teacher` is False) as the objective needs it.
+
+    The teacher runs in every step where the score stage has not cached all their responses, and for on-policy methods:
+    nothing else knows new responses.
+    """
+    numbers = models.numbers
+    common = {
+        "pad_token_id": numbers["pad_token_id"],
+        "vocabulary": numbers["vocabulary"],
+        "trains_on": "all" if objective is None else objective.trains_on,
+    }
+    on_policy = objective is not None and objective.on_policy > 0
+    if not teacher:
+        return LanguageRows(**common)
+    cache, head = HiddenCache(run.path / "score" / "hidden"), run.path / "score" / "head.safetensors"
+    if on_policy or not all(item.id in cache for group in groups for item in group.items):
+        live = models.teacher()
+        return LanguageRows(**common, teacher=live, sampler=_sampler(recipe, models, live) if on_policy else None)
+    return LanguageRows(**common, cache=cache, head=TeacherHead.load(head))
+
+
+def training_groups(run: RunFolder, method: Method, objective: Objective, groups: Sequence[Group]) -> list[Group]:
+    """The groups that a method can learn from. Raises UserError where there are none.
+
+    Left out, and said: groups without a response of the kind that it is trained on; for methods that compare
+    responses alone, groups whose responses have the same score throughout.
+    """
+    kept = [group for group in groups if chosen(group, objective.trains_on).items]
+    if not kept:
+        raise UserError(
+            f"methods: {method.label} is trained on responses from the {objective.trains_on}, and there are none; "
+            f"set responses.source to {objective.trains_on}, or to a mixture with it"
+        )
+    without = len(groups) - len(kept)
+    if objective.levels == ("response",):
+        compared = [group for group in kept if len(set(group.teacher_scores)) > 1]
+        if not compared:
+            raise UserError(
+                f"methods: {method.label} compares the responses of a prompt, and no prompt has two with different "
+                "scores; set responses.n to 2 or more"
+            )
+        without += len(kept) - len(compared)
+        kept = compared
+    if without and run.ranks.is_main_process:
+        console.print(f"[yellow]{method.label}: nothing to learn from {without} of {len(groups)} groups[/yellow]")
+    return kept
+
+
+def _sampler(recipe: LanguageRecipe, models: LanguageModels, teacher: nn.Module) -> Sampler:
+    numbers = {name: models.numbers[name] for name in ("stop_ids", "pad_token_id", "vocabulary")}
+    settings = recipe.responses
+    return on_policy_sampler(teacher, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens, **numbers)

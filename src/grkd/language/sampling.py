@@ -1,0 +1,165 @@
+"""Candidates for groups, sampled from the teacher or the student, as the student's token ids."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.language import vocabulary_size
+from grkd.data.prompts import Example
+from grkd.errors import UserError
+from grkd.language.context import LanguageModels
+from grkd.models.generate import Response, fastest_method, generate_responses
+from grkd.models.load import cast_weights, context_length
+from grkd.recipe import LanguageRecipe
+from grkd.run.device import dtype
+
+Record = dict[str, Any]
+
+# Apart, so that two models do not get the same random numbers for a prompt.
+_SEED_OF = {"teacher": 0, "student": 1 << 52}
+
+
+def samplers(
+    recipe: LanguageRecipe, models: LanguageModels, shares: Mapping[str, int], prompts: Sequence[Record]
+) -> dict[str, "Sampler"]:
+    """A sampler for each model among the sources; shares: responses a prompt from each. `prompts`: of the whole run."""
+    made: dict[str, Sampler] = {}
+    if "teacher" in shares:
+        kind = Sampler if models.teacher_tokenizer is None else ForeignSampler
+        made["teacher"] = kind(recipe, models, models.teacher(), "teacher", shares["teacher"], prompts)
+    if "student" in shares:
+        # Weights are trained in float32; to sample from them a GPU needs no more than it computes in.
+        student = cast_weights(models.student(), dtype(recipe.student.dtype, models.device)).to(models.device).eval()
+        made["student"] = Sampler(recipe, models, student, "student", shares["student"], prompts)
+    return made
+
+
+class Sampler:
+    """Samples `share` responses to every prompt of a shard from a model with the student's tokens."""
+
+    def __init__(
+        self,
+        recipe: LanguageRecipe,
+        models: LanguageModels,
+        model: PreTrainedModel,
+        source: str,
+        share: int,
+        prompts: Sequence[Record],
+    ) -> None:
+        self.recipe, self.settings, self.models = recipe, recipe.responses, models
+        self.model, self.source, self.share = model, source, share
+        numbers = models.numbers
+        self.student_stop_ids, self.pad_token_id = numbers["stop_ids"], numbers["pad_token_id"]
+        # Folders of earlier versions name the student's alone.
+        self.stop_ids = numbers.get(f"{source}_stop_ids", self.student_stop_ids)
+        self.vocabulary = numbers["vocabulary"]
+        # Both depend on the run as a whole, so that a shard made after a kill, or by another rank, is the same.
+        self.method = fastest_method(model, len(prompts) * share)
+        self.room = self._room(prompts)
+
+    def __call__(
+        self,
+        prompts: Sequence[Record],
+        number: int,
+        progress: Callable[[int, int], None],
+        counts: Counter[str],
+    ) -> list[list[list[int]]]:
+        """Token ids of the responses to each prompt of shard `number`; adds tokens and seconds to `counts`."""
+        found: list[list[list[int]]] = [[] for _ in prompts]
+        begin = time.perf_counter()
+        for batch in generate_responses(
+            self.model,
+            [ids for ids in self._prompt_ids(prompts) for _ in range(self.share)],
+            max_new_tokens=self.settings.max_new_tokens,
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            stop_ids=self.stop_ids,
+            pad_token_id=self.pad_token_id,
+            seed=self.recipe.seeds[0] * 1_000_003 + number + _SEED_OF[self.source],
+            batch_size=self.settings.batch_size,
+            method=self.method,
+            room=self.room,
+            vocabulary=self.vocabulary,
+        ):
+            tokens = sum(len(response.response_ids) for response in batch)
+            counts["generated_tokens"] += tokens
+            progress(len(batch), tokens)
+            for response in batch:
+                place = response.index // self.share
+                found[place].append(self._student_ids(prompts[place], response))
+        counts["generation_ms"] += round(1000 * (time.perf_counter() - begin))
+        return found
+
+    def _room(self, prompts: Sequence[Record]) -> int | None:
+        return max(len(prompt["prompt_ids"]) for prompt in prompts) + self.settings.max_new_tokens
+
+    def _prompt_ids(self, prompts: Iterable[Record]) -> list[list[int]]:
+        return [prompt["prompt_ids"] for prompt in prompts]
+
+    def _student_ids(self, prompt: Record, response: Response) -> list[int]:
+        ids = response.response_ids
+        if response.finished and ids[-1] not in self.student_stop_ids:  # ended as the teacher alone ends
+            return [*ids[:-1], self.student_stop_ids[0]]
+        return ids
+
+
+class ForeignSampler(Sampler):
+    """The same from a teacher with another vocabulary: prompts in its tokens, and back to the student's by the text."""
+
+    def __init__(
+        self,
+        recipe: LanguageRecipe,
+        models: LanguageModels,
+        model: PreTrainedModel,
+        source: str,
+        share: int,
+        prompts: Sequence[Record],
+    ) -> None:
+        assert models.teacher_tokenizer is not None
+        super().__init__(recipe, models, model, source, share, prompts)
+        self.own: PreTrainedTokenizerBase = models.teacher_tokenizer
+        self.stop_ids = stop_token_ids(self.own, model.generation_config)
+        self.vocabulary = vocabulary_size(self.own)
+        self.pad_token_id = self.stop_ids[0] if self.own.pad_token_id is None else self.own.pad_token_id
+        self.context = context_length(model)
+
+    def _room(self, prompts: Sequence[Record]) -> int | None:
+        return None  # not known without the teacher's tokens of every prompt
+
+    def _prompt_ids(self, prompts: Iterable[Record]) -> list[list[int]]:
+        encoded = []
+        for prompt in prompts:
+            ids = encode_prompt(self.own, _example(prompt), system=self.recipe.data.system)
+            length = len(ids) + self.settings.max_new_tokens
+            if self.context is not None and length > self.context:
+                raise UserError(
+                    f"teacher: prompt {prompt['id']} and its response take {length} of its tokens, its context is "
+                    f"{self.context}; lower data.max_prompt_tokens or responses.max_new_tokens"
+                )
+            encoded.append(ids)
+        return encoded
+
+    def _student_ids(self, prompt: Record, response: Response) -> list[int]:
+        text = self.own.decode(response.response_ids, skip_special_tokens=True)
+        ids = encode_response(
+            self.models.tokenizer,
+            _example(prompt, completion=text),
+            stop_ids=self.student_stop_ids,
+            system=self.recipe.data.system,
+        )
+        if not response.finished:  # the teacher was cut short: no stop token that it did not write
+            ids = ids[:-1]
+        return ids[: self.settings.max_new_tokens]
+
+
+def _example(prompt: Record, completion: str | None = None) -> Example:
+    """The prompt as its line had it; a tokenizer without a chat template takes text only."""
+    messages = json.loads(prompt["messages"])
+    if len(messages) == 1:
+        return Example(id=prompt["id"], prompt=messages[0]["content"], completion=completion)
+    return Example(id=prompt["id"], messages=messages, completion=completion)

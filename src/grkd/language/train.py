@@ -1,0 +1,128 @@
+"""A language model's fourth stage: a student for each method and seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, set_seed
+
+from grkd import objectives
+from grkd.data.language import Group
+from grkd.files import read_json, write_text
+from grkd.language.context import LanguageModels
+from grkd.language.reference import with_reference
+from grkd.language.rows import language_rows, training_groups
+from grkd.language.score import read_groups
+from grkd.models.save import save_student
+from grkd.recipe import LanguageRecipe, Method, Student, to_plain
+from grkd.run.folder import RunFolder, identity
+from grkd.run.model_card import model_card
+from grkd.run.training import drop_checkpoints, train
+
+
+def train_student(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, seed: int) -> Path:
+    """One student: method and seed. Leaves student/ (a Hugging Face folder), metrics.jsonl, training.json."""
+    name = f"{method.label}-seed{seed}"
+    inputs = training_inputs(recipe, run, models, method, seed)
+
+    def make(work: Path) -> None:
+        trained = trained_student(
+            recipe, run, models, method, seed, read_groups(run, "train"), work, description=f"train {name}"
+        )
+        if run.ranks.is_main_process:
+            _save(recipe, run, models, trained, method, seed, work)
+            drop_checkpoints(work)
+
+    return run.stage(f"train/{name}", inputs, make)
+
+
+def training_inputs(
+    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, seed: int
+) -> dict[str, Any]:
+    """What a trained student depends on."""
+    training = to_plain(recipe.training)
+    if not objectives.load(method.name, **method.options).on_policy:
+        del training["steps_per_generation"]  # of sampling in training alone
+    return {
+        "method": to_plain(method),
+        "seed": seed,
+        "student": identity(recipe.student),
+        "training": training,
+        "score": run.key("score"),
+        "device": models.device.type,
+    }
+
+
+def trained_student(
+    recipe: LanguageRecipe,
+    run: RunFolder,
+    models: LanguageModels,
+    method: Method,
+    seed: int,
+    groups: Sequence[Group],
+    work: Path,
+    *,
+    description: str,
+) -> Any:
+    """The student, trained on these groups; checkpoints and logs go to `work`."""
+    objective = objectives.load(method.name, **method.options)
+    set_seed(seed)
+    groups = training_groups(run, method, objective, groups)
+    if objective.needs_reference:
+        groups = with_reference(run, groups)
+    teacher = objective.needs_teacher and "row" in objective.levels
+    return train(
+        with_lora(models.student(), recipe.student),
+        groups,
+        objective=objective,
+        rows=language_rows(recipe, run, models, groups, teacher=teacher, objective=objective),
+        training=recipe.training,
+        folder=work,
+        seed=seed,
+        where=models.device,
+        bf16=models.device.type == "cuda" and recipe.student.dtype == "auto",
+        description=description,
+    )
+
+
+def with_lora(student: PreTrainedModel, spec: Student) -> Any:
+    """The student, wrapped by peft where the recipe asks for LoRA."""
+    if spec.lora is None:
+        return student
+    from grkd.language.lora import adapted
+
+    return adapted(student, spec.lora)
+
+
+def _save(
+    recipe: LanguageRecipe,
+    run: RunFolder,
+    models: LanguageModels,
+    trained: Any,
+    method: Method,
+    seed: int,
+    work: Path,
+) -> None:
+    if recipe.student.lora is not None:
+        trained = trained.merge_and_unload()
+    environment = read_json(run.path / "environment.json")
+    facts = {
+        "teacher": recipe.teacher.model,
+        "student before": to_plain(recipe.student),
+        "method": {"name": method.name, **method.options},
+        "seed": seed,
+        "responses": to_plain(recipe.responses),
+        "training": {**to_plain(recipe.training), **read_json(work / "training.json")},
+        "made with": {name: environment[name] for name in ("grkd", "torch", "transformers")},
+        "date": environment["date"],
+    }
+    base = recipe.student.model if recipe.student.model and not Path(recipe.student.model).exists() else None
+    card = model_card(title=recipe.title or "Distilled student", method=method.name, base_model=base, facts=facts)
+    save_student(trained, models.tokenizer, work / "student", card=card)
+    write_text(work / "student" / "grkd_recipe.json", _json(to_plain(recipe)))
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, indent=2) + "\n"

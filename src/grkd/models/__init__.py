@@ -1,0 +1,1 @@
+"""Models: loading, cutting, networks for classifiers, and sampling text from them."""

@@ -1,0 +1,189 @@
+"""Language models and tokenizers: loaded from the hub, a folder or a GGUF file."""
+
+import copy
+import importlib.util
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from grkd.data.language import check_head_size as check_head_size
+from grkd.data.language import vocabulary_size as vocabulary_size
+from grkd.errors import UserError
+
+
+@contextmanager
+def quiet(*, everything: bool = False) -> Iterator[None]:
+    """No progress bars and no remarks of transformers inside; `everything` drops all that is printed on stderr."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        # The bar of the GGUF reader knows no other switch than the stream.
+        with redirect_stderr(io.StringIO()) if everything else nullcontext():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_tokenizer(
+    model: str, *, gguf_file: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name, a local folder, or a GGUF file inside either; raises UserError as the model's."""
+    place, gguf_file = _place(model, gguf_file)
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    with _explained(model, "tokenizer"), quiet(everything=gguf_file is not None):
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=trust_remote_code, **options
+        )
+        if gguf_file:  # transformers up to 5.17 takes the file's bos for its eos; the config reads it right
+            config = AutoConfig.from_pretrained(place, revision=revision, **options)
+            for role in ("bos", "eos", "pad"):
+                token = getattr(config, f"{role}_token_id", None)
+                if isinstance(token, int):
+                    setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(token))
+    return tokenizer
+
+
+def load_language_model(
+    model: str,
+    *,
+    gguf_file: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model of a hub name, a local folder, or a GGUF file inside either, on the CPU, in evaluation mode.
+
+    A path that ends in .gguf is split into folder and file. A GGUF model is dequantised and rebuilt as an ordinary one,
+    so that save_pretrained writes safetensors that from_pretrained opens.
+    Raises UserError, one line, for a folder or config that is not there, a hub that cannot be reached, a file that is
+    not readable, or a missing gguf package.
+    """
+    place, gguf_file = _place(model, gguf_file)
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    with _explained(model, "model"), quiet(everything=gguf_file is not None):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            place, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, **options
+        )
+        if gguf_file:
+            loaded = _plain(loaded)
+    return loaded.eval()
+
+
+def check_same_vocabulary(
+    teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises UserError, naming the first token whose ids differ, unless both tokenizers map every token to one id."""
+    teacher, student = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
+    if teacher == student:
+        return
+    differing = (token for token in {**teacher, **student} if teacher.get(token) != student.get(token))
+    token = min(
+        differing, key=lambda token: (min(teacher.get(token, sys.maxsize), student.get(token, sys.maxsize)), token)
+    )
+    raise UserError(
+        f"teacher and student have different vocabularies: token {token!r} is {teacher.get(token, 'absent')} in the "
+        f"teacher's ({len(teacher)} tokens) and {student.get(token, 'absent')} in the student's ({len(student)}); "
+        "choose a student with the teacher's tokenizer"
+    )
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> Any:
+    """The model, its weights changed to `dtype` in place, as from_pretrained would load them; gradients are dropped.
+
+    Buffers stay: `model.to(dtype)` would round rotary frequencies, by which tokens far apart get wrong distances.
+    """
+    for parameter in model.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The longest input in tokens that the model's config states, None where it states none."""
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """Where transformers finds the model: a folder or hub name, and the GGUF file in it if any."""
+    path = Path(model).expanduser()
+    local = path.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if model.endswith(".gguf"):
+        if gguf_file is not None:
+            raise UserError(f"{model} is a GGUF file already; leave gguf_file {gguf_file!r} out")
+        if not path.is_file() and (path.is_absolute() or model.count("/") != 2):
+            raise UserError(f"{model}: no such file")
+        place, gguf_file = (str(path.parent), path.name) if path.is_file() else tuple(model.rsplit("/", 1))
+    elif not local:
+        place = model
+    elif not path.is_dir():
+        raise UserError(f"{model}: no such folder; give a model's folder, a GGUF file or a hub name such as org/name")
+    else:
+        place = str(path)
+        there = sorted(file.name for file in path.glob("*.gguf"))
+        if gguf_file is not None and gguf_file not in there:
+            raise UserError(f"{model}: no file {gguf_file!r} in it; GGUF files there: {', '.join(there) or 'none'}")
+        if gguf_file is None and not any(
+            (path / f"{name}config.json").is_file() for name in ("", "adapter_", "tokenizer_")
+        ):
+            hint = f"set gguf_file to {there[0]!r}" if there else "give a folder written by save_pretrained"
+            raise UserError(f"{model}: no config.json in it; {hint}")
+    if gguf_file is not None and importlib.util.find_spec("gguf") is None:
+        raise UserError(f"{gguf_file} needs the gguf package: pip install grkd[gguf]")
+    return place, gguf_file
+
+
+@contextmanager
+def _explained(model: str, part: str) -> Iterator[None]:
+    """Loading errors as one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # readers of damaged files raise anything
+        if Path(model).expanduser().exists():
+            raise UserError(f"{model}: its {part} cannot be loaded ({one_line(error)}); repair the files") from error
+        raise UserError(
+            f"{model}: its {part} could not be had from the hub ({one_line(error)}); check the name, the network and "
+            "access rights (`hf auth login`), or give a local folder"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + " ..."
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model without a trace of quantisation."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return rebuilt(model, config, model.state_dict())
+
+
+def rebuilt(model: PreTrainedModel, config: PreTrainedConfig, state: dict[str, Tensor]) -> PreTrainedModel:
+    """A model of this config and state, with the device, dtype and generation config of `model`."""
+    remote = type(model).__module__.startswith("transformers_modules")  # its code was trusted when it was loaded
+    with torch.random.fork_rng(devices=[]), quiet():
+        made = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=remote).to(model.device)
+    made.load_state_dict(state)
+    made.generation_config = copy.deepcopy(model.generation_config)
+    return made.eval()

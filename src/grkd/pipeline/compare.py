@@ -1,0 +1,88 @@
+"""`grkd compare`: every method on one fair footing, tuned with the same number of tries, and one table."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from transformers.utils import logging
+
+from grkd import objectives
+from grkd.classify.compare import compare_classifier
+from grkd.errors import UserError
+from grkd.language.compare import compare_language
+from grkd.recipe import LanguageRecipe, Method, Recipe
+from grkd.run.device import device
+from grkd.run.folder import RunFolder
+from grkd.run.results import collect, publish
+from grkd.run.training import check
+
+Until = Literal["teach", "search", "finals"]
+
+
+def compare(
+    recipe: Recipe,
+    *,
+    methods: str | None = None,
+    seeds: int | None = None,
+    processes: int = 1,
+    minutes: float | None = None,
+    until: Until = "finals",
+) -> int:
+    """Compare the recipe's methods, or those named, on the same prompts, groups, teacher scores and optimiser steps.
+
+    methods: labels of the recipe's methods, or names of methods with their defaults, separated by commas. seeds: 0 to
+    seeds - 1 in place of the recipe's. processes: students (of classifiers: packs of students) trained at a time.
+    Of classifiers alone, minutes: begin nothing new after so many; until: the last part to do.
+    Returns 0, or 1 where a method failed (it is shown as failed, the others went on). The same command goes on after a
+    kill. Raises UserError for a mistake in the recipe or an unknown method.
+    """
+    if processes < 1 or (seeds is not None and seeds < 1):
+        raise UserError("--processes and --seeds must be 1 or more")
+    if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
+        raise UserError("--minutes and --until are for classifiers; a language model's comparison is stopped by a kill")
+    _check_options(recipe)
+    if methods is not None:
+        recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
+    if seeds is not None:
+        recipe = replace(recipe, seeds=list(range(seeds)))
+    device(recipe.device)
+    check(recipe.training)
+    logging.disable_progress_bar()
+    run = RunFolder(Path(recipe.output))
+    with run.locked():
+        if isinstance(recipe, LanguageRecipe):
+            status = compare_language(recipe, run, processes=processes)
+        else:
+            status = compare_classifier(recipe, run, processes=processes, minutes=minutes, until=until)
+        if run.ranks.is_main_process:
+            collect(recipe, run.path, status)
+            publish(run.path)
+    return 0 if all(outcome == "done" for outcome in status.values()) else 1
+
+
+def _check_options(recipe: Recipe) -> None:
+    """Raises UserError for options of a search that would reach no method, or not what they say."""
+    labels = [method.label for method in recipe.methods]
+    for label, options in (recipe.search.options if recipe.search is not None else {}).items():
+        if label not in labels:
+            raise UserError(
+                f"search.options.{label}: no method of the recipe has this label; labels: {', '.join(labels)}"
+            )
+        if "form" in options:
+            raise UserError(f"search.options.{label}.form: give each form as a method with a label of its own")
+
+
+def _named(methods: str) -> list[str]:
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--methods: expected different names separated by commas, got {methods!r}")
+    return names
+
+
+def _method(recipe: Recipe, name: str) -> Method:
+    """A method of the recipe by its label, else a method with its default options."""
+    for method in recipe.methods:
+        if method.label == name:
+            return method
+    objectives.load(name)
+    return Method(name=name, label=name)

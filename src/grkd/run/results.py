@@ -1,0 +1,87 @@
+"""The report stage: results.json from the stages' files, the page, the table."""
+
+from pathlib import Path
+from typing import Any
+
+from grkd.console import Output, console
+from grkd.files import read_json, write_json, write_text
+from grkd.recipe import Recipe, dump
+from grkd.reports import print_tables, read_run, write_page
+from grkd.run.folder import RunFolder, command_line, environment
+from grkd.run.jobs import DONE
+
+
+def describe(recipe: Recipe, run: RunFolder) -> None:
+    """recipe.yaml and environment.json: written once the recipe has proved sound."""
+    if run.ranks.is_main_process:
+        write_text(run.path / "recipe.yaml", dump(recipe))
+        write_json(run.path / "environment.json", environment(command_line()))
+
+
+def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
+    """Write results.json (and evaluate/samples.json) from what the evaluate stage left.
+
+    Of runs whose status is "done" alone: what another one left behind has older settings.
+    """
+    rows: list[dict[str, Any]] = []
+    rows += _rows(folder, "before", "before", None)
+    rows += _rows(folder, "teacher", "teacher", None)
+    for method in recipe.methods:
+        for seed in recipe.seeds:
+            name = f"{method.label}-seed{seed}"
+            rows += _rows(folder, name, method.label, seed) if status.get(name) == DONE else []
+    counts: dict[str, int] = {}
+    for stage in ("prepare", "respond", "score"):
+        path = folder / stage / "counts.json"
+        counts |= read_json(path) if path.exists() else {}
+    write_json(
+        folder / "results.json",
+        {
+            "title": recipe.title or folder.name,
+            "task": recipe.task,
+            "status": status,
+            "counts": counts,
+            "rows": rows,
+        },
+    )
+    _samples(recipe, folder, status)
+
+
+def publish(folder: Path) -> None:
+    """The page and the printed table."""
+    run = read_run(folder)
+    page = folder / "report.html"
+    write_page([run], page)
+    print_tables([run], Output())
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+def _rows(folder: Path, name: str, method: str, seed: int | None) -> list[dict[str, Any]]:
+    metrics, training = folder / "evaluate" / name / "metrics.json", folder / "train" / name / "training.json"
+    if not metrics.exists():
+        return []
+    spent = read_json(training) if training.exists() else {"steps": None, "seconds": None}
+    return [
+        {"method": method, "seed": seed, "metric": metric, **interval, **spent}
+        for metric, interval in read_json(metrics).items()
+    ]
+
+
+def _samples(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
+    names = {"teacher": "teacher", "before": "before"}
+    first = {method.label: f"{method.label}-seed{recipe.seeds[0]}" for method in recipe.methods}
+    names |= {label: name for label, name in first.items() if status.get(name) == DONE}
+    answers = {
+        shown: read_json(folder / "evaluate" / name / "answers.json")
+        for shown, name in names.items()
+        if (folder / "evaluate" / name / "answers.json").exists()
+    }
+    answers = {shown: given for shown, given in answers.items() if given}
+    if not answers:
+        return
+    prompts = [answer["prompt"] for answer in next(iter(answers.values()))]
+    samples = [
+        {"prompt": prompt, "answers": {shown: given[number]["answer"] for shown, given in answers.items()}}
+        for number, prompt in enumerate(prompts)
+    ]
+    write_json(folder / "evaluate" / "samples.json", samples)

@@ -1,0 +1,135 @@
+"""The train stage that both tasks share: a recipe's training section becomes a DistillationTrainer's run."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from grkd import objectives
+from grkd.errors import UserError
+from grkd.files import write_json
+from grkd.objectives import Objective
+from grkd.recipe import Method, Training
+from grkd.run.device import fitting_threads
+from grkd.training import (
+    DistillationTrainer,
+    FiniteSteps,
+    MetricsFile,
+    ProgressBar,
+    RowSource,
+    WholeCheckpoints,
+    last_whole_checkpoint,
+)
+
+
+def arguments(
+    training: Training, *, folder: Path, seed: int, where: torch.device, bf16: bool, run_name: str
+) -> TrainingArguments:
+    """transformers.TrainingArguments of a recipe's training section; `extra` goes in last."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in training.extra:
+        if name not in known:
+            raise UserError(f"training.extra.{name}: transformers.TrainingArguments has no such field")
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "run_name": run_name,
+        "num_train_epochs": training.epochs,
+        "max_steps": training.steps or -1,
+        "per_device_train_batch_size": training.batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": training.warmup,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "logging_steps": training.log_every,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # a loss that is no number must be seen
+        "save_strategy": "steps",
+        "save_steps": training.save_every,
+        "save_total_limit": 2,  # the newest may be half-written when the run is killed
+        "eval_strategy": "no",
+        "report_to": training.report_to,
+        "disable_tqdm": True,
+        "seed": seed,
+        "use_cpu": where.type == "cpu",
+        "bf16": bf16,
+        "dataloader_pin_memory": where.type == "cuda",
+    }
+    if training.gradient_checkpointing:
+        # Newer versions of transformers call it activation checkpointing and warn of the old name.
+        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+        settings[name] = True
+    return TrainingArguments(**(settings | training.extra))
+
+
+def check(training: Training, methods: Sequence[Method] = (), candidates: int | None = None) -> None:
+    """Raises UserError for what transformers refuses, and for methods that do not fit the number of candidates."""
+    try:
+        arguments(training, folder=Path("unused"), seed=0, where=torch.device("cpu"), bf16=False, run_name="check")
+    except (ValueError, TypeError, ImportError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"training: {' '.join(str(error).split())}") from None
+    for method in methods:
+        if candidates is not None:
+            objectives.load(method.name, **method.options).check_candidates(candidates)
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset[Any] | Sequence[Any],
+    *,
+    objective: Objective,
+    rows: RowSource,
+    training: Training,
+    folder: Path,
+    seed: int,
+    where: torch.device,
+    bf16: bool,
+    description: str,
+) -> nn.Module:
+    """Train in `folder` (checkpoints/, metrics.jsonl, training.json), going on from the last whole checkpoint."""
+    checkpoints = folder / "checkpoints"
+    bar, metrics = ProgressBar(description), MetricsFile(folder / "metrics.jsonl")
+    trainer = DistillationTrainer(
+        model,
+        arguments(training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description),
+        objective=objective,
+        rows=rows,
+        fused_head=training.fused_head,
+        steps_per_generation=training.steps_per_generation,
+        train_dataset=dataset,
+        callbacks=[bar, metrics, FiniteSteps(), WholeCheckpoints()],
+    )
+    _only_our_callbacks(trainer)
+    resume = last_whole_checkpoint(checkpoints)
+    try:
+        with fitting_threads(model, where):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        bar.stop()
+    if trainer.is_world_process_zero():
+        spent = {"steps": trainer.state.global_step, "seconds": metrics.seconds, "rows_seen": int(metrics.rows_seen)}
+        write_json(folder / "training.json", spent)
+    # Without the mixed precision of training: a student that is loaded from its folder computes the same.
+    unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    return unwrapped
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """What is trained and saved needs none; before that, a kill would have it trained again from the start."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _only_our_callbacks(trainer: DistillationTrainer) -> None:
+    """The Trainer prints every log as a dict where its own bar is off; ours shows it instead."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)

@@ -1,1 +1,0 @@
-"""Language models: loading, cutting, generating, and the teacher's cached signal."""

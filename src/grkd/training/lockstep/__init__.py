@@ -1,0 +1,1 @@
+"""Many small classifiers trained together on one device."""

@@ -1,0 +1,134 @@
+"""Jobs in one process or several: each ends with an outcome, whatever becomes of the others."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import pytest
+import torch
+from rich.progress import Progress
+
+from grkd.run import jobs as _pool
+from grkd.run.jobs import run_jobs
+
+
+def work(job: str) -> None:
+    time.sleep(0.05 * len(job))
+    if job == "bad":
+        raise ValueError("two\nlines")
+    if job == "dead":
+        os._exit(1)
+
+
+class Threads(ThreadPoolExecutor):
+    """In place of processes, which take seconds to start."""
+
+    def __init__(self, workers: int, **_: Any) -> None:
+        super().__init__(workers)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_that_fails_leaves_the_others_be(processes: int) -> None:
+    found = dict(run_jobs(["a", "bad", "c", "d"], work, processes=processes, description="jobs"))
+    assert found == {"a": "done", "bad": "failed: ValueError: two lines", "c": "done", "d": "done"}
+
+
+def test_a_process_that_dies_takes_only_what_was_under_way() -> None:
+    beside, found = "a long one", {}
+    queue = ["a", "dead", beside, "last", "more"]
+    for job, outcome in run_jobs(queue, work, processes=2, description="jobs"):
+        found[job] = outcome
+        queue += ["added"] if job == "dead" else []
+    assert set(found) == {"a", "dead", beside, "last", "more", "added"}
+    assert found["dead"].startswith("failed: its process died")
+    assert found["a"] == found["last"] == found["more"] == found["added"] == "done"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_jobs_that_become_ready_are_taken_in_the_order_of_the_queue(
+    processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two at a time, what is added while a slow job is under way is done before it ends."""
+    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Threads)
+    slow = "a" * 20
+    queue, ended = [slow, "b", "c"], []
+    for job, outcome in run_jobs(queue, work, processes=processes, description="jobs"):
+        assert outcome == "done"
+        ended.append(job)
+        if len(job) == 1:
+            queue.append(2 * job)
+            queue.sort()
+    assert ended == ([slow, "b", "bb", "c", "cc"] if processes == 1 else ["b", "bb", "c", "cc", slow])
+    assert queue == []
+
+
+def test_a_queue_that_grows_from_one_job_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Noted(Threads):
+        def submit(self, work: Any, *words: Any) -> Any:
+            sizes.append(self._max_workers)
+            return super().submit(work, *words)
+
+    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Noted)
+    queue, ended = ["a"], []
+    for job, _ in run_jobs(queue, work, processes=2, description="jobs"):
+        ended.append(job)
+        queue += ["bb", "c"] if job == "a" else []
+    assert ended == ["a", "c", "bb"]  # side by side: the shorter one ends first
+    assert sizes == [2, 2]
+
+
+def test_no_job_is_lost_where_the_pool_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process can die between two outcomes: the next job is refused, and done by the pool after."""
+    pools: list[int] = []
+
+    class Broken(Threads):
+        def __init__(self, workers: int, **options: Any) -> None:
+            super().__init__(workers, **options)
+            pools.append(0)
+
+        def submit(self, work: Any, *words: Any) -> Any:
+            pools[-1] += 1
+            if len(pools) == 1 and pools[-1] == 3:
+                raise BrokenProcessPool
+            return super().submit(work, *words)
+
+    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Broken)
+    found = dict(run_jobs(["a", "a long one", "last", "more"], work, processes=2, description="jobs"))
+    assert found["a long one"].startswith("failed: its process died")
+    assert found == {"a": "done", "a long one": found["a long one"], "last": "done", "more": "done"}
+    assert pools == [3, 2]
+
+
+def test_the_bar_grows_with_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int]] = []
+
+    class Bar(Progress):
+        def update(self, task_id: Any, **values: Any) -> None:
+            shown.append((values["completed"], values["total"]))
+            super().update(task_id, **values)
+
+    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(_pool, "progress_bar", Bar)
+    queue = ["a", "b"]
+    for job, _ in run_jobs(queue, work, processes=2, description="jobs"):
+        queue += [2 * job] if len(job) == 1 else []
+    assert shown == [(1, 3), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("job", ["well", "badly"])
+def test_memory_is_given_back_after_every_job(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes share a GPU: what one kept from its last job, another could not have."""
+    freed: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(True))
+
+    def either(word: str) -> None:
+        if word == "badly":
+            raise RuntimeError(word)
+
+    assert len(list(run_jobs([job], either, processes=1, description="jobs"))) == 1
+    assert freed == [True]
