@@ -31,6 +31,6 @@ def run(options: argparse.Namespace) -> int:
     if options.check:
         print(recipe.dump(read), end="")
         return 0
-    from grkd import stages
+    from grkd.pipeline.run import run as run_recipe
 
-    return stages.run(read)
+    return run_recipe(read)
