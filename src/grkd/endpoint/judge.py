@@ -43,11 +43,15 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Judgements by request id, the reasons of requests given up, and why it ended early (None: it did not)."""
+    """Judgements by request id, the reasons of requests given up, and why it ended early (None: it did not).
+
+    refused: ids of the failures that the endpoint would refuse again, such as prompts over its context length.
+    """
 
     judgements: dict[str, Judgement]
     failures: dict[str, str]
     stopped: str | None
+    refused: frozenset[str] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -55,7 +59,8 @@ class Outcome:
 
 
 class Judge:
-    """Asks a judge, `concurrency` requests at a time; every judgement is a line of `store` as soon as it is there.
+    """Asks a judge, `concurrency` requests at a time; every judgement is a line of `store` as soon as it is there
+    (None: it is kept in memory).
 
     A request whose judgement is stored is not sent again; the same model's judgement counts whatever its URL was.
     Raises UserError where the openai package or the key is missing or the URL is none.
@@ -66,7 +71,7 @@ class Judge:
         url: str,
         model: str,
         *,
-        store: Path,
+        store: Path | None,
         key_env: str | None = None,
         concurrency: int = 4,
         retries: int = 5,
@@ -124,15 +129,16 @@ class Judge:
             by_key.setdefault(self.key(request), []).append(request)
         found = {key: self._stored(key) for key in by_key}
         missing = [key for key in by_key if found[key] is None]
-        failures: dict[str, str] = {}
+        failures: dict[str, RequestFailed] = {}
         stopped = None
         if missing:
             failures, stopped = self._fetch({key: by_key[key][0] for key in missing}, description)
             found |= {key: self._stored(key) for key in missing}
         return Outcome(
             judgements={r.id: judged for key, judged in found.items() if judged is not None for r in by_key[key]},
-            failures={r.id: reason for key, reason in failures.items() for r in by_key[key]},
+            failures={r.id: str(failure) for key, failure in failures.items() for r in by_key[key]},
             stopped=stopped,
+            refused=frozenset(r.id for key, failure in failures.items() if failure.refused for r in by_key[key]),
         )
 
     def key(self, request: Request) -> str:
@@ -185,9 +191,9 @@ class Judge:
         assert judged is not None
         return judged
 
-    def _fetch(self, missing: dict[str, Request], description: str) -> tuple[dict[str, str], str | None]:
-        """Ask for what is missing. Returns the reasons of requests given up by key, and why it ended early."""
-        failures: dict[str, str] = {}
+    def _fetch(self, missing: dict[str, Request], description: str) -> tuple[dict[str, RequestFailed], str | None]:
+        """Ask for what is missing. Returns the failures of requests given up by key, and why it ended early."""
+        failures: dict[str, RequestFailed] = {}
         stopped: str | None = None
         self._failed_in_a_row = 0
         self.endpoint.stopped.clear()
@@ -208,7 +214,7 @@ class Judge:
                     stopped = str(reached)
                     running.drop()
                 except RequestFailed as failure:
-                    failures[key] = str(failure)
+                    failures[key] = failure
                     self._count_failure(failure)
         return failures, stopped
 

@@ -55,11 +55,13 @@ class Comparison:
 class Verdict:
     """log_wins: of each response, in nats; None where nothing was asked. cut: responses were shown without their ends.
 
+    first: mean probability of the response shown first, over all pairs in both orders; 1/2 without a position bias.
     Nothing is asked about fewer than two responses, nor where the conversation leaves no room for them.
     """
 
     log_wins: tuple[float, ...] | None
     cut: bool = False
+    first: float | None = None
 
 
 def choice_scores(
@@ -86,7 +88,11 @@ def choice_scores(
     verdicts = []
     for asked in questions:
         preferred = [next(found) for _ in asked.pairs]
-        verdicts.append(Verdict(log_wins=_log_wins(asked.pairs, preferred) if asked.pairs else None, cut=asked.cut))
+        if not asked.pairs:
+            verdicts.append(Verdict(log_wins=None))
+            continue
+        log_wins, first = _log_wins(asked.pairs, preferred), sum(preferred) / len(preferred)
+        verdicts.append(Verdict(log_wins=log_wins, cut=asked.cut, first=first))
     return verdicts
 
 

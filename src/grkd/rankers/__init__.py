@@ -1,0 +1,37 @@
+"""One file per ranker; the file's name is the ranker's name.
+
+A ranker's file holds a dataclass of options (a subclass of Ranker) and names it RANKER. `panel` has several of them
+and how their scores make one order.
+"""
+
+from grkd.rankers._base import Columns, Messages, Need, Prompts, Ranker, Resources, Responses, Scores, Teacher
+from grkd.rankers._registry import load, names, option_types, ranker
+from grkd.rankers.agreement import agreement
+from grkd.rankers.combine import COMBINATIONS, Combination, Order, Votes, order
+from grkd.rankers.panel import Member, Panel, Ranked, panel
+
+__all__ = [
+    "COMBINATIONS",
+    "Columns",
+    "Combination",
+    "Member",
+    "Messages",
+    "Need",
+    "Order",
+    "Panel",
+    "Prompts",
+    "Ranked",
+    "Ranker",
+    "Resources",
+    "Responses",
+    "Scores",
+    "Teacher",
+    "Votes",
+    "agreement",
+    "load",
+    "names",
+    "option_types",
+    "order",
+    "panel",
+    "ranker",
+]

@@ -1,0 +1,140 @@
+"""What every ranker is: options in a dataclass, and scores of the responses of a group."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from grkd.errors import UserError
+from grkd.teachers.annotator import Verdict
+
+Need = Literal["none", "teacher", "device", "endpoint"]
+Messages = list[dict[str, str]]
+Prompt = str | Messages
+Prompts = Sequence[Prompt]
+Responses = Sequence[Sequence[str]]
+Columns = Mapping[str, Sequence[Any]]
+Scores = Float[np.ndarray, "groups n"]
+Value = float | int | None  # of one response; None and NaN: no opinion
+Given = Sequence[Sequence[Value]]  # one list per group
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """What rankers ask of a teacher, local or served. One list per group, one value per response."""
+
+    def mean_log_probs(self, prompts: Prompts, responses: Responses, columns: Columns) -> Sequence[Sequence[float]]:
+        """Mean token log-probability of each response, in nats a token.
+
+        Columns prompt_ids and response_ids hold token ids of the student's vocabulary: a teacher that shares it must
+        score those, since text that is tokenised again can have other tokens.
+        """
+        ...
+
+    def choices(self, prompts: Prompts, responses: Responses) -> Sequence[Verdict]:
+        """The teacher's choice between the responses of each group."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What rankers may use. teacher: loads it, called when a ranker needs it; None: there is none.
+
+    folder: for answers of endpoints, kept between runs; None: they are kept in memory. batch_size: sequences at a time.
+    """
+
+    teacher: Callable[[], Teacher] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    folder: Path | None = None
+    batch_size: int = 8
+
+
+@dataclass(kw_only=True)
+class Ranker(ABC):
+    """Scores the responses of each group: higher is better, NaN is no opinion.
+
+        ranker = rankers.load("verifier", answer="solution")
+        ranker.open(Resources())
+        scores = ranker(prompts, responses, columns)    # float64 [groups, n]
+
+    prompts: one per group, text or messages. responses: one list of texts per group; shorter lists are padded with NaN.
+    columns: the records' other columns, one value per group. Reserved: prompt_ids (token ids), response_ids and
+    data_score (one entry per response), teacher_log_prob (one per response: known already, so nothing is computed).
+    needs: "teacher", "device" (loads a model), "endpoint" (asks over HTTP) or "none".
+    """
+
+    needs: ClassVar[Need] = "none"
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Its name: the file's name in this folder, else the class's."""
+        folder, _, file = cls.__module__.rpartition(".")
+        cls.name = file if folder == "grkd.rankers" else cls.__name__
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the columns without which it cannot work."""
+        return ()
+
+    def open(self, resources: Resources) -> None:  # noqa: B027  (most rankers need nothing)
+        """Load and check what it needs. Raises UserError, before the first group is scored."""
+
+    @final
+    def __call__(self, prompts: Prompts, responses: Responses, columns: Columns | None = None) -> Scores:
+        """Scores of all responses. Raises UserError for a missing column and for an infinite score."""
+        columns = columns or {}
+        if len(prompts) != len(responses):
+            raise ValueError(f"{len(prompts)} prompts but {len(responses)} groups of responses")
+        for column in self.reads:
+            if column not in columns:
+                known = ", ".join(sorted(columns)) or "none"
+                raise UserError(f"ranker {self.name}: the records have no column {column!r}; they have: {known}")
+        scores = padded(self.score(prompts, responses, columns), responses)
+        if np.isinf(scores).any():
+            group, place = np.argwhere(np.isinf(scores))[0]
+            text = " ".join(responses[group][place].split())[:60]
+            raise UserError(
+                f"ranker {self.name}: the score of a response is {scores[group, place]} ({text!r}); "
+                "scores must be finite, or NaN (None) for no opinion"
+            )
+        return scores
+
+    @abstractmethod
+    def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
+        """One list per group, one score per response; None or NaN for no opinion."""
+
+    def report(self) -> dict[str, float]:
+        """Counts and shares since `open` that a user should know, such as unreadable answers and position bias."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What its scores depend on beyond its options: digests of models and code."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027
+        """Free what `open` loaded."""
+
+
+def padded(values: Given, responses: Responses) -> Scores:
+    """Values per response as float64 [groups, n]; NaN for None and where a group has fewer than n responses.
+
+    n: the largest number of responses. Raises ValueError for another number of values than responses.
+    """
+    if len(values) != len(responses):
+        raise ValueError(f"{len(values)} groups of scores for {len(responses)} groups of responses")
+    found = np.full((len(responses), max(map(len, responses), default=0)), np.nan)
+    for row, (scores, texts) in enumerate(zip(values, responses, strict=True)):
+        if len(scores) != len(texts):
+            raise ValueError(f"{len(scores)} scores for {len(texts)} responses")
+        found[row, : len(texts)] = [np.nan if score is None else float(score) for score in scores]
+    return found
+
+
+def conversation(prompt: Prompt) -> Messages:
+    """A prompt as messages: text is one user message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)

@@ -1,0 +1,91 @@
+"""How far rankers agree, and how often each has no opinion: looked at before anything is trained on their order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from rich.table import Table
+
+from grkd.rankers.combine import preferred
+
+
+def kendall_tau(
+    one: Float[np.ndarray, "groups n"], other: Float[np.ndarray, "groups n"]
+) -> Float[np.ndarray, " groups"]:
+    """Kendall's tau-b of two rankers in each group, over the candidates that both score.
+
+    tau_b = (concordant - discordant) / sqrt(pairs that `one` orders * pairs that `other` orders);
+    NaN where one of them orders no pair.
+    """
+    both = ~np.isnan(one) & ~np.isnan(other)
+    signs = []
+    for scores in (one, other):
+        above = preferred(np.where(both, scores, np.nan))
+        signs.append(above.astype(np.float64) - above.swapaxes(-1, -2))
+    agreeing = (signs[0] * signs[1]).sum((-1, -2))
+    scale = np.sqrt(np.square(signs[0]).sum((-1, -2)) * np.square(signs[1]).sum((-1, -2)))
+    return np.where(scale > 0, agreeing / np.where(scale > 0, scale, 1.0), np.nan)
+
+
+def agreement(
+    scores: Mapping[str, Float[np.ndarray, "groups n"]],
+    exists: np.ndarray,
+    *,
+    reports: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
+    """{"groups", "responses", "rankers": {label: shares}, "pairs": [{"rankers", "kendall_tau", "groups"}]}.
+
+    Per ranker: abstentions (share of the responses without a score), ties (share of the pairs with two scores that are
+    equal; null without such a pair), groups_without_pair (share of the groups in which it orders nothing), and what the
+    ranker itself reports (position_bias, unreadable, ...). Per pair of rankers: the mean of Kendall's tau-b over the
+    groups in which it is defined, and their number; null where there is none.
+    exists: bool [groups, n], True where there is a response.
+    """
+    labels = list(scores)
+    pairs = []
+    for at, first in enumerate(labels):
+        for second in labels[at + 1 :]:
+            taus = kendall_tau(scores[first], scores[second])
+            defined = taus[~np.isnan(taus)]
+            mean = float(defined.mean()) if len(defined) else None
+            pairs.append({"rankers": [first, second], "kendall_tau": mean, "groups": len(defined)})
+    return {
+        "groups": len(exists),
+        "responses": int(exists.sum()),
+        "rankers": {
+            label: {**_shares(values, exists), **(reports or {}).get(label, {})} for label, values in scores.items()
+        },
+        "pairs": pairs,
+    }
+
+
+def table(found: Mapping[str, Any]) -> Table:
+    """The agreement as a table for the terminal."""
+    shown = Table(title=f"rankers on {found['groups']:,} groups of {found['responses']:,} responses")
+    for column in ("ranker", "abstains", "ties", "groups without a pair", "notes"):
+        shown.add_column(column)
+    for label, values in found["rankers"].items():
+        known = ("abstentions", "ties", "groups_without_pair")
+        notes = [f"{name} {value:.3g}" for name, value in values.items() if name not in known]
+        shown.add_row(label, *(_percent(values[name]) for name in known), ", ".join(notes))
+    for pair in found["pairs"]:
+        tau = "undefined" if pair["kendall_tau"] is None else f"{pair['kendall_tau']:.2f}"
+        shown.add_row(" / ".join(pair["rankers"]), "", "", "", f"Kendall tau {tau} ({pair['groups']:,} groups)")
+    return shown
+
+
+def _shares(scores: Float[np.ndarray, "groups n"], exists: np.ndarray) -> dict[str, float | None]:
+    known = exists & ~np.isnan(scores)
+    above = preferred(scores)
+    ordered = above.sum()
+    both = (known.sum(-1) * (known.sum(-1) - 1) // 2).sum()
+    return {
+        "abstentions": float(1 - known.sum() / max(exists.sum(), 1)),
+        "ties": float(1 - ordered / both) if both else None,
+        "groups_without_pair": float((~above.any((-1, -2))).mean()) if len(exists) else None,
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

@@ -1,0 +1,168 @@
+"""A judge behind an OpenAI-compatible endpoint: it orders a group at once, or compares its pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from grkd.endpoint.judge import Budget, Judge, Judgement, Request
+from grkd.errors import UserError
+from grkd.rankers import _prompts
+from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, conversation
+
+
+@dataclass(kw_only=True)
+class JudgeRanker(Ranker):
+    """Share of the comparisons that a response wins by the judge's word, in [0, 1]; a tie is half a win.
+
+    ask "list": one question per group shows all responses and asks for their order, and one shows them in reverse.
+    ask "pairs": one question per ordered pair, n (n - 1) per group: dearer, and better for long responses.
+    A comparison counts only where the answers of both orders can be read, so that a preference for a place cancels;
+    the preference is reported as position_bias, unreadable and refused answers are counted. A response without any
+    comparison has no score, nor has the one response of a group of one.
+    Answers are stored as they come: nothing is asked twice, also after a kill. A used-up budget is a UserError.
+    The key comes from the environment alone. Raises UserError for an endpoint that cannot be reached or used.
+    """
+
+    needs: ClassVar[Need] = "endpoint"
+
+    url: str = field(metadata={"help": "of the server, such as http://127.0.0.1:8000/v1"})
+    model: str = field(metadata={"help": "name under which the server knows the judge"})
+    ask: Literal["list", "pairs"] = field(default="list", metadata={"help": "one order per group, or its pairs"})
+    criteria: str | None = field(default=None, metadata={"help": "what is better, in place of the built-in sentence"})
+    max_requests: int | None = field(default=None, metadata={"help": "most requests, retries included; null: no limit"})
+    max_tokens: int | None = field(default=None, metadata={"help": "most tokens read and written; null: no limit"})
+    answer_tokens: int = field(default=1024, metadata={"help": "longest answer; models that think need room"})
+    concurrency: int = field(default=8, metadata={"help": "requests at a time"})
+    retries: int = field(default=5, metadata={"help": "per request, with growing pauses"})
+    timeout_seconds: float = field(default=600.0, metadata={"help": "longest wait for one answer"})
+    key_env: str | None = field(default=None, metadata={"help": "environment variable with the key"})
+
+    _judge: Judge | None = field(default=None, init=False, repr=False)
+    _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _earlier: list[float] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("answer_tokens", "concurrency", "max_requests", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"ranker judge: {name} must be 1 or more, got {value}")
+
+    def open(self, resources: Resources) -> None:
+        folder = resources.folder
+        self._counts, self._earlier = {"answers": 0, "unreadable": 0, "refused": 0}, []
+        self._judge = Judge(
+            self.url,
+            self.model,
+            store=None if folder is None else folder / "judge.jsonl",
+            key_env=self.key_env,
+            concurrency=self.concurrency,
+            retries=self.retries,
+            timeout_seconds=self.timeout_seconds,
+            budget=Budget(max_requests=self.max_requests, max_tokens=self.max_tokens),
+        )
+        self._judge.check()
+
+    def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
+        orders = [_orders(len(texts), pairs=self.ask == "pairs") for texts in responses]
+        requests = {
+            (group, shown): self._request(prompts[group], [responses[group][place] for place in shown])
+            for group, asked in enumerate(orders)
+            for shown in asked
+        }
+        judgements = self._asked([(f"{group}:{shown}", request) for (group, shown), request in requests.items()])
+        return [
+            self._of_group(len(texts), {shown: judgements.get(f"{group}:{shown}") for shown in orders[group]})
+            for group, texts in enumerate(responses)
+        ]
+
+    def report(self) -> dict[str, float]:
+        bias = {"position_bias": float(np.mean(self._earlier)) - 0.5} if self._earlier else {}
+        return {**bias, **{name: float(count) for name, count in self._counts.items()}}
+
+    def identity(self) -> dict[str, Any]:
+        return {"prompts": _prompts.VERSION}
+
+    def close(self) -> None:
+        self._judge = None
+
+    def _request(self, prompt: Any, shown: Sequence[str]) -> Request:
+        turns = conversation(prompt)
+        if self.ask == "pairs":
+            messages = _prompts.pair_prompt(turns, shown[0], shown[1], self.criteria)
+        else:
+            messages = _prompts.list_prompt(turns, shown, self.criteria)
+        return Request(id="", messages=messages, max_tokens=self.answer_tokens)
+
+    def _asked(self, named: Sequence[tuple[str, Request]]) -> Mapping[str, Judgement]:
+        """Judgements by name. Raises UserError where the budget is used up, or requests got no answer at all."""
+        if self._judge is None:
+            raise ValueError("open the ranker first")
+        requests = [
+            Request(id=name, messages=request.messages, max_tokens=request.max_tokens) for name, request in named
+        ]
+        outcome = self._judge.ask_all(requests, description=f"judge ({self.model})")
+        if outcome.stopped is not None:
+            raise UserError(
+                f"ranker judge: {outcome.stopped}; raise max_requests or max_tokens and repeat the command: "
+                "answers so far are kept"
+            )
+        lost = {name: reason for name, reason in outcome.failures.items() if name not in outcome.refused}
+        if lost:
+            reason = next(iter(lost.values()))[:150]
+            raise UserError(f"ranker judge: {len(lost)} requests got no answer ({reason}); repeat the command to go on")
+        self._counts["refused"] += len(outcome.refused)
+        return outcome.judgements
+
+    def _of_group(self, n: int, found: Mapping[tuple[int, ...], Judgement | None]) -> list[float | None]:
+        """Mean share of won comparisons of each response."""
+        above = {shown: self._read(shown, judged) for shown, judged in found.items() if judged is not None}
+        won, compared = np.zeros(n), np.zeros(n)
+        for shown, values in above.items():
+            # Both ways round or not at all: one alone would let the judge's habit decide.
+            if values is None or above.get(shown[::-1]) is None:
+                continue
+            for (first, second), value in values.items():
+                won[[first, second]] += value, 1 - value
+                compared[[first, second]] += 1
+        return [None if not times else wins / times for wins, times in zip(won, compared, strict=True)]
+
+    def _read(self, shown: tuple[int, ...], judged: Judgement) -> dict[tuple[int, int], float] | None:
+        """How far the earlier response of each pair is above the later one: 1, 1/2 or 0; None if unreadable."""
+        self._counts["answers"] += 1
+        values: dict[tuple[int, int], float] | None
+        if self.ask == "pairs":
+            better = _prompts.read_pair(judged.text)
+            values = None if better is None else {(shown[0], shown[1]): better}
+        else:
+            tiers = _prompts.read_list(judged.text, len(shown))
+            values = None if tiers is None else _earlier_above(shown, tiers)
+        if values is None:
+            self._counts["unreadable"] += 1
+            return None
+        self._earlier += values.values()
+        return values
+
+
+def _orders(n: int, *, pairs: bool) -> list[tuple[int, ...]]:
+    """The orders in which responses are shown: all ordered pairs, or all responses and their reverse."""
+    if n < 2:
+        return []
+    if pairs:
+        return list(permutations(range(n), 2))
+    whole = tuple(range(n))
+    return [whole, whole[::-1]]
+
+
+def _earlier_above(shown: Sequence[int], tiers: Sequence[int]) -> dict[tuple[int, int], float]:
+    """Of every pair (shown earlier, shown later): 1 where the earlier is in a better tier, 1/2 in the same, else 0."""
+    return {
+        (shown[first], shown[second]): 0.5 + 0.5 * float(np.sign(tiers[second] - tiers[first]))
+        for first in range(len(shown))
+        for second in range(first + 1, len(shown))
+    }
+
+
+RANKER = JudgeRanker

@@ -1,0 +1,129 @@
+"""A panel: one ranker or several, and how their scores make one order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from grkd.errors import UserError
+from grkd.rankers._base import Columns, Prompts, Ranker, Resources, Responses, Scores
+from grkd.rankers._registry import load
+from grkd.rankers.agreement import agreement
+from grkd.rankers.combine import COMBINATIONS, Order, order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A ranker on a panel. label: its name in reports and tables."""
+
+    ranker: Ranker
+    label: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """What a panel says of groups: the one order, and each ranker's scores [groups, n] by label."""
+
+    order: Order
+    by_ranker: dict[str, Scores]
+
+
+class Panel:
+    """`with panel(["verifier", "log_prob"], combine="votes") as judges: judges.open(...); judges(prompts, ...)`.
+
+    members: in the order that "lexicographic" reads them. Raises UserError for no members, or two of one label.
+    """
+
+    def __init__(self, members: Sequence[Member], *, combine: str = "weights") -> None:
+        if not members:
+            raise UserError("rankers: the list is empty; name one, such as log_prob")
+        labels = [member.label for member in members]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise UserError(f"rankers: {twice!r} is there twice; give each its own label")
+        if combine not in COMBINATIONS:
+            raise UserError(f"rankers: unknown combine {combine!r}; known: {', '.join(COMBINATIONS)}")
+        self.members, self.combine = list(members), combine
+
+    @property
+    def labels(self) -> list[str]:
+        return [member.label for member in self.members]
+
+    @property
+    def weights(self) -> list[float]:
+        return [member.weight for member in self.members]
+
+    @property
+    def needs(self) -> set[str]:
+        """What the members need: of "teacher", "device", "endpoint"."""
+        return {str(member.ranker.needs) for member in self.members} - {"none"}
+
+    @property
+    def reads(self) -> set[str]:
+        """Columns without which the panel cannot work."""
+        return {column for member in self.members for column in member.ranker.reads}
+
+    def open(self, resources: Resources) -> None:
+        """Open every member; stored answers of each go to a folder of its label. Raises what the members raise."""
+        for member in self.members:
+            folder = None if resources.folder is None else resources.folder / member.label
+            member.ranker.open(replace(resources, folder=folder))
+
+    def __call__(self, prompts: Prompts, responses: Responses, columns: Columns | None = None) -> Ranked:
+        """Score and order groups; see Ranker for the arguments."""
+        by_ranker = {member.label: member.ranker(prompts, responses, columns) for member in self.members}
+        combined = order(list(by_ranker.values()), weights=self.weights, combine=self.combine)
+        return Ranked(order=combined, by_ranker=by_ranker)
+
+    def reports(self) -> dict[str, dict[str, float]]:
+        """What each member counted, by label."""
+        return {member.label: member.ranker.report() for member in self.members}
+
+    def agreement(self, by_ranker: Mapping[str, Scores], responses: Responses) -> dict[str, Any]:
+        """How far the members agree on these groups: see grkd.rankers.agreement."""
+        width = max(map(len, responses), default=0)
+        exists = np.array([[place < len(texts) for place in range(width)] for texts in responses]).reshape(-1, width)
+        return agreement(by_ranker, exists, reports=self.reports())
+
+    def identity(self) -> dict[str, Any]:
+        """Digests of the models and code that scores depend on, by label."""
+        return {member.label: member.ranker.identity() for member in self.members}
+
+    def close(self) -> None:
+        for member in self.members:
+            member.ranker.close()
+
+    def __enter__(self) -> "Panel":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def panel(entries: Sequence[Any], *, combine: str = "weights") -> Panel:
+    """A panel of entries: a ranker's name, a mapping {name, label, weight, options...}, a Ranker, or a function.
+
+    A function has the signature of TRL's reward functions. Raises UserError for what is none of these.
+    """
+    return Panel([member(entry) for entry in entries], combine=combine)
+
+
+def member(entry: Any) -> Member:
+    """One entry of `panel`. Raises UserError for an unknown ranker or option, and a weight that is not above 0."""
+    if isinstance(entry, str):
+        return Member(ranker=load(entry), label=entry)
+    if isinstance(entry, Ranker):
+        return Member(ranker=entry, label=entry.name)
+    if callable(entry):
+        return Member(ranker=load("function", function=entry), label=getattr(entry, "__name__", "function"))
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise UserError(f"rankers: expected a name or a mapping with name, got {entry!r}"[:300])
+    options = {key: value for key, value in entry.items() if key not in ("name", "label", "weight")}
+    weight, label = entry.get("weight", 1.0), entry.get("label", entry["name"])
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        raise UserError(f"ranker {label}: weight must be a number above 0, got {weight!r}")
+    if not isinstance(label, str) or not label:
+        raise UserError(f"ranker {entry['name']}: label must be text, got {label!r}")
+    return Member(ranker=load(entry["name"], **options), label=label, weight=float(weight))

@@ -1,0 +1,99 @@
+"""A checkable answer: right or wrong."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from grkd.errors import UserError
+from grkd.rankers import _answers
+from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses
+
+Kind = Literal["answer", "math", "number", "text", "choice", "regex"]
+
+
+@dataclass(kw_only=True)
+class Verifier(Ranker):
+    r"""`right` where the response's answer is the record's, `wrong` where it is not.
+
+    kind "answer": what follows "####" or "answer:", numbers by value, else normalised text (as `grkd eval` grades).
+    kind "math": numbers and LaTeX expressions by value (math-verify): 1/2, 0.5 and $\frac{2}{4}$ are equal.
+    kind "number": the last number. kind "text": the whole response. kind "choice": the letter chosen.
+    kind "regex": the last match of `pattern`, whose first group must be the answer;
+    with answer: null a match is enough.
+    No opinion on a group whose own answer is missing or cannot be read.
+    Raises UserError for an unknown kind, a pattern that is none, and for `math` without math-verify.
+    """
+
+    answer: str | None = field(default="answer", metadata={"help": "column with the right answer"})
+    kind: Kind = field(default="answer", metadata={"help": "how answers are found and compared"})
+    pattern: str | None = field(default=None, metadata={"help": "regular expression of kind regex"})
+    unread: Literal["wrong", "abstain"] = field(
+        default="wrong", metadata={"help": "a response without a readable answer is wrong, or gets no score"}
+    )
+    right: float = field(default=1.0, metadata={"help": "score of a right answer"})
+    wrong: float = field(default=0.0, metadata={"help": "score of a wrong answer"})
+
+    _grade: Callable[[str, str], _answers.Grade] | None = field(default=None, init=False, repr=False)
+    _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.kind == "regex") != (self.pattern is not None):
+            raise UserError("ranker verifier: kind regex and pattern belong together; give both or neither")
+        if self.answer is None and self.kind != "regex":
+            raise UserError(f"ranker verifier: kind {self.kind} needs answer, the column with the right answer")
+        if not self.right > self.wrong:
+            raise UserError(f"ranker verifier: right ({self.right}) must be above wrong ({self.wrong})")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise UserError(f"ranker verifier: pattern {self.pattern!r} is no regular expression ({error})") from None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return () if self.answer is None else (self.answer,)
+
+    def open(self, resources: Resources) -> None:
+        self._counts = {"right": 0, "unreadable": 0, "responses": 0}
+        kinds: dict[str, Callable[[], Callable[..., _answers.Grade]]] = {
+            "answer": lambda: _answers.by_answer,
+            "math": _answers.math_grader,
+            "number": lambda: _answers.by_number,
+            "text": lambda: _answers.by_text,
+            "choice": lambda: _answers.by_choice,
+            "regex": lambda: partial(_answers.by_pattern, re.compile(self.pattern or "")),
+        }
+        if self.kind not in kinds:
+            raise UserError(f"ranker verifier: unknown kind {self.kind!r}; known: {', '.join(kinds)}")
+        self._grade = kinds[self.kind]()
+
+    def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
+        references = [None] * len(responses) if self.answer is None else columns[self.answer]
+        return [
+            [self._scored(reference, text) for text in texts]
+            for reference, texts in zip(references, responses, strict=True)
+        ]
+
+    def report(self) -> dict[str, float]:
+        if not self._counts or not self._counts["responses"]:
+            return {}
+        return {name: self._counts[name] / self._counts["responses"] for name in ("right", "unreadable")}
+
+    def _scored(self, reference: Any, response: str) -> float | None:
+        if self._grade is None:
+            raise ValueError("open the ranker first")
+        if reference is None and self.answer is not None:
+            return None
+        found, right = self._grade(reference if self.answer is None else str(reference), response)
+        if right is None:
+            return None
+        self._counts["responses"] += 1
+        self._counts["right"] += right
+        self._counts["unreadable"] += found is None
+        if found is None and self.unread == "abstain":
+            return None
+        return self.right if right else self.wrong
+
+
+RANKER = Verifier
