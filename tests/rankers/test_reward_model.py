@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from grkd import rankers
 from grkd.errors import UserError
 from grkd.rankers import Resources
-from tests.stages._score_runs import TEMPLATE, WORDS, tokenizer
+from tests.language._score_runs import TEMPLATE, WORDS, tokenizer
 
 PROMPTS = ["w1 w2", [{"role": "user", "content": "w3"}]]
 RESPONSES = [["w4", "w5 w6 w7 w8"], ["w9 w10"]]

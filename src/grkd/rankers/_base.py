@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from grkd.errors import UserError
-from grkd.teachers.annotator import Verdict
+from grkd.teacher.annotator import Verdict
 
 Need = Literal["none", "teacher", "device", "endpoint"]
 Messages = list[dict[str, str]]

@@ -6,7 +6,7 @@ import numpy as np
 
 from grkd.errors import UserError
 from grkd.rankers._base import Columns, Prompt, Prompts, Resources, Responses, Teacher
-from grkd.teachers.annotator import Verdict
+from grkd.teacher.annotator import Verdict
 
 
 def teacher_of(name: str, resources: Resources) -> Teacher:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from grkd.errors import UserError
 from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, Teacher
 from grkd.rankers._teacher import Choices, known_log_probs, teacher_of
-from grkd.teachers.annotator import calibrated
+from grkd.teacher.annotator import calibrated
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ class Choice(Ranker):
 
     Both orders of every pair are asked, so that a preference for the first or the second place cancels; the preference
     is reported as position_bias. No opinion on groups of one response, nor where the prompt leaves no room for two.
-    Source: the multiple-choice score of arXiv 2502.14272 (PAD); see grkd.teachers.annotator for the question.
+    Source: the multiple-choice score of arXiv 2502.14272 (PAD); see grkd.teacher.annotator for the question.
     """
 
     needs: ClassVar[Need] = "teacher"

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from grkd.answers.identity import model_digest
 from grkd.errors import UserError
 from grkd.groups import wide
+from grkd.models.load import context_length
 from grkd.rankers._base import Columns, Given, Need, Prompt, Prompts, Ranker, Resources, Responses, conversation
-from grkd.teachers.models import context_length
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
