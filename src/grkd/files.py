@@ -1,15 +1,27 @@
-"""Files that are whole or absent: write aside, then rename."""
+"""Files that are whole or absent (write aside, then rename), and JSON read strictly."""
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from grkd.errors import UserError
+
 _ASIDE = ".partial"
+_LONGEST_INTEGER = 300  # digits; a float holds numbers of 308
+# Half a surrogate pair, a number beyond floats, an integer of hundreds of digits: only texts that may hold one of them
+# are looked through.
+_SUSPICIOUS = re.compile(rf"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{{3}}|[0-9]{{{_LONGEST_INTEGER}}}")
+
+
+class NotJSON(ValueError):
+    """A text that is no JSON, or no JSON that can be used; the message is short and says why."""
 
 
 @contextmanager
@@ -49,8 +61,59 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
+    """The value of a JSON text, as every file and answer that comes from elsewhere is read.
+
+    strict: False lets NaN, infinities and half surrogate pairs pass, for reports, which show what is there.
+    Raises NotJSON also for what Python's reader lets pass or fails at in other ways: NaN, numbers that no float holds,
+    integers of hundreds of digits, nesting beyond the recursion limit, half surrogate pairs (which no file can hold)
+    and bytes that are not UTF-8.
+    """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text, parse_constant=_refuse_constant if strict else float)
+        if strict and _SUSPICIOUS.search(text):
+            _check_values(value)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise NotJSON(f"{error.msg} at {line}column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise NotJSON(f"byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise NotJSON("nested too deeply") from None
+    except NotJSON:
+        raise
+    except ValueError:  # the interpreter's own limit of an integer's digits
+        raise NotJSON(f"an integer of more than {_LONGEST_INTEGER} digits") from None
+    return value
+
+
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file that grkd wrote. Raises UserError, naming the file, for one that is damaged."""
+    try:
+        return parse_json(path.read_bytes())
+    except NotJSON as error:
+        raise UserError(f"{path}: damaged, no JSON ({error}); delete it and give the same command again") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise NotJSON(f"{name} is no JSON number")
+
+
+def _check_values(value: Any) -> None:
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, str) and not one.isascii() and re.search("[\ud800-\udfff]", one):
+            raise NotJSON("half of a surrogate pair in a text")
+        elif isinstance(one, float) and not math.isfinite(one):
+            raise NotJSON("a number that no float holds")
+        elif isinstance(one, int) and abs(one) >= 10**_LONGEST_INTEGER:
+            raise NotJSON(f"an integer of more than {_LONGEST_INTEGER} digits")
 
 
 def digest(value: Any) -> str:

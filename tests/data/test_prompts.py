@@ -119,13 +119,13 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
         ({"prompt": "a", "responses": ["b"], "teacher_scores": 1}, "1 responses need 1 teacher_scores, got a number"),
         (
             {"prompt": "a", "responses": ["b", "c"], "teacher_scores": [1, float("nan")]},
-            "teacher_scores[1] must be a finite number, got nan",
+            "not JSON (NaN is no JSON number)",
         ),
         (
             {"prompt": "a", "responses": ["b"], "teacher_scores": [float("-inf")]},
-            "teacher_scores[0] must be a finite number, got -inf",
+            "not JSON (-Infinity is no JSON number)",
         ),
-        ({"prompt": "a", "responses": ["b"], "teacher_scores": [10**400]}, "must be a finite number"),
+        ({"prompt": "a", "responses": ["b"], "teacher_scores": [10**400]}, "an integer of more than 300 digits"),
         ({"prompt": "a", "responses": ["b"], "teacher_scores": [None]}, "must be a finite number, got null"),
         ({"prompt": "a", "responses": ["b"], "teacher_scores": [True]}, "must be a finite number, got true or false"),
         ({"prompt": "a", "chosen": "b"}, "it has chosen; give chosen and rejected, both and nothing else"),

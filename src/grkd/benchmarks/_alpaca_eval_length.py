@@ -1,7 +1,6 @@
 """The calls into alpaca-eval's metric code, with the tables that it would otherwise download."""
 
 import importlib
-import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from grkd.errors import UserError
+from grkd.files import parse_json
 
 INSTALL = "AlpacaEval needs pip install 'grkd[eval]'"
 
@@ -97,7 +97,7 @@ def find_table(given: Path | None) -> Table | None:
     listed = path.parent / "instructions_805.jsonl"
     texts = None
     if listed.is_file():
-        rows = [json.loads(line) for line in listed.read_text(encoding="utf-8").split("\n") if line]
+        rows = [parse_json(line) for line in listed.read_text(encoding="utf-8").split("\n") if line]
         texts = {row["instruction"]: row["index"] for row in rows}
     return Table(path, int(content["index"].max()) + 1, texts)
 

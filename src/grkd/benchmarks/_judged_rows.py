@@ -1,7 +1,6 @@
 """Files of judged rows: JSON or JSONL, gzipped or not, and one line for every mistake in them."""
 
 import gzip
-import json
 import math
 import zlib
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
+from grkd.files import parse_json
 
 
 def read_rows(path: Path, mistake: Callable[[dict[str, Any]], str | None], *, kind: str) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def _text(path: Path, kind: str) -> str:
 
 def _list(path: Path, text: str) -> list[Any]:
     try:
-        rows: list[Any] = json.loads(text)
+        rows: list[Any] = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {_short(str(error))}") from None
     return rows
@@ -63,7 +63,7 @@ def _lines(path: Path, text: str) -> list[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            rows.append((number, json.loads(line)))
+            rows.append((number, parse_json(line)))
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON: {_short(str(error))}") from None
     return rows

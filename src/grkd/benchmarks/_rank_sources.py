@@ -1,6 +1,5 @@
 """What the rank task measures on: held-out responses of a run folder, prompts with completions, groups of responses."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from grkd.answers.identity import digest_in_manifest, model_digest
 from grkd.data.language import Item
 from grkd.data.prompts import Example, read_examples
 from grkd.errors import UserError
-from grkd.files import read_json
+from grkd.files import parse_json, read_json
 
 _GRADED = ("question_id", "output", "gpt4_score")
 
@@ -135,7 +134,7 @@ def read_prompts(path: Path, *, limit: int | None) -> tuple[list[Example], list[
     """
     examples = read_examples(path, limit=limit, groups=False)
     lines = [
-        (number, json.loads(line))
+        (number, parse_json(line))
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
         if line.strip()
     ][: len(examples)]
@@ -164,7 +163,7 @@ def read_graded(path: Path, *, limit: int | None) -> list[ResponseGroup]:
     try:
         table = pq.read_table(path, columns=list(_GRADED))
         lines = [line for line in questions.read_text(encoding="utf-8").split("\n") if line.strip()]
-        prompts = {row["question_id"]: row["turns"][0] for row in map(json.loads, lines)}
+        prompts = {row["question_id"]: row["turns"][0] for row in map(parse_json, lines)}
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: no such file; rank needs {path.name} and question.jsonl") from None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:

@@ -12,7 +12,6 @@ What counts as the answer in a response (and in the file's own answer):
 A response without a number, or without text, is wrong, and counted as `unparsed`; nothing is guessed.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from grkd.console import track
 from grkd.data.chat import encode_prompt, stop_token_ids
 from grkd.data.prompts import Example
 from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 from grkd.models.generate import generate_responses
 from grkd.models.load import load_language_model, load_tokenizer
 from grkd.statistics import wilson_interval
@@ -222,9 +222,9 @@ def _is_number(text: str) -> bool:
 
 def _question(line: str, number: int, *, where: str) -> Question:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({getattr(error, 'msg', error)}); write one object a line") from None
+        value = parse_json(line)
+    except NotJSON as error:
+        raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
     if not isinstance(value, dict):
         raise UserError(f'{where}: expected an object {{"question", "answer"}}')
     for key in ("question", "answer"):

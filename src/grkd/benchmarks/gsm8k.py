@@ -22,6 +22,7 @@ import yaml
 from grkd.benchmarks.exact_match import read_questions
 from grkd.console import track
 from grkd.errors import UserError
+from grkd.files import parse_json
 from grkd.models.load import load_language_model, load_tokenizer
 from grkd.statistics import wilson_interval
 
@@ -150,7 +151,7 @@ def _cached(harness: Any, store: Path | None) -> Iterator[Any]:
         raise UserError(f"{store}: not a cache of responses; delete it, they are made again")
     caching = CachingLM(harness, str(store))
     # Text in place of pickles, which could run code out of a folder that came from elsewhere.
-    caching.dbdict.encode, caching.dbdict.decode = json.dumps, json.loads
+    caching.dbdict.encode, caching.dbdict.decode = json.dumps, parse_json
     try:
         yield caching
     finally:

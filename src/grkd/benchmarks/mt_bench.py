@@ -4,7 +4,6 @@ Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", 
 Questions, reference answers and judge prompts are the benchmark's files, read from the user's folder.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from grkd.answers.local import Question
 from grkd.endpoint.judge import Request
 from grkd.errors import UserError
+from grkd.files import parse_json
 from grkd.statistics import Interval, bootstrap_interval
 
 BENCHMARK_JUDGE = "gpt-4"
@@ -181,7 +181,7 @@ def _rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             missing = [field for field in fields if field not in row]
         except (ValueError, TypeError):
             raise UserError(f"{path}, line {number}: not a JSON object; {_WHERE}") from None

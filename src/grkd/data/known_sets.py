@@ -6,7 +6,6 @@ that belong to no class. Nothing is downloaded.
 
 import csv
 import io
-import json
 import lzma
 import tarfile
 import zipfile
@@ -26,6 +25,7 @@ from torch import Tensor
 from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_sample
 from grkd.errors import UserError
+from grkd.files import parse_json
 
 KnownSet = Literal["cifar10", "tiny_imagenet32", "banking77", "clinc150"]
 CifarLabels = Literal["clean", "aggregate", "random1", "random2", "random3", "worst"]
@@ -137,7 +137,7 @@ def tiny_imagenet32(folder: Path) -> KnownData:
     of tiles, 25 across, a class. class_groups: the table of look-alikes above.
     """
     with _reading(folder / "classes.json") as path:
-        classes = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda entry: entry["label"])
+        classes = sorted(parse_json(path.read_bytes()), key=lambda entry: entry["label"])
         wnids = [entry["wnid"] for entry in classes]
         names = [entry["name"].split(",")[0] for entry in classes]
     parts = {}
@@ -179,7 +179,7 @@ def clinc150(folder: Path) -> KnownData:
     Source: Larson et al., arXiv 1909.02027.
     """
     with _reading(folder / "clinc150_data_full.json") as path:
-        parts = json.loads(path.read_text(encoding="utf-8"))
+        parts = parse_json(path.read_bytes())
         outside = [text for text, _ in parts["oos_test"]]
         return _texts(folder, parts["train"], parts["test"], outside)
 

@@ -14,6 +14,7 @@ import torch
 from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,9 @@ def _json_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tu
         if not entry.strip():
             continue
         try:
-            row = json.loads(entry)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {line}: no JSON ({error.msg} at column {error.colno})") from None
+            row = parse_json(entry)
+        except NotJSON as error:
+            raise UserError(f"{path}: line {line}: no JSON ({error})") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}: line {line}: must be an object with {needed[0]!r} and {needed[1]!r}")
         _check_columns(list(row), f"{path}: line {line}", needed)

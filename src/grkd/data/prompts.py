@@ -1,13 +1,13 @@
 """Prompts from JSONL files, with what the data has as responses, and the part of them that is held out."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from sys import float_info
 from typing import Any
 
 from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 
 ROLES = ("system", "user", "assistant")
 GROUP_KEYS = ("responses", "teacher_scores")
@@ -100,9 +100,9 @@ def _decoded(line: bytes, where: str) -> str:
 
 def _example(text: str, default_id: str, where: str, *, groups: bool) -> Example:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({getattr(error, 'msg', error)}); write one JSON object a line") from None
+        value = parse_json(text)
+    except NotJSON as error:
+        raise UserError(f"{where}: not JSON ({error}); write one JSON object a line") from None
     return example_of(value, default_id=default_id, where=where, groups=groups)
 
 

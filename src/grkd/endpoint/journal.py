@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
+from grkd.files import parse_json
 
 
 class Journal:
@@ -62,7 +63,7 @@ class Journal:
             os.truncate(path, end)  # else the next line would be glued to the torn one
         for number, line in enumerate(content[:end].splitlines(), start=1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 self._records[record["key"]] = record
             except (ValueError, KeyError, TypeError):
                 raise UserError(

@@ -1,13 +1,13 @@
 """Questions and the opponent's answers of the two benchmarks that compare answers, from the user's folder."""
 
 import gzip
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grkd.benchmarks.mt_bench import spread
 from grkd.errors import UserError
+from grkd.files import parse_json
 
 ARENA_BASELINE = "gpt-4-0314"
 _ALPACA = "get alpaca_eval/ (reference_outputs_gpt4_1106_preview.json) from github.com/tatsu-lab/alpaca_eval, results/"
@@ -30,7 +30,7 @@ def alpaca_items(data: Path, limit: int | None) -> list[Comparison]:
     """AlpacaEval's instructions with the reference's outputs, `limit` of them spread evenly over the file."""
     path = _found(data / "alpaca_eval" / "reference_outputs_gpt4_1106_preview.json", _ALPACA)
     try:
-        rows = json.loads(_text(path))
+        rows = parse_json(_text(path))
         items = [
             Comparison(id=str(number), question=row["instruction"], baseline=row["output"], row=row)
             for number, row in enumerate(rows)
@@ -77,7 +77,7 @@ def _answer(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in _text(path).split("\n") if line.strip()]
+    rows = [parse_json(line) for line in _text(path).split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is no object")
     return rows

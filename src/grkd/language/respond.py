@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from grkd.console import console, progress_bar
 from grkd.data.groups import choose_diverse, first_of_equal, shared_out
 from grkd.errors import UserError
-from grkd.files import write_json
+from grkd.files import parse_json, write_json
 from grkd.language.context import LanguageModels
 from grkd.language.prepare import SPLITS
 from grkd.language.sampling import Sampler, samplers
@@ -200,7 +200,7 @@ def _total(shards: list[Path]) -> dict[str, int]:
     """Sums over the shards, in whole numbers; generated_tokens_per_second is that of one process."""
     total: Counter[str] = Counter()
     for shard in shards:
-        total.update(json.loads(pq.read_schema(shard).metadata[_COUNTS]))
+        total.update(parse_json(pq.read_schema(shard).metadata[_COUNTS]))
     names = [f"groups_{split}" for split in SPLITS]
     names += ["groups_dropped", "duplicates_dropped", "empty_dropped"]
     names += [f"responses_from_{source}" for source in SOURCES if total[f"responses_from_{source}"]]

@@ -1,6 +1,5 @@
 """Candidates for groups, sampled from the teacher or the student, as the student's token ids."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import vocabulary_size
 from grkd.data.prompts import Example
 from grkd.errors import UserError
+from grkd.files import parse_json
 from grkd.language.context import LanguageModels
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
@@ -159,7 +159,7 @@ class ForeignSampler(Sampler):
 
 def _example(prompt: Record, completion: str | None = None) -> Example:
     """The prompt as its line had it; a tokenizer without a chat template takes text only."""
-    messages = json.loads(prompt["messages"])
+    messages = parse_json(prompt["messages"])
     if len(messages) == 1:
         return Example(id=prompt["id"], prompt=messages[0]["content"], completion=completion)
     return Example(id=prompt["id"], messages=messages, completion=completion)

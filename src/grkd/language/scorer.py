@@ -1,6 +1,5 @@
 """The teacher's log-probability, choice and reward of responses, and its hidden states where they are kept."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from grkd.data.chat import Messages, encode_prompt, encode_response, stop_token_
 from grkd.data.language import Item, captured_hidden, collate, response_logits
 from grkd.data.prompts import Example
 from grkd.errors import UserError
+from grkd.files import parse_json
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.language.context import LanguageModels
 from grkd.models.load import context_length, vocabulary_size
@@ -81,7 +81,7 @@ class Scorer:
         """Prompt and response in the teacher's tokens: the very tokens that the student trains on, where they share."""
         if self.models.teacher_tokenizer is None:
             return Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
-        messages, system = json.loads(record["messages"]), self.recipe.data.system
+        messages, system = parse_json(record["messages"]), self.recipe.data.system
         single = len(messages) == 1  # a tokenizer without a chat template takes text only
         example = Example(
             id=record["id"],
@@ -169,7 +169,7 @@ class Scorer:
         return choice_scores(self.teacher, self.tokenizer, comparisons, batch_size=self.size, context=self.context)
 
     def _conversation(self, record: Record) -> Messages:
-        messages: Messages = json.loads(record["messages"])
+        messages: Messages = parse_json(record["messages"])
         system = self.recipe.data.system
         if system is None or messages[0]["role"] == "system":
             return messages

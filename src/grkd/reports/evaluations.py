@@ -1,6 +1,5 @@
 """What `grkd eval` left in run folders, read into typed records: one a model and benchmark."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 from grkd.reports.results import Value
 
 Kind = TypeVar("Kind")
@@ -139,8 +139,8 @@ def _of_summary(path: Path) -> list[Evaluation]:
 
 def _read(path: Path, check: Callable[[Any], Kind]) -> Kind:
     try:
-        return check(json.loads(path.read_text(encoding="utf-8")))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return check(parse_json(path.read_bytes(), strict=False))
+    except NotJSON as error:
         raise UserError(f"{path}: not valid JSON ({error}); run that evaluation again") from None
     except ValidationError as error:
         first = error.errors()[0]

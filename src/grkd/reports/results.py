@@ -1,6 +1,5 @@
 """A run folder, read into typed records. What is missing is named in `Run.missing`; nothing is made up."""
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 
 BEFORE = "before"  # the student before distillation
 TEACHER = "teacher"
@@ -172,8 +172,8 @@ def _read(path: Path, check: Callable[[Any], Kind]) -> Kind | None:
     if not path.is_file():
         return None
     try:
-        return _checked(path, json.loads(path.read_text(encoding="utf-8")), check)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return _checked(path, parse_json(path.read_bytes(), strict=False), check)
+    except NotJSON as error:
         raise UserError(f"{path}: not valid JSON ({error}); remove it and run that stage again") from error
 
 
@@ -225,8 +225,8 @@ def _read_steps(path: Path) -> tuple[Step, ...]:
         if not line.strip():
             continue
         try:
-            step = _checked(f"{path} line {number}", json.loads(line), _STEP)
-        except json.JSONDecodeError as error:
+            step = _checked(f"{path} line {number}", parse_json(line, strict=False), _STEP)
+        except NotJSON as error:
             if number == len(lines):  # the line being written when the run was stopped
                 break
             raise UserError(f"{path} line {number}: not valid JSON ({error}); remove that line") from error

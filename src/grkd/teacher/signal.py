@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from grkd.data.language import model_inputs, response_logits
 from grkd.errors import UserError
-from grkd.files import whole_file
+from grkd.files import parse_json, whole_file
 from grkd.groups import wide
 
 _OPEN_FILES = 64  # far below what a process may hold open
@@ -73,7 +73,7 @@ class TeacherHead(nn.Module):
     @classmethod
     def load(cls, path: Path, *, dtype: torch.dtype | None = None) -> "TeacherHead":
         """Read what `save` wrote, on the CPU, in `dtype` where given."""
-        settings = {name: json.loads(value) for name, value in _opened(path).metadata().items()}
+        settings = {name: parse_json(value) for name, value in _opened(path).metadata().items()}
         tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
         return cls(tensors["weight"], bias=tensors.get("bias"), **settings)
 
@@ -203,7 +203,7 @@ class HiddenCache:
     def _take(self, path: Path) -> None:
         described = _opened(path).metadata()
         start = 0
-        for item_id, length in zip(json.loads(described["ids"]), json.loads(described["lengths"]), strict=True):
+        for item_id, length in zip(parse_json(described["ids"]), parse_json(described["lengths"]), strict=True):
             self._places[item_id] = (path, start, start + length)
             start += length
 

@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grkd.console import progress_bar
+from grkd.files import NotJSON, parse_json
 
 _WHOLE = "whole"
 
@@ -158,8 +159,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            lines.append(parse_json(text))
+        except NotJSON:
             break
     return lines
 
