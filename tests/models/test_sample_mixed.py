@@ -28,7 +28,8 @@ def tiny(seed: int, family: str = "llama", head: int = 20, **more: Any) -> PreTr
 
 def sample(student: nn.Module, teacher: nn.Module | None, prompts: Any = PROMPTS, **changes: Any) -> Any:
     options: dict[str, Any] = {"teacher_mix": 0.3, "max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0}
-    options |= {"stop_ids": [1, 17], "pad_token_id": 1, "vocabulary": VOCABULARY, "seed": 0, "batch_size": 2}
+    options |= {"stop_ids": [1, 17], "pad_token_id": 1, "vocabulary": VOCABULARY, "batch_size": 2}
+    options["seeds"] = list(range(len(prompts)))
     return sample_on_policy(student, teacher, prompts, **{**options, **changes})
 
 
@@ -123,13 +124,27 @@ def test_padding_beyond_the_vocabulary_is_never_drawn() -> None:
     assert all(math.isfinite(value) for _, log_probs in found for value in log_probs)
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_of_a_prompt_decides_its_response() -> None:
     student, teacher = tiny(0), tiny(1)
     state = torch.get_rng_state()
     first = sample(student, teacher)
     assert sample(student, teacher) == first
-    assert sample(student, teacher, seed=1) != first
+    assert sample(student, teacher, seeds=[9, 1, 2, 3, 4])[1:] == first[1:]
+    assert sample(student, teacher, seeds=[9, 1, 2, 3, 4])[0] != first[0]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3])
+def test_a_response_does_not_depend_on_its_batch(mix: float) -> None:
+    """The same ids in any split and order; log-probabilities up to rounding."""
+    student, teacher = tiny(0), tiny(1)
+    prompts, seeds = PROMPTS * 4, list(range(20))
+    whole = sample(student, teacher, prompts, teacher_mix=mix, batch_size=20)
+    for split in (1, 3, 7):
+        found = sample(student, teacher, prompts[::-1], teacher_mix=mix, batch_size=split, seeds=seeds[::-1])[::-1]
+        assert [ids for ids, _ in found] == [ids for ids, _ in whole]
+        for (_, ours), (_, theirs) in zip(found, whole, strict=True):
+            assert ours == pytest.approx(theirs, abs=2e-5)
 
 
 class Wrapper(nn.Module):
@@ -208,5 +223,7 @@ def test_what_cannot_be_is_refused() -> None:
         sample(tiny(0), tiny(1), [[1], []])
     with pytest.raises(ValueError, match="needs a teacher"):
         sample(tiny(0), None)
+    with pytest.raises(ValueError, match="5 prompts need as many seeds, got 2"):
+        sample(tiny(0), tiny(1), seeds=[0, 1])
     with pytest.raises(ValueError, match="16 logits cannot be cut to a vocabulary of 18"):
         sample(tiny(0), tiny(1, head=16))

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import Trainer
 
 from grkd.errors import UserError
@@ -24,7 +26,8 @@ class Watched:
         self.made = trainer(
             folder, grouped(ragged(10)), method, options=ALL_ANEW if options is None else options, **SPLIT, **changes
         )
-        self.calls: list[tuple[int, int, int]] = []  # step, prompts, seed
+        self.calls: list[tuple[int, int]] = []  # step, prompts
+        self.seeds: list[int] = []
         self.seen: list[tuple[int, list[str], list[list[int]]]] = []  # step, groups, first tokens of their answers
         self.made.rows.sampler = self.sample
         step = self.made.training_step
@@ -36,9 +39,10 @@ class Watched:
 
         self.made.training_step = watched
 
-    def sample(self, student: Any, prompts: list[list[int]], mixed_in: float, seed: int) -> Any:
+    def sample(self, student: Any, prompts: list[list[int]], mixed_in: float, seeds: list[int]) -> Any:
         step = self.made.state.global_step
-        self.calls.append((step, len(prompts), seed))
+        self.calls.append((step, len(prompts)))
+        self.seeds += seeds
         return [([4 + step, PAD], [-1.0, -0.5]) for _ in prompts]
 
     def versions(self) -> list[tuple[int, int]]:
@@ -64,11 +68,10 @@ def test_whose_answers_a_step_learns_from(tmp_path: Path, ahead: int, asked_at: 
     found = Watched(tmp_path, max_steps=5, steps_per_generation=ahead)
     found.made.train()
     assert found.versions() == asked_at
-    assert sum(prompts for _, prompts, _ in found.calls) == sum(
+    assert sum(prompts for _, prompts in found.calls) == sum(
         len(answers) for _, _, firsts in found.seen for answers in firsts
     )
-    if ahead > 1:  # one call a generation
-        assert [step for step, _, _ in found.calls] == sorted({version for _, version in asked_at})
+    assert [step for step, _ in found.calls] == sorted({version for _, version in asked_at})  # one call per generation
 
 
 def test_data_and_losses_are_those_of_sampling_before_every_step(tmp_path: Path) -> None:
@@ -87,13 +90,101 @@ def test_data_and_losses_are_those_of_sampling_before_every_step(tmp_path: Path)
         assert ours == theirs
 
 
-def test_sampling_before_every_step_asks_batch_by_batch_with_its_own_seed(tmp_path: Path) -> None:
-    found = Watched(tmp_path, max_steps=4, seed=7)
-    found.made.train()
-    places = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
-    assert [(step, seed) for step, _, seed in found.calls] == [
-        (step, 7 * 1_000_003 + 1009 * step + number) for step, number in places
-    ]
+def test_every_prompt_has_its_own_seed_whatever_is_sampled_ahead(tmp_path: Path) -> None:
+    one = Watched(tmp_path / "1", max_steps=5, seed=7)
+    one.made.train()
+    three = Watched(tmp_path / "3", max_steps=5, seed=7, steps_per_generation=3)
+    three.made.train()
+    assert three.seeds == one.seeds
+    assert len(set(one.seeds)) == len(one.seeds)
+    other = Watched(tmp_path / "8", max_steps=5, seed=8)
+    other.made.train()
+    assert not set(other.seeds) & set(one.seeds)
+
+
+def asked_of(seeds: list[int], share: float) -> float:
+    return len(on_policy.answered_anew(seeds, share)) / len(seeds)
+
+
+def test_the_share_that_is_answered_anew() -> None:
+    seeds = on_policy.group_seeds(0, step=3, first=0, groups=4000)
+    for share in (0.0, 0.25, 0.5, 1.0):
+        assert asked_of(seeds, share) == pytest.approx(share, abs=0.03)
+    assert on_policy.group_seeds(0, step=3, first=1000, groups=3000) == seeds[1000:]
+    assert not set(seeds) & set(on_policy.group_seeds(0, step=4, first=0, groups=4000))
+
+
+# Eight prompts a step: micro-batches of eight, of two and of four.
+STEPS_OF_EIGHT = [
+    {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
+    {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+]
+
+
+@pytest.mark.parametrize(("method", "options"), [("gkd", {}), ("minillm", {"teacher_mix": 0.3})])
+def test_accumulation_changes_neither_answers_nor_weights(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+    weights, answers = [], []
+    for number, split in enumerate(STEPS_OF_EIGHT):
+        made = trainer(
+            tmp_path / str(number), ragged(16), method, options=options, max_steps=3, optim="sgd",
+            learning_rate=0.5, lr_scheduler_type="constant", **split,
+        )  # fmt: skip
+        made.rows.sampler = on_policy.on_policy_sampler(
+            made.rows.teacher, max_new_tokens=5, stop_ids=[PAD], pad_token_id=PAD, vocabulary=30
+        )
+        answers.append(answers_of(made))
+        start = {name: value.clone() for name, value in made.model.state_dict().items()}
+        made.train()
+        weights.append({name: value - start[name] for name, value in made.model.state_dict().items()})
+    assert answers[1] == answers[0]
+    assert answers[2] == answers[0]
+    assert len({str(ids) for ids in answers[0].values()}) > 10
+    for other in weights[1:]:
+        for name, moved in weights[0].items():
+            torch.testing.assert_close(other[name], moved, rtol=1e-3, atol=2e-6, msg=name)
+    assert max(moved.abs().max() for moved in weights[0].values()) > 1e-3
+
+
+def answers_of(made: Any) -> dict[tuple[int, str], list[list[int]]]:
+    """Response ids of every group, by step; filled while it trains."""
+    found: dict[tuple[int, str], list[list[int]]] = {}
+    step = made.training_step
+
+    def watched(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+        for group in inputs["groups"]:
+            found[made.state.global_step, group.id] = [item.response_ids for item in group.items]
+        return step(model, inputs, *rest)
+
+    made.training_step = watched
+    return found
+
+
+def test_ranks_number_the_examples_of_a_step_as_one_rank_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate gives rank r of two the micro-batches r, r + 2, ... of the data."""
+    seen: dict[str, tuple[int, int]] = {}
+
+    def renew(model: Any, batches: Any, objective: Any, *, seed: int, places: Any) -> Any:
+        for batch, (step, first) in zip(batches, places, strict=True):
+            seen.update({group.id: (step, first + number) for number, group in enumerate(batch["groups"])})
+        return batches
+
+    def numbered(rank: int, ranks: int, **split: int) -> dict[str, tuple[int, int]]:
+        seen.clear()
+        made = trainer(tmp_path, ragged(16), "gkd", options=ALL_ANEW, max_steps=2, **split)
+        order = BatchSampler(SequentialSampler(range(16)), split["per_device_train_batch_size"], drop_last=False)
+        batches = [made.rows.collate([made.train_dataset[i] for i in b]) for b in BatchSamplerShard(order, ranks, rank)]
+        monkeypatch.setattr(made.rows, "renew", renew)
+        monkeypatch.setattr(made.accelerator.state, "num_processes", ranks)
+        monkeypatch.setattr(made.accelerator.state, "process_index", rank)
+        steps = split["gradient_accumulation_steps"]
+        made._renewed(batches, steps)
+        return dict(seen)
+
+    alone = numbered(0, 1, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    assert numbered(0, 2, **split) | numbered(1, 2, **split) == alone
+    assert sorted(alone.values()) == [(step, number) for step in (0, 1) for number in range(8)]
 
 
 def test_log_probabilities_are_those_of_the_student_that_answered(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def grouped(items: list[Item], n: int = 3) -> list[Group]:
     return groups
 
 
-def echo(student: Any, prompts: list[list[int]], mixed_in: float, seed: int) -> list[tuple[list[int], list[float]]]:
+def echo(
+    student: Any, prompts: list[list[int]], mixed_in: float, seeds: list[int]
+) -> list[tuple[list[int], list[float]]]:
     """Stands in for sampling: answers that depend on the prompt alone."""
     return [([*reversed(prompt), PAD], [-1.0 - 0.1 * k for k in range(len(prompt) + 1)]) for prompt in prompts]
 

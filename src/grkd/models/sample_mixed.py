@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from grkd.data.language import cut_vocabulary, forward_parameters, unwrapped
 from grkd.errors import UserError
-from grkd.files import digest
+from grkd.kernels import draw_tokens
 from grkd.models.load import quiet
 
 
@@ -29,19 +29,21 @@ def sample_on_policy(
     stop_ids: Sequence[int],
     pad_token_id: int,
     vocabulary: int,
-    seed: int,
+    seeds: Sequence[int],
     batch_size: int,
 ) -> list[tuple[list[int], list[float]]]:
-    """One response a prompt, in the order of the prompts: its token ids and the log-probability of each, in nats.
+    """One response per prompt, in the order of the prompts: its token ids and the log-probability of each, in nats.
 
     p(y_t | x, y_<t) = teacher_mix * p_T(y_t | x, y_<t) + (1 - teacher_mix) * p_S(y_t | x, y_<t),
     softmaxes at `temperature` over the first `vocabulary` entries; then the nucleus of mass top_p, made to sum to one.
     The log-probabilities are those of p, from which the tokens were drawn, so that importance weights are exact.
     A response ends with its stop token where one was reached. The teacher runs with its own cache of keys and values;
     where teacher_mix is 0 it does not run and may be None. The student is taken out of its wrappers (DDP, peft).
-    The text depends on the seed, the prompts and batch_size alone; modes of both models and the random state of the CPU
-    and the student's device are left as they were.
-    Raises UserError for options out of range, ValueError for an empty prompt or a missing teacher.
+    seeds: one per prompt, below 2^63. A response depends on its own seed and prompt alone, up to rounding in another
+    batch size; equal prompts with equal seeds give equal responses. Modes of both models are left as they were, and
+    nothing is drawn from torch's random state.
+    Raises UserError for options out of range, ValueError for an empty prompt, a missing teacher, or another number of
+    seeds than of prompts.
     Source: Gu et al., arXiv 2306.08543, Eq. 4 (teacher-mixed sampling).
     """
     _check(teacher_mix=teacher_mix, temperature=temperature, top_p=top_p)
@@ -49,13 +51,14 @@ def sample_on_policy(
         raise UserError(f"max_new_tokens and batch_size must be 1 or more, got {max_new_tokens} and {batch_size}")
     if not all(prompts):
         raise ValueError("a prompt must have at least one token")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
     if teacher is None and teacher_mix:
         raise ValueError("a mixture with the teacher needs a teacher")
     model: Any = unwrapped(student)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=True,
-        top_k=0,
+        do_sample=False,  # the mixture draws, and leaves one token to choose
         eos_token_id=list(stop_ids) or None,
         pad_token_id=pad_token_id,
         use_cache=True,  # a model that trains with gradient checkpointing has it off in its config
@@ -64,17 +67,17 @@ def sample_on_policy(
     options = {"weight": teacher_mix, "temperature": temperature, "top_p": top_p, "vocabulary": vocabulary}
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     found: dict[int, tuple[list[int], list[float]]] = {}
-    for number, start in enumerate(range(0, len(order), batch_size)):
+    for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = [prompts[index] for index in chosen]
-        with _sampling(model, mixed_in, config, seed=int(digest([seed, number, batch])[:15], 16)):
-            rows = _drawn(model, mixed_in, batch, config, options)
+        with _sampling(model, mixed_in, config):
+            rows = _drawn(model, mixed_in, batch, config, {**options, "seeds": [seeds[index] for index in chosen]})
         found |= {index: _cut(*row, stop_ids) for index, row in zip(chosen, rows, strict=True)}
     return [found[index] for index in range(len(prompts))]
 
 
 class Mixture(LogitsProcessor):
-    """Turns the student's scores of the next token into log-probabilities of the mixture, and notes what was drawn."""
+    """Draws the next token of each row from the mixture, and leaves no other to choose; keeps its log-probability."""
 
     def __init__(
         self,
@@ -85,39 +88,31 @@ class Mixture(LogitsProcessor):
         temperature: float,
         top_p: float,
         vocabulary: int,
+        seeds: Sequence[int],
     ) -> None:
         self.teacher, self.weight, self.vocabulary = teacher, weight, vocabulary
         self.temperature, self.top_p = temperature, top_p
+        self.seeds = torch.tensor(seeds, device=attention_mask.device)
         self._mask = attention_mask
         self._cache: Any = None
-        self._log_probs: Tensor | None = None  # of the token that is drawn next
-        self._column = 0  # where it will stand
-        self._noted: dict[int, Tensor] = {}
+        self._drawn: list[Tensor] = []  # per step, log-probability of each row's token
 
     def __call__(
         self, input_ids: Int[Tensor, "batch length"], scores: Float[Tensor, "batch head"]
     ) -> Float[Tensor, "batch head"]:
-        self._note(input_ids)
         log_probs = self._softened(scores)
         if self.teacher is not None:
             teacher = self._softened(self._teacher_scores(input_ids))
             share = math.log1p(-self.weight) if self.weight < 1 else -math.inf
             log_probs = torch.logaddexp(teacher + math.log(self.weight), log_probs + share)
-        if self.top_p < 1:
-            log_probs = _nucleus(log_probs, self.top_p)
-        self._log_probs, self._column = log_probs, input_ids.shape[-1]
-        return pad(log_probs.to(scores.dtype), (0, scores.shape[-1] - self.vocabulary), value=-torch.inf)
+        places = torch.full_like(self.seeds, len(self._drawn))
+        tokens, drawn = draw_tokens(log_probs, self.seeds, places, top_p=self.top_p)
+        self._drawn.append(drawn)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens[:, None], 0.0)
 
-    def noted(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch drawn"]:
-        """Log-probabilities of all tokens that were drawn; `tokens` are prompts and responses, as generated."""
-        self._note(tokens)
-        # generate() may have run some steps further than what it returns.
-        return torch.stack([self._noted[column] for column in sorted(self._noted) if column < tokens.shape[-1]], -1)
-
-    def _note(self, tokens: Tensor) -> None:
-        if self._log_probs is not None and self._column < tokens.shape[-1]:
-            drawn = tokens[:, self._column].clamp_max(self.vocabulary - 1)  # a finished row's padding may be beyond it
-            self._noted[self._column] = self._log_probs.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+    def drawn(self, steps: int) -> Float[Tensor, "batch steps"]:
+        """Log-probabilities of the tokens of the first steps; generate() may have run further than what it returns."""
+        return torch.stack(self._drawn[:steps], -1)
 
     def _softened(self, scores: Float[Tensor, "batch head"]) -> Float[Tensor, "batch vocabulary"]:
         return (cut_vocabulary(scores, self.vocabulary).float() / self.temperature).log_softmax(-1)
@@ -176,31 +171,21 @@ def _drawn(
         generation_config=config,
         logits_processor=[mixture],
     )
-    log_probs = mixture.noted(tokens)
-    return list(zip(tokens[:, longest:].tolist(), log_probs.tolist(), strict=True))
-
-
-def _nucleus(log_probs: Float[Tensor, "batch vocabulary"], top_p: float) -> Float[Tensor, "batch vocabulary"]:
-    """The most likely tokens up to the one with which their mass reaches top_p; the others at -inf."""
-    ordered, index = log_probs.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    kept = torch.zeros_like(index, dtype=torch.bool).scatter(-1, index, before < top_p)
-    return log_probs.masked_fill(~kept, -torch.inf).log_softmax(-1)
+    new = tokens[:, longest:]
+    return list(zip(new.tolist(), mixture.drawn(new.shape[-1]).tolist(), strict=True))
 
 
 @contextmanager
-def _sampling(model: Any, teacher: nn.Module | None, config: GenerationConfig, *, seed: int) -> Iterator[None]:
-    """Evaluation mode of both models, this generation config alone, and a random state of its own."""
+def _sampling(model: Any, teacher: nn.Module | None, config: GenerationConfig) -> Iterator[None]:
+    """Evaluation mode of both models, and this generation config alone."""
     modes = [(part, part.training) for whole in (model, teacher) if whole is not None for part in whole.modules()]
-    own_config, device = model.generation_config, model.device
+    own_config = model.generation_config
     # Fields that are not set here would otherwise be taken from the model's (a top_k, a repetition penalty).
     model.generation_config = config
     for part, _ in modes:
         part.training = False
-    kind, devices = ("cuda", []) if device.type == "cpu" else (device.type, [device])
     try:
-        with torch.random.fork_rng(devices=devices, device_type=kind), quiet():
-            torch.manual_seed(seed)
+        with quiet():
             yield
     finally:
         model.generation_config = own_config

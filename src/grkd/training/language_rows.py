@@ -13,8 +13,8 @@ from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.objectives import Batch, Choice, Level, Objective
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
-from grkd.training.on_policy import Sampler, asked_anew
-from grkd.training.rows import Counts, Forward
+from grkd.training.on_policy import Sampler, answer_seeds, answered_anew, group_seeds
+from grkd.training.rows import Counts, Forward, Places
 
 
 class LanguageRows:
@@ -93,27 +93,22 @@ class LanguageRows:
         return Forward(batches={"response": self._responses(self._token_log_probs(model, batch, dtype), batch)})
 
     def renew(
-        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seeds: Sequence[int]
+        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
     ) -> list[dict[str, Any]]:
-        """The batches with the on-policy share of their prompts answered anew, as many times as they had responses.
-
-        seeds: one a batch, for the choice of its prompts; the first also draws the answers, of all batches together.
-        """
+        """The batches with the on-policy share of their prompts answered anew, as many times as they had responses."""
         if self.sampler is None:
             raise ValueError("an on-policy method needs a sampler")
         if self.cache is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
-        asked = [
-            asked_anew(len(batch["groups"]), objective.on_policy, seed)
-            for batch, seed in zip(batches, seeds, strict=True)
-        ]
-        prompts = [
-            item.prompt_ids
-            for batch, numbers in zip(batches, asked, strict=True)
-            for number in numbers
-            for item in batch["groups"][number].items
-        ]
-        answers = iter(self.sampler(model, prompts, objective.teacher_mixed_in, seeds[0]) if prompts else [])
+        asked, prompts, seeds = [], [], []
+        for batch, (step, first) in zip(batches, places, strict=True):
+            of_groups = group_seeds(seed, step, first, len(batch["groups"]))
+            asked.append(answered_anew(of_groups, objective.on_policy))
+            for number in asked[-1]:
+                items = batch["groups"][number].items
+                prompts += [item.prompt_ids for item in items]
+                seeds += answer_seeds(of_groups[number], len(items))
+        answers = iter(self.sampler(model, prompts, objective.teacher_mixed_in, seeds) if prompts else [])
         return [self._answered(batch, numbers, answers) for batch, numbers in zip(batches, asked, strict=True)]
 
     def _answered(

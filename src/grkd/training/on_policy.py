@@ -1,16 +1,17 @@
 """Answers that the student gives while it is trained: which prompts it is asked, and what draws them."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
+from grkd.files import digest
 from grkd.models.sample_mixed import sample_on_policy
 
-# (student, prompts as token ids, the teacher's weight in the mixture, seed) -> of each prompt, token ids and their
-# log-probabilities under the distribution that they were drawn from.
-Sampler = Callable[[nn.Module, list[list[int]], float, int], list[tuple[list[int], list[float]]]]
+# (student, prompts as token ids, the teacher's weight in the mixture, a seed per prompt) -> of each prompt, token ids
+# and their log-probabilities under the distribution that they were drawn from.
+Sampler = Callable[[nn.Module, list[list[int]], float, list[int]], list[tuple[list[int], list[float]]]]
 
 
 def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = None, **settings: Any) -> Sampler:
@@ -20,7 +21,7 @@ def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = Non
     """
 
     def sample(
-        student: nn.Module, prompts: list[list[int]], mixed_in: float, seed: int
+        student: nn.Module, prompts: list[list[int]], mixed_in: float, seeds: list[int]
     ) -> list[tuple[list[int], list[float]]]:
         return sample_on_policy(
             student,
@@ -29,7 +30,7 @@ def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = Non
             teacher_mix=mixed_in,
             temperature=1.0,
             top_p=1.0,
-            seed=seed,
+            seeds=seeds,
             batch_size=batch_size or len(prompts),
             **settings,
         )
@@ -37,7 +38,24 @@ def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = Non
     return sample
 
 
-def asked_anew(groups: int, share: float, seed: int) -> list[int]:
-    """The numbers of the groups that are answered anew: each with the probability `share`."""
-    draws = torch.rand(groups, generator=torch.Generator().manual_seed(seed))
-    return [number for number, draw in enumerate(draws.tolist()) if draw < share]
+def group_seeds(seed: int, step: int, first: int, groups: int) -> list[int]:
+    """A seed of 63 bits per group of a batch, by (seed, step, number of the group in the optimiser step).
+
+    first: the number of the batch's first group, counted over micro-batches and ranks. A prompt's answers then do not
+    depend on how the step is split.
+    """
+    return [_mixed(seed, step, first + number) for number in range(groups)]
+
+
+def answered_anew(seeds: Sequence[int], share: float) -> list[int]:
+    """The places of the groups that are answered anew: each with the probability `share`, by its own seed."""
+    return [place for place, seed in enumerate(seeds) if random.Random(seed).random() < share]
+
+
+def answer_seeds(seed: int, answers: int) -> list[int]:
+    """A seed for each answer of a group."""
+    return [_mixed(seed, number) for number in range(answers)]
+
+
+def _mixed(*numbers: int) -> int:
+    return int(digest(list(numbers))[:16], 16) >> 1

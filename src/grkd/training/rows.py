@@ -12,6 +12,8 @@ from grkd.models.networks import scores
 from grkd.objectives import Batch, Level, Objective
 
 Counts = dict[Level, int]
+# Of each batch: its optimiser step, and the number of its first example in that step, over micro-batches and ranks.
+Places = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,12 @@ class RowSource(Protocol):
         """
 
     def renew(
-        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seeds: Sequence[int]
+        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
     ) -> list[dict[str, Any]]:
-        """The batches with their on-policy share answered anew by the student; seeds: one a batch."""
+        """The batches with their on-policy share answered anew by the student.
+
+        Draws depend on the seed and a row's place in training, never on how a step is split.
+        """
 
     def to(self, device: torch.device) -> None:
         """Move what the teacher needs to the student's device."""
@@ -92,7 +97,7 @@ class ClassRows:
         )
 
     def renew(
-        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seeds: Sequence[int]
+        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
     ) -> list[dict[str, Any]]:
         raise ValueError("a classifier writes no responses: an on-policy method is for language models")
 

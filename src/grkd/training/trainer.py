@@ -105,18 +105,15 @@ class DistillationTrainer(Trainer):
     def _renewed(self, batches: Sequence[dict[str, Any]], a_step: int) -> list[dict[str, Any]]:
         """Micro-batches of the coming steps, `a_step` each, their on-policy share answered by the student as it is now.
 
-        A batch's own seed depends on its step alone, so the same prompts are asked however many steps are sampled.
+        Ranks take micro-batches of the data in turn, so an example's number in its step does not depend on the split.
         """
         ranks, rank, start = self.accelerator.num_processes, self.accelerator.process_index, self.state.global_step
-        places = [(start + number // a_step) * 1009 + number % a_step for number in range(len(batches))]
-        seeds = [self.args.seed * 1_000_003 + place * ranks + rank for place in places]
-        at_once = len(batches) if self.steps_per_generation > 1 else 1
-        renewed = []
+        places = [
+            (start + number // a_step, (number % a_step * ranks + rank) * self.args.train_batch_size)
+            for number in range(len(batches))
+        ]
         with self.compute_loss_context_manager():  # mixed precision, as in the step itself
-            for at in range(0, len(batches), max(1, at_once)):
-                part = slice(at, at + at_once)
-                renewed += self.rows.renew(self.model_wrapped, batches[part], self.objective, seeds=seeds[part])
-        return renewed
+            return self.rows.renew(self.model_wrapped, batches, self.objective, seed=self.args.seed, places=places)
 
     def compute_loss(
         self,
