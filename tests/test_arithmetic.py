@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import arithmetic, arithmetic_table
-from grkd.benchmarks.exact_match import grade
 from grkd.files import write_json
+from grkd.metrics.exact_match import grade
 
 DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "llm" / "math_small").is_dir(), reason="needs the data files (GRKD_DATA)")

@@ -10,7 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grkd.answers import local as module
-from grkd.answers.local import LocalModel, Question, RemoteModel, Sampling, Text, answer
+from grkd.answers.local import LocalModel
+from grkd.answers.question import Question, Sampling, Text
+from grkd.answers.remote import RemoteModel
+from grkd.answers.stored import answer
 from grkd.endpoint.client import Endpoint
 from grkd.errors import UserError
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from grkd.benchmarks import _alpaca_eval_length as _length_control
-from grkd.benchmarks import alpaca_eval
+from grkd.benchmarks import _alpaca_eval_score as alpaca_eval
 from grkd.endpoint.judge import Judgement
 from grkd.errors import UserError
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from grkd.benchmarks import arena_hard
+from grkd.benchmarks import _arena_hard_judge as judging
+from grkd.benchmarks import _arena_hard_score as arena_hard
 from grkd.errors import UserError
 
 DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "../shared/data")) / "llm"
@@ -68,11 +69,11 @@ class TestPublished:
         assert found["question_high"] - found["question_low"] > 1.2 * (found["high"] - found["low"])
 
     def test_the_published_configuration_is_read(self) -> None:
-        protocol = arena_hard.read_protocol(DATA)
-        assert protocol.judge_model == arena_hard.BENCHMARK_JUDGE
+        protocol = judging.read_protocol(DATA)
+        assert protocol.judge_model == judging.BENCHMARK_JUDGE
         assert (protocol.max_tokens, protocol.temperature) == (4096, 0.0)
         assert "no system_prompt" in (protocol.own_prompt or "")
-        asked = arena_hard.judge_request(protocol, "why?", "base", "mine", game=2, id="x").messages[1]["content"]
+        asked = judging.judge_request(protocol, "why?", "base", "mine", game=2, id="x").messages[1]["content"]
         assert asked.index("why?") < asked.index("mine") < asked.index("base")
         assert "{" not in asked
 
@@ -175,7 +176,7 @@ class TestVerdicts:
         ],
     )
     def test_labels(self, text: str, label: str | None, tmp_path: Path) -> None:
-        assert arena_hard.parse(text, protocol=arena_hard.read_protocol(config(tmp_path))) == label
+        assert judging.parse(text, protocol=judging.read_protocol(config(tmp_path))) == label
 
     @pytest.mark.parametrize(
         ("first", "second", "share", "count"),
@@ -203,15 +204,15 @@ class TestVerdicts:
 
 class TestProtocol:
     def test_both_orders_and_braces_left_alone(self, tmp_path: Path) -> None:
-        protocol = arena_hard.read_protocol(config(tmp_path))
+        protocol = judging.read_protocol(config(tmp_path))
         first, second = (
-            arena_hard.judge_request(protocol, "q {ANSWER_A}", "base", "mine {ANSWER_B}", game=game, id=f"g{game}")
+            judging.judge_request(protocol, "q {ANSWER_A}", "base", "mine {ANSWER_B}", game=game, id=f"g{game}")
             for game in (1, 2)
         )
         assert first.messages[1]["content"] == "Q: q {ANSWER_A}\nA: base\nB: mine {ANSWER_B}"
         assert second.messages[1]["content"] == "Q: q {ANSWER_A}\nA: mine {ANSWER_B}\nB: base"
         assert first.max_tokens == 77
-        assert arena_hard.judge_request(protocol, "q", "b", "m", game=1, id="x", max_tokens=5).max_tokens == 5
+        assert judging.judge_request(protocol, "q", "b", "m", game=1, id="x", max_tokens=5).max_tokens == 5
         # Our own system prompt offers every label that is then read.
         for label in ("A>>B", "A>B", "A=B", "B>A", "B>>A"):
             assert f"[[{label}]]" in first.messages[0]["content"]
@@ -224,8 +225,8 @@ class TestProtocol:
             regex_pattern=r"<(A|B)>",
             regex_patterns=None,
         )
-        protocol = arena_hard.read_protocol(old)
-        asked = arena_hard.judge_request(protocol, "q", "base", "mine", game=1, id="x")
+        protocol = judging.read_protocol(old)
+        asked = judging.judge_request(protocol, "q", "base", "mine", game=1, id="x")
         assert [message["content"] for message in asked.messages] == ["Be fair.", "q|base|mine"]
         assert protocol.own_prompt is None
         assert [pattern.pattern for pattern in protocol.patterns] == ["<(A|B)>"]
@@ -234,27 +235,27 @@ class TestProtocol:
         prompt = tmp_path / "judge.txt"
         prompt.write_text("Judge {QUESTION} well.\n")
         for system in (None, "Be fair."):
-            protocol = arena_hard.read_protocol(config(tmp_path, system_prompt=system), prompt=prompt)
-            asked = arena_hard.judge_request(protocol, "q", "b", "m", game=1, id="x")
+            protocol = judging.read_protocol(config(tmp_path, system_prompt=system), prompt=prompt)
+            asked = judging.judge_request(protocol, "q", "b", "m", game=1, id="x")
             assert asked.messages[0] == {"role": "system", "content": "Judge {QUESTION} well."}
             digest = hashlib.sha256(prompt.read_bytes()).hexdigest()
             assert protocol.own_prompt == f"the judge's system prompt was judge.txt, SHA-256 {digest}"
         prompt.write_text(" \n")
         with pytest.raises(UserError, match=r"--judge-prompt .*judge\.txt: nothing in it"):
-            arena_hard.read_protocol(config(tmp_path), prompt=prompt)
+            judging.read_protocol(config(tmp_path), prompt=prompt)
         with pytest.raises(UserError, match=r"--judge-prompt .*absent: cannot be read"):
-            arena_hard.read_protocol(config(tmp_path), prompt=tmp_path / "absent")
+            judging.read_protocol(config(tmp_path), prompt=tmp_path / "absent")
 
     def test_mistakes(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"judge_config.yaml: no such file; get arena_hard/"):
-            arena_hard.read_protocol(tmp_path)
+            judging.read_protocol(tmp_path)
         for changes in ({"prompt_template": None}, {"regex_patterns": ["("]}, {"max_tokens": "many"}):
             with pytest.raises(UserError, match="not a judge's configuration") as raised:
-                arena_hard.read_protocol(config(tmp_path, **changes))
+                judging.read_protocol(config(tmp_path, **changes))
             assert "\n" not in str(raised.value)
-        protocol = arena_hard.read_protocol(config(tmp_path, prompt_template="{QUESTION} {REFERENCE}"))
+        protocol = judging.read_protocol(config(tmp_path, prompt_template="{QUESTION} {REFERENCE}"))
         with pytest.raises(UserError, match=r"unknown \{REFERENCE\}"):
-            arena_hard.judge_request(protocol, "q", "b", "m", game=1, id="x")
+            judging.judge_request(protocol, "q", "b", "m", game=1, id="x")
 
 
 def test_battles_by_question() -> None:

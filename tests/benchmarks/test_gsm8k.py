@@ -12,7 +12,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grkd.benchmarks import gsm8k
+from grkd.benchmarks import _gsm8k_harness as gsm8k
 from grkd.errors import UserError
 
 # lm-eval is looked for, not imported here: its import is slow and warns.
@@ -163,7 +163,7 @@ def test_right_answers_count(
     assert no_network == []
     written = capfd.readouterr()
     assert written.out == ""
-    assert {line.split()[0] for line in written.err.splitlines() if line.strip()} == {"gsm8k"}  # our own bar
+    assert {line.split()[0] for line in written.err.splitlines() if line.strip()} == {"gsm8k:"}  # our own progress line
     limited = gsm8k.run(model, tmp_path / "seen" / "gsm8k", limit=1, **options)  # the folder of the files itself
     assert [item["id"] for item in limited["items"]] == ["1"]
     assert limited["metrics"]["standard_error_flexible"]["value"] is None

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from grkd.benchmarks import mt_bench
-from grkd.benchmarks.mt_bench import Benchmark, judge_request, rating, read, score
+from grkd.benchmarks import _mt_bench_judge as mt_bench
+from grkd.benchmarks._mt_bench_judge import MTBench, judge_request, rating, read, score
 from grkd.errors import UserError
 
 _DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[3] / "shared" / "data")) / "llm"
@@ -48,17 +48,17 @@ def write(folder: Path, **changes: list[dict[str, Any]]) -> Path:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Benchmark:
+def small(tmp_path: Path) -> MTBench:
     return read(write(tmp_path))
 
 
-def asked(benchmark: Benchmark, number: int, turn: int) -> list[str]:
+def asked(benchmark: MTBench, number: int, turn: int) -> list[str]:
     request = judge_request(benchmark, benchmark.items[number], ["{answer} one", "{question_1} two"], turn)
     assert request.temperature == 0
     return [message["content"] for message in request.messages]
 
 
-def test_requests_as_written_by_hand(small: Benchmark) -> None:
+def test_requests_as_written_by_hand(small: MTBench) -> None:
     assert asked(small, 0, 1) == ["s1", "Q Write {it}. A {answer} one"]  # braces in a text stay
     assert asked(small, 0, 2) == ["s2", "Write {it}.|{answer} one|Shorter.|{question_1} two"]
     assert asked(small, 1, 1) == ["s3", "Q 1+1? R two A {answer} one"]
@@ -85,7 +85,7 @@ def test_ratings(text: str, value: float | None) -> None:
     assert rating(text) == value
 
 
-def test_means_by_hand_with_the_unparsable_counted_and_left_out(small: Benchmark) -> None:
+def test_means_by_hand_with_the_unparsable_counted_and_left_out(small: MTBench) -> None:
     said = {
         "mt_bench/1/turn1": "[[8]]",
         "mt_bench/1/turn2": "[[6]]",
@@ -106,7 +106,7 @@ def test_means_by_hand_with_the_unparsable_counted_and_left_out(small: Benchmark
     ]
 
 
-def test_interval_draws_whole_questions(small: Benchmark) -> None:
+def test_interval_draws_whole_questions(small: MTBench) -> None:
     """Both turns alike within a question: with questions drawn whole, only these ten means can be the bounds."""
     said = {
         f"mt_bench/{name}/turn{turn}": f"[[{value}]]" for name, value in ((1, 2), (2, 5), (3, 8)) for turn in (1, 2)
@@ -116,7 +116,7 @@ def test_interval_draws_whole_questions(small: Benchmark) -> None:
     assert all(any(math.isclose(found[bound], mean) for mean in means) for bound in ("low", "high"))
 
 
-def test_nothing_judged_is_no_score(small: Benchmark) -> None:
+def test_nothing_judged_is_no_score(small: MTBench) -> None:
     found = score(small, {})
     assert (found["score"], found["low"], found["turn_1"], found["missing"]) == (None, None, None, 6)
     assert [(item["rating"], item["ratings"]) for item in found["items"]] == [(None, 0)] * 3

@@ -163,7 +163,7 @@ def test_alpaca_eval_weighted_by_logprobs_where_the_judge_gives_them(
     capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
 ) -> None:
     pytest.importorskip("alpaca_eval", reason="needs pip install 'grkd[eval]'")
-    from grkd.benchmarks.alpaca_eval import is_switched
+    from grkd.benchmarks._alpaca_eval_score import is_switched
 
     server.logprobs = [("m", -0.2231435513), ("M", -1.6094379124)]  # 0.8 and 0.2
     assert run(capsys, words(server, tiny_teacher, data, "alpaca_eval"))[0] == 0
@@ -233,7 +233,7 @@ def test_the_judges_prompt_from_a_file(
     _, out, _ = run(capsys, ["table", f"a={data.parent}/run", f"b={output}"])
     assert "evaluated with a different judge's prompt" in out
     bad = words(server, tiny_teacher, data, "mt_bench", judge_prompt=prompt)
-    assert "is the system prompt of arena_hard's judge" in run(capsys, bad)[2]
+    assert "--judge-prompt is an option of arena_hard" in run(capsys, bad)[2]
     absent = words(server, tiny_teacher, data, "arena_hard", judge_prompt=data / "absent.txt")
     assert "absent.txt: cannot be read" in run(capsys, absent)[2]
 
@@ -325,7 +325,7 @@ def test_a_used_up_budget_stops_cleanly_and_is_no_success(
     status, out, last = run(capsys, [*command, "--max-requests=5"])
     assert status == 1
     assert len(server.asked) == 5
-    assert "the budget of 5 requests is used up; the same command goes on" in out
+    assert "the budget of 5 requests is used up; run the same command again to resume" in out
     assert "the budget of 5 requests is used up" in last
     found = result(data, "mt_bench")
     assert (found["complete"], found["judged"], found["to_judge"]) == (False, 5, 2 * QUESTIONS)
@@ -398,7 +398,7 @@ def test_the_unparsable_is_counted_and_said(
     assert result(data, "mt_bench")["metrics"]["score"]["value"] is None
     assert result(data, "mt_bench")["unparsable"] == 2 * QUESTIONS
     assert result(data, "arena_hard")["unparsable"] == 2 * QUESTIONS
-    assert f"{2 * QUESTIONS} judgements could not be read and count nowhere" in out
+    assert f"{2 * QUESTIONS} judgements could not be parsed and are not counted" in out
 
 
 def test_a_model_behind_a_url(
@@ -446,7 +446,7 @@ class NoServer:
 def test_gsm8ks_setting_reaches_the_task_and_a_change_redoes_it(
     capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grkd.benchmarks import gsm8k
+    from grkd.benchmarks import _gsm8k_harness as gsm8k
 
     gsm8k_files(data)
     ran: list[tuple[int, bool]] = []
@@ -564,7 +564,7 @@ def test_a_result_of_another_device_is_made_again(
     import torch
 
     from grkd.benchmarks import _rank_task as rank_task
-    from grkd.evaluation import _tasks
+    from grkd.evaluation import run as command_of_eval
 
     settings = dict.fromkeys(("teacher", "teacher_identity", "top_k", "teacher_score"))
     devices = list[str]()
@@ -581,15 +581,15 @@ def test_a_result_of_another_device_is_made_again(
     assert run(capsys, command)[0] == run(capsys, command)[0] == 0
     assert devices == ["cpu"]
     assert result(data, "rank")["conditions"]["teacher"] is None
-    monkeypatch.setattr(_tasks, "device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(command_of_eval, "device", lambda _: torch.device("cuda", 0))
     assert run(capsys, command)[0] == 0
     assert devices == ["cpu", "cuda:0"]
 
 
 def test_why_there_are_no_figures_of_tokens_is_said() -> None:
-    from grkd.evaluation.printing import _remarks
+    from grkd.evaluation._printing import notes
 
-    assert _remarks({"note": "no figures of tokens: other tokens"}) == ["no figures of tokens: other tokens"]
+    assert notes({"note": "no figures of tokens: other tokens"}) == ["no figures of tokens: other tokens"]
 
 
 def test_a_missing_length_controlled_figure_is_explained(
@@ -604,10 +604,10 @@ def test_a_missing_length_controlled_figure_is_explained(
 
 
 def test_remarks_hold_the_length_controlled_note_only_where_there_is_one() -> None:
-    from grkd.evaluation.printing import _remarks
+    from grkd.evaluation._printing import notes
 
-    assert _remarks({"length_controlled_note": "no table", "note": "weak"}) == ["no table", "weak"]
-    assert _remarks({"length_controlled_note": None, "note": None}) == []
+    assert notes({"length_controlled_note": "no table", "note": "weak"}) == ["no table", "weak"]
+    assert notes({"length_controlled_note": None, "note": None}) == []
 
 
 def test_the_limit_is_said(capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path) -> None:
@@ -656,7 +656,8 @@ def free_port() -> int:
         ({"data": "nowhere"}, ["no folder nowhere"]),
         ({"data": "."}, ["question.jsonl", "no such file", "FastChat"]),
         ({"limit": 0}, ["--limit", "1 or more"]),
-        ({"fewshot": -1}, ["--fewshot", "0 or more"]),
+        ({"fewshot": -1, "tasks": "gsm8k"}, ["--fewshot", "0 or more"]),
+        ({"fewshot": 3}, ["--fewshot is an option of gsm8k"]),
         ({"timeout": 0}, ["--timeout"]),
         ({"tasks": "exact_match"}, ["--questions FILE"]),
         ({"tasks": "rank"}, ["--prompts"]),
@@ -701,7 +702,7 @@ def test_a_judge_of_another_name(
         ("from-battles", "arena_hard", "{oh", ["file.json"]),
         ("from-annotations", "alpaca_eval", '[{"instruction": "a"}]', ["file.json", "1", "output_1"]),
         ("from-annotations", "alpaca_eval", None, ["file.json", "no such file"]),
-        ("from-battles", "alpaca_eval", "", ["--task alpaca_eval does not fit the file"]),
+        ("from-battles", "alpaca_eval", "", ["--task alpaca_eval does not fit --from-battles"]),
     ],
 )
 def test_malformed_files(

@@ -9,8 +9,8 @@ import pytest
 from trl.rewards import accuracy_reward
 
 from grkd import rankers
-from grkd.benchmarks.exact_match import grade
 from grkd.errors import UserError
+from grkd.metrics.exact_match import grade
 from grkd.rankers import Resources
 
 CASES = {

@@ -11,8 +11,9 @@ import pytest
 
 from grkd import cli
 from grkd.errors import UserError
+from grkd.reports._measures import item_measures
 from grkd.reports.evaluations import Evaluation, read_evaluations
-from grkd.reports.paired import MEASURES, Comparison, compare
+from grkd.reports.paired import PairedComparison, compare
 from grkd.statistics import bootstrap_interval, paired_bootstrap
 
 # Of 20 questions: both right 9, both wrong 2, only a 8, only b 1. McNemar: 2 (1 + 9) / 2^9 = 0.0390625.
@@ -45,8 +46,8 @@ def gsm8k(values: Sequence[int]) -> dict[str, dict[str, Any]]:
     return {"gsm8k": {"metrics": {"accuracy": {"value": share}}, "items": right(values)}}
 
 
-def only(found: Sequence[Comparison], name: str) -> Comparison:
-    (one,) = (one for one in found if one.measure.name == name)
+def only(found: Sequence[PairedComparison], name: str) -> PairedComparison:
+    (one,) = (one for one in found if one.measure.metric.label == name)
     return one
 
 
@@ -176,7 +177,7 @@ def test_every_measure_is_a_key_of_what_the_tasks_write() -> None:
         "grade": grade_measures(scores, scores, mask),
     }
     written = {f"{prefix}_{name}" for prefix, names in found.items() for name in names}
-    absent = {measure.value for measure in MEASURES if measure.task == "rank"} - written
+    absent = {measure.key for measure in item_measures() if measure.task == "rank"} - written
     assert absent == {"token_best_has_top_grade", "response_best_has_top_grade", "grade_top1_agreement"} | {
         f"grade_{kind}_kl_nats" for kind in ("forward", "reverse")
     }
@@ -185,7 +186,7 @@ def test_every_measure_is_a_key_of_what_the_tasks_write() -> None:
 MARKDOWN = """\
 **Paired comparisons**
 
-| figure | models | items | difference | 95 % interval | p | p (Holm) | verdict |
+| metric | models | items | difference | 95 % interval | p | p (Holm) | verdict |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 | GSM8K: accuracy (%) | b \u2212 a | 20 | \u221235.00 | [\u221260.00, \u221210.00] | 0.0391 (1 : 8) | 0.0391 \
 | a is better |
@@ -235,7 +236,7 @@ def test_rank_fidelity_alone_has_no_table_but_comparisons(tmp_path: Path, capsys
     assert "| rank: Kendall tau of responses | grkd \u2212 kd | 12 | +0.200 |" in out
     assert "grkd is better" in out
     assert cli.main(["table", *runs, "--format", "latex"]) == 2
-    assert "no figure of the table; use markdown or json" in capsys.readouterr().err
+    assert "no metric of the table; use markdown or json" in capsys.readouterr().err
 
 
 def test_the_report_prints_and_shows_them(

@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from grkd import statistics
-from grkd.reports.benchmarks import benchmarks, paired_view
-from grkd.reports.evaluations import Evaluation, Figure
-from grkd.reports.paired import MEASURES, compare
+from grkd.reports._measures import item_measures
+from grkd.reports.evaluation_report import evaluation_report, paired_view
+from grkd.reports.evaluations import Estimate, Evaluation
+from grkd.reports.paired import compare
 
 Row = dict[str, Any]
 # Tokens have no grade.
-TOKEN_MEASURES = [one for one in MEASURES if one.value.startswith("token_") and not one.value.endswith("grade")]
+TOKEN_MEASURES = [one for one in item_measures() if one.key.startswith("token_") and not one.key.endswith("grade")]
 
 
 def evaluation(label: str, items: Sequence[Row], task: str = "rank", **more: Any) -> Evaluation:
@@ -27,7 +28,7 @@ def rows_of(label: str, *, size: int = 500) -> list[Row]:
     """Responses of four to a prompt; some have no Kendall tau, and no two models lack it for the same ones."""
     generator = np.random.default_rng(ord(label))
     tokens = np.random.default_rng(0).integers(1, 9, size=size)
-    values = {measure.value: generator.random(size) for measure in TOKEN_MEASURES}
+    values = {measure.key: generator.random(size) for measure in TOKEN_MEASURES}
     rows: list[Row] = []
     for n in range(size):
         row: Row = {"id": str(n), "group": f"p{n // 4}", "tokens": int(tokens[n])}
@@ -79,10 +80,10 @@ def test_shared_draws_give_the_same_numbers_to_the_last_bit_and_are_drawn_once_a
     assert drawn == [3] * 3
     assert len(paired.comparisons) == 3 * len(TOKEN_MEASURES)
     for one in paired.comparisons:
-        wanted = expected(rows[one.b], rows[one.a], one.measure.value)
-        scaled = [number * one.measure.scale for number in wanted[:3]]
-        assert [one.difference, one.low, one.high, one.p] == [*scaled, wanted[3]], one.measure.name
-    lacking = {one.items for one in paired.comparisons if one.measure.value == "token_kendall_tau"}
+        wanted = expected(rows[one.b], rows[one.a], one.measure.key)
+        scaled = [number * one.measure.metric.scale for number in wanted[:3]]
+        assert [one.difference, one.low, one.high, one.p] == [*scaled, wanted[3]], one.measure.metric.label
+    lacking = {one.items for one in paired.comparisons if one.measure.key == "token_kendall_tau"}
     assert lacking == {480}
 
 
@@ -122,12 +123,14 @@ def test_nothing_is_said_to_be_left_out_where_nothing_is() -> None:
 
 def test_a_benchmark_without_a_figure_takes_no_comparison_away() -> None:
     runs = [evaluation(label, rows_of(label, size=20)) for label in "ab"]
-    for metrics in ({}, {"score": Figure()}):
-        found = benchmarks([*runs, Evaluation(task="mt_bench", model="a", label="a", metrics=metrics)])
+    for metrics in ({}, {"score": Estimate()}):
+        found = evaluation_report([*runs, Evaluation(task="mt_bench", model="a", label="a", metrics=metrics)])
         assert found.table is None
         assert len(found.paired.comparisons) == len(TOKEN_MEASURES)
-    found = benchmarks([*runs, Evaluation(task="mt_bench", model="a", label="a", metrics={"score": Figure(value=0.0)})])
-    assert found.table is not None  # a figure of zero is one
+    found = evaluation_report(
+        [*runs, Evaluation(task="mt_bench", model="a", label="a", metrics={"score": Estimate(value=0.0)})]
+    )
+    assert found.table is not None  # a value of zero is one
 
 
 def test_a_teacher_is_known_by_its_content_and_named_by_its_path() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from grkd import cli
 from grkd.errors import UserError
-from grkd.reports._paper_figures import NAMES, PAPER
+from grkd.reports._paper_figures import COLUMN_NAMES, NAMES, PAPER
 from grkd.reports.evaluations import read_evaluations
-from grkd.reports.paper_table import COLUMNS, paper_table, render
+from grkd.reports.paper_table import paper_table
+from grkd.reports.table_formats import render
 
 VALUES = {
     "teacher": (55.0, 42.5, 61.125, 7.0, 0.875),
@@ -211,7 +212,7 @@ def test_the_papers_figures_are_whole(pair: str) -> None:
     rows = PAPER[pair].rows
     assert list(rows) == list(NAMES)
     methods = {key: values for key, values in rows.items() if key not in ("teacher", "student")}
-    for column in range(len(COLUMNS)):
+    for column in range(len(COLUMN_NAMES)):
         assert max(methods, key=lambda key: methods[key][column]) == "grkd"
         assert all(values[column] > rows["student"][column] for values in methods.values())
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
+from grkd.metrics.registry import metric_of
 from grkd.reports import markdown_table, print_tables, read_run
 from grkd.reports.outcome import outcome
-from grkd.reports.summary import half_width, metric_of, p_value, summarise
+from grkd.reports.summary import half_width, p_value, summarise
 from grkd.reports.tables import DASH, count, duration, number
 
 MakeRun = Callable[..., Path]

@@ -36,7 +36,7 @@ _OWN_SYSTEM_PROMPT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class JudgeProtocol:
     """How the judge is asked and read. own_prompt: why the system prompt is not the benchmark's (None: it is)."""
 
     system_prompt: str
@@ -48,7 +48,7 @@ class Protocol:
     own_prompt: str | None
 
 
-def read_protocol(data: Path, *, prompt: Path | None = None) -> Protocol:
+def read_protocol(data: Path, *, prompt: Path | None = None) -> JudgeProtocol:
     """The protocol of `data`/arena_hard/judge_config.yaml. Raises UserError for a file that is missing or unfit.
 
     Newer configurations have no system_prompt: then that of `prompt`, a text file, or ours stands in. A prompt that is
@@ -64,7 +64,7 @@ def read_protocol(data: Path, *, prompt: Path | None = None) -> Protocol:
         if prompt is not None:
             system, own = _prompt(prompt), f"the judge's system prompt was {prompt.name}, SHA-256 {file_digest(prompt)}"
         patterns = config.get("regex_patterns") or [config["regex_pattern"]]
-        return Protocol(
+        return JudgeProtocol(
             system_prompt=system or _OWN_SYSTEM_PROMPT,
             prompt_template=template if isinstance(template, str) else template[0],
             patterns=tuple(re.compile(pattern) for pattern in patterns),
@@ -90,7 +90,14 @@ def _prompt(path: Path) -> str:
 
 
 def judge_request(
-    protocol: Protocol, question: str, baseline_answer: str, answer: str, *, game: int, id: str, max_tokens: int = 0
+    protocol: JudgeProtocol,
+    question: str,
+    baseline_answer: str,
+    answer: str,
+    *,
+    game: int,
+    id: str,
+    max_tokens: int = 0,
 ) -> Request:
     """What the judge is asked about one question: in game 1 the baseline is assistant A, in game 2 the model.
 
@@ -118,7 +125,7 @@ def judge_request(
     )
 
 
-def parse(judgement: str, *, protocol: Protocol) -> str | None:
+def parse(judgement: str, *, protocol: JudgeProtocol) -> str | None:
     """The verdict's label, such as A>>B; None where there is none or where labels contradict each other.
 
     The first pattern with a match decides.

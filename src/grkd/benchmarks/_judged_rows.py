@@ -51,7 +51,7 @@ def _text(path: Path, kind: str) -> str:
 
 def _list(path: Path, text: str) -> list[Any]:
     try:
-        rows: list[Any] = parse_json(text)
+        rows: list[Any] = parse_json(text, strict=False)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {_short(str(error))}") from None
     return rows
@@ -63,7 +63,7 @@ def _lines(path: Path, text: str) -> list[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            rows.append((number, parse_json(line)))
+            rows.append((number, parse_json(line, strict=False)))
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON: {_short(str(error))}") from None
     return rows

@@ -1,235 +1,46 @@
-"""Questions with one right answer: the model answers, the answer is normalised, right means exactly equal.
+"""Exact match: the share of right answers to the questions of a JSONL file (rules: grkd.metrics.exact_match)."""
 
-What counts as the answer in a response (and in the file's own answer):
-1. What follows the last "####" on its line; where there is none, what follows the last "answer is" or "answer:" on its
-   line; where there is none, the whole response. Where no letter or digit follows a mark on its line, the next line
-   with one does. A mark with nothing behind it, or without a number where a number is wanted, is no mark.
-2. Where the file's answer is a number, the last number of that text ("1,234", "$5", "50 %", "-3.50", "3/4", "1e5"; sign
-   kept, thousands separators, currency and unit dropped), compared by value: 3.50 = 3.5, 1/2 = 0.5.
-3. Otherwise the text itself, compared in NFKC form, in lower case, without punctuation, articles (a, an, the) and
-   repeated spaces; articles stay where nothing else is there (the choice "A"), punctuation where the file's answer is
-   nothing else (the sign "+").
-A response without a number, or without text, is wrong, and counted as `unparsed`; nothing is guessed.
-"""
-
-import re
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from grkd.console import track
-from grkd.data.chat import encode_prompt, stop_token_ids
-from grkd.data.prompts import Example
+from grkd.benchmarks._benchmark import Benchmark, Measure, Option
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json
-from grkd.models.generate import generate_responses
-from grkd.models.load import load_language_model, load_tokenizer
-from grkd.statistics import wilson_interval
+from grkd.metrics.registry import METRICS
 
-_MARKS = (re.compile(r"####"), re.compile(r"\banswer(?: is\b|\s*:)", re.IGNORECASE))
-_WORD = re.compile(r"[^\W_]")  # a letter or digit
-# A sign counts where no digit, letter or closing bracket stands before it: "3-4" holds 3 and 4, "= -4" holds -4.
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\d)|/\d+)?|\.\d+"
-_NUMBER = re.compile(rf"(?:(?<![\w)])[-\u2212])?[$€£]?(?:{_DIGITS})")
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+if TYPE_CHECKING:
+    from grkd.benchmarks._session import Session
+    from grkd.benchmarks._settings import Settings
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question and its answer as the file gives them."""
+def check(settings: "Settings") -> None:
+    """Raises UserError for a file of questions that is not given, missing or malformed."""
+    from grkd.metrics.exact_match import read_questions
 
-    id: str
-    question: str
-    answer: str
+    read_questions(_questions_file(settings), limit=settings.limit)
 
 
-def read_questions(path: Path, *, limit: int | None = None) -> list[Question]:
-    """Read a JSONL file of {"question": text, "answer": text or number}, the first `limit` lines where given.
+def run(session: "Session") -> dict[str, Any]:
+    """The share of right answers with its interval."""
+    from grkd.benchmarks._exact_answers import answered
 
-    "id" is optional (the line's number); other keys are ignored, blank lines skipped.
-    Raises UserError with file and line for what is not like that.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line separators
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; give a JSONL file of {{"question", "answer"}}') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a JSONL file in UTF-8") from None
-    found: dict[str, Question] = {}
-    for number, line in enumerate(lines, start=1):
-        if limit is not None and len(found) >= limit:
-            break
-        if not line.strip():
-            continue
-        question = _question(line, number, where=f"{path}, line {number}")
-        if question.id in found:
-            raise UserError(f"{path}, line {number}: id {question.id!r} is there twice; make ids unique")
-        found[question.id] = question
-    if not found:
-        raise UserError(f'{path}: no questions in it; write one {{"question", "answer"}} object a line')
-    return list(found.values())
+    return answered(session, _questions_file(session.settings), task="exact_match")
 
 
-def number_in(text: str) -> Fraction | None:
-    """The last number in a text, exactly, or None."""
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    digits = re.sub(r"[,$€£]", "", found[-1]).replace("\u2212", "-")
-    try:
-        return Fraction(digits)
-    except (ZeroDivisionError, ValueError):  # 1/0, and more digits than Python reads
-        return None
+def _questions_file(settings: "Settings") -> Path:
+    path = settings.option("questions")
+    if path is None:
+        raise UserError('--tasks exact_match needs --questions FILE, a JSONL file of {"question", "answer"}')
+    return Path(path)
 
 
-def normalised_text(text: str) -> str:
-    """NFKC, lower case, no punctuation, repeated spaces, or articles (they stay where nothing else is there)."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    plain = "".join(" " if unicodedata.category(character)[0] in "PS" else character for character in plain)
-    return " ".join(_ARTICLES.sub(" ", plain).split()) or " ".join(plain.split())
-
-
-def answer_part(text: str, *, number: bool = False) -> str:
-    """What a text marks as its answer (rule 1 above), else the whole text; number: a number is wanted."""
-    for mark in _MARKS:
-        parts = (_following(text[found.end() :]) for found in mark.finditer(text))
-        if kept := [part for part in parts if part and (not number or _NUMBER.search(part))]:
-            return kept[-1]
-    return text.strip()
-
-
-def _following(text: str) -> str:
-    """The rest of a mark's line; where no letter or digit is on it, the next line with one, up to another mark."""
-    line, *more = text.split("\n")
-    if _WORD.search(line):
-        return line.strip()
-    below = next((other.strip() for other in more if _WORD.search(other)), "")
-    return line.strip() if not below or any(mark.search(below) for mark in _MARKS) else below
-
-
-def grade(answer: str, response: str) -> tuple[str | None, bool]:
-    """The answer found in a response (None: none found), and whether it is the right one."""
-    wanted = answer_part(answer)
-    if _is_number(wanted):
-        value = number_in(answer_part(response, number=True))
-        return None if value is None else str(value), value is not None and value == number_in(wanted)
-    given = answer_part(response)
-    right = normalised_text(wanted)
-    if not right:
-        return given or None, unicodedata.normalize("NFKC", given) == unicodedata.normalize("NFKC", wanted)
-    text = normalised_text(given)
-    return text or None, text == right
-
-
-def score(questions: Sequence[Question], responses: Sequence[str]) -> dict[str, Any]:
-    """Grade responses, wherever they come from: {"metrics", "items"}.
-
-    metrics: exact_match (a share, with Wilson's 95 % interval) and unparsed (how many responses hold no answer).
-    items: id, question, answer, response, found, correct (0 or 1), in the order of the questions: `correct` of two
-    models goes into statistics.mcnemar. Raises ValueError for another number of responses.
-    """
-    items = []
-    for question, response in zip(questions, responses, strict=True):
-        found, correct = grade(question.answer, response)
-        items.append({**vars(question), "response": response, "found": found, "correct": int(correct)})
-    share = wilson_interval(sum(item["correct"] for item in items), len(items))
-    unparsed = sum(item["found"] is None for item in items)
-    return {
-        "metrics": {
-            "exact_match": {"value": share.mean, "low": share.low, "high": share.high},
-            "unparsed": {"value": unparsed, "low": None, "high": None},
-        },
-        "items": items,
-    }
-
-
-def run(
-    model: str,
-    questions: Path,
-    *,
-    limit: int | None = None,
-    batch_size: int = 8,
-    device: str = "cpu",
-    max_new_tokens: int = 256,
-    template: str = "{question}",
-    system: str | None = None,
-) -> dict[str, Any]:
-    """Let a model (folder or hub name) answer a file's questions greedily, and grade them; as `score`.
-
-    template: the prompt around a question, such as "Question: {question}\\nAnswer:"; the chat template, where the
-    tokenizer has one, comes around that. Items also have `finished`: the response ended by itself.
-    Raises UserError for a file or model that cannot be read, and a template without {question}.
-    """
-    if "{question}" not in template:
-        raise UserError("template: must hold {question}, where the question goes")
-    asked = read_questions(questions, limit=limit)
-    tokenizer = load_tokenizer(model)
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    language_model = load_language_model(model, dtype=dtype).to(device)
-    prompts = [
-        encode_prompt(
-            tokenizer, Example(id=item.id, prompt=template.replace("{question}", item.question)), system=system
-        )
-        for item in asked
-    ]
-    responses, finished = _answers(
-        language_model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens
-    )
-    result = score(asked, responses)
-    for item, ended in zip(result["items"], finished, strict=True):
-        item["finished"] = ended
-    return result
-
-
-def _answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    *,
-    batch_size: int,
-    max_new_tokens: int,
-) -> tuple[list[str], list[bool]]:
-    stop_ids = stop_token_ids(tokenizer, model.generation_config)
-    texts, finished = [""] * len(prompts), [False] * len(prompts)
-    batches = generate_responses(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=0.0,
-        top_p=1.0,
-        stop_ids=stop_ids,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0],
-        seed=0,
-        batch_size=batch_size,
-    )
-    for batch in track(batches, "answer", unit="batch", total=-(-len(prompts) // batch_size)):
-        for response in batch:
-            texts[response.index] = str(tokenizer.decode(response.response_ids, skip_special_tokens=True))
-            finished[response.index] = response.finished
-    return texts, finished
-
-
-def _is_number(text: str) -> bool:
-    """Whether the text is one number, with or without currency and per cent."""
-    return bool(_NUMBER.fullmatch(text.strip().rstrip("%.").strip()))
-
-
-def _question(line: str, number: int, *, where: str) -> Question:
-    try:
-        value = parse_json(line)
-    except NotJSON as error:
-        raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
-    if not isinstance(value, dict):
-        raise UserError(f'{where}: expected an object {{"question", "answer"}}')
-    for key in ("question", "answer"):
-        given = value.get(key)
-        text = key == "answer" and isinstance(given, int | float) and not isinstance(given, bool)
-        if not text and not (isinstance(given, str) and given.strip()):
-            raise UserError(f"{where}: {key} must be text{' or a number' if key == 'answer' else ''} and not empty")
-    return Question(str(value.get("id", number)), value["question"], str(value["answer"]))
+BENCHMARK = Benchmark(
+    name="exact_match",
+    title="exact match",
+    order=5,
+    check=check,
+    run=run,
+    measures=(Measure(metric=METRICS["accuracy"], key="correct", right_or_wrong=True),),
+    options=(
+        Option(name="questions", kind=Path, metavar="FILE", help='JSONL file of {"question", "answer"}, one per line'),
+    ),
+)

@@ -1,191 +1,82 @@
 """MT-Bench: 80 two-turn questions, each answer graded from 1 to 10 by a judge that sees it alone.
 
-Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv 2306.05685, sec. 3 and app. A.
-Questions, reference answers and judge prompts are the benchmark's files, read from the user's folder.
+Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv 2306.05685.
 """
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grkd.answers.local import Question
-from grkd.endpoint.judge import Request
-from grkd.errors import UserError
-from grkd.files import parse_json
-from grkd.statistics import Interval, bootstrap_interval
+from grkd.benchmarks._benchmark import Benchmark, Column, Measure
+from grkd.benchmarks._results import asked, cost_of_answers, without_interval
+from grkd.metrics.registry import Metric
 
-BENCHMARK_JUDGE = "gpt-4"
-JUDGE_TOKENS = 2048
-ANSWER_TOKENS = 1024
-PROMPTS = ("single-v1", "single-v1-multi-turn", "single-math-v1", "single-math-v1-multi-turn")
-WITH_REFERENCE = ("math", "reasoning", "coding")
-# The benchmark samples where there is no one right answer (FastChat's settings).
-TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
-
-_WHERE = "get mt_bench/ (question.jsonl, reference_answer/gpt-4.jsonl, judge_prompts.jsonl) from FastChat's llm_judge"
-_RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
-_FIELD = re.compile(r"\{(\w+)\}")
+if TYPE_CHECKING:
+    from grkd.benchmarks._session import Session
+    from grkd.benchmarks._settings import Settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """A question, its category, and the reference answers (one a turn) where its category is judged with them."""
+def check(settings: "Settings") -> None:
+    """Raises UserError for questions, reference answers or judge prompts that are missing or malformed."""
+    from grkd.benchmarks import _mt_bench_judge as grading
 
-    question: Question
-    category: str
-    references: tuple[str, ...] | None
+    grading.read(settings.folder, limit=settings.limit)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """The questions and the judge's prompts by name: (system, template)."""
+def run(session: "Session") -> dict[str, Any]:
+    """MT-Bench by single-answer grading."""
+    from grkd.benchmarks import _mt_bench_judge as grading
 
-    items: tuple[Item, ...]
-    prompts: dict[str, tuple[str, str]]
-
-
-def read(data: Path, *, limit: int | None = None) -> Benchmark:
-    """The benchmark from `data`/mt_bench; `limit` questions spread evenly, so that every category has its share.
-
-    Raises UserError where a file is missing (it says where to get it) or not as it should be.
-    """
-    folder = data / "mt_bench"
-    inner = folder / "mt_bench" if (folder / "mt_bench").is_dir() else folder
-    references = {
-        row["question_id"]: tuple(row["choices"][0]["turns"])
-        for row in _rows(inner / "reference_answer" / "gpt-4.jsonl", ("question_id", "choices"))
-    }
-    items = []
-    for row in _rows(inner / "question.jsonl", ("question_id", "category", "turns")):
-        category, name = str(row["category"]), row["question_id"]
-        if category in WITH_REFERENCE and name not in references:
-            raise UserError(f"{inner / 'reference_answer' / 'gpt-4.jsonl'}: no answer to question {name}; {_WHERE}")
-        question = Question(id=str(name), turns=tuple(row["turns"]), temperature=TEMPERATURES.get(category, 0.0))
-        items.append(
-            Item(
-                question=question,
-                category=category,
-                references=references[name] if category in WITH_REFERENCE else None,
-            )
-        )
-    path = folder / "judge_prompts.jsonl"
-    prompts = {
-        str(row["name"]): (str(row["system_prompt"]), str(row["prompt_template"]))
-        for row in _rows(path, ("name", "system_prompt", "prompt_template"))
-    }
-    for name in PROMPTS:
-        if name not in prompts:
-            raise UserError(f"{path}: no prompt named {name!r}; {_WHERE}")
-    return Benchmark(items=tuple(spread(items, limit)), prompts=prompts)
-
-
-def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
-    """`limit` items evenly over the whole sequence, in its order; all of them for None."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[number * len(items) // limit] for number in range(limit)]
-
-
-def judge_request(
-    benchmark: Benchmark, item: Item, answers: Sequence[str], turn: int, *, max_tokens: int = JUDGE_TOKENS
-) -> Request:
-    """What the judge is asked about the answer to turn 1 or 2, `answers` holding the model's answers so far."""
-    name = "single-math-v1" if item.references else "single-v1"
-    system, template = benchmark.prompts[name if turn == 1 else f"{name}-multi-turn"]
-    turns = item.question.turns
-    values = {"question": turns[0], "answer": answers[0]}
-    for number, text in enumerate(turns[:turn], start=1):
-        values |= {f"question_{number}": text, f"answer_{number}": answers[number - 1]}
-    for number, text in enumerate(item.references or (), start=1):
-        values[f"ref_answer_{number}"] = text
-
-    def value(field: re.Match[str]) -> str:
-        if field[1] not in values:
-            raise UserError(f"judge_prompts.jsonl: {name!r} asks for an unknown {field[0]}; {_WHERE}")
-        return values[field[1]]
-
-    return Request(
-        id=f"mt_bench/{item.question.id}/turn{turn}",
-        messages=[{"role": "system", "content": system}, {"role": "user", "content": _FIELD.sub(value, template)}],
-        max_tokens=max_tokens,
+    settings = session.settings
+    benchmark = grading.read(settings.folder, limit=settings.limit)
+    answers = session.answers(
+        [item.question for item in benchmark.items], task="mt_bench", max_new_tokens=grading.ANSWER_TOKENS
     )
-
-
-def rating(judgement: str) -> float | None:
-    """The first [[n]] of a judgement, where n is from 1 to 10; None where there is none: nothing is guessed.
-
-    FastChat also takes [n] and numbers out of range; here those count as unparsable.
-    """
-    found = _RATING.search(judgement)
-    if found is None or not 1 <= float(found[1]) <= 10:
-        return None
-    return float(found[1])
-
-
-def score(benchmark: Benchmark, judgements: Mapping[str, str], *, seed: int = 0) -> dict[str, Any]:
-    """Means of the ratings, 1 to 10, from the judge's texts by request id.
-
-    score: mean over all parsed ratings, low and high its 95 % bootstrap interval over questions (both turns of one
-    drawn together); turn_1, turn_2 and categories: means of their ratings; n ratings, unparsable and missing counts.
-    items: id, category, rating (the mean of a question's ratings) and ratings (how many), for paired tests.
-    A mean of nothing is None.
-    """
-    found: list[tuple[str, str, int, float | None]] = []
-    missing = 0
-    for item in benchmark.items:
-        for turn in range(1, len(item.question.turns) + 1):
-            text = judgements.get(f"mt_bench/{item.question.id}/turn{turn}")
-            if text is None:
-                missing += 1
-            else:
-                found.append((item.question.id, item.category, turn, rating(text)))
-    rated = [(name, category, turn, value) for name, category, turn, value in found if value is not None]
-    whole = bootstrap_interval([row[3] for row in rated], groups=[row[0] for row in rated], seed=seed)
-    categories = dict.fromkeys(item.category for item in benchmark.items)
+    requests = [
+        grading.judge_request(
+            benchmark,
+            item,
+            [text.text for text in answers[item.question.id]],
+            turn,
+            max_tokens=min(grading.JUDGE_TOKENS, settings.judge.judge_tokens or grading.JUDGE_TOKENS),
+        )
+        for item in benchmark.items
+        for turn in range(1, len(item.question.turns) + 1)
+    ]
+    compared = {item.question.id: asked(*item.question.turns, *(item.references or ())) for item in benchmark.items}
+    outcome = session.judgements(requests, task="mt_bench")
+    texts = {name: judged.text for name, judged in outcome.judgements.items()}
+    found = grading.score(benchmark, texts, seed=settings.seed)
     return {
-        **_without_nan("score", whole),
-        **{f"turn_{turn}": _mean([row[3] for row in rated if row[2] == turn]) for turn in (1, 2)},
-        "categories": {name: _mean([row[3] for row in rated if row[1] == name]) for name in categories},
-        "items": [
-            _of_question(item, [row[3] for row in rated if row[0] == item.question.id]) for item in benchmark.items
-        ],
-        "questions": len(benchmark.items),
-        "n": len(rated),
-        "unparsable": len(found) - len(rated),
-        "missing": missing,
+        "metrics": {
+            "score": {"value": found["score"], "low": found["low"], "high": found["high"]},
+            **{name: without_interval(found[name]) for name in ("turn_1", "turn_2")},
+            **{f"category_{name}": without_interval(mean) for name, mean in found["categories"].items()},
+        },
+        **{name: found[name] for name in ("questions", "n", "unparsable", "missing")},
+        "items": [{**item, "asked": compared[item["id"]]} for item in found["items"]],
+        **cost_of_answers(answers),
+        **session.judged(
+            requests,
+            outcome,
+            benchmark_judge=grading.BENCHMARK_JUDGE,
+            prompt=[benchmark.prompts[name] for name in grading.PROMPTS],
+        ),
     }
 
 
-def _of_question(item: Item, ratings: list[float]) -> dict[str, Any]:
-    return {"id": item.question.id, "category": item.category, "rating": _mean(ratings), "ratings": len(ratings)}
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _without_nan(name: str, interval: Interval) -> dict[str, float | None]:
-    values = {name: interval.mean, "low": interval.low, "high": interval.high}
-    return {key: None if math.isnan(value) else value for key, value in values.items()}
-
-
-def _rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, each with these fields."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {_WHERE}, and name the folder above with --data")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-            missing = [field for field in fields if field not in row]
-        except (ValueError, TypeError):
-            raise UserError(f"{path}, line {number}: not a JSON object; {_WHERE}") from None
-        if missing:
-            raise UserError(f"{path}, line {number}: no {missing[0]!r} in it; {_WHERE}")
-        rows.append(row)
-    return rows
+BENCHMARK = Benchmark(
+    name="mt_bench",
+    title="MT-Bench",
+    order=3,
+    judged=True,
+    data_hint="mt_bench/ (question.jsonl, reference_answer/gpt-4.jsonl, judge_prompts.jsonl)",
+    check=check,
+    run=run,
+    measures=(
+        Measure(
+            metric=Metric(name="score", label="score", direction=1, decimals=2, low=1.0, high=10.0),
+            key="rating",
+            weight="ratings",
+        ),
+    ),
+    columns=(Column(name="mt_bench", unit="1-10", metrics=("score",), always=True),),
+)

@@ -28,17 +28,19 @@ def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
     from grkd.console import Output
     from grkd.reports import print_tables, read_run, write_page
-    from grkd.reports.benchmarks import benchmarks, print_benchmarks
+    from grkd.reports.evaluation_report import evaluation_report, print_evaluations
     from grkd.reports.evaluations import read_evaluations
 
     if options.paper and not options.evaluations:
-        raise UserError("--paper: there is no table to set it beside; add --evaluations [LABEL=]DIR ...")
+        raise UserError("--paper needs --evaluations [LABEL=]DIR ...")
     runs = [read_run(folder) for folder in options.runs]
-    found = benchmarks(read_evaluations(options.evaluations), paper=options.paper) if options.evaluations else None
+    found = (
+        evaluation_report(read_evaluations(options.evaluations), paper=options.paper) if options.evaluations else None
+    )
     page = options.output or options.runs[0] / "report.html"
     write_page(runs, page, evaluations=found)
     print_tables(runs, Output())
     if found is not None:
-        print_benchmarks(found, Output(highlight=False))
+        print_evaluations(found, Output(highlight=False))
     print(f"report: {page}")
     return 0

@@ -14,7 +14,7 @@ Below it, for models that answered the same items (rank fidelity and exact match
 
   grkd table teacher=runs/eval-9b student=runs/eval-2b grkd=runs/eval-grkd --paper gemma2
   grkd table runs/eval-* --student gemma-2-2b-it --format latex --output table1.tex
-  grkd table kd=runs/eval-kd grkd=runs/eval-grkd --format json      # figures and comparisons
+  grkd table kd=runs/eval-kd grkd=runs/eval-grkd --format json      # metrics and comparisons
 """
 
 
@@ -32,10 +32,10 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
     from grkd.files import write_text
-    from grkd.reports.benchmarks import benchmarks, remarks, render
+    from grkd.reports.evaluation_report import evaluation_report, remarks, render
     from grkd.reports.evaluations import read_evaluations
 
-    found = benchmarks(
+    found = evaluation_report(
         read_evaluations(options.runs), paper=options.paper, student=options.student, teacher=options.teacher
     )
     text = render(found, options.format)
@@ -44,6 +44,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"table: {options.output}")
     else:
         print(text, end="")
-    if options.format == "csv":  # which holds figures only
+    if options.format == "csv":  # which holds metrics only
         print("\n".join(remarks(found)), file=sys.stderr)
     return 0

@@ -14,7 +14,7 @@ from grkd.endpoint.threads import Calls
 from grkd.errors import UserError
 from grkd.files import digest
 
-__all__ = ["Budget", "BudgetReached", "Judge", "Judgement", "Outcome", "Request", "RequestFailed"]
+__all__ = ["Budget", "BudgetReached", "Judge", "Judgement", "Judgements", "Request", "RequestFailed"]
 
 _GIVE_UP_AFTER = 3  # requests in a row without an answer: the endpoint is down, not the request at fault
 
@@ -42,7 +42,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Judgements:
     """Judgements by request id, the reasons of requests given up, and why it ended early (None: it did not).
 
     refused: ids of the failures that the endpoint would refuse again, such as prompts over its context length.
@@ -118,7 +118,7 @@ class Judge:
         request = Request(id=id, messages=messages, max_tokens=max_tokens, logprobs=logprobs, temperature=temperature)
         return self._ask(request)
 
-    def ask_all(self, requests: Sequence[Request], *, description: str = "judge") -> Outcome:
+    def ask_all(self, requests: Sequence[Request], *, description: str = "judge") -> Judgements:
         """All judgements; equal requests are asked once. A used-up budget ends it early, what is there is returned.
 
         Requests given up are reported, not stored, so the next run asks again.
@@ -134,7 +134,7 @@ class Judge:
         if missing:
             failures, stopped = self._fetch({key: by_key[key][0] for key in missing}, description)
             found |= {key: self._stored(key) for key in missing}
-        return Outcome(
+        return Judgements(
             judgements={r.id: judged for key, judged in found.items() if judged is not None for r in by_key[key]},
             failures={r.id: str(failure) for key, failure in failures.items() for r in by_key[key]},
             stopped=stopped,

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from grkd.benchmarks import exact_match
 from grkd.console import track
 from grkd.data.chat import encode_prompt
 from grkd.data.language import Group
@@ -20,6 +19,7 @@ from grkd.language.context import LanguageModels
 from grkd.language.respond import read_records
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups
+from grkd.metrics import exact_match
 from grkd.metrics.rank_measures import against_teacher, response_measures
 from grkd.models.generate import generate_responses
 from grkd.models.load import cast_weights, load_language_model

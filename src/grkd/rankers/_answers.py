@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from grkd.benchmarks.exact_match import answer_part, grade, number_in
 from grkd.errors import UserError
+from grkd.metrics.exact_match import answer_part, grade, number_in
 
 # The answer found (None: none), and whether it is right; None for the latter: the reference itself cannot be read.
 Grade = tuple[str | None, bool | None]

@@ -16,6 +16,15 @@ class PaperFigures:
     notes: tuple[str, ...] = ()
 
 
+# Columns of the table by the names that grkd's benchmarks give them.
+COLUMN_NAMES = (
+    "alpaca_eval_lc_percent",
+    "alpaca_eval_wr_percent",
+    "arena_hard_wr_percent",
+    "mt_bench",
+    "gsm8k_percent",
+)
+
 NAMES = {
     "teacher": "Teacher",
     "student": "Student",

@@ -14,13 +14,13 @@ from grkd.reports.results import Value
 
 Kind = TypeVar("Kind")
 
-Item = dict[str, Any]  # with an "id", and whatever was measured of it
+ItemRecord = dict[str, Any]  # with an "id", and whatever was measured of it
 
 _NAMED = re.compile(r"([^=/\\]+)=(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Estimate:
     """A metric's value and the bounds of its 95 % interval, in the benchmark's own unit."""
 
     value: Value = None
@@ -42,19 +42,19 @@ class Evaluation:
     judge: str | None = None
     limit: int | None = None
     complete: bool = True
-    metrics: dict[str, Figure] = field(default_factory=dict)
-    items: tuple[Item, ...] = ()
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    items: tuple[ItemRecord, ...] = ()
     conditions: dict[str, Any] = field(default_factory=dict)
     path: Path = Path()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    metrics: dict[str, Figure] = field(default_factory=dict)
+    metrics: dict[str, Estimate] = field(default_factory=dict)
     judge: str | None = None
     limit: int | None = None
     complete: bool = True
-    items: tuple[Item, ...] = ()
+    items: tuple[ItemRecord, ...] = ()
     conditions: dict[str, Any] = field(default_factory=dict)
 
 

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from grkd.metrics.registry import Metric
 from grkd.reports._svg import colour_of, dash_of, inline, marker_of, style, unique
 from grkd.reports.results import BEFORE, Curve, Run, Step
-from grkd.reports.summary import Line, Metric, Summary, summarise
+from grkd.reports.summary import Line, Summary, summarise
 from grkd.reports.tables import name_of, number
 
 _WIDTH_INCHES, _MOST_POINTS = 4.0, 200

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from grkd.metrics.registry import Metric
 from grkd.reports.results import BEFORE, Run
-from grkd.reports.summary import Cell, Line, Metric, Summary, Verdict
+from grkd.reports.summary import Cell, Line, Summary, Verdict
 from grkd.reports.tables import and_list, number
 
 # What the paragraph speaks about; the table has the rest.

@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from grkd.files import write_text
 from grkd.reports._svg import variable_of
-from grkd.reports.benchmarks import Benchmarks, paired_view
+from grkd.reports.evaluation_report import EvaluationReport, paired_view
 from grkd.reports.figures import Drawing, draw, palette
 from grkd.reports.outcome import outcome
-from grkd.reports.paper_table import COLUMNS, shown
 from grkd.reports.results import BEFORE, TEACHER, Run, Sample
 from grkd.reports.summary import Summary, summarise
+from grkd.reports.table_formats import shown
 from grkd.reports.tables import DASH, cost, costs, duration, footnotes, header, name_of, show
 
 _TASKS = {"language_model": "language model", "classifier": "classifier"}
@@ -24,7 +24,7 @@ _MACHINE = ("gpu", "cpu", "platform", "git_commit", "date")
 _NAMES = {"gpu": "GPU", "cpu": "CPU", "platform": "platform", "git_commit": "git commit", "date": "date"}
 
 
-def write_page(runs: Sequence[Run], path: Path, *, evaluations: Benchmarks | None = None) -> None:
+def write_page(runs: Sequence[Run], path: Path, *, evaluations: EvaluationReport | None = None) -> None:
     """Write the report of these runs as one HTML file. The same runs give the same bytes.
 
     evaluations: the benchmarks' table and paired comparisons, a section after the runs.
@@ -130,13 +130,13 @@ def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None
     }
 
 
-def _evaluations_view(found: Benchmarks | None) -> dict[str, Any] | None:
+def _evaluations_view(found: EvaluationReport | None) -> dict[str, Any] | None:
     if found is None:
         return None
     table = found.table
     rows = table.rows if table is not None else ()
     return {
-        "headers": [column.title for column in COLUMNS],
+        "headers": [column.title for column in table.columns] if table is not None else [],
         "rows": [{"label": row.label, "cells": shown(row), "from_paper": row.from_paper} for row in rows],
         "notes": table.notes if table is not None else (),
         "paired": paired_view(found.paired),

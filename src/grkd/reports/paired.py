@@ -1,9 +1,9 @@
 """Which of several models is better, item by item: paired tests between evaluations of the same benchmark.
 
-Every figure here is a mean over items, or a ratio of sums over them. Two models are compared on the items that both
+Every metric here is a mean over items, or a ratio of sums over them. Two models are compared on the items that both
 have, matched by id. The interval of the difference is a paired bootstrap over items (over whole prompts, where several
 items belong to one); p is McNemar's exact test where an item is right or wrong, else the paired bootstrap's.
-Holm's correction counts all pairs of models of one figure; "better" means a corrected p below 0.05.
+Holm's correction counts all pairs of models of one metric; "better" means a corrected p below 0.05.
 """
 
 import itertools
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grkd.benchmarks import all_benchmarks, title_of
 from grkd.errors import UserError
-from grkd.reports._measures import MEASURES, TASKS, Measure
-from grkd.reports.evaluations import Evaluation, Item
+from grkd.reports._measures import ItemMeasure, item_measures
+from grkd.reports.evaluations import Evaluation, ItemRecord
 from grkd.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_ratios
 
 ALL_PAIRS_UP_TO = 4  # models; of more only the comparisons with the best are shown
@@ -27,10 +28,10 @@ _Column = NDArray[np.float64]  # one number a group
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PairedComparison:
     """a - b on the items of both, in the measure's shown unit. p_holm: corrected; only_right: McNemar's two counts."""
 
-    measure: Measure
+    measure: ItemMeasure
     a: str
     b: str
     items: int
@@ -55,14 +56,14 @@ class _Pair:
 
     a: Evaluation
     b: Evaluation
-    items: tuple[tuple[Item, Item], ...]
+    items: tuple[tuple[ItemRecord, ItemRecord], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
     """The comparisons that are shown, and what the reader must know about them."""
 
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[PairedComparison, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -80,23 +81,23 @@ class Paired:
 def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, seed: int = 0) -> Paired:
     """All paired tests that these evaluations allow.
 
-    Up to four models every pair is shown, of more those with the best of each figure (the correction counts all pairs
+    Up to four models every pair is shown, of more those with the best of each metric (the correction counts all pairs
     either way, so that choosing the best by the same items flatters nobody), each as the later model less the earlier.
     teacher: a label that is left out where there are two others. Results on other questions or by another judge are
     never compared; a note says which.
     Raises UserError for items without what they must have.
     """
-    shown: list[Comparison] = []
+    shown: list[PairedComparison] = []
     notes: list[str] = []
     left_out = 0
-    for task in dict.fromkeys(measure.task for measure in MEASURES):
+    for task in dict.fromkeys(measure.task for measure in item_measures()):
         ours = [one for one in evaluations if one.task == task]
         others = [one for one in ours if one.label != teacher]
         ours = others if len(others) > 1 else ours
         bare, ours = [one.label for one in ours if not one.items], [one for one in ours if one.items]
         if bare and ours:
-            notes.append(f"{TASKS[task]}: not compared with {', '.join(bare)}, whose files hold no results by item.")
-        measures = [measure for measure in MEASURES if measure.task == task]
+            notes.append(f"{title_of(task)}: not compared with {', '.join(bare)}, whose files hold no results by item.")
+        measures = [measure for measure in item_measures() if measure.task == task]
         pairs = [pair for a, b in itertools.combinations(ours, 2) if (pair := _pair(a, b, notes)) is not None]
         tested = [_tested(measures, pair, seed) for pair in pairs]
         for measure in measures:
@@ -108,13 +109,15 @@ def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, se
     return Paired(comparisons=tuple(shown), notes=(*how, *dict.fromkeys(notes)))
 
 
-def _corrected(tested: Sequence[Comparison]) -> list[Comparison]:
+def _corrected(tested: Sequence[PairedComparison]) -> list[PairedComparison]:
     adjusted = holm([one.p for one in tested])
     return [replace(one, p_holm=float(p)) for one, p in zip(tested, adjusted, strict=True)]
 
 
-def _chosen(measure: Measure, ours: Sequence[Evaluation], corrected: list[Comparison]) -> list[Comparison]:
-    """All comparisons of a figure, or of many models those with the best."""
+def _chosen(
+    measure: ItemMeasure, ours: Sequence[Evaluation], corrected: list[PairedComparison]
+) -> list[PairedComparison]:
+    """All comparisons of a metric, or of many models those with the best."""
     labels = {label for one in corrected for label in (one.a, one.b)}
     if len(labels) <= ALL_PAIRS_UP_TO:
         return corrected
@@ -125,7 +128,7 @@ def _chosen(measure: Measure, ours: Sequence[Evaluation], corrected: list[Compar
 
 def _pair(a: Evaluation, b: Evaluation, notes: list[str]) -> _Pair | None:
     """b against a, who answered the same questions under the same conditions; else None, and a note says why."""
-    title, who = TASKS[a.task], f"{a.label} and {b.label}"
+    title, who = title_of(a.task), f"{a.label} and {b.label}"
     for name in {**a.conditions, **b.conditions}:
         if _known_by(a.conditions.get(name)) != _known_by(b.conditions.get(name)):
             values = f"{_shown(a.conditions.get(name))} and {_shown(b.conditions.get(name))}"
@@ -148,7 +151,7 @@ def _pair(a: Evaluation, b: Evaluation, notes: list[str]) -> _Pair | None:
     return _Pair(b, a, tuple((row, first[name]) for name, row in second.items() if name in common))
 
 
-def _tested(measures: Sequence[Measure], pair: _Pair, seed: int) -> dict[Measure, Comparison]:
+def _tested(measures: Sequence[ItemMeasure], pair: _Pair, seed: int) -> dict[ItemMeasure, PairedComparison]:
     """The comparison of two models by every measure that an item of both has."""
     try:
         return _on_common_items(measures, pair, seed)
@@ -159,7 +162,7 @@ def _tested(measures: Sequence[Measure], pair: _Pair, seed: int) -> dict[Measure
         ) from None
 
 
-def _on_common_items(measures: Sequence[Measure], pair: _Pair, seed: int) -> dict[Measure, Comparison]:
+def _on_common_items(measures: Sequence[ItemMeasure], pair: _Pair, seed: int) -> dict[ItemMeasure, PairedComparison]:
     known = {
         measure: [(ours, theirs) for ours, theirs in pair.items if _has(measure, ours) and _has(measure, theirs)]
         for measure in measures
@@ -167,31 +170,33 @@ def _on_common_items(measures: Sequence[Measure], pair: _Pair, seed: int) -> dic
     columns = {measure: _columns(measure, items) for measure, items in known.items() if items}
     differences = paired_bootstrap_ratios(list(columns.values()), seed=seed)
     return {
-        measure: _comparison(measure, pair, known[measure], found)
+        measure: _compared(measure, pair, known[measure], found)
         for measure, found in zip(columns, differences, strict=True)
     }
 
 
-def _comparison(
-    measure: Measure, pair: _Pair, items: Sequence[tuple[Item, Item]], found: PairedDifference
-) -> Comparison:
+def _compared(
+    measure: ItemMeasure, pair: _Pair, items: Sequence[tuple[ItemRecord, ItemRecord]], found: PairedDifference
+) -> PairedComparison:
     right: McNemar | None = None
     if measure.right_or_wrong:
-        right = mcnemar([row[measure.value] for row, _ in items], [row[measure.value] for _, row in items])
-    return Comparison(
+        right = mcnemar([row[measure.key] for row, _ in items], [row[measure.key] for _, row in items])
+    return PairedComparison(
         measure=measure,
         a=pair.a.label,
         b=pair.b.label,
         items=len(items),
-        difference=found.difference * measure.scale,
-        low=found.low * measure.scale,
-        high=found.high * measure.scale,
+        difference=found.difference * measure.metric.scale,
+        low=found.low * measure.metric.scale,
+        high=found.high * measure.metric.scale,
         p=found.p if right is None else right.p,
         only_right=None if right is None else (right.only_a, right.only_b),
     )
 
 
-def _columns(measure: Measure, items: Sequence[tuple[Item, Item]]) -> tuple[_Column, _Column, _Column, _Column]:
+def _columns(
+    measure: ItemMeasure, items: Sequence[tuple[ItemRecord, ItemRecord]]
+) -> tuple[_Column, _Column, _Column, _Column]:
     """Sums and sizes of either model's groups, which are a's."""
     groups = [ours.get("group", ours["id"]) for ours, _ in items]
     a_sums, a_sizes = _sums(measure, [ours for ours, _ in items], groups)
@@ -199,36 +204,36 @@ def _columns(measure: Measure, items: Sequence[tuple[Item, Item]]) -> tuple[_Col
     return a_sums, a_sizes, b_sums, b_sizes
 
 
-def _sums(measure: Measure, rows: Sequence[Item], groups: Sequence[Any]) -> tuple[_Column, _Column]:
+def _sums(measure: ItemMeasure, rows: Sequence[ItemRecord], groups: Sequence[Any]) -> tuple[_Column, _Column]:
     """Sum and number of each group's values, the groups in order of appearance."""
     place = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     members = [place[group] for group in groups]
     weights = np.array([float(row[measure.weight]) if measure.weight else 1.0 for row in rows])
-    values = np.array([float(row[measure.value]) for row in rows])
+    values = np.array([float(row[measure.key]) for row in rows])
     sums, sizes = np.zeros(len(place)), np.zeros(len(place))
     np.add.at(sums, members, weights * values)
     np.add.at(sizes, members, weights)
     return sums, sizes
 
 
-def _mean(measure: Measure, one: Evaluation) -> float:
+def _mean(measure: ItemMeasure, one: Evaluation) -> float:
     rows = [row for row in one.items if _has(measure, row)]
     sums, sizes = _sums(measure, rows, [row["id"] for row in rows])
     return float(sums.sum() / sizes.sum())
 
 
-def _has(measure: Measure, row: Item) -> bool:
+def _has(measure: ItemMeasure, row: ItemRecord) -> bool:
     """Whether the item has a value of this measure, by at least one of what it is the mean of."""
-    return row.get(measure.value) is not None and (measure.weight is None or bool(row.get(measure.weight)))
+    return row.get(measure.key) is not None and (measure.weight is None or bool(row.get(measure.weight)))
 
 
-def _by_id(one: Evaluation) -> dict[str, Item]:
+def _by_id(one: Evaluation) -> dict[str, ItemRecord]:
     if any("id" not in row for row in one.items):
         raise UserError(f"{one.path}: an item of {one.task} has no id; run that evaluation again")
     return {str(row["id"]): row for row in one.items}
 
 
-def _same(first: Item, second: Item) -> bool:
+def _same(first: ItemRecord, second: ItemRecord) -> bool:
     """Whether two items of one id ask the same; results that do not say are believed."""
     return first.get("asked") is None or second.get("asked") is None or first["asked"] == second["asked"]
 
@@ -245,7 +250,7 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _how(shown: Sequence[Comparison], *, left_out: bool) -> Iterator[str]:
+def _how(shown: Sequence[PairedComparison], *, left_out: bool) -> Iterator[str]:
     """How the comparisons are made. left_out: not all of them are shown."""
     if not shown:
         return
@@ -255,13 +260,13 @@ def _how(shown: Sequence[Comparison], *, left_out: bool) -> Iterator[str]:
         "first and only the second got right) or the paired bootstrap."
     )
     yield (
-        "p (Holm) is corrected over all pairs of models of one figure, not over figures; "
+        "p (Holm) is corrected over all pairs of models of one metric, not over metrics; "
         '"better" means that it is below 0.05, "none shown" that it is not.'
     )
     if left_out:
         yield (
-            f"With more than {ALL_PAIRS_UP_TO} models only comparisons with the best of each figure are shown; "
+            f"With more than {ALL_PAIRS_UP_TO} models only comparisons with the best of each metric are shown; "
             "the correction counts all."
         )
-    if any(one.measure.task == "alpaca_eval" for one in shown):
-        yield "The length-controlled win rate is a fit over all instructions and is not compared item by item."
+    tasks = {one.measure.task for one in shown}
+    yield from (one.note for name, one in all_benchmarks().items() if name in tasks and one.note is not None)

@@ -3,50 +3,38 @@
 Source of the layout: arXiv 2504.20482, Table 1.
 """
 
-import csv
-import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
+from grkd.benchmarks import Column, all_benchmarks
 from grkd.errors import UserError
-from grkd.reports._paper_figures import NAMES, PAPER, PaperFigures
+from grkd.reports._paper_figures import COLUMN_NAMES, NAMES, PAPER, PaperFigures
 from grkd.reports.evaluations import Evaluation
-
-Format = Literal["markdown", "latex", "csv"]
-FORMATS: tuple[str, ...] = get_args(Format)
 
 _ALIASES = {"before": "student", "standardkd": "kd"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column: which metric of which task (the first that is there), and what makes it the unit shown."""
+class TableColumn:
+    """A column of a benchmark in the table."""
 
-    name: str
-    title: str
     task: str
-    metrics: tuple[str, ...]
-    scale: float = 1.0
+    task_title: str
+    column: Column
 
+    @property
+    def name(self) -> str:
+        return self.column.name
 
-COLUMNS = (
-    Column(
-        name="alpaca_eval_lc_percent",
-        title="AlpacaEval 2 LC (%)",
-        task="alpaca_eval",
-        metrics=("length_controlled_win_rate",),
-    ),
-    Column(name="alpaca_eval_wr_percent", title="AlpacaEval 2 WR (%)", task="alpaca_eval", metrics=("win_rate",)),
-    Column(name="arena_hard_wr_percent", title="Arena-Hard WR (%)", task="arena_hard", metrics=("win_rate", "score")),
-    Column(name="mt_bench", title="MT-Bench (1-10)", task="mt_bench", metrics=("score",)),
-    Column(name="gsm8k_percent", title="GSM8K (%)", task="gsm8k", metrics=("accuracy", "exact_match"), scale=100.0),
-)
+    @property
+    def title(self) -> str:
+        unit = f"({self.column.unit})" if self.column.unit else ""
+        return " ".join(filter(None, [self.task_title, self.column.heading, unit]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PaperRow:
     """A model's values in the columns' units, and what each gains over the student of the same source.
 
     key: "teacher", "student" or what the paper's row of this method is known by here.
@@ -60,10 +48,11 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows in order, and what the reader must know."""
+class PaperTable:
+    """Columns and rows in order, and what the reader must know."""
 
-    rows: tuple[Row, ...]
+    columns: tuple[TableColumn, ...]
+    rows: tuple[PaperRow, ...]
     notes: tuple[str, ...]
 
 
@@ -73,7 +62,7 @@ def paper_table(
     paper: str | None = None,
     student: str | None = None,
     teacher: str | None = None,
-) -> Table:
+) -> PaperTable:
     """The table: teacher first, student next, then the other labels in the order in which they come.
 
     student, teacher: labels of those rows; by default "student" (or "before") and "teacher".
@@ -82,32 +71,39 @@ def paper_table(
     """
     if paper is not None and paper not in PAPER:
         raise UserError(f"--paper: no pair {paper!r}; the paper has {' and '.join(PAPER)}")
-    ours = _measured(evaluations, student=student, teacher=teacher)
+    columns = _columns(evaluations)
+    ours = _measured(evaluations, columns, student=student, teacher=teacher)
     if paper is None:
-        return Table(rows=tuple(ours), notes=_notes(evaluations, ours))
+        return PaperTable(columns=columns, rows=tuple(ours), notes=_notes(evaluations, columns, ours))
     figures = PAPER[paper]
-    rows = _beside(ours, figures)
+    rows = _beside(ours, columns, figures)
     about = (
         f"Rows marked (paper) are printed in arXiv 2504.20482, Table 1, {figures.pair}; they were not measured here."
     )
-    return Table(rows=tuple(rows), notes=(*_notes(evaluations, rows), about, *figures.notes))
+    notes = (*_notes(evaluations, columns, rows), about, *figures.notes)
+    return PaperTable(columns=columns, rows=tuple(rows), notes=notes)
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> tuple[TableColumn, ...]:
+    """Columns that are always shown, and those for which a model has a value, in the benchmarks' order."""
+    return tuple(one for one in _all_columns() if one.column.always or _has_value(evaluations, one))
+
+
+def _all_columns() -> list[TableColumn]:
+    return [
+        TableColumn(task=name, task_title=benchmark.title, column=column)
+        for name, benchmark in all_benchmarks().items()
+        for column in benchmark.columns
+    ]
+
+
+def _has_value(evaluations: Sequence[Evaluation], column: TableColumn) -> bool:
+    return any(_value({one.task: one}, column) is not None for one in evaluations)
 
 
 def has_figure(evaluations: Sequence[Evaluation]) -> bool:
     """Whether any of them has a value for a column of the table."""
-    return any(_value({one.task: one}, column) is not None for one in evaluations for column in COLUMNS)
-
-
-def render(table: Table, form: Format) -> str:
-    """The table as text that ends with a line break. Raises UserError for an unknown format."""
-    if form not in _FORMS:
-        raise UserError(f"--format: no format {form!r}; there are {', '.join(FORMATS)}")
-    return _FORMS[form](table)
-
-
-def shown(row: Row) -> list[str]:
-    """A row's cells as text in the order of COLUMNS: "49.25 (+9.25)", a dash where there is no figure."""
-    return _cells(row, minus="\u2212", dash="\u2013")
+    return any(_has_value(evaluations, column) for column in _all_columns())
 
 
 def role(labels: Sequence[str], given: str | None, name: str) -> str | None:
@@ -117,19 +113,15 @@ def role(labels: Sequence[str], given: str | None, name: str) -> str | None:
     return given or next((label for label in labels if _key(label) == name), None)
 
 
-def markdown_text(text: str) -> str:
-    """Text as Markdown shows it: one line, no markup, no cell borders."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([|*_`\\])", r"\\\1", plain)
-
-
-def _measured(evaluations: Sequence[Evaluation], *, student: str | None, teacher: str | None) -> list[Row]:
+def _measured(
+    evaluations: Sequence[Evaluation], columns: Sequence[TableColumn], *, student: str | None, teacher: str | None
+) -> list[PaperRow]:
     by_label: dict[str, dict[str, Evaluation]] = {}
     for one in evaluations:
         by_label.setdefault(one.label, {})[one.task] = one
-    values = {label: tuple(_value(tasks, column) for column in COLUMNS) for label, tasks in by_label.items()}
+    values = {label: tuple(_value(tasks, column) for column in columns) for label, tasks in by_label.items()}
     if not has_figure(evaluations):
-        tasks = ", ".join(dict.fromkeys(column.task for column in COLUMNS))
+        tasks = ", ".join(dict.fromkeys(column.task for column in _all_columns()))
         raise UserError(f"no figure for the table in these runs; it shows {tasks}")
     student_label, teacher_label = (
         role(list(values), given, name) for given, name in ((student, "student"), (teacher, "teacher"))
@@ -137,7 +129,7 @@ def _measured(evaluations: Sequence[Evaluation], *, student: str | None, teacher
     roles = {label: role for label, role in ((teacher_label, "teacher"), (student_label, "student")) if label}
     base = values[student_label] if student_label is not None else None
     return [
-        Row(
+        PaperRow(
             label=label,
             key=roles.get(label) or _key(label),
             values=values[label],
@@ -147,10 +139,10 @@ def _measured(evaluations: Sequence[Evaluation], *, student: str | None, teacher
     ]
 
 
-def _value(tasks: dict[str, Evaluation], column: Column) -> float | None:
+def _value(tasks: dict[str, Evaluation], column: TableColumn) -> float | None:
     one = tasks.get(column.task)
-    found = [one.metrics[name].value for name in column.metrics if name in one.metrics] if one else []
-    return found[0] * column.scale if found and found[0] is not None else None
+    found = [one.metrics[name].value for name in column.column.metrics if name in one.metrics] if one else []
+    return found[0] * column.column.scale if found and found[0] is not None else None
 
 
 def _gains(values: Sequence[float | None], base: Sequence[float | None] | None) -> tuple[float | None, ...]:
@@ -160,21 +152,25 @@ def _gains(values: Sequence[float | None], base: Sequence[float | None] | None) 
     return tuple(None if value is None or start is None else value - start for value, start in pairs)
 
 
-def _beside(ours: Sequence[Row], figures: PaperFigures) -> list[Row]:
-    """Our rows with the paper's: each under the last of ours that it belongs to, else at its own place."""
-    base = figures.rows["student"]
+def _beside(ours: Sequence[PaperRow], columns: Sequence[TableColumn], figures: PaperFigures) -> list[PaperRow]:
+    """Interleave the paper's rows: each follows our last row of the same method; unmatched ones come at the end."""
+    values_of = {
+        key: tuple(dict(zip(COLUMN_NAMES, values, strict=True)).get(column.name) for column in columns)
+        for key, values in figures.rows.items()
+    }
+    base = values_of["student"]
     printed = {
-        key: Row(
+        key: PaperRow(
             label=f"{NAMES[key]} (paper)",
             key=key,
             values=values,
             gains=_gains(values, None if key in ("teacher", "student") else base),
             from_paper=True,
         )
-        for key, values in figures.rows.items()
+        for key, values in values_of.items()
     }
     last = {row.key: number for number, row in enumerate(ours)}
-    rows: list[Row] = []
+    rows: list[PaperRow] = []
     for key in ("teacher", "student"):
         rows += [row for row in ours if row.key == key]
         rows.append(printed.pop(key))
@@ -193,8 +189,10 @@ def _key(label: str) -> str:
     return _ALIASES.get(plain, plain)
 
 
-def _notes(evaluations: Sequence[Evaluation], rows: Sequence[Row]) -> tuple[str, ...]:
-    shown = {column.task for column in COLUMNS}
+def _notes(
+    evaluations: Sequence[Evaluation], columns: Sequence[TableColumn], rows: Sequence[PaperRow]
+) -> tuple[str, ...]:
+    shown = {column.task for column in columns}
     remarks: dict[str, list[str]] = {}
     for one in evaluations:
         if one.task not in shown:
@@ -211,64 +209,3 @@ def _notes(evaluations: Sequence[Evaluation], rows: Sequence[Row]) -> tuple[str,
     elif len(rows) > 1:
         notes.insert(0, "No gains: no other row than the student's has a figure, or no row is labelled student.")
     return tuple(" ".join(note.split()) for note in notes)
-
-
-def _markdown(table: Table) -> str:
-    lines = [["", *(column.title for column in COLUMNS)], ["---", *["---:"] * len(COLUMNS)]]
-    for row in table.rows:
-        label = markdown_text(row.label)
-        lines.append([f"*{label}*" if row.from_paper else label, *shown(row)])
-    notes = [f"- {note}" for note in table.notes]
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ([""] if notes else []) + notes) + "\n"
-
-
-def _latex(table: Table) -> str:
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        *(f"% {note}" for note in table.notes),
-        r"\begin{tabular}{l" + "r" * len(COLUMNS) + "}",
-        r"\toprule",
-        r" & \multicolumn{2}{c}{AlpacaEval 2} & Arena-Hard & MT-Bench & GSM8K \\",
-        r"\cmidrule(lr){2-3}",
-        r"Model & LC (\%) & WR (\%) & WR (\%) & (1--10) & (\%) \\",
-        r"\midrule",
-    ]
-    for row in table.rows:
-        label = _latex_text(row.label)
-        cells = [rf"\textit{{{label}}}" if row.from_paper else label, *_cells(row, minus="$-$", dash="--")]
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _csv(table: Table) -> str:
-    """One line a row, every figure in its own field; a figure that is not there is empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["label", "source", *(f"{column.name}{part}" for column in COLUMNS for part in ("", "_gain"))])
-    for row in table.rows:
-        pairs = zip(row.values, row.gains, strict=True)
-        numbers = ["" if number is None else _number(number) for pair in pairs for number in pair]
-        writer.writerow([row.label, "paper" if row.from_paper else "measured", *numbers])
-    return out.getvalue()
-
-
-def _cells(row: Row, *, minus: str, dash: str) -> list[str]:
-    cells = []
-    for value, gain in zip(row.values, row.gains, strict=True):
-        text = dash if value is None else _number(value)
-        cells.append(text if gain is None else f"{text} ({_number(gain, sign=True)})")
-    return [cell if cell == dash else cell.replace("-", minus) for cell in cells]
-
-
-def _number(value: float, *, sign: bool = False) -> str:
-    text = f"{value:{'+' if sign else ''}.2f}"
-    return text.replace("-", "+" if sign else "") if float(text) == 0 else text
-
-
-def _latex_text(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in " ".join(text.split()))
-
-
-_FORMS: dict[str, Callable[[Table], str]] = {"markdown": _markdown, "latex": _latex, "csv": _csv}

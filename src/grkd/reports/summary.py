@@ -6,68 +6,9 @@ from dataclasses import dataclass, field
 
 from scipy import stats
 
+from grkd.metrics.registry import Metric, in_order
 from grkd.reports.results import BEFORE, TEACHER, Row, Run, Task
 from grkd.statistics import holm
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """How a metric is shown. `direction`: 1 higher is better, -1 lower, 0 unknown (then nothing is called best)."""
-
-    name: str
-    label: str
-    unit: str = ""
-    direction: int = 0
-    scale: float = 1.0
-    decimals: int = 3
-    against_teacher: bool = False  # measured against the teacher, so the teacher's own value is trivial
-
-
-def _percent(name: str, label: str, *, against_teacher: bool) -> Metric:
-    return Metric(
-        name=name, label=label, unit="%", direction=1, scale=100.0, decimals=2, against_teacher=against_teacher
-    )
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        _percent("accuracy", "accuracy", against_teacher=False),
-        _percent("top5_accuracy", "top-5 accuracy", against_teacher=False),
-        Metric(name="votes_kendall_tau", label="Kendall tau with people's votes", direction=1),
-        Metric(name="outside_auroc", label="AUROC of inputs of no class (probability)", direction=1),
-        Metric(name="outside_auroc_logit", label="AUROC of inputs of no class (logit)", direction=1),
-        _percent("exact_match", "exact match", against_teacher=False),
-        Metric(name="nll_nats", label="negative log-likelihood", unit="nats", direction=-1),
-        Metric(name="forward_kl_nats", label="forward KL", unit="nats", direction=-1, against_teacher=True),
-        Metric(name="reverse_kl_nats", label="reverse KL", unit="nats", direction=-1, against_teacher=True),
-        Metric(name="soft_cross_entropy_nats", label="soft cross-entropy", unit="nats", direction=-1),
-        Metric(name="kendall_tau", label="Kendall tau", direction=1, against_teacher=True),
-        _percent("pair_accuracy", "pair accuracy", against_teacher=True),
-        _percent("top1_agreement", "top-1 agreement", against_teacher=True),
-        Metric(name="ndcg", label="NDCG", direction=1, against_teacher=True),
-        _percent("response_pair_accuracy", "pair accuracy of responses", against_teacher=True),
-        Metric(name="response_kendall_tau", label="Kendall tau of responses", direction=1, against_teacher=True),
-        _percent("response_top1_agreement", "top-1 agreement of responses", against_teacher=True),
-        Metric(name="response_ndcg", label="NDCG of responses", direction=1, against_teacher=True),
-        Metric(name="ece", label="calibration error", unit="%", direction=-1, scale=100.0, decimals=2),
-        Metric(name="brier", label="Brier score", direction=-1),
-    )
-}
-
-
-# Accuracy inside a group of look-alike classes: metric -> what its label says before the group's name.
-GROUPS = {"group_accuracy/": "accuracy on", "within_group_accuracy/": "accuracy within"}
-
-
-def metric_of(name: str) -> Metric:
-    """The known metric of that name, an accuracy inside a group of classes, or a plain one with no direction."""
-    for prefix, words in GROUPS.items():
-        if name.startswith(prefix):
-            return _percent(name, f"{words} {name.removeprefix(prefix)}", against_teacher=False)
-    nats = name.endswith("_nats")
-    plain = Metric(name=name, label=name.removesuffix("_nats").replace("_", " "), unit="nats" if nats else "")
-    return METRICS.get(name, plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +121,7 @@ def significant(p_values: Mapping[str, float]) -> set[str]:
 
 def summarise(run: Run) -> Summary:
     """The table of a run, with differences and verdicts."""
-    known = [name for name in METRICS if any(row.metric == name for row in run.rows)]
-    names = dict.fromkeys([*known, *(row.metric for row in run.rows)])
-    metrics = tuple(metric_of(name) for name in names)
+    metrics = in_order(row.metric for row in run.rows)
     present = {row.method for row in run.rows}
     labels = [label for label in (TEACHER, BEFORE, *run.labels) if label in present]
     baseline = _baseline(run, labels)

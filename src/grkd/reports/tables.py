@@ -9,8 +9,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from grkd.metrics.registry import GROUPS, Metric
 from grkd.reports.results import BEFORE, TEACHER, Run
-from grkd.reports.summary import GROUPS, Cell, Line, Metric, Summary, summarise
+from grkd.reports.summary import Cell, Line, Summary, summarise
 
 DASH = "\u2013"
 _ARROWS = {1: "\u00a0↑", -1: "\u00a0↓", 0: ""}

@@ -1,19 +1,16 @@
 """Exact match: the rules on texts, real GSM8K answers, files with mistakes, and a whole run on a tiny model."""
 
-import json
 import os
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grkd import statistics
-from grkd.benchmarks import exact_match
 from grkd.errors import UserError
+from grkd.metrics import exact_match
 
 DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "../shared/data")) / "llm"
 
@@ -109,7 +106,7 @@ def test_the_real_answers_of_gsm8k_are_right_and_their_neighbours_wrong() -> Non
 
 
 def test_two_models_can_be_compared() -> None:
-    questions = [exact_match.Question(str(n), f"{n}?", str(n)) for n in range(20)]
+    questions = [exact_match.QuestionAndAnswer(str(n), f"{n}?", str(n)) for n in range(20)]
     good = exact_match.score(questions, [str(n) for n in range(20)])
     bad = exact_match.score(questions, [str(n) if n < 12 else "no idea" for n in range(20)])
     assert bad["metrics"]["exact_match"]["value"] == 12 / 20
@@ -169,33 +166,3 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"question": "é", "answer": "1"}'.encode("latin-1"))
     with pytest.raises(UserError, match="cannot be read"):
         exact_match.read_questions(tmp_path / "latin.jsonl")
-
-
-@torch.no_grad()
-def greedy(folder: Path, prompt: str, length: int) -> str:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    turns = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = len(tokens)
-    while len(tokens) < start + length and tokens[-1] != tokenizer.eos_token_id:
-        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
-    return str(tokenizer.decode(tokens[start:], skip_special_tokens=True))
-
-
-def test_a_run_on_a_tiny_model(tiny_teacher: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    prompts = ["w1", "w2 w3 w4", "w5 w6", "w7", "w8"]
-    expected = [greedy(tiny_teacher, f"w9 {prompt} w10", 5) for prompt in prompts]
-    answers = [*expected[:3], "w0 w0", expected[4]]
-    lines = [json.dumps({"question": q, "answer": a}) for q, a in zip(prompts, answers, strict=True)]
-    path = write(tmp_path / "q.jsonl", *lines)
-    found = exact_match.run(
-        str(tiny_teacher), path, max_new_tokens=5, batch_size=2, template="w9 {question} w10", device="cpu"
-    )
-    assert [item["response"] for item in found["items"]] == expected
-    assert [item["correct"] for item in found["items"]] == [1, 1, 1, 0, 1]
-    assert found["metrics"]["exact_match"]["value"] == 0.8
-    assert {item["finished"] for item in found["items"]} <= {True, False}
-    assert capfd.readouterr().out == ""
-    with pytest.raises(UserError, match=r"must hold \{question\}"):
-        exact_match.run(str(tiny_teacher), path, template="w9")

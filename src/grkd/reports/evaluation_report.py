@@ -16,42 +16,45 @@ from rich.text import Text
 
 from grkd.errors import UserError
 from grkd.reports.evaluations import Evaluation
-from grkd.reports.paired import Comparison, Paired, compare
-from grkd.reports.paper_table import COLUMNS, FORMATS, Table, has_figure, markdown_text, paper_table, role, shown
-from grkd.reports.paper_table import render as render_table
+from grkd.reports.paired import Paired, PairedComparison, compare
+from grkd.reports.paper_table import PaperTable, has_figure, paper_table, role
+from grkd.reports.table_formats import FORMATS, markdown_text, shown
+from grkd.reports.table_formats import render as render_table
 
 ALL_FORMATS = (*FORMATS, "json")
 NONE_SHOWN = "none shown"  # where no model is shown to be better
 
-_HEADERS = ("figure", "models", "items", "difference", "95 % interval", "p", "p (Holm)", "verdict")
+_HEADERS = ("metric", "models", "items", "difference", "95 % interval", "p", "p (Holm)", "verdict")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmarks:
-    """table: None where the evaluations hold no figure of it, but items that can be compared."""
+class EvaluationReport:
+    """table: None where the evaluations hold no metric of it, but items that can be compared."""
 
-    table: Table | None
+    table: PaperTable | None
     paired: Paired
 
 
-def benchmarks(
+def evaluation_report(
     evaluations: Sequence[Evaluation],
     *,
     paper: str | None = None,
     student: str | None = None,
     teacher: str | None = None,
-) -> Benchmarks:
+) -> EvaluationReport:
     """The table (see paper_table) and the paired comparisons. Raises UserError as paper_table, for neither of them."""
     labels = list(dict.fromkeys(one.label for one in evaluations))
     base, best = role(labels, student, "student"), role(labels, teacher, "teacher")
     # The student first, so that differences are gains over it.
     paired = compare(sorted(evaluations, key=lambda one: one.label != base), teacher=best)
     if paired.comparisons and paper is None and not has_figure(evaluations):
-        return Benchmarks(table=None, paired=paired)
-    return Benchmarks(table=paper_table(evaluations, paper=paper, student=student, teacher=teacher), paired=paired)
+        return EvaluationReport(table=None, paired=paired)
+    return EvaluationReport(
+        table=paper_table(evaluations, paper=paper, student=student, teacher=teacher), paired=paired
+    )
 
 
-def render(found: Benchmarks, form: str) -> str:
+def render(found: EvaluationReport, form: str) -> str:
     """As text that ends with a line break; what a LaTeX or CSV table has no room for is in `remarks`.
 
     Raises UserError for an unknown format, and where there is no table for LaTeX or CSV.
@@ -64,19 +67,19 @@ def render(found: Benchmarks, form: str) -> str:
     if form not in FORMATS:
         raise UserError(f"--format: no format {form!r}; there are {', '.join(ALL_FORMATS)}")
     if found.table is None:
-        raise UserError(f"--format {form}: these runs have no figure of the table; use markdown or json")
+        raise UserError(f"--format {form}: these runs have no metric of the table; use markdown or json")
     text = render_table(found.table, "latex" if form == "latex" else "csv")
     return "".join(f"% {line}\n" for line in found.paired.verdicts) + text if form == "latex" else text
 
 
-def remarks(found: Benchmarks) -> tuple[str, ...]:
+def remarks(found: EvaluationReport) -> tuple[str, ...]:
     """What goes beside a CSV table: the table's notes, and who is better."""
     return (*(found.table.notes if found.table is not None else ()), *found.paired.verdicts)
 
 
-def as_json(found: Benchmarks) -> dict[str, Any]:
+def as_json(found: EvaluationReport) -> dict[str, Any]:
     """Rows of the table, comparisons with their p-values, and notes, as plain values; None where there is no number."""
-    names = [column.name for column in COLUMNS]
+    names = [column.name for column in found.table.columns] if found.table is not None else []
     rows = found.table.rows if found.table is not None else ()
     return {
         "rows": [
@@ -101,7 +104,7 @@ def paired_view(paired: Paired) -> dict[str, Any] | None:
     return {"headers": _HEADERS, "rows": rows, "notes": paired.notes}
 
 
-def print_benchmarks(found: Benchmarks, console: Console) -> None:
+def print_evaluations(found: EvaluationReport, console: Console) -> None:
     """The table, models across, and the comparisons below."""
     if found.table is not None:
         table = RichTable(show_edge=False, pad_edge=False, header_style="bold")
@@ -109,11 +112,11 @@ def print_benchmarks(found: Benchmarks, console: Console) -> None:
         for row in found.table.rows:
             table.add_column(Text(row.label, style="dim" if row.from_paper else "bold"), justify="right")
         cells = [shown(row) for row in found.table.rows]
-        for number, column in enumerate(COLUMNS):
+        for number, column in enumerate(found.table.columns):
             table.add_row(column.title, *(row[number] for row in cells))
         _print(console, "Benchmarks", table, found.table.notes)
     if _any(found.paired):
-        table = RichTable("figure", "models", show_edge=False, pad_edge=False, header_style="bold")
+        table = RichTable("metric", "models", show_edge=False, pad_edge=False, header_style="bold")
         for name in ("difference", "p (Holm)", "better"):
             table.add_column(name, justify="right", no_wrap=True)
         for one in found.paired.comparisons:
@@ -147,9 +150,9 @@ def _markdown(paired: Paired) -> str:
     return "\n".join(["**Paired comparisons**", "", *table, *([""] if table else []), *notes]) + "\n"
 
 
-def _cells(one: Comparison) -> list[str]:
+def _cells(one: PairedComparison) -> list[str]:
     """In the order of _HEADERS."""
-    decimals = one.measure.decimals
+    decimals = one.measure.metric.decimals
     low, high = (_number(bound, decimals) for bound in (one.low, one.high))
     p = _p(one.p) if one.only_right is None else f"{_p(one.p)} ({one.only_right[0]} : {one.only_right[1]})"
     better = one.better
@@ -165,13 +168,13 @@ def _cells(one: Comparison) -> list[str]:
     ]
 
 
-def _comparison_json(one: Comparison) -> dict[str, Any]:
+def _comparison_json(one: PairedComparison) -> dict[str, Any]:
     numbers = {name: getattr(one, name) for name in ("difference", "low", "high", "p", "p_holm")}
     counts = one.only_right or (None, None)
     return {
         "task": one.measure.task,
-        "figure": one.measure.name,
-        "unit": one.measure.unit,
+        "figure": one.measure.metric.label,
+        "unit": one.measure.metric.unit,
         "higher_is_better": one.measure.higher_is_better,
         "a": one.a,
         "b": one.b,
