@@ -281,11 +281,9 @@ def test_a_mistake_on_the_command_line_names_the_word(words: list[str], line: st
     assert refusal(CLASSIFIER, *words) == f"{words[-1]} on the command line: {line}"
 
 
-def test_paths_start_at_the_recipe_and_output_at_the_working_directory(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_starts_where_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
-    for name in ("sub/beside", "sub/mlp", "elsewhere"):
+    for name in ("sub/beside", "sub/mlp", "here"):
         (folder / name).mkdir(parents=True)
     path = folder / "sub" / "recipe.yaml"
     path.write_text(LANGUAGE.replace("org/teacher", "beside").replace("layers: [0, 3]", "model: ../up"))
@@ -296,15 +294,124 @@ def test_paths_start_at_the_recipe_and_output_at_the_working_directory(
         str(folder / "sub/prompts.jsonl"),
         str(folder / "home/held.jsonl"),
     )
-    assert found.output == "runs/x"
+    assert found.output == str(folder / "sub/runs/x")
     assert recipe.read(path, ["teacher.model=org/name"]).teacher.model == "org/name"
-    path.write_text(CLASSIFIER.replace("dataset: digits", "image_folder: photos"))
+    given = recipe.read(path, ["output=out", "teacher={model: here}", "data.train=../a.jsonl"])
+    assert isinstance(given, LanguageRecipe)
+    assert (given.output, given.teacher.model) == (str(folder / "out"), str(folder / "here"))
+    assert given.data.train == str(folder.parent / "a.jsonl")
+    assert recipe.read(path, ["teacher.model=beside"]).teacher.model == "beside"  # no folder here: a hub name
+    path.write_text(CLASSIFIER.replace("dataset: digits", "image_folder: photos") + "lockstep: {teachers: t}\n")
     images = recipe.read(path, ["teacher.weights=w.safetensors", "student.model=my.nets:small", "output=~/out"])
     assert isinstance(images, ClassifierRecipe)
     # "mlp" stays the built-in network although a folder of that name is there.
     assert (images.teacher.model, images.student.model) == ("mlp", "my.nets:small")
-    assert images.teacher.weights == str(folder / "sub/w.safetensors")
+    assert images.teacher.weights == str(folder / "w.safetensors")
     assert (images.data.image_folder, images.output) == (str(folder / "sub/photos"), str(folder / "home/out"))
+    assert images.lockstep.teachers == str(folder / "sub/t")
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("output=~nosuchuser/x", "output: there is no user 'nosuchuser'; write ./~nosuchuser"),
+        ("teacher.weights=~nosuchuser", "teacher.weights: there is no user"),
+        (f"output={'x' * 256}", "output: a file's name has at most 255 bytes"),
+        (f"output=a/{'é' * 128}/b", "output: a file's name has at most 255 bytes"),
+        ("output=s3://bucket/x", "output: expected a path, got a URL"),
+        ("teacher.model=http://127.0.0.1:8000/v1", "teacher.model: expected a hub name or a folder, got a URL"),
+    ],
+)
+def test_what_can_be_no_path_is_refused(folder: Path, word: str, part: str) -> None:
+    message = refusal(CLASSIFIER, word)
+    assert part in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("field", "part"),
+    [
+        ("output_dir: x", "grkd sets it; use output"),
+        ("seed: 3", "grkd sets it; use seeds"),
+        ("learning_rate: 1.0", "grkd sets it; use training.learning_rate"),
+        ("save_strategy: 'no'", "cannot be set: checkpoints are grkd's own"),
+        ("save_total_limit: 1", "cannot be set: checkpoints are grkd's own"),
+        ("push_to_hub: true", "cannot be set: grkd uploads nothing"),
+        ("hub_model_id: a/b", "cannot be set: grkd uploads nothing"),
+        ("eval_strategy: steps", "cannot be set: the evaluation section"),
+        ("load_best_model_at_end: true", "cannot be set: grkd keeps the last step"),
+        ("resume_from_checkpoint: x", "cannot be set: the same command resumes"),
+    ],
+)
+def test_a_field_that_grkd_manages_is_refused_by_name(folder: Path, field: str, part: str) -> None:
+    message = refusal(CLASSIFIER, f"training.extra={{{field}}}")
+    assert f"training.extra.{field.partition(':')[0]}: {part}" in message
+    assert message.endswith("above") or part in refusal(CLASSIFIER, f"teacher.training={{extra: {{{field}}}}}")
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("training.extra.hub_token=abc", "training.extra.hub_token"),
+        ("training.extra={report: [{api_key: abc}]}", "training.extra.report.0.api_key"),
+        ("teacher.options={Password: abc}", "teacher.options.Password"),
+        ("title=hf_abcdefghijklmnopqrstuvwxyzABCDEF", "title"),
+        ("teacher.model=https://me:abc@host/x", "teacher.model"),
+    ],
+)
+def test_a_secret_is_refused_and_never_shown(folder: Path, word: str, key: str) -> None:
+    assert refusal(CLASSIFIER, word) == (
+        f"on the command line: {key}: looks like a secret, and a recipe is copied into the run's folder; "
+        "set it as an environment variable"
+    )
+    assert "abc" not in refusal(CLASSIFIER + "  extra: {hub_token: abc}")
+
+
+def test_words_about_tokens_are_no_secrets(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text(CLASSIFIER)
+    found = recipe.read(folder / "recipe.yaml", ["teacher.options={pad_token_id: 3, max_tokens: 4, token: null}"])
+    assert isinstance(found, ClassifierRecipe)
+    assert found.teacher.options["pad_token_id"] == 3
+
+
+NESTED = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (NESTED, "more than 10,000 values; is there an alias of an alias?"),
+        (MERGED, "more than 10,000 values"),
+        ("".join(f"k{n}: 1\n" for n in range(20_000)), "more than 10,000 values"),
+        (f"seeds: [{'1,' * 20_000}]\n", "more than 10,000 values"),
+        ("# x\n" * 100_000, "400,152 characters, at most 262,144 are read"),
+        ("".join(f"k{n}: 1\n" for n in range(1_000)), "k0: unknown key; known: "),
+        ("x" * 900 + ": 1\n", "xxx...: unknown key"),
+        ('title: "a\\0b"\n', "title: a NUL character"),
+        ('title: "a\\ud83db"\n', "title: half of a surrogate pair"),
+        ('"a\\0b": 1\n', "a NUL character"),
+    ],
+)
+def test_what_is_no_recipe_ends_soon_in_one_line(folder: Path, text: str, part: str) -> None:
+    message = refusal(CLASSIFIER + text)
+    assert part in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("label", "part"),
+    [
+        ("before", "'before' stands for the student before training"),
+        ("Teacher", "'Teacher' stands for the teacher"),
+        ("x" * 101, "expected at most 100 characters (it names a folder), got 101"),
+        ("a/" + "x" * 9_000, "expected letters, digits"),
+    ],
+)
+def test_a_label_that_cannot_name_a_folder_or_names_another_is_refused(folder: Path, label: str, part: str) -> None:
+    message = refusal(CLASSIFIER, f"methods=[{{name: kd, label: {label}}}]")
+    assert f"methods.0.label: {part}" in message
+    assert len(message) < 400
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -17,7 +17,7 @@ from grkd.errors import UserError
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, _yaml
 
 SMALL = (Path(__file__).parents[1] / "recipes" / "digits.yaml").read_text(encoding="utf-8")
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 FREE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -58,7 +58,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     if origin is Annotated:
         limits = {
             kind: getattr(limit, kind)
-            for limit in arguments[1].metadata
+            for part in arguments[1:]
+            for limit in getattr(part, "metadata", ())
             for kind in ("gt", "ge", "lt", "le", "min_length")
             if hasattr(limit, kind)
         }
@@ -96,6 +97,8 @@ def sections(section: type) -> st.SearchStrategy[dict[str, Any]]:
         "questions": PATHS,
         "image_folder": PATHS,
         "weights": PATHS,
+        "teachers": PATHS,
+        "folder": PATHS,
         "model": NAMES,
         "output": PATHS,
     }

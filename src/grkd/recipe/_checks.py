@@ -1,18 +1,18 @@
-"""What types cannot say: keys that exclude or need each other, and paths relative to the recipe."""
+"""What types cannot say: keys that exclude or need each other."""
 
-import os
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from grkd import objectives
-from grkd.recipe._tree import ClassifierModel, ClassifierRecipe, LanguageRecipe, Recipe, Responses, Student
+from grkd.recipe._managed import managed
+from grkd.recipe._paths import path_mistakes
+from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Recipe, Responses, Student
 from grkd.recipe._words import KeyPath, Problem
 
 
 def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
     """Mistakes in a recipe whose keys and types are right, its methods aside; `raw` says which keys were given."""
+    yield from path_mistakes(recipe)
     yield from _training(raw, ())
     if not recipe.seeds:
         yield Problem(("seeds",), "expected at least one seed, got an empty list")
@@ -36,6 +36,9 @@ def _training(raw: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
     section = raw.get("training") or {}
     if section.get("steps") is not None and "epochs" in section:
         yield Problem((*path, "training", "steps"), "given together with epochs; keep one of the two")
+    for name in section.get("extra") or {}:
+        if instead := managed(name):
+            yield Problem((*path, "training", "extra", name), instead)
 
 
 def _one_of(path: KeyPath, section: object, names: tuple[str, ...]) -> Iterator[Problem]:
@@ -105,49 +108,3 @@ def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
     for name, model in (("teacher", recipe.teacher), ("student", recipe.student)):
         if model.weights is not None and not model.has_factory:
             yield Problem((name, "weights"), f"only for built-in networks and factories; {model.model!r} has its own")
-
-
-def placed(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with its paths made absolute: data files, weights and local models from `folder`.
-
-    A model is a path if it starts with ./, ../, / or ~, or if a folder of that name is in `folder`. `output` stays
-    relative to the working directory. ~ is the home folder.
-    """
-    output = os.path.expanduser(recipe.output)
-    if isinstance(recipe, LanguageRecipe):
-        prompts = recipe.data
-        prompts = replace(prompts, train=_file(prompts.train, folder), heldout=_maybe(prompts.heldout, folder))
-        teacher = replace(recipe.teacher, model=_model(recipe.teacher.model, folder))
-        student = replace(recipe.student, model=recipe.student.model and _model(recipe.student.model, folder))
-        questions = _maybe(recipe.evaluation.questions, folder)
-        evaluation = replace(recipe.evaluation, questions=questions)
-        search = recipe.search and replace(recipe.search, questions=_maybe(recipe.search.questions, folder))
-        recipe = replace(recipe, output=output, data=prompts, teacher=teacher, student=student)
-        return replace(recipe, evaluation=evaluation, search=search)
-    data = replace(
-        recipe.data,
-        train=_maybe(recipe.data.train, folder),
-        heldout=_maybe(recipe.data.heldout, folder),
-        image_folder=_maybe(recipe.data.image_folder, folder),
-        folder=_maybe(recipe.data.folder, folder),
-    )
-    teacher_network, student_network = (_classifier_model(model, folder) for model in (recipe.teacher, recipe.student))
-    return replace(recipe, output=output, data=data, teacher=teacher_network, student=student_network)
-
-
-def _file(name: str, folder: Path) -> str:
-    return os.path.abspath(folder / os.path.expanduser(name))
-
-
-def _maybe(name: str | None, folder: Path) -> str | None:
-    return None if name is None else _file(name, folder)
-
-
-def _model(name: str, folder: Path) -> str:
-    is_path = name.startswith(("./", "../", "/", "~")) or name in (".", "..") or (folder / name).is_dir()
-    return _file(name, folder) if is_path else name
-
-
-def _classifier_model(network: ClassifierModel, folder: Path) -> ClassifierModel:
-    name = network.model if network.has_factory else _model(network.model, folder)
-    return replace(network, model=name, weights=_maybe(network.weights, folder))

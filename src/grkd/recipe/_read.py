@@ -11,7 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from grkd.errors import UserError
 from grkd.recipe import _methods, _yaml
-from grkd.recipe._checks import checks_of_methods, cross_checks, placed
+from grkd.recipe._checks import checks_of_methods, cross_checks
+from grkd.recipe._paths import placed
+from grkd.recipe._secrets import INSTEAD, secrets
 from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Recipe
 from grkd.recipe._words import (
     KeyPath,
@@ -30,6 +32,8 @@ from grkd.recipe._words import (
 
 TASKS: dict[str, type[Recipe]] = {"language_model": LanguageRecipe, "classifier": ClassifierRecipe}
 _INSTEAD = {"steps": "epochs", "epochs": "steps"}
+_LONGEST = 300  # characters of what a message says about a key
+_EXPLAINED = 200  # unknown keys that are compared with the known ones
 _COMMAND_LINE = 10**9  # sorts the words of the command line after every line of a file
 
 
@@ -37,20 +41,22 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a YAML file, with `key=value` words that replace or add keys.
 
     overrides: dotted keys, numbers for the entries of lists, values in YAML: "training.learning_rate=1e-3",
-    "methods=[kd, grkd]", "methods.0.tau=0.5". They count as if they stood in the file, so a path in them starts at the
-    file's folder too; `steps` on the command line takes the place of `epochs` in the file and the reverse.
-    Paths: data.train, data.heldout, data.image_folder, weights, and a model that starts with ./ or ../ or is a folder
-    beside the recipe are relative to the recipe's folder and come out absolute; `output` is relative to the working
-    directory. ~ is the home folder.
+    "methods=[kd, grkd]", "methods.0.tau=0.5". They count as if they stood in the file; `steps` on the command line
+    takes the place of `epochs` in the file and the reverse.
+    A relative path starts where it is written: in the file at the file's folder, on the command line at the current
+    folder. All paths come out absolute, see `placed`.
     Raises UserError for the first mistake (and the number of the others), with file and line or the `key=value` word.
     """
     source = _Source.load(path)
     for number, word in enumerate(overrides):
         source.override(word, _COMMAND_LINE + number)
+    for key in secrets(source.raw):  # before any message could show one
+        where = "on the command line" if source.from_command_line(key) else source.place(key)
+        raise UserError(f"{where}: {dotted(key)}{INSTEAD}")
     recipe, problems = _build(source.raw)
     if recipe is None or problems:
         raise source.error(problems)
-    return placed(recipe, path.parent)
+    return placed(recipe, lambda key: Path.cwd() if source.from_command_line(key) else path.parent)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ class _Source:
 
     def override(self, word: str, order: int) -> None:
         """Set one key from the command line."""
-        here = f"{word} on the command line"
         key, equals, value = word.partition("=")
+        here = f"{got(key)[1:-1]}{equals}{'...' if len(value) > 40 else value} on the command line"
         if not equals or not all(key.split(".")):
             raise UserError(f"{here}: expected key=value, such as training.epochs=3")
         parsed, _ = _yaml.parse(value, lambda _: here)
@@ -112,7 +118,16 @@ class _Source:
         left = [problem for problem in problems if problem.unknown or problem.path not in explained]
         first = min(left, key=lambda problem: (not problem.unknown, self._origin(problem.path)[0]))
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-        return UserError(f"{self._origin(first.path)[1]}: {dotted(first.path)}{first.text}{more}")
+        where, text = self.place(first.path), f"{dotted(first.path)}{first.text}"
+        return UserError(f"{where}: {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}{more}")
+
+    def from_command_line(self, path: KeyPath) -> bool:
+        """Whether the value at a key was given as a `key=value` word."""
+        return self._origin(path)[0] >= _COMMAND_LINE
+
+    def place(self, path: KeyPath) -> str:
+        """File and line of a key, or the `key=value` word."""
+        return self._origin(path)[1]
 
     def _origin(self, path: KeyPath) -> tuple[int, str]:
         return next(self.origins[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.origins)
@@ -169,6 +184,8 @@ def _explained(error: ValidationError, raw: dict[str, Any], section: type[Recipe
         if absent:
             words = _methods.EXPECTED if path == ("methods",) else expected(hint_at(section, path))
             yield missing(path, words)
+        elif finding["type"] == "unexpected_keyword_argument" and len(seen) > _EXPLAINED:
+            yield Problem(path, "unknown key", unknown=True)
         elif finding["type"] == "unexpected_keyword_argument":
             known = [field.name for field in fields(section_of(hint_at(section, path[:-1])))]
             yield unknown_key(path, known, elsewhere=keys_below(section))

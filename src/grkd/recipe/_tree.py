@@ -5,12 +5,26 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from grkd.recipe._words import WHOLE_BELOW
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=WHOLE_BELOW)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class IsPath:
+    """Marks text that is a path: always ("file"), or if it is not a hub name ("model") or a network's ("network")."""
+
+    kind: Literal["file", "model", "network"]
+
+
+FilePath = Annotated[str, IsPath("file")]
+ModelPath = Annotated[str, Field(min_length=1), IsPath("model")]
+NetworkPath = Annotated[str, Field(min_length=1), IsPath("network")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 BUILT_IN_NETWORKS = ("mlp", "cnn")
@@ -70,7 +84,7 @@ class Training(Section):
 class Model(Section):
     """A language model: hub name, local folder, or a GGUF file inside either."""
 
-    model: Text
+    model: ModelPath
     gguf_file: str | None = None
     revision: str | None = None
     dtype: Dtype = "auto"  # auto: float32 on a CPU, bfloat16 on a GPU
@@ -81,7 +95,7 @@ class Model(Section):
 class Student(Section):
     """A language model to train: `model`, or `layers` cut from the teacher, or `config` (fresh, like the teacher's)."""
 
-    model: Text | None = None
+    model: ModelPath | None = None
     layers: list[Annotated[int, Field(ge=0)]] | None = None  # the teacher's layers to keep, from 0, rising
     config: dict[str, Any] | None = None  # the teacher's config with these fields changed, random weights
     gguf_file: str | None = None
@@ -95,8 +109,8 @@ class Student(Section):
 class Prompts(Section):
     """JSONL files, a line each: {"prompt"}, {"messages"}, or {"prompt", "completion"}."""
 
-    train: str
-    heldout: str | None = None
+    train: FilePath
+    heldout: FilePath | None = None
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of train, where no heldout file is given
     system: str | None = None  # a system message before every prompt
     max_prompt_tokens: Count = 1800  # longer prompts are dropped and counted
@@ -148,7 +162,7 @@ class LanguageEvaluation(Section):
     """
 
     top_k: Annotated[int, Field(ge=2)] = 16  # Kendall tau and pair accuracy over the teacher's top k tokens
-    questions: str | None = None  # JSONL of {"question", "answer"}: the share answered right (exact match)
+    questions: FilePath | None = None  # JSONL of {"question", "answer"}: the share answered right (exact match)
     answer_tokens: Count = 256  # longest answer to them
     answer_batch_size: Count = 64
     batch_size: Count = 8
@@ -160,10 +174,10 @@ class LanguageEvaluation(Section):
 class ClassifierModel(Section):
     """A classifier: "mlp" or "cnn" (built in), "package.module:factory", a transformers hub name or folder."""
 
-    model: Text
+    model: NetworkPath
     options: dict[str, Any] = field(default_factory=dict)  # of the built-in network or the factory
     training: Training | None = None  # of the teacher: train it first on the labels; None: it is loaded as it is
-    weights: str | None = None  # a safetensors file for built-in networks and factories
+    weights: FilePath | None = None  # a safetensors file for built-in networks and factories
 
     @property
     def has_factory(self) -> bool:
@@ -180,20 +194,22 @@ class ClassifierData(Section):
     `train` (CSV or JSONL of text and label), `image_folder` (class/file)."""
 
     dataset: Literal["digits", "cifar10", "tiny_imagenet32", "banking77", "clinc150"] | None = None
-    folder: str | None = None  # of a dataset that is not built in
+    folder: FilePath | None = None  # of a dataset that is not built in
     labels: CifarLabels = "clean"  # cifar10: the students' training labels; others are people's, with their mistakes
     teacher_labels: CifarLabels | None = None  # cifar10: the teacher's; null: the same
-    train: str | None = None
-    heldout: str | None = None
-    image_folder: str | None = None  # with train/ and heldout/ inside, or one folder a class
+    train: FilePath | None = None
+    heldout: FilePath | None = None
+    image_folder: FilePath | None = None  # with train/ and heldout/ inside, or one folder a class
     text: str = "text"  # column names
     label: str = "label"
     features: Literal["tokens", "tfidf"] = "tokens"  # how text reaches networks that are no transformers models
-    image_size: Count = 32
+    image_size: Annotated[int, Field(ge=1, le=4096)] = 32
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     max_tokens: Count = 128
     limit: Count | None = None  # use only this many training examples (drawn with the seed, classes in their shares)
-    copies: Annotated[int, Field(ge=0)] = 0  # texts: of each, with words left out, which the teacher scores too
+    copies: Annotated[int, Field(ge=0, le=10_000)] = (
+        0  # texts: of each, with words left out, which the teacher scores too
+    )
     word_dropout: Fraction = 0.2  # how likely a word is left out of a copy
     student_limit: Count | None = None  # students see only this many of them, drawn anew for each seed; the teacher all
 
@@ -218,7 +234,7 @@ class Search(Section):
     learning_rate: list[Positive] = field(default_factory=list)  # empty: training.learning_rate alone
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     metric: str | None = None
-    questions: str | None = None  # language models, metric exact_match: JSONL of {"question", "answer"}
+    questions: FilePath | None = None  # language models, metric exact_match: JSONL of {"question", "answer"}
     steps_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # language models: of a training's steps, taken by a try
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
@@ -233,7 +249,7 @@ class Lockstep(Section):
     students: Count = 16  # trained together, at most
     search_epochs: Positive | None = None  # of a try of the search; null: as training
     prune: bool = True  # half-way, tries below the median of their method's stop
-    teachers: str | None = None  # folder in which trained teachers are kept for other recipes too; null: the output
+    teachers: FilePath | None = None  # folder where trained teachers are kept for other recipes; null: the output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +257,7 @@ class LanguageRecipe(Section):
     """Distil a language model."""
 
     task: Literal["language_model"]
-    output: Text
+    output: Annotated[FilePath, Field(min_length=1)]
     teacher: Model
     student: Student
     data: Prompts
@@ -261,7 +277,7 @@ class ClassifierRecipe(Section):
     """Distil a classifier."""
 
     task: Literal["classifier"]
-    output: Text
+    output: Annotated[FilePath, Field(min_length=1)]
     teacher: ClassifierModel
     student: ClassifierModel
     data: ClassifierData

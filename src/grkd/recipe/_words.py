@@ -17,6 +17,7 @@ _NOUNS = {
     list: ("a list", "lists"),
     tuple: ("a list", "lists"),
 }
+WHOLE_BELOW = 2**31  # every whole number is; only a larger one is told so
 _LIMITS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
 
 
@@ -32,9 +33,10 @@ class Problem:
 
 def dotted(path: KeyPath) -> str:
     """("methods", 0, "tau") -> "methods.0.tau: "; empty for the whole file."""
-    return ".".join(key if isinstance(key, str) and key.isprintable() else repr(key) for key in path) + ": " * bool(
-        path
-    )
+    keys = [key if isinstance(key, str) and key.isprintable() else repr(key) for key in path]
+    if len(keys) > 8:  # of free mappings alone
+        keys = [*keys[:4], "...", *keys[-3:]]
+    return ".".join(key if len(key) <= 40 else f"{key[:37]}..." for key in keys) + ": " * bool(path)
 
 
 def got(value: Any) -> str:
@@ -45,13 +47,15 @@ def got(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return "a mapping"
-    shown = repr(value)
+    if isinstance(value, list):
+        value = value[:20]
+    shown = repr(value[:100] if isinstance(value, str) else value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def nearest(word: str, known: Iterable[str], *, at_least: float = 0.6) -> str | None:
     """The known word that `word` was probably meant to be (`at_least`: difflib's likeness, 0 to 1)."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=at_least)
+    near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=at_least)
     return near[0] if near else None
 
 
@@ -75,7 +79,10 @@ def wrong(path: KeyPath, hint: Any, value: Any) -> Problem:
     """A value that is not of the hinted type."""
     near = nearest(value, choices(hint), at_least=0.75) if isinstance(value, str) else None
     tail = f"; did you mean {near!r}?" if near else ""
-    return Problem(path, f"expected {expected(hint)}, got {got(value)}{tail}")
+    words = expected(hint)
+    if type(value) is int and value >= WHOLE_BELOW and "whole number" in words:
+        words = "a smaller whole number"
+    return Problem(path, f"expected {words}, got {got(value)}{tail}")
 
 
 def choices(hint: Any) -> list[str]:
@@ -105,9 +112,8 @@ def expected(hint: Any, *, many: bool = False) -> str:
 def _limits(metadata: Iterable[Any]) -> list[str]:
     """The limits of a pydantic Field in words."""
     limits = [limit for field in metadata for limit in getattr(field, "metadata", ())]
-    found = [
-        f"{word} {getattr(limit, kind)}" for limit in limits for kind, word in _LIMITS.items() if hasattr(limit, kind)
-    ]
+    named = [(word, getattr(limit, kind, WHOLE_BELOW)) for limit in limits for kind, word in _LIMITS.items()]
+    found = [f"{word} {value}" for word, value in named if value != WHOLE_BELOW]
     found += ["that is not empty" for limit in limits if hasattr(limit, "min_length")]
     return [" and ".join(found)] if found else []
 

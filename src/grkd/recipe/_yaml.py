@@ -24,8 +24,25 @@ _PLAIN_SCALARS = {
 _KNOWN_TAGS = {_TAG + name for name in (*_PLAIN_SCALARS, "str", "map", "seq")}
 
 
+# A recipe has tens of keys. These bounds keep a file that is no recipe, and aliases of aliases, from taking minutes.
+_MOST_CHARACTERS = 1 << 18
+_MOST_VALUES = 10_000
+
+
+class _TooMuch(Exception):
+    """A text has more values than a recipe may have."""
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars below."""
+    """SafeLoader with the scalars below, and a bound on the number of values."""
+
+    values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.values += 1
+        if self.values > _MOST_VALUES:
+            raise _TooMuch
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -58,16 +75,22 @@ def dump(value: Any) -> str:
 def parse(text: str, place: Callable[[int], str]) -> tuple[Any, dict[KeyPath, int]]:
     """The value of a YAML text, and the line (from 1) of every key and list entry in it.
 
-    place(line) names the text in errors. Raises UserError for broken YAML, duplicate keys, keys that are not text,
-    tags other than those of JSON-like values, and aliases that contain themselves.
+    place(line) names the text in errors. Raises UserError for broken YAML, duplicate keys, keys that are not text, tags
+    other than those of JSON-like values, aliases that contain themselves, texts with a NUL or half a surrogate pair,
+    and more text or values than a recipe has (those of an alias are counted wherever it stands).
     """
     lines: dict[KeyPath, int] = {}
+    if len(text) > _MOST_CHARACTERS:
+        raise UserError(f"{place(1)}: no recipe: {len(text):,} characters, at most {_MOST_CHARACTERS:,} are read")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, lines
-        lines.update(_lines(node, (), place, frozenset()))
+        for count, (path, line) in enumerate(_lines(node, (), place, frozenset())):
+            if count > _MOST_VALUES:
+                raise _TooMuch
+            lines[path] = line
         return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -77,6 +100,10 @@ def parse(text: str, place: Callable[[int], str]) -> tuple[Any, dict[KeyPath, in
         raise UserError(f"{place(line)}: not valid YAML: character U+{error.character:04X} is not allowed") from None
     except RecursionError:
         raise UserError(f"{place(1)}: nested too deeply") from None
+    except _TooMuch:
+        raise UserError(
+            f"{place(1)}: no recipe: more than {_MOST_VALUES:,} values; is there an alias of an alias?"
+        ) from None
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
@@ -108,6 +135,8 @@ def _lines(
             if key.tag not in (_TAG + "str", _TAG + "merge"):
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 raise UserError(f"{place(line)}: {dotted(path)}the key {shown} is not text; put it in quotes")
+            if isinstance(key, yaml.ScalarNode):
+                _scalar(key, path, place)
             if key.value in seen:
                 here = dotted((*path, key.value))
                 raise UserError(f"{place(line)}: {here}the key is there twice, first in line {seen[key.value]}")
@@ -119,9 +148,12 @@ def _lines(
 
 
 def _scalar(node: yaml.Node, path: KeyPath, place: Callable[[int], str]) -> None:
-    """Refuse an explicit tag that its text does not fit (`!!int fast`), and whole numbers of thousands of digits."""
+    """Refuse an explicit tag that its text does not fit (`!!int fast`), endless numbers, odd characters."""
     name = node.tag.removeprefix(_TAG)
     if name in ("int", "float", "bool") and (
         len(node.value) > 400 or not re.fullmatch(_PLAIN_SCALARS[name][0], node.value)
     ):
         raise UserError(f"{place(node.start_mark.line + 1)}: {dotted(path)}not a value of type {name}")
+    if re.search("[\0\ud800-\udfff]", node.value):
+        what = "a NUL character" if "\0" in node.value else "half of a surrogate pair"
+        raise UserError(f"{place(node.start_mark.line + 1)}: {dotted(path)}{what}, which no file can hold")
