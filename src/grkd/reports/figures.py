@@ -1,6 +1,7 @@
 """Figures of a run as inline SVG: values with their intervals, and curves of the training."""
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -17,6 +18,7 @@ from grkd.reports.summary import Line, Summary, summarise
 from grkd.reports.tables import name_of, number
 
 _WIDTH_INCHES, _MOST_POINTS = 4.0, 200
+_LEGEND_CHARACTERS = 52  # in a row of the legend, 6 per entry for its line and the gap
 _SMOOTH = (
     "Bold lines are smoothed and averaged over seeds; faint lines are single seeds, or the raw values of one seed."
 )
@@ -105,14 +107,33 @@ def _dots(summary: Summary, metric: Metric, places: Mapping[str, int]) -> Drawin
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.margins(x=0.06)
+    _value_axis(axes, metric)
     hint = {1: ", higher is better", -1: ", lower is better", 0: ""}[metric.direction]
-    axes.set_xlabel(f"{metric.label}{f' ({metric.unit})' if metric.unit else ''}{hint}")
+    label = _wrapped(f"{metric.label}{f' ({metric.unit})' if metric.unit else ''}{hint}", 44)
+    figure.supxlabel(label, size="medium")  # centred on the figure: names of methods may leave the axes little room
     title = metric.label[0].upper() + metric.label[1:]
     told = "; ".join(f"{name_of(line.label)} {_told(line, metric)}" for line in lines)
     svg = inline(figure, f"{title}{hint}. {told}.")
     return Drawing(title=title, caption="", note=_dots_note(summary, lines, metric), svg=svg, section="results")
+
+
+def _value_axis(axes: Any, metric: Metric) -> None:
+    """Limits around what is drawn, inside the metric's range, and plain numbers as ticks."""
+    axes.margins(x=0.06)
+    low, high = axes.get_xlim()
+    # Nearly equal values: an axis of at least four of the last digit that tables show.
+    room = max(0.0, 4 * 10.0**-metric.decimals - (high - low)) / 2
+    bounds = metric.clipped((low - room) / metric.scale, (high + room) / metric.scale)
+    axes.set_xlim(*(bound * metric.scale for bound in bounds))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3))
+    axes.ticklabel_format(axis="x", style="plain", useOffset=False)
+    for drawn in axes.get_lines():
+        drawn.set_clip_on(False)  # a dot on the edge of the range is drawn in full
+
+
+def _wrapped(text: str, characters: int) -> str:
+    """An axis label in at most three lines of so many characters."""
+    return "\n".join(textwrap.wrap(text, characters, max_lines=3, placeholder=" …", break_on_hyphens=False))
 
 
 def _dot_row(axes: Any, height: int, line: Line, metric: Metric, places: Mapping[str, int]) -> None:
@@ -131,7 +152,7 @@ def _dot_row(axes: Any, height: int, line: Line, metric: Metric, places: Mapping
 def _dots_note(summary: Summary, lines: Sequence[Line], metric: Metric) -> str:
     cells = [line.cells[metric.name] for line in lines]
     parts = []
-    if any(cell.half_width is not None for cell in cells):
+    if any(cell.over_seeds and cell.interval is not None for cell in cells):
         parts.append("Bars: 95 % interval over seeds; small dots: single seeds.")
     elif any(cell.interval is not None for cell in cells):
         parts.append(
@@ -200,11 +221,12 @@ def _curves(curves: Sequence[Curve], quantity: Quantity, places: Mapping[str, in
         told.append(f"{label} from {bold[0][1]:.3g} to {bold[-1][1]:.3g}")
         handles.append(Line2D([], [], linewidth=2, **look))
     axes.set_xlabel("training progress (%)")
-    axes.set_ylabel(quantity.axis)
+    axes.set_ylabel(_wrapped(quantity.axis, 30))
     if quantity.log:
         _log_axis(axes)
     names = [_short(label) for label in labels]
-    figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(labels)), handlelength=1.8, borderpad=0)
+    columns = max(1, min(3, len(labels), _LEGEND_CHARACTERS // (max(map(len, names)) + 6)))
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=1.8, borderpad=0)
     svg = inline(figure, f"{quantity.title} over the progress of training. {'; '.join(told)}.")
     return Drawing(title=quantity.title, caption=quantity.caption, note=_SMOOTH, svg=svg, section="training")
 
