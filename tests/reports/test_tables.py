@@ -229,7 +229,7 @@ def test_print_tables_shows_text_that_looks_like_markup(make_run: MakeRun) -> No
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_many_methods_are_shown_whole_in_as_many_tables_as_they_need(make_run: MakeRun, width: int) -> None:
     names = [f"method-{number}" for number in range(13)]
-    rows = rows_of({name: [0.5 + place / 100, 0.6 + place / 100] for place, name in enumerate(names)})
+    rows = rows_of({name: [0.5 + place / 100, 0.51 + place / 100] for place, name in enumerate(names)})
     stream = io.StringIO()
     print_tables([read_run(make_run(rows=rows))], Console(file=stream, width=width))
     text = stream.getvalue()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from grkd.metrics.registry import Metric
 from grkd.reports.results import BEFORE, Run
-from grkd.reports.summary import Cell, Line, Summary, Verdict
+from grkd.reports.summary import LEAST_SEEDS, Cell, Line, Summary, Verdict
 from grkd.reports.tables import and_list, number
 
 # What the paragraph speaks about; the table has the rest.
@@ -30,8 +30,9 @@ def outcome(run: Run, summary: Summary) -> str:
     sentences = [_opening(run, summary), *_failures(run)]
     for metric in spoken:
         sentences += [_comparison(run, summary, metric), _against_baseline(summary, metric)]
-    if summary.most_seeds < 2:
-        sentences.append("With one seed, none of this shows that one method is better than another.")
+    if summary.most_seeds < LEAST_SEEDS:
+        few = "one seed" if summary.most_seeds < 2 else "fewer than three seeds"
+        sentences.append(f"With {few}, none of this shows that one method is better than another.")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -108,7 +109,9 @@ def _change(cell: Cell, base: Cell, metric: Metric) -> str:
     difference = cell.difference or 0.0
     if not cell.complete:
         return "untested"
-    if len(cell.values) >= 2:
+    if 1 < len(cell.values) < LEAST_SEEDS:
+        return "untested"
+    if len(cell.values) >= LEAST_SEEDS:
         if not cell.differs:
             return "unclear"
         return "better" if difference * metric.direction > 0 else "worse"

@@ -10,13 +10,16 @@ from grkd.metrics.registry import Metric, in_order
 from grkd.reports.results import BEFORE, TEACHER, Row, Run, Task
 from grkd.statistics import holm
 
+LEAST_SEEDS = 3  # below these no method is called better than another
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One method's value of one metric, in the metric's own unit (fractions stay fractions).
 
-    `mean` over the seeds that have a value. `half_width` of the 95 % Student t interval over seeds, with two or more;
-    `low` and `high` of the bootstrap interval, with one. `difference` to the baseline, paired over seeds.
+    `mean` over the seeds that have a value. `low`, `high`: 95 % interval, inside the metric's range: Student's t over
+    seeds if there are two or more (`over_seeds`), the bootstrap's if there is one. `half_width`: of the t interval,
+    None when it was cut at the range. `difference` to the baseline, paired over seeds.
     """
 
     values: dict[int | None, float] = field(default_factory=dict)
@@ -24,6 +27,7 @@ class Cell:
     half_width: float | None = None
     low: float | None = None
     high: float | None = None
+    over_seeds: bool = False
     difference: float | None = None
     differs: bool = False  # from the baseline, in a paired t test over seeds at 5 %, Holm over the column's methods
     seeds_tried: int = 0
@@ -31,8 +35,6 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        if self.mean is not None and self.half_width is not None:
-            return self.mean - self.half_width, self.mean + self.half_width
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
@@ -54,10 +56,10 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Which methods the best one (by mean) beats in a paired t test over seeds at 5 %, and which it does not.
+    """Which methods the best one (by mean) beats in a paired t test over three or more seeds at 5 %, and which not.
 
     Holm's correction over the column's comparisons; that the best was chosen by the same results is not corrected.
-    `tested` is False where no comparison could be tested: one seed, or no two methods with all of the same seeds.
+    `tested` is False if no comparison could be tested: fewer than three seeds, or no two methods with the same seeds.
     """
 
     metric: Metric
@@ -99,13 +101,23 @@ def half_width(values: Sequence[float]) -> float | None:
     return float(stats.t.ppf(0.975, count - 1)) * _deviation(values) / math.sqrt(count)
 
 
-def p_value(differences: Sequence[float]) -> float:
-    """Of the paired t test, two-sided. NaN where there is no test: below two differences, or no spread in them.
+def interval_over_seeds(values: Sequence[float], metric: Metric) -> tuple[float, float] | None:
+    """95 % Student t interval of the mean over seeds, cut at the metric's range; None below two values."""
+    half = half_width(values)
+    if half is None:
+        return None
+    mean = math.fsum(values) / len(values)
+    return metric.clipped(mean - half, mean + half)
 
-    Differences without any spread are no evidence: the seed had no effect.
+
+def p_value(differences: Sequence[float]) -> float:
+    """Of the paired t test, two-sided. NaN if there is no test: fewer than three differences, or no spread in them.
+
+    Two differences that happen to be nearly equal would give any p-value. Differences without any spread are no
+    evidence: the seed had no effect.
     """
     count = len(differences)
-    if count < 2:
+    if count < LEAST_SEEDS:
         return math.nan
     mean, spread = sum(differences) / count, _deviation(differences)
     if spread <= 1e-9 * abs(mean):
@@ -168,12 +180,15 @@ def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | Non
     whole = [label for label in methods if len(values[label]) >= len(run.seeds(label))]
     ranked = [means[label] or 0.0 for label in whole] if metric.direction and len(methods) > 1 else []
     top = max(ranked, key=lambda mean: mean * metric.direction, default=None)
+    if top is not None and _no_better_than_before(top, means.get(BEFORE), metric):
+        top = None
     base = values[baseline] if baseline is not None else {}
     others = [label for label in labels if label not in (baseline, BEFORE, TEACHER)]
     differences = {label: _paired(values[label], base) for label in others}
     differing = significant({label: p_value(differences[label]) for label in others if label in whole})
     return {
         label: _cell(
+            metric,
             rows[label],
             values[label],
             differences=differences.get(label, []),
@@ -185,7 +200,12 @@ def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | Non
     }
 
 
+def _no_better_than_before(mean: float, before: float | None, metric: Metric) -> bool:
+    return before is not None and (mean - before) * metric.direction <= 0
+
+
 def _cell(
+    metric: Metric,
     rows: Sequence[Row],
     values: dict[int | None, float],
     *,
@@ -195,12 +215,19 @@ def _cell(
     best: bool,
 ) -> Cell:
     single = next((row for row in rows if row.value is not None), None) if len(values) == 1 else None
+    low, high = (single.low, single.high) if single else (None, None)
+    mean, half = _mean_per_seed(values), half_width(list(values.values()))
+    bounds = interval_over_seeds(list(values.values()), metric)
+    if mean is not None and half is not None and bounds is not None:
+        low, high = bounds
+        half = half if bounds == (mean - half, mean + half) else None
     return Cell(
         values=values,
-        mean=_mean_per_seed(values),
-        half_width=half_width(list(values.values())),
-        low=single.low if single else None,
-        high=single.high if single else None,
+        mean=mean,
+        half_width=half,
+        low=low,
+        high=high,
+        over_seeds=len(values) > 1,
         difference=math.fsum(differences) / len(differences) if differences else None,
         differs=differs,
         seeds_tried=tried,
@@ -225,7 +252,9 @@ def _verdict(metric: Metric, lines: Sequence[Line]) -> Verdict | None:
         return None
     ours, others = cells[best].values, [label for label in cells if label != best]
     testable = [
-        label for label in others if cells[label].complete and set(ours) == set(cells[label].values) and len(ours) >= 2
+        label
+        for label in others
+        if cells[label].complete and set(ours) == set(cells[label].values) and len(ours) >= LEAST_SEEDS
     ]
     beaten = significant({label: p_value(_paired(ours, cells[label].values)) for label in testable})
     return Verdict(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from grkd.metrics.registry import GROUPS, Metric
 from grkd.reports.results import BEFORE, TEACHER, Run
-from grkd.reports.summary import Cell, Line, Summary, summarise
+from grkd.reports.summary import LEAST_SEEDS, Cell, Line, Summary, summarise
 
 DASH = "\u2013"
 _ARROWS = {1: "\u00a0↑", -1: "\u00a0↓", 0: ""}
@@ -123,9 +123,11 @@ def footnotes(summary: Summary) -> list[str]:
     """How to read the table, and what the seeds support."""
     cells = [cell for line in summary.lines for cell in line.cells.values()]
     notes = []
-    if any(cell.half_width is not None for cell in cells):
+    if any(cell.over_seeds and cell.interval is not None for cell in cells):
         notes.append("±: half-width of the 95 % interval of the mean over seeds (Student t).")
-    if any(cell.half_width is None and cell.interval is not None for cell in cells):
+    if any(cell.over_seeds and cell.half_width is None and cell.interval is not None for cell in cells):
+        notes.append("[low, high]: the same interval, cut where the metric ends.")
+    if any(not cell.over_seeds and cell.interval is not None for cell in cells):
         over = "the held-out prompts or examples"
         notes.append(f"[low, high]: 95 % bootstrap interval over {over}; the choice of seed is not in it.")
     if summary.baseline is not None and any(cell.difference is not None for cell in cells):
@@ -137,7 +139,7 @@ def footnotes(summary: Summary) -> list[str]:
             "Accuracy on a group: over the examples of its classes, every class to choose from; within a group: over "
             "the same examples, only its own classes to choose from."
         )
-    return [*notes, *_verdict_notes(summary)]
+    return [*notes, *_verdict_notes(summary), *_worse_notes(summary)]
 
 
 def and_list(words: Sequence[str]) -> str:
@@ -154,7 +156,8 @@ def _verdict_notes(summary: Summary) -> list[str]:
     notes = ["The best value of a column is marked; that alone does not make a method better."]
     tested = [verdict for verdict in summary.verdicts.values() if verdict.tested]
     if not tested:
-        why = "One seed" if summary.most_seeds < 2 else "No two methods have all of the same seeds"
+        few = "One seed" if summary.most_seeds < 2 else "Fewer than three seeds"
+        why = few if summary.most_seeds < LEAST_SEEDS else "No two methods have all of the same seeds"
         return [*notes, f"{why}: no claim that a method is better than another."]
     if any(verdict.better_than for verdict in tested):
         notes.append(
@@ -170,6 +173,20 @@ def _verdict_notes(summary: Summary) -> list[str]:
     if none:
         notes.append(f"No significant difference between methods (best against the others): {', '.join(none)}.")
     return notes
+
+
+def _worse_notes(summary: Summary) -> list[str]:
+    """Metrics in which no method is better than the student before, so that none is marked."""
+    before = summary.line(BEFORE)
+    if before is None or len(summary.methods) < 2:
+        return []
+    found = []
+    for metric in summary.metrics:
+        complete = [cell for line in summary.methods if (cell := line.cells[metric.name]).complete and cell.values]
+        marked = any(cell.best for cell in complete)
+        if metric.direction and before.cells[metric.name].mean is not None and len(complete) > 1 and not marked:
+            found.append(metric.label)
+    return [f"No method is better than the student before distillation: {', '.join(found)}."] if found else []
 
 
 def costs(summary: Summary) -> list[str]:
