@@ -28,7 +28,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.data.chat import encode_prompt, stop_token_ids
-from grkd.data.prompts import read_examples
+from grkd.data.sources import read_examples
 from grkd.models.generate import free_memory, generate_responses
 from grkd.models.load import load_language_model, load_tokenizer
 

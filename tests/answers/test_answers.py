@@ -46,7 +46,7 @@ def plain_greedy(folder: Path, turns: tuple[str, ...], *, tokens: int) -> list[s
         while len(ids) == start or (len(ids) < start + tokens and ids[-1] != tokenizer.eos_token_id):
             with torch.no_grad():
                 ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        said.append(tokenizer.decode(ids[start:], skip_special_tokens=True).strip())
+        said.append(tokenizer.decode(ids[start:]).removesuffix(tokenizer.eos_token).strip())
         messages.append({"role": "assistant", "content": said[-1]})
     return said
 

@@ -8,6 +8,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.prompts import Example
+from grkd.data.template import NotRendered
 from grkd.errors import UserError
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<turn>", "<end>"]
@@ -119,12 +120,6 @@ def test_prompt_never_ends_with_the_eos_that_a_tokenizer_appends() -> None:
         (GEMMA, ask(completion=" three "), "three <end>"),  # trimmed, as the template places it
         (NO_STOP, ask(completion="three"), "three </s>"),
         (None, ask(completion="three"), "three </s>"),
-        (
-            CHATML.replace("{{ m['content'] }}", "{{ m['content'][-3:] }}"),
-            ask(completion="three four"),
-            "three four </s>",
-        ),
-        (CHATML.replace("assistant {% endif %}", "assistant two {% endif %}"), ask(completion="four"), "four </s>"),
     ],
 )
 def test_responses_end_with_one_stop_token(template: str | None, example: Example, expected: str) -> None:
@@ -133,6 +128,20 @@ def test_responses_end_with_one_stop_token(template: str | None, example: Exampl
     response = encode_response(made, example, stop_ids=stop_ids)
     assert text(made, response) == expected
     assert sum(token in stop_ids for token in response) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "completion", "reason"),
+    [
+        (CHATML.replace("{{ m['content'] }}", "{{ m['content'][-3:] }}"), "three", "template leaves out the text"),
+        (CHATML.replace("{{ m['content'] }}", "{{ m['content'][:5] }}"), "three four", "template changes its text"),
+        (CHATML.replace("assistant {% endif %}", "assistant two {% endif %}"), "four", "the start of an answer"),
+    ],
+)
+def test_what_the_template_writes_otherwise_is_never_guessed(template: str, completion: str, reason: str) -> None:
+    made = tokenizer(template)
+    with pytest.raises(NotRendered, match=reason):
+        encode_response(made, ask("four", completion), stop_ids=stop_token_ids(made))
 
 
 def test_response_continues_the_prompt_of_the_same_call() -> None:

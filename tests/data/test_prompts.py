@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from grkd.data.prompts import Example, read_examples, split_heldout
+from grkd.data.prompts import Example, split_heldout
+from grkd.data.sources import read_examples
 from grkd.errors import UserError
 
 
@@ -30,14 +31,15 @@ def test_the_three_forms_of_a_line(tmp_path: Path) -> None:
         {"prompt": "a", "score": 3},
         "",
         {"prompt": "b", "completion": "c", "id": "named"},
-        {"messages": [user("d"), assistant("e"), user("f"), assistant("g")], "prompt": "ignored"},
+        {"messages": [user("d"), assistant("e"), user("f"), assistant("g")], "prompt": "f"},
         {"messages": [user("h")], "completion": "i", "id": 77},
         {"messages": [{"role": "system", "content": "s"}, user("j")], "completion": None},
     )
     assert read_examples(path) == [
         Example(id="1", prompt="a"),
         Example(id="named", prompt="b", completion="c"),
-        Example(id="4", messages=[user("d"), assistant("e"), user("f")], completion="g"),
+        Example(id="4:1", messages=[user("d")], completion="e", record="4"),
+        Example(id="4:2", messages=[user("d"), assistant("e"), user("f")], completion="g", record="4"),
         Example(id="77", messages=[user("h")], completion="i"),
         Example(id="6", messages=[{"role": "system", "content": "s"}, user("j")]),
     ]
@@ -92,7 +94,7 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
         ([1], "expected an object"),
         ({"text": "a"}, 'neither "prompt" nor "messages"'),
         ({"prompt": 3}, "prompt must be text, got a number"),
-        ({"prompt": [user("a")]}, "prompt must be text, got a list"),
+        ({"prompt": ["a"]}, "prompt must be a list of objects"),
         ({"prompt": " \n"}, "prompt is empty"),
         ({"prompt": "\ud800"}, "surrogate"),
         ({"prompt": "a", "completion": ""}, "completion is empty"),
@@ -103,7 +105,7 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
         ({"messages": ["a"]}, "messages must be a list"),
         ({"messages": []}, "must end with a user turn"),
         ({"messages": [assistant("a")]}, "must end with a user turn"),
-        ({"messages": [user("a"), assistant("b"), assistant("c")]}, "must end with a user turn"),
+        ({"messages": [user("a"), assistant("b"), assistant("c")]}, "two assistant turns in a row"),
         ({"messages": [{"role": "human", "content": "a"}]}, "messages[0] has role 'human'; use one of system"),
         ({"messages": [{"role": "user"}]}, "messages[0].content must be text, got null"),
         ({"messages": [user("a"), assistant("b")], "completion": "c"}, "keep one of them"),
@@ -135,8 +137,8 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
         ),
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected is empty"),
         ({"prompt": "a", "chosen": [user("b")], "rejected": "c"}, "chosen must be text, or messages that end with"),
-        ({"prompt": "a", "chosen": [], "rejected": "c"}, "chosen must be text, got a list"),
-        ({"prompt": "a", "chosen": [assistant(" ")], "rejected": "c"}, "chosen's last content is empty"),
+        ({"prompt": "a", "chosen": [], "rejected": "c"}, "chosen must be text, or messages that end with"),
+        ({"prompt": "a", "chosen": [assistant(" ")], "rejected": "c"}, "chosen[0].content is empty"),
     ],
 )
 def test_errors_are_one_line_with_file_and_line(tmp_path: Path, line: Any, words: str) -> None:

@@ -114,18 +114,25 @@ def renumbered_student(tiny_recipe: Path, tiny_teacher: Path) -> tuple[Path, dic
 def test_teacher_with_another_vocabulary(tiny_recipe: Path, renumbered_student: tuple[Path, dict[int, int]]) -> None:
     """The teacher says what it says to a student of its own vocabulary; the student gets the same words as its ids."""
     folder, renumbered = renumbered_student
-    words = ["responses.n=3", "responses.candidates=4", "data.system=w7 w8"]
+    words = ["responses.n=4", "responses.temperature=0.5", "data.system=w7 w8"]
     _, shared = made(tiny_recipe, *words, output="shared")
     _, crossed = made(tiny_recipe, *words, f"student={{model: {folder}}}", output="crossed")
     expected, found = groups(shared), groups(crossed)
-    assert expected.keys() == found.keys()
+    assert found
+    left_out = 0
     for name, records in expected.items():
-        assert [record["response"] for record in found[name]] == [record["response"] for record in records]
-        for ours, theirs in zip(found[name], records, strict=True):
+        # A marker inside is kept as text, which this tokenizer of whole words cannot write: left out.
+        written = [record for record in records if {0, 2}.isdisjoint(record["response_ids"])]
+        left_out += len(records) - len(written)
+        if len(written) < 2:
+            assert name not in found
+            continue
+        assert [record["response"] for record in found[name]] == [record["response"] for record in written]
+        for ours, theirs in zip(found[name], written, strict=True):
             assert ours["prompt_ids"] == [renumbered.get(token, token) for token in theirs["prompt_ids"]]
             assert ours["finished"] == theirs["finished"]
-            if set(theirs["response_ids"]) <= {3, *renumbered}:  # special tokens inside leave no text
-                assert ours["response_ids"] == [renumbered.get(token, token) for token in theirs["response_ids"]]
+            assert ours["response_ids"] == [renumbered.get(token, token) for token in theirs["response_ids"]]
+    assert counts(crossed)["responses_not_rendered"] >= left_out > 0
     assert counts(crossed)["responses_cut"] > 0
 
 

@@ -276,7 +276,7 @@ class TestLetters:
 
 def test_a_template_that_refuses() -> None:
     tokenizer = words("{{ raise_exception('no users, please') }}")
-    with pytest.raises(UserError, match=r"refuses its messages \(no users, please\)") as raised:
+    with pytest.raises(UserError, match=r"refuses the messages \(no users, please\)") as raised:
         scores(llama(len(tokenizer)), tokenizer, "n1", "n2")
     assert "\n" not in str(raised.value)
 

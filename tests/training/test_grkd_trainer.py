@@ -17,7 +17,8 @@ import grkd
 from grkd import objectives
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import Group, Item
-from grkd.data.prompts import Example, read_examples
+from grkd.data.prompts import Example
+from grkd.data.sources import read_examples
 from grkd.errors import UserError
 from grkd.models.cut import truncated
 from grkd.models.load import load_tokenizer
@@ -205,15 +206,17 @@ def test_what_is_too_long_is_left_out_and_said(
     made = trainer(tmp_path, student, teacher, [*RECORDS, long], max_length=20)
     assert len(made.train_dataset) == len(RECORDS)
     said = " ".join(capsys.readouterr().err.split())
-    assert "train_dataset: 1 responses over max_length 20 left out" in said
-    with pytest.raises(UserError, match="train_dataset: grkd can learn from none of its records"):
+    assert "train_dataset: 1 response over max_length 20 left out" in said
+    with pytest.raises(
+        UserError, match="train_dataset: grkd can learn from none of its records; 1 responses are over max_length 20"
+    ):
         trainer(tmp_path, student, teacher, [long], max_length=20)
 
 
 @pytest.mark.parametrize(
     ("records", "options", "message"),
     [
-        ([{"prompt": "w1"}], {}, r"train_dataset\[0\]: a prompt without a response; give a completion"),
+        ([{"prompt": "w1"}], {}, r"train_dataset: example 0: a prompt without a response; give a completion"),
         ([{"text": "w1"}], {}, r'train_dataset\[0\]: neither "prompt" nor "messages"'),
         ([{"prompt": "w1", "completion": " "}], {}, r"train_dataset\[0\]: completion is empty"),
         (RECORDS, {"method": "simpo", "method_options": {}}, "simpo can learn from none .* chosen and rejected"),
@@ -291,7 +294,7 @@ def test_answers_in_training_stay_within_max_length(
     options = {"method": "gkd", "method_options": {"on_policy_fraction": 1.0}, "max_length": 20}
     made = trainer(tmp_path, student, teacher, records, **options, max_new_tokens=8)
     assert len(made.train_dataset) == len(RECORDS)
-    assert "1 responses over max_length 20 left out" in capsys.readouterr().err.replace("\n", " ")
+    assert "1 response over max_length 20 left out" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(UserError, match="max_new_tokens 20 leaves no room for a prompt in 20 tokens"):
         trainer(tmp_path, student, teacher, **options, max_new_tokens=20)
 
@@ -309,7 +312,7 @@ def test_turns_before_the_last_of_a_completion_belong_to_the_prompt(tmp_path: Pa
     [
         (
             {"prompt": "w1", "completion": [{"role": "assistant", "content": "w2"}, {"role": "user", "content": "w3"}]},
-            r"train_dataset\[0\]: a completion of messages must end with the assistant's",
+            r"train_dataset\[0\]: a completion of messages must end with an assistant turn",
         ),
         (
             {

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.answers.identity import model_digest
 from grkd.answers.question import Sampling, Text
-from grkd.data.chat import encode_prompt, stop_token_ids
+from grkd.data.chat import answer_text, decode_response, encode_prompt, stop_token_ids
 from grkd.data.prompts import Example
 from grkd.endpoint.client import Messages
 from grkd.models.generate import generate_responses
@@ -108,7 +108,7 @@ class LocalModel:
                 yield (
                     place,
                     Text(
-                        text=self.tokenizer.decode(response.response_ids, skip_special_tokens=True).strip(),
+                        text=answer_text(decode_response(self.tokenizer, response.response_ids, stop_ids)).strip(),
                         finished=response.finished,
                         prompt_tokens=len(prompts[place]),
                         tokens=len(response.response_ids),

@@ -13,7 +13,8 @@ import yaml
 
 from grkd.answers.identity import digest_in_manifest, model_digest
 from grkd.data.language import Item
-from grkd.data.prompts import Example, read_examples
+from grkd.data.prompts import Example
+from grkd.data.sources import read_examples
 from grkd.errors import UserError
 from grkd.files import parse_json, read_json
 
@@ -132,7 +133,7 @@ def read_prompts(path: Path, *, limit: int | None) -> tuple[list[Example], list[
     A group's line is a prompt or messages, "responses": [text, ...] and, where there are grades, "grades": [number,
     ...]; a file holds one kind only. Raises UserError, with the line, for anything else.
     """
-    examples = read_examples(path, limit=limit, groups=False)
+    examples = read_examples(path, limit=limit, groups=False, turns="last")
     lines = [
         (number, parse_json(line))
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)

@@ -1,17 +1,20 @@
-"""From an example to token ids, through the tokenizer's chat template.
+"""From an example to token ids, through the tokenizer's chat template, and from ids to text.
 
 Token ids made here (or sampled) are what is trained on; text is never tokenised a second time.
 """
 
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from grkd.data.conversation import Messages, message_of
 from grkd.data.prompts import Example
+from grkd.data.responses import rendered_response
+from grkd.data.template import NotRendered, Style, rendered_prompt
+from grkd.data.thoughts import TAGS, of_channels
 from grkd.errors import UserError
-
-Messages = list[dict[str, str]]
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
@@ -37,61 +40,66 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, *, syste
     Without one: the text and the tokenizer's own special tokens at its start.
     system: a system message before the prompt, unless the example has its own; templates that know no system role get
     it at the head of the first user message. There is never more than one BOS.
-    Raises UserError for messages where the tokenizer has no template, or a template that refuses the messages.
+    Raises UserError for messages where the tokenizer has no template, and NotRendered (a UserError) for a template that
+    refuses the messages or leaves a part of them out.
     """
-    return _ids(tokenizer, _prompt_text(tokenizer, example, system), special=tokenizer.chat_template is None)
+    return _ids(tokenizer, prompt_text(tokenizer, example, system=system), special=tokenizer.chat_template is None)
 
 
 def encode_response(
-    tokenizer: PreTrainedTokenizerBase, example: Example, *, stop_ids: list[int], system: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    example: Example,
+    *,
+    stop_ids: list[int],
+    system: str | None = None,
+    notes: Counter[str] | None = None,
 ) -> list[int]:
     """Token ids of the example's completion as they follow encode_prompt's, with one stop token, at the end.
 
-    They are cut from the whole conversation as the template writes it; what the template puts after the stop token (a
-    newline, say) is left out. Where the template changes the text or writes no stop token, the completion is
-    tokenised by itself and stop_ids[0] is appended.
-    Raises ValueError for an example without a completion, and what encode_prompt raises.
+    encode_prompt's ids and these are the head of the ids of the conversation that the template writes; what it writes
+    after the stop token (a newline, say) is left out. stop_ids[0] is appended where the template writes no stop token,
+    and where there is no template. A completion that spells a control token is learnt as text.
+    Thoughts: what the prompt's end has of them is not written twice; see `rendered_response`. notes: counts what was
+    left out of completions, in words.
+    Raises ValueError for an example without a completion, what encode_prompt raises, and NotRendered where the template
+    writes the completion otherwise, so that the two together would be another conversation.
     """
     if example.completion is None:
         raise ValueError(f"example {example.id!r} has no completion")
-    prompt_text = _prompt_text(tokenizer, example, system)
+    text = prompt_text(tokenizer, example, system=system)
     plain = tokenizer.chat_template is None
-    if plain:
-        whole_text = prompt_text + example.completion
+    stops = _literals(tokenizer, stop_ids)
+    meant = {
+        tokenizer.unk_token,
+        *(tag for tags in TAGS for tag in tags),
+    }  # tags of thoughts are special here and there
+    control = [token for token in _literals(tokenizer, _special_ids(tokenizer)) if token not in meant]
+    messages = _messages(example, system)
+    response = rendered_response(
+        tokenizer, example, messages, text, stops=stops, control=control, plain=plain, notes=notes
+    )
+    prompt_ids = _ids(tokenizer, text, special=plain)
+    whole_ids = _ids_of_pieces(tokenizer, [text + response.pieces[0], *response.pieces[1:]], special=plain)
+    if whole_ids is None:
+        raise NotRendered(example, "the completion spells a control token that the tokenizer cannot write as text")
+    if whole_ids[: len(prompt_ids)] == prompt_ids:
+        ids = whole_ids[len(prompt_ids) :]
+    elif plain:  # a token spans the border
+        ids = _ids_of_pieces(tokenizer, response.pieces, special=False) or []
     else:
-        turns = [*_messages(example, system), {"role": "assistant", "content": example.completion}]
-        whole_text = _rendered(tokenizer, example, turns, start_turn=False)
-    if whole_text.startswith(prompt_text) and example.completion.strip() in whole_text[len(prompt_text) :]:
-        prompt_ids = _ids(tokenizer, prompt_text, special=plain)
-        response_ids = _ids(tokenizer, whole_text, special=plain, keep_end=True)
-        if response_ids[: len(prompt_ids)] == prompt_ids:
-            response_ids = response_ids[len(prompt_ids) :]
-        else:  # a token spans the border
-            response_ids = _ids(tokenizer, whole_text[len(prompt_text) :], special=False)
-        if plain or not set(stop_ids).isdisjoint(response_ids):
-            return _stopped(response_ids, stop_ids)
-    return _stopped(_ids(tokenizer, example.completion, special=False), stop_ids)
+        raise NotRendered(example, "a token spans the end of the prompt and the start of the completion")
+    if not ids or ids[-1] not in stop_ids:
+        ids = [*ids, stop_ids[0]]
+    if not set(stop_ids).isdisjoint(ids[:-1]):
+        raise NotRendered(example, "the template ends the turn before the completion does")
+    return ids
 
 
-def _stopped(token_ids: list[int], stop_ids: list[int]) -> list[int]:
-    """The tokens up to the first stop token, which is appended where there is none."""
-    for position, token in enumerate(token_ids):
-        if token in stop_ids:
-            return token_ids[: position + 1]
-    return [*token_ids, stop_ids[0]]
-
-
-def _messages(example: Example, system: str | None) -> Messages:
-    messages = example.messages or [{"role": "user", "content": example.prompt or ""}]
-    if system is None or messages[0]["role"] == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]
-
-
-def _prompt_text(tokenizer: PreTrainedTokenizerBase, example: Example, system: str | None) -> str:
+def prompt_text(tokenizer: PreTrainedTokenizerBase, example: Example, *, system: str | None = None) -> str:
+    """The text that encode_prompt turns into ids; raises what it raises."""
     if tokenizer.chat_template is not None:
-        return _rendered(tokenizer, example, _messages(example, system), start_turn=True)
-    if example.messages is not None:
+        return rendered_prompt(tokenizer, example, _messages(example, system))
+    if example.messages is not None or example.tools:
         raise UserError(
             f"example {example.id!r} has messages, but tokenizer {tokenizer.name_or_path!r} has no chat template; "
             'give "prompt" instead, or an instruction-tuned model'
@@ -99,53 +107,69 @@ def _prompt_text(tokenizer: PreTrainedTokenizerBase, example: Example, system: s
     return "\n\n".join(part for part in (system, example.prompt) if part)
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, example: Example, messages: Messages, *, start_turn: bool) -> str:
-    """The conversation as the template writes it, the system text in the first user message where it must be."""
-    options = {"tokenize": False, "add_generation_prompt": start_turn}
-    has_system = messages[0]["role"] == "system"
-    try:
-        text = str(tokenizer.apply_chat_template(messages, **options))
-        if not has_system or messages[0]["content"].strip() in text:
-            return text
-    except TemplateError as error:
-        if not has_system:
-            raise _refused(example, error) from None
-    try:  # the template refuses a system role, or leaves it out without a word
-        return str(tokenizer.apply_chat_template(_system_in_user(messages), **options))
-    except TemplateError as error:
-        raise _refused(example, error) from None
+def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_ids: Collection[int]) -> str:
+    """The text of a response: without the stop token at its end and padding, other special tokens as they are written.
+
+    Markers of channels and tools stay in the text: without them the words on both sides would run together.
+    """
+    pad = tokenizer.pad_token_id
+    kept = list(ids)
+    while kept and (kept[-1] in stop_ids or kept[-1] == pad):
+        kept.pop()
+    return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
-def _refused(example: Example, error: TemplateError) -> UserError:
-    reason = " ".join(str(error).split())
-    return UserError(f"example {example.id!r}: the chat template refuses its messages ({reason}); mend or drop it")
+def answer_text(text: str) -> str:
+    """What a reader or judge sees of a response: the final channel where the text has channels, else all of it."""
+    final = of_channels(text)
+    return text if final is None else str(final["content"])
 
 
-def _system_in_user(messages: Messages) -> Messages:
-    system, *rest = messages
-    first = next((index for index, message in enumerate(rest) if message["role"] == "user"), None)
-    if first is None:
-        return rest
-    content = f"{system['content']}\n\n{rest[first]['content']}"
-    return [*rest[:first], {"role": "user", "content": content}, *rest[first + 1 :]]
+def _messages(example: Example, system: str | None) -> Messages:
+    messages = example.conversation
+    if system is None or messages[0]["role"] in ("system", "developer"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool, keep_end: bool = False) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Token ids of a text; a BOS that both the text and the tokenizer write stays once."""
     token_ids = list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     while bos is not None and token_ids[:2] == [bos, bos]:
         token_ids = token_ids[1:]
     # Some tokenizers end every text with eos; a response could not follow it.
-    if (
-        special
-        and not keep_end
-        and len(token_ids) > 1
-        and token_ids[-1] == eos
-        and not text.endswith(tokenizer.eos_token)
-    ):
+    if special and len(token_ids) > 1 and token_ids[-1] == eos and not text.endswith(tokenizer.eos_token):
         token_ids.pop()
     return token_ids
+
+
+def _ids_of_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], *, special: bool) -> list[int] | None:
+    """Ids of a text in pieces, of which every second one spells a control token and is read as text.
+
+    None where a tokenizer has no other ids for it, or would write other text.
+    """
+    ids = _ids(tokenizer, pieces[0], special=special)
+    if len(pieces) == 1:
+        return ids
+    for number, piece in enumerate(pieces[1:], start=1):
+        as_text = bool(number % 2)
+        found = tokenizer(piece, add_special_tokens=False, split_special_tokens=as_text, verbose=False)["input_ids"]
+        if as_text and not set(found).isdisjoint(_special_ids(tokenizer)):
+            return None
+        ids = [*ids, *found]
+    decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return ids if "".join(pieces[1:]).strip() in decoded else None
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return [token for token, added in tokenizer.added_tokens_decoder.items() if added.special]
+
+
+def _literals(tokenizer: PreTrainedTokenizerBase, ids: Collection[int]) -> list[str]:
+    """The tokens as they stand in text."""
+    added = tokenizer.added_tokens_decoder
+    return [added[token].content if token in added else tokenizer.decode([token]) for token in ids]
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -153,11 +177,17 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     if tokenizer.chat_template is None:
         return None
     answer = "0123456789"
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except TemplateError:
+    turns = [{"role": "user", "content": "a"}, message_of(answer)]
+    after = None
+    for parts in (False, True):  # some templates of models that see take lists of parts alone
+        try:
+            text = str(tokenizer.apply_chat_template(Style(parts=parts)(turns), tokenize=False))
+        except Exception:  # a template that fails is named where a conversation is rendered
+            continue
+        if answer in text:
+            after = text.rpartition(answer)[2]
+            break
+    if after is None:
         return None
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    after = _ids(tokenizer, text.rpartition(answer)[2], special=False)
-    return next((token for token in after if token in special), None)
+    special = set(_special_ids(tokenizer))
+    return next((token for token in _ids(tokenizer, after, special=False) if token in special), None)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from grkd.console import track
-from grkd.data.chat import encode_prompt
+from grkd.data.chat import answer_text, decode_response, encode_prompt
 from grkd.data.language import Group
 from grkd.data.prompts import Example
 from grkd.files import write_json
@@ -162,7 +162,11 @@ def answered(
     spec = recipe.evaluation
     questions = exact_match.read_questions(Path(path))
     prompt_ids = [
-        encode_prompt(models.tokenizer, Example(id=each.id, prompt=each.question), system=recipe.data.system)
+        encode_prompt(
+            models.tokenizer,
+            Example(id=each.id, prompt=each.question, template_options=recipe.data.chat_template_kwargs or None),
+            system=recipe.data.system,
+        )
         for each in questions
     ]
     texts = _greedy(models, model, prompt_ids, max_new_tokens=spec.answer_tokens, batch_size=spec.answer_batch_size)
@@ -206,9 +210,10 @@ def _greedy(
         vocabulary=models.numbers["vocabulary"],
     )
     texts = [""] * len(prompts)
+    stop_ids = models.numbers["stop_ids"]
     for batch in track(batches, "answer", unit="batch", total=math.ceil(len(prompts) / batch_size)):
         for answer in batch:
-            texts[answer.index] = str(models.tokenizer.decode(answer.response_ids, skip_special_tokens=True))
+            texts[answer.index] = answer_text(decode_response(models.tokenizer, answer.response_ids, stop_ids))
     return texts
 
 

@@ -1,14 +1,19 @@
 """A language model's first stage: its models where they must be made, and the prompts as token ids."""
 
-import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from grkd.console import console
 from grkd.data.chat import encode_prompt, encode_response
 from grkd.data.language import within_context
-from grkd.data.prompts import Example, read_examples, split_heldout
+from grkd.data.left_out import LeftOut
+from grkd.data.prompts import Example, shared_prompts, split_heldout
+from grkd.data.sources import gathered, named_records, read_examples
+from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.language.context import LanguageModels
@@ -45,16 +50,19 @@ def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
         console.print("loading teacher and student")
         models.make(work)
         check(recipe.training, recipe.methods, models.numbers_in(work)["vocabulary"])
-        records, dropped = _encoded(recipe, examples, models, models.numbers_in(work))
+        encoded = _Encoded(recipe, models, models.numbers_in(work))
+        for split, example in examples:
+            encoded.add(split, example)
+        records = encoded.records
         counts = {f"prompts_{split}": sum(record["split"] == split for record in records) for split in SPLITS}
-        for split in SPLITS:
-            if not counts[f"prompts_{split}"]:
-                raise UserError(f"data: no {split} prompt fits the context; {dropped} were too long and dropped")
-        if dropped:
-            console.print(f"[yellow]{dropped} prompts are too long for the context and were dropped[/yellow]")
+        encoded.check(counts)
+        encoded.say()
         _say_what_is_left_out(responses, records)
         write_table(work / "prompts.parquet", records, PROMPTS)
-        write_json(work / "counts.json", {**counts, "prompts_dropped_too_long": dropped})
+        write_json(
+            work / "counts.json",
+            {**counts, "prompts_dropped_too_long": encoded.too_long, "prompts_left_out": len(encoded.left_out)},
+        )
 
     return run.stage("prepare", inputs, make, quick=True)
 
@@ -92,43 +100,127 @@ def _say_what_is_left_out(responses: Responses, records: list[dict[str, Any]]) -
 
 def _examples(recipe: LanguageRecipe) -> list[tuple[str, Example]]:
     """(split, example) of the whole data, ids made unique across the two files."""
-    data, groups = recipe.data, from_data(recipe.responses)
-    train = read_examples(Path(data.train), limit=data.limit, groups=groups)
-    if data.heldout is not None:
-        heldout = read_examples(Path(data.heldout), groups=groups)
+    data = recipe.data
+    train = _read(recipe, data.train, data.train_split, limit=data.limit)
+    if data.heldout is not None or data.heldout_split is not None:
+        heldout = _read(recipe, data.heldout, data.heldout_split)
+        if shared := shared_prompts(heldout, train):
+            console.print(f"[yellow]{shared} of {len(heldout)} held-out prompts are also in the training data[/yellow]")
     else:
         train, heldout = split_heldout(train, data.heldout_fraction, recipe.seeds[0])
     return [("train", example) for example in train] + [("heldout", example) for example in heldout]
 
 
-def _encoded(
-    recipe: LanguageRecipe, examples: list[tuple[str, Example]], models: LanguageModels, numbers: dict[str, Any]
-) -> tuple[list[dict[str, Any]], int]:
-    """Records with token ids, and how many were dropped because prompt and response exceed the context."""
-    data, records, dropped = recipe.data, [], 0
-    for split, example in examples:
-        prompt_ids = encode_prompt(models.tokenizer, example, system=data.system)
-        _check_answers(recipe.responses, split, example)
+def _read(recipe: LanguageRecipe, path: str | None, split: str | None, limit: int | None = None) -> list[Example]:
+    """The examples of a file, or of a split of the data set by name; without those left unanswered where others are."""
+    data, groups = recipe.data, from_data(recipe.responses)
+    if path is not None:
+        examples = read_examples(Path(path), limit=limit, groups=groups, turns=data.train_on_turns)
+    else:
+        assert data.dataset is not None
+        assert split is not None
+        found = named_records(data.dataset, split=split, name=data.name, streaming=data.streaming)
+        name = f"{data.dataset}, split {split}"
+        examples = gathered(found, name, limit=limit, groups=groups, turns=data.train_on_turns)
+    if groups:  # the user's last words in a conversation of which other turns are learnt
+        examples = [example for example in examples if example.answers or example.record is None]
+    options = data.chat_template_kwargs
+    if not options:
+        return examples
+    return [replace(example, template_options={**options, **(example.template_options or {})}) for example in examples]
+
+
+class _Encoded:
+    """Prompts as records with token ids, and what is left out."""
+
+    def __init__(self, recipe: LanguageRecipe, models: LanguageModels, numbers: dict[str, Any]) -> None:
+        self.recipe, self.tokenizer, self.numbers = recipe, models.tokenizer, numbers
+        self.records: list[dict[str, Any]] = []
+        self.too_long = 0
+        self.left_out = LeftOut()
+        self.notes: Counter[str] = Counter()
+
+    def add(self, split: str, example: Example) -> None:
+        data, responses = self.recipe.data, self.recipe.responses
+        _check_answers(responses, split, example)
+        try:
+            prompt_ids = encode_prompt(self.tokenizer, example, system=data.system)
+            answers, scores = self._answers(example)
+        except NotRendered as error:
+            self.left_out.add(example.id, error.reason)
+            return
         if not within_context(
             prompt_ids,
             max_prompt_tokens=data.max_prompt_tokens,
-            max_new_tokens=recipe.responses.max_new_tokens,
-            context=numbers["context"],
+            max_new_tokens=responses.max_new_tokens,
+            context=self.numbers["context"],
         ):
-            dropped += 1
-            continue
-        records.append(
+            self.too_long += 1
+            return
+        self.records.append(
             {
                 "id": f"{split}/{example.id}",
                 "split": split,
-                "prompt": shown(example),
-                "messages": json.dumps(example.messages or [{"role": "user", "content": example.prompt}]),
+                "prompt": example.shown,
+                **example.stored(),
                 "prompt_ids": prompt_ids,
-                "data_response_ids": _data_responses(recipe, example, models, numbers["stop_ids"]),
-                "data_scores": example.scores,
+                "data_response_ids": answers,
+                "data_scores": scores,
             }
         )
-    return records, dropped
+
+    def _answers(self, example: Example) -> tuple[list[list[int]] | None, list[float] | None]:
+        """Every response that the data has, cut at the limit of length, and their scores.
+
+        None where none is taken from there. Raises NotRendered where fewer can be written than a group needs.
+        """
+        responses = self.recipe.responses
+        if not from_data(responses):
+            return None, example.scores
+        found, failed = {}, None
+        for place, answer in enumerate(example.answers):
+            try:
+                found[place] = encode_response(
+                    self.tokenizer,
+                    replace(example, completion=answer, responses=None, scores=None),
+                    stop_ids=self.numbers["stop_ids"],
+                    system=self.recipe.data.system,
+                    notes=self.notes,
+                )[: responses.max_new_tokens]
+            except NotRendered as error:
+                failed = error
+                self.notes[f"responses left out: {error.reason}"] += 1
+        if failed is not None and len(found) < (2 if groups_from_data(responses) else 1):
+            self.notes[f"responses left out: {failed.reason}"] -= len(example.answers) - len(found)
+            raise failed
+        scores = example.scores and [example.scores[place] for place in found]
+        return list(found.values()), scores
+
+    def check(self, counts: dict[str, int]) -> None:
+        """Raises UserError where a split has no prompt left, with the reason."""
+        for split in SPLITS:
+            if counts[f"prompts_{split}"]:
+                continue
+            if self.too_long:
+                raise UserError(
+                    f"data: no {split} prompt is left; {self.too_long} are over data.max_prompt_tokens "
+                    f"({self.recipe.data.max_prompt_tokens}) or leave no room for responses.max_new_tokens "
+                    f"({self.recipe.responses.max_new_tokens}) in the context of {self.numbers['context']}"
+                )
+            raise UserError(f"data: no {split} prompt is left; {self.left_out.lines[0]}")
+
+    def say(self) -> None:
+        """One line for each kind of what is left out."""
+        if self.too_long:
+            console.print(
+                f"[yellow]{self.too_long} prompts were dropped: over data.max_prompt_tokens, or no room for "
+                "responses.max_new_tokens in the context[/yellow]",
+                soft_wrap=True,
+            )
+        self.left_out.say("data")
+        for note, count in self.notes.items():
+            if count:
+                console.print(f"[yellow]data: {count} {escape(note)}[/yellow]", soft_wrap=True)
 
 
 def _check_answers(responses: Responses, split: str, example: Example) -> None:
@@ -145,29 +237,3 @@ def _check_answers(responses: Responses, split: str, example: Example) -> None:
         f"data: {split} example {example.id} has no completion or responses, but responses.source is "
         f"{responses.source}, which takes them from the data"
     )
-
-
-def _data_responses(
-    recipe: LanguageRecipe, example: Example, models: LanguageModels, stop_ids: list[int]
-) -> list[list[int]] | None:
-    """Every response that the data has, cut at the limit of length; None where none is taken from there."""
-    if not from_data(recipe.responses):
-        return None
-    encoded = (
-        encode_response(
-            models.tokenizer,
-            replace(example, completion=text, responses=None, scores=None),
-            stop_ids=stop_ids,
-            system=recipe.data.system,
-        )
-        for text in example.answers
-    )
-    return [ids[: recipe.responses.max_new_tokens] for ids in encoded]
-
-
-def shown(example: Example) -> str:
-    """The prompt as people read it: its last message."""
-    if example.prompt is not None:
-        return example.prompt
-    assert example.messages
-    return example.messages[-1]["content"]

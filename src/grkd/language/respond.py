@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from grkd.console import console, progress_bar
+from grkd.data.chat import decode_response
 from grkd.data.groups import choose_diverse, first_of_equal, shared_out
+from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import parse_json, write_json
 from grkd.language.context import LanguageModels
@@ -24,6 +26,7 @@ from grkd.run.folder import RunFolder
 Record = dict[str, Any]
 
 SOURCES = ("teacher", "student", "data")
+_TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
 _COUNTS = b"grkd_counts"  # key of a shard's counts in its own metadata: both are there or neither
 
 
@@ -165,6 +168,8 @@ class _Answers:
     def _records(self, prompt: Record, kept: list[_Candidate], counts: Counter[str]) -> list[Record]:
         counts[f"groups_{prompt['split']}"] += bool(kept)
         records = []
+        # A thought that the prompt opens belongs to the text of the response.
+        opened = opening(str(self.tokenizer.decode(prompt["prompt_ids"][-_TAIL:], skip_special_tokens=False)))
         for index, candidate in enumerate(kept):
             finished = candidate.response_ids[-1] in self.stops
             counts[f"responses_from_{candidate.source}"] += 1
@@ -172,13 +177,13 @@ class _Answers:
             counts["response_tokens"] += len(candidate.response_ids)
             records.append(
                 {
-                    **{name: prompt[name] for name in ("split", "prompt", "messages", "prompt_ids")},
+                    **{name: prompt[name] for name in ("split", "prompt", "messages", "context", "prompt_ids")},
                     "id": f"{prompt['id']}#{index}",
                     "group": prompt["id"],
                     "index": index,
                     "source": candidate.source,
                     "response_ids": candidate.response_ids,
-                    "response": candidate.text,
+                    "response": opened + candidate.text,
                     "finished": finished,
                     "data_score": candidate.data_score,
                 }
@@ -186,7 +191,7 @@ class _Answers:
         return records
 
     def _text(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return decode_response(self.tokenizer, ids, self.stops)
 
 
 def _quotas(settings: Responses) -> dict[str, int]:
@@ -203,6 +208,7 @@ def _total(shards: list[Path]) -> dict[str, int]:
         total.update(parse_json(pq.read_schema(shard).metadata[_COUNTS]))
     names = [f"groups_{split}" for split in SPLITS]
     names += ["groups_dropped", "duplicates_dropped", "empty_dropped"]
+    names += ["responses_not_rendered"] if total["responses_not_rendered"] else []
     names += [f"responses_from_{source}" for source in SOURCES if total[f"responses_from_{source}"]]
     names += ["responses_cut", "response_tokens"]
     counts = {name: total[name] for name in names}
@@ -236,6 +242,8 @@ def _say(counts: dict[str, int], settings: Responses) -> None:
     if "generated_tokens" in counts:
         parts.append(f"{counts['generated_tokens_per_second']:,} tokens/s a process")
     console.print(f"respond: {', '.join(parts)}", soft_wrap=True)
+    if lost := counts.get("responses_not_rendered"):
+        console.print(f"[yellow]{lost:,} responses left out: the student's chat template cannot write them[/yellow]")
     if cut := counts["responses_cut"]:
         limit = settings.max_new_tokens
         console.print(f"[yellow]{cut:,} of {responses:,} responses were cut at max_new_tokens = {limit}[/yellow]")

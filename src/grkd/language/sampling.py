@@ -7,11 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.chat import decode_response, encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import vocabulary_size
-from grkd.data.prompts import Example
+from grkd.data.prompts import restored
+from grkd.data.template import NotRendered
+from grkd.data.thoughts import of_channels, opening
 from grkd.errors import UserError
-from grkd.files import parse_json
 from grkd.language.context import LanguageModels
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
@@ -91,7 +92,9 @@ class Sampler:
             progress(len(batch), tokens)
             for response in batch:
                 place = response.index // self.share
-                found[place].append(self._student_ids(prompts[place], response))
+                ids = self._student_ids(prompts[place], response)
+                counts["responses_not_rendered"] += not ids
+                found[place].append(ids)
         counts["generation_ms"] += round(1000 * (time.perf_counter() - begin))
         return found
 
@@ -127,6 +130,7 @@ class ForeignSampler(Sampler):
         self.vocabulary = vocabulary_size(self.own)
         self.pad_token_id = self.stop_ids[0] if self.own.pad_token_id is None else self.own.pad_token_id
         self.context = context_length(model)
+        self.opened: dict[str, str] = {}  # per prompt: the start of a thought that its end writes
 
     def _room(self, prompts: Sequence[Record]) -> int | None:
         return None  # not known without the teacher's tokens of every prompt
@@ -134,32 +138,39 @@ class ForeignSampler(Sampler):
     def _prompt_ids(self, prompts: Iterable[Record]) -> list[list[int]]:
         encoded = []
         for prompt in prompts:
-            ids = encode_prompt(self.own, _example(prompt), system=self.recipe.data.system)
+            ids = encode_prompt(self.own, restored(prompt), system=self.recipe.data.system)
             length = len(ids) + self.settings.max_new_tokens
             if self.context is not None and length > self.context:
                 raise UserError(
                     f"teacher: prompt {prompt['id']} and its response take {length} of its tokens, its context is "
                     f"{self.context}; lower data.max_prompt_tokens or responses.max_new_tokens"
                 )
+            self.opened[prompt["id"]] = opening(str(self.own.decode(ids[-16:], skip_special_tokens=False)))
             encoded.append(ids)
         return encoded
 
     def _student_ids(self, prompt: Record, response: Response) -> list[int]:
-        text = self.own.decode(response.response_ids, skip_special_tokens=True)
-        ids = encode_response(
-            self.models.tokenizer,
-            _example(prompt, completion=text),
-            stop_ids=self.student_stop_ids,
-            system=self.recipe.data.system,
-        )
+        """The response's text in the student's tokens; none where the student's chat template cannot write it.
+
+        The text starts with the thought that the teacher's prompt opens. Of a text with channels the final one is the
+        answer and the others are thoughts, where the student's template has a place for them.
+        """
+        text = decode_response(self.own, response.response_ids, self.stop_ids)
+        text = self.opened[prompt["id"]] + text
+        ids: list[int] = []
+        message = of_channels(text)
+        forms = [text] if message is None else [message, message["content"]]
+        for form in forms:
+            try:
+                ids = encode_response(
+                    self.models.tokenizer,
+                    restored(prompt, completion=form),
+                    stop_ids=self.student_stop_ids,
+                    system=self.recipe.data.system,
+                )
+                break
+            except NotRendered:
+                continue
         if not response.finished:  # the teacher was cut short: no stop token that it did not write
             ids = ids[:-1]
         return ids[: self.settings.max_new_tokens]
-
-
-def _example(prompt: Record, completion: str | None = None) -> Example:
-    """The prompt as its line had it; a tokenizer without a chat template takes text only."""
-    messages = parse_json(prompt["messages"])
-    if len(messages) == 1:
-        return Example(id=prompt["id"], prompt=messages[0]["content"], completion=completion)
-    return Example(id=prompt["id"], messages=messages, completion=completion)

@@ -126,14 +126,14 @@ def _check(groups: Sequence[Sequence[Record]], recipe: LanguageRecipe) -> None:
     for record in (record for group in groups for record in group):
         if not record["response_ids"]:
             raise UserError(
-                f"respond: the response {record['id']} has no tokens; take its prompt out of {recipe.data.train}"
+                f"respond: the response {record['id']} has no tokens; take its prompt out of {recipe.data.source}"
             )
         if recipe.score.reward != "data":
             continue
         if record["data_score"] is None:
             raise UserError(
                 f"score.reward is data, but the response {record['id']} (from the {record['source']}) has no score; "
-                f"give teacher_scores beside responses in {recipe.data.train}, or set score.reward to log_prob"
+                f"give teacher_scores beside responses in {recipe.data.source}, or set score.reward to log_prob"
             )
         finite(record["data_score"], "the data's score", record)
 

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grkd.data.chat import Messages, encode_prompt, encode_response, stop_token_ids
+from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.conversation import Messages
 from grkd.data.language import Item, captured_hidden, collate, response_logits
-from grkd.data.prompts import Example
+from grkd.data.prompts import restored
+from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.files import parse_json
 from grkd.kernels.response_log_probs import selected_log_probs
@@ -81,15 +83,13 @@ class Scorer:
         """Prompt and response in the teacher's tokens: the very tokens that the student trains on, where they share."""
         if self.models.teacher_tokenizer is None:
             return Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
-        messages, system = parse_json(record["messages"]), self.recipe.data.system
-        single = len(messages) == 1  # a tokenizer without a chat template takes text only
-        example = Example(
-            id=record["id"],
-            prompt=messages[0]["content"] if single else None,
-            messages=None if single else messages,
-            completion=record["response"],
-        )
-        response_ids = encode_response(self.tokenizer, example, stop_ids=self.stop_ids, system=system)
+        system = self.recipe.data.system
+        example = restored(record, completion=record["response"])
+        try:
+            response_ids = encode_response(self.tokenizer, example, stop_ids=self.stop_ids, system=system)
+        except NotRendered:  # such as a thought without an end: the text itself, of which the likelihood is asked
+            text = self.tokenizer(record["response"], add_special_tokens=False, split_special_tokens=True)
+            response_ids = [*text["input_ids"], self.stop_ids[0]]
         if not record["finished"] and len(response_ids) > 1:
             response_ids = response_ids[:-1]  # it was cut by the limit of length, so the student wrote no stop token
         prompt_ids = encode_prompt(self.tokenizer, example, system=system)
@@ -171,7 +171,7 @@ class Scorer:
     def _conversation(self, record: Record) -> Messages:
         messages: Messages = parse_json(record["messages"])
         system = self.recipe.data.system
-        if system is None or messages[0]["role"] == "system":
+        if system is None or messages[0]["role"] in ("system", "developer"):
             return messages
         return [{"role": "system", "content": system}, *messages]
 

@@ -17,6 +17,7 @@ PROMPTS = pa.schema(
         "split": pa.string(),
         "prompt": pa.string(),  # as people read it: the last message
         "messages": pa.string(),  # the conversation as JSON, without the recipe's system message
+        "context": pa.string(),  # tools and variables of the chat template as JSON, null without any
         "prompt_ids": TOKENS,
         "data_response_ids": pa.list_(TOKENS),
         "data_scores": pa.list_(pa.float64()),
@@ -33,6 +34,7 @@ RESPONSES = pa.schema(
         "split": pa.string(),
         "prompt": pa.string(),
         "messages": pa.string(),
+        "context": pa.string(),
         "prompt_ids": TOKENS,
         "response_ids": TOKENS,
         "response": pa.string(),

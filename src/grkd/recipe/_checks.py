@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from grkd import objectives
+from grkd.data.conversation import SET_BY_US
 from grkd.recipe._managed import managed
 from grkd.recipe._paths import path_mistakes
-from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Recipe, Responses, Student
+from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Prompts, Recipe, Responses, Student
 from grkd.recipe._words import KeyPath, Problem
 
 
@@ -20,6 +21,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(("seeds",), f"expected different seeds, got {recipe.seeds}")
     if isinstance(recipe, LanguageRecipe):
         yield from _student(recipe.student)
+        yield from _prompts(recipe.data)
         yield from _responses(recipe.responses)
     else:
         yield from _training(raw["teacher"], ("teacher",))
@@ -55,6 +57,19 @@ def _student(student: Student) -> Iterator[Problem]:
     for name in ("gguf_file", "revision"):
         if getattr(student, name) is not None and student.model is None:
             yield Problem(("student", name), "belongs to student.model, which is not given")
+
+
+def _prompts(data: Prompts) -> Iterator[Problem]:
+    yield from _one_of(("data",), data, ("train", "dataset"))
+    for name in ("name", "split", "heldout_split", "streaming"):
+        if data.dataset is None and getattr(data, name):
+            yield Problem(("data", name), "belongs to data.dataset, which is not given")
+    for name in sorted(data.chat_template_kwargs.keys() & SET_BY_US):
+        yield Problem(("data", "chat_template_kwargs", name), "is set by grkd; take it out")
+    if data.heldout is not None and data.heldout_split is not None:
+        yield Problem(("data", "heldout_split"), "given together with heldout; keep one of the two")
+    if data.dataset is not None and data.heldout_split == data.train_split:
+        yield Problem(("data", "heldout_split"), f"is the split that is trained on, {data.train_split}; choose another")
 
 
 def _responses(responses: Responses) -> Iterator[Problem]:

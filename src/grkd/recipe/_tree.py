@@ -107,14 +107,30 @@ class Student(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts(Section):
-    """JSONL files, a line each: {"prompt"}, {"messages"}, or {"prompt", "completion"}."""
+    """Records of conversations (docs/guide/data.md): a file (JSONL, Parquet, JSON, CSV) or a `dataset` by name."""
 
-    train: FilePath
+    train: FilePath | None = None
     heldout: FilePath | None = None
-    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of train, where no heldout file is given
+    dataset: ModelPath | None = None  # instead of train: a name on the hub or a local folder, read by `datasets`
+    name: str | None = None  # the dataset's configuration
+    split: Text | None = None  # of the dataset; null: train
+    heldout_split: str | None = None  # of the dataset, instead of a heldout file
+    streaming: bool = False  # read the dataset without a copy on disk
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the prompts, without heldout or heldout_split
+    train_on_turns: Literal["all", "last"] = "all"  # every assistant turn of a conversation is learnt, or the last
     system: str | None = None  # a system message before every prompt
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # such as {enable_thinking: false}
     max_prompt_tokens: Count = 1800  # longer prompts are dropped and counted
-    limit: Count | None = None  # use only the first of train
+    limit: Count | None = None  # use only the first records of train
+
+    @property
+    def source(self) -> str:
+        """Where the training records come from, as errors name it."""
+        return self.train or f"{self.dataset}, split {self.train_split}"
+
+    @property
+    def train_split(self) -> str:
+        return self.split or "train"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,8 +143,9 @@ def identity(section: Section) -> dict[str, Any]:
     A hub name, and a path that leads nowhere, stand as they are.
     """
     plain = to_plain(section)
-    for key in ("model", "train", "heldout", "image_folder", "folder", "weights", "questions"):
-        if isinstance(plain.get(key), str):
+    for key in ("model", "train", "heldout", "dataset", "image_folder", "folder", "weights", "questions"):
+        # A data set's name is a path only if the recipe's reader made it absolute: "digits" is never a folder.
+        if isinstance(plain.get(key), str) and (key != "dataset" or Path(plain[key]).is_absolute()):
             plain[key] = _content(plain[key])
     return plain
 

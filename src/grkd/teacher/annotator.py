@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grkd.data.chat import Messages, encode_prompt, encode_response, stop_token_ids
+from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.conversation import Messages, shown
 from grkd.data.language import forward_parameters, model_inputs
 from grkd.data.prompts import Example
+from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.groups import wide
 
@@ -39,7 +41,8 @@ length, and it does not matter which of the two stands first.
 
 Which response is better? Reply with one letter, A or B, and nothing else."""
 _PLAIN_END = "\n\nThe better response is"  # a model without a chat template completes the sentence
-_SPEAKERS = {"system": "Instructions", "user": "User", "assistant": "Assistant"}
+_SPEAKERS = {"system": "Instructions", "developer": "Instructions", "user": "User", "assistant": "Assistant"}
+_SPEAKERS["tool"] = "Tool"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +135,7 @@ def _labels(tokenizer: Any, stop_ids: list[int]) -> _Labels:
     found: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
     # The usual form of a reply comes first: it decides what is before the letter.
     for space in ("", " ") if tokenizer.chat_template else (" ", ""):
-        first, second = (
-            encode_response(tokenizer, replace(probe, completion=space + letter), stop_ids=stop_ids) for letter in "AB"
-        )
+        first, second = (_reply_ids(tokenizer, replace(probe, completion=space + letter), stop_ids) for letter in "AB")
         place = next((n for n, ids in enumerate(zip(first, second, strict=False)) if ids[0] != ids[1]), None)
         if place is None or tokenizer.unk_token_id in (first[place], second[place]):
             continue
@@ -148,8 +149,18 @@ def _labels(tokenizer: Any, stop_ids: list[int]) -> _Labels:
     return _Labels(before=list(before), first=firsts, second=seconds)
 
 
+def _reply_ids(tokenizer: Any, probe: Example, stop_ids: list[int]) -> list[int]:
+    """The ids of a reply of one letter; of its text alone where the chat template writes finished turns otherwise."""
+    try:
+        return encode_response(tokenizer, probe, stop_ids=stop_ids)
+    except NotRendered:
+        encode_prompt(tokenizer, probe)  # a template that refuses the question refuses the letter for that reason
+        ids: list[int] = tokenizer(probe.completion, add_special_tokens=False)["input_ids"]
+        return [*ids, stop_ids[0]]
+
+
 def _example(tokenizer: Any, name: str, conversation: Messages, first: str, second: str) -> Example:
-    turns = "\n\n".join(f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in conversation)
+    turns = "\n\n".join(f"{_SPEAKERS[turn['role']]}: {shown(turn)}" for turn in conversation)
     text = _QUESTION.format(conversation=turns, first=first, second=second)
     return Example(id=name, prompt=text if tokenizer.chat_template else text + _PLAIN_END)
 

@@ -1,0 +1,252 @@
+"""One reader of records: a dict as people and data sets write it becomes prompts with their responses."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from sys import float_info
+from typing import Any
+
+from grkd.data.conversation import (
+    Answer,
+    Messages,
+    answer_of,
+    check_text,
+    kind,
+    message_of,
+    read_messages,
+    read_template_options,
+    read_tools,
+)
+from grkd.data.prompts import Example, Turns
+from grkd.errors import UserError
+
+GROUP_KEYS = ("responses", "teacher_scores")
+PAIR_KEYS = ("chosen", "rejected")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_USED = ("id", "messages", "conversations", "prompt", "completion", "system", "tools", "chat_template_kwargs")
+
+
+def examples_of(
+    record: Any,
+    *,
+    default_id: str,
+    where: str,
+    groups: bool = True,
+    turns: Turns = "all",
+    unused: Counter[str] | None = None,
+) -> list[Example]:
+    """The prompts of a record, one per assistant turn that is learnt; values that are null are not there.
+
+    The prompt is `messages` (`conversations` in the ShareGPT form), or `prompt` (text or messages). What is learnt is
+    `completion` (text or messages), else every assistant turn of `messages`, else a group: `responses` (with
+    `teacher_scores` if wanted) or `chosen` and `rejected`, which score 1 and 0; these are text, messages, or whole
+    conversations, which must be equal up to the last turn. turns="last": only the last assistant turn.
+    A conversation that ends with the user gives a prompt without a response. `system`, `tools` and
+    `chat_template_kwargs` belong to all turns. groups=False: the keys of groups are ignored, whatever is in them.
+    unused: counts keys that nothing reads. Raises UserError, with `where`, for what is not such a record.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f'{where}: expected an object such as {{"prompt": "..."}}, got {kind(record)}')
+    name = default_id if record.get("id") is None else record["id"]
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise UserError(f"{where}: id must be text or a whole number, got {kind(name)}")
+    check_text(str(name), "id", where)
+    if media := next((key for key in _MEDIA if record.get(key)), None):
+        raise UserError(f"{where}: it has {media}; only text is learnt, drop records with {media}")
+    if unused is not None:
+        known = (*_USED, *GROUP_KEYS, *PAIR_KEYS)
+        unused.update(key for key, value in record.items() if key not in known and value not in (None, "", []))
+    parts = _Parts.of(record, where, unused)
+    answers, scores = _group(record, parts, where) if groups else (None, None)
+    common: dict[str, Any] = {
+        "tools": read_tools(record.get("tools"), where),
+        "template_options": read_template_options(record.get("chat_template_kwargs"), where),
+    }
+    if answers is not None:
+        if any(message["role"] == "assistant" for message in [*parts.before, *parts.learnt][-1:]):
+            raise UserError(f"{where}: a completion and a group of responses; keep one of them")
+        return [Example(id=str(name), **parts.prompt(where), responses=answers, scores=scores, **common)]
+    return _turns(str(name), parts, turns, where, common)
+
+
+@dataclass
+class _Parts:
+    """A record's prompt, as text or messages, and what follows it: the messages of which the assistant's are learnt."""
+
+    text: str | None
+    before: Messages
+    learnt: Messages
+
+    @classmethod
+    def of(cls, record: dict[str, Any], where: str, unused: Counter[str] | None) -> "_Parts":
+        listed = [key for key in ("messages", "conversations") if record.get(key) is not None]
+        if len(listed) > 1:
+            raise UserError(f"{where}: both messages and conversations; keep one of them")
+        prompt, completion = record.get("prompt"), record.get("completion")
+        parts = cls(None, [], [])
+        if listed:
+            whole = read_messages(record[listed[0]], listed[0], where, unused=unused)
+            told = {message["content"].strip() for message in whole}
+            if unused is not None and prompt is not None and not (isinstance(prompt, str) and prompt.strip() in told):
+                unused["prompt"] += 1
+            parts = cls(None, [], whole)
+        elif isinstance(prompt, list):
+            parts.before = read_messages(prompt, "prompt", where, unused=unused)
+        elif prompt is not None:
+            parts.text = check_text(prompt, "prompt", where)
+        elif any(record.get(key) is None for key in PAIR_KEYS):
+            raise UserError(f'{where}: neither "prompt" nor "messages"; one of them is needed')
+        if completion is not None:
+            parts._complete(completion, where, unused)
+        if record.get("system") is not None:
+            parts._set_system(check_text(record["system"], "system", where, empty=True), where)
+        return parts
+
+    def prompt(self, where: str) -> dict[str, Any]:
+        """Fields of an Example whose prompt is all that is here."""
+        messages = [*self.before, *self.learnt]
+        if self.text is not None and not messages:
+            return {"prompt": self.text}
+        if self.text is not None:
+            messages = [*messages, {"role": "user", "content": self.text}]
+        if not messages or messages[-1]["role"] not in ("user", "tool"):
+            raise UserError(f"{where}: the prompt's messages must end with a user turn or a tool's")
+        return {"messages": messages}
+
+    def _complete(self, completion: Any, where: str, unused: Counter[str] | None) -> None:
+        """Take the completion as what is learnt, and everything else as the prompt."""
+        self.before, self.learnt = [*self.before, *self.learnt], []
+        if self.before and self.before[-1]["role"] == "assistant":
+            raise UserError(f"{where}: a completion and a last assistant turn; keep one of them")
+        if not isinstance(completion, list):
+            self.learnt = [{"role": "assistant", "content": check_text(completion, "completion", where)}]
+            return
+        turns = [{"role": "assistant", **turn} if isinstance(turn, dict) else turn for turn in completion]
+        self.learnt = read_messages(turns, "completion", where, unused=unused)
+        if not self.learnt or self.learnt[-1]["role"] != "assistant":
+            raise UserError(f"{where}: a completion of messages must end with an assistant turn")
+        if self.text is not None and len(self.learnt) > 1:
+            self.text, self.before = None, [{"role": "user", "content": self.text}]
+
+    def _set_system(self, system: str, where: str) -> None:
+        if not system.strip():
+            return
+        first = [*self.before, *self.learnt][:1]
+        if first and first[0]["role"] == "system":
+            if first[0]["content"].strip() != system.strip():
+                raise UserError(f"{where}: system beside a system message that says something else; keep one of them")
+            return
+        before = self.before if self.text is None else [{"role": "user", "content": self.text}]
+        self.text, self.before = None, [{"role": "system", "content": system}, *before]
+
+
+def _turns(name: str, parts: _Parts, turns: Turns, where: str, common: dict[str, Any]) -> list[Example]:
+    """An example per assistant turn that answers something, and one for what is left unanswered at the end."""
+    whole = [*parts.before, *parts.learnt]
+    roles = [message["role"] for message in whole]
+    if ("assistant", "assistant") in pairwise(roles):
+        raise UserError(f"{where}: two assistant turns in a row; join them into one")
+    places = [
+        place
+        for place in range(len(parts.before), len(whole))
+        if whole[place]["role"] == "assistant" and whole[place].get("weight", 1) and _answers(whole, place, parts)
+    ]
+    found: list[dict[str, Any]] = []
+    for place in places:
+        prompt = {"prompt": parts.text} if place == 0 else {"messages": whole[:place]}
+        found.append({**prompt, "completion": answer_of(whole[place])})
+    if not whole or whole[-1]["role"] != "assistant":
+        found.append(parts.prompt(where))
+    if not found:
+        raise UserError(f"{where}: no assistant turn after a user's; the prompt's messages must end with a user turn")
+    if turns == "last":
+        found = found[-1:]
+    if len(found) == 1:
+        return [Example(id=name, **found[0], **common)]
+    return [Example(id=f"{name}:{n}", record=name, **each, **common) for n, each in enumerate(found, start=1)]
+
+
+def _answers(whole: Messages, place: int, parts: _Parts) -> bool:
+    """Whether the assistant's message at this place answers a user or a tool."""
+    if place == 0:
+        return parts.text is not None
+    return whole[place - 1]["role"] in ("user", "tool")
+
+
+def _group(record: dict[str, Any], parts: _Parts, where: str) -> tuple[list[Answer] | None, list[float] | None]:
+    """The responses of a record and their scores, each None where it has none; a pair may hold the prompt too."""
+    given = {key: record[key] for key in (*GROUP_KEYS, *PAIR_KEYS) if record.get(key) is not None}
+    if any(key in given for key in PAIR_KEYS):
+        if given.keys() != set(PAIR_KEYS):
+            raise UserError(f"{where}: it has {' and '.join(given)}; give chosen and rejected, both and nothing else")
+        return _pair(given["chosen"], given["rejected"], parts, where), [1.0, 0.0]
+    responses, scores = given.get("responses"), given.get("teacher_scores")
+    if responses is None:
+        if scores is not None:
+            raise UserError(f"{where}: teacher_scores without responses; give both or neither")
+        return None, None
+    if not isinstance(responses, list) or not responses:
+        raise UserError(f"{where}: responses must be a list of one text or more")
+    answers = [_answer(response, f"responses[{index}]", where) for index, response in enumerate(responses)]
+    if scores is None:
+        return answers, None
+    if not isinstance(scores, list) or len(scores) != len(responses):
+        found = str(len(scores)) if isinstance(scores, list) else kind(scores)
+        raise UserError(f"{where}: {len(responses)} responses need {len(responses)} teacher_scores, got {found}")
+    for index, score in enumerate(scores):
+        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= float_info.max:
+            found = str(score) if isinstance(score, float) else kind(score)
+            raise UserError(f"{where}: teacher_scores[{index}] must be a finite number, got {found}")
+    return answers, [float(score) for score in scores]
+
+
+def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]:
+    """Both answers; `parts` then holds the prompt alone, wherever the record has it."""
+    contexts, answers = [], []
+    for name, value in (("chosen", chosen), ("rejected", rejected)):
+        if isinstance(value, list):
+            turns = read_messages(value, name, where)
+            if not turns or turns[-1]["role"] != "assistant":
+                raise UserError(f"{where}: {name} must be text, or messages that end with an assistant turn")
+            contexts.append(turns[:-1])
+            answers.append(answer_of(turns[-1]))
+        else:
+            answers.append(_answer(value, name, where))
+    if len(contexts) == 2 and contexts[0] != contexts[1]:
+        raise UserError(f"{where}: chosen and rejected answer different prompts")
+    whole = [*parts.before, *parts.learnt]
+    if whole and whole[-1]["role"] == "assistant":  # as some published sets have it: messages that end with chosen
+        if whole[-1] != message_of(answers[0]):
+            raise UserError(f"{where}: messages end with another answer than chosen; keep one of them")
+        whole = whole[:-1]
+    context = next((each for each in contexts if each), [])
+    if context:
+        given = whole if parts.text is None else [{"role": "user", "content": parts.text}]
+        if given and _said(context)[-len(given) :] != _said(given) and _said(given)[-len(context) :] != _said(context):
+            raise UserError(f"{where}: the prompt is not the one that chosen answers; keep one of them")
+        whole = context if len(context) >= len(given) else given
+        parts.text = None
+        if len(whole) == 1 and whole[0].keys() == {"role", "content"} and whole[0]["role"] == "user":
+            parts.text, whole = whole[0]["content"], []
+    parts.before, parts.learnt = whole, []
+    if parts.text is None and not whole:
+        raise UserError(f'{where}: neither "prompt" nor "messages"; one of them is needed')
+    return answers
+
+
+def _said(messages: Messages) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"].strip()) for message in messages]
+
+
+def _answer(value: Any, name: str, where: str) -> Answer:
+    """A response: text, an assistant's message, or a list with that message alone."""
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        return check_text(value, name, where)
+    turns = read_messages(
+        [{"role": "assistant", **turn} if isinstance(turn, dict) else turn for turn in value], name, where
+    )
+    if len(turns) != 1 or turns[0]["role"] != "assistant":
+        raise UserError(f"{where}: {name} must be text, or one assistant message")
+    return answer_of(turns[0])

@@ -1,0 +1,161 @@
+"""Where records come from: JSONL files, and through `datasets` Parquet, JSON and CSV files and data sets by name."""
+
+import importlib.util
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from grkd.console import console
+from grkd.data.prompts import Example, Turns
+from grkd.data.records import examples_of
+from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
+
+FORMATS = {".parquet": "parquet", ".json": "json", ".csv": "csv", ".tsv": "csv"}
+_SHOWN_KEYS = 8
+
+
+def read_examples(path: Path, *, limit: int | None = None, groups: bool = True, turns: Turns = "all") -> list[Example]:
+    """The prompts of a file's records (see `examples_of`), of the first `limit` records where given.
+
+    JSONL: an object per line, blank lines skipped. Parquet, JSON and CSV files (by their ending) are read through
+    `datasets`. An id must be unique; without one it is the line's number, or the record's.
+    Keys that nothing reads are named in one line. Raises UserError with file and line for what is no such record.
+    """
+    if path.suffix.lower() in FORMATS:
+        return gathered(file_records(path), str(path), limit=limit, groups=groups, turns=turns, number_from=1)
+    numbered = ((f"{path}, line {number}", number, value) for number, value in _lines(path))
+    return _gathered(numbered, str(path), limit=limit, groups=groups, turns=turns)
+
+
+def gathered(
+    records: Iterable[Any],
+    name: str,
+    *,
+    limit: int | None = None,
+    groups: bool = True,
+    turns: Turns = "all",
+    number_from: int = 0,
+    unique: bool = True,
+) -> list[Example]:
+    """The same of records that are there already; `name` is what errors call them, with the record's number.
+
+    unique=False: ids may come twice.
+    """
+    numbered = ((f"{name}[{number}]", number, value) for number, value in enumerate(records, start=number_from))
+    return _gathered(numbered, name, limit=limit, groups=groups, turns=turns, unique=unique)
+
+
+def file_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a Parquet, JSON or CSV file, as they are read: nothing is cached on disk."""
+    datasets = _library(str(path))
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a JSONL, Parquet, JSON or CSV file of prompts")
+    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    try:
+        found = datasets.load_dataset(
+            FORMATS[path.suffix.lower()], data_files=str(path), split="train", streaming=True, **options
+        )
+        yield from found
+    except Exception as error:  # readers of damaged files raise anything
+        raise UserError(f"{path}: cannot be read ({_short(error)}); repair the file") from None
+
+
+def named_records(
+    dataset: str, *, split: str, name: str | None = None, streaming: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Records of a split of a data set: a name on the hub, or a local folder as `datasets` reads it.
+
+    name: the data set's configuration. streaming: records come as they are read, without a copy on disk.
+    Raises UserError for a data set or split that cannot be had.
+    """
+    datasets = _library(dataset)
+    try:
+        found = datasets.load_dataset(dataset, name, split=split, streaming=streaming)
+    except Exception as error:
+        raise UserError(
+            f"data.dataset {dataset!r}, split {split!r}: cannot be loaded ({_short(error)}); "
+            "check dataset, name and split, the network and access rights"
+        ) from None
+    return iter(found)
+
+
+def split_of(records: Any, split: str | None, where: str, option: str) -> Any:
+    """The records themselves, or a split of a dict of splits; raises UserError where none is named."""
+    if not isinstance(records, dict):
+        return records
+    names = ", ".join(map(str, records))
+    if split is None:
+        raise UserError(f"{where}: it has splits ({names}); give one of them, or set {option}")
+    if split not in records:
+        raise UserError(f"{where}: no split {split!r} among {names}; change {option}")
+    return records[split]
+
+
+def _library(name: str) -> Any:
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError(f"{name}: reading it needs the datasets package: pip install 'grkd[data]', or give JSONL")
+    import datasets
+
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return text if len(text) <= 160 else f"{text[:160]} ..."
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line numbers and values of a JSONL file."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a JSONL file of prompts") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of prompts") from None
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            text = line.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise UserError(f"{where}: not UTF-8; save the file as UTF-8") from None
+        if not text.strip():
+            continue
+        try:
+            yield number, parse_json(text)
+        except NotJSON as error:
+            raise UserError(f"{where}: not JSON ({error}); write one JSON object per line") from None
+
+
+def _gathered(
+    numbered: Iterable[tuple[str, int, Any]],
+    name: str,
+    *,
+    limit: int | None,
+    groups: bool,
+    turns: Turns,
+    unique: bool = True,
+) -> list[Example]:
+    examples: list[Example] = []
+    place_of: dict[str, str] = {}
+    unused: Counter[str] = Counter()
+    for where, number, value in itertools.islice(numbered, limit):
+        for example in examples_of(
+            value, default_id=str(number), where=where, groups=groups, turns=turns, unused=unused
+        ):
+            if unique and example.id in place_of:
+                place = place_of[example.id].removeprefix(f"{name}, ")
+                raise UserError(f"{where}: id {example.id!r} is also that of {place}; make ids unique")
+            place_of[example.id] = where
+            examples.append(example)
+    if not examples:
+        raise UserError(f"{name}: no prompts in it; write one JSON object per line")
+    if unused and groups:
+        keys = ", ".join(sorted(unused)[:_SHOWN_KEYS]) + (", ..." if len(unused) > _SHOWN_KEYS else "")
+        console.print(f"[yellow]{escape(f'{name}: keys that are not used: {keys}')}[/yellow]", soft_wrap=True)
+    return examples
