@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from grkd.compare.search import below_median, grid, maximise, propose
+from grkd.compare.search import below_median, grid, propose
 from grkd.errors import UserError
 
 SPACE = {"learning_rate": [0.01, 0.03, 0.1, 0.3], "temperature": [1.0, 2.0, 4.0], "t_squared": [True, False]}
@@ -104,10 +104,3 @@ def test_the_median_by_hand() -> None:
     assert below_median(values, maximise=False) == {"c", "d"}
     assert below_median({"a": 1.0, "b": 2.0}, maximise=True) == set()
     assert below_median({"a": 1.0, "b": 1.0, "c": 1.0}, maximise=True) == set()
-
-
-def test_directions() -> None:
-    assert maximise("accuracy")
-    assert maximise("kendall_tau")
-    assert not maximise("nll_nats")
-    assert not maximise("ece")

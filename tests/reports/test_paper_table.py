@@ -234,7 +234,7 @@ def test_values_that_are_not_there(tmp_path: Path) -> None:
     row = paper_table(read_evaluations([str(tmp_path / "one")])).rows[0]
     assert (row.label, row.values) == ("m", (None, None, None, None, 25.0))
     (folder / "result.json").write_text(json.dumps(result | {"metrics": {"accuracy": {"value": float("nan")}}}))
-    with pytest.raises(UserError, match="no figure for the table in these runs; it shows alpaca_eval, arena_hard"):
+    with pytest.raises(UserError, match="no metric for the table in these runs; it shows alpaca_eval, arena_hard"):
         paper_table(read_evaluations([str(tmp_path / "one")]))
 
 

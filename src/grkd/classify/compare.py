@@ -17,6 +17,7 @@ from grkd.compare import search as _search
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
+from grkd.metrics.registry import higher_is_better
 from grkd.recipe import ClassifierRecipe, Method, to_plain
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, NOT_YET, run_jobs
@@ -82,7 +83,7 @@ def _searched(comparison: Comparison, processes: int, deadline: float | None) ->
         if not runs or _count(comparison) == before:
             break
     best = {}
-    maximise = _search.maximise(metric(search))
+    maximise = higher_is_better(metric(search))
     for method in recipe.methods:
         valued = [record for record in records(comparison, method.label) if record["value"] is not None]
         if valued and not _next_tries(comparison, method):
@@ -109,7 +110,7 @@ def _next_tries(comparison: Comparison, method: Method) -> list[Run]:
         trials=search.trials,
         count=search.trials if len(_search.grid(axes)) <= search.trials else a_time,
         seed=comparison.recipe.seeds[0],
-        maximise=_search.maximise(metric(search)),
+        maximise=higher_is_better(metric(search)),
     )
     taken = {record["number"] for record in done}
     free = [number for number in range(search.trials + len(taken)) if number not in taken]

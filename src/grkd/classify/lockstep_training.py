@@ -19,6 +19,7 @@ from grkd.compare import search as _search
 from grkd.console import console
 from grkd.data.splits import stratified_sample, stratified_split
 from grkd.files import digest, read_json, write_json, write_text
+from grkd.metrics.registry import higher_is_better
 from grkd.recipe import ClassifierRecipe, to_plain
 from grkd.run.folder import RunFolder
 from grkd.training.lockstep.loop import Trained, Watch, predict, train_lockstep
@@ -157,7 +158,7 @@ def _pruner(comparison: Comparison, pack: Pack, on: Measured, halves: dict[str, 
     """What stops, after epoch `half`, the tries below the median of their method."""
     search = comparison.recipe.search
     assert search is not None
-    by, maximise = metric(search), _search.maximise(metric(search))
+    by, maximise = metric(search), higher_is_better(metric(search))
     by_name = {one.name: one for one in pack.runs}
 
     def watch(epoch: int, modules: Mapping[str, nn.Module]) -> Collection[str]:

@@ -15,13 +15,6 @@ from grkd.errors import UserError
 Settings = dict[str, Any]
 Space = dict[str, list[Any]]
 
-_LOWER_IS_BETTER = ("brier", "ece", "expected_calibration_error")
-
-
-def maximise(metric: str) -> bool:
-    """Whether more of a metric is better: not of losses in nats and of calibration errors."""
-    return not (metric.endswith("_nats") or metric in _LOWER_IS_BETTER)
-
 
 def grid(space: Space) -> list[Settings]:
     """All settings of a space, the last axis changing fastest."""

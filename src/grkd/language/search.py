@@ -8,6 +8,7 @@ from typing import Any
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.files import read_json
+from grkd.metrics.registry import higher_is_better
 from grkd.recipe import LanguageRecipe, Method, Search
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE
@@ -65,7 +66,7 @@ def best_try(own: Sequence[Job], outcomes: Mapping[str, str], run: RunFolder) ->
     values = {job.name: _value(job, run) for job in own if outcomes.get(job.name) == DONE}
     if not values or any(job.name not in outcomes for job in own):
         return None
-    better = min if _lower_is_better(own[0]) else max
+    better = max if higher_is_better(_metric(own[0])) else min
     return better((job for job in own if job.name in values), key=lambda job: values[job.name])
 
 
@@ -105,8 +106,3 @@ def _value(job: Job, run: RunFolder) -> float:
 def _metric(job: Job) -> str:
     assert job.recipe.search is not None
     return metric(job.recipe.search)
-
-
-def _lower_is_better(job: Job) -> bool:
-    by = _metric(job)
-    return by.endswith("_nats") or by in ("brier", "expected_calibration_error")

@@ -122,7 +122,7 @@ def _measured(
     values = {label: tuple(_value(tasks, column) for column in columns) for label, tasks in by_label.items()}
     if not has_figure(evaluations):
         tasks = ", ".join(dict.fromkeys(column.task for column in _all_columns()))
-        raise UserError(f"no figure for the table in these runs; it shows {tasks}")
+        raise UserError(f"no metric for the table in these runs; it shows {tasks}")
     student_label, teacher_label = (
         role(list(values), given, name) for given, name in ((student, "student"), (teacher, "teacher"))
     )
