@@ -24,6 +24,7 @@ from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import check_head_size, vocabulary_size
 from grkd.data.prompts import Example
 from grkd.errors import UserError
+from grkd.models.attention import honour_softcap
 from grkd.models.cut import fresh, truncated
 from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer
 from grkd.models.save import save_student
@@ -50,7 +51,7 @@ def config_of(family: str, **changes: Any) -> Any:
 
 def tiny(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config_of(family)).eval()
+    model = honour_softcap(AutoModelForCausalLM.from_config(config_of(family))).eval()
     model.generation_config.temperature = 0.6  # without do_sample, as some published configs have it
     return model
 

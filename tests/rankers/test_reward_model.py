@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from grkd import rankers
@@ -107,4 +108,13 @@ def test_a_pair_of_texts_without_a_template(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no sequence-classification model"):
+        opened(tmp_path)
+
+
+def test_a_language_model_without_a_reward_head(tmp_path: Path) -> None:
+    saved_llama(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 tensor \(score.weight\), which would be random"):
         opened(tmp_path)

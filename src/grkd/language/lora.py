@@ -5,6 +5,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from grkd.errors import UserError
+from grkd.models.adapters import ties_are_ours, untie_adapted
+from grkd.models.load import one_line
 from grkd.recipe import Lora
 
 
@@ -22,6 +24,9 @@ def adapted(student: PreTrainedModel, lora: Lora) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(student, config)
+        with ties_are_ours():
+            made = get_peft_model(student, config)
     except ValueError as error:
-        raise UserError(f"student.lora: {error}") from None
+        raise UserError(f"student.lora: {one_line(error)}") from None
+    untie_adapted(made)
+    return made

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from grkd.errors import UserError
+from grkd.models.attention import honour_softcap
 from grkd.models.load import one_line, quiet, rebuilt
 
 
@@ -61,7 +62,7 @@ def fresh(
         config = type(config_of_teacher).from_dict({**values, **overrides})
         with torch.random.fork_rng(devices=[]), quiet():
             torch.default_generator.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+            return honour_softcap(AutoModelForCausalLM.from_config(config, dtype=dtype)).eval()
     except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise UserError(f"student.config: {one_line(error)}; change one of {', '.join(overrides)}") from None
 

@@ -24,6 +24,9 @@ from transformers.utils import logging
 from grkd.data.language import check_head_size as check_head_size
 from grkd.data.language import vocabulary_size as vocabulary_size
 from grkd.errors import UserError
+from grkd.models.adapters import adapter_base, merged
+from grkd.models.attention import honour_softcap
+from grkd.models.complete import check_complete
 
 
 @contextmanager
@@ -45,9 +48,16 @@ def quiet(*, everything: bool = False) -> Iterator[None]:
 def load_tokenizer(
     model: str, *, gguf_file: str | None = None, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name, a local folder, or a GGUF file inside either; raises UserError as the model's."""
+    """The tokenizer of a hub name, a local folder, or a GGUF file inside either; raises UserError as the model's.
+
+    Of an adapter's folder without a tokenizer: its base model's.
+    """
     place, gguf_file = _place(model, gguf_file)
     options = {"gguf_file": gguf_file} if gguf_file else {}
+    if (Path(place) / "adapter_config.json").is_file() and not (Path(place) / "tokenizer_config.json").is_file():
+        base = adapter_base(place)
+        assert base is not None
+        return load_tokenizer(base, trust_remote_code=trust_remote_code)
     with _explained(model, "tokenizer"), quiet(everything=gguf_file is not None):
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=revision, trust_remote_code=trust_remote_code, **options
@@ -72,19 +82,34 @@ def load_language_model(
     """The model of a hub name, a local folder, or a GGUF file inside either, on the CPU, in evaluation mode.
 
     A path that ends in .gguf is split into folder and file. A GGUF model is dequantised and rebuilt as an ordinary one,
-    so that save_pretrained writes safetensors that from_pretrained opens.
+    so that save_pretrained writes safetensors that from_pretrained opens. An adapter (LoRA) is merged into the base
+    model that it names.
     Raises UserError, one line, for a folder or config that is not there, a hub that cannot be reached, a file that is
-    not readable, or a missing gguf package.
+    not readable, tensors that the files lack, or a missing gguf or peft package.
     """
     place, gguf_file = _place(model, gguf_file)
-    options = {"gguf_file": gguf_file} if gguf_file else {}
+    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     with _explained(model, "model"), quiet(everything=gguf_file is not None):
-        loaded = AutoModelForCausalLM.from_pretrained(
-            place, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, **options
+        base = None if gguf_file else adapter_base(place, revision=revision)
+        if base is not None:
+
+            def load_base() -> PreTrainedModel:
+                return load_language_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+
+            return honour_softcap(merged(place, load_base, revision=revision)).eval()
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named by check_complete; transformers' own report is a table
+            **options,
         )
         if gguf_file:
             loaded = _plain(loaded)
-    return loaded.eval()
+    check_complete(model, found)
+    return honour_softcap(loaded).eval()
 
 
 def check_same_vocabulary(
@@ -186,4 +211,4 @@ def rebuilt(model: PreTrainedModel, config: PreTrainedConfig, state: dict[str, T
         made = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=remote).to(model.device)
     made.load_state_dict(state)
     made.generation_config = copy.deepcopy(model.generation_config)
-    return made.eval()
+    return honour_softcap(made).eval()

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from grkd.answers.identity import model_digest
 from grkd.errors import UserError
 from grkd.groups import wide
+from grkd.models.complete import check_complete
 from grkd.models.load import context_length
 from grkd.rankers._base import Columns, Given, Need, Prompt, Prompts, Ranker, Resources, Responses, conversation
 
@@ -53,7 +54,10 @@ class RewardModel(Ranker):
             config = AutoConfig.from_pretrained(self.model, **remote)
             self._place = self._label_place(config)
             self._tokenizer = AutoTokenizer.from_pretrained(self.model, **remote)
-            network = AutoModelForSequenceClassification.from_pretrained(self.model, dtype=dtype, **remote)
+            network, found = AutoModelForSequenceClassification.from_pretrained(
+                self.model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **remote
+            )
+            check_complete(self.model, found)
         except (OSError, ValueError, KeyError) as error:
             if isinstance(error, UserError):
                 raise
