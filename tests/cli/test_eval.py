@@ -7,13 +7,11 @@ import gzip
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from grkd import cli
 from grkd.reports.evaluations import read_evaluations
 from tests._endpoint_server import EndpointServer
+from tests._forked import Forked
 
 SECRET = "sk-very-secret-0123456789"
 QUESTIONS = 4  # of each benchmark; MT-Bench has two turns of each, Arena-Hard two games
@@ -288,25 +287,20 @@ def test_mt_bench_with_other_prompts_or_references_is_another_comparison(
         assert words_of_note in out
 
 
-@pytest.mark.slow
 def test_a_killed_run_is_taken_up_and_no_judgement_asked_twice(
     capsys: pytest.CaptureFixture[str], server: Any, tiny_teacher: Path, data: Path
 ) -> None:
-    server.delay_seconds = 0.25
+    server.delay_seconds = 0.1
     command = words(server, tiny_teacher, data, "mt_bench,arena_hard", concurrency=1)
     store = data.parent / "run" / "judgements.jsonl"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "grkd", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = Forked(lambda: cli.main(command), data.parent / "log")
     try:
         while not (store.exists() and store.read_bytes().count(b"\n") >= 3):
-            assert process.poll() is None
+            assert process.is_running(), process.log.read_text()
             time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    time.sleep(0.3)  # the server finishes what was on its way
+        process.kill()
+    time.sleep(0.15)  # the server finishes what was on its way
     stored = [json.loads(line)["request"]["messages"] for line in store.read_text().splitlines()]
     asked_before = len(server.asked)
     assert 3 <= len(stored) < 4 * QUESTIONS
@@ -719,29 +713,20 @@ def test_malformed_files(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_real_server_as_judge(capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path) -> None:
+def test_a_real_server_as_judge(
+    capsys: pytest.CaptureFixture[str],
+    tiny_teacher: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """`transformers serve` with the tiny model: an OpenAI-compatible server that we did not write."""
     for package in ("openai", "fastapi", "uvicorn", "typer"):
         pytest.importorskip(package, reason=f"transformers serve needs {package}")
     port = free_port()
-    program = "from transformers.cli.transformers import main; main()"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            program,
-            "serve",
-            str(tiny_teacher),
-            "--host=127.0.0.1",
-            f"--port={port}",
-            "--device=cpu",
-        ],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    place = ["--host=127.0.0.1", f"--port={port}", "--device=cpu"]
+    process = Forked(lambda: _serve([str(tiny_teacher), *place]), tmp_path / "log")
     try:
         _wait_for(port, process)
 
@@ -761,20 +746,26 @@ def test_a_real_server_as_judge(capsys: pytest.CaptureFixture[str], tiny_teacher
         assert status == 2
         assert "nobody" in refused
     finally:
-        process.terminate()
-        process.communicate(timeout=30)
+        process.kill()
     assert run(capsys, command)[:2] == (0, out)  # all is stored: the judge is not needed any more
 
 
-def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
+def _serve(words: list[str]) -> None:
+    from transformers.cli.transformers import main
+
+    warnings.simplefilter("ignore")
+    sys.argv = ["transformers", "serve", *words]
+    main()
+
+
+def _wait_for(port: int, process: Forked) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        if process.poll() is not None:
-            assert process.stderr is not None
-            pytest.fail(f"transformers serve does not start: {process.stderr.read().strip().splitlines()[-1:]}")
+        if not process.is_running():
+            pytest.fail(f"transformers serve does not start: {process.log.read_text()[-500:]}")
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
         except OSError:
-            time.sleep(0.2)
+            time.sleep(0.1)
     pytest.fail("transformers serve did not open its port")

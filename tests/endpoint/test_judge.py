@@ -5,11 +5,6 @@ Over 300 lines: every fault of the server has its own test.
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ import pytest
 
 from grkd.endpoint.judge import Budget, Judge, Request, RequestFailed
 from grkd.errors import UserError
+from tests._forked import Forked
 
 pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
 SECRET = "sk-very-secret-0123456789"
@@ -306,29 +302,17 @@ def test_cost_sums_what_these_requests_cost(server: Any, tmp_path: Path) -> None
     assert cost["urls"] == [server.url]
 
 
-_PROGRAM = """
-import sys
-from pathlib import Path
-from grkd.endpoint.judge import Judge, Request
-judge = Judge(sys.argv[1], "weak", store=Path(sys.argv[2]), concurrency=2)
-words = [f"question {n}" for n in range(12)]
-judge.ask_all([Request(id=text, messages=[{"role": "user", "content": text}], max_tokens=5) for text in words])
-"""
-
-
 def test_a_killed_process_loses_nothing_that_was_answered(server: Any, tmp_path: Path) -> None:
     server.delay_seconds = 0.1
     store = tmp_path / "judgements.jsonl"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(_PROGRAM), server.url, str(store)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    judge = Judge(server.url, "weak", store=store, concurrency=2)
+    process = Forked(lambda: judge.ask_all(requests(12)), tmp_path / "log")
     try:
         while not (store.exists() and store.read_bytes().count(b"\n") >= 4):
-            assert process.poll() is None
+            assert process.is_running(), process.log.read_text()
             time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
     time.sleep(0.15)  # the server finishes what was on its way
     stored = store.read_bytes().count(b"\n")
     assert 4 <= stored < 12
