@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import os
+import platform
 import random
 import statistics
 import sys
@@ -69,16 +70,16 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return (above / below) ** 0.5
 
 
-def about(date: str | None, command: str) -> dict[str, Any]:
+def about(date: str | None, command: str, *, gpu: bool = True) -> dict[str, Any]:
     """Hardware, versions, date and command of a result file."""
     versions = {"python": sys.version.split()[0], "cuda": torch.version.cuda}
-    for name in ("torch", "triton", "liger-kernel", "trl"):
+    for name in ("torch", "transformers", "triton", "liger-kernel", "trl"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     return {
-        "hardware": torch.cuda.get_device_name(),
+        "hardware": torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()})",
         "versions": versions,
         "date": date or datetime.date.today().isoformat(),
         "command": command,

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import generation
+from grkd.models.load import load_language_model
 
 
 def test_benchmark_of_a_tiny_model(tiny_teacher: Path, tiny_prompts: Path, tmp_path: Path) -> None:
@@ -17,12 +19,38 @@ def test_benchmark_of_a_tiny_model(tiny_teacher: Path, tiny_prompts: Path, tmp_p
     assert result["hardware"].startswith("CPU")
     assert result["command"].startswith("python -m benchmarks.generation ")
     assert {"torch", "transformers"} <= result["versions"].keys()
-    assert [row["impl"] for row in result["rows"]] == ["dynamic", "static", "continuous"]
+    assert [row["impl"] for row in result["rows"]] == ["dynamic", "static", "graph"]
     for row in result["rows"]:
-        assert row["case"].endswith("4 prompts x 2, up to 5 tokens, float32, batch 3")
+        assert row["case"].endswith("up to 5 new, top_p 1.0, float32, batch 3")
+        assert "8 prompts of" in row["case"]
         assert 8 <= row["tokens"] <= 8 * 5
         assert row["tokens_per_second"] > 0
         assert row["peak_mib"] is None
+    for row in result["rows"][1:]:
+        assert (row["greedy_rows_equal"], row["greedy_first_tokens_equal"]) == (1.0, 1.0)
+
+
+def test_random_weights_of_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "generation.json"
+    words = ["tiny", "--layers=2", "--prompt-tokens=7", "--max-new-tokens=6", "--batch-sizes=3,2", "--run-on"]
+    generation.main([*words, "--methods=dynamic,graph", "--device=cpu", "--profile", f"--out={out}"])
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["impl"], row["tokens"]) for row in rows] == [
+        *(("dynamic", 18), ("graph", 18)),
+        *(("dynamic", 12), ("graph", 12)),
+    ]
+    assert rows[0]["case"].startswith("tiny cut to 2 layers, random weights, 3 prompts of 7 to 7 tokens")
+    assert "aten::" in capsys.readouterr().out
+
+
+def test_bytes_that_a_decoding_reads(tiny_teacher: Path) -> None:
+    """By hand: 2 responses of 3 and 1 tokens to prompts of 4 and 2, one batch of three steps."""
+    model = load_language_model(str(tiny_teacher), dtype=torch.float32)
+    work = generation.Work(model, [[5] * 4, [5] * 2], 8, 1.0, [], 0)
+    weights = sum(parameter.numel() for parameter in model.parameters()) - 40 * 32  # a row of the table per token
+    seen = (4 + 5 + 6) + 2
+    state = 2 * 3 * 2 * 8  # keys and values of 3 layers, 2 heads of 8
+    assert work.bytes_read([[1, 2, 3], [1]], 2) == 4 * (3 * weights + seen * state)
 
 
 def test_one_that_fails_is_left_out(

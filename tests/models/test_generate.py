@@ -1,6 +1,6 @@
 """Responses: against a plain loop over the model's logits, repeatable, free of the model's own sampling settings.
 
-"static" and "continuous" are held to the same; on a CPU they run without compilation.
+"static" and "graph" are held to the same; on a CPU they run without compilation or a graph.
 """
 
 import logging as python_logging
@@ -16,7 +16,7 @@ from grkd.models.generate import Response, fastest_method, generate_responses
 
 PROMPTS = [[5], [3, 4, 9, 8, 7, 11], [6, 2], [10, 12, 13, 14], [3, 3, 3]]
 VOCABULARY = 20
-METHODS = ["dynamic", "static", "continuous"]
+METHODS = ["dynamic", "static", "graph"]
 
 
 def tiny(family: str = "llama") -> PreTrainedModel:
@@ -128,9 +128,8 @@ def test_settings_of_the_model_do_not_leak_in(method: str) -> None:
     assert respond(model, max_new_tokens=15, method=method) == plain
     endless = in_order(respond(model, max_new_tokens=15, method=method, stop_ids=[]))
     assert all(len(response.response_ids) == 15 for response in endless)  # the model's own eos ends none
-    if method != "continuous":
-        plain = respond(tiny(), max_new_tokens=15, temperature=0.0, method=method)
-        assert respond(model, max_new_tokens=15, temperature=0.0, method=method) == plain
+    plain = respond(tiny(), max_new_tokens=15, temperature=0.0, method=method)
+    assert respond(model, max_new_tokens=15, temperature=0.0, method=method) == plain
     assert model.generation_config is own
 
 
@@ -139,13 +138,11 @@ def test_settings_of_the_model_do_not_leak_in(method: str) -> None:
 def test_samples_follow_the_models_distribution(method: str) -> None:
     """First tokens of many draws: the whole vocabulary at top_p 1, the nucleus alone at top_p 0.5, hot and cold."""
     model, draws, rows = tiny(), 4000, 4000
-    if method == "continuous":  # its cache has pages of 256 tokens
-        draws, rows = 1000, 50
     logits = model(torch.tensor([[5, 6]])).logits[0, -1]
 
     def drawn(**changes: Any) -> torch.Tensor:
         batches = respond(model, [[5, 6]] * draws, batch_size=rows, max_new_tokens=1, method=method, room=3, **changes)
-        counts = Counter(response.response_ids[0] for response in batches[0])
+        counts = Counter(response.response_ids[0] for response in in_order(batches))
         return torch.tensor([counts[token] / draws for token in range(VOCABULARY)])
 
     for temperature in (1.0, 3.0):
@@ -171,8 +168,7 @@ def test_a_model_in_training_is_read_without_dropout_and_left_in_training() -> N
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, method: str) -> None:
     with caplog.at_level(python_logging.WARNING):
         respond(tiny(), method=method)
-        if method != "continuous":
-            respond(tiny(), temperature=0.0, method=method)
+        respond(tiny(), temperature=0.0, method=method)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
@@ -188,14 +184,41 @@ def test_errors() -> None:
         respond(tiny(), method="static", room=13)
 
 
-def test_many_responses_on_a_gpu_are_worth_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("llama")
+def test_the_method_on_a_gpu_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny()
     assert fastest_method(model, 8192) == "dynamic"
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-    assert fastest_method(model, 8192) == "static"
-    assert fastest_method(model, 8191) == "dynamic"
+    assert fastest_method(model, 1) == "graph"
+    assert capsys.readouterr().err == ""
+    model.config.model_type = "opt"
+    assert [fastest_method(model, responses) for responses in (8192, 8191)] == ["static", "dynamic"]
+    said = capsys.readouterr().err
+    assert said.count("slower: the static decode step does not know opt models") == 1
     monkeypatch.setattr(type(model), "_can_compile_fullgraph", False)
     assert fastest_method(model, 8192) == "dynamic"
+
+
+def test_a_model_that_the_graph_does_not_know() -> None:
+    model = tiny()
+    model.config.model_type = "opt"
+    with pytest.raises(UserError, match=r"does not know opt models.*use auto or dynamic"):
+        respond(model, method="graph")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "top_p": 0.8}])
+def test_the_text_depends_on_neither_method_nor_batch(family: str, options: dict[str, Any]) -> None:
+    """Equal prompts get different texts; another order of the prompts changes none."""
+    model, prompts = tiny(family), PROMPTS * 4
+    whole = in_order(respond(model, prompts, **options, batch_size=20))
+    assert len({tuple(response.response_ids) for response in whole}) > 15
+    for method in METHODS:
+        for size in (3, 20):
+            assert in_order(respond(model, prompts, **options, batch_size=size, method=method)) == whole
+    backwards = in_order(respond(model, PROMPTS[::-1] * 4, **options, batch_size=3, method="graph"))
+    for number, response in enumerate(whole):
+        other = backwards[number // 5 * 5 + 4 - number % 5]
+        assert (other.response_ids, other.finished) == (response.response_ids, response.finished)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from grkd.errors import UserError
+from grkd.models import sample_mixed
 from grkd.models.sample_mixed import sample_on_policy
 
 PROMPTS = [[5], [3, 4, 9, 8, 7, 11], [6, 2], [10, 12, 13, 14], [3, 3, 3]]
@@ -145,6 +146,19 @@ def test_a_response_does_not_depend_on_its_batch(mix: float) -> None:
         assert [ids for ids, _ in found] == [ids for ids, _ in whole]
         for (_, ours), (_, theirs) in zip(found, whole, strict=True):
             assert ours == pytest.approx(theirs, abs=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_the_decode_step_of_a_gpu_gives_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, prompts = tiny(0, family).train(), PROMPTS * 4
+    plain = sample(student, None, prompts, teacher_mix=0.0, top_p=0.9)
+    monkeypatch.setattr(sample_mixed, "fastest_method", lambda *_: "graph")
+    found = sample(Wrapper(student), None, prompts, teacher_mix=0.0, top_p=0.9, batch_size=None)
+    assert [ids for ids, _ in found] == [ids for ids, _ in plain]
+    for (_, ours), (_, theirs) in zip(found, plain, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-5)
+    mixed = sample(student, tiny(1, family), prompts)  # `generate`, whatever is fastest
+    assert mixed != found
 
 
 class Wrapper(nn.Module):

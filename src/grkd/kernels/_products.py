@@ -30,3 +30,12 @@ def add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> N
 def sum_dtype(dtype: torch.dtype, *, accumulate: str) -> torch.dtype:
     """dtype in which the weight's gradient is summed over chunks."""
     return dtype if accumulate == "weight" or dtype == torch.float64 else torch.float32
+
+
+def wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, in float32 for 16-bit factors: nothing is rounded to 16 bits."""
+    if left.element_size() >= 4:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grkd.kernels._available import use_triton
 from grkd.kernels._options import Implementation
+from grkd.kernels._products import wide_product
 
 Activation = Literal["silu", "gelu_tanh"]
 
@@ -118,6 +119,13 @@ def gated(
     functional = torch.nn.functional
     opened = functional.silu(wide) if activation == "silu" else functional.gelu(wide, approximate="tanh")
     return (opened * up).to(gate.dtype)
+
+
+def logits_of(
+    hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary width"]
+) -> Float[Tensor, "rows vocabulary"]:
+    """hidden W^T, in float32 for 16-bit factors: near ties are not decided by the rounding of logits."""
+    return wide_product(hidden, weight.mT)
 
 
 def _normed(states: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:

@@ -13,7 +13,7 @@ from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._inputs import chunks
 from grkd.kernels._options import Implementation
-from grkd.kernels._products import add_product, sum_dtype
+from grkd.kernels._products import add_product, sum_dtype, wide_product
 from grkd.kernels.head import gathered
 
 
@@ -98,7 +98,7 @@ class _Call:
 
     def capped(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Logits in float32 (float64), or tanh(logits / softcap) where there is a cap: [chunk, vocabulary]."""
-        logits = _wide_product(states, weight.mT)
+        logits = wide_product(states, weight.mT)
         if bias is not None:
             logits.add_(bias)
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_()
@@ -168,7 +168,7 @@ def _gradients(
             bias_sum[: call.vocabulary] += slope.sum(0)
         slope = slope.to(call.dtype)
         if hidden_sum is not None:
-            hidden_sum[part] = _wide_product(slope, cut)
+            hidden_sum[part] = wide_product(slope, cut)
         if weight_sum is not None:
             add_product(weight_sum[: call.vocabulary], slope.mT, states, first=False)
         del slope
@@ -182,7 +182,7 @@ def _statistics(
     if call.triton:
         from grkd.kernels import _log_probs_triton as triton
 
-        logits = _wide_product(states, weight.mT)
+        logits = wide_product(states, weight.mT)
         return triton.statistics(logits, labels, bias=bias, softcap=call.softcap, temperature=call.temperature)
     scores = call.capped(states, weight, bias)
     if call.scale != 1:
@@ -211,7 +211,7 @@ def _slopes(
     if call.triton:
         from grkd.kernels import _log_probs_triton as triton
 
-        logits = _wide_product(states, weight.mT)
+        logits = wide_product(states, weight.mT)
         return triton.slopes(
             logits,
             labels,
@@ -230,12 +230,3 @@ def _slopes(
     slope.scatter_add_(1, labels.unsqueeze(1).clamp_min(0), torch.ones_like(slope[:, :1]))
     slope.mul_((rows / call.temperature).unsqueeze(1))
     return slope if call.softcap is None else slope.mul_(capped.square_().neg_().add_(1))
-
-
-def _wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right, in float32 for 16-bit factors: nothing is rounded to 16 bits."""
-    if left.element_size() >= 4:
-        return left @ right
-    if left.is_cuda:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()

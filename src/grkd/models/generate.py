@@ -4,21 +4,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from grkd.console import console
 from grkd.errors import UserError
-from grkd.files import digest
-from grkd.models import _decoding
-from grkd.models._decoding import free_memory as free_memory
+from grkd.kernels.draw_tokens import check_options
+from grkd.models import _decoding, graph_sampler
+from grkd.models.seeded_draws import SeededDraws, seeds_of
 
-Method = Literal["auto", "dynamic", "static", "continuous"]
+Method = Literal["auto", "graph", "dynamic", "static"]
 
-# What "auto" is on a CUDA device; benchmarks/generation.py measures the three: 1.5 times the tokens a second of the
-# growing cache, after some 25 s of compiling (benchmarks/results/2026-11-22-generation.json).
-_FASTEST_ON_CUDA: Method = "static"
 # Below so many responses compiling does not pay: 25 s are about 8,000 responses of 28 tokens.
 _MANY_RESPONSES = 8192
 _ROOM_STEP = 128  # caches of fixed size grow in such steps, so that few sizes are compiled
+_ROWS = {"cpu": 16, "cuda": 64}  # decoded at a time by `generate`, where the caller does not say
+
+_said: set[str] = set()  # reasons for the slower way that were printed
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,31 @@ def generate_responses(
     stop_ids: Sequence[int],
     pad_token_id: int,
     seed: int,
-    batch_size: int,
+    batch_size: int | None = None,
     method: Method = "auto",
     room: int | None = None,
     vocabulary: int | None = None,
 ) -> Iterator[list[Response]]:
-    """One response a prompt; yields a batch as soon as it is done, in the order of `index` within the batch.
+    """One response per prompt; yields some as soon as they are done, in the order of `index` within each list.
 
-    For several responses to a prompt, give it several times: copies lie side by side in the batches. Prompts are
-    batched by length (longest first, so that a lack of memory shows at once), padded on the left.
-    temperature 0: the most likely token each time. Nothing of the model's own generation config is used.
-    method: "dynamic", a cache that grows; "static", one of fixed size, whose step of one token is compiled on a GPU;
-    "continuous", batch_size rows at a time where a finished one makes place for the next (all responses come as one
-    batch); "auto", see fastest_method. room: tokens of prompt and response for which the last two make a row of their
-    cache; by default enough for these prompts. Give the longest of all where calls follow each other: static then
-    compiles once. vocabulary: tokens from there on are never drawn (heads are padded; no tokenizer knows those).
-    The text of a batch depends on the method, the seed, the batch's number and its prompts alone, so a run that is
-    taken up again with the same prompts gives the same text. The random state of the CPU and the model's device is left
-    as it was.
-    Raises UserError for options out of range, ValueError for an empty prompt or one without room.
+    For several responses to a prompt, give it several times. Prompts are taken longest first, so that a lack of memory
+    shows at once. temperature 0: the most likely token each time. Nothing of the model's own generation config is used.
+    batch_size: rows decoded at a time; None: what the memory holds with "graph", else 64 on a GPU and 16 on a CPU.
+    method: "graph", a decode step of our own over a cache of fixed size, one CUDA graph on a GPU, a finished row makes
+    place for the next; "dynamic", transformers' `generate` over a cache that grows; "static", over one of fixed size,
+    whose step of one token is compiled on a GPU; "auto", see fastest_method.
+    room: tokens of prompt and response that a row of "graph" and "static" holds; by default enough for these prompts.
+    Give the longest of all where calls follow each other: the graph is then recorded once.
+    vocabulary: tokens from there on are never drawn (heads are padded; no tokenizer knows those).
+    A text depends on the seed, its prompt and the number of equal prompts before it: not on the method, the batch or
+    the other prompts, up to rounding. Nothing is drawn from torch's random state.
+    Raises UserError for options out of range and for "graph" where the model cannot be decoded so, ValueError for an
+    empty prompt or one without room.
     """
-    _check(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, batch_size=batch_size)
+    check_options(temperature=temperature, top_p=top_p)
+    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be 1 or more, got {number}")
     if not all(prompts):
         raise ValueError("a prompt must have at least one token")
     if not prompts:
@@ -69,61 +75,77 @@ def generate_responses(
     room = -(-needed // _ROOM_STEP) * _ROOM_STEP if room is None else room
     if room < needed:
         raise ValueError(f"room for {room} tokens, but the longest prompt and its response need {needed}")
-    config = _generation_config(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        stop_ids=list(stop_ids),
-        pad_token_id=pad_token_id,
-        unknown=range(0) if vocabulary is None else range(vocabulary, _head_size(model)),
-    )
-    if method == "auto":
-        method = fastest_method(model, len(prompts))
+    vocabulary = _head_size(model) if vocabulary is None else vocabulary
+    seeds = seeds_of(seed, prompts)
+    chosen = fastest_method(model, len(prompts)) if method == "auto" else method
+    if chosen == "graph":
+        draw = graph_sampler.Draw(temperature=temperature, top_p=top_p, vocabulary=vocabulary)
+        try:
+            for answers in graph_sampler.sample(
+                model,
+                prompts,
+                seeds=seeds,
+                max_new_tokens=max_new_tokens,
+                draw=draw,
+                stop_ids=stop_ids,
+                batch_size=batch_size,
+                room=room,
+            ):
+                yield [Response(answer.index, answer.response_ids, answer.finished) for answer in answers]
+            return
+        except graph_sampler.NotSupportedError as error:
+            if method == "graph":
+                raise UserError(f"method graph cannot sample from this model: {error}; use auto or dynamic") from None
+            chosen = fastest_method(model, len(prompts))
+    config = _generation_config(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), pad_token_id=pad_token_id)
+    rows = _ROWS.get(model.device.type, 64) if batch_size is None else batch_size
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    size = len(order) if method == "continuous" else batch_size
-    for number, start in enumerate(range(0, len(order), size)):
-        chosen = order[start : start + size]
-        batch = [prompts[index] for index in chosen]
-        batch_seed = int(digest([seed, number, batch])[:15], 16)
-        if method == "dynamic":
-            rows = _decoding.growing_cache(model, batch, config, seed=batch_seed)
-        elif method == "static":
-            rows = _decoding.static_cache(model, batch, config, seed=batch_seed, rows=batch_size, room=room)
+    for start in range(0, len(order), rows):
+        part = order[start : start + rows]
+        batch = [prompts[index] for index in part]
+        draws = SeededDraws(
+            torch.tensor([seeds[index] for index in part], device=model.device),
+            temperature=temperature,
+            top_p=top_p,
+            vocabulary=vocabulary,
+        )
+        if chosen == "static":
+            found = _decoding.static_cache(model, batch, config, draws, rows=rows, room=room)
         else:
-            rows = _decoding.continuous_batching(model, batch, config, seed=batch_seed, rows=batch_size, room=room)
-        responses = [_cut(index, row, stop_ids) for index, row in zip(chosen, rows, strict=True)]
+            found = _decoding.growing_cache(model, batch, config, draws)
+        responses = [_cut(index, row, stop_ids) for index, row in zip(part, found, strict=True)]
         yield sorted(responses, key=lambda response: response.index)
 
 
 def fastest_method(model: PreTrainedModel, responses: int) -> Method:
-    """The method for so many responses on the model's device: what was measured to be fastest where there are many."""
-    if model.device.type != "cuda" or responses < _MANY_RESPONSES:
+    """The method for so many responses on the model's device: on a GPU "graph" for every model that it knows.
+
+    For others "static" where compiling pays, else "dynamic"; why is printed once.
+    """
+    if model.device.type != "cuda":
         return "dynamic"
-    if _FASTEST_ON_CUDA == "static" and not getattr(model, "_can_compile_fullgraph", False):
-        return "dynamic"
-    return _FASTEST_ON_CUDA
+    if (reason := graph_sampler.reason_against(model)) is None:
+        return "graph"
+    if reason not in _said:
+        _said.add(reason)
+        console.print(f"[yellow]sampling by transformers' generate, which is slower: {reason}[/yellow]", soft_wrap=True)
+    many = responses >= _MANY_RESPONSES and getattr(model, "_can_compile_fullgraph", False)
+    return "static" if many else "dynamic"
 
 
-def _check(*, max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:
-    if max_new_tokens < 1 or batch_size < 1:
-        raise UserError(f"max_new_tokens and batch_size must be 1 or more, got {max_new_tokens} and {batch_size}")
-    if temperature < 0:
-        raise UserError(f"temperature must be 0 (greedy) or more, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p must be above 0 and at most 1, got {top_p}")
+def free_memory() -> None:
+    """Give back what was kept for the next call: caches of fixed size, compiled steps and CUDA graphs."""
+    graph_sampler.free_memory()
+    _decoding.free_memory()
 
 
-def _generation_config(
-    *, max_new_tokens: int, temperature: float, top_p: float, stop_ids: list[int], pad_token_id: int, unknown: range
-) -> GenerationConfig:
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+def _generation_config(*, max_new_tokens: int, stop_ids: list[int], pad_token_id: int) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
+        do_sample=False,  # SeededDraws draws, and leaves one token to choose
         eos_token_id=stop_ids or None,
         pad_token_id=pad_token_id,
-        suppress_tokens=list(unknown) or None,
-        **sampling,
+        use_cache=True,  # a model that trains with gradient checkpointing has it off in its config
     )
 
 

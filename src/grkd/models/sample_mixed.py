@@ -9,12 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from grkd.data.language import cut_vocabulary, forward_parameters, unwrapped
 from grkd.errors import UserError
-from grkd.kernels import draw_tokens
+from grkd.models import graph_sampler
+from grkd.models.generate import fastest_method
 from grkd.models.load import quiet
+from grkd.models.seeded_draws import SeededDraws
+
+_ROWS = 64  # generated at a time by transformers' `generate`, where the caller does not say
 
 
 def sample_on_policy(
@@ -30,7 +34,7 @@ def sample_on_policy(
     pad_token_id: int,
     vocabulary: int,
     seeds: Sequence[int],
-    batch_size: int,
+    batch_size: int | None = None,
 ) -> list[tuple[list[int], list[float]]]:
     """One response per prompt, in the order of the prompts: its token ids and the log-probability of each, in nats.
 
@@ -38,7 +42,8 @@ def sample_on_policy(
     softmaxes at `temperature` over the first `vocabulary` entries; then the nucleus of mass top_p, made to sum to one.
     The log-probabilities are those of p, from which the tokens were drawn, so that importance weights are exact.
     A response ends with its stop token where one was reached. The teacher runs with its own cache of keys and values;
-    where teacher_mix is 0 it does not run and may be None. The student is taken out of its wrappers (DDP, peft).
+    where teacher_mix is 0 it does not run and may be None, and on a GPU grkd.models.graph_sampler decodes. The student
+    is taken out of its wrappers (DDP, peft). batch_size: responses at a time; None: what the memory holds, or 64.
     seeds: one per prompt, below 2^63. A response depends on its own seed and prompt alone, up to rounding in another
     batch size; equal prompts with equal seeds give equal responses. Modes of both models are left as they were, and
     nothing is drawn from torch's random state.
@@ -47,8 +52,9 @@ def sample_on_policy(
     Source: Gu et al., arXiv 2306.08543, Eq. 4 (teacher-mixed sampling).
     """
     _check(teacher_mix=teacher_mix, temperature=temperature, top_p=top_p)
-    if max_new_tokens < 1 or batch_size < 1:
-        raise UserError(f"max_new_tokens and batch_size must be 1 or more, got {max_new_tokens} and {batch_size}")
+    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be 1 or more, got {number}")
     if not all(prompts):
         raise ValueError("a prompt must have at least one token")
     if len(seeds) != len(prompts):
@@ -56,6 +62,12 @@ def sample_on_policy(
     if teacher is None and teacher_mix:
         raise ValueError("a mixture with the teacher needs a teacher")
     model: Any = unwrapped(student)
+    if not teacher_mix and prompts and fastest_method(model, len(prompts)) == "graph":
+        draw = graph_sampler.Draw(temperature=temperature, top_p=top_p, vocabulary=vocabulary)
+        try:
+            return _by_graph(model, prompts, seeds, max_new_tokens, draw, stop_ids, batch_size)
+        except graph_sampler.NotSupportedError:
+            fastest_method(model, len(prompts))  # prints why
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,  # the mixture draws, and leaves one token to choose
@@ -67,55 +79,69 @@ def sample_on_policy(
     options = {"weight": teacher_mix, "temperature": temperature, "top_p": top_p, "vocabulary": vocabulary}
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     found: dict[int, tuple[list[int], list[float]]] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    rows = _ROWS if batch_size is None else batch_size
+    for start in range(0, len(order), rows):
+        chosen = order[start : start + rows]
         batch = [prompts[index] for index in chosen]
         with _sampling(model, mixed_in, config):
-            rows = _drawn(model, mixed_in, batch, config, {**options, "seeds": [seeds[index] for index in chosen]})
-        found |= {index: _cut(*row, stop_ids) for index, row in zip(chosen, rows, strict=True)}
+            drawn = _drawn(model, mixed_in, batch, [seeds[index] for index in chosen], config, options)
+        found |= {index: _cut(*row, stop_ids) for index, row in zip(chosen, drawn, strict=True)}
     return [found[index] for index in range(len(prompts))]
 
 
-class Mixture(LogitsProcessor):
-    """Draws the next token of each row from the mixture, and leaves no other to choose; keeps its log-probability."""
+def _by_graph(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    draw: graph_sampler.Draw,
+    stop_ids: Sequence[int],
+    batch_size: int | None,
+) -> list[tuple[list[int], list[float]]]:
+    """The student alone by grkd.models.graph_sampler; training has its memory back where it is much."""
+    lists = graph_sampler.sample(
+        model,
+        prompts,
+        seeds=seeds,
+        max_new_tokens=max_new_tokens,
+        draw=draw,
+        stop_ids=stop_ids,
+        batch_size=batch_size,
+    )
+    found = {answer.index: (answer.response_ids, answer.log_probs) for answers in lists for answer in answers}
+    graph_sampler.keep_little(model)
+    return [found[index] for index in range(len(prompts))]
+
+
+class Mixture(SeededDraws):
+    """Draws from a mixture of the student's and the teacher's distributions of the next token."""
 
     def __init__(
         self,
         teacher: nn.Module | None,
         attention_mask: Int[Tensor, "batch prompt"],
+        seeds: Int[Tensor, " batch"],
         *,
         weight: float,
         temperature: float,
         top_p: float,
         vocabulary: int,
-        seeds: Sequence[int],
     ) -> None:
-        self.teacher, self.weight, self.vocabulary = teacher, weight, vocabulary
-        self.temperature, self.top_p = temperature, top_p
-        self.seeds = torch.tensor(seeds, device=attention_mask.device)
+        super().__init__(seeds, temperature=1.0, top_p=top_p, vocabulary=vocabulary)
+        self.teacher, self.weight, self.softness = teacher, weight, temperature
         self._mask = attention_mask
         self._cache: Any = None
-        self._drawn: list[Tensor] = []  # per step, log-probability of each row's token
 
-    def __call__(
-        self, input_ids: Int[Tensor, "batch length"], scores: Float[Tensor, "batch head"]
-    ) -> Float[Tensor, "batch head"]:
+    def scores_of(self, input_ids: Tensor, scores: Tensor) -> Float[Tensor, "batch vocabulary"]:
         log_probs = self._softened(scores)
         if self.teacher is not None:
             teacher = self._softened(self._teacher_scores(input_ids))
             share = math.log1p(-self.weight) if self.weight < 1 else -math.inf
             log_probs = torch.logaddexp(teacher + math.log(self.weight), log_probs + share)
-        places = torch.full_like(self.seeds, len(self._drawn))
-        tokens, drawn = draw_tokens(log_probs, self.seeds, places, top_p=self.top_p)
-        self._drawn.append(drawn)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens[:, None], 0.0)
-
-    def drawn(self, steps: int) -> Float[Tensor, "batch steps"]:
-        """Log-probabilities of the tokens of the first steps; generate() may have run further than what it returns."""
-        return torch.stack(self._drawn[:steps], -1)
+        return log_probs
 
     def _softened(self, scores: Float[Tensor, "batch head"]) -> Float[Tensor, "batch vocabulary"]:
-        return (cut_vocabulary(scores, self.vocabulary).float() / self.temperature).log_softmax(-1)
+        return (cut_vocabulary(scores, self.vocabulary).float() / self.softness).log_softmax(-1)
 
     def _teacher_scores(self, input_ids: Tensor) -> Float[Tensor, "batch head"]:
         """The teacher's scores of the next token, from its cache and what is new since the last call."""
@@ -153,6 +179,7 @@ def _drawn(
     model: PreTrainedModel,
     teacher: nn.Module | None,
     prompts: list[list[int]],
+    seeds: list[int],
     config: GenerationConfig,
     options: dict[str, Any],
 ) -> list[tuple[list[int], list[float]]]:
@@ -164,7 +191,7 @@ def _drawn(
         input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, longest - len(prompt) :] = 1
     attention_mask = attention_mask.to(model.device)
-    mixture = Mixture(teacher, attention_mask, **options)
+    mixture = Mixture(teacher, attention_mask, torch.tensor(seeds, device=model.device), **options)
     tokens: Tensor = model.generate(
         input_ids.to(model.device),
         attention_mask=attention_mask,
@@ -172,7 +199,7 @@ def _drawn(
         logits_processor=[mixture],
     )
     new = tokens[:, longest:]
-    return list(zip(new.tolist(), mixture.drawn(new.shape[-1]).tolist(), strict=True))
+    return list(zip(new.tolist(), mixture.log_probs(new.shape[-1]).tolist(), strict=True))
 
 
 @contextmanager

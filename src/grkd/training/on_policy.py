@@ -15,7 +15,7 @@ Sampler = Callable[[nn.Module, list[list[int]], float, list[int]], list[tuple[li
 
 
 def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = None, **settings: Any) -> Sampler:
-    """Answers of the student as it is now, at temperature 1 over the vocabulary, `batch_size` (None: all) at once.
+    """Answers of the student as it is now, at temperature 1 over the vocabulary, `batch_size` of them at a time.
 
     settings: max_new_tokens, stop_ids, pad_token_id and vocabulary of grkd.models.sample_mixed.sample_on_policy.
     """
@@ -31,7 +31,7 @@ def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = Non
             temperature=1.0,
             top_p=1.0,
             seeds=seeds,
-            batch_size=batch_size or len(prompts),
+            batch_size=batch_size,
             **settings,
         )
 

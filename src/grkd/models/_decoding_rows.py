@@ -1,0 +1,218 @@
+"""Rows that are decoded together over a static cache: their state on the device, one step of all, its CUDA graph."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from grkd.kernels import draw_tokens
+from grkd.models.decoder_step import Cache, DecoderStep
+
+_POLL_STEPS = 16  # decode steps between two looks at which rows have finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How tokens are drawn, see grkd.kernels.draw_tokens; a graph is recorded for one such setting."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response to prompts[index], its stop token included where one was reached, and each token's log-probability."""
+
+    index: int
+    response_ids: list[int]
+    log_probs: list[float]
+    finished: bool
+
+
+class NotSupportedError(Exception):
+    """The model cannot be decoded by DecoderStep; the text says why. Callers fall back to `generate`."""
+
+
+class DecodingRows:
+    """The buffers of one shape (rows, slots), the decode step that works on them, and on CUDA its graph."""
+
+    def __init__(self, step: DecoderStep, *, rows: int, slots: int) -> None:
+        self.step, self.rows = step, rows
+        self.cache: Cache = step.cache(rows, slots)
+
+        def numbers(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=step.device)
+
+        # Per row: the token that is fed next, its slot, the tokens drawn so far, and whether the row has finished.
+        self.tokens, self.places, self.drawn, self.seeds = (numbers(rows) for _ in range(4))
+        self.done = torch.ones(rows, dtype=torch.bool, device=step.device)
+        # The last column takes what finished rows write.
+        self.ids = numbers(rows, slots + 1)
+        self.log_probs = numbers(rows, slots + 1, dtype=torch.float32)
+        self.stops = numbers(step.head_size, dtype=torch.bool)
+        self.limit = numbers(1)
+        self._graph: Any = None
+        self._recorded: object = None
+        self._call: object = None
+        self._checked = False
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the cache and of copied parameters."""
+        return self.cache.bytes + self.step.copied_bytes
+
+    def answers(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[list[int]],
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        draw: Draw,
+        stop_ids: Sequence[int],
+    ) -> Iterator[list[Answer]]:
+        """See grkd.models.graph_sampler.sample."""
+        call = self._call = object()
+        with self._computing(model):
+            self._begin(max_new_tokens, stop_ids)
+            self._record(draw)
+        waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
+        held: dict[int, int] = {}  # row -> number of the prompt that it answers
+        while waiting or held:
+            if self._call is not call:
+                raise RuntimeError("another call began to sample from this model before all responses were taken")
+            with self._computing(model):
+                free = [row for row in range(self.rows) if row not in held]
+                # A prefill costs as much as several decode steps: not for a few rows while others are at work.
+                if waiting and (not held or len(free) >= max(1, self.rows // 8)):
+                    taken = {row: waiting.popleft() for row in free[: len(waiting)]}
+                    self._fill({row: (prompts[index], seeds[index]) for row, index in taken.items()})
+                    held |= taken
+                    self._check(model, [prompts[index] for index in taken.values()], list(taken))
+                for _ in range(min(_POLL_STEPS, max_new_tokens)):
+                    self._advance(draw)
+                found = self._finished(held)
+            if found:
+                yield found
+
+    def _begin(self, max_new_tokens: int, stop_ids: Sequence[int]) -> None:
+        self.step.refresh()
+        self.done.fill_(True)
+        self.places.zero_()
+        self.limit.fill_(max_new_tokens)
+        self.stops.zero_()
+        known = [token for token in stop_ids if token < len(self.stops)]
+        self.stops[torch.tensor(known, dtype=torch.int64, device=self.step.device)] = True
+
+    def _fill(self, taken: dict[int, tuple[list[int], int]]) -> None:
+        """Give rows a prompt and a seed: all tokens but the last go into the cache, the last one is fed first."""
+        device, chosen = self.step.device, [prompt for prompt, _ in taken.values()]
+        self.step.prefill(chosen, list(taken), self.cache)
+        rows = torch.tensor(list(taken), device=device)
+        last = torch.tensor([[prompt[-1], len(prompt) - 1] for prompt in chosen], device=device)
+        self.tokens[rows], self.places[rows] = last[:, 0], last[:, 1]
+        self.seeds[rows] = torch.tensor([seed for _, seed in taken.values()], device=device)
+        self.drawn[rows] = 0
+        self.done[rows] = False
+
+    def _check(self, model: PreTrainedModel, prompts: Sequence[list[int]], rows: Sequence[int]) -> None:
+        """Once: the step's logits after two of the prompts are the model's own, up to the rounding of its dtype."""
+        if self._checked:
+            return
+        logits = self.step.logits(self.tokens, self.places, self.cache)
+        relative = 1e-3 if self.step.dtype in (torch.float32, torch.float64) else 0.1
+        for number in {0, len(prompts) - 1}:
+            with torch.autocast(self.step.device.type, dtype=self.step.dtype, enabled=model.dtype != self.step.dtype):
+                whole = model(input_ids=torch.tensor([prompts[number]], device=self.step.device)).logits[0, -1].float()
+            ours = logits[rows[number]].float()
+            if self.step.softcap is not None:
+                ours = self.step.softcap * torch.tanh(ours / self.step.softcap)
+            difference = float((ours - whole).abs().max())
+            if not difference <= relative * max(1.0, float(whole.abs().max())):
+                raise NotSupportedError(
+                    f"the static decode step does not give this {self.step.config.model_type} model's logits (they "
+                    f"differ by {difference:.3g})"
+                )
+        self._checked = True
+
+    def _advance(self, draw: Draw) -> None:
+        if self._graph is None:
+            self._one_token(draw)
+        else:
+            self._graph.replay()
+
+    def _one_token(self, draw: Draw) -> None:
+        """Draw the next token of every row that has not finished. No synchronisation, fixed shapes."""
+        tokens, log_probs = draw_tokens(
+            self.step.logits(self.tokens, self.places, self.cache),
+            self.seeds,
+            self.drawn,
+            temperature=draw.temperature,
+            top_p=draw.top_p,
+            top_k=draw.top_k,
+            softcap=self.step.softcap,
+            vocabulary=draw.vocabulary,
+        )
+        active = ~self.done
+        column = torch.where(active, self.drawn, self.cache.slots)[:, None]
+        self.ids.scatter_(1, column, tokens[:, None])
+        self.log_probs.scatter_(1, column, log_probs[:, None])
+        self.drawn += active
+        self.places += active
+        self.tokens.copy_(torch.where(active, tokens, self.tokens))
+        self.done |= self.stops[tokens] | (self.drawn >= self.limit)
+
+    def _finished(self, held: dict[int, int]) -> list[Answer]:
+        """Answers of the rows that have finished, which `held` then no longer names."""
+        done = self.done.tolist()
+        rows = [row for row in held if done[row]]
+        if not rows:
+            return []
+        at = torch.tensor(rows, device=self.step.device)
+        lengths = self.drawn[at].tolist()
+        ids, log_probs = (part[at, : max(lengths)].tolist() for part in (self.ids, self.log_probs))
+        stopped = self.stops[self.tokens[at]].tolist()
+        answers = [
+            Answer(held.pop(row), ids[n][:length], log_probs[n][:length], stopped[n])
+            for n, (row, length) in enumerate(zip(rows, lengths, strict=True))
+        ]
+        return sorted(answers, key=lambda answer: answer.index)
+
+    def _record(self, draw: Draw) -> None:
+        """Record the step as a CUDA graph, unless the recorded one still holds; all rows are finished meanwhile."""
+        if self.step.device.type != "cuda":
+            return
+        wanted = (draw, self.step.addresses())
+        if self._graph is not None and self._recorded == wanted:
+            return
+        self._graph = None
+        current, side = torch.cuda.current_stream(self.step.device), torch.cuda.Stream(self.step.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(2):  # kernels are compiled and libraries take their workspaces
+                self._one_token(draw)
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._one_token(draw)
+        self._graph, self._recorded = graph, wanted
+
+    @contextmanager
+    def _computing(self, model: PreTrainedModel) -> Iterator[None]:
+        """Evaluation mode, no gradients, and no autocast: the step's own dtype holds."""
+        modes = [(part, part.training) for part in (*self.step.parts.modules(), *model.modules()) if part.training]
+        for part, _ in modes:
+            part.training = False
+        try:
+            with torch.no_grad(), torch.autocast(self.step.device.type, enabled=False):
+                yield
+        finally:
+            for part, training in modes:
+                part.training = training
