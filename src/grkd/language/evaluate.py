@@ -1,6 +1,5 @@
 """A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,9 +210,9 @@ def _greedy(
     )
     texts = [""] * len(prompts)
     stop_ids = models.numbers["stop_ids"]
-    for batch in track(batches, "answer", unit="batch", total=math.ceil(len(prompts) / batch_size)):
-        for answer in batch:
-            texts[answer.index] = answer_text(decode_response(models.tokenizer, answer.response_ids, stop_ids))
+    answers = (answer for batch in batches for answer in batch)
+    for answer in track(answers, "answer", unit="answers", total=len(prompts)):
+        texts[answer.index] = answer_text(decode_response(models.tokenizer, answer.response_ids, stop_ids))
     return texts
 
 

@@ -153,7 +153,7 @@ class Responses(Section):
     max_new_tokens: Count = 256
     temperature: NonNegative = 1.0  # 0: greedy
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    batch_size: Count = 16  # responses generated at a time
+    batch_size: Count | None = None  # responses generated at a time; null: what a GPU's memory holds, 16 on a CPU
     shard_size: Count = 64  # prompts a file; whole shards survive a kill
 
 
