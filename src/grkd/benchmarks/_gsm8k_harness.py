@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from grkd.console import track
+from grkd.data.chat import stop_token_ids
 from grkd.errors import UserError
 from grkd.files import parse_json
 from grkd.metrics.exact_match import read_questions
@@ -119,6 +120,9 @@ def _harness(model: str, *, batch_size: int, device: str, terminal: Any) -> Any:
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     tokenizer = load_tokenizer(model)
     language_model = load_language_model(model, dtype=dtype).to(device)
+
+    # An answer ends where every other benchmark's ends.
+    language_model.generation_config.eos_token_id = stop_token_ids(tokenizer, language_model.generation_config)
 
     class Harness(HFLM):  # type: ignore[misc,unused-ignore]
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:

@@ -9,10 +9,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from grkd import objectives
-from grkd.data.language import check_head_size, vocabulary_size
+from grkd.data.language import check_head_size, unwrapped, vocabulary_size
 from grkd.data.sources import split_of
 from grkd.errors import UserError
 from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer
+from grkd.models.save import stopping_config
 from grkd.objectives import Objective
 from grkd.training.callbacks import FiniteSteps
 from grkd.training.language_rows import LanguageRows
@@ -139,6 +140,18 @@ class GRKDTrainer(DistillationTrainer):
     def evaluate(self, eval_dataset: Any = None, *arguments: Any, **options: Any) -> dict[str, float]:
         """As transformers' Trainer; eval_dataset: records as in the constructor, or a dict of them by name."""
         return super().evaluate(encoded(self._encode, eval_dataset, "eval_dataset"), *arguments, **options)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """As transformers' Trainer; the generation config beside the weights stops where training stopped."""
+        model: Any = unwrapped(self.model)
+        own = model.generation_config
+        model.generation_config = stopping_config(model, self.processing_class)
+        try:
+            super()._save(output_dir, state_dict)
+            if self.args.should_save:  # adapters are saved without it
+                model.generation_config.save_pretrained(self.args.output_dir if output_dir is None else output_dir)
+        finally:
+            model.generation_config = own
 
     @staticmethod
     def _teacher(
