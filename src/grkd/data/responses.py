@@ -14,7 +14,7 @@ from grkd.data.template import NotRendered, find, knows_tags, render, styles
 from grkd.data.thoughts import TAGS, Said, prompt_tail, said
 
 # Stand for control tokens that a completion spells, while the template is at work: private use, so in no real text.
-_OPEN, _CLOSE = "\ue000", "\ue001"
+_OPEN, _CLOSE, _FILLER = "\ue000", "\ue001", "\ue002"
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ def rendered_response(
         given = said(message)
     except ValueError as error:
         raise NotRendered(example, str(error)) from None
+    if given.thoughts is None and any(given.answer.startswith(opened) for opened, _ in TAGS):
+        raise NotRendered(example, "its thought has no end")
     _, _, closed = prompt_tail(prompt)
     if closed and given.thoughts:
         if notes is not None:
             notes["thoughts left out: the template's prompt closes them (chat_template_kwargs may turn them on)"] += 1
         given = Said(answer=given.answer)
         message = {key: value for key, value in message.items() if key not in REASONING} | {"content": given.answer}
-    place = _Place(example=example, prompt=prompt, given=given, message=message, stops=stops)
+    place = _Place(example=example, prompt=prompt, given=given, message=message, stops=stops, control=control)
     return _pieces(place.response(_wholes(tokenizer, example, messages, message)), literals)
 
 
@@ -89,6 +91,7 @@ class _Place:
     given: Said
     message: Message
     stops: Sequence[str]
+    control: Sequence[str]
 
     def response(self, wholes: Sequence[str | NotRendered]) -> str:
         """The response's text, from the first conversation that is the prompt's, continued; else put together."""
@@ -125,7 +128,7 @@ class _Place:
         given, (_, tags, closed) = self.given, prompt_tail(self.prompt)
         if "tool_calls" in self.message or (given.thoughts is None and not closed):
             return None
-        end = _bare(rest, given, tags)
+        end = _bare(self._words(rest, tags=False), given, tags)
         if end is None:
             return None
         tail = self._cut(rest[end:], 0, 0)
@@ -153,6 +156,7 @@ class _Place:
 
     def _end(self, rest: str) -> int | None:
         """Where the response's own text ends; None where a part of it is not there."""
+        rest = self._words(rest)
         end = 0
         calls = [call["function"] for call in self.message.get("tool_calls", ())]
         for part in (self.given.thoughts, self.given.answer, *(call["name"] for call in calls)):
@@ -167,6 +171,14 @@ class _Place:
                 return None
             end = max([end, *(found for found in ends if found is not None)])
         return end
+
+    def _words(self, rest: str, *, tags: bool = True) -> str:
+        """The text with fillers for control tokens and tags of thoughts, so that nothing is found inside of one."""
+        given = f"{self.given.thoughts} {self.given.answer}"
+        marks = [*self.stops, *self.control, *(tag for pair in TAGS for tag in pair if tags and tag not in given)]
+        for mark in sorted((mark for mark in marks if mark.strip()), key=len, reverse=True):
+            rest = rest.replace(mark, _FILLER * len(mark))
+        return rest
 
     def _cut(self, rest: str, otherwise: int, end: int) -> str:
         """The rest up to the end of the first stop token behind `end`; where there is none, up to `otherwise`."""
