@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import kendalltau
 
+from grkd.rankers import Tally
 from grkd.rankers.agreement import agreement, kendall_tau, table
 
 NAN = math.nan
@@ -31,7 +32,9 @@ def test_shares_by_hand() -> None:
     exists = np.array([[True, True, True], [True, True, False]])
     verifier = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, NAN]])
     teacher = np.array([[-1.0, -2.0, NAN], [-3.0, -1.0, NAN]])
-    found = agreement({"verifier": verifier, "teacher": teacher}, exists, reports={"teacher": {"position_bias": 0.1}})
+    found = agreement(
+        {"verifier": verifier, "teacher": teacher}, exists, tallies={"teacher": {"position_bias": Tally(0.2, 2)}}
+    )
     assert (found["groups"], found["responses"]) == (2, 5)
     assert found["rankers"]["verifier"] == {
         "abstentions": 0.0,
@@ -64,9 +67,9 @@ def test_a_ranker_that_never_compares_two() -> None:
 
 def test_the_table_names_rankers_and_tau() -> None:
     scores = {"a": np.array([[1.0, 2.0]]), "b": np.array([[2.0, 1.0]])}
-    console = Console(width=120)
+    console, unreadable = Console(width=120), {"a": {"unreadable": Tally(3.0, 0)}}
     with console.capture() as said:
-        console.print(table(agreement(scores, np.ones((1, 2), dtype=bool), reports={"a": {"unreadable": 3.0}})))
+        console.print(table(agreement(scores, np.ones((1, 2), dtype=bool), tallies=unreadable)))
     text = said.get()
     assert "Kendall tau -1.00 (1 groups)" in text
     assert "unreadable 3" in text

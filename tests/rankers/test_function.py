@@ -69,7 +69,7 @@ def test_coroutines_and_metrics() -> None:
 
     ranker = opened(reward)
     ranker(["p"], [["a", "bcd"]])
-    assert ranker.report() == {"length": 2.0}
+    assert {name: tally.value for name, tally in ranker.tallies.items()} == {"length": 2.0}
 
 
 def test_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_share_of_comparisons_won(serve: Callable[..., EndpointServer], ask: str
     found = ranker(PROMPTS, RESPONSES)
     np.testing.assert_array_equal(found, [[0.25, 1.0, 0.25], [1.0, 0.0, math.nan]])
     assert len(server.asked) == {"list": 1 + 2, "pairs": 3 + 2}[ask]  # questions with the same texts are asked once
-    assert ranker.report()["position_bias"] == 0.0
+    assert ranker.tallies["position_bias"].value == 0.0
     assert "System" not in str(server.asked[0])
     assert any("Instructions: be brief" in str(body) for body in server.asked)
 
@@ -87,7 +87,7 @@ def test_a_preference_for_the_first_place_cancels_and_is_reported(
 ) -> None:
     ranker = opened(serve(first_shown), ask=ask)
     np.testing.assert_array_equal(ranker(["p"], [["1", "2", "3"]]), [[0.5, 0.5, 0.5]])
-    assert ranker.report()["position_bias"] == 0.5
+    assert ranker.tallies["position_bias"].value == 0.5
 
 
 def test_a_group_of_one_is_not_asked_about(serve: Callable[..., EndpointServer]) -> None:
@@ -101,10 +101,10 @@ def test_unreadable_answers_are_counted_and_give_no_score(serve: Callable[..., E
     server = serve(lambda body: "I cannot say" if shown(body) == [4.0, 9.0] else honest(body))
     ranker = opened(server, ask="pairs")
     np.testing.assert_array_equal(ranker(["p"], [["4", "9", "5"]]), [[0.0, 1.0, 0.5]])  # 9 against 5, 4 against 5
-    assert (ranker.report()["answers"], ranker.report()["unreadable"]) == (6, 1)
+    assert (ranker.tallies["answers"].value, ranker.tallies["unreadable"].value) == (6, 1)
     ranker = opened(server)
     assert np.isnan(ranker(["p"], [["4", "9"]])).all()
-    assert ranker.report()["unreadable"] == 1
+    assert ranker.tallies["unreadable"].value == 1
 
 
 @pytest.mark.parametrize("fault", ["500", "garbage", "cut", "empty"])
@@ -128,7 +128,7 @@ def test_a_refused_question_has_no_answer(serve: Callable[..., EndpointServer]) 
     server.faults = ["too long"]
     ranker = opened(server, concurrency=1)
     np.testing.assert_array_equal(ranker(["p", "q"], [["4", "9"], ["4", "9"]]), [[math.nan, math.nan], [0.0, 1.0]])
-    assert ranker.report()["refused"] == 1
+    assert ranker.tallies["refused"].value == 1
 
 
 def test_a_server_that_is_down(serve: Callable[..., EndpointServer]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from grkd import rankers
 from grkd.errors import UserError
-from grkd.rankers import Member, Panel, Ranker, Resources, panel
+from grkd.rankers import Member, Panel, Ranker, Resources, Tally, panel
 
 COLUMNS = {"answer": ["4", "5"], "grades": [[1.0, 2.0], [None, 0.5]]}
 RESPONSES = [["4", "5"], ["4", "5"]]
@@ -102,9 +102,8 @@ class TestPanel:
         # The first group: one for each. The second: the verifier alone, since a grade is missing.
         np.testing.assert_array_equal(found.order.votes.share[:, 0, 1], [0.5, 0.0])
         np.testing.assert_array_equal(found.order.votes.weight[:, 0, 1], [2.0, 1.0])
-        report = judges.agreement(found.by_ranker, RESPONSES)
-        assert report["rankers"]["verifier"]["right"] == 0.5
-        assert report["pairs"][0]["kendall_tau"] == -1.0
+        assert judges.tallies(reset=True)["verifier"]["right"] == Tally(2, 4)
+        assert judges.tallies() == {"verifier": {}, "data": {}}
 
     def test_lexicographic_follows_the_list(self) -> None:
         entries = [{"name": "verifier", "kind": "number"}, {"name": "data", "column": "grades"}]
@@ -134,3 +133,43 @@ class TestPanel:
     def test_unknown_combination(self) -> None:
         with pytest.raises(UserError, match="unknown combine 'vote'; known: weights"):
             Panel([Member(ranker=Longest(), label="a")], combine="vote")
+
+
+class TestIdentity:
+    """What a stage that stores scores is made again for."""
+
+    def test_options_and_combination_count(self) -> None:
+        entries: list[Any] = [{"name": "verifier", "kind": "number"}, {"name": "log_prob", "weight": 2.0}]
+        base = panel(entries).identity()
+        assert base == panel(entries).identity()
+        others = [
+            panel(entries, combine="votes"),
+            panel(entries[::-1]),
+            panel([{**entries[0], "right": 2.0}, entries[1]]),
+            panel([entries[0], {**entries[1], "weight": 1.0}]),
+        ]
+        assert all(other.identity() != base for other in others)
+
+    def test_how_a_judge_is_asked_does_not(self) -> None:
+        judge: dict[str, Any] = {"name": "judge", "url": "http://a/v1", "model": "m"}
+        base = panel([judge]).identity()
+        same = {"url": "http://b/v1", "max_requests": 5, "max_tokens": 5, "concurrency": 1, "retries": 0}
+        assert panel([{**judge, **same, "timeout_seconds": 1.0, "key_env": "KEY"}]).identity() == base
+        for name, value in {"model": "n", "ask": "pairs", "criteria": "x", "answer_tokens": 5}.items():
+            assert panel([{**judge, name: value}]).identity() != base
+
+    def test_a_functions_file_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        file = tmp_path / "my_graded_rewards.py"
+        file.write_text("def f(completions):\n    return [0.0 for _ in completions]\n")
+        ranker = rankers.load("function", function="my_graded_rewards:f")
+        first = ranker.identity()
+        file.write_text("def f(completions):\n    return [1.0 for _ in completions]\n")
+        assert ranker.identity() != first
+
+    def test_a_models_files_count(self, tmp_path: Path) -> None:
+        ranker = rankers.load("reward_model", model=str(tmp_path))
+        (tmp_path / "config.json").write_text("{}")
+        first = ranker.identity()
+        (tmp_path / "config.json").write_text("{ }")
+        assert ranker.identity() != first

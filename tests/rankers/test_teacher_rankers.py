@@ -24,7 +24,7 @@ class FakeTeacher:
         self.scored += 1
         return MEANS
 
-    def choices(self, prompts: Any, responses: Any) -> list[Verdict]:
+    def choices(self, prompts: Any, responses: Any, columns: Any) -> list[Verdict]:
         return [Verdict(log_wins=WINS, cut=True, first=0.7), Verdict(log_wins=None)]
 
 
@@ -51,7 +51,11 @@ def test_a_forward_pass_that_was_made_already_is_not_made_again(name: str) -> No
 def test_choice_reports_its_position_bias() -> None:
     ranker, _ = opened("choice")
     np.testing.assert_array_equal(ranker(PROMPTS, RESPONSES), [[*WINS], [math.nan, math.nan]])
-    assert ranker.report() == {"position_bias": pytest.approx(0.2), "groups_cut": 1.0, "groups_not_compared": 0.0}
+    assert {name: tally.value for name, tally in ranker.tallies.items()} == {
+        "position_bias": pytest.approx(0.2),
+        "groups_cut": 1.0,
+        "groups_not_compared": 0.0,
+    }
 
 
 def test_calibrated_by_hand() -> None:

@@ -4,7 +4,7 @@ A ranker's file holds a dataclass of options (a subclass of Ranker) and names it
 and how their scores make one order.
 """
 
-from grkd.rankers._base import Columns, Messages, Need, Prompts, Ranker, Resources, Responses, Scores, Teacher
+from grkd.rankers._base import Columns, Messages, Need, Prompts, Ranker, Resources, Responses, Scores, Tally, Teacher
 from grkd.rankers._registry import load, names, option_types, ranker
 from grkd.rankers.agreement import agreement
 from grkd.rankers.combine import COMBINATIONS, Combination, Order, Votes, order
@@ -25,6 +25,7 @@ __all__ = [
     "Resources",
     "Responses",
     "Scores",
+    "Tally",
     "Teacher",
     "Votes",
     "agreement",

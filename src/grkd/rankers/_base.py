@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,25 @@ Value = float | int | None  # of one response; None and NaN: no opinion
 Given = Sequence[Sequence[Value]]  # one list per group
 
 
+def option(default: Any = MISSING, *, help: str, operational: bool = False) -> Any:
+    """A ranker's option with one line of help; operational: it says how the ranker works, not what it finds."""
+    return field(default=default, metadata={"help": help, "operational": operational})
+
+
+class Tally(NamedTuple):
+    """A sum, and the number of things that it is the mean of (0: it is a plain count). Tallies of parts add up."""
+
+    total: float
+    over: int
+
+    def __add__(self, other: "Tally") -> "Tally":  # type: ignore[override]
+        return Tally(self.total + other.total, self.over + other.over)
+
+    @property
+    def value(self) -> float:
+        return float(self.total / self.over if self.over else self.total)
+
+
 @runtime_checkable
 class Teacher(Protocol):
     """What rankers ask of a teacher, local or served. One list per group, one value per response."""
@@ -36,8 +55,8 @@ class Teacher(Protocol):
         """
         ...
 
-    def choices(self, prompts: Prompts, responses: Responses) -> Sequence[Verdict]:
-        """The teacher's choice between the responses of each group."""
+    def choices(self, prompts: Prompts, responses: Responses, columns: Columns) -> Sequence[Verdict]:
+        """The teacher's choice between the responses of each group; column group names them in errors."""
         ...
 
 
@@ -63,13 +82,16 @@ class Ranker(ABC):
         scores = ranker(prompts, responses, columns)    # float64 [groups, n]
 
     prompts: one per group, text or messages. responses: one list of texts per group; shorter lists are padded with NaN.
-    columns: the records' other columns, one value per group. Reserved: prompt_ids (token ids), response_ids and
-    data_score (one entry per response), teacher_log_prob (one per response: known already, so nothing is computed).
+    columns: the records' other columns, one value per group. Reserved, for what is known of the groups: group (id) and
+    prompt_ids (token ids); with one entry per response: response_ids, finished (it ended by itself), data_score, and
+    teacher_log_prob (so that no second forward pass is made).
     needs: "teacher", "device" (loads a model), "endpoint" (asks over HTTP) or "none".
     """
 
     needs: ClassVar[Need] = "none"
     name: ClassVar[str]
+
+    tallies: dict[str, Tally] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __init_subclass__(cls) -> None:
         """Its name: the file's name in this folder, else the class's."""
@@ -108,13 +130,14 @@ class Ranker(ABC):
     def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
         """One list per group, one score per response; None or NaN for no opinion."""
 
-    def report(self) -> dict[str, float]:
-        """Counts and shares since `open` that a user should know, such as unreadable answers and position bias."""
-        return {}
+    def tally(self, name: str, value: float | int, over: int = 0) -> None:
+        """Count something that a user should know, such as unreadable answers: see Tally."""
+        self.tallies[name] = self.tallies.get(name, Tally(0.0, 0)) + Tally(float(value), over)
 
     def identity(self) -> dict[str, Any]:
-        """What its scores depend on beyond its options: digests of models and code."""
-        return {}
+        """What its scores depend on: its options, but for those that say only how it works (`operational`)."""
+        kept = (field for field in fields(self) if field.init and not field.metadata.get("operational"))
+        return {"name": self.name, **{field.name: getattr(self, field.name) for field in kept}}
 
     def close(self) -> None:  # noqa: B027
         """Free what `open` loaded."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from grkd.errors import UserError
-from grkd.rankers._base import Columns, Prompt, Prompts, Resources, Responses, Teacher
+from grkd.rankers._base import Columns, Prompt, Prompts, Ranker, Resources, Responses, Teacher
 from grkd.teacher.annotator import Verdict
 
 
@@ -30,31 +30,24 @@ def known_log_probs(
     return means
 
 
-class Choices:
-    """The teacher's choice between the responses of groups, with counts of what was cut and not compared.
+def verdicts_of(
+    ranker: Ranker, teacher: Teacher | None, prompts: Prompts, responses: Responses, columns: Columns
+) -> Sequence[Verdict]:
+    """The teacher's choice between the responses of each group.
 
-    position_bias: how much more often the teacher takes the response that it is shown first: the mean probability of
-    the first letter over all questions, minus 1/2.
+    Tallied: position_bias, the mean probability of the response shown first, minus 1/2; groups_cut, whose responses
+    were shown without their ends; groups_not_compared, for which there was no room.
     """
-
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
-        self.cut = self.silent = 0
-        self._first: list[float] = []
-
-    def __call__(self, prompts: Prompts, responses: Responses) -> Sequence[Verdict]:
-        verdicts = self.teacher.choices(prompts, responses)
-        for prompt, verdict, texts in zip(prompts, verdicts, responses, strict=True):
-            _check_finite("choice", prompt, verdict.log_wins or ())
-            self.cut += verdict.cut
-            self.silent += verdict.log_wins is None and len(texts) > 1
-            if verdict.first is not None:
-                self._first.append(verdict.first)
-        return verdicts
-
-    def report(self) -> dict[str, float]:
-        shares = {"groups_cut": float(self.cut), "groups_not_compared": float(self.silent)}
-        return {**({"position_bias": float(np.mean(self._first)) - 0.5} if self._first else {}), **shares}
+    if teacher is None:
+        raise ValueError("open the ranker first")
+    verdicts = teacher.choices(prompts, responses, columns)
+    for prompt, verdict, texts in zip(prompts, verdicts, responses, strict=True):
+        _check_finite("choice", prompt, verdict.log_wins or ())
+        ranker.tally("groups_cut", verdict.cut)
+        ranker.tally("groups_not_compared", verdict.log_wins is None and len(texts) > 1)
+        if verdict.first is not None:
+            ranker.tally("position_bias", verdict.first - 0.5, over=1)
+    return verdicts
 
 
 def _check_finite(what: str, prompt: Prompt, values: Sequence[float]) -> None:

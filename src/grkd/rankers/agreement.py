@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.table import Table
 
+from grkd.rankers._base import Tally
 from grkd.rankers.combine import preferred
 
 
@@ -32,13 +33,13 @@ def agreement(
     scores: Mapping[str, Float[np.ndarray, "groups n"]],
     exists: np.ndarray,
     *,
-    reports: Mapping[str, Mapping[str, float]] | None = None,
+    tallies: Mapping[str, Mapping[str, Tally]] | None = None,
 ) -> dict[str, Any]:
     """{"groups", "responses", "rankers": {label: shares}, "pairs": [{"rankers", "kendall_tau", "groups"}]}.
 
     Per ranker: abstentions (share of the responses without a score), ties (share of the pairs with two scores that are
     equal; null without such a pair), groups_without_pair (share of the groups in which it orders nothing), and what the
-    ranker itself reports (position_bias, unreadable, ...). Per pair of rankers: the mean of Kendall's tau-b over the
+    ranker itself tallies (position_bias, unreadable, ...). Per pair of rankers: the mean of Kendall's tau-b over the
     groups in which it is defined, and their number; null where there is none.
     exists: bool [groups, n], True where there is a response.
     """
@@ -54,7 +55,11 @@ def agreement(
         "groups": len(exists),
         "responses": int(exists.sum()),
         "rankers": {
-            label: {**_shares(values, exists), **(reports or {}).get(label, {})} for label, values in scores.items()
+            label: {
+                **_shares(values, exists),
+                **{name: tally.value for name, tally in (tallies or {}).get(label, {}).items()},
+            }
+            for label, values in scores.items()
         },
         "pairs": pairs,
     }

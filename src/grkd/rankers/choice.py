@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses
-from grkd.rankers._teacher import Choices, teacher_of
+from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, Teacher
+from grkd.rankers._teacher import teacher_of, verdicts_of
 
 
 @dataclass(kw_only=True)
@@ -18,22 +18,17 @@ class Choice(Ranker):
 
     needs: ClassVar[Need] = "teacher"
 
-    _choices: Choices | None = field(default=None, init=False, repr=False)
+    _teacher: Teacher | None = field(default=None, init=False, repr=False)
 
     def open(self, resources: Resources) -> None:
-        self._choices = Choices(teacher_of(self.name, resources))
+        self._teacher = teacher_of(self.name, resources)
 
     def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
-        if self._choices is None:
-            raise ValueError("open the ranker first")
-        verdicts = self._choices(prompts, responses)
+        verdicts = verdicts_of(self, self._teacher, prompts, responses, columns)
         return [verdict.log_wins or [None] * len(texts) for verdict, texts in zip(verdicts, responses, strict=True)]
 
-    def report(self) -> dict[str, float]:
-        return {} if self._choices is None else self._choices.report()
-
     def close(self) -> None:
-        self._choices = None
+        self._teacher = None
 
 
 RANKER = Choice

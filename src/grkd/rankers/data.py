@@ -1,11 +1,11 @@
 """Grades that the records hold: people's, or those of an earlier run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.rankers._base import Columns, Given, Prompts, Ranker, Responses, Value
+from grkd.rankers._base import Columns, Given, Prompts, Ranker, Responses, Value, option
 
 
 @dataclass(kw_only=True)
@@ -17,7 +17,7 @@ class Data(Ranker):
     Raises UserError for a column that holds no numbers or another number of grades than responses.
     """
 
-    column: str | None = field(default=None, metadata={"help": "column with the grades; default: teacher_scores"})
+    column: str | None = option(None, help="column with the grades; default: teacher_scores")
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -4,10 +4,12 @@ import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value
+from grkd.files import file_digest
+from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value, option
 from grkd.rankers._imports import imported
 
 
@@ -23,10 +25,9 @@ class Function(Ranker):
     Source: the signature is that of trl.GRPOTrainer's reward_funcs.
     """
 
-    function: Any = field(metadata={"help": "package.module:function, looked for in the working directory too"})
+    function: Any = option(help="package.module:function, looked for in the working directory too")
 
     _called: Callable[..., Any] | None = field(default=None, init=False, repr=False)
-    _metrics: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function) and not (isinstance(self.function, str) and ":" in self.function):
@@ -52,16 +53,21 @@ class Function(Ranker):
             given["completion_ids"] = [ids for group in columns["response_ids"] for ids in group]
         reserved = ("response_ids", "prompt_ids", "prompts", "completions", "prompt", "completion", "completion_ids")
         given |= {name: _repeated(values, sizes) for name, values in columns.items() if name not in reserved}
-        extras = {"trainer_state": None, "log_extra": lambda column, values: None, "log_metric": self._log_metric}
+        extras = {
+            "trainer_state": None,
+            "log_extra": lambda column, values: None,
+            "log_metric": lambda name, value: self.tally(name, float(value), over=1),
+        }
         found = self._result({**extras, **given}, sum(sizes))
         ends = [sum(sizes[: at + 1]) for at in range(len(sizes))]
         return [found[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
-    def report(self) -> dict[str, float]:
-        return {name: sum(values) / len(values) for name, values in self._metrics.items()}
-
-    def _log_metric(self, name: str, value: Any) -> None:
-        self._metrics.setdefault(name, []).append(float(value))
+    def identity(self) -> dict[str, Any]:
+        """Its import path, and a digest of the file that it is in."""
+        called = self.function if callable(self.function) else imported(self.function)
+        file = inspect.getsourcefile(inspect.unwrap(called)) if inspect.isroutine(called) else None
+        shown = self.function if isinstance(self.function, str) else getattr(called, "__qualname__", repr(called))
+        return {"name": self.name, "function": shown, "file": None if file is None else file_digest(Path(file))}
 
     def _result(self, given: dict[str, Any], wanted: int) -> list[Value]:
         assert self._called is not None

@@ -10,7 +10,7 @@ import numpy as np
 from grkd.endpoint.judge import Budget, Judge, Judgement, Request
 from grkd.errors import UserError
 from grkd.rankers import _prompts
-from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, conversation
+from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, conversation, option
 
 
 @dataclass(kw_only=True)
@@ -28,21 +28,19 @@ class JudgeRanker(Ranker):
 
     needs: ClassVar[Need] = "endpoint"
 
-    url: str = field(metadata={"help": "of the server, such as http://127.0.0.1:8000/v1"})
-    model: str = field(metadata={"help": "name under which the server knows the judge"})
-    ask: Literal["list", "pairs"] = field(default="list", metadata={"help": "one order per group, or its pairs"})
-    criteria: str | None = field(default=None, metadata={"help": "what is better, in place of the built-in sentence"})
-    max_requests: int | None = field(default=None, metadata={"help": "most requests, retries included; null: no limit"})
-    max_tokens: int | None = field(default=None, metadata={"help": "most tokens read and written; null: no limit"})
-    answer_tokens: int = field(default=1024, metadata={"help": "longest answer; models that think need room"})
-    concurrency: int = field(default=8, metadata={"help": "requests at a time"})
-    retries: int = field(default=5, metadata={"help": "per request, with growing pauses"})
-    timeout_seconds: float = field(default=600.0, metadata={"help": "longest wait for one answer"})
-    key_env: str | None = field(default=None, metadata={"help": "environment variable with the key"})
+    url: str = option(help="of the server, such as http://127.0.0.1:8000/v1", operational=True)
+    model: str = option(help="name under which the server knows the judge")
+    ask: Literal["list", "pairs"] = option("list", help="one order per group, or its pairs")
+    criteria: str | None = option(None, help="what is better, in place of the built-in sentence")
+    max_requests: int | None = option(None, help="most requests, retries included; null: no limit", operational=True)
+    max_tokens: int | None = option(None, help="most tokens read and written; null: no limit", operational=True)
+    answer_tokens: int = option(1024, help="longest answer; models that think need room")
+    concurrency: int = option(8, help="requests at a time", operational=True)
+    retries: int = option(5, help="per request, with growing pauses", operational=True)
+    timeout_seconds: float = option(600.0, help="longest wait for one answer", operational=True)
+    key_env: str | None = option(None, help="environment variable with the key", operational=True)
 
     _judge: Judge | None = field(default=None, init=False, repr=False)
-    _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False)
-    _earlier: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("answer_tokens", "concurrency", "max_requests", "max_tokens"):
@@ -52,7 +50,6 @@ class JudgeRanker(Ranker):
 
     def open(self, resources: Resources) -> None:
         folder = resources.folder
-        self._counts, self._earlier = {"answers": 0, "unreadable": 0, "refused": 0}, []
         self._judge = Judge(
             self.url,
             self.model,
@@ -78,12 +75,8 @@ class JudgeRanker(Ranker):
             for group, texts in enumerate(responses)
         ]
 
-    def report(self) -> dict[str, float]:
-        bias = {"position_bias": float(np.mean(self._earlier)) - 0.5} if self._earlier else {}
-        return {**bias, **{name: float(count) for name, count in self._counts.items()}}
-
     def identity(self) -> dict[str, Any]:
-        return {"prompts": _prompts.VERSION}
+        return {**super().identity(), "prompts": _prompts.VERSION}
 
     def close(self) -> None:
         self._judge = None
@@ -113,7 +106,7 @@ class JudgeRanker(Ranker):
         if lost:
             reason = next(iter(lost.values()))[:150]
             raise UserError(f"ranker judge: {len(lost)} requests got no answer ({reason}); repeat the command to go on")
-        self._counts["refused"] += len(outcome.refused)
+        self.tally("refused", len(outcome.refused))
         return outcome.judgements
 
     def _of_group(self, n: int, found: Mapping[tuple[int, ...], Judgement | None]) -> list[float | None]:
@@ -131,7 +124,7 @@ class JudgeRanker(Ranker):
 
     def _read(self, shown: tuple[int, ...], judged: Judgement) -> dict[tuple[int, int], float] | None:
         """How far the earlier response of each pair is above the later one: 1, 1/2 or 0; None if unreadable."""
-        self._counts["answers"] += 1
+        self.tally("answers", 1)
         values: dict[tuple[int, int], float] | None
         if self.ask == "pairs":
             better = _prompts.read_pair(judged.text)
@@ -139,10 +132,9 @@ class JudgeRanker(Ranker):
         else:
             tiers = _prompts.read_list(judged.text, len(shown))
             values = None if tiers is None else _earlier_above(shown, tiers)
-        if values is None:
-            self._counts["unreadable"] += 1
-            return None
-        self._earlier += values.values()
+        self.tally("unreadable", values is None)
+        if values is not None:
+            self.tally("position_bias", sum(values.values()) - 0.5 * len(values), over=len(values))
         return values
 
 

@@ -4,12 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from grkd.errors import UserError
-from grkd.rankers._base import Columns, Prompts, Ranker, Resources, Responses, Scores
+from grkd.rankers._base import Columns, Prompts, Ranker, Resources, Responses, Scores, Tally
 from grkd.rankers._registry import load
-from grkd.rankers.agreement import agreement
 from grkd.rankers.combine import COMBINATIONS, Order, order
 
 
@@ -77,19 +74,20 @@ class Panel:
         combined = order(list(by_ranker.values()), weights=self.weights, combine=self.combine)
         return Ranked(order=combined, by_ranker=by_ranker)
 
-    def reports(self) -> dict[str, dict[str, float]]:
-        """What each member counted, by label."""
-        return {member.label: member.ranker.report() for member in self.members}
-
-    def agreement(self, by_ranker: Mapping[str, Scores], responses: Responses) -> dict[str, Any]:
-        """How far the members agree on these groups: see grkd.rankers.agreement."""
-        width = max(map(len, responses), default=0)
-        exists = np.array([[place < len(texts) for place in range(width)] for texts in responses]).reshape(-1, width)
-        return agreement(by_ranker, exists, reports=self.reports())
+    def tallies(self, *, reset: bool = False) -> dict[str, dict[str, Tally]]:
+        """What each member counted, by label; reset: it counts from 0 again."""
+        found = {member.label: dict(member.ranker.tallies) for member in self.members}
+        if reset:
+            for member in self.members:
+                member.ranker.tallies.clear()
+        return found
 
     def identity(self) -> dict[str, Any]:
-        """Digests of the models and code that scores depend on, by label."""
-        return {member.label: member.ranker.identity() for member in self.members}
+        """What the order depends on: options, digests of models and code, weights, and how they are combined."""
+        members = [
+            {"label": member.label, "weight": member.weight, **member.ranker.identity()} for member in self.members
+        ]
+        return {"rankers": members, "combine": self.combine}
 
     def close(self) -> None:
         for member in self.members:

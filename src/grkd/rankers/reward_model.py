@@ -1,17 +1,17 @@
 """Any sequence-classification model as a ranker: a reward model, a cross-encoder, a classifier's label."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from grkd.answers.identity import model_digest
 from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.models.complete import check_complete
 from grkd.models.load import context_length
-from grkd.rankers._base import Columns, Given, Need, Prompt, Prompts, Ranker, Resources, Responses, conversation
+from grkd.rankers._base import Columns, Given, Need, Prompt, Prompts, Ranker, Resources, Responses, conversation, option
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -28,17 +28,16 @@ class RewardModel(Ranker):
 
     needs: ClassVar[Need] = "device"
 
-    model: str = field(metadata={"help": "folder or hub name of a sequence-classification model"})
-    label: str | int | None = field(default=None, metadata={"help": "name or number of the label that is the score"})
-    longest: int | None = field(default=None, metadata={"help": "most tokens per sequence; null: the model's context"})
-    dtype: Dtype = field(default="auto", metadata={"help": "auto: float32 on a CPU, bfloat16 on a GPU"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run code that comes with the model"})
+    model: str = option(help="folder or hub name of a sequence-classification model")
+    label: str | int | None = option(None, help="name or number of the label that is the score")
+    longest: int | None = option(None, help="most tokens per sequence; null: the model's context")
+    dtype: Dtype = option("auto", help="auto: float32 on a CPU, bfloat16 on a GPU")
+    trust_remote_code: bool = option(False, help="run code that comes with the model")
 
     _network: Any = field(default=None, init=False, repr=False)
     _tokenizer: Any = field(default=None, init=False, repr=False)
     _place: int = field(default=0, init=False, repr=False)
     _batch_size: int = field(default=8, init=False, repr=False)
-    _too_long: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -64,7 +63,7 @@ class RewardModel(Ranker):
             text = " ".join(str(error).split())[:200]
             raise UserError(f"ranker reward_model: {self.model} is no sequence-classification model ({text})") from None
         self._network = network.to(resources.device).eval()
-        self._batch_size, self._too_long = resources.batch_size, 0
+        self._batch_size = resources.batch_size
 
     @torch.no_grad()
     def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
@@ -78,7 +77,7 @@ class RewardModel(Ranker):
             (at for at, one in enumerate(encoded) if len(one["input_ids"]) <= limit),
             key=lambda at: -len(encoded[at]["input_ids"]),
         )
-        self._too_long += len(encoded) - len(fitting)
+        self.tally("too_long", len(encoded) - len(fitting))
         found: list[float | None] = [None] * len(encoded)
         for start in range(0, len(fitting), self._batch_size):
             chosen = fitting[start : start + self._batch_size]
@@ -88,11 +87,8 @@ class RewardModel(Ranker):
         flat = iter(found)
         return [[next(flat) for _ in texts] for texts in responses]
 
-    def report(self) -> dict[str, float]:
-        return {"too_long": float(self._too_long)}
-
     def identity(self) -> dict[str, Any]:
-        return {"model": model_digest(self.model)}
+        return {**super().identity(), "model": _files(self.model)}
 
     def close(self) -> None:
         self._network = self._tokenizer = None
@@ -133,6 +129,12 @@ class RewardModel(Ranker):
         device = self._network.device
         logits = self._network(**{name: value.to(device) for name, value in tensors.items()}).logits
         return [float(value) for value in wide(logits)[:, self._place]]
+
+
+def _files(model: str) -> Any:
+    """Names, sizes and times of change of a folder's files: large weights are not read for it. A hub name as it is."""
+    files = sorted(path for path in Path(model).expanduser().glob("*") if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files] or model
 
 
 RANKER = RewardModel

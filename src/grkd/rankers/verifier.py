@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from grkd.errors import UserError
 from grkd.rankers import _answers
-from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses
+from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, option
 
 Kind = Literal["answer", "math", "number", "text", "choice", "regex"]
 
@@ -26,17 +26,14 @@ class Verifier(Ranker):
     Raises UserError for an unknown kind, a pattern that is none, and for `math` without math-verify.
     """
 
-    answer: str | None = field(default="answer", metadata={"help": "column with the right answer"})
-    kind: Kind = field(default="answer", metadata={"help": "how answers are found and compared"})
-    pattern: str | None = field(default=None, metadata={"help": "regular expression of kind regex"})
-    unread: Literal["wrong", "abstain"] = field(
-        default="wrong", metadata={"help": "a response without a readable answer is wrong, or gets no score"}
-    )
-    right: float = field(default=1.0, metadata={"help": "score of a right answer"})
-    wrong: float = field(default=0.0, metadata={"help": "score of a wrong answer"})
+    answer: str | None = option("answer", help="column with the right answer")
+    kind: Kind = option("answer", help="how answers are found and compared")
+    pattern: str | None = option(None, help="regular expression of kind regex")
+    unread: Literal["wrong", "abstain"] = option("wrong", help="what a response without a readable answer is")
+    right: float = option(1.0, help="score of a right answer")
+    wrong: float = option(0.0, help="score of a wrong answer")
 
     _grade: Callable[[str, str], _answers.Grade] | None = field(default=None, init=False, repr=False)
-    _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.kind == "regex") != (self.pattern is not None):
@@ -55,7 +52,6 @@ class Verifier(Ranker):
         return () if self.answer is None else (self.answer,)
 
     def open(self, resources: Resources) -> None:
-        self._counts = {"right": 0, "unreadable": 0, "responses": 0}
         kinds: dict[str, Callable[[], Callable[..., _answers.Grade]]] = {
             "answer": lambda: _answers.by_answer,
             "math": _answers.math_grader,
@@ -75,11 +71,6 @@ class Verifier(Ranker):
             for reference, texts in zip(references, responses, strict=True)
         ]
 
-    def report(self) -> dict[str, float]:
-        if not self._counts or not self._counts["responses"]:
-            return {}
-        return {name: self._counts[name] / self._counts["responses"] for name in ("right", "unreadable")}
-
     def _scored(self, reference: Any, response: str) -> float | None:
         if self._grade is None:
             raise ValueError("open the ranker first")
@@ -88,9 +79,8 @@ class Verifier(Ranker):
         found, right = self._grade(reference if self.answer is None else str(reference), response)
         if right is None:
             return None
-        self._counts["responses"] += 1
-        self._counts["right"] += right
-        self._counts["unreadable"] += found is None
+        self.tally("right", right, over=1)
+        self.tally("unreadable", found is None, over=1)
         if found is None and self.unread == "abstain":
             return None
         return self.right if right else self.wrong
