@@ -50,6 +50,12 @@ METHODS = st.sampled_from(
         [{"name": "grkd", "label": "a-b", "t_squared": True, "group": "top", "group_size": 4}],
     ]
 )
+RANKERS = st.sampled_from(
+    [
+        ["log_prob", {"name": "verifier", "label": "1e-4", "weight": 2.5, "answer": "~", "kind": "math"}],
+        [{"name": "data", "column": "\x85"}],
+    ]
+)
 
 
 def values(hint: Any) -> st.SearchStrategy[Any]:
@@ -63,7 +69,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
             for kind in ("gt", "ge", "lt", "le", "min_length")
             if hasattr(limit, kind)
         }
-        return _limited(arguments[0], limits)
+        return _limited(arguments[0], limits) if isinstance(arguments[0], type) else values(arguments[0])
     if origin in (Union, UnionType):
         return st.one_of(*[values(part) for part in arguments])
     if origin is Literal:
@@ -101,6 +107,7 @@ def sections(section: type) -> st.SearchStrategy[dict[str, Any]]:
         "folder": PATHS,
         "model": NAMES,
         "output": PATHS,
+        "rankers": st.none() | RANKERS,
     }
     hints = get_type_hints(section, include_extras=True)
     return st.fixed_dictionaries({f.name: own.get(f.name, values(hints[f.name])) for f in fields(section)})
@@ -114,6 +121,13 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
         student["layers"] = sorted(set(student["layers"] or [0]))
         for key in ("model", "gguf_file", "revision", "config"):
             student[key] = None
+        score = plain["score"]
+        if score["rankers"] is not None:
+            score["reward"] = score["calibration"] = None
+        else:
+            score["combine"] = None
+            score["reward"] = "calibrated" if score["calibration"] is not None else score["reward"]
+        data.update(dataset=None, name=None, split=None, heldout_split=None, streaming=False, chat_template_kwargs={})
         responses = plain["responses"]
         responses.update(source="teacher", mixture=None, candidates=responses["candidates"] and responses["n"] + 1)
     else:

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from grkd.errors import UserError
 from grkd.language import score as language_scores
-from grkd.language import scorer as _scorer
 from grkd.language.score import read_groups, score
 from grkd.run import results as _results
+from grkd.teacher import local
 from grkd.teacher.annotator import Comparison, choice_scores
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.training import LanguageRows
@@ -54,8 +54,8 @@ def test_log_probabilities_of_the_tokens_that_the_student_trains_on(tmp_path: Pa
 def test_logits_of_a_whole_batch_are_made_once(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first look at the teacher; then log-probabilities come from hidden states, a chunk of logits at a time."""
     calls: list[int] = []
-    real = _scorer.response_logits
-    monkeypatch.setattr(_scorer, "response_logits", lambda *parts: calls.append(1) or real(*parts))
+    real = local.response_logits
+    monkeypatch.setattr(local, "response_logits", lambda *parts: calls.append(1) or real(*parts))
     made(tmp_path, teacher)
     assert len(calls) == 1
 
@@ -85,25 +85,29 @@ def test_calibrated_reward_and_the_question(tmp_path: Path, teacher: Path) -> No
         assert verdict.log_wins is not None
         for record, win in zip(answers, verdict.log_wins, strict=True):
             row = found[record["id"]]
-            assert row["teacher_choice_log_win"] == pytest.approx(win, rel=1e-4)
             expected = 0.7 * row["teacher_mean_log_prob_nats"] + 0.3 * win
             assert row["teacher_reward"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("kind", "column"),
-    [
-        ("log_prob", "teacher_mean_log_prob_nats"),
-        ("choice", "teacher_choice_log_win"),
-        ("data", None),
-    ],
+    ("kind", "ratio"), [("log_prob", 1.0), ("choice", 0.0), ("data", None)], ids=["log_prob", "choice", "data"]
 )
-def test_other_rewards(tmp_path: Path, teacher: Path, kind: str, column: str | None) -> None:
-    data = {record["id"]: record["data_score"] for record in records(7, 3, scores=True)}
-    run = made(tmp_path, teacher, f"score.reward={kind}", responses=records(7, 3, scores=True))
+def test_other_rewards(tmp_path: Path, teacher: Path, kind: str, ratio: float | None) -> None:
+    """log_prob and choice are the ends of calibrated."""
+    responses = records(7, 3, scores=True)
+    run = made(tmp_path, teacher, f"score.reward={kind}", responses=responses)
+    if ratio is None:
+        expected = {record["id"]: record["data_score"] for record in responses}
+    else:
+        other = run.again("score.reward=calibrated", f"score.calibration={ratio}")
+        found = {name: row["teacher_reward"] for name, row in table(run).items()}
+        score(other.recipe, other.run, other.models)
+        expected = {name: row["teacher_reward"] for name, row in table(other).items()}
+        assert found == pytest.approx(expected, rel=1e-5)
+        return
     for name, row in table(run).items():
-        assert row["teacher_reward"] == (data[name] if column is None else row[column])
-        assert (row["teacher_choice_log_win"] is None) == (kind != "choice")
+        assert row["teacher_reward"] == expected[name]
+        assert row["ranker_scores"] == [expected[name]]
 
 
 def test_groups_are_read_with_their_rewards_in_the_order_of_the_data(tmp_path: Path, teacher: Path) -> None:
@@ -123,7 +127,6 @@ def test_groups_are_read_with_their_rewards_in_the_order_of_the_data(tmp_path: P
 def test_a_single_response_is_scored_and_not_compared(tmp_path: Path, teacher: Path) -> None:
     run = made(tmp_path, teacher, "score.reward=calibrated", responses=records(4, 1))
     for row in table(run).values():
-        assert row["teacher_choice_log_win"] is None
         assert row["teacher_reward"] == row["teacher_mean_log_prob_nats"]
     counts = json.loads((run.run.path / "score" / "counts.json").read_text())
     assert (counts["groups_all_scores_equal"], counts["groups_not_compared"]) == (0, 0)
@@ -157,6 +160,7 @@ class TestHiddenStates:
         assert {path.name.split("-")[0] for path in (run.run.path / "score").iterdir()} == {
             "scores",
             "counts.json",
+            "rankers.json",
             "manifest.json",
         }
 
@@ -218,13 +222,6 @@ def test_long_groups_are_cut_or_not_compared_counted_and_said(
             record["messages"] = json.dumps([{"role": "user", "content": "w1 " * (CONTEXT - 60)}])
     run = made(tmp_path, teacher, "score.reward=calibrated", responses=responses)
     found, said = table(run), " ".join(capsys.readouterr().err.split())
-    assert [found[f"p{number}#0"]["teacher_choice_cut"] for number in range(4)] == [False, True, False, False]
-    assert [found[f"p{number}#0"]["teacher_choice_log_win"] is None for number in range(4)] == [
-        False,
-        False,
-        True,
-        False,
-    ]
     assert found["p2#1"]["teacher_reward"] == found["p2#1"]["teacher_mean_log_prob_nats"]
     counts = json.loads((run.run.path / "score" / "counts.json").read_text())
     assert (counts["groups_cut_for_comparison"], counts["groups_not_compared"]) == (1, 1)

@@ -111,7 +111,7 @@ def test_the_teacher_scores_the_text_in_its_own_tokens(tmp_path: Path, student: 
             expected = own_log_probs(teacher, prompt_ids, response_ids, len(OTHERS)).mean()
             row = found[record["id"]]
             assert row["teacher_mean_log_prob_nats"] == pytest.approx(expected.item(), rel=1e-4)
-            assert row["teacher_choice_log_win"] == pytest.approx(win, rel=1e-4)
+            assert row["teacher_reward"] == pytest.approx(0.8 * row["teacher_mean_log_prob_nats"] + 0.2 * win, rel=1e-4)
             assert row["tokens"] == len(record["response_ids"]), "the student's count"
     assert not (run.run.path / "score" / "hidden").exists(), "no tokens to compare"
     assert not (run.run.path / "score" / "head.safetensors").exists()

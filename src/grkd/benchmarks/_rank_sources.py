@@ -94,14 +94,14 @@ def read_run(folder: Path, *, limit: int | None) -> RunSource:
     unscored = next((name for name in ids if name not in log_probs), None)
     if unscored is not None:
         raise UserError(f"{score}: no score of the response {unscored!r}; run the score stage again")
-    rewarded = all(rewards[name] is not None for name in ids)
+    ordered = {name: rewards[name] for name in ids if rewards[name] is not None}  # others have no place in the order
     found = read_json(numbers)
     return RunSource(
         folder=folder,
         groups=groups,
         log_probs=log_probs,
-        scores={name: rewards[name] for name in ids} if rewarded else log_probs,
-        rewarded=rewarded,
+        scores=ordered or log_probs,
+        rewarded=bool(ordered),
         tokenizer=folder / "prepare" / "tokenizer",
         pad_token_id=found["pad_token_id"],
         vocabulary=found["vocabulary"],

@@ -120,7 +120,8 @@ class _Task:
         check_same_vocabulary(load_tokenizer(str(source.tokenizer)), student.tokenizer)
         student.vocabulary, student.pad_token_id = source.vocabulary, source.pad_token_id
         self.teacher_name = named or source.teacher
-        several = {name: items for name, items in source.groups.items() if len(items) > 1}
+        ordered = {name: [item for item in items if item.id in source.scores] for name, items in source.groups.items()}
+        several = {name: items for name, items in ordered.items() if len(items) > 1}
         teacher = self._teacher_of(source, named, stored_is_enough=bool(several))
         if not isinstance(teacher, LiveTeacher):
             self.teacher_identity = source.scored_by()

@@ -10,6 +10,7 @@ Which tokens count is known from lengths, never from the padding's id: pad and e
 """
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,17 @@ class Item:
     index: int = 0
 
 
+Matrix = tuple[tuple[float, ...], ...]
+VotesOnPairs = tuple[Matrix, Matrix]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """The responses to one prompt and what is known of each.
 
-    teacher_scores: the teacher's reward of each response, in nats a token. sources: teacher, student or data.
+    teacher_scores: who orders the responses gave each this score (the teacher: its reward, in nats per token); NaN: it
+    has no place in the order. votes: of several rankers on the pairs, as grkd.rankers.Votes: share q[i][j] and weight
+    w[i][j]. sources: teacher, student or data.
     reference_log_probs: mean token log-probability of each under the student before training, for methods that need it.
     """
 
@@ -44,6 +51,14 @@ class Group:
     teacher_scores: tuple[float, ...]
     sources: tuple[str, ...]
     reference_log_probs: tuple[float, ...] | None = None
+    votes: VotesOnPairs | None = None
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether any two of its responses are put in order."""
+        if self.votes is not None:
+            return any(weight > 0 for row in self.votes[1] for weight in row)
+        return len({score for score in self.teacher_scores if not math.isnan(score)}) > 1
 
 
 def collate(items: Sequence[Item], *, pad_token_id: int) -> dict[str, Tensor]:

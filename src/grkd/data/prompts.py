@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from grkd.data.conversation import Answer, Messages, shown
@@ -20,6 +20,7 @@ class Example:
     completion: text, or the assistant's message where it has reasoning or tool calls. responses: a group, instead of a
     completion. scores: one of each response, higher is better, where known. tools, template_options: for the chat
     template. record: id of the record, of which this is one assistant turn; None where it is the only one.
+    columns: everything in the record but its prompt and pairs, as rankers read it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Example:
     tools: list[dict[str, Any]] | None = None
     template_options: dict[str, Any] | None = None
     record: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def answers(self) -> list[Answer]:

@@ -23,6 +23,7 @@ from grkd.errors import UserError
 GROUP_KEYS = ("responses", "teacher_scores")
 PAIR_KEYS = ("chosen", "rejected")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_PROMPT = ("id", "messages", "conversations", "prompt", *PAIR_KEYS)  # what is no column of its own to a ranker
 _USED = ("id", "messages", "conversations", "prompt", "completion", "system", "tools", "chat_template_kwargs")
 
 
@@ -61,6 +62,7 @@ def examples_of(
     common: dict[str, Any] = {
         "tools": read_tools(record.get("tools"), where),
         "template_options": read_template_options(record.get("chat_template_kwargs"), where),
+        "columns": {key: value for key, value in record.items() if key not in _PROMPT},
     }
     if answers is not None:
         if any(message["role"] == "assistant" for message in [*parts.before, *parts.learnt][-1:]):

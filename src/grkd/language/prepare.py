@@ -46,7 +46,7 @@ def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
     def make(work: Path) -> None:
         if not run.ranks.is_main_process:
             return
-        examples = _examples(recipe)
+        examples = data_examples(recipe)
         console.print("loading teacher and student")
         models.make(work)
         check(recipe.training, recipe.methods, models.numbers_in(work)["vocabulary"])
@@ -98,7 +98,7 @@ def _say_what_is_left_out(responses: Responses, records: list[dict[str, Any]]) -
         )
 
 
-def _examples(recipe: LanguageRecipe) -> list[tuple[str, Example]]:
+def data_examples(recipe: LanguageRecipe) -> list[tuple[str, Example]]:
     """(split, example) of the whole data, ids made unique across the two files."""
     data = recipe.data
     train = _read(recipe, data.train, data.train_split, limit=data.limit)

@@ -61,7 +61,7 @@ def training_groups(run: RunFolder, method: Method, objective: Objective, groups
         )
     without = len(groups) - len(kept)
     if objective.levels == ("response",):
-        compared = [group for group in kept if len(set(group.teacher_scores)) > 1]
+        compared = [group for group in kept if group.has_pair]
         if not compared:
             raise UserError(
                 f"methods: {method.label} compares the responses of a prompt, and no prompt has two with different "

@@ -1,49 +1,58 @@
 """A language model's third stage: the teacher's signal for every response, and its reward."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from grkd import objectives
-from grkd.console import console, progress_bar
-from grkd.data.language import Group, Item
+from grkd.console import progress_bar
+from grkd.data.language import Group, Item, VotesOnPairs
 from grkd.errors import UserError
-from grkd.files import write_json
+from grkd.files import read_json
 from grkd.language.context import LanguageModels
 from grkd.language.prepare import SPLITS
+from grkd.language.record_columns import check_columns, record_columns
 from grkd.language.respond import read_records
-from grkd.language.scorer import ASKING, Record, Scorer, finite
+from grkd.language.score_report import RANKERS, report_order, with_tallies
+from grkd.language.scorer import Record, Scorer, finite, panel_of
 from grkd.language.tables import write_table
-from grkd.recipe import LanguageRecipe, to_plain
+from grkd.rankers import Panel, votes
+from grkd.recipe import LanguageRecipe
 from grkd.run.folder import RunFolder
 
-# A line a response, with its id and group of the respond stage.
+# One row per response, with its id and group of the respond stage.
 SCORES = pa.schema(
     {
         "id": pa.string(),
         "group": pa.string(),
         "tokens": pa.int32(),  # of the response, in the student's vocabulary
         "teacher_mean_log_prob_nats": pa.float64(),
-        "teacher_choice_log_win": pa.float64(),  # null where the teacher was not asked
-        "teacher_choice_cut": pa.bool_(),  # it saw the responses without their ends
-        "teacher_reward": pa.float64(),  # by score.reward
+        "teacher_reward": pa.float64(),  # its place in the rankers' order, higher is better; null: it has none
+        "ranker_scores": pa.list_(pa.float64()),  # in the order of rankers.json; null: no opinion
     }
 )
 
 
 def score(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
-    """Every response's mean log-probability and reward by the teacher; for token-level methods its hidden states too.
+    """Every response's mean log-probability by the teacher and its place in the rankers' order; for token-level methods
+    the teacher's hidden states too.
 
-    Chunks of whole groups survive a kill; ranks share them. Leaves scores-*.parquet (SCORES) and counts.json; for
-    signal "cache" also hidden/ and head.safetensors, of those splits whose tokens are compared with the teacher's.
+    Chunks of whole groups survive a kill; ranks share them. Leaves scores-*.parquet (SCORES), rankers.json (how the
+    rankers agree) and counts.json; for signal "cache" also hidden/ and head.safetensors, of those splits whose tokens
+    are compared with the teacher's. Judges' answers lie in the run's folder rankers/, so that no change of the recipe
+    asks for them again.
     """
     models.check_vocabularies()
+    panel = panel_of(recipe.score)
     cached = cached_splits(recipe, shared=models.teacher_tokenizer is None)
     inputs = {
-        "score": to_plain(recipe.score),
+        "score": {"signal": recipe.score.signal, "batch_size": recipe.score.batch_size, **panel.identity()},
         "respond": run.key("respond"),
         "device": models.device.type,
         "cached": cached,
@@ -51,35 +60,40 @@ def score(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Pat
 
     def make(work: Path) -> None:
         groups = [group for split in SPLITS for group in _grouped(read_records(run, split))]
-        _check(groups, recipe)
+        _check(groups, recipe, panel)
+        data_columns = record_columns(recipe) if recipe.score.rankers is not None else {}
+        ids = [group[0]["group"] for group in groups]
+        check_columns(panel, data_columns, ids, where=recipe.data.source)
         size = recipe.responses.shard_size
         chunks = [groups[at : at + size] for at in range(0, len(groups), size)]
         mine = range(run.ranks.process_index, len(chunks), run.ranks.num_processes)
         missing = [number for number in mine if not _scores(work, number).exists()]
-        scorer = Scorer(recipe, models, work, cached=cached) if missing else None
-        with progress_bar() as bar, torch.no_grad():
+        scorer = Scorer(recipe, models, work, panel, cached=cached, data_columns=data_columns)
+        with panel, progress_bar() as bar, torch.no_grad():
+            if missing:
+                scorer.open(run.path / "rankers" / f"process-{run.ranks.process_index}")
             total = sum(len(group) for number in missing for group in chunks[number])
             task, tokens = bar.add_task("score (teacher)", total=total, unit="tokens", amount=0), 0
             for number in missing:
-                assert scorer is not None
                 scored = scorer(number, chunks[number])
-                write_table(_scores(work, number), scored, SCORES)
+                write_table(_scores(work, number), scored, with_tallies(SCORES, panel.tallies(reset=True)))
                 tokens += sum(record["tokens"] for record in scored)
                 bar.update(task, advance=len(scored), amount=tokens)
         run.ranks.wait_for_everyone()
         if run.ranks.is_main_process:
-            _count(work, asked=recipe.score.reward in ASKING)
+            report_order(work, panel)
 
     return run.stage("score", inputs, make)
 
 
 def read_groups(run: RunFolder, split: str) -> list[Group]:
-    """Every prompt's responses with the teacher's rewards, in the order of the data."""
-    rewards = {
-        record["id"]: record["teacher_reward"]
+    """Every prompt's responses with their places in the rankers' order (NaN: none), in the order of the data."""
+    scored = {
+        record["id"]: record
         for path in sorted((run.path / "score").glob("scores-*.parquet"))
-        for record in pq.read_table(path, columns=["id", "teacher_reward"]).to_pylist()
+        for record in pq.read_table(path, columns=["id", "teacher_reward", "ranker_scores"]).to_pylist()
     }
+    voters = read_json(run.path / "score" / RANKERS)
     groups, index = [], 0
     for records in _grouped(read_records(run, split)):
         items = tuple(
@@ -93,11 +107,26 @@ def read_groups(run: RunFolder, split: str) -> list[Group]:
             Group(
                 id=records[0]["group"],
                 items=items,
-                teacher_scores=tuple(rewards[item.id] for item in items),
+                teacher_scores=tuple(_number(scored[item.id]["teacher_reward"]) for item in items),
                 sources=tuple(record["source"] for record in records),
+                votes=_votes(voters, [scored[item.id]["ranker_scores"] for item in items]),
             )
         )
     return groups
+
+
+def _votes(voters: dict[str, Any], scores: Sequence[Sequence[float | None]]) -> VotesOnPairs | None:
+    """Votes of the rankers on one group, where the recipe combines by votes; scores: one list per response."""
+    if voters["combine"] != "votes":
+        return None
+    by_ranker = [np.array([[_number(value) for value in each]]) for each in zip(*scores, strict=True)]
+    found = votes(by_ranker, voters["weights"])
+    share, weight = (tuple(map(tuple, matrix[0].tolist())) for matrix in (found.share, found.weight))
+    return share, weight
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def cached_splits(recipe: LanguageRecipe, *, shared: bool) -> list[str]:
@@ -121,14 +150,15 @@ def _grouped(records: Sequence[Record]) -> list[list[Record]]:
     return list(groups.values())
 
 
-def _check(groups: Sequence[Sequence[Record]], recipe: LanguageRecipe) -> None:
+def _check(groups: Sequence[Sequence[Record]], recipe: LanguageRecipe, panel: Panel) -> None:
     """Raises UserError for responses that cannot be scored: before the teacher is loaded."""
+    graded_by_data = [member.ranker.reads for member in panel.members] == [("data_score",)]
     for record in (record for group in groups for record in group):
         if not record["response_ids"]:
             raise UserError(
                 f"respond: the response {record['id']} has no tokens; take its prompt out of {recipe.data.source}"
             )
-        if recipe.score.reward != "data":
+        if not graded_by_data:
             continue
         if record["data_score"] is None:
             raise UserError(
@@ -136,35 +166,6 @@ def _check(groups: Sequence[Sequence[Record]], recipe: LanguageRecipe) -> None:
                 f"give teacher_scores beside responses in {recipe.data.source}, or set score.reward to log_prob"
             )
         finite(record["data_score"], "the data's score", record)
-
-
-def _count(work: Path, *, asked: bool) -> None:
-    """counts.json over all chunks, and a line for each number that a user should know."""
-    groups: dict[str, list[Record]] = {}
-    for path in sorted(work.glob("scores-*.parquet")):
-        for record in pq.read_table(path).to_pylist():
-            groups.setdefault(record["group"], []).append(record)
-    several = [group for group in groups.values() if len(group) > 1]
-    equal = sum(len({record["teacher_reward"] for record in group}) == 1 for group in several)
-    cut = sum(group[0]["teacher_choice_cut"] for group in several)
-    silent = sum(group[0]["teacher_choice_log_win"] is None for group in several) if asked else 0
-    write_json(
-        work / "counts.json",
-        {
-            "groups_scored": len(groups),
-            "groups_all_scores_equal": equal,
-            "groups_cut_for_comparison": cut,
-            "groups_not_compared": silent,
-        },
-    )
-    told = {
-        "have equal scores throughout and make no pair": equal,
-        "were cut to fit the teacher's context when it compared them": cut,
-        "are too long for the teacher to compare: their reward is the log-probability alone": silent,
-    }
-    for words, number in told.items():
-        if number:
-            console.print(f"[yellow]{number} of {len(groups)} groups {words}[/yellow]")
 
 
 def _scores(work: Path, number: int) -> Path:

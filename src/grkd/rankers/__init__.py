@@ -4,11 +4,23 @@ A ranker's file holds a dataclass of options (a subclass of Ranker) and names it
 and how their scores make one order.
 """
 
-from grkd.rankers._base import Columns, Messages, Need, Prompts, Ranker, Resources, Responses, Scores, Tally, Teacher
+from grkd.rankers._base import (
+    Columns,
+    Messages,
+    Need,
+    Prompt,
+    Prompts,
+    Ranker,
+    Resources,
+    Responses,
+    Scores,
+    Tally,
+    Teacher,
+)
 from grkd.rankers._registry import load, names, option_types, ranker
 from grkd.rankers.agreement import agreement
-from grkd.rankers.combine import COMBINATIONS, Combination, Order, Votes, order
-from grkd.rankers.panel import Member, Panel, Ranked, panel
+from grkd.rankers.combine import COMBINATIONS, Combination, Order, Votes, order, votes
+from grkd.rankers.panel import Member, Panel, Ranked, member, panel
 
 __all__ = [
     "COMBINATIONS",
@@ -19,6 +31,7 @@ __all__ = [
     "Need",
     "Order",
     "Panel",
+    "Prompt",
     "Prompts",
     "Ranked",
     "Ranker",
@@ -30,9 +43,11 @@ __all__ = [
     "Votes",
     "agreement",
     "load",
+    "member",
     "names",
     "option_types",
     "order",
     "panel",
     "ranker",
+    "votes",
 ]

@@ -9,6 +9,8 @@ from grkd.rankers._base import Columns, Prompts, Ranker, Resources, Responses, S
 from grkd.rankers._registry import load
 from grkd.rankers.combine import COMBINATIONS, Order, order
 
+_COST = {"none": 0, "endpoint": 1, "device": 2, "teacher": 3}  # of opening: mistakes are found before models load
+
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
@@ -63,8 +65,11 @@ class Panel:
         return {column for member in self.members for column in member.ranker.reads}
 
     def open(self, resources: Resources) -> None:
-        """Open every member; stored answers of each go to a folder of its label. Raises what the members raise."""
-        for member in self.members:
+        """Open every member, those that load nothing first; stored answers of each go to a folder of its label.
+
+        Raises what the members raise.
+        """
+        for member in sorted(self.members, key=lambda member: _COST[member.ranker.needs]):
             folder = None if resources.folder is None else resources.folder / member.label
             member.ranker.open(replace(resources, folder=folder))
 

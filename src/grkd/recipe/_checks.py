@@ -5,9 +5,10 @@ from typing import Any
 
 from grkd import objectives
 from grkd.data.conversation import SET_BY_US
+from grkd.errors import UserError
 from grkd.recipe._managed import managed
 from grkd.recipe._paths import path_mistakes
-from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Prompts, Recipe, Responses, Student
+from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Prompts, Recipe, Responses, Score, Student
 from grkd.recipe._words import KeyPath, Problem
 
 
@@ -23,15 +24,17 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield from _student(recipe.student)
         yield from _prompts(recipe.data)
         yield from _responses(recipe.responses)
+        yield from _score(recipe.score)
     else:
         yield from _training(raw["teacher"], ("teacher",))
         yield from _classifier(recipe)
 
 
 def checks_of_methods(recipe: Recipe) -> Iterator[Problem]:
-    """Methods that do not fit the rest of the recipe. Imports them, and torch with them."""
+    """Methods that do not fit the rest of the recipe, and rankers. Imports them, and torch with them."""
     if isinstance(recipe, LanguageRecipe):
         yield from _asked_of_responses(recipe)
+        yield from _rankers(recipe.score)
 
 
 def _training(raw: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
@@ -84,6 +87,40 @@ def _responses(responses: Responses) -> Iterator[Problem]:
         yield Problem((*path, "mixture"), f"its numbers add up to {total}, but n is {n}")
     if responses.candidates is not None and responses.candidates < n:
         yield Problem((*path, "candidates"), f"expected n ({n}) or more, got {responses.candidates}")
+
+
+def _score(score: Score) -> Iterator[Problem]:
+    if score.rankers is None:
+        if score.combine is not None:
+            yield Problem(("score", "combine"), "belongs to score.rankers, which is not given")
+        if score.calibration is not None and score.reward != "calibrated":
+            yield Problem(("score", "calibration"), "belongs to score.reward: calibrated")
+        return
+    for name in ("reward", "calibration"):
+        if getattr(score, name) is not None:
+            instead = "rankers: [{name: calibrated, ratio: 0.8}]" if name == "calibration" else "name it among them"
+            yield Problem(("score", name), f"given together with rankers; {instead}")
+    if not score.rankers:
+        yield Problem(("score", "rankers"), "expected at least one ranker, such as log_prob, got an empty list")
+
+
+def _rankers(score: Score) -> Iterator[Problem]:
+    if not score.rankers:
+        return
+    from grkd import rankers
+
+    seen: list[Problem] = []
+    for index, entry in enumerate(score.rankers):
+        try:
+            rankers.member(entry)
+        except UserError as error:
+            seen.append(Problem(("score", "rankers", index), str(error)))
+    yield from seen
+    if not seen:
+        try:
+            rankers.panel(score.rankers, combine=score.combine or "weights")
+        except UserError as error:
+            yield Problem(("score", "rankers"), str(error))
 
 
 def _asked_of_responses(recipe: LanguageRecipe) -> Iterator[Problem]:

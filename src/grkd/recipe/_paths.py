@@ -26,6 +26,8 @@ def placed(section: Part, folder_of: Callable[[KeyPath], Path], at: KeyPath = ()
         key = (*at, name)
         if mark is not None and isinstance(value, str):
             changed[name] = _absolute(value, mark.kind, folder_of(key))
+        elif mark is not None and isinstance(value, list):
+            changed[name] = [_ranker(entry, folder_of((*key, index))) for index, entry in enumerate(value)]
         elif is_dataclass(value) and not isinstance(value, type):
             changed[name] = placed(value, folder_of, key)
     return replace(section, **changed)  # type: ignore[type-var]
@@ -62,6 +64,13 @@ def _mark(hint: Any) -> IsPath | None:
         if isinstance(part, IsPath):
             return part
     return next((mark for part in get_args(hint) if (mark := _mark(part)) is not None), None)
+
+
+def _ranker(entry: Any, folder: Path) -> Any:
+    """A ranker with the folder of its reward model made absolute."""
+    if not isinstance(entry, dict) or entry.get("name") != "reward_model" or not isinstance(entry.get("model"), str):
+        return entry
+    return {**entry, "model": _absolute(entry["model"], "model", folder)}
 
 
 def _absolute(name: str, kind: str, folder: Path) -> str:

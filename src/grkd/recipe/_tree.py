@@ -17,14 +17,18 @@ Text = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class IsPath:
-    """Marks text that is a path: always ("file"), or if it is not a hub name ("model") or a network's ("network")."""
+    """Marks text that is a path: always ("file"), or if it is not a hub name ("model") or a network's ("network").
 
-    kind: Literal["file", "model", "network"]
+    "rankers" marks a list of rankers: the model of a reward_model in it is one.
+    """
+
+    kind: Literal["file", "model", "network", "rankers"]
 
 
 FilePath = Annotated[str, IsPath("file")]
 ModelPath = Annotated[str, Field(min_length=1), IsPath("model")]
 NetworkPath = Annotated[str, Field(min_length=1), IsPath("network")]
+Rankers = Annotated[list[str | dict[str, Any]], IsPath("rankers")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 BUILT_IN_NETWORKS = ("mlp", "cnn")
@@ -161,13 +165,17 @@ class Responses(Section):
 class Score(Section):
     """The teacher's signal. signal: of tokens, its hidden states stored once ("cache"), or run in every step ("live").
 
-    reward: of whole responses, see grkd.teacher.annotator.
+    rankers: who orders the responses of a prompt (grkd.rankers): names, or mappings {name, label, weight, options...}.
+    combine: several rankers' orders into one. reward: one ranker by name, the short form.
     """
 
     signal: Literal["cache", "live"] = "cache"
     batch_size: Count = 8
-    reward: Literal["log_prob", "calibrated", "choice", "data"] = "log_prob"
-    calibration: Annotated[float, Field(ge=0, le=1)] = 0.8  # share of the log-probability in the calibrated reward
+    reward: Literal["log_prob", "calibrated", "choice", "data"] | None = None  # null without rankers: log_prob
+    # Share of the log-probability in reward: calibrated; null: 0.8.
+    calibration: Annotated[float, Field(ge=0, le=1)] | None = None
+    rankers: Rankers | None = None
+    combine: Literal["weights", "lexicographic", "votes"] | None = None  # of rankers; null: weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class RecordEncoder:
                 continue
             too_long += dropped
             group = chosen(group, self.objective.trains_on) if group.items else group
-            if group.items and ("row" in self.objective.levels or len(set(group.teacher_scores)) > 1):
+            if group.items and ("row" in self.objective.levels or group.has_pair):
                 found.append(group)
             else:
                 unused += 1

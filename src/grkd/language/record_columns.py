@@ -1,0 +1,41 @@
+"""The records' other columns, which rankers read: they are taken from the data files when responses are scored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grkd.errors import UserError
+from grkd.language.prepare import data_examples
+from grkd.rankers import Panel
+from grkd.recipe import LanguageRecipe
+
+# What the score stage itself knows of a group.
+KNOWN = ("group", "prompt_ids", "response_ids", "finished", "data_score", "teacher_log_prob")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupData:
+    """Of one prompt's record: its columns, and its prompt where that is text (None: it is messages)."""
+
+    columns: Mapping[str, Any]
+    prompt: str | None = None
+
+
+def record_columns(recipe: LanguageRecipe) -> dict[str, GroupData]:
+    """What the data files hold beside the prompts, by the id of the group."""
+    return {
+        f"{split}/{example.id}": GroupData(columns=example.columns, prompt=example.prompt)
+        for split, example in data_examples(recipe)
+    }
+
+
+def check_columns(panel: Panel, found: Mapping[str, GroupData], groups: Sequence[str], *, where: str) -> None:
+    """Raises UserError for a column that a ranker reads and no record of these groups has."""
+    has = {name for group in groups if group in found for name in found[group].columns}
+    for name in sorted(panel.reads - set(KNOWN)):
+        if name not in has:
+            listed = ", ".join(sorted(has)) or "none beside the prompts"
+            raise UserError(
+                f"score.rankers: a ranker reads the column {name!r}, and no record of {where} has it; "
+                f"columns: {listed}"[:400]
+            )

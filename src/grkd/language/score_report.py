@@ -1,0 +1,95 @@
+"""What the score stage tells about the rankers: how they agree, and what they could not order."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grkd.console import console
+from grkd.files import parse_json, write_json
+from grkd.rankers import Panel, Tally, agreement
+from grkd.rankers.agreement import table
+
+RANKERS = "rankers.json"
+_TALLIES = b"grkd_tallies"  # key of a chunk's tallies in its own metadata: both are there or neither
+
+Tallies = dict[str, dict[str, Tally]]
+
+
+def with_tallies(schema: pa.Schema, tallies: Mapping[str, Mapping[str, Tally]]) -> pa.Schema:
+    """The schema of a chunk, with what the rankers counted in it."""
+    return schema.with_metadata({_TALLIES: json.dumps(tallies)})
+
+
+def report_order(work: Path, panel: Panel) -> None:
+    """Write rankers.json and counts.json over all chunks, and print the agreement and what a user should know."""
+    paths = sorted(work.glob("scores-*.parquet"))
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        for record in pq.read_table(path).to_pylist():
+            groups.setdefault(record["group"], []).append(record)
+    tallies = _summed(paths)
+    found = agreement(_by_ranker(groups, panel.labels), _exists(groups), tallies=tallies)
+    voters = {"combine": panel.combine, "labels": panel.labels, "weights": panel.weights}
+    write_json(work / RANKERS, {**voters, "agreement": found})
+    write_json(work / "counts.json", _counts(groups, tallies))
+    if len(panel.members) > 1 or any(tallies.values()):
+        console.print(table(found))
+    _tell(_counts(groups, tallies))
+
+
+def _summed(paths: list[Path]) -> Tallies:
+    found: Tallies = defaultdict(dict)
+    for path in paths:
+        parts = parse_json(pq.read_schema(path).metadata[_TALLIES].decode())
+        for label, counted in parts.items():
+            for name, (total, over) in counted.items():
+                found[label][name] = found[label].get(name, Tally(0.0, 0)) + Tally(float(total), over)
+    return dict(found)
+
+
+def _exists(groups: Mapping[str, list[dict[str, Any]]]) -> np.ndarray:
+    """bool [groups, n], True where there is a response."""
+    n = max(map(len, groups.values()))
+    return np.array([[place < len(records) for place in range(n)] for records in groups.values()])
+
+
+def _by_ranker(groups: Mapping[str, list[dict[str, Any]]], labels: list[str]) -> dict[str, np.ndarray]:
+    """Scores [groups, n] by label, NaN for no opinion."""
+    found = {label: np.full(_exists(groups).shape, np.nan) for label in labels}
+    for row, records in enumerate(groups.values()):
+        for place, record in enumerate(records):
+            for label, score in zip(labels, record["ranker_scores"], strict=True):
+                found[label][row, place] = np.nan if score is None else score
+    return found
+
+
+def _counts(groups: Mapping[str, list[dict[str, Any]]], tallies: Tallies) -> dict[str, int]:
+    several = [records for records in groups.values() if len(records) > 1]
+    rewards = [{record["teacher_reward"] for record in records} - {None} for records in several]
+
+    def counted(name: str) -> int:
+        return int(sum(each[name].total for each in tallies.values() if name in each))
+
+    return {
+        "groups_scored": len(groups),
+        "groups_all_scores_equal": sum(len(values) < 2 for values in rewards),
+        "groups_cut_for_comparison": counted("groups_cut"),
+        "groups_not_compared": counted("groups_not_compared"),
+    }
+
+
+def _tell(counts: Mapping[str, int]) -> None:
+    told = {
+        "have equal scores throughout and make no pair": counts["groups_all_scores_equal"],
+        "were cut to fit the teacher's context when it compared them": counts["groups_cut_for_comparison"],
+        "are too long for the teacher to compare": counts["groups_not_compared"],
+    }
+    for words, number in told.items():
+        if number:
+            console.print(f"[yellow]{number} of {counts['groups_scored']} groups {words}[/yellow]")
