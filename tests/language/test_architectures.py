@@ -201,7 +201,7 @@ def test_from_recipe_to_students(tmp_path: Path, family: str) -> None:
     changes = [
         f"output={tmp_path / 'run'}",
         "device=cpu",
-        "data.train=ultrafeedback.jsonl",
+        f"data.train={tmp_path / 'ultrafeedback.jsonl'}",
         f"teacher.model={teacher}",
         f"student.model={student}",
         "data.heldout_fraction=0.25",
