@@ -111,19 +111,20 @@ def stored_means(model: str | Path, rows: list[dict[str, Any]]) -> list[float]:
 REWARDS: list[float | None] = [0.3, -1.0, 0.1, 2.0, -0.5, 0.0]
 
 
-@pytest.mark.parametrize("rewards", [None, REWARDS, [*REWARDS[:5], None]])
+@pytest.mark.parametrize("rewards", [None, REWARDS, [None, *REWARDS[1:]]])
 def test_a_run_folder_with_several_responses_to_a_prompt(
     finished_run: Path, tiny_teacher: Path, tmp_path: Path, rewards: list[float | None] | None
 ) -> None:
-    """Ordered by the teacher's rewards where every response has one, else by its stored log-probabilities."""
+    """Ordered by the rewards, without responses that have none; by stored log-probabilities in a run without any."""
     run, groups = with_groups(finished_run, tmp_path / "run", rewards)
     student = str(run / "train" / "kd-seed0" / "student")
     found = rank_task.run(student, run, top_k=5)
     assert found["settings"]["teacher"] == str(tiny_teacher)
-    assert found["settings"]["teacher_score"] == ("reward" if rewards == REWARDS else "mean log-probability")
-    score = "teacher_reward" if rewards == REWARDS else "teacher_mean_log_prob_nats"
-    several = [rows for rows in groups.values() if len(rows) > 1]
-    assert [len(rows) for rows in several] == [3, 2]
+    assert found["settings"]["teacher_score"] == ("reward" if rewards else "mean log-probability")
+    score = "teacher_reward" if rewards else "teacher_mean_log_prob_nats"
+    ordered = [[row for row in rows if not rewards or row[score] is not None] for rows in groups.values()]
+    several = [rows for rows in ordered if len(rows) > 1]
+    assert [len(rows) for rows in several] == ([2, 2] if rewards and rewards[0] is None else [3, 2])
     own = [stored_means(student, rows) for rows in several]
     order = [[row[score] for row in rows] for rows in several]
     log_probs = [[row["teacher_mean_log_prob_nats"] for row in rows] for rows in several]
@@ -144,7 +145,7 @@ def test_a_run_folder_with_several_responses_to_a_prompt(
         assert found["metrics"][f"response_{name}"]["value"] == pytest.approx(value, rel=1e-3, abs=1e-6), name
     prompts = [item for item in found["items"] if "responses" in item]
     assert [(item["id"], item["responses"]) for item in prompts] == [
-        (name, len(rows)) for name, rows in groups.items() if len(rows) > 1
+        (name, len(rows)) for name, rows in zip(groups, ordered, strict=True) if len(rows) > 1
     ]
     few = rank_task.run(student, run, top_k=5, limit=1)  # one prompt, of three responses
     assert sum("tokens" in item for item in few["items"]) == 3
