@@ -125,6 +125,45 @@ def test_sample_repeats_with_the_seed_and_only_with_it() -> None:
     assert not torch.equal(first, groups.sample(scores, 5, generator=seeded(4)).indices)
 
 
+def test_a_row_draws_by_its_own_seed_wherever_it_stands() -> None:
+    scores = torch.randn(12, 300, generator=seeded(0))
+    seeds = torch.arange(12) * 10_007
+    whole = groups.sample(scores, 7, seeds=seeds).indices
+    parts = [groups.sample(scores[at : at + 5], 7, seeds=seeds[at : at + 5]).indices for at in range(0, 12, 5)]
+    assert torch.equal(whole, torch.cat(parts))
+    order = torch.randperm(12, generator=seeded(1))
+    assert torch.equal(groups.sample(scores[order], 7, seeds=seeds[order]).indices, whole[order])
+    square = groups.sample(scores.reshape(3, 4, 300), 7, seeds=seeds.reshape(3, 4)).indices
+    assert torch.equal(square, whole.reshape(3, 4, 7))
+    assert len({tuple(row) for row in groups.sample(scores[:1].expand(50, -1), 7, seeds=torch.arange(50)).indices}) > 1
+    with pytest.raises(ValueError, match="seeds have shape"):
+        groups.sample(scores, 7, seeds=seeds[:3])
+
+
+def test_draws_far_below_the_top_keep_their_proportions() -> None:
+    """Behind a candidate of nearly all the mass, the second draw is by what is left, however little that is."""
+    scores = torch.tensor([[100.0, 1.0, 0.0] + [-60.0] * 30]).expand(20_000, -1)
+    drawn = groups.sample(scores, 2, seeds=torch.arange(20_000)).indices
+    assert (drawn[:, 0] == 0).all()
+    share = (drawn[:, 1] == 1).double().mean().item()
+    expected = 1 / (1 + math.exp(-1))
+    assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / 20_000)
+
+
+@pytest.mark.parametrize("candidates", [129, 4500])
+def test_sample_frequencies_over_many_candidates(candidates: int) -> None:
+    """The first draw over blocks of candidates: chi-squared against the softmax."""
+    draws = 6_000
+    scores = torch.sin(torch.arange(candidates) * 1.7).expand(draws, -1)
+    seeds = torch.arange(draws)
+    first = torch.cat([groups.sample(scores[:2000], 2, seeds=part).indices[:, 0] for part in seeds.split(2000)])
+    expected = scores[0].softmax(-1)
+    bins = torch.arange(candidates) * 64 // candidates
+    counted = torch.bincount(bins[first], minlength=64).double()
+    wanted = torch.zeros(64, dtype=torch.double).index_add_(0, bins, expected.double()) * draws
+    assert ((counted - wanted) ** 2 / wanted).sum().item() < chi2.ppf(0.9999, 63)
+
+
 @given(st.integers(0, 10_000), st.integers(2, 9))
 def test_sample_is_without_replacement(seed: int, size: int) -> None:
     scores = torch.randn(4, 9, generator=seeded(seed)) * 5

@@ -11,10 +11,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grkd.draws import uniforms
 from grkd.errors import UserError
 
 Choice = Literal["all", "top", "sample"]
 CHOICES: tuple[str, ...] = get_args(Choice)
+
+_LANES = 512
+# Scores below all others: of candidates that do not exist, and of those that are drawn already. Not -inf, whose
+# difference with itself is NaN.
+_MASKED, _TAKEN = -1e30, -2e30
 
 
 @dataclass(frozen=True)
@@ -81,25 +87,30 @@ def sample(
     *,
     temperature: float = 1.0,
     mask: Tensor | None = None,
+    seeds: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Group:
-    """`size` candidates drawn from softmax(t / temperature) without replacement.
+    """`size` candidates drawn one after the other from softmax(t / temperature) without replacement.
 
-    Gumbel top-G: the G largest of t_k / temperature + g_k, g_k = -log(-log u_k), u_k uniform on (0, 1).
-    The generator (on the scores' device) makes the draw repeatable; None draws from torch's global state.
+    Two random numbers per draw: a block of candidates by its mass, then a candidate of the block; masses are taken
+    relative to the largest score that is left, so that draws far below the top are right too.
+    seeds: int64 [*rows], one per row; the row's draw is a function of its seed and scores alone. Without
+    seeds the generator (on the scores' device) makes the draw repeatable; None draws from torch's global state.
     Raises UserError where size is below 2 or above the number of candidates or temperature <= 0,
-    ValueError for a mask of another shape.
-    Source: arXiv 2504.20482 ("sample outputs under temperature T"; without replacement is our reading);
-    Gumbel top-k: Kool et al., arXiv 1903.06059.
+    ValueError for a mask or seeds of another shape.
+    Source: arXiv 2504.20482 ("sample outputs under temperature T"; without replacement is our reading).
     """
     if not temperature > 0:
         raise UserError(f"temperature of the group must be above 0, got {temperature}")
-    scores = wide(teacher_scores)
-    # -log u is exponential and its -log is Gumbel. u = 0 is raised to the least number, where the key is low: the other
-    # form, -log(1 - u), would let one entry in 2^24 win whatever its score (and exponential_ is slower).
-    uniform = torch.rand(scores.shape, generator=generator, dtype=scores.dtype, device=scores.device)
-    noise = -uniform.clamp_min_(torch.finfo(scores.dtype).tiny).log()
-    return _largest(scores / temperature - noise.log(), size, checked_mask(mask, teacher_scores))
+    scores, exists = wide(teacher_scores), checked_mask(mask, teacher_scores)
+    _check_size(size, scores.shape[-1])
+    rows = scores.shape[:-1]
+    if seeds is not None and seeds.shape != rows:
+        raise ValueError(f"seeds have shape {tuple(seeds.shape)}, the rows {tuple(rows)}; they must be equal")
+    numbers = _uniforms(rows.numel(), size, seeds, generator, scores.device)
+    keys = (scores / temperature).masked_fill(~exists, _MASKED).reshape(-1, scores.shape[-1])
+    indices = _drawn(keys, numbers.to(scores.dtype)).reshape(*rows, size)
+    return Group(indices, exists.gather(-1, indices))
 
 
 def choose(
@@ -109,9 +120,10 @@ def choose(
     size: int | None = None,
     temperature: float = 1.0,
     mask: Tensor | None = None,
+    seeds: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Group | None:
-    """The group by name: "all" (None: nothing to gather), "top" or "sample".
+    """The group by name: "all" (None: nothing to gather), "top" or "sample" (see there for seeds and generator).
 
     Raises UserError for an unknown choice or a missing size, and what `top` and `sample` raise.
     """
@@ -123,12 +135,61 @@ def choose(
         raise UserError(f"group {choice!r} needs a group_size")
     if choice == "top":
         return top(teacher_scores, size, mask=mask)
-    return sample(teacher_scores, size, temperature=temperature, mask=mask, generator=generator)
+    return sample(teacher_scores, size, temperature=temperature, mask=mask, seeds=seeds, generator=generator)
+
+
+def uniforms_of_groups(seeds: Int[Tensor, " rows"], size: int) -> Float[Tensor, "rows size 2"]:
+    """The two random numbers in (0, 1) of each draw of a group: what `sample` and the kernel read."""
+    return uniforms(seeds, 2 * size).reshape(-1, size, 2)
+
+
+def _uniforms(
+    rows: int, size: int, seeds: Tensor | None, generator: torch.Generator | None, device: torch.device
+) -> Float[Tensor, "rows size 2"]:
+    if seeds is not None:
+        return uniforms_of_groups(seeds.reshape(-1), size)
+    return torch.rand(rows, size, 2, generator=generator, device=device)
+
+
+def _drawn(keys: Float[Tensor, "rows candidates"], numbers: Float[Tensor, "rows size 2"]) -> Int[Tensor, "rows size"]:
+    """Candidates drawn in proportion to exp(key), without replacement.
+
+    Blocks are the lanes of the Triton kernel: lane l holds 8 neighbouring candidates of every stretch of lanes * 8. The
+    same numbers then give the same group there.
+    """
+    rows, candidates = keys.shape
+    lanes = min(_LANES, max(16, 1 << (-(-candidates // 8) - 1).bit_length()))
+    stretches = -(-candidates // (lanes * 8))
+    padded = torch.nn.functional.pad(keys, (0, stretches * lanes * 8 - candidates), value=_TAKEN)
+    left = padded.reshape(rows, stretches, lanes, 8).transpose(1, 2).reshape(rows, lanes, stretches * 8)
+    top = left.amax(-1)
+    mass = (left - top.unsqueeze(-1)).exp().sum(-1)
+    row, chosen = torch.arange(rows, device=keys.device), []
+    for first, second in (pair.unbind(-1) for pair in numbers.unbind(1)):
+        lane = _pick(mass * (top - top.amax(-1, keepdim=True)).exp(), first)
+        inner = left[row, lane]
+        place = _pick((inner - inner.amax(-1, keepdim=True)).exp(), second)
+        chosen.append(place // 8 * (lanes * 8) + lane * 8 + place % 8)
+        inner = inner.scatter(-1, place.unsqueeze(-1), _TAKEN)
+        left[row, lane] = inner
+        rest = inner.amax(-1)
+        top = top.scatter(-1, lane.unsqueeze(-1), rest.unsqueeze(-1))
+        mass = mass.scatter(-1, lane.unsqueeze(-1), (inner - rest.unsqueeze(-1)).exp().sum(-1, keepdim=True))
+    return torch.stack(chosen, -1)
+
+
+def _pick(weights: Float[Tensor, "rows parts"], uniform: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """A part drawn in proportion to its weight; the largest where rounding leaves none."""
+    reached = (weights.cumsum(-1) > uniform.unsqueeze(-1) * weights.sum(-1, keepdim=True)) & (weights > 0)
+    return torch.where(reached.any(-1), reached.int().argmax(-1), weights.argmax(-1))
+
+
+def _check_size(size: int, candidates: int) -> None:
+    if not 2 <= size <= candidates:
+        raise UserError(f"group_size must be between 2 and the {candidates} candidates, got {size}")
 
 
 def _largest(keys: Tensor, size: int, exists: Tensor) -> Group:
-    candidates = keys.shape[-1]
-    if not 2 <= size <= candidates:
-        raise UserError(f"group_size must be between 2 and the {candidates} candidates, got {size}")
+    _check_size(size, keys.shape[-1])
     indices = keys.masked_fill(~exists, -torch.inf).topk(size, dim=-1).indices
     return Group(indices, exists.gather(-1, indices))

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
+from grkd import groups
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.losses import group_relative
@@ -154,14 +155,17 @@ def test_a_term_without_weight_in_16_bits(group: str, weights: dict[str, float])
     inputs = {name: tensor.detach().to(torch.bfloat16) for name, tensor in case().items()}
     hidden = inputs["student_hidden"].requires_grad_()
     options: dict[str, Any] = {"group": group, "group_size": 4, **weights}
-    generator = torch.Generator().manual_seed(3)
-    loss = distillation_head(**inputs, **options, generator=generator, **FORM)
+    seeds = torch.arange(len(hidden)) * 977
+    loss = distillation_head(**inputs, **options, seeds=seeds, **FORM)
     loss.backward()
     assert torch.isfinite(loss)
     assert hidden.grad is not None
     wide_inputs = {name: tensor.detach().float() for name, tensor in inputs.items()}
     wide_hidden = wide_inputs["student_hidden"].requires_grad_()
-    wide_loss = distillation_head(**wide_inputs, **options, generator=generator.manual_seed(3), **FORM)
+    if group == "sample":  # of the rounded scores: others may draw other candidates
+        teacher = torch.nn.functional.linear(inputs["teacher_hidden"], inputs["teacher_weight"])
+        options["group"] = groups.sample(teacher, 4, seeds=seeds).indices
+    wide_loss = distillation_head(**wide_inputs, **options, **FORM)
     wide_loss.backward()
     torch.testing.assert_close(loss.float(), wide_loss.float(), rtol=0.05, atol=0.02)
     assert wide_hidden.grad is not None
@@ -241,7 +245,22 @@ def test_equals_the_objective() -> None:
     torch.testing.assert_close(inputs["student_weight"].grad.double(), reference["student_weight"].grad, **CLOSE)
 
 
-@pytest.mark.skipif(TRITON, reason="the kernel draws its group from other random numbers")
+def test_sampled_group_is_the_objectives_for_the_same_seeds() -> None:
+    """Also in chunks and by the kernel: a row's group is a function of its seed and scores alone."""
+    inputs = case(rows=4, vocabulary=50)
+    s, t, _ = dense(inputs, {})
+    seeds = torch.tensor([3, 1 << 40, -5, (1 << 62) + 7])
+    batch = Batch(student=s, teacher=t, progress=0.5, seeds=seeds)
+    expected = combine(load("grkd", group="sample", group_size=5, group_temperature=2.0).terms(batch), rows=4)
+    options: dict[str, Any] = {"alpha": 0.5, "group": "sample", "group_size": 5, "group_temperature": 2.0, **FORM}
+    for chunk in (None, 3):
+        loss = distillation_head(**inputs, **options, seeds=seeds, chunk=chunk)
+        torch.testing.assert_close(loss.double(), expected.detach().double(), **CLOSE)
+    other = distillation_head(**inputs, **options, seeds=seeds + 1)
+    assert not torch.isclose(other.double(), expected.detach().double(), rtol=1e-3)
+
+
+@pytest.mark.skipif(TRITON, reason="of the torch form")
 def test_sampled_group_is_the_objectives_for_the_same_generator() -> None:
     inputs = case(rows=4, vocabulary=50)
     s, t, _ = dense(inputs, {})

@@ -4,6 +4,7 @@ Over 300 lines: one class, every kind of record that it takes and every mistake 
 """
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -336,3 +337,146 @@ def test_arguments_that_would_do_nothing_are_refused(tmp_path: Path, student: An
         GRKDTrainer(student, teacher, config(tmp_path), compute_metrics=len, **given)
     with pytest.raises(UserError, match="args must be a GRKDConfig"):
         GRKDTrainer(student, teacher, TrainingArguments(output_dir=str(tmp_path), use_cpu=True), **given)
+
+
+def test_a_teacher_object_is_compared_by_its_own_tokenizer(tmp_path: Path, student: Any, teacher: Any) -> None:
+    """As by name; a model without a name needs teacher_processing_class."""
+    other = word_tokenizer()
+    other.add_tokens(["w99"])
+    teacher.resize_token_embeddings(41)
+    teacher.save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="different vocabularies: token 'w99'"):
+        trainer(tmp_path, student, loaded)
+    loaded.config._name_or_path = ""
+    with pytest.raises(UserError, match=r"teacher_model: it carries no name .* give teacher_processing_class"):
+        trainer(tmp_path, student, loaded)
+    loaded.config._name_or_path = str(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"cannot be loaded from .*gone.* give teacher_processing_class") as caught:
+        trainer(tmp_path, student, loaded)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path)) * 2
+    options = {"args": config(tmp_path), "train_dataset": RECORDS, "processing_class": word_tokenizer()}
+    with pytest.raises(UserError, match="different vocabularies"):
+        GRKDTrainer(student, loaded, **options, teacher_processing_class=other)
+    GRKDTrainer(student, loaded, **options, teacher_processing_class=word_tokenizer()).train()
+
+
+def test_records_fit_the_shorter_context_of_both(tmp_path: Path, student: Any, teacher: Any) -> None:
+    teacher.config.max_position_embeddings = 16
+    long = {"prompt": "w1", "completion": " ".join(["w2"] * 20)}
+    assert len(trainer(tmp_path, student, teacher, [*RECORDS, long]).train_dataset) == len(RECORDS)
+
+
+def test_a_student_may_teach_itself(tmp_path: Path, student: Any) -> None:
+    """The teacher is the student as it was: one that is the same object, and one that shares the embedding alone."""
+    start = truncated(student, [0, 1])
+    again = truncated(student, [0, 1])
+    made = trainer(tmp_path, student, student, method="kd", method_options={}, max_steps=4)
+    made.train()
+    trainer(tmp_path, again, start, method="kd", method_options={}, max_steps=4).train()
+    assert torch.equal(weights(student), weights(again))
+    assert not any(parameter.requires_grad for parameter in made.rows.teacher.parameters())
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+    sharing = truncated(student, [1])
+    sharing.model.embed_tokens.weight = student.model.embed_tokens.weight
+    before = student.model.embed_tokens.weight.detach().clone()
+    made = trainer(tmp_path, student, sharing)
+    made.train()
+    assert not torch.equal(student.model.embed_tokens.weight, before)
+    assert torch.equal(made.rows.teacher.model.embed_tokens.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_model_under_an_adapter_may_teach(tmp_path: Path, student: Any, *, wrapped: bool) -> None:
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    reference = truncated(student, [0, 1])
+    batch = torch.tensor([[3, 7, 9]])
+    options: dict[str, Any] = {"args": config(tmp_path), "train_dataset": RECORDS, "processing_class": word_tokenizer()}
+    if wrapped:
+        adapted = peft.get_peft_model(student, lora)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+        made = GRKDTrainer(adapted, student, **options)
+    else:
+        made = GRKDTrainer(student, student, **options, peft_config=lora)
+    made.train()
+    with torch.no_grad():
+        torch.testing.assert_close(made.rows.teacher(batch).logits, reference(batch).logits)
+    trained = [name for name, parameter in made.model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora" in name for name in trained)
+
+
+def test_the_plain_trainer_refuses_a_shared_weight(tmp_path: Path, student: Any) -> None:
+    rows = LanguageRows(pad_token_id=0, vocabulary=40, teacher=student)
+    with pytest.raises(UserError, match="the teacher shares weights with the student"):
+        DistillationTrainer(student, config(tmp_path), objective=objectives.load("kd"), rows=rows, train_dataset=[])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "optim", "said"),
+    [
+        (torch.bfloat16, 1e-6, "adamw_torch", True),
+        (torch.bfloat16, 1e-2, "adamw_torch", False),
+        (torch.float32, 1e-6, "adamw_torch", False),
+        (torch.bfloat16, 1e-6, "sgd", False),
+    ],
+)
+def test_steps_that_are_lost_in_rounding_are_said(
+    tmp_path: Path, student: Any, teacher: Any, capsys: pytest.CaptureFixture[str], dtype: Any, rate: float,
+    optim: str, *, said: bool,
+) -> None:  # fmt: skip
+    before = weights(student.to(dtype))
+    trainer(tmp_path, student, teacher, learning_rate=rate, optim=optim, max_steps=2).train()
+    assert ("will not move" in capsys.readouterr().err) == said
+    if said:
+        assert (weights(student) == before).double().mean() > 0.5
+
+
+def test_a_tied_student_is_resumed_without_a_warning(tmp_path: Path, teacher: Any) -> None:
+    tied = LlamaForCausalLM(type(teacher.config)(**{**teacher.config.to_dict(), "tie_word_embeddings": True}))
+    options: dict[str, Any] = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2.0}
+    trainer(tmp_path, tied, teacher, **options).train()
+    whole = weights(tied)
+    tied = LlamaForCausalLM(tied.config)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers.trainer")
+    logger.addHandler(handler)
+    try:
+        trainer(tmp_path, tied, teacher, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    finally:
+        logger.removeHandler(handler)
+    assert not [line for line in said if "missing keys" in line]
+    assert torch.equal(weights(tied), whole)
+
+
+def test_examples_of_like_length_can_share_batches(tmp_path: Path, student: Any, teacher: Any) -> None:
+    made = trainer(tmp_path, student, teacher, train_sampling_strategy="group_by_length", max_steps=2)
+    assert sorted(made._get_train_sampler()) == list(range(len(RECORDS)))
+    made.train()
+    made.evaluate(RECORDS)
+    with pytest.raises(UserError, match="train_sampling_strategy: batch_rebalance is not for tokens"):
+        trainer(tmp_path, student, teacher, train_sampling_strategy="batch_rebalance").train()
+
+
+def test_predict_gives_the_loss_of_records(tmp_path: Path, student: Any, teacher: Any) -> None:
+    made = trainer(tmp_path, student, teacher)
+    found = made.predict(RECORDS[:3])
+    assert found.metrics["test_loss"] == made.evaluate(RECORDS[:3])["eval_loss"]
+    assert found.predictions is None
+
+
+def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(tmp_path: Path, student: Any, teacher: Any) -> None:
+    made = trainer(tmp_path, student, teacher, method_options={"group": "sample", "group_size": 4})
+    losses = []
+    for size in (1, 3, 8):
+        made.args.per_device_eval_batch_size = size
+        losses.append(made.evaluate(RECORDS)["eval_loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)

@@ -61,6 +61,17 @@ class Group:
         return len({score for score in self.teacher_scores if not math.isnan(score)}) > 1
 
 
+def example_length(example: Any) -> int | None:
+    """Tokens of the longest prompt and response of an Item or Group; None for anything else."""
+    if isinstance(example, Item):
+        return _length(example)
+    return max(map(_length, example.items)) if isinstance(example, Group) else None
+
+
+def _length(item: Item) -> int:
+    return len(item.prompt_ids) + len(item.response_ids)
+
+
 def collate(items: Sequence[Item], *, pad_token_id: int) -> dict[str, Tensor]:
     """A batch of B items, P the longest prompt and R the longest response.
 

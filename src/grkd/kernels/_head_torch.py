@@ -123,6 +123,7 @@ def _group(inputs: HeadInputs, options: HeadOptions, part: slice, teacher: Tenso
         name,  # type: ignore[arg-type]
         size=options.group_size,
         temperature=options.group_temperature,
+        seeds=None if inputs.seeds is None else inputs.seeds[part],
         generator=inputs.generator,
     )
 

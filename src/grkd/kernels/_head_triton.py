@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from grkd.groups import uniforms_of_groups
 from grkd.kernels import _pairs_triton
 from grkd.kernels._available import interpreted
 from grkd.kernels._group_triton import choose_kernel, group_kernel
@@ -53,9 +54,11 @@ class _State:
             self.indices = torch.empty(rows, size, dtype=torch.int64, device=device)
         else:
             self.indices = inputs.indices.contiguous()
-        # Two numbers a draw, made here by the caller's generator: the kernel holds no random state of its own.
+        # Two numbers per draw, made here from the rows' seeds: the kernel holds no random state of its own.
         self.uniforms = self.losses
-        if self.chosen_here and self.choice == "sample":
+        if self.chosen_here and self.choice == "sample" and inputs.seeds is not None:
+            self.uniforms = uniforms_of_groups(inputs.seeds, size)
+        elif self.chosen_here and self.choice == "sample":
             self.uniforms = torch.rand(rows, size, 2, generator=inputs.generator, device=device)
         # 1 / rows inside a float16 gradient would underflow: there it is applied at the end.
         self.scaled = inputs.student_hidden.dtype != torch.float16

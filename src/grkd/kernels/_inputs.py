@@ -16,6 +16,7 @@ class HeadInputs:
     student_hidden [rows, student_width], student_weight [vocabulary, student_width], likewise the teacher's;
     biases [vocabulary] or None; weights [rows] in float32, 0 where a row is masked;
     inverse_rows: 0-d float32, one over the divisor; indices: [rows, group], -1 where a row has fewer, or None.
+    seeds: [rows] int64, of the draw of each row's group; without them the generator draws.
     """
 
     student_hidden: Tensor
@@ -28,6 +29,7 @@ class HeadInputs:
     inverse_rows: Tensor
     indices: Tensor | None
     generator: torch.Generator | None
+    seeds: Tensor | None = None
 
     @property
     def rows(self) -> int:

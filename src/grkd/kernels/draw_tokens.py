@@ -1,18 +1,13 @@
 """Next tokens drawn from logits; the noise of a token depends on its row's seed and its place in the response alone."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from grkd.draws import philox
 from grkd.errors import UserError
 from grkd.kernels._available import use_triton
 from grkd.kernels._options import Implementation
-
-_WORD = 0xFFFFFFFF
-# Constants of Philox 4x32-10: multipliers of a round, and what is added to the key.
-_FACTORS, _KEY_STEPS, _ROUNDS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), 10
 
 
 @torch.no_grad()
@@ -105,20 +100,3 @@ def gumbel_noise(
     small = share * (1 + share * (0.5 + share * (1 / 3)))
     waiting = torch.where(share < 2.0**-8, small, -torch.log(1 - share.clamp_max(1 - 2.0**-24)))
     return -waiting.log()
-
-
-def philox(counter: Sequence[Tensor], keys: Int[Tensor, "..."]) -> list[Tensor]:
-    """The four 32-bit words, as int64, of Philox 4x32-10; counter: four of 32 bits, keys: of 64 bits; broadcast."""
-    words = list(torch.broadcast_tensors(*counter))
-    halves = [keys & _WORD, (keys >> 32) & _WORD]
-    for _ in range(_ROUNDS):
-        # The product of two 32-bit words may wrap to a negative int64; shift and mask still give its halves.
-        products = [words[0] * _FACTORS[0], words[2] * _FACTORS[1]]
-        words = [
-            ((products[1] >> 32) & _WORD) ^ words[1] ^ halves[0],
-            products[1] & _WORD,
-            ((products[0] >> 32) & _WORD) ^ words[3] ^ halves[1],
-            products[0] & _WORD,
-        ]
-        halves = [(half + step) & _WORD for half, step in zip(halves, _KEY_STEPS, strict=True)]
-    return words

@@ -50,6 +50,7 @@ def distillation_head(
     group: GroupName | Tensor = "auto",
     group_size: int = 16,
     group_temperature: float = 1.0,
+    seeds: Tensor | None = None,
     generator: torch.Generator | None = None,
     row_mask: Tensor | None = None,
     row_weights: Tensor | None = None,
@@ -71,7 +72,8 @@ def distillation_head(
     L = (1 / rows) sum_r w_r [alpha * pair_scale * L_GR(s_r, t_r) + (1 - alpha) * soft_scale * D(s_r, t_r)]
     L_GR: grkd.losses.group_relative over the row's group: "all", the teacher's "top" group_size, a "sample" of
     group_size from softmax(t / group_temperature), "auto" (all up to 1,000 entries, else a sample), or integer indices
-    [*rows, group], -1 where a row has fewer. D: "soft_target", "forward_kl", "reverse_kl" or "jsd" at `temperature`,
+    [*rows, group], -1 where a row has fewer. seeds: int64 [*rows], one per row: its sample is a function of its seed; a
+    generator serves where there are none. D: "soft_target", "forward_kl", "reverse_kl" or "jsd" at `temperature`,
     times T^2 where `t_squared`; beta belongs to the JSD. cap(x) = softcap * tanh(x / softcap), each model its own.
 
     weights: [vocabulary or more, width]; DTensors are gathered, their gradients averaged over ranks as FSDP2 does.
@@ -133,7 +135,10 @@ def distillation_head(
         indices,
     )
     bias = None if student_bias is None else gathered(student_bias)
-    call = _Call(options, plan, generator, row_mask is not None or row_weights is not None, implementation, cut)
+    if seeds is not None and seeds.shape != row_shape:
+        raise ValueError(f"seeds have shape {tuple(seeds.shape)}, the rows {tuple(row_shape)}; they must be equal")
+    draws = (None if seeds is None else seeds.reshape(-1), generator)
+    call = _Call(options, plan, draws, row_mask is not None or row_weights is not None, implementation, cut)
     loss, pair, soft = _Head.apply(hidden, weight, bias, call, *rest)
     return (loss, {"group_relative": pair, "divergence": soft}) if parts else loss
 
@@ -145,12 +150,12 @@ class _Call:
         self,
         options: HeadOptions,
         plan: HeadPlan,
-        generator: torch.Generator | None,
+        draws: tuple[Tensor | None, torch.Generator | None],
         masked: bool,
         implementation: Implementation,
         vocabulary: int,
     ) -> None:
-        self.options, self.plan, self.generator = options, plan, generator
+        self.options, self.plan, (self.seeds, self.generator) = options, plan, draws
         self.masked, self.implementation, self.vocabulary = masked, implementation, vocabulary
 
     def run(self, tensors: tuple[Tensor | None, ...], indices: Tensor | None, gradients: bool) -> HeadResult:
@@ -172,6 +177,7 @@ class _Call:
             inverse_rows=inverse_rows,  # type: ignore[arg-type]
             indices=indices,
             generator=self.generator,
+            seeds=self.seeds,
         )
         plan = HeadPlan(**{**self.plan.__dict__, "gradients": gradients})
         wanted = self.implementation

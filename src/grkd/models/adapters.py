@@ -80,22 +80,22 @@ def untie_adapted(adapted: Any) -> None:
 def apart(teacher: Any, student: nn.Module) -> Any:
     """The teacher; a frozen copy of it, as it is now, where it shares a weight with the student.
 
-    A teacher that is the model under an adapter is copied without the adapter.
+    A teacher that is the model under the student's adapter is copied without the adapter.
     """
     if not shares_weights(teacher, student):
         return teacher
     made = copy.deepcopy(teacher)
-    if not hasattr(teacher, "peft_config") or teacher is not student:
+    if hasattr(student, "peft_config") and teacher is not student:
         for module in made.modules():
-            if callable(enable := getattr(module, "enable_adapters", None)) and hasattr(module, "base_layer"):
+            if hasattr(module, "base_layer") and callable(enable := getattr(module, "enable_adapters", None)):
                 enable(False)
     return made.eval().requires_grad_(False)
 
 
-def shares_weights(teacher: nn.Module, student: nn.Module) -> bool:
+def shares_weights(teacher: nn.Module | None, student: nn.Module) -> bool:
     """Whether any weight of the teacher is also the student's."""
     own = {id(parameter) for parameter in student.parameters()}
-    return any(id(parameter) in own for parameter in teacher.parameters())
+    return teacher is not None and any(id(parameter) in own for parameter in teacher.parameters())
 
 
 def _inner(module: Any) -> Any:

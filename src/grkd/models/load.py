@@ -141,9 +141,10 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> Any:
     return model
 
 
-def context_length(model: PreTrainedModel) -> int | None:
+def context_length(model: Any) -> int | None:
     """The longest input in tokens that the model's config states, None where it states none."""
-    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    found: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found
 
 
 def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:

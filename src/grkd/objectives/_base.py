@@ -26,7 +26,8 @@ class Batch:
     student: [rows, candidates]; teacher: the same shape, or None for methods without one.
     mask: True where a candidate exists; a row that is False throughout counts nowhere.
     labels: the true candidate of each row, where known. progress: of training, in [0, 1].
-    generator: for the draw of groups; None uses torch's global state.
+    seeds: int64, one per row: of the draw of its group, so that it does not depend on how rows are split. Without
+    them the generator draws; None uses torch's global state.
 
     level "response": a row is a prompt, a candidate a response; scores are mean token log-probabilities of responses
     in nats a token (the teacher's: its reward). lengths: tokens of each response; reference: mean token
@@ -42,6 +43,7 @@ class Batch:
     mask: Bool[Tensor, "rows candidates"] | None = None
     labels: Int[Tensor, " rows"] | None = None
     progress: float = 0.0
+    seeds: Int[Tensor, " rows"] | None = None
     generator: torch.Generator | None = None
     level: Level = "row"
     lengths: Int[Tensor, "rows candidates"] | None = None

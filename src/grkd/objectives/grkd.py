@@ -251,6 +251,7 @@ class GRKD(Objective):
             size=self.group_size,
             temperature=self.group_temperature,
             mask=batch.mask,
+            seeds=batch.seeds,
             generator=batch.generator,
         )
         return self._pairs(batch.level).in_rows(sides, group=group)

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from torch import nn
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from grkd import objectives
+from grkd.console import console
 from grkd.data.language import check_head_size, unwrapped, vocabulary_size
 from grkd.data.sources import split_of
 from grkd.errors import UserError
+from grkd.models.adapters import apart, shares_weights
+from grkd.models.attention import honour_softcap
 from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer
 from grkd.models.save import stopping_config
 from grkd.objectives import Objective
@@ -64,6 +68,8 @@ class GRKDTrainer(DistillationTrainer):
     `prompt` + `completion`, `prompt` + `responses` (+ `teacher_scores`), or `prompt` + `chosen` / `rejected`; all that
     grkd.data.records.examples_of reads.
     The teacher runs in every step: `grkd run` also samples responses and caches the teacher's signal.
+    teacher_processing_class: the teacher's tokenizer, where its model carries no name to load it by.
+    A teacher that is the student itself, or shares weights with it, is copied and frozen as it is then.
     peft_config: of peft, for LoRA. objective: in place of args.method.
     The other arguments are those of transformers.Trainer.
     Raises UserError for methods that need what the records lack (a teacher's responses, scores, a reference), other
@@ -72,13 +78,14 @@ class GRKDTrainer(DistillationTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | str,
-        teacher_model: PreTrainedModel | str | None = None,
+        model: nn.Module | str,
+        teacher_model: nn.Module | str | None = None,
         args: GRKDConfig | TrainingArguments | None = None,
         *,
         train_dataset: Iterable[dict[str, Any]] | str | Path | None = None,
         eval_dataset: Iterable[dict[str, Any]] | dict[str, Iterable[dict[str, Any]]] | str | Path | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: Any = None,
         objective: Objective | None = None,
         **kwargs: Any,
@@ -91,11 +98,17 @@ class GRKDTrainer(DistillationTrainer):
         args.logging_nan_inf_filter = False  # a loss that is no number must be seen
         args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
         objective = _objective(args) if objective is None else objective
-        name = model if isinstance(model, str) else str(model.config.name_or_path)
+        name = model if isinstance(model, str) else str(getattr(model.config, "name_or_path", ""))
         tokenizer = load_tokenizer(name) if processing_class is None else processing_class
-        student = load_language_model(model, dtype=torch.float32).train() if isinstance(model, str) else model
-        teacher = self._teacher(teacher_model, objective, args, tokenizer)
-        encode = RecordEncoder(tokenizer, student, objective, args)
+        student: Any = load_language_model(model, dtype=torch.float32).train() if isinstance(model, str) else model
+        teacher = self._teacher(teacher_model, objective, args, tokenizer, teacher_processing_class)
+        if teacher is not None and shares_weights(teacher, student):
+            console.print("teacher_model shares weights with the student: a frozen copy of it teaches")
+            teacher = apart(teacher, student)  # before adapters are put into the student
+        for side in (student, teacher):
+            if side is not None:
+                honour_softcap(side)
+        encode = RecordEncoder(tokenizer, student, objective, args, teacher=teacher)
         rows = LanguageRows(
             pad_token_id=encode.pad_token_id,
             vocabulary=check_head_size(student, tokenizer, role="student"),
@@ -153,27 +166,50 @@ class GRKDTrainer(DistillationTrainer):
         finally:
             model.generation_config = own
 
+    def predict(self, test_dataset: Any, *arguments: Any, **options: Any) -> Any:
+        """As transformers' Trainer, on records: the metrics hold their loss, there are no predictions."""
+        return super().predict(encoded(self._encode, test_dataset, "test_dataset"), *arguments, **options)
+
     @staticmethod
     def _teacher(
-        teacher: PreTrainedModel | str | None,
+        teacher: nn.Module | str | None,
         objective: Objective,
         args: GRKDConfig,
         tokenizer: PreTrainedTokenizerBase,
-    ) -> PreTrainedModel | None:
-        """The teacher of tokens, in evaluation mode; None where the method compares responses alone."""
+        own_tokenizer: PreTrainedTokenizerBase | None,
+    ) -> Any:
+        """The teacher of tokens; None where the method compares responses alone.
+
+        Raises UserError for another vocabulary than the student's, and for a model whose vocabulary is not known.
+        """
         teacher = args.teacher_model_name_or_path if teacher is None else teacher
         if not (objective.needs_teacher and "row" in objective.levels):
             return None
         if teacher is None:
             raise UserError(f"{args.method} learns from a teacher's scores of tokens; give teacher_model")
+        check_same_vocabulary(_teacher_tokenizer(teacher) if own_tokenizer is None else own_tokenizer, tokenizer)
         if isinstance(teacher, str):
-            check_same_vocabulary(load_tokenizer(teacher), tokenizer)
             on_gpu = args.device.type == "cuda"
-            loaded = load_language_model(teacher, dtype=torch.bfloat16 if on_gpu else torch.float32)
+            loaded: Any = load_language_model(teacher, dtype=torch.bfloat16 if on_gpu else torch.float32)
         else:
             loaded = teacher
         check_head_size(loaded, tokenizer, role="teacher")
         return loaded  # LanguageRows freezes it
+
+
+def _teacher_tokenizer(teacher: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model, by its name. Raises UserError where it cannot be had."""
+    name = teacher if isinstance(teacher, str) else str(getattr(teacher.config, "name_or_path", "") or "")
+    if name:
+        try:
+            return load_tokenizer(name)
+        except UserError as error:
+            if isinstance(teacher, str):
+                raise
+            reason = f"its tokenizer cannot be loaded from {name!r} ({str(error)[:150]})"
+    else:
+        reason = "it carries no name to load its tokenizer by"
+    raise UserError(f"teacher_model: {reason}; give teacher_processing_class, to be compared with the student's")
 
 
 def _objective(args: GRKDConfig) -> Objective:

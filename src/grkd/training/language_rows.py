@@ -15,7 +15,7 @@ from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.objectives import Batch, Choice, Level, Objective
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training.on_policy import Sampler, answer_seeds, answered_anew, group_seeds
-from grkd.training.rows import Counts, Forward, Places
+from grkd.training.rows import DRAW_SEED, Counts, Forward, Places, row_seeds
 
 
 class LanguageRows:
@@ -149,6 +149,7 @@ class LanguageRows:
         mask = batch["response_mask"]
         response = torch.arange(len(mask), device=mask.device).unsqueeze(-1).expand_as(mask)[mask]
         return Batch(
+            seeds=_seeds(batch),
             student=student,
             teacher=self._teacher_scores(batch),
             labels=labels,
@@ -206,6 +207,7 @@ class LanguageRows:
                 teacher_hidden = final_hidden(self.teacher, batch)[mask]
         hidden = hidden[mask]
         return {
+            "seeds": _seeds(batch),
             "student_hidden": hidden if dtype is None else hidden.to(dtype),
             "student_weight": head.weight,
             "student_bias": head.bias,
@@ -224,6 +226,19 @@ class LanguageRows:
         if self.teacher is not None:
             return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
         return None
+
+
+def _seeds(batch: dict[str, Any]) -> Tensor | None:
+    """A seed per response token, by its group's number and its place among the group's tokens."""
+    if DRAW_SEED not in batch:
+        return None
+    tokens = batch["response_mask"].sum(-1)
+    groups = torch.arange(len(batch["group_mask"]), device=tokens.device)
+    of_item = groups.unsqueeze(-1).expand_as(batch["group_mask"])[batch["group_mask"]]
+    before = tokens.cumsum(-1) - tokens
+    first = torch.full_like(groups, 1 << 62).scatter_reduce(0, of_item, before, "amin")
+    examples = of_item.repeat_interleave(tokens)
+    return row_seeds(batch, examples, torch.arange(len(examples), device=tokens.device) - first[examples])
 
 
 def chosen(group: Group, trains_on: Choice) -> Group:

@@ -44,7 +44,7 @@ def group_seeds(seed: int, step: int, first: int, groups: int) -> list[int]:
     first: the number of the batch's first group, counted over micro-batches and ranks. A prompt's answers then do not
     depend on how the step is split.
     """
-    return [_mixed(seed, step, first + number) for number in range(groups)]
+    return [mixed(seed, step, first + number) for number in range(groups)]
 
 
 def answered_anew(seeds: Sequence[int], share: float) -> list[int]:
@@ -54,8 +54,9 @@ def answered_anew(seeds: Sequence[int], share: float) -> list[int]:
 
 def answer_seeds(seed: int, answers: int) -> list[int]:
     """A seed for each answer of a group."""
-    return [_mixed(seed, number) for number in range(answers)]
+    return [mixed(seed, number) for number in range(answers)]
 
 
-def _mixed(*numbers: int) -> int:
+def mixed(*numbers: int) -> int:
+    """A seed of 63 bits, a function of the numbers."""
     return int(digest(list(numbers))[:16], 16) >> 1

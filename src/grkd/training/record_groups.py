@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from grkd.console import console, track
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
@@ -30,12 +30,18 @@ class RecordEncoder:
     """From records to groups of token ids; says what it leaves out."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel, objective: Objective, args: "GRKDConfig"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        student: Any,
+        objective: Objective,
+        args: "GRKDConfig",
+        *,
+        teacher: Any = None,
     ) -> None:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
         self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        limits = [args.max_length, context_length(student)]
+        limits = [args.max_length, context_length(student), None if teacher is None else context_length(teacher)]
         self.limit = min((limit for limit in limits if limit is not None), default=None)
         # What a prompt must leave for the answers that are written in training.
         self.new_tokens = args.max_new_tokens if objective.on_policy else 0

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from grkd.data.classification_batches import Collate
 from grkd.models.networks import scores
@@ -14,6 +15,21 @@ from grkd.objectives import Batch, Level, Objective
 Counts = dict[Level, int]
 # Of each batch: its optimiser step, and the number of its first example in that step, over micro-batches and ranks.
 Places = Sequence[tuple[int, int]]
+
+
+# Key of a batch's seed, from which every row's own follows; the seeds of two examples lie _EXAMPLE apart.
+DRAW_SEED = "draw_seed"
+_EXAMPLE = 1 << 24
+
+
+def draw_seed(step_seed: int, first: int) -> int:
+    """The seed of a batch whose first example is number `first` of its optimiser step; below 2^63."""
+    return (step_seed + first * _EXAMPLE) & ((1 << 63) - 1)
+
+
+def row_seeds(batch: dict[str, Any], examples: Int[Tensor, " rows"], places: Int[Tensor, " rows"]) -> Tensor | None:
+    """A seed per row, by its example's number in the batch and its place in the example; None in a batch without."""
+    return batch[DRAW_SEED] + examples * _EXAMPLE + places if DRAW_SEED in batch else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +108,16 @@ class ClassRows:
     ) -> Forward:
         """One batch of rows; there is no fused form, since a classifier's logits are small."""
         student = scores(model, batch["student_inputs"])
+        examples = torch.arange(len(student), device=student.device)
         return Forward(
-            batches={"row": Batch(student=student, teacher=batch.get("teacher_scores"), labels=batch["labels"])}
+            batches={
+                "row": Batch(
+                    student=student,
+                    teacher=batch.get("teacher_scores"),
+                    labels=batch["labels"],
+                    seeds=row_seeds(batch, examples, torch.zeros_like(examples)),
+                )
+            }
         )
 
     def renew(

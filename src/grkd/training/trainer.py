@@ -1,21 +1,29 @@
 """transformers' Trainer with a distillation objective: one class for language models and classifiers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from grkd import schedules
+from grkd.data.language import example_length
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
+from grkd.models.adapters import shares_weights
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.objectives.grkd import GRKD
-from grkd.training.rows import Counts, RowSource
+from grkd.training.checkpoints import without_tied
+from grkd.training.evaluation import evaluation_loss, keeping_examples
+from grkd.training.on_policy import mixed
+from grkd.training.resolution import say_lost_steps
+from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed
 
 
 class DistillationTrainer(Trainer):
@@ -55,6 +63,11 @@ class DistillationTrainer(Trainer):
         # cuDNN's attention gives NaN gradients where a query sees no key, as padding on the left does, at lengths that
         # are multiples of 64 (seen with torch 2.11 on an H100, bfloat16); the other forms do not.
         torch.backends.cuda.enable_cudnn_sdp(False)
+        if shares_weights(getattr(rows, "teacher", None), self.model):
+            raise UserError(
+                "the teacher shares weights with the student, which would be frozen; give a copy of it "
+                "(copy.deepcopy), or use GRKDTrainer, which makes one"
+            )
         self.objective, self.rows = objective, rows
         # Both say: compute_loss divides by the global count itself (the second is what newer versions read).
         self.model_accepts_loss_kwargs = True
@@ -83,6 +96,9 @@ class DistillationTrainer(Trainer):
             samples = self._sampled(epoch_iterator, num_batches, device)
         else:
             samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        step_seed = mixed(self.args.seed, self.state.global_step)
+        for number, batch in enumerate(samples):
+            batch[DRAW_SEED] = draw_seed(step_seed, self._first_example(number, self.args.train_batch_size))
         counts = [self.rows.count(batch) for batch in samples]
         levels: tuple[Level, ...] = ("row", *(level for level in self.objective.levels if level != "row"))
         totals = torch.tensor([float(sum(count[level] for count in counts)) for level in levels], device=device)
@@ -103,17 +119,20 @@ class DistillationTrainer(Trainer):
         return samples
 
     def _renewed(self, batches: Sequence[dict[str, Any]], a_step: int) -> list[dict[str, Any]]:
-        """Micro-batches of the coming steps, `a_step` each, their on-policy share answered by the student as it is now.
-
-        Ranks take micro-batches of the data in turn, so an example's number in its step does not depend on the split.
-        """
-        ranks, rank, start = self.accelerator.num_processes, self.accelerator.process_index, self.state.global_step
+        """Micro-batches of the coming steps, `a_step` each, their on-policy share answered by the student as it is."""
+        start, size = self.state.global_step, self.args.train_batch_size
         places = [
-            (start + number // a_step, (number % a_step * ranks + rank) * self.args.train_batch_size)
-            for number in range(len(batches))
+            (start + number // a_step, self._first_example(number % a_step, size)) for number in range(len(batches))
         ]
         with self.compute_loss_context_manager():  # mixed precision, as in the step itself
             return self.rows.renew(self.model_wrapped, batches, self.objective, seed=self.args.seed, places=places)
+
+    def _first_example(self, micro_batch: int, size: int) -> int:
+        """The number, in its optimiser step, of the first example of this rank's micro-batch.
+
+        Ranks take micro-batches of the data in turn, so an example's number does not depend on the split.
+        """
+        return (micro_batch * self.accelerator.num_processes + self.accelerator.process_index) * size
 
     def compute_loss(
         self,
@@ -178,23 +197,70 @@ class DistillationTrainer(Trainer):
         """
         model = self._wrap_model(self.model, training=False, dataloader=dataloader)
         model.eval()
-        levels = self.objective.levels
-        total = torch.zeros(2, len(levels), dtype=torch.float64, device=self.args.device)
         on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(on_gpu):
+        with torch.random.fork_rng(on_gpu):
             torch.manual_seed(self.args.seed)
-            for inputs in dataloader:
-                inputs = self._prepare_inputs(inputs)
-                counts = self.rows.count(inputs)
-                with self.compute_loss_context_manager():
-                    batches = self.rows.forward(model, inputs, levels=levels).batches
-                    terms = [self.objective.terms(replace(batches[level], progress=1.0)) for level in levels]
-                sums = torch.stack([combine(of_level, rows=1).double() for of_level in terms])
-                total += torch.stack([sums, sums.new_tensor([float(counts[level]) for level in levels])])
-        sums, counted = self.accelerator.reduce(total, reduction="sum").tolist()
-        loss = sum(of_level / max(1.0, count) for of_level, count in zip(sums, counted, strict=True))
+            loss, rows = evaluation_loss(
+                model,
+                dataloader,
+                objective=self.objective,
+                rows=self.rows,
+                accelerator=self.accelerator,
+                prepared=self._prepare_inputs,
+                autocast=self.compute_loss_context_manager,
+                batch_size=self.args.eval_batch_size,
+                seed=self.args.seed,
+            )
         metrics = {f"{metric_key_prefix}_loss": loss}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(counted[0]))
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
+        with self._examples_kept():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As get_eval_dataloader, for `predict`."""
+        with self._examples_kept():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _examples_kept(self) -> Iterator[None]:
+        collate = self.rows.collate
+        if self.accelerator.num_processes > 1:
+            self.data_collator = keeping_examples(collate)
+        try:
+            yield
+        finally:
+            self.data_collator = collate
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        strategy = getattr(self.args, "train_sampling_strategy", "random")
+        if strategy not in ("group_by_length", "batch_rebalance"):
+            return super()._get_train_sampler(train_dataset)
+        lengths = [example_length(example) for example in dataset]
+        if strategy == "batch_rebalance" or None in lengths:
+            raise UserError(
+                f"train_sampling_strategy: {strategy} is not for {self.rows.unit}; set it to random or sequential"
+            )
+        return LengthGroupedSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=cast(list[int], lengths)
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """In the order of the data: the loss does not depend on it."""
+        return SequentialSampler(eval_dataset) if has_length(eval_dataset) and self.args.world_size <= 1 else None
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        load_result.missing_keys[:] = without_tied(self.model, load_result.missing_keys)
+        super()._issue_warnings_after_load(load_result)
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As transformers' Trainer, after a look at whether its steps can move 16-bit weights."""
+        if self.is_world_process_zero():
+            say_lost_steps(self.model, self.args)
+        return super().train(*arguments, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the objective did since the last log: each term's mean in nats, alpha, progress."""

@@ -1,0 +1,82 @@
+"""The loss of an evaluation set on the scale of training, over batches and ranks, every example counted once."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from grkd.objectives import Objective, combine
+from grkd.training.on_policy import mixed
+from grkd.training.rows import DRAW_SEED, RowSource, draw_seed
+
+_EXAMPLES = "examples"
+_NO_STEP = -1  # of draws in evaluation, which belong to no optimiser step
+
+
+def keeping_examples(collate: Callable[[Sequence[Any]], dict[str, Any]]) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """The collator, with the examples in the batch: those that accelerate repeats can then be taken out."""
+
+    def collated(examples: Sequence[Any]) -> dict[str, Any]:
+        return {**collate(examples), _EXAMPLES: list(examples)}
+
+    return collated
+
+
+@torch.no_grad()
+def evaluation_loss(
+    model: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    objective: Objective,
+    rows: RowSource,
+    accelerator: Accelerator,
+    prepared: Callable[[dict[str, Any]], dict[str, Any]],
+    autocast: Callable[[], AbstractContextManager[Any]],
+    batch_size: int,
+    seed: int,
+) -> tuple[float, int]:
+    """Sum over levels of (row losses summed over batches and ranks) / (rows there), and the number of rows.
+
+    At the end of training (progress 1). A row's group is drawn by the seed and the row's place in the data, so neither
+    the batch size nor the number of ranks changes the loss.
+    batches: of keeping_examples where several ranks share them; accelerate fills up the last ones by examples from the
+    start of the data, which are not counted here. batch_size: examples per rank. prepared: moves a batch to the device.
+    """
+    levels = objective.levels
+    total = torch.zeros(2, len(levels), dtype=torch.float64, device=accelerator.device)
+    for number, given in enumerate(batches):
+        inputs, counts_here = _first_seen(given, rows, accelerator, batch_size)
+        inputs = prepared(inputs)
+        first = (number * accelerator.num_processes + accelerator.process_index) * batch_size
+        inputs[DRAW_SEED] = draw_seed(mixed(seed, _NO_STEP), first)
+        counts = rows.count(inputs)
+        with autocast():  # on every rank, also where nothing counts: sharded models wait for each other
+            found = rows.forward(model, inputs, levels=levels).batches
+            terms = [objective.terms(replace(found[level], progress=1.0)) for level in levels]
+        if counts_here:
+            sums = torch.stack([combine(of_level, rows=1).double() for of_level in terms])
+            total += torch.stack([sums, sums.new_tensor([float(counts[level]) for level in levels])])
+    sums, counted = accelerator.reduce(total, reduction="sum").tolist()
+    return sum(of_level / max(1.0, count) for of_level, count in zip(sums, counted, strict=True)), int(counted[0])
+
+
+def _first_seen(
+    batch: dict[str, Any], rows: RowSource, accelerator: Accelerator, batch_size: int
+) -> tuple[dict[str, Any], bool]:
+    """The batch without examples that an earlier place of this pass holds, and whether any is left.
+
+    Of an evaluation's last batches, counted over the ranks, the first `remainder` examples are the data's own.
+    """
+    batch = dict(batch)
+    examples = batch.pop(_EXAMPLES, None)
+    state = accelerator.gradient_state
+    if examples is None or not state.end_of_dataloader or state.remainder <= 0:
+        return batch, True
+    own = min(max(state.remainder - accelerator.process_index * batch_size, 0), len(examples))
+    if own in (0, len(examples)):
+        return batch, own > 0
+    return rows.collate(examples[:own]), True
