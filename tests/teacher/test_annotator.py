@@ -1,7 +1,6 @@
 """The question of multiple choice: which letter wins, whatever the order, the batch and the tokenizer's habits."""
 
 import math
-from itertools import permutations
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,17 +116,6 @@ def test_a_liking_for_a_letter_cancels_exactly() -> None:
     found = scores(Judge(tokenizer, bias=2.7, slope=0.0), tokenizer, "n1", "n2", "n3", "n4")
     assert len(set(found)) == 1
     assert found[0] == pytest.approx(math.log(0.5))
-
-
-@pytest.mark.parametrize("bias", [-1.5, 0.0, 2.0])
-def test_the_preference_for_the_first_place_is_told(bias: float) -> None:
-    """Mean over all ordered pairs of the probability of the letter A."""
-    tokenizer, values = words(), (1, 2, 4)
-    texts = [asked(*(NUMBERS[value] for value in values))]
-    (verdict,) = choice_scores(Judge(tokenizer, bias=bias), tokenizer, texts, batch_size=4, context=None)
-    expected = [expit(bias + one - other) for one, other in permutations(values, 2)]
-    assert verdict.first == pytest.approx(sum(expected) / 6, rel=1e-5)
-    assert (verdict.first == pytest.approx(0.5)) == (bias == 0)
 
 
 def test_a_hopeless_response_has_a_finite_score() -> None:
