@@ -258,7 +258,7 @@ class TestLetters:
 
     def test_a_tokenizer_without_the_letters(self) -> None:
         tokenizer = words(known=())
-        with pytest.raises(UserError, match="no tokens for the letters A and B; set score"):
+        with pytest.raises(UserError, match="no tokens for the letters A and B; use the ranker log_prob"):
             scores(llama(len(tokenizer)), tokenizer, "n1", "n2")
 
 

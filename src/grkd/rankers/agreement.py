@@ -68,7 +68,7 @@ def agreement(
 def table(found: Mapping[str, Any]) -> Table:
     """The agreement as a table for the terminal."""
     shown = Table(title=f"rankers on {found['groups']:,} groups of {found['responses']:,} responses")
-    for column in ("ranker", "abstains", "ties", "groups without a pair", "notes"):
+    for column in ("ranker", "abstains", "ties", "no pair", "notes"):
         shown.add_column(column)
     for label, values in found["rankers"].items():
         known = ("abstentions", "ties", "groups_without_pair")

@@ -144,7 +144,7 @@ def _labels(tokenizer: Any, stop_ids: list[int]) -> _Labels:
             firsts.append(first[place])
             seconds.append(second[place])
     if not found:
-        raise UserError("teacher: its tokenizer has no tokens for the letters A and B; set score.reward to log_prob")
+        raise UserError("teacher: its tokenizer has no tokens for the letters A and B; use the ranker log_prob")
     before, (firsts, seconds) = next(iter(found.items()))
     return _Labels(before=list(before), first=firsts, second=seconds)
 
