@@ -63,18 +63,18 @@ def compare(recipe: Path, *words: str) -> int:
     return cli.main(["compare", str(recipe), METHODS, *SEARCH, *words])
 
 
-def test_a_methods_runs_follow_its_own_tries_and_the_slow_come_first(tiny_recipe: Path, stage: Stage) -> None:
-    stage.values = {"ce-try1": 0.5, "minillm-try0": 0.5}
+def test_final_runs_follow_their_methods_own_trials_and_the_slow_come_first(tiny_recipe: Path, stage: Stage) -> None:
+    stage.values = {"ce-trial1": 0.5, "minillm-trial0": 0.5}
     assert compare(tiny_recipe) == 0
     assert stage.ended == [
-        "minillm-try0", "minillm-try1", "minillm-seed4",
-        "plain-try0", "plain-try1", "plain-seed4",
-        "ce-try0", "ce-try1", "ce-seed4",
-        "still-try0", "still-try1", "still-seed4",
+        "minillm-trial0", "minillm-trial1", "minillm-seed4",
+        "plain-trial0", "plain-trial1", "plain-seed4",
+        "ce-trial0", "ce-trial1", "ce-seed4",
+        "still-trial0", "still-trial1", "still-seed4",
         "minillm-seed1", "plain-seed1", "ce-seed1", "still-seed1",
     ]  # fmt: skip
     found = {name: rate for name, rate in stage.rates.items() if "seed" in name}
-    assert {name for name, rate in found.items() if rate == 2e-3} == {"ce-seed4", "ce-seed1"}  # the better of its tries
+    assert {name for name, rate in found.items() if rate == 2e-3} == {"ce-seed4", "ce-seed1"}  # the better of its trials
 
 
 def test_nobody_waits_for_the_search_of_another_method(
@@ -85,9 +85,9 @@ def test_nobody_waits_for_the_search_of_another_method(
             super().__init__(workers)
 
     monkeypatch.setattr(_pool, "ProcessPoolExecutor", Threads)
-    stage.slow = "minillm-try0"
+    stage.slow = "minillm-trial0"
     assert compare(tiny_recipe, "--processes", "2") == 0
-    at = stage.ended.index("minillm-try0")
+    at = stage.ended.index("minillm-trial0")
     assert set(stage.ended[at + 1 :]) == {"minillm-seed4", "minillm-seed1"}
 
 
@@ -95,14 +95,14 @@ def test_results_say_how_far_it_is_after_every_run(
     tiny_recipe: Path, stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.killed_at = "minillm-seed1"
-    stage.broken = {"plain-try0", "plain-try1", "ce-seed4"}
+    stage.broken = {"plain-trial0", "plain-trial1", "ce-seed4"}
     assert compare(tiny_recipe) == 130
     waiting = {f"{label}-seed{seed}": NOT_YET for label in ("ce", "plain", "still", "minillm") for seed in (4, 1)}
     seen = dict(zip(stage.begun, stage.results, strict=True))
-    assert seen["minillm-try0"] == {}
-    assert seen["minillm-try1"]["status"] == waiting
-    assert seen["plain-try0"]["status"] == waiting | {"minillm-seed4": "done"}
-    lost = dict.fromkeys(("plain-seed4", "plain-seed1"), "failed: no try ended")
+    assert seen["minillm-trial0"] == {}
+    assert seen["minillm-trial1"]["status"] == waiting
+    assert seen["plain-trial0"]["status"] == waiting | {"minillm-seed4": "done"}
+    lost = dict.fromkeys(("plain-seed4", "plain-seed1"), "failed: no trial ended")
     kept = {"minillm-seed4": "done", "still-seed4": "done", "ce-seed4": "failed: RuntimeError: no luck"}
     after = json.loads((stage.folder / "results.json").read_text())
     assert after["status"] == waiting | lost | kept
@@ -122,21 +122,20 @@ def test_results_say_how_far_it_is_after_every_run(
 
     stage.begun, stage.results, stage.killed_at, stage.broken = [], [], None, set()
     assert compare(tiny_recipe) == 0
-    # What is there is looked at first, then as in one go.
+    # Final runs on disk are looked at first; trials that ended well are not run again, those that failed are.
     assert stage.begun == [
-        "minillm-try0", "minillm-try1", "minillm-seed4",
-        "ce-try0", "ce-try1", "still-try0", "still-try1", "still-seed4",
-        "plain-try0", "plain-try1", "plain-seed4", "ce-seed4",
+        "minillm-seed4", "still-seed4",
+        "plain-trial0", "plain-trial1", "plain-seed4", "ce-seed4",
         "minillm-seed1", "plain-seed1", "ce-seed1", "still-seed1",
     ]  # fmt: skip
     assert set(json.loads((stage.folder / "results.json").read_text())["status"].values()) == {"done"}
 
 
-def test_search_json_has_the_tries_that_have_ended(tiny_recipe: Path, stage: Stage) -> None:
-    stage.killed_at = "plain-try1"
+def test_search_json_has_the_trials_that_have_ended(tiny_recipe: Path, stage: Stage) -> None:
+    stage.killed_at = "plain-trial1"
     assert compare(tiny_recipe) == 130
     search = json.loads((stage.folder / "search.json").read_text())
-    assert [(line["method"], line["learning_rate"], line["outcome"]) for line in search] == [
+    assert [(line["method"], line["settings"]["learning_rate"], line["outcome"]) for line in search] == [
         ("plain", 1e-3, "done"),
         ("minillm", 1e-3, "done"),
         ("minillm", 2e-3, "done"),

@@ -1,11 +1,9 @@
 """The next settings to try: equal numbers for all, nothing twice, repeatable; and what is stopped half-way."""
 
-import math
-import sys
 
 import pytest
 
-from grkd.compare.search import below_median, grid, propose
+from grkd.compare.search import at_edge, grid, propose, share_of_grid
 from grkd.errors import UserError
 
 SPACE = {"learning_rate": [0.01, 0.03, 0.1, 0.3], "temperature": [1.0, 2.0, 4.0], "t_squared": [True, False]}
@@ -61,7 +59,7 @@ def test_the_first_half_shows_every_value_equally_often() -> None:
 
 
 def test_what_is_known_pulls_the_second_half_to_the_better_values() -> None:
-    """Over many seeds the later tries are better than the earlier ones, in the direction asked for."""
+    """Over many seeds the later trials are better than the earlier ones, in the direction asked for."""
     early, late = [], []
     for seed in range(8):
         values = [value for _, value in search(12, seed=seed, batch=1)]
@@ -70,7 +68,7 @@ def test_what_is_known_pulls_the_second_half_to_the_better_values() -> None:
     assert sum(late) / len(late) > sum(early) / len(early) + 0.05
 
 
-def test_failed_tries_count_and_are_not_repeated() -> None:
+def test_failed_trials_count_and_are_not_repeated() -> None:
     done = [(settings, None) for settings in propose(SPACE, [], trials=8, count=4, seed=0, maximise=False)]
     more = propose(SPACE, done, trials=8, count=8, seed=0, maximise=False)
     assert len(more) == 4
@@ -85,22 +83,21 @@ def test_settings_that_are_lists_and_single_values_work() -> None:
     assert len(done) == 6
 
 
-def test_an_axis_without_values_and_a_missing_optuna_are_the_users() -> None:
+def test_an_axis_without_values_is_a_mistake() -> None:
     with pytest.raises(UserError, match="tau has no values"):
         propose({"tau": []}, [], trials=3, count=1, seed=0, maximise=True)
 
 
-def test_without_optuna_only_larger_searches_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    assert len(propose(SPACE, [], trials=8, count=4, seed=0, maximise=True)) == 4
-    done = [(settings, 0.5) for settings in propose(SPACE, [], trials=8, count=4, seed=0, maximise=True)]
-    with pytest.raises(UserError, match=r"grkd\[search\]"):
-        propose(SPACE, done, trials=8, count=1, seed=0, maximise=True)
+def test_an_equal_number_of_trials_is_an_unequal_share_of_the_grids() -> None:
+    assert share_of_grid(SPACE, 12) == 0.5
+    assert share_of_grid({"learning_rate": [0.1, 0.2]}, 12) == 1.0
 
 
-def test_the_median_by_hand() -> None:
-    values = {"a": 0.1, "b": 0.2, "c": 0.3, "d": math.nan}
-    assert below_median(values, maximise=True) == {"a", "d"}
-    assert below_median(values, maximise=False) == {"c", "d"}
-    assert below_median({"a": 1.0, "b": 2.0}, maximise=True) == set()
-    assert below_median({"a": 1.0, "b": 1.0, "c": 1.0}, maximise=True) == set()
+def test_a_pick_at_the_end_of_a_range_is_named() -> None:
+    inside = {"learning_rate": 0.03, "temperature": 2.0, "t_squared": True}
+    assert at_edge(SPACE, inside) == []
+    assert at_edge(SPACE, {**inside, "learning_rate": 0.3, "temperature": 1.0}) == ["learning_rate", "temperature"]
+    # Two values have no inside, and other things than numbers have no order.
+    assert at_edge({"tau": [1.0, 2.0], "group": ["all", "top", "sample"]}, {"tau": 1.0, "group": "all"}) == []
+    # The order in which a recipe lists the values does not matter.
+    assert at_edge({"tau": [2.0, 1.0, 4.0]}, {"tau": 2.0}) == []

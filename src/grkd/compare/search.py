@@ -1,6 +1,6 @@
-"""Which settings to try next: the same number of tries for every method, over lists of values.
+"""Which settings to try next: the same number of trials for every method, over lists of values.
 
-Pure functions on plain records, so that a search can stop and go on, and several tries can run at once.
+Pure functions on plain records: `grkd.compare.study` keeps the records.
 """
 
 import itertools
@@ -15,7 +15,6 @@ from grkd.errors import UserError
 Settings = dict[str, Any]
 Space = dict[str, list[Any]]
 
-
 def grid(space: Space) -> list[Settings]:
     """All settings of a space, the last axis changing fastest."""
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
@@ -24,13 +23,14 @@ def grid(space: Space) -> list[Settings]:
 def propose(
     space: Space, done: Sequence[tuple[Settings, float | None]], *, trials: int, count: int, seed: int, maximise: bool
 ) -> list[Settings]:
-    """The next settings to try, `count` of them at most, none of which was tried before.
+    """The next settings to try, at most `count`, none of which was tried before.
 
-    done: what was tried, with its value (None: it failed, or was stopped early). trials: of the whole search; where the
-    grid has no more points than that, they are taken in order. Otherwise the first half are spread evenly over every
-    axis (each value as often as any other), the rest come from Optuna's TPE on all that is known by then.
+    done: settings of earlier trials with their values (None: failed, or stopped early).
+    trials: number of trials of the whole search. A grid of at most that many points is taken in order. Otherwise the
+    first half is spread evenly over every axis (each value as often as any other), and the rest comes from Optuna's
+    TPE on all values known by then.
     Repeatable: the same arguments give the same settings.
-    Raises UserError where an axis has no values, or Optuna is needed and absent.
+    Raises UserError for an axis without values.
     """
     for name, values in space.items():
         if not values:
@@ -50,23 +50,28 @@ def propose(
     return chosen
 
 
-def below_median(values: Mapping[str, float], *, maximise: bool, least: int = 3) -> set[str]:
-    """The names whose value is worse than the median of all; none of fewer than `least`. NaN is worse than anything.
+def share_of_grid(space: Space, trials: int) -> float:
+    """Share of a method's grid that its trials cover, in (0, 1]: equal numbers of trials are unequal shares."""
+    return min(1.0, trials / len(grid(space)))
 
-    Source: the median rule of Golovin et al., "Google Vizier" (KDD 2017), as in Optuna's MedianPruner.
+
+def at_edge(space: Space, settings: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that stand at the lowest or highest value of their range: a better one may lie beyond.
+
+    Only ranges of three or more different numbers have an inside, so only these are looked at.
     """
-    if len(values) < least:
-        return set()
-    sign = 1.0 if maximise else -1.0
-    goodness = {name: -np.inf if np.isnan(value) else sign * value for name, value in values.items()}
-    median = float(np.median(list(goodness.values())))
-    return {name for name, value in goodness.items() if value < median}
+    found = []
+    for name, values in space.items():
+        numbers = {value for value in values if _is_number(value)}
+        if len(numbers) == len(values) >= 3 and settings.get(name) in (min(numbers), max(numbers)):
+            found.append(name)
+    return found
 
 
 def _spread(space: Space, count: int, seed: int) -> list[Settings]:
-    """`count` different points (fewer only where chance will have it): on every axis each value as often as any other.
+    """`count` different points (fewer only by chance): on every axis each value as often as any other.
 
-    A Latin hypercube, drawn again where a point comes twice.
+    A Latin hypercube, drawn again if a point comes twice.
     """
     random = np.random.default_rng(seed)
     best: list[Settings] = []
@@ -94,14 +99,14 @@ def _by_tpe(
     seed: int,
     maximise: bool,
 ) -> list[Settings]:
-    optuna = _optuna()
-    axes = {name: _axis(optuna, values) for name, values in space.items() if len(values) > 1}
+    optuna = load_optuna()
+    axes = {name: axis(optuna, values) for name, values in space.items() if len(values) > 1}
     sampler = optuna.samplers.TPESampler(seed=seed + len(done), n_startup_trials=1)
     study = optuna.create_study(direction="maximize" if maximise else "minimize", sampler=sampler)
     worst = min if maximise else max
     known = [value for _, value in done if value is not None]
     for settings, value in done:
-        # A try without a value is as bad as the worst that has one: it must not be tried again or near.
+        # A trial without a value counts as the worst value: neither it nor its neighbours should be tried again.
         value = value if value is not None else worst(known, default=0.0)
         params = {name: space[name].index(settings[name]) for name in axes}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=axes, value=value))
@@ -120,19 +125,24 @@ def _by_tpe(
     return chosen + [left[index] for index in order[: count - len(chosen)]]
 
 
-def _axis(optuna: Any, values: list[Any]) -> Any:
-    """Positions in the list: in order where it holds numbers, else without any."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+def axis(optuna: Any, values: list[Any]) -> Any:
+    """Optuna's distribution over the positions in a list: ordered if it holds numbers, else without an order."""
+    if all(_is_number(value) for value in values):
         return optuna.distributions.IntDistribution(0, len(values) - 1)
     return optuna.distributions.CategoricalDistribution(list(range(len(values))))
 
 
-def _optuna() -> Any:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def load_optuna() -> Any:
+    """The module, quiet. Raises UserError if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import optuna
     except ImportError:
-        raise UserError("search: more settings than trials need Optuna; pip install 'grkd[search]'") from None
+        raise UserError("search: needs Optuna; pip install 'grkd[search]', or take the search out") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

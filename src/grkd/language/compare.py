@@ -1,4 +1,4 @@
-"""`grkd compare` for language models: every method tuned with the same number of tries, then run with every seed."""
+"""`grkd compare` for language models: every method tuned with the same number of trials, then run with every seed."""
 
 import hashlib
 import math
@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from grkd import objectives
+from grkd.benchmarks.exact_match import read_questions
+from grkd.compare.priority import Priority, priority
+from grkd.compare.study import Trial
 from grkd.console import console
+from grkd.data.chat import encode_prompt
 from grkd.data.language import Group
+from grkd.data.prompts import Example
 from grkd.errors import UserError
-from grkd.files import write_json
+from grkd.files import digest, write_json
 from grkd.language import evaluate as language_evaluation
 from grkd.language import score as language_scores
 from grkd.language.context import LanguageModels
-from grkd.language.search import Job, all_tries, best_try, metric, search_records
+from grkd.language.search import Job, LanguageSearch, metric, search_job
 from grkd.language.shared import shared_stages
 from grkd.language.train import train_student, trained_student, training_inputs
 from grkd.recipe import LanguageRecipe, Method
@@ -28,20 +33,24 @@ from grkd.run.training import drop_checkpoints
 
 
 def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) -> dict[str, str]:
-    """Shared stages, the search, the runs that count. Returns the outcome of each of the latter.
+    """Shared stages, the search, the final runs. Returns the outcome of each final run.
 
-    Every run takes the same number of optimiser steps on the same groups with the same teacher scores. A method's runs
-    that count begin when its own tries have ended. After every try and run, search.json and results.json say how far
-    the comparison is.
+    Every run takes the same number of optimiser steps on the same groups with the same teacher scores. A method's final
+    runs begin when its own trials have ended. After every job, search.json and results.json say how far the comparison
+    is.
     """
     _check_metric(recipe)
-    shared_stages(recipe, run)
+    models = shared_stages(recipe, run)
     recipe = _same_steps(recipe, len(language_scores.read_groups(run, "train")), run.ranks.num_processes)
-    tries, rate = all_tries(recipe), recipe.training.learning_rate
-    if not tries and run.ranks.is_main_process:
-        (run.path / "search.json").unlink(missing_ok=True)  # an older recipe's
-    queue = list(tries) or [job for method in recipe.methods for job in _finals(recipe, method, rate)]
-    queue.sort(key=partial(_turn, run))
+    search = None
+    if recipe.search is not None:
+        _warn_of_shared_questions(recipe, run, models)
+        keys = {method.label: _key(recipe, run, models, method) for method in recipe.methods}
+        search = LanguageSearch(recipe, run, keys)
+    elif run.ranks.is_main_process:
+        (run.path / "search.json").unlink(missing_ok=True)  # of an earlier recipe
+    queue = [job for method in recipe.methods for job in _ready(recipe, search, method)]
+    queue.sort(key=partial(_priority, run))
     outcomes: dict[str, str] = {}
     with closing(run_jobs(queue, perform, processes=processes, description="compare")) as ended:
         for job, outcome in ended:
@@ -49,15 +58,28 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
             if outcome != DONE:
                 console.print(f"[red]{job.name}: {outcome}[/red]")
             if job.trial is not None:
-                own = [each for each in tries if each.method.label == job.method.label]
-                if best := best_try(own, outcomes, run):
-                    queue += _finals(recipe, best.method, best.learning_rate)
-                    queue.sort(key=partial(_turn, run))
+                assert search is not None
+                search.tell(job, outcome)
+                search.write()
+                method = next(each for each in recipe.methods if each.label == job.method.label)
+                queue += _ready(recipe, search, method)
+                queue.sort(key=partial(_priority, run))
+            status = _status(recipe, search, outcomes)
             if run.ranks.is_main_process:
-                if tries:
-                    write_json(run.path / "search.json", search_records(tries, outcomes, run))
-                collect(recipe, run.path, _status(recipe, tries, outcomes))
-    return _status(recipe, tries, outcomes)
+                collect(recipe, run.path, status)
+    if search is not None:
+        search.write()
+    return _status(recipe, search, outcomes)
+
+
+def _ready(recipe: LanguageRecipe, search: LanguageSearch | None, method: Method) -> list[Job]:
+    """What a method can run now: its next trials, or its final runs once its search is over."""
+    if search is None:
+        return _finals(recipe, method, recipe.training.learning_rate)
+    if trials := search.next_jobs(method):
+        return trials
+    best = search.best(method)
+    return [] if best is None else _finals(recipe, best.method, best.learning_rate)
 
 
 def perform(job: Job) -> None:
@@ -66,14 +88,14 @@ def perform(job: Job) -> None:
 
 
 def final(job: Job) -> None:
-    """Train and evaluate a student that counts."""
+    """Train and evaluate the student of a final run."""
     run, models, recipe = _opened(job)
     train_student(recipe, run, models, job.method, job.seed)
     language_evaluation.evaluate_student(recipe, run, models, job.name, job.name)
 
 
 def attempt(job: Job) -> None:
-    """Train a student on all but the validation groups, measure it there, and keep the figures alone."""
+    """Train a student on all but the validation groups, measure it there, and keep only the metrics."""
     run, models, recipe = _opened(job)
     search = recipe.search
     assert search is not None
@@ -115,26 +137,48 @@ def _finals(recipe: LanguageRecipe, method: Method, learning_rate: float) -> lis
     return [Job(recipe=recipe, method=method, seed=seed, learning_rate=learning_rate) for seed in recipe.seeds]
 
 
-def _turn(run: RunFolder, job: Job) -> tuple[bool, int, int, bool]:
-    """What is least is done first: what an earlier command left (which is kept), then a seed of every method before the
-    next, the methods that sample in training before the others (their runs are the longest), runs before tries."""
+def _priority(run: RunFolder, job: Job) -> Priority:
     found = run.path / ("evaluate" if job.trial is None else "search") / job.name
-    objective = objectives.load(job.method.name, **job.method.options)
-    slow = (objective.on_policy > 0) + (objective.teacher_mixed_in > 0)
-    place = job.recipe.seeds.index(job.seed) if job.trial is None else 0
-    return not found.exists(), place, -slow, job.trial is not None
+    return priority(
+        objectives.load(job.method.name, **job.method.options),
+        on_disk=found.exists(),
+        seed_place=job.recipe.seeds.index(job.seed) if job.trial is None else 0,
+        is_trial=job.trial is not None,
+    )
 
 
-def _status(recipe: LanguageRecipe, tries: Sequence[Job], outcomes: Mapping[str, str]) -> dict[str, str]:
-    """The outcome of every run that counts, as far as it is known."""
+def _status(recipe: LanguageRecipe, search: LanguageSearch | None, outcomes: Mapping[str, str]) -> dict[str, str]:
+    """The outcome of every final run, as far as it is known."""
     status = {}
     for method in recipe.methods:
-        own = {outcomes.get(job.name, NOT_YET) for job in tries if job.method.label == method.label}
-        without = "failed: no try ended" if own and not own & {DONE, NOT_YET} else NOT_YET
-        for seed in recipe.seeds:
-            name = f"{method.label}-seed{seed}"
-            status[name] = outcomes.get(name, without)
+        names = [f"{method.label}-seed{seed}" for seed in recipe.seeds]
+        known = any(name in outcomes for name in names)
+        without = NOT_YET if search is None or known else search.without_best(method)
+        status |= {name: outcomes.get(name, without) for name in names}
     return status
+
+
+def _key(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method) -> str:
+    """Digest of what a method's trials depend on beside their settings."""
+    trial = Trial(number=0, settings={"learning_rate": 1.0})
+    inputs = training_inputs(_of_job(search_job(recipe, method, trial, number=0)), run, models, method, recipe.seeds[0])
+    return digest({**inputs, "search": _measured(recipe)})
+
+
+def _warn_of_shared_questions(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> None:
+    """Say so if the search validates on questions that are also training prompts."""
+    search = recipe.search
+    if search is None or search.questions is None or not run.ranks.is_main_process:
+        return
+    prompts = {tuple(group.items[0].prompt_ids) for group in language_scores.read_groups(run, "train")}
+    questions = read_questions(Path(search.questions))
+    asked = [Example(id=each.id, prompt=each.question) for each in questions]
+    ids = [tuple(encode_prompt(models.tokenizer, each, system=recipe.data.system)) for each in asked]
+    if shared := sum(each in prompts for each in ids):
+        console.print(
+            f"[yellow]search.questions: {shared} of {len(ids)} are also prompts of data.train, so the search rewards "
+            "answers learnt by heart; take them out of one of the two files[/yellow]"
+        )
 
 
 def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageRecipe:
@@ -149,26 +193,31 @@ def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageReci
 
 def _opened(job: Job) -> tuple[RunFolder, LanguageModels, LanguageRecipe]:
     """The run as a job sees it, also in a process of its own."""
-    training, search = replace(job.recipe.training, learning_rate=job.learning_rate), job.recipe.search
-    if job.trial is not None and search is not None and training.steps is not None:
-        training = replace(training, steps=max(1, round(search.steps_share * training.steps)))
-    recipe = replace(job.recipe, training=training, methods=[job.method])
+    recipe = _of_job(job)
     run = RunFolder(Path(recipe.output))
     return run, LanguageModels(recipe, run), recipe
 
 
+def _of_job(job: Job) -> LanguageRecipe:
+    """The recipe with the job's method, learning rate and number of steps."""
+    training, search = replace(job.recipe.training, learning_rate=job.learning_rate), job.recipe.search
+    if job.trial is not None and search is not None and training.steps is not None:
+        training = replace(training, steps=max(1, round(search.steps_share * training.steps)))
+    return replace(job.recipe, training=training, methods=[job.method])
+
+
 def _check_metric(recipe: LanguageRecipe) -> None:
-    """Raises UserError for a search by what is not measured, before anything is trained."""
+    """Reject an unknown search metric before anything is trained."""
     if recipe.search is None:
         return
     by, answers = metric(recipe.search), ["exact_match"] if recipe.search.questions else []
     known = [*answers, *language_evaluation.MEASURED]
     if by not in known:
-        raise UserError(f"search.metric: {by} is not among what is measured: {', '.join(known)}")
+        raise UserError(f"search.metric: unknown metric {by!r}; available: {', '.join(known)}")
 
 
 def _measured(recipe: LanguageRecipe) -> dict[str, Any]:
-    """What of the search and of the evaluation a try depends on."""
+    """What of the search and of the evaluation a trial depends on."""
     search, evaluation = recipe.search, recipe.evaluation
     assert search is not None
     by = metric(search)

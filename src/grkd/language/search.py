@@ -1,22 +1,22 @@
-"""The search of a comparison of language models: its tries, what they are measured by, and the best of them."""
+"""The search of a comparison of language models: its jobs, what they are measured by, and the best of each method."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grkd import objectives
+from grkd.compare.search import Space
+from grkd.compare.study import Study, Trial, journal_of
 from grkd.errors import UserError
-from grkd.files import read_json
+from grkd.files import read_json, write_json
 from grkd.metrics.registry import higher_is_better
 from grkd.recipe import LanguageRecipe, Method, Search
 from grkd.run.folder import RunFolder
-from grkd.run.jobs import DONE
+from grkd.run.jobs import DONE, NOT_YET
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One student of a comparison: `trial` numbers a try of the search; None is a run that counts."""
+    """One student of a comparison: `trial` numbers a trial of the search; None is a final run."""
 
     recipe: LanguageRecipe
     method: Method
@@ -28,81 +28,90 @@ class Job:
     def name(self) -> str:
         if self.trial is None:
             return f"{self.method.label}-seed{self.seed}"
-        return f"{self.method.label}-try{self.trial}"
+        return f"{self.method.label}-trial{self.trial}"
 
 
 def metric(search: Search) -> str:
-    """What the search goes by: exact match where there are questions, else the soft cross-entropy."""
+    """What the search goes by: exact match if there are questions, else the soft cross-entropy."""
     return search.metric or ("exact_match" if search.questions else "soft_cross_entropy_nats")
 
 
-def settings_to_try(search: Search, label: str, learning_rate: float) -> list[dict[str, Any]]:
-    """The settings to try for a method: its learning rates times its options' values, `trials` of them at most.
-
-    A larger grid is thinned evenly, so that every method has the same number of tries.
-    """
-    axes: dict[str, Sequence[Any]] = {"learning_rate": search.learning_rate or [learning_rate]}
-    axes |= search.options.get(label, {})
-    grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    if len(grid) <= search.trials:
-        return grid
-    return [grid[round(number * (len(grid) - 1) / max(1, search.trials - 1))] for number in range(search.trials)]
+def space(recipe: LanguageRecipe, method: Method) -> Space:
+    """What the search may set for a method: the learning rate, and its options that the recipe lists."""
+    assert recipe.search is not None
+    rates = recipe.search.learning_rate or [recipe.training.learning_rate]
+    return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
 
 
-def all_tries(recipe: LanguageRecipe) -> list[Job]:
-    """Every try of every method; none without a search. Raises UserError for a value that an option refuses."""
-    search = recipe.search
-    if search is None:
-        return []
-    return [
-        _try(recipe, method, number, settings)
-        for method in recipe.methods
-        for number, settings in enumerate(settings_to_try(search, method.label, recipe.training.learning_rate))
-    ]
-
-
-def best_try(own: Sequence[Job], outcomes: Mapping[str, str], run: RunFolder) -> Job | None:
-    """The best of a method's tries (the first of equals), once all have ended; None before, or if none ended well."""
-    values = {job.name: _value(job, run) for job in own if outcomes.get(job.name) == DONE}
-    if not values or any(job.name not in outcomes for job in own):
-        return None
-    better = max if higher_is_better(_metric(own[0])) else min
-    return better((job for job in own if job.name in values), key=lambda job: values[job.name])
-
-
-def search_records(tries: Sequence[Job], outcomes: Mapping[str, str], run: RunFolder) -> list[dict[str, Any]]:
-    """Of search.json: every try that has ended, for reports."""
-    return [
-        {
-            "method": job.method.label,
-            "learning_rate": job.learning_rate,
-            **job.method.options,
-            "metric": _metric(job),
-            "value": _value(job, run) if outcomes[job.name] == DONE else None,
-            "outcome": outcomes[job.name],
-        }
-        for job in tries
-        if job.name in outcomes
-    ]
-
-
-def _try(recipe: LanguageRecipe, method: Method, number: int, settings: dict[str, Any]) -> Job:
-    options = {name: value for name, value in settings.items() if name != "learning_rate"}
+def search_job(recipe: LanguageRecipe, method: Method, trial: Trial, *, number: int | None) -> Job:
+    """A method with a trial's settings, at the search's seed: the trial itself, or (number: None) settings for finals."""
+    options = {name: value for name, value in trial.settings.items() if name != "learning_rate"}
     tried = replace(method, options={**method.options, **options})
-    objectives.load(tried.name, **tried.options)  # a value that an option refuses is the recipe's mistake
-    rate = settings["learning_rate"]
+    rate = trial.settings["learning_rate"]
     return Job(recipe=recipe, method=tried, seed=recipe.seeds[0], learning_rate=rate, trial=number)
 
 
-def _value(job: Job, run: RunFolder) -> float:
-    """What a try that ended well has reached. Raises UserError for a metric that is not measured."""
-    by, found = _metric(job), read_json(run.path / "search" / job.name / "metrics.json")
-    value = found.get(by, {}).get("value")
-    if value is None:
-        raise UserError(f"search.metric: {by} is not among what is measured: {', '.join(found)}")
-    return float(value)
+class LanguageSearch:
+    """The studies of all methods. With several ranks the main one keeps them, and all get the same answers.
 
+    keys: label -> digest of what the method's trials depend on beside their settings.
+    """
 
-def _metric(job: Job) -> str:
-    assert job.recipe.search is not None
-    return metric(job.recipe.search)
+    def __init__(self, recipe: LanguageRecipe, run: RunFolder, keys: Mapping[str, str]) -> None:
+        self.recipe, self.run = recipe, run
+        assert recipe.search is not None
+        self.search = recipe.search
+        self.studies = {}
+        if run.ranks.is_main_process:
+            self.studies = {method.label: self._study(method, keys[method.label]) for method in recipe.methods}
+
+    def next_jobs(self, method: Method) -> list[Job]:
+        """The method's trials to run now."""
+        trials: list[Trial] = self.run.from_main(lambda: self.studies[method.label].next())
+        return [search_job(self.recipe, method, trial, number=trial.number) for trial in trials]
+
+    def best(self, method: Method) -> Job | None:
+        """The best settings of a method whose search is over; None before, and if no trial has a value."""
+        trial: Trial | None = self.run.from_main(lambda: self.studies[method.label].best())
+        return None if trial is None else search_job(self.recipe, method, trial, number=None)
+
+    def tell(self, job: Job, outcome: str) -> None:
+        """How a trial ended. Raises UserError for a metric that is not measured."""
+        assert job.trial is not None
+        if not self.run.ranks.is_main_process:
+            return
+        study = self.studies[job.method.label]
+        if outcome == DONE:
+            study.tell(job.trial, value=self._value(job))
+        else:
+            study.tell(job.trial, failure=outcome.removeprefix("failed: "))
+
+    def without_best(self, method: Method) -> str:
+        """The status of the finals of a method that has no best settings yet, or never."""
+        over: bool = self.run.from_main(lambda: self.studies[method.label].is_over)
+        return "failed: no trial ended" if over else NOT_YET
+
+    def write(self) -> None:
+        """search.json: the trials of all methods that have ended."""
+        if self.run.ranks.is_main_process:
+            by = metric(self.search)
+            found = [record for study in self.studies.values() for record in study.records(metric=by)]
+            write_json(self.run.path / "search.json", found)
+
+    def _study(self, method: Method, key: str) -> Study:
+        return Study(
+            journal_of(self.run.path),
+            label=method.label,
+            key=key,
+            space=space(self.recipe, method),
+            trials=self.search.trials,
+            seed=self.recipe.seeds[0],
+            maximise=higher_is_better(metric(self.search)),
+        )
+
+    def _value(self, job: Job) -> float:
+        by, found = metric(self.search), read_json(self.run.path / "search" / job.name / "metrics.json")
+        value: Any = found.get(by, {}).get("value")
+        if value is None:
+            raise UserError(f"search.metric: {by} was not measured here; measured: {', '.join(found)}")
+        return float(value)

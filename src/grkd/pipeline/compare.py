@@ -61,8 +61,8 @@ def compare(
 
 
 def _check_options(recipe: Recipe) -> None:
-    """Raises UserError for options of a search that would reach no method, or not what they say."""
-    labels = [method.label for method in recipe.methods]
+    """Reject options of a search that reach no method, or that a method refuses, before anything costs time."""
+    labels = {method.label: method for method in recipe.methods}
     for label, options in (recipe.search.options if recipe.search is not None else {}).items():
         if label not in labels:
             raise UserError(
@@ -70,6 +70,9 @@ def _check_options(recipe: Recipe) -> None:
             )
         if "form" in options:
             raise UserError(f"search.options.{label}.form: give each form as a method with a label of its own")
+        for name, values in options.items():
+            for value in values:
+                objectives.load(labels[label].name, **{**labels[label].options, name: value})
 
 
 def _named(methods: str) -> list[str]:

@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import digest, file_digest, read_json, write_json
 from grkd.recipe import Section, to_plain
+
+Made = TypeVar("Made")
 
 _MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
@@ -100,6 +103,17 @@ class RunFolder:
     def key(self, name: str) -> str:
         """Digest of what a whole stage was made from; the input of the stages after it."""
         return str(read_json(self.path / name / _MANIFEST)["key"])
+
+    def complete(self, name: str, inputs: dict[str, Any]) -> bool:
+        """Whether a stage is on disk, made from these inputs."""
+        return self._whole(self.path / name, digest(inputs))
+
+    def from_main(self, made: Callable[[], Made]) -> Made:
+        """What `made` gives on the main process, on every rank."""
+        if self.ranks.num_processes == 1:
+            return made()
+        found = [made() if self.ranks.is_main_process else None]
+        return cast(Made, broadcast_object_list(found)[0])
 
     def _whole(self, folder: Path, key: str) -> bool:
         manifest = folder / _MANIFEST
