@@ -74,7 +74,10 @@ def test_final_runs_follow_their_methods_own_trials_and_the_slow_come_first(tiny
         "minillm-seed1", "plain-seed1", "ce-seed1", "still-seed1",
     ]  # fmt: skip
     found = {name: rate for name, rate in stage.rates.items() if "seed" in name}
-    assert {name for name, rate in found.items() if rate == 2e-3} == {"ce-seed4", "ce-seed1"}  # the better of its trials
+    assert {name for name, rate in found.items() if rate == 2e-3} == {
+        "ce-seed4",
+        "ce-seed1",
+    }  # the better
 
 
 def test_nobody_waits_for_the_search_of_another_method(

@@ -1,6 +1,5 @@
 """The next settings to try: equal numbers for all, nothing twice, repeatable; and what is stopped half-way."""
 
-
 import pytest
 
 from grkd.compare.search import at_edge, grid, propose, share_of_grid

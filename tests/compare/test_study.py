@@ -32,6 +32,7 @@ def finished(study: Study) -> list[dict[str, Any]]:
 def test_every_search_has_its_trials_and_the_best_of_them(tmp_path: Path) -> None:
     study = opened(tmp_path)
     assert study.best() is None
+    assert study.why_none() is None
     tried = finished(study)
     assert len(tried) == 6
     assert all(settings in grid(SPACE) and tried.count(settings) == 1 for settings in tried)
@@ -99,6 +100,7 @@ def test_a_method_whose_trials_all_fail_has_no_best(tmp_path: Path) -> None:
             study.tell(trial.number, failure="no luck")
     assert study.is_over
     assert study.best() is None
+    assert study.why_none() == opened(tmp_path, trials=2).why_none() == "no luck"
 
 
 def test_another_key_is_another_search_and_other_ranges_keep_what_they_hold(tmp_path: Path) -> None:

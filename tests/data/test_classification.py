@@ -26,7 +26,7 @@ from grkd.data.classification_batches import (
     stack_inputs,
     tokenise,
 )
-from grkd.data.features import tfidf_features
+from grkd.data.features import TfidfFeatures
 from grkd.data.labelled_images import image_folder, read_image
 from grkd.data.labelled_text import labelled_text
 from grkd.data.splits import stratified_sample, stratified_split
@@ -327,9 +327,9 @@ class TestImageFolder:
 
 class TestFeatures:
     def test_they_are_fitted_on_the_training_texts_alone(self) -> None:
-        train, heldout = tfidf_features(["red apple", "green pear", "a ! 5"], ["red pear", "zzz"])
-        alone, _ = tfidf_features(["red apple", "green pear", "a ! 5"], ["other"])
-        assert torch.equal(train, alone)
+        texts = ["red apple", "green pear", "a ! 5"]
+        features = TfidfFeatures(texts)
+        train, heldout = features(texts), features(["red pear", "zzz"])
         assert train.dtype == torch.float32
         assert train.shape[1] == heldout.shape[1]
         assert heldout[0].any()
@@ -339,11 +339,19 @@ class TestFeatures:
 
     def test_max_features_is_a_cap(self) -> None:
         texts = [f"word{i} other{i}" for i in range(50)]
-        assert tfidf_features(texts, texts, max_features=20)[0].shape == (50, 20)
+        assert TfidfFeatures(texts, max_features=20)(texts).shape == (50, 20)
 
     def test_a_text_of_signs_alone_has_features(self) -> None:
-        train, _ = tfidf_features(["?!", "x"], ["?"])
-        assert train.any(-1).all()
+        texts = ["?!", "x"]
+        assert TfidfFeatures(texts)(texts).any(-1).all()
+
+    def test_they_are_the_same_after_a_way_over_the_disk(self, tmp_path: Path) -> None:
+        texts = ["red apple", "green pear", "a ! 5", "red red pear"]
+        features = TfidfFeatures(texts)
+        features.save(tmp_path / "features.json")
+        loaded = TfidfFeatures.load(tmp_path / "features.json")
+        asked = [*texts, "apple ! zzz"]
+        torch.testing.assert_close(loaded(asked), features(asked), rtol=1e-6, atol=1e-7)
 
 
 class Words:
@@ -434,7 +442,8 @@ def test_real_intents_are_learnt_from_their_features() -> None:
     assert (data.classes, len(data.heldout_labels)) == (77, 3080)
     assert np.bincount(data.train_labels).tolist() == [counts[name] for name in data.class_names]
 
-    train, heldout = tfidf_features(data.train_inputs, data.heldout_inputs)
+    features = TfidfFeatures(data.train_inputs)
+    train, heldout = features(data.train_inputs), features(data.heldout_inputs)
     assert (train.shape, heldout.shape) == ((10003, 4096), (3080, 4096))
     torch.manual_seed(0)
     model = torch.nn.Linear(4096, 77)

@@ -1,30 +1,42 @@
-"""`grkd compare` for classifiers: a search with the same number of tries for every method, then the runs that count."""
+"""`grkd run` and `grkd compare` for classifiers: one path. A comparison adds the search before the final runs."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from grkd import objectives
-from grkd.classify.lockstep_data import Comparison, refuse
-from grkd.classify.lockstep_training import NOT_FINITE, Pack, heldout, train_pack
-from grkd.classify.metrics import ON_VALIDATION, figures
-from grkd.classify.stages import check_teacher
-from grkd.classify.trials import Run, is_done, make_run, metric, records, space, try_file
-from grkd.compare import search as _search
+from grkd.classify.best import keep_best
+from grkd.classify.context import ClassifierContext, check_engine, in_lockstep
+from grkd.classify.evaluate import evaluate_teacher
+from grkd.classify.prepare import prepare
+from grkd.classify.score import score, score_copies
+from grkd.classify.search import check_metric, metric, search_job, study_of
+from grkd.classify.teach import alone, check_teacher, teach
+from grkd.classify.train import JobGroup, StudentJob, failure_of, is_trained, note_failure, train_group
+from grkd.compare.study import Study, Trial
 from grkd.console import console
-from grkd.errors import UserError
-from grkd.files import read_json, write_json
-from grkd.metrics.registry import higher_is_better
-from grkd.recipe import ClassifierRecipe, Method, to_plain
+from grkd.files import write_json
+from grkd.recipe import ClassifierRecipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, NOT_YET, run_jobs
 from grkd.run.results import collect, describe
+from grkd.run.training import check
 from grkd.training.lockstep.student import check_for_classes
 
 Until = Literal["teach", "search", "finals"]
+Finals = dict[str, list[StudentJob]]
+
+
+def run_classifier(recipe: ClassifierRecipe, run: RunFolder) -> dict[str, str]:
+    """Every method as the recipe writes it, without a search. Returns the outcome of each final run."""
+    if recipe.search is not None:
+        console.print("search: left out; grkd run trains every method as it is written, grkd compare tunes them")
+    context = _shared(recipe, run)
+    finals = _as_written(context)
+    _run_finals(context, finals, processes=1, deadline=None)
+    return _status(context, finals)
 
 
 def compare_classifier(
@@ -35,196 +47,179 @@ def compare_classifier(
     minutes: float | None = None,
     until: Until = "finals",
 ) -> dict[str, str]:
-    """Data, teacher, search, runs that count; what is whole already is kept. Returns the outcome of each run.
+    """Data, teacher, search, final runs; what is complete is kept. Returns the outcome of each final run.
 
     processes: that share the device, each training its students in lock-step. minutes: after which no further students
     are begun (those in training end). until: stop after the teacher or the search.
-    Writes search.json after every pack of tries, results.json after every pack of runs, and for every run
-    train/<label>-seed<n>/ and evaluate/<label>-seed<n>/metrics.json.
+    Writes search.json and results.json after every group of students, and per final run train/<label>-seed<n>/ and
+    evaluate/<label>-seed<n>/metrics.json; at the end the best student is copied to best/.
     Raises UserError for a recipe that does not fit.
     """
     deadline = None if minutes is None else time.time() + 60 * minutes
-    refuse(recipe.training, "training")
-    _check_search(recipe)
+    context = _shared(recipe, run)
+    if until == "teach":
+        return {f"{method.label}-seed{seed}": NOT_YET for method in recipe.methods for seed in recipe.seeds}
+    finals = _as_written(context) if recipe.search is None else _searched(context, processes, deadline)
+    if recipe.search is None and run.ranks.is_main_process:
+        (run.path / "search.json").unlink(missing_ok=True)  # of an earlier recipe
+    if until == "finals":
+        _run_finals(context, finals, processes, deadline)
+    return _status(context, finals)
+
+
+def _shared(recipe: ClassifierRecipe, run: RunFolder) -> ClassifierContext:
+    """Everything before the students: mistakes are found first, then data, teacher and its scores."""
+    if recipe.search is not None:
+        check_metric(recipe.search)
     for method in recipe.methods:
         check_for_classes(method.label, objectives.load(method.name, **method.options))
     check_teacher(recipe)
-    comparison = Comparison(recipe, run)
-    comparison.prepare()
-    classes = len(read_json(run.path / "prepare" / "classes.json"))
-    for method in recipe.methods:
-        objectives.load(method.name, **method.options).check_candidates(classes)
+    check_engine(recipe)
+    context = ClassifierContext(recipe, run)
+    prepare(context)
+    check(recipe.training, recipe.methods, len(context.class_names))
     describe(recipe, run)
-    comparison.teach()
-    _measure_teacher(comparison)
-    if until == "teach":
-        return {f"{method.label}-seed{seed}": NOT_YET for method in recipe.methods for seed in recipe.seeds}
-    best = _searched(comparison, processes, deadline)
-    if until == "finals":
-        _finals(comparison, best, processes, deadline)
-    return _status(comparison, best)
+    with alone(context):
+        teach(context)
+        score(context)
+    score_copies(context)
+    evaluate_teacher(context)
+    return context
 
 
-def _searched(comparison: Comparison, processes: int, deadline: float | None) -> dict[str, Run]:
-    """The best settings of each method; one whose search is not over, or of which every try failed, is missing."""
-    recipe, search = comparison.recipe, comparison.recipe.search
-    if search is None:
-        (comparison.run.path / "search.json").unlink(missing_ok=True)  # an older recipe's
-        rate, seed = recipe.training.learning_rate, recipe.seeds[0]
-        return {m.label: Run(method=m, seed=seed, learning_rate=rate) for m in recipe.methods}
-    for method in recipe.methods:  # one that failed is tried again
-        for record in records(comparison, method.label):
-            if record["failure"] not in (None, NOT_FINITE):  # that would happen again: it is a try like others
-                try_file(comparison, method.label, record["number"]).unlink()
-    while True:
-        runs = [one for method in recipe.methods for one in _next_tries(comparison, method)]
-        before = _count(comparison)
-        _train(comparison, runs, processes, deadline, search=True, note=lambda: _write_search(comparison))
-        if not runs or _count(comparison) == before:
-            break
-    best = {}
-    maximise = higher_is_better(metric(search))
-    for method in recipe.methods:
-        valued = [record for record in records(comparison, method.label) if record["value"] is not None]
-        if valued and not _next_tries(comparison, method):
-            chosen = (max if maximise else min)(valued, key=lambda record: record["value"])
-            best[method.label] = make_run(comparison, method, chosen["settings"], None)
-    _write_search(comparison)
-    return best
-
-
-def _count(comparison: Comparison) -> int:
-    return sum(len(records(comparison, method.label)) for method in comparison.recipe.methods)
-
-
-def _next_tries(comparison: Comparison, method: Method) -> list[Run]:
-    """The method's next tries: the first half of the search at once, then a quarter at a time; a whole grid at once."""
-    search, axes = comparison.recipe.search, space(comparison.recipe, method)
-    assert search is not None
-    done = records(comparison, method.label)
-    first = (search.trials + 1) // 2 - len(done)
-    a_time = first if first > 0 else max(1, search.trials // 4)
-    proposed = _search.propose(
-        axes,
-        [(record["settings"], record["value"]) for record in done],
-        trials=search.trials,
-        count=search.trials if len(_search.grid(axes)) <= search.trials else a_time,
-        seed=comparison.recipe.seeds[0],
-        maximise=higher_is_better(metric(search)),
-    )
-    taken = {record["number"] for record in done}
-    free = [number for number in range(search.trials + len(taken)) if number not in taken]
-    return [make_run(comparison, method, settings, free[place]) for place, settings in enumerate(proposed)]
-
-
-def _measure_teacher(comparison: Comparison) -> None:
-    inputs = {**comparison.keys(), "evaluation": to_plain(comparison.recipe.evaluation)}
-
-    def make(work: Path) -> None:
-        on = heldout(comparison, teacher=False)
-        said = comparison.said
-        write_json(work / "metrics.json", figures(said["heldout"], on.yardstick, outside=said.get("outside")))
-
-    comparison.run.stage("evaluate/teacher", inputs, make)
-
-
-def _finals(comparison: Comparison, best: Mapping[str, Run], processes: int, deadline: float | None) -> None:
-    runs = []
-    for seed in comparison.recipe.seeds:
-        for one in best.values():
-            final = replace(one, seed=seed)
-            if not is_done(comparison, final):
-                runs.append(final)
-
-    def note() -> None:
-        if comparison.run.ranks.is_main_process:
-            collect(comparison.recipe, comparison.run.path, _status(comparison, best))
-
-    _train(comparison, runs, processes, deadline, search=False, note=note)
-
-
-def _train(
-    comparison: Comparison,
-    runs: Sequence[Run],
-    processes: int,
-    deadline: float | None,
-    *,
-    search: bool,
-    note: Callable[[], None],
-) -> None:
-    """Train the runs in packs: students of a pack see the same batches, so they have the same seed.
-
-    note: called after every pack, to write down how far the comparison is.
-    """
-    recipe = comparison.recipe
-    most = max(1, min(recipe.lockstep.students, math.ceil(len(runs) / processes)))
-    by_seed = [[one for one in runs if one.seed == seed] for seed in dict.fromkeys(one.seed for one in runs)]
-    packs = [
-        Pack(recipe=recipe, runs=part, search=search, deadline=deadline)
-        for same in by_seed
-        for part in _evenly(same, most)
-    ]
-    description = "search" if search else "compare"
-    if packs and (deadline is None or time.time() < deadline):
-        console.print(f"{description}: {len(runs)} students in {len(packs)} packs")
-    for pack, outcome in run_jobs(packs, train_pack, processes=processes, description=description):
-        if outcome != DONE:
-            console.print(f"[red]{', '.join(one.name for one in pack.runs)}: {outcome}[/red]")
-            for one in pack.runs if not search else ():
-                reason = outcome.removeprefix("failed: ")
-                write_json(comparison.run.path / "train" / one.name / "failure.json", {"failure": reason})
-        note()
-
-
-def _evenly(runs: Sequence[Run], most: int) -> Iterator[tuple[Run, ...]]:
-    """Parts of nearly equal size, `most` at most."""
-    count = math.ceil(len(runs) / most)
-    for number in range(count):
-        yield tuple(runs[number * len(runs) // count : (number + 1) * len(runs) // count])
-
-
-def _status(comparison: Comparison, best: Mapping[str, Run]) -> dict[str, str]:
+def _as_written(context: ClassifierContext) -> Finals:
+    rate = context.recipe.training.learning_rate
     return {
-        f"{method.label}-seed{seed}": _outcome(comparison, method.label, seed, best)
-        for method in comparison.recipe.methods
-        for seed in comparison.recipe.seeds
+        method.label: [StudentJob(method=method, seed=seed, learning_rate=rate) for seed in context.recipe.seeds]
+        for method in context.recipe.methods
     }
 
 
-def _outcome(comparison: Comparison, label: str, seed: int, best: Mapping[str, Run]) -> str:
-    if label not in best:
-        done = records(comparison, label)
-        failures = [record["failure"] for record in done if record["failure"]]
-        whole = len(failures) == len(done) > 0
-        return f"failed: every try of its search failed: {failures[0]}" if whole else NOT_YET
-    if is_done(comparison, replace(best[label], seed=seed)):
-        return DONE
-    failure = comparison.run.path / "train" / f"{label}-seed{seed}" / "failure.json"
-    return f"failed: {read_json(failure)['failure']}" if failure.exists() else NOT_YET
+def _searched(context: ClassifierContext, processes: int, deadline: float | None) -> Finals:
+    """Final runs with the best settings per method. Methods with an unfinished search, or whose trials all failed, are
+    omitted."""
+    recipe, main = context.recipe, context.run.ranks.is_main_process
+    assert recipe.search is not None
+    studies = {method.label: study_of(context, method.label) for method in recipe.methods} if main else {}
+    by = metric(recipe.search)
+
+    def note() -> None:
+        if main:
+            found = [record for study in studies.values() for record in study.records(metric=by)]
+            write_json(context.run.path / "search.json", found)
+
+    def failed(job: StudentJob, reason: str) -> None:
+        if main and job.trial is not None and studies[job.method.label].is_running(job.trial):
+            studies[job.method.label].tell(job.trial, failure=reason)
+
+    while True:
+        jobs = [
+            search_job(context, method, trial.settings, trial.number)
+            for method in recipe.methods
+            for trial in _next_trials(context, studies, method.label)
+        ]
+        if not jobs:
+            break
+        _train(context, jobs, processes, deadline, description="search", failed=failed, note=note)
+        if deadline is not None and time.time() > deadline:
+            break
+    note()
+    finals = {}
+    for method in recipe.methods:
+        best = _best_trial(context, studies, method.label)
+        if best is not None:
+            chosen = search_job(context, method, best.settings, None)
+            finals[method.label] = [replace(chosen, seed=seed) for seed in recipe.seeds]
+    return finals
 
 
-def _check_search(recipe: ClassifierRecipe) -> None:
-    """Raises UserError for a metric that is not measured, and for options whose values do not work."""
-    search = recipe.search
-    if search is None:
-        return
-    if metric(search) not in ON_VALIDATION:
-        known = ", ".join(ON_VALIDATION)
-        raise UserError(f"search.metric: {search.metric} is not among what is measured: {known}")
-    labels = {method.label: method for method in recipe.methods}
-    for label, options in search.options.items():
-        if label not in labels:
-            continue  # of a method that is left out today
-        for name, values in options.items():
-            for value in values:
-                objectives.load(labels[label].name, **{**labels[label].options, name: value})
+def _run_finals(context: ClassifierContext, finals: Finals, processes: int, deadline: float | None) -> None:
+    """A seed of every method before the next seed; then the best is kept."""
+    seeds = range(len(context.recipe.seeds))
+    jobs = [own[place] for place in seeds for own in finals.values()]
+
+    def note() -> None:
+        status = _status(context, finals)
+        if context.run.ranks.is_main_process:
+            collect(context.recipe, context.run.path, status)
+
+    def failed(job: StudentJob, reason: str) -> None:
+        note_failure(context, job, reason)
+
+    _train(context, jobs, processes, deadline, description="train", failed=failed, note=note)
+    keep_best(context, [job for job in jobs if is_trained(context, job)])
 
 
-def _write_search(comparison: Comparison) -> None:
-    """search.json: every try of every method, for reports."""
-    rows = [
-        {"method": method.label, **{name: value for name, value in record.items() if name != "key"}}
-        for method in comparison.recipe.methods
-        for record in records(comparison, method.label)
+def _train(
+    context: ClassifierContext,
+    jobs: Sequence[StudentJob],
+    processes: int,
+    deadline: float | None,
+    *,
+    description: str,
+    failed: Callable[[StudentJob, str], None],
+    note: Callable[[], None],
+) -> None:
+    """Train the jobs in groups: students of a group see the same batches, so they have the same seed.
+
+    failed: called for every student of a group that ended with an error. note: called after every group.
+    """
+    recipe = context.recipe
+    most = recipe.lockstep.students if in_lockstep(recipe) else 1
+    most = max(1, min(most, math.ceil(len(jobs) / processes)))
+    seeds = dict.fromkeys(job.seed for job in jobs)
+    groups = [
+        JobGroup(recipe=recipe, jobs=part, deadline=deadline)
+        for seed in seeds
+        for part in _evenly([job for job in jobs if job.seed == seed], most)
     ]
-    write_json(comparison.run.path / "search.json", rows)
+    for group, outcome in run_jobs(groups, train_group, processes=processes, description=description):
+        if outcome != DONE:
+            console.print(f"[red]{', '.join(job.name for job in group.jobs)}: {outcome}[/red]")
+            for job in group.jobs:
+                failed(job, outcome.removeprefix("failed: "))
+        note()
+
+
+def _evenly(jobs: Sequence[StudentJob], most: int) -> Iterator[tuple[StudentJob, ...]]:
+    """Parts of nearly equal size, `most` at most."""
+    count = math.ceil(len(jobs) / most)
+    for number in range(count):
+        yield tuple(jobs[number * len(jobs) // count : (number + 1) * len(jobs) // count])
+
+
+def _status(context: ClassifierContext, finals: Mapping[str, Sequence[StudentJob]]) -> dict[str, str]:
+    """The outcome of every final run, as far as it is known."""
+    status = {}
+    for method in context.recipe.methods:
+        without = _without_final(context, method.label, finals)
+        own = {job.name: job for job in finals.get(method.label, ())}
+        for seed in context.recipe.seeds:
+            name = f"{method.label}-seed{seed}"
+            status[name] = _outcome(context, own[name]) if name in own else without
+    return status
+
+
+def _next_trials(context: ClassifierContext, studies: Mapping[str, Study], label: str) -> list[Trial]:
+    return context.run.from_main(lambda: studies[label].next())
+
+
+def _best_trial(context: ClassifierContext, studies: Mapping[str, Study], label: str) -> Trial | None:
+    return context.run.from_main(lambda: studies[label].best())
+
+
+def _without_final(context: ClassifierContext, label: str, finals: Mapping[str, Sequence[StudentJob]]) -> str:
+    """The outcome of the final runs of a method that has none yet."""
+
+    def outcome() -> str:
+        reason = None if label in finals else study_of(context, label).why_none()
+        return NOT_YET if reason is None else f"failed: every trial of its search failed: {reason}"
+
+    return context.run.from_main(outcome)
+
+
+def _outcome(context: ClassifierContext, job: StudentJob) -> str:
+    if is_trained(context, job) and (context.run.path / "evaluate" / job.name / "metrics.json").exists():
+        return DONE
+    failure = failure_of(context, job)
+    return NOT_YET if failure is None else f"failed: {failure}"

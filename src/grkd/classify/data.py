@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grkd.data.classification import ClassificationData, digits
 from grkd.data.classification_batches import PadTokens, Prepare, ProcessImages, stack_inputs, tokenise
-from grkd.data.features import tfidf_features
+from grkd.data.features import TfidfFeatures
 from grkd.data.known_sets import known_set
 from grkd.data.labelled_images import image_folder
 from grkd.data.labelled_text import labelled_text
@@ -22,13 +22,17 @@ from grkd.recipe import ClassifierData, ClassifierModel, ClassifierRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A module with the inputs of both splits as it takes them; processor: of a transformers model."""
+    """A module with the inputs of both splits as it takes them.
+
+    processor: of a transformers model. features: of a network on texts.
+    """
 
     module: nn.Module
     train_inputs: Tensor | Sequence[Any]
     heldout_inputs: Tensor | Sequence[Any]
     prepare: Prepare
     processor: Any = None
+    features: TfidfFeatures | None = None
 
 
 def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
@@ -62,21 +66,27 @@ def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
 def make_classifier(
     spec: ClassifierModel, data: ClassificationData, recipe: ClassifierRecipe, *, seed: int, needs_head: bool
 ) -> Classifier:
-    """A teacher or student before training. Raises UserError where model and data do not fit."""
+    """A teacher or student before training. Raises UserError if model and data do not fit."""
+    features = None
     if is_transformers(spec.model):
         return _transformers(spec, data, recipe, seed=seed, needs_head=needs_head)
     if data.kind == "text":
         if recipe.data.features != "tfidf":
-            raise UserError(f"{spec.model}: text reaches a network of this kind with data.features: tfidf")
-        features = tfidf_features(list(data.train_inputs), list(data.heldout_inputs))
-        data = dataclasses.replace(data, kind="features", train_inputs=features[0], heldout_inputs=features[1])
+            raise UserError(f"{spec.model}: this network cannot read text; set data.features: tfidf")
+        features = TfidfFeatures(list(data.train_inputs))
+        train, heldout = features(list(data.train_inputs)), features(list(data.heldout_inputs))
+        data = dataclasses.replace(data, kind="features", train_inputs=train, heldout_inputs=heldout)
     elif spec.model == "cnn" and data.kind == "features":
         data = data.as_images()
     module = build(spec.model, input_shape=data.input_shape, classes=data.classes, options=spec.options, seed=seed)
     if spec.weights is not None:
         load_weights(module, Path(spec.weights))
     return Classifier(
-        module=module, train_inputs=data.train_inputs, heldout_inputs=data.heldout_inputs, prepare=stack_inputs
+        module=module,
+        train_inputs=data.train_inputs,
+        heldout_inputs=data.heldout_inputs,
+        prepare=stack_inputs,
+        features=features,
     )
 
 

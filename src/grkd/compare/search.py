@@ -15,6 +15,7 @@ from grkd.errors import UserError
 Settings = dict[str, Any]
 Space = dict[str, list[Any]]
 
+
 def grid(space: Space) -> list[Settings]:
     """All settings of a space, the last axis changing fastest."""
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]

@@ -1,4 +1,4 @@
-"""The trials of one method's search, kept by Optuna in the run folder: a killed search goes on without repeating any."""
+"""The trials of a method's search, kept by Optuna in the run folder: a killed search repeats none."""
 
 import json
 import math
@@ -36,7 +36,7 @@ class Trial:
 
     @property
     def outcome(self) -> str:
-        """"done", "stopped after epoch N" or "failed: reason"."""
+        """ "done", "stopped after epoch N" or "failed: reason"."""
         if self.failure is not None:
             return f"failed: {self.failure}"
         return "done" if self.stopped_after is None else f"stopped after epoch {self.stopped_after}"
@@ -66,7 +66,8 @@ class Study:
         self._study = self._optuna.create_study(
             storage=storage, study_name=self.name, direction=direction, load_if_exists=True
         )
-        self._study.set_user_attr("first", self.first)
+        if self._study.user_attrs.get("first") != self.first:
+            self._study.set_user_attr("first", self.first)
         if self.name not in others:
             for name in others:
                 self._take_over(self._optuna.load_study(storage=storage, study_name=name))
@@ -92,9 +93,9 @@ class Study:
 
         Half of all trials at first, then a quarter at a time; a whole grid at once if it is small.
         """
-        if self._out:
-            return []
         latest = self._latest()
+        if any(latest[number].state == self._states.RUNNING for number in self._out):
+            return []
         left = [number for number, one in latest.items() if one.state == self._states.RUNNING]
         for number in sorted(self._again):
             self._begin(number, latest[number].user_attrs["settings"])
@@ -131,11 +132,14 @@ class Study:
             self._study.tell(one.number, state=states.PRUNED)
         else:
             self._study.tell(one.number, value)
-        self._out.discard(number)
+
+    def is_running(self, number: int) -> bool:
+        """Whether a trial was begun and has not ended."""
+        return bool(self._latest()[number].state == self._states.RUNNING)
 
     @property
     def is_over(self) -> bool:
-        """Whether every trial has ended."""
+        """Whether every trial has ended, and none that failed is still to be run again."""
         done = [(trial.settings, trial.value) for trial in self.ended()]
         running = any(one.state == self._states.RUNNING for one in self._latest().values())
         return not running and not self._again and not self._proposed(done)
@@ -146,6 +150,12 @@ class Study:
         if not valued or not self.is_over:
             return None
         return (max if self.maximise else min)(valued, key=lambda trial: trial.value or 0.0)
+
+    def why_none(self) -> str | None:
+        """The first failure, if every trial so far has failed; None else, and before any has ended."""
+        ended = [_trial(one) for _, one in sorted(self._latest().items()) if one.state.is_finished()]
+        failures = [trial.failure for trial in ended if trial.failure is not None]
+        return failures[0] if failures and len(failures) == len(ended) else None
 
     def records(self, *, metric: str) -> list[dict[str, Any]]:
         """The ended trials as search.json has them. grid: number of points that the method's ranges span."""

@@ -149,7 +149,7 @@ def _priority(run: RunFolder, job: Job) -> Priority:
 
 def _status(recipe: LanguageRecipe, search: LanguageSearch | None, outcomes: Mapping[str, str]) -> dict[str, str]:
     """The outcome of every final run, as far as it is known."""
-    status = {}
+    status: dict[str, str] = {}
     for method in recipe.methods:
         names = [f"{method.label}-seed{seed}" for seed in recipe.seeds]
         known = any(name in outcomes for name in names)

@@ -44,7 +44,7 @@ def space(recipe: LanguageRecipe, method: Method) -> Space:
 
 
 def search_job(recipe: LanguageRecipe, method: Method, trial: Trial, *, number: int | None) -> Job:
-    """A method with a trial's settings, at the search's seed: the trial itself, or (number: None) settings for finals."""
+    """A method with a trial's settings, at the search's seed. number: of the trial; None for final runs."""
     options = {name: value for name, value in trial.settings.items() if name != "learning_rate"}
     tried = replace(method, options={**method.options, **options})
     rate = trial.settings["learning_rate"]

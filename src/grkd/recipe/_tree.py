@@ -251,10 +251,11 @@ class ClassifierEvaluation(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Section):
-    """What `grkd compare` tries for every method before the runs that count: the same number of tries for all.
+    """What `grkd compare` tries for every method before the final runs: the same number of trials for all.
 
-    learning_rate and options (a method's label -> its option -> values) are lists of values; the tries are measured on
-    a part of the training data that is then given back. metric: null takes the task's own.
+    learning_rate and options (a method's label -> its option -> values) are lists of values. Trials are measured on a
+    validation part of the training data; final runs train on all of it. A classifier's teacher that is trained here
+    never sees the validation part. metric: null takes the task's own.
     """
 
     trials: Count = 6
@@ -262,20 +263,20 @@ class Search(Section):
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     metric: str | None = None
     questions: FilePath | None = None  # language models, metric exact_match: JSONL of {"question", "answer"}
-    steps_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # language models: of a training's steps, taken by a try
+    steps_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # language models: share of a trial's steps
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lockstep(Section):
-    """How `grkd compare` trains classifiers: data on the device, students together on the same batches."""
+    """How networks on data in memory are trained: on the device, several students together on the same batches."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: Fraction = 0.9  # of sgd, Nesterov's
     augment: bool = False  # images: random crops (after padding by 4 pixels) and flips, which the teacher sees too
     students: Count = 16  # trained together, at most
-    search_epochs: Positive | None = None  # of a try of the search; null: as training
-    prune: bool = True  # half-way, tries below the median of their method's stop
+    search_epochs: Positive | None = None  # of a trial; null: as training
+    prune: bool = True  # half-way, trials below the median of those that have ended stop
     teachers: FilePath | None = None  # folder where trained teachers are kept for other recipes; null: the output
 
 
@@ -316,6 +317,7 @@ class ClassifierRecipe(Section):
     evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)
     search: Search | None = None
     lockstep: Lockstep = field(default_factory=Lockstep)
+    keep: Literal["best", "all"] = "best"  # in best/: the best student; all: each method's best seed, too
 
 
 Recipe = LanguageRecipe | ClassifierRecipe

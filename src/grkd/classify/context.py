@@ -1,0 +1,214 @@
+"""What the stages of a classifier share: the recipe, its folders and device, the data, the split, models and keys."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from grkd.classify.data import Classifier, load_data, make_classifier
+from grkd.data.classification import ClassificationData
+from grkd.data.splits import stratified_split
+from grkd.errors import UserError
+from grkd.files import digest, read_json
+from grkd.models.networks import build, is_transformers
+from grkd.recipe import ClassifierModel, ClassifierRecipe, Lockstep, Training, to_plain
+from grkd.run.device import device
+from grkd.run.folder import RunFolder, identity
+
+# Settings of the data section that concern students alone: a teacher is the same without them.
+OF_STUDENTS = ("student_limit", "copies", "word_dropout")
+# Settings of the training section that only transformers' Trainer follows.
+OF_TRAINER = (
+    "gradient_accumulation",
+    "gradient_checkpointing",
+    "steps_per_generation",
+    "fused_head",
+    "report_to",
+    "extra",
+)
+
+
+class ClassifierContext:
+    """Everything that a stage needs; another process opens it by the recipe alone."""
+
+    def __init__(self, recipe: ClassifierRecipe, run: RunFolder) -> None:
+        self.recipe, self.run = recipe, run
+        self.device = device(recipe.device)
+        shared = recipe.lockstep.teachers
+        # Trained teachers that recipes share lie in a folder of their own, else in the run's.
+        self.teacher_run = (
+            run if shared is None else RunFolder(Path(shared).expanduser() / digest(self.teacher_inputs)[:16])
+        )
+
+    @property
+    def seed(self) -> int:
+        """Of the data's splits, the teacher and the search."""
+        return self.recipe.seeds[0]
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher scores every batch as it is augmented; else its scores are computed once."""
+        return self.recipe.lockstep.augment
+
+    @property
+    def bf16(self) -> bool:
+        return self.device.type == "cuda"
+
+    @cached_property
+    def data(self) -> ClassificationData:
+        """The labelled examples, read once per process."""
+        return load_data(self.recipe.data, seed=self.seed)
+
+    @cached_property
+    def class_groups(self) -> dict[str, list[int]]:
+        """Numbers of the classes of evaluation.groups. Raises UserError for an unknown class, or fewer than two."""
+        names = self.class_names
+        return {name: _numbers(name, given, names) for name, given in self.recipe.evaluation.groups.items()}
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        kept = self.run.path / "prepare" / "classes.json"
+        return self.data.class_names if not kept.exists() or "data" in self.__dict__ else read_json(kept)
+
+    @cached_property
+    def labels(self) -> dict[str, Tensor]:
+        """labels, heldout_labels, and votes if there are any, as the prepare stage kept them."""
+        found: dict[str, Tensor] = load_file(self.run.path / "prepare" / "labels.safetensors")
+        return found
+
+    @cached_property
+    def teacher_rows(self) -> Tensor | None:
+        """Training examples that the teacher is trained on (None: all): those that no search validates on."""
+        return self.search_rows[0] if self.holds_out else None
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the teacher's training leaves the search's validation part out."""
+        return self.recipe.search is not None and self.recipe.teacher.training is not None
+
+    @cached_property
+    def search_rows(self) -> tuple[Tensor, Tensor]:
+        """(fit, validation): positions in the training part. Trials train on fit and are measured on validation."""
+        assert self.recipe.search is not None
+        return stratified_split(self.labels["labels"], self.recipe.search.validation_fraction, seed=self.seed)
+
+    @cached_property
+    def teacher_inputs(self) -> dict[str, Any]:
+        """What the teacher depends on."""
+        recipe, lockstep = self.recipe, to_plain(self.recipe.lockstep)
+        labels = recipe.data.teacher_labels or recipe.data.labels
+        data = identity(dataclasses.replace(recipe.data, labels=labels, teacher_labels=None))
+        search = recipe.search
+        return {
+            "data": {name: value for name, value in data.items() if name not in OF_STUDENTS},
+            "teacher": identity(recipe.teacher),
+            "lockstep": {name: lockstep[name] for name in ("optimizer", "momentum", "augment")},
+            "seed": self.seed,
+            "held_out_fraction": search.validation_fraction if self.holds_out and search is not None else None,
+        }
+
+    def keys(self) -> dict[str, str]:
+        """What the students' inputs and the teacher's scores were made from."""
+        copies = {"copies": self.run.key("copies")} if self.recipe.data.copies else {}
+        return {"prepare": self.run.key("prepare"), "score": self.teacher_run.key("score"), **copies}
+
+    def view(
+        self,
+        spec: ClassifierModel,
+        *,
+        outside: Sequence[Any] = (),
+        needs_head: bool = False,
+        seed: int | None = None,
+    ) -> Classifier:
+        """A model before training, with the data as it takes them; `outside` inputs stand behind the held-out ones."""
+        data = self.data
+        if outside:
+            data = dataclasses.replace(data, heldout_inputs=[*data.heldout_inputs, *outside])
+        seed = self.seed if seed is None else seed
+        return make_classifier(spec, data, self.recipe, seed=seed, needs_head=needs_head)
+
+    def training_at(self, learning_rate: float, *, search: bool) -> Training:
+        """The recipe's training section at another learning rate; a trial may be shorter."""
+        training, epochs = self.recipe.training, self.recipe.lockstep.search_epochs
+        if search and epochs is not None:
+            return dataclasses.replace(training, learning_rate=learning_rate, epochs=epochs, steps=None)
+        return dataclasses.replace(training, learning_rate=learning_rate)
+
+    def network(self, spec: ClassifierModel, input_shape: tuple[int, ...], *, seed: int) -> nn.Module:
+        """A built-in network or one of a factory, before training, for inputs of this shape."""
+        return build(
+            spec.model, input_shape=input_shape, classes=len(self.class_names), options=spec.options, seed=seed
+        )
+
+
+def in_lockstep(recipe: ClassifierRecipe) -> bool:
+    """Whether students are trained together on the device; else one at a time by transformers' Trainer.
+
+    In lock-step: built-in networks and factories on data in memory, unless `training` has a setting of the Trainer's.
+    """
+    return _fits(recipe, recipe.student, recipe.training)
+
+
+def teacher_in_lockstep(recipe: ClassifierRecipe) -> bool:
+    """The same of the teacher's own training."""
+    return _fits(recipe, recipe.teacher, recipe.teacher.training or Training())
+
+
+def trainer_settings(training: Training) -> list[str]:
+    """Names of the settings given that only transformers' Trainer follows."""
+    return [name for name in OF_TRAINER if getattr(training, name) != getattr(Training(), name)]
+
+
+def check_engine(recipe: ClassifierRecipe) -> None:
+    """Reject settings that the recipe's way of training does not follow."""
+    lockstep = recipe.lockstep
+    if not in_lockstep(recipe):
+        reason = ", ".join(f"training.{name}" for name in trainer_settings(recipe.training)) or recipe.student.model
+        given = [f"lockstep.{name}" for name in ("optimizer", "augment") if _changed(lockstep, name)]
+        given += ["data.copies"] if recipe.data.copies else []
+        if given:
+            raise UserError(
+                f"{given[0]}: {reason} is trained by transformers' Trainer, which lacks it; leave one of them out"
+            )
+    if (
+        not teacher_in_lockstep(recipe)
+        and recipe.teacher.training is not None
+        and not is_transformers(recipe.teacher.model)
+    ):
+        for name in ("optimizer", "augment"):
+            if _changed(lockstep, name):
+                settings = ", ".join(trainer_settings(recipe.teacher.training)) or "data.image_folder"
+                raise UserError(f"lockstep.{name}: the teacher cannot be trained so with {settings}; leave it out")
+    if lockstep.augment and is_transformers(recipe.teacher.model):
+        raise UserError("lockstep.augment: needs a built-in network or a factory as the teacher")
+
+
+def _changed(lockstep: Lockstep, name: str) -> bool:
+    return bool(getattr(lockstep, name) != getattr(Lockstep(), name))
+
+
+def _fits(recipe: ClassifierRecipe, spec: ClassifierModel, training: Training) -> bool:
+    in_memory = recipe.data.image_folder is None
+    return not is_transformers(spec.model) and in_memory and not trainer_settings(training)
+
+
+def _numbers(name: str, classes: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    for one in classes:
+        if one not in class_names:
+            near = difflib.get_close_matches(one, class_names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(class_names[:5])}, ..."
+            raise UserError(f"evaluation.groups.{name}: no class {one!r} in the data; {hint}")
+    if len(set(classes)) < 2:
+        raise UserError(f"evaluation.groups.{name}: expected two or more different classes, got {list(classes)}")
+    return [list(class_names).index(one) for one in classes]
+
+
+def look_alikes(data: ClassificationData) -> Mapping[str, list[int]]:
+    """Numbers of the classes that a data set itself calls look-alikes, per group."""
+    groups: Mapping[str, Sequence[str]] = getattr(data, "class_groups", {})
+    return {name: [data.class_names.index(one) for one in members] for name, members in groups.items()}

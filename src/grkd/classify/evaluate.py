@@ -1,0 +1,66 @@
+"""A classifier's last stage: what a student or the teacher reaches on held-out examples."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from grkd.classify.context import ClassifierContext
+from grkd.classify.metrics import Metrics, Targets, classifier_metrics
+from grkd.classify.score import teacher_outputs
+from grkd.files import read_json, write_json
+from grkd.recipe import to_plain
+
+# Logits of the held-out examples, and of the inputs of no class if there are any.
+Scored = Callable[[], tuple[Tensor, Tensor | None]]
+
+
+def evaluate_teacher(context: ClassifierContext) -> Path:
+    """Leave evaluate/teacher/metrics.json."""
+    inputs = {"evaluation": to_plain(context.recipe.evaluation), **context.keys()}
+
+    def make(work: Path) -> None:
+        if context.run.ranks.is_main_process:
+            outputs = teacher_outputs(context)
+            targets = heldout_targets(context, teacher=False)
+            found = classifier_metrics(outputs["heldout"], targets, outside=outputs.get("outside"))
+            write_json(work / "metrics.json", found)
+
+    return context.run.stage("evaluate/teacher", inputs, make)
+
+
+def evaluate_student(context: ClassifierContext, name: str, scored: Scored) -> Path:
+    """Leave evaluate/<name>/metrics.json. scored: the student's logits, computed only if they are needed."""
+    inputs = {
+        "evaluation": to_plain(context.recipe.evaluation),
+        "model": context.run.key(f"train/{name}"),
+        **context.keys(),
+    }
+
+    def make(work: Path) -> None:
+        if context.run.ranks.is_main_process:
+            logits, outside = scored()
+            targets = heldout_targets(context)
+            outside = None if outside is None else outside.cpu()
+            write_json(work / "metrics.json", classifier_metrics(logits.cpu(), targets, outside=outside))
+
+    return context.run.stage(f"evaluate/{name}", inputs, make)
+
+
+def heldout_targets(context: ClassifierContext, *, teacher: bool = True) -> Targets:
+    """The held-out part. teacher: compared with the teacher's scores, too."""
+    labels = context.labels
+    return Targets(
+        labels=labels["heldout_labels"],
+        teacher=teacher_outputs(context)["heldout"] if teacher else None,
+        votes=labels.get("votes"),
+        groups=context.class_groups,
+        look_alikes=read_json(context.run.path / "prepare" / "look_alikes.json"),
+    )
+
+
+def validation_metrics(context: ClassifierContext, logits: Tensor) -> Metrics:
+    """What a search may go by, on the validation part of the training examples, without intervals."""
+    _, rows = context.search_rows
+    targets = Targets(labels=context.labels["labels"][rows], teacher=teacher_outputs(context)["train"][rows])
+    return classifier_metrics(logits.cpu(), targets, intervals=False)

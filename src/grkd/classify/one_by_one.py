@@ -1,0 +1,116 @@
+"""Students trained one at a time by transformers' Trainer: transformers models, and data that are read as needed."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from grkd import objectives
+from grkd.classify.context import ClassifierContext
+from grkd.classify.data import Classifier
+from grkd.classify.evaluate import evaluate_student, validation_metrics
+from grkd.classify.score import teacher_outputs
+from grkd.classify.search import tell_trial
+from grkd.classify.student import load_weights_of, save_classifier
+from grkd.classify.train import StudentJob, student_inputs, training_rows
+from grkd.data.classification_batches import ClassificationDataset, Collate
+from grkd.files import digest, read_json, write_json
+from grkd.models.networks import predict
+from grkd.recipe import to_plain
+from grkd.run.training import drop_checkpoints, train
+from grkd.training import ClassRows
+
+
+class _Student:
+    """A student before training, with its view of the data, made when it is first needed."""
+
+    def __init__(self, context: ClassifierContext, seed: int) -> None:
+        self.context, self.seed = context, seed
+        self.outside = list(getattr(context.data, "outside_inputs", None) or [])
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        return self.context.view(self.context.recipe.student, outside=self.outside, seed=self.seed)
+
+    def dataset(self, rows: Tensor | None) -> Dataset[dict[str, Any]]:
+        scores = teacher_outputs(self.context)["train"]
+        whole = ClassificationDataset(
+            self.classifier.train_inputs, self.context.labels["labels"], teacher_scores=scores
+        )
+        return whole if rows is None else Subset(whole, rows.tolist())
+
+    def logits(self, module: nn.Module, inputs: Any) -> Tensor:
+        size, where = self.context.recipe.evaluation.batch_size, self.context.device
+        return predict(module.to(where), inputs, self.classifier.prepare, batch_size=size, device=where)
+
+    def heldout_logits(self, module: nn.Module) -> tuple[Tensor, Tensor | None]:
+        known = len(self.context.labels["heldout_labels"])
+        logits = self.logits(module, self.classifier.heldout_inputs)
+        return logits[:known], logits[known:] if self.outside else None
+
+    def validation_logits(self, module: nn.Module) -> Tensor:
+        inputs = self.classifier.train_inputs
+        return self.logits(module, [inputs[row] for row in self.context.search_rows[1].tolist()])
+
+
+def train_alone(context: ClassifierContext, job: StudentJob) -> None:
+    """Train, measure and write one student; a kill leaves checkpoints to go on from."""
+    student = _Student(context, job.seed)
+    if job.trial is not None:
+        _trial(context, job, student)
+        return
+    inputs = student_inputs(context, job)
+
+    def make(work: Path) -> None:
+        module = _trained(context, job, student, work, search=False)
+        if context.run.ranks.is_main_process:
+            save_classifier(module, work / "model", processor=student.classifier.processor)
+            drop_checkpoints(work)
+
+    context.run.stage(f"train/{job.name}", inputs, make)
+
+    def scored() -> tuple[Tensor, Tensor | None]:
+        module = student.classifier.module
+        load_weights_of(module, context.run.path / "train" / job.name / "model")
+        return student.heldout_logits(module)
+
+    evaluate_student(context, job.name, scored)
+
+
+def _trial(context: ClassifierContext, job: StudentJob, student: _Student) -> None:
+    """Train a trial without the validation part, and keep only its metrics there."""
+    recipe, main = context.recipe, context.run.ranks.is_main_process
+    inputs = {**student_inputs(context, job), "search": digest(to_plain(recipe)["search"])}
+
+    def make(work: Path) -> None:
+        module = _trained(context, job, student, work, search=True)
+        if main:
+            write_json(work / "metrics.json", validation_metrics(context, student.validation_logits(module)))
+            drop_checkpoints(work)
+
+    folder = context.run.stage(f"search/{job.name}", inputs, make)
+    if main:
+        spent = read_json(folder / "training.json")
+        tell_trial(
+            context,
+            job,
+            read_json(folder / "metrics.json"),
+            spent={name: spent[name] for name in ("steps", "seconds")},
+        )
+
+
+def _trained(context: ClassifierContext, job: StudentJob, student: _Student, work: Path, *, search: bool) -> nn.Module:
+    return train(
+        student.classifier.module,
+        student.dataset(training_rows(context, seed=job.seed, search=search)),
+        objective=objectives.load(job.method.name, **job.method.options),
+        rows=ClassRows(Collate(prepare=student.classifier.prepare)),
+        training=context.training_at(job.learning_rate, search=search),
+        folder=work,
+        seed=job.seed,
+        where=context.device,
+        bf16=False,
+        description=f"{'search' if search else 'train'} {job.name}",
+    )

@@ -1,0 +1,87 @@
+"""The search of a comparison of classifiers: what it may set, what it goes by, and each method's study."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from grkd.classify.context import ClassifierContext
+from grkd.classify.metrics import ON_VALIDATION, Metrics
+from grkd.classify.train import NOT_FINITE, StudentJob, student_inputs
+from grkd.compare.search import Space
+from grkd.compare.study import Study, journal_of
+from grkd.errors import UserError
+from grkd.files import digest
+from grkd.metrics.registry import higher_is_better
+from grkd.recipe import ClassifierRecipe, Method, Search
+
+
+def metric(search: Search) -> str:
+    """What the search goes by."""
+    return search.metric or "accuracy"
+
+
+def check_metric(search: Search) -> None:
+    """Reject an unknown search metric."""
+    if metric(search) not in ON_VALIDATION:
+        raise UserError(f"search.metric: unknown metric {search.metric!r}; available: {', '.join(ON_VALIDATION)}")
+
+
+def space(recipe: ClassifierRecipe, method: Method) -> Space:
+    """What the search may set for a method: the learning rate, and its options that the recipe lists."""
+    assert recipe.search is not None
+    rates = recipe.search.learning_rate or [recipe.training.learning_rate]
+    return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
+
+
+def search_job(
+    context: ClassifierContext, method: Method, settings: Mapping[str, Any], trial: int | None
+) -> StudentJob:
+    """A method with settings of the search, at the search's seed."""
+    options = {name: value for name, value in settings.items() if name != "learning_rate"}
+    tried = replace(method, options={**method.options, **options})
+    return StudentJob(method=tried, seed=context.seed, learning_rate=settings["learning_rate"], trial=trial)
+
+
+def study_of(context: ClassifierContext, label: str) -> Study:
+    """A method's study in the run folder; the same in every process."""
+    recipe = context.recipe
+    search, method = recipe.search, next(each for each in recipe.methods if each.label == label)
+    assert search is not None
+    inputs = student_inputs(context, StudentJob(method=method, seed=context.seed, learning_rate=1.0, trial=0))
+    measured = {"metric": metric(search), "fraction": search.validation_fraction}
+    lockstep = {"search_epochs": recipe.lockstep.search_epochs, "prune": recipe.lockstep.prune}
+    return Study(
+        journal_of(context.run.path),
+        label=label,
+        key=digest({**inputs, "search": {**measured, **lockstep}}),
+        space=space(recipe, method),
+        trials=search.trials,
+        seed=context.seed,
+        maximise=higher_is_better(metric(search)),
+    )
+
+
+def tell_trial(
+    context: ClassifierContext,
+    job: StudentJob,
+    metrics: Metrics,
+    *,
+    failure: str | None = None,
+    stopped_after: int | None = None,
+    spent: Mapping[str, Any],
+) -> None:
+    """Note how a trial ended. One whose scores are not finite would end so again: no other command repeats it."""
+    search = context.recipe.search
+    assert search is not None
+    assert job.trial is not None
+    values = {name: found["value"] for name, found in metrics.items()}
+    value = values.get(metric(search))
+    lost = failure is None and value is None
+    study_of(context, job.method.label).tell(
+        job.trial,
+        value=value,
+        stopped_after=stopped_after,
+        failure=NOT_FINITE if lost else failure,
+        lasting=lost,
+        details={**spent, "metrics": values},
+    )

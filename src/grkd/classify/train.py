@@ -1,0 +1,149 @@
+"""A classifier's fourth stage: students, one per method and seed, by the way of training that the recipe asks for."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from grkd.classify.context import ClassifierContext, in_lockstep
+from grkd.data.splits import stratified_sample
+from grkd.files import digest, read_json, write_json
+from grkd.recipe import ClassifierRecipe, Method, to_plain
+from grkd.run.folder import RunFolder, identity
+
+NOT_FINITE = "its scores are not finite"
+# Of the training section: a student has a learning rate of its own, and the rest changes no student.
+_NO_EFFECT = ("learning_rate", "log_every", "save_every", "steps_per_generation", "fused_head", "report_to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentJob:
+    """One student to train: `trial` numbers a trial of a search; None is a final run."""
+
+    method: Method  # with the options of this student
+    seed: int
+    learning_rate: float
+    trial: int | None = None
+
+    @property
+    def name(self) -> str:
+        kind = f"seed{self.seed}" if self.trial is None else f"trial{self.trial}"
+        return f"{self.method.label}-{kind}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"learning_rate": self.learning_rate, **self.method.options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobGroup:
+    """Students of one seed that a process trains at one go; all are trials of the search, or none is.
+
+    deadline: a time as of time.time(), after which the group is not begun.
+    """
+
+    recipe: ClassifierRecipe
+    jobs: tuple[StudentJob, ...]
+    deadline: float | None = None
+
+
+def train_group(group: JobGroup) -> None:
+    """Train and measure the students (in a process of its own, or in this one), and write what became of each."""
+    from grkd.classify import lockstep, one_by_one
+
+    if group.deadline is not None and time.time() > group.deadline:
+        return
+    context = opened(group.recipe)
+    if in_lockstep(group.recipe):
+        lockstep.train_together(context, group.jobs)
+    else:
+        for job in group.jobs:
+            one_by_one.train_alone(context, job)
+
+
+def student_inputs(context: ClassifierContext, job: StudentJob) -> dict[str, Any]:
+    """What a trained student depends on."""
+    recipe = context.recipe
+    lockstep = to_plain(recipe.lockstep)
+    training = {name: value for name, value in to_plain(recipe.training).items() if name not in _NO_EFFECT}
+    return {
+        "method": {"name": job.method.name, "options": job.method.options},
+        "learning_rate": job.learning_rate,
+        "seed": job.seed,
+        "student": identity(recipe.student),
+        "training": training,
+        "lockstep": {name: lockstep[name] for name in ("optimizer", "momentum", "augment")}
+        if in_lockstep(recipe)
+        else None,
+        "student_limit": recipe.data.student_limit,
+        **context.keys(),
+    }
+
+
+def training_rows(context: ClassifierContext, *, seed: int, search: bool) -> Tensor | None:
+    """Positions of the training examples that students see; None: all."""
+    recipe, labels = context.recipe, context.labels["labels"]
+    limit = recipe.data.student_limit
+    if not search:
+        return None if limit is None else stratified_sample(labels, limit, seed=seed)
+    assert recipe.search is not None
+    fit = context.search_rows[0]
+    if limit is not None:
+        classes = len(labels[fit].unique())  # each of them keeps an example
+        size = max(classes, round(limit * (1 - recipe.search.validation_fraction)))
+        fit = fit[stratified_sample(labels[fit], size, seed=context.seed)]
+    return fit
+
+
+def is_trained(context: ClassifierContext, job: StudentJob) -> bool:
+    """Whether the student of a final run is on disk, made from the same settings, data and teacher."""
+    return context.run.complete(f"train/{job.name}", student_inputs(context, job))
+
+
+def failure_of(context: ClassifierContext, job: StudentJob) -> str | None:
+    """Why a final run has no student, if it was tried with these settings."""
+    path = _failure_file(context, job)
+    if not path.exists() or is_trained(context, job):
+        return None
+    found = read_json(path)
+    return str(found["failure"]) if found["key"] == digest(student_inputs(context, job)) else None
+
+
+def note_failure(context: ClassifierContext, job: StudentJob, failure: str) -> None:
+    """Write down why a final run has no student."""
+    if context.run.ranks.is_main_process:
+        path = _failure_file(context, job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"failure": failure, "key": digest(student_inputs(context, job))})
+
+
+def _failure_file(context: ClassifierContext, job: StudentJob) -> Path:
+    return context.run.path / "train" / f"{job.name}.failure.json"
+
+
+class _Hashed:
+    """A context as the key of a cache: by its recipe, its place, and what its data and teacher were made from."""
+
+    def __init__(self, context: ClassifierContext) -> None:
+        self.context = context
+        where = str(context.run.path.resolve())
+        self.key = digest([to_plain(context.recipe), where, context.keys()])
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.key == other.key
+
+
+def opened(recipe: ClassifierRecipe) -> ClassifierContext:
+    """The context with its data on the device, kept by the process from group to group."""
+    return _kept(_Hashed(ClassifierContext(recipe, RunFolder(Path(recipe.output)))))
+
+
+@lru_cache(maxsize=1)
+def _kept(hashed: _Hashed) -> ClassifierContext:
+    return hashed.context
