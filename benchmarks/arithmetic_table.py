@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grkd.compare.records import read_search
 from grkd.files import read_json, write_text
 from grkd.reports import markdown_table, read_run
 from grkd.statistics import holm, paired_bootstrap
@@ -17,7 +18,7 @@ _OURS = "grkd"
 def write_page(results: Path, page: Path) -> None:
     """Write the page; the same results give the same bytes."""
     run, environment = read_run(results), read_json(results / "environment.json")
-    outcomes, search = read_json(results / "outcomes.json"), read_json(results / "search.json")
+    outcomes, search = read_json(results / "outcomes.json"), read_search(results / "search.json")
     correct = per_method(outcomes["correct"])
     made = f"{environment['date'][:10]}, {environment['gpu'] or environment['cpu']}, PyTorch {environment['torch']}"
     source = f"Made by `python -m benchmarks.arithmetic table` from benchmarks/results/arithmetic/ ({made})."
@@ -72,11 +73,10 @@ def paired(correct: dict[str, NDArray[np.float64]]) -> str:
 
 
 def tries(search: list[dict[str, Any]]) -> str:
-    """Every try of the search with its value on the validation questions."""
+    """Every trial of the search with its value on the validation questions."""
     lines = ["| method | settings | value |", "| --- | --- | ---: |"]
     for record in search:
-        settings = {k: v for k, v in record.items() if k not in ("method", "metric", "value", "outcome")}
-        shown = ", ".join(f"{name} {value}" for name, value in settings.items())
+        shown = ", ".join(f"{name} {value}" for name, value in record["settings"].items())
         value = "failed" if record["value"] is None else f"{record['value']:.4f}"
         lines.append(f"| {record['method']} | {shown} | {value} |")
     return "\n".join(lines)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/classification")
 KEPT = ROOT / "benchmarks" / "results" / "classification"
 FOLDERS = {"banking77": "intent_text", "clinc150": "intent_text"}
-HEAVY = ("tensors", "score", "checkpoints")  # folders that are made again in seconds
+HEAVY = ("tensors", "score", "copies", "checkpoints", "best")  # folders that are made again in seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -105,9 +105,13 @@ def keep(_: argparse.Namespace) -> int:
 
 
 def _chosen(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """label -> the settings of its runs that count."""
-    manifests = {m["label"]: folder.glob(f"train/{m['label']}-seed*/manifest.json") for m in settings["methods"]}
-    return {label: read_json(path)["settings"] for label, paths in manifests.items() for path in sorted(paths)[:1]}
+    """label -> the settings of its final runs."""
+    found = {}
+    for method in settings["methods"]:
+        for path in sorted(folder.glob(f"train/{method['label']}-seed*/manifest.json"))[:1]:
+            inputs = read_json(path)["inputs"]
+            found[method["label"]] = {"learning_rate": inputs["learning_rate"], **inputs["method"]["options"]}
+    return found
 
 
 def _rows(name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> list[dict[str, Any]]:

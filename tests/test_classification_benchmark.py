@@ -13,7 +13,7 @@ from benchmarks import classification, classification_ranks, classification_tabl
 from benchmarks._classification_results import shown_p
 from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
-from grkd.classify.trials import space
+from grkd.classify.search import space
 from grkd.compare.search import grid
 from grkd.recipe import ClassifierRecipe
 from tests._classification_results import BEST, OURS, made_up
@@ -209,14 +209,15 @@ def test_what_is_kept_names_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
     row = {"method": "kd", "seed": 0, "metric": "accuracy", "value": 0.5, "steps": 3, "seconds": 1.0}
     results = {"title": "One", "status": {"kd-seed0": "done"}, "rows": [row]}
     (run / "results.json").write_text(json.dumps(results))
-    (run / "train" / "kd-seed0" / "manifest.json").write_text('{"key": "x", "settings": {"learning_rate": 0.1}}')
+    inputs = {"learning_rate": 0.1, "method": {"name": "kd", "options": {"tau": 2.0}}}
+    (run / "train" / "kd-seed0" / "manifest.json").write_text(json.dumps({"key": "x", "inputs": inputs}))
     monkeypatch.setattr(classification, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(classification, "KEPT", tmp_path / "kept")
     assert classification.main(["keep"]) == 0
     text = (tmp_path / "kept" / "one.json").read_text()
     assert "secret" not in text
     record = json.loads(text)
-    assert record["settings"] == {"kd": {"learning_rate": 0.1}}
+    assert record["settings"] == {"kd": {"learning_rate": 0.1, "tau": 2.0}}
     assert record["rows"] == [
         {"dataset": "one", "method": "kd", "label": "kd", "student": "cnn, channels [4]", "seed": 0,
          "metric": "accuracy", "value": 0.5, "low": None, "high": None, "steps": 3, "seconds": 1.0}
@@ -226,7 +227,7 @@ def test_what_is_kept_names_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_bundle_leaves_out_what_is_large_or_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (
-        "one/search/kd/try0.json",
+        "one/search/optuna.journal",
         "one/tensors/tensors.safetensors",
         "teachers/x/score/scores.safetensors",
         "teachers/x/teach/model/model.safetensors",
@@ -239,4 +240,4 @@ def test_a_bundle_leaves_out_what_is_large_or_made_again(tmp_path: Path, monkeyp
 
     with tarfile.open("out.tgz") as archive:
         names = [name.removeprefix(f"{classification.RUNS}/") for name in archive.getnames()]
-    assert names == ["one/search/kd/try0.json", "teachers/x/teach/model/model.safetensors"]
+    assert names == ["one/search/optuna.journal", "teachers/x/teach/model/model.safetensors"]

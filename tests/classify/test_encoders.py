@@ -57,7 +57,11 @@ def test_a_small_network_learns_from_an_encoder(tmp_path: Path) -> None:
 
 def test_an_encoder_may_be_the_student_of_a_search(tmp_path: Path) -> None:
     write_intents(tmp_path)
-    words = ["student={model: ./encoder, options: {new_head: true}}", "methods=[kd]", "training.epochs=1"]
+    words = [
+        f"student={{model: {tmp_path / 'encoder'}, options: {{new_head: true}}}}",
+        "methods=[kd]",
+        "training.epochs=1",
+    ]
     words += ["search={trials: 2, learning_rate: [1e-4, 1e-2], validation_fraction: 0.25}"]
     assert set(compare(tmp_path, *words, text=INTENTS).values()) == {"done"}
     run = tmp_path / "run"

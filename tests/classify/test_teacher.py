@@ -15,19 +15,20 @@ from tests.classify._toys import SMALL, TEXTS, compare, context, read
 MEMORISES = "teacher.training={epochs: 40, batch_size: 8, learning_rate: 1e-2}"
 
 
-def write_noise(tmp_path: Path) -> None:
+def noise(tmp_path: Path) -> list[str]:
     """Texts without a word in common, with labels by chance: a teacher can only learn them by heart."""
     draw = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
     lines = [f"{''.join(draw.choices(letters, k=12))},{draw.choice(['left', 'right'])}" for _ in range(120)]
-    (tmp_path / "noise.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    path = tmp_path / "noise.csv"
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    return [f"data.train={path}", f"data.heldout={path}"]
 
 
 @pytest.mark.parametrize("engine", ["lockstep", "trainer"])
 def test_a_teacher_that_learns_by_heart_knows_nothing_of_the_validation_part(tmp_path: Path, engine: str) -> None:
     """Else the search rewards imitation of what the teacher knows by heart: 100 % there, chance on other examples."""
-    write_noise(tmp_path)
-    words = ["data.train=noise.csv", "data.heldout=noise.csv", MEMORISES]
+    words = [*noise(tmp_path), MEMORISES]
     words += ["search={trials: 1, validation_fraction: 0.3}"]
     words += ["teacher.training.gradient_accumulation=2"] if engine == "trainer" else []
     compare(tmp_path, *words, text=TEXTS, until="teach")
@@ -39,8 +40,7 @@ def test_a_teacher_that_learns_by_heart_knows_nothing_of_the_validation_part(tmp
 
 
 def test_without_a_search_the_teacher_sees_everything(tmp_path: Path) -> None:
-    write_noise(tmp_path)
-    words = ["data.train=noise.csv", "data.heldout=noise.csv", MEMORISES]
+    words = [*noise(tmp_path), MEMORISES]
     compare(tmp_path, *words, text=TEXTS, until="teach")
     opened = context(tmp_path, *words, text=TEXTS)
     right = teacher_outputs(opened)["train"].argmax(-1) == opened.labels["labels"]

@@ -142,24 +142,6 @@ def test_an_error_of_ours_is_not_hidden(tiny_recipe: Path, monkeypatch: pytest.M
         cli.main(["run", str(tiny_recipe)])
 
 
-@pytest.mark.parametrize(
-    ("words", "key"),
-    [
-        (["search.trials=2"], "search"),
-        (["lockstep.optimizer=sgd"], "lockstep"),
-        (["data.dataset=cifar10", "data.folder=.", "data.teacher_labels=clean"], "data.teacher_labels"),
-        (["data.copies=2"], "data.copies"),
-    ],
-)
-def test_run_refuses_what_only_compare_follows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], key: str
-) -> None:
-    recipe = Path(__file__).parents[2] / "recipes" / "digits.yaml"
-    status, line = run(capsys, "run", recipe, f"output={tmp_path / 'run'}", *words)
-    assert (status, line.split(":", 1)[1].strip().startswith(f"error: {key} is for grkd compare")) == (2, True)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("command", ["run", "compare"])
 def test_a_teacher_that_has_learnt_nothing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from grkd import objectives
-from grkd.benchmarks.exact_match import read_questions
 from grkd.compare.priority import Priority, priority
 from grkd.compare.study import Trial
 from grkd.console import console
@@ -25,6 +24,7 @@ from grkd.language.context import LanguageModels
 from grkd.language.search import Job, LanguageSearch, metric, search_job
 from grkd.language.shared import shared_stages
 from grkd.language.train import train_student, trained_student, training_inputs
+from grkd.metrics.exact_match import read_questions
 from grkd.recipe import LanguageRecipe, Method
 from grkd.run.folder import RunFolder, identity
 from grkd.run.jobs import DONE, NOT_YET, run_jobs
