@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from grkd.benchmarks import _rank_task as rank_task
 from grkd.errors import UserError
-from grkd.metrics import rank
+from grkd.metrics import calibration
 
 DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "../shared/data")) / "llm"
 BENCH = DATA / "arena_bench_v1" / "groups_scored.parquet"
@@ -82,7 +82,7 @@ def test_tokens_of_completions_by_hand(student: str, tiny_teacher: Path, tmp_pat
         "nll_nats": float(-log_own.gather(-1, tokens[:, None]).mean()),
         "correct": float((own.argmax(-1) == tokens).double().mean()),
         "brier": float((log_own.exp() - torch.eye(40)[tokens]).square().sum(-1).mean()),
-        "expected_calibration_error": float(rank.calibration(own, tokens)["expected_calibration_error"]),
+        "expected_calibration_error": float(calibration.calibration(own, tokens)["expected_calibration_error"]),
     }
     for name, value in expected.items():
         got = found["metrics"][f"token_{name}"]

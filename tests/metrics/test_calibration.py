@@ -13,7 +13,7 @@ from sklearn.metrics import ndcg_score
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.metrics import rank
+from grkd.metrics import calibration, class_groups, rank
 
 
 def logits(rows: int, classes: int, *, seed: int = 0, scale: float = 2.0) -> Tensor:
@@ -89,7 +89,7 @@ def test_reverse_kl_is_scipys() -> None:
 def test_calibration_by_its_formulas() -> None:
     scores = logits(40, 5)
     labels = torch.randint(5, (40,), generator=torch.Generator().manual_seed(2))
-    found = rank.calibration(scores, labels)
+    found = calibration.calibration(scores, labels)
     probs = softmax(scores.double().numpy(), axis=-1)
     one_hot = np.eye(5)[labels.numpy()]
     assert found["brier"].tolist() == pytest.approx(((probs - one_hot) ** 2).sum(-1), rel=1e-5)
@@ -104,7 +104,7 @@ def test_calibration_by_its_formulas() -> None:
 def test_calibration_error_by_loops(bins: int) -> None:
     scores = logits(300, 4)
     labels = torch.randint(4, (300,), generator=torch.Generator().manual_seed(3))
-    found = rank.calibration(scores, labels, bins=bins)
+    found = calibration.calibration(scores, labels, bins=bins)
     total = 0.0
     for b in range(bins):
         inside = [i for i, c in enumerate(found["confidence"].tolist()) if b / bins < c <= (b + 1) / bins]
@@ -119,28 +119,28 @@ def test_calibration_error_is_that_of_torchmetrics(bins: int) -> None:
     scores = logits(500, 6)
     labels = torch.randint(6, (500,), generator=torch.Generator().manual_seed(4))
     expected = functional.multiclass_calibration_error(scores.softmax(-1), labels, num_classes=6, n_bins=bins)
-    found = rank.calibration(scores, labels, bins=bins)["expected_calibration_error"]
+    found = calibration.calibration(scores, labels, bins=bins)["expected_calibration_error"]
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_calibration_error_by_hand() -> None:
     # Two bins: (0, .5] holds .4 (wrong); (.5, 1] holds .6 (right), .8 (wrong), 1.0 (right).
     confidence, correct = torch.tensor([0.4, 0.6, 0.8, 1.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
-    found = rank.expected_calibration_error(confidence, correct, bins=2)
+    found = calibration.expected_calibration_error(confidence, correct, bins=2)
     assert found.item() == pytest.approx((0.4 + abs(2 - 2.4)) / 4)
     # A bin's upper edge belongs to it.
-    edge = rank.expected_calibration_error(torch.tensor([0.5, 1.0]), torch.tensor([1.0, 0.5]), bins=2)
+    edge = calibration.expected_calibration_error(torch.tensor([0.5, 1.0]), torch.tensor([1.0, 0.5]), bins=2)
     assert edge.item() == pytest.approx((0.5 + 0.5) / 2)
-    assert math.isnan(rank.expected_calibration_error(torch.zeros(0), torch.zeros(0)).item())
+    assert math.isnan(calibration.expected_calibration_error(torch.zeros(0), torch.zeros(0)).item())
     with pytest.raises(UserError, match="bins of the calibration error must be 1 or more, got 0"):
-        rank.expected_calibration_error(confidence, correct, bins=0)
+        calibration.expected_calibration_error(confidence, correct, bins=0)
 
 
 def test_a_calibrated_model_has_a_small_error_and_an_overconfident_one_a_large() -> None:
     scores = logits(4000, 5)
     labels = torch.multinomial(scores.softmax(-1), 1, generator=torch.Generator().manual_seed(5)).squeeze(-1)
-    assert rank.calibration(scores, labels)["expected_calibration_error"] < 0.03
-    assert rank.calibration(3 * scores, labels)["expected_calibration_error"] > 0.1
+    assert calibration.calibration(scores, labels)["expected_calibration_error"] < 0.03
+    assert calibration.calibration(3 * scores, labels)["expected_calibration_error"] > 0.1
 
 
 def test_look_alike_classes_by_hand() -> None:
@@ -154,7 +154,7 @@ def test_look_alike_classes_by_hand() -> None:
         ]
     )
     labels = torch.tensor([0, 1, 1, 3, 2])
-    found = rank.group_accuracy(scores, labels, class_groups={"dogs": [1, 0], "cats": [2, 3]})
+    found = class_groups.group_accuracy(scores, labels, class_groups={"dogs": [1, 0], "cats": [2, 3]})
     as_lists = {name: {key: value.tolist() for key, value in part.items()} for name, part in found.items()}
     assert as_lists == {
         "dogs": {"accuracy": [1, 0, 0], "within_group_accuracy": [1, 1, 0], "group_recall": [1, 0, 1]},
@@ -165,4 +165,4 @@ def test_look_alike_classes_by_hand() -> None:
 @pytest.mark.parametrize("classes", [[1], [], [0, 4], [-1, 2], [2, 2]])
 def test_look_alike_classes_that_do_not_exist_are_a_user_error(classes: list[int]) -> None:
     with pytest.raises(UserError, match="class group 'dogs': needs two or more of the classes 0 to 3"):
-        rank.group_accuracy(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long), class_groups={"dogs": classes})
+        class_groups.group_accuracy(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long), class_groups={"dogs": classes})

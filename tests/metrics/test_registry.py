@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grkd.errors import UserError
-from grkd.metrics import rank
+from grkd.metrics import calibration, rank
 from grkd.metrics.registry import METRICS, higher_is_better, in_order, metric_of
 
 LOWER = {
@@ -34,8 +34,8 @@ def test_every_measured_value_is_known_and_inside_its_range() -> None:
     found = dict(rank.rank_fidelity(student, teacher, top_k=None))
     found["reverse_kl_nats"] = rank.reverse_kl(student, teacher)
     found["ndcg"] = rank.ndcg(student, teacher.softmax(-1))
-    calibration = rank.calibration(student, torch.arange(40) % 6)
-    found |= {name: calibration[name] for name in ("nll_nats", "brier", "expected_calibration_error")}
+    calibrated = calibration.calibration(student, torch.arange(40) % 6)
+    found |= {name: calibrated[name] for name in ("nll_nats", "brier", "expected_calibration_error")}
     for name, values in found.items():
         metric = METRICS[name]
         assert metric.low is None or values.min() >= metric.low - 1e-6, name

@@ -13,7 +13,8 @@ from grkd.metrics.registry import METRICS, metric_of
 from grkd.reports import markdown_table, read_run
 from grkd.reports.figures import draw
 from grkd.reports.outcome import outcome
-from grkd.reports.summary import interval_over_seeds, summarise
+from grkd.reports.seeds import interval_over_seeds
+from grkd.reports.summary import summarise
 
 MakeRun = Callable[..., Path]
 

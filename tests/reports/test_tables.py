@@ -13,7 +13,8 @@ from scipy import stats
 from grkd.metrics.registry import metric_of
 from grkd.reports import markdown_table, print_tables, read_run
 from grkd.reports.outcome import outcome
-from grkd.reports.summary import half_width, p_value, summarise
+from grkd.reports.seeds import half_width, p_value
+from grkd.reports.summary import summarise
 from grkd.reports.tables import DASH, count, duration, number
 
 MakeRun = Callable[..., Path]

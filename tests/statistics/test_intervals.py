@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from grkd import statistics
+from grkd.statistics import _resampling
 
 
 def normal(size: Any, seed: int = 0) -> np.ndarray:
@@ -36,7 +37,7 @@ def test_bootstrap_repeats_with_its_seed() -> None:
 def test_bootstrap_in_batches_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     values = normal(30)
     whole = statistics.bootstrap_interval(values, resamples=101)
-    monkeypatch.setattr(statistics, "_DRAWS", 100)
+    monkeypatch.setattr(_resampling, "_DRAWS", 100)
     assert statistics.bootstrap_interval(values, resamples=101) == whole
 
 

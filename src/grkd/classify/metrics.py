@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grkd.metrics.rank import calibration, group_accuracy, kendall_tau_b, rank_fidelity, reverse_kl
+from grkd.metrics.calibration import calibration
+from grkd.metrics.class_groups import group_accuracy
+from grkd.metrics.rank import kendall_tau_b, rank_fidelity, reverse_kl
 from grkd.metrics.rank_measures import calibration_interval
 from grkd.statistics import Interval, bootstrap_interval
 

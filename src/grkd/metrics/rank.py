@@ -1,11 +1,9 @@
-"""How faithfully a student keeps its teacher's order and probabilities, and how well calibrated it is: one value a row.
+"""How faithfully a student keeps its teacher's order and probabilities: one value per row.
 
 Scores have the shape [rows, candidates] (any number of leading axes works) and must be finite where unmasked.
 Nothing here carries a gradient. Rows for which a quantity is undefined are NaN: leave them out of means
 (`Tensor.nanmean`, or `statistics.bootstrap_interval`, which does).
 """
-
-from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -149,79 +147,6 @@ def reverse_kl(
     Raises ValueError for shapes that differ.
     """
     return forward_kl(teacher_logits, student_logits, mask=mask)
-
-
-@torch.no_grad()
-def calibration(
-    logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"], *, bins: int = 15
-) -> dict[str, Tensor]:
-    """Whether a model's probabilities mean what they say, against labels (classes, or the tokens that came next).
-
-    [rows] each: correct (the top class is the label, 0 or 1), confidence (the top class's probability), nll_nats
-    (-log p of the label), brier (sum_k (p_k - [k = label])^2, in [0, 2]). expected_calibration_error: a scalar, as the
-    function of that name on the first two. float64. Raises UserError for bins below 1.
-    Source of the Brier score: Brier, Monthly Weather Review 78 (1950), the original form over all classes.
-    """
-    log_probs = groups.wide(logits).log_softmax(-1)
-    chosen = log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    best = log_probs.max(-1)
-    correct, confidence = (best.indices == labels).double(), best.values.exp().double()
-    # sum_k (p_k - [k = label])^2 = sum_k p_k^2 - 2 p_label + 1, without a one-hot tensor.
-    brier = log_probs.double().exp().square().sum(-1) - 2 * chosen.double().exp() + 1
-    return {
-        "correct": correct,
-        "confidence": confidence,
-        "nll_nats": -chosen.double(),
-        "brier": brier,
-        "expected_calibration_error": expected_calibration_error(confidence, correct, bins=bins),
-    }
-
-
-@torch.no_grad()
-def expected_calibration_error(
-    confidence: Float[Tensor, " rows"], correct: Float[Tensor, " rows"], *, bins: int = 15
-) -> Float[Tensor, ""]:
-    """Mean distance between confidence and accuracy over bins of equal width on (0, 1], in [0, 1].
-
-    ECE = sum_b (n_b / n) |accuracy_b - confidence_b|, bin b holding confidences in ((b - 1) / bins, b / bins].
-    No row: NaN. Its bootstrap interval: statistics.bootstrap_statistic. Raises UserError for bins below 1.
-    Source: Guo et al., "On calibration of modern neural networks", arXiv 1706.04599, Eq. 3.
-    """
-    if bins < 1:
-        raise UserError(f"bins of the calibration error must be 1 or more, got {bins}")
-    members = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
-    gaps.index_add_(0, members, correct.double() - confidence.double())
-    return gaps.abs().sum() / len(confidence)
-
-
-@torch.no_grad()
-def group_accuracy(
-    logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"], *, class_groups: Mapping[str, Sequence[int]]
-) -> dict[str, dict[str, Tensor]]:
-    """Accuracy inside groups of look-alike classes (breeds of dog, say): for each group, values of its examples.
-
-    For a group C, over the rows whose label is in C, each [rows of C], 0 or 1, float64:
-    accuracy: the highest class of all is the label; within_group_accuracy: the highest class of C is the label (can the
-    model tell them apart, whatever else it is mistaken about?); group_recall: the highest class of all is in C.
-    Raises UserError for a group of fewer than two classes or with a class that does not exist.
-    """
-    found = {}
-    for name, classes in class_groups.items():
-        chosen = torch.tensor(sorted(set(classes)), device=logits.device)
-        if len(chosen) < 2 or chosen[0] < 0 or chosen[-1] >= logits.shape[-1]:
-            raise UserError(
-                f"class group {name!r}: needs two or more of the classes 0 to {logits.shape[-1] - 1}, got {[*classes]}"
-            )
-        inside = torch.isin(labels, chosen)
-        rows, wanted = logits[inside], labels[inside]
-        best = rows.argmax(-1)
-        found[name] = {
-            "accuracy": (best == wanted).double(),
-            "within_group_accuracy": (chosen[rows[:, chosen].argmax(-1)] == wanted).double(),
-            "group_recall": torch.isin(best, chosen).double(),
-        }
-    return found
 
 
 def _shared_by_ties(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grkd import groups
 from grkd.losses import forward_kl
-from grkd.metrics import rank
+from grkd.metrics import calibration, rank
 from grkd.statistics import Interval, bootstrap_statistic
 
 _BINS = 15
@@ -28,7 +28,7 @@ def token_measures(
 
     As against_teacher; correct, confidence, brier, nll_nats of the student against the token that was there.
     """
-    against_tokens = rank.calibration(student_logits, labels)
+    against_tokens = calibration.calibration(student_logits, labels)
     del against_tokens["expected_calibration_error"]  # of the whole, not of a row
     return {**against_teacher(student_logits, teacher_logits, top_k=top_k), **against_tokens}
 
@@ -72,7 +72,7 @@ def response_measures(
     if teacher_log_probs is None:
         teacher_log_probs = teacher
     favourite = teacher.masked_fill(~mask, -torch.inf).argmax(-1)
-    against_favourite = rank.calibration(student.masked_fill(~mask, -torch.inf), favourite)
+    against_favourite = calibration.calibration(student.masked_fill(~mask, -torch.inf), favourite)
     return {
         "pair_accuracy": rank.pair_accuracy(student, teacher, mask=mask),
         "kendall_tau": rank.kendall_tau_b(student, teacher, mask=mask),

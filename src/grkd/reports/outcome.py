@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from grkd.metrics.registry import Metric
 from grkd.reports.results import BEFORE, Run
-from grkd.reports.summary import LEAST_SEEDS, Cell, Line, Summary, Verdict
+from grkd.reports.seeds import LEAST_SEEDS
+from grkd.reports.summary import Cell, Line, Summary, Verdict
 from grkd.reports.tables import and_list, number
 
 # What the paragraph speaks about; the table has the rest.

@@ -1,16 +1,12 @@
 """What the rows of a run say: means, intervals, differences, and which differences the seeds can support."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from scipy import stats
 
 from grkd.metrics.registry import Metric, in_order
 from grkd.reports.results import BEFORE, TEACHER, Row, Run, Task
-from grkd.statistics import holm
-
-LEAST_SEEDS = 3  # below these no method is called better than another
+from grkd.reports.seeds import LEAST_SEEDS, half_width, interval_over_seeds, p_value, significant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,44 +89,6 @@ class Summary:
         return max((len(cell.values) for line in self.methods for cell in line.cells.values()), default=0)
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Of the 95 % interval of the mean: t_{0.975, n-1} s / sqrt(n); None below two values."""
-    count = len(values)
-    if count < 2:
-        return None
-    return float(stats.t.ppf(0.975, count - 1)) * _deviation(values) / math.sqrt(count)
-
-
-def interval_over_seeds(values: Sequence[float], metric: Metric) -> tuple[float, float] | None:
-    """95 % Student t interval of the mean over seeds, cut at the metric's range; None below two values."""
-    half = half_width(values)
-    if half is None:
-        return None
-    mean = math.fsum(values) / len(values)
-    return metric.clipped(mean - half, mean + half)
-
-
-def p_value(differences: Sequence[float]) -> float:
-    """Of the paired t test, two-sided. NaN if there is no test: fewer than three differences, or no spread in them.
-
-    Two differences that happen to be nearly equal would give any p-value. Differences without any spread are no
-    evidence: the seed had no effect.
-    """
-    count = len(differences)
-    if count < LEAST_SEEDS:
-        return math.nan
-    mean, spread = sum(differences) / count, _deviation(differences)
-    if spread <= 1e-9 * abs(mean):
-        return math.nan
-    return float(2 * stats.t.sf(abs(mean) / spread * math.sqrt(count), count - 1))
-
-
-def significant(p_values: Mapping[str, float]) -> set[str]:
-    """Whose comparison stands at 5 % after Holm's correction over all of them; NaN is no comparison."""
-    adjusted = holm(list(p_values.values()))
-    return {label for label, p in zip(p_values, adjusted, strict=True) if p < 0.05}
-
-
 def summarise(run: Run) -> Summary:
     """The table of a run, with differences and verdicts."""
     metrics = in_order(row.metric for row in run.rows)
@@ -141,11 +99,6 @@ def summarise(run: Run) -> Summary:
     lines = tuple(_line(run, label, {name: column[label] for name, column in columns.items()}) for label in labels)
     verdicts = {metric.name: verdict for metric in metrics if (verdict := _verdict(metric, lines)) is not None}
     return Summary(metrics=metrics, lines=lines, verdicts=verdicts, baseline=baseline, task=run.task)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _baseline(run: Run, labels: Sequence[str]) -> str | None:

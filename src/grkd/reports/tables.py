@@ -11,7 +11,8 @@ from rich.text import Text
 
 from grkd.metrics.registry import GROUPS, Metric
 from grkd.reports.results import BEFORE, TEACHER, Run
-from grkd.reports.summary import LEAST_SEEDS, Cell, Line, Summary, summarise
+from grkd.reports.seeds import LEAST_SEEDS
+from grkd.reports.summary import Cell, Line, Summary, summarise
 
 DASH = "\u2013"
 _ARROWS = {1: "\u00a0↑", -1: "\u00a0↓", 0: ""}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from grkd import statistics
 from grkd.reports._measures import item_measures
 from grkd.reports.evaluation_report import evaluation_report, paired_view
 from grkd.reports.evaluations import Estimate, Evaluation
@@ -73,7 +72,7 @@ def test_shared_draws_give_the_same_numbers_to_the_last_bit_and_are_drawn_once_a
         drawn.append(seed)
         return new(seed)
 
-    monkeypatch.setattr(statistics.np.random, "default_rng", counted)
+    monkeypatch.setattr(np.random, "default_rng", counted)
     paired = compare([evaluation(label, items) for label, items in rows.items()], seed=3)
     monkeypatch.undo()
     # Every prompt keeps a response with a tau, so all measures of a pair have the same number of prompts to draw.
