@@ -46,7 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str], recipe: Path, *changes: str) -> 
         ("student={config: {no_such: 3}}", ["no_such"]),
         ("data.train=absent.jsonl", ["absent.jsonl"]),
         ("data.heldout=absent.jsonl", ["absent.jsonl"]),
-        ("data.max_prompt_tokens=1", ["data", "dropped"]),
+        ("data.max_prompt_tokens=1", ["data", "max_prompt_tokens"]),
         ("teacher.model=./absent", ["absent"]),
         ("responses.source=data", ["completion"]),
     ],

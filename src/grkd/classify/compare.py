@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from grkd import objectives
 from grkd.classify.best import keep_best
-from grkd.classify.context import ClassifierContext, check_engine, in_lockstep
+from grkd.classify.check import check_classifier
+from grkd.classify.context import ClassifierContext, in_lockstep
 from grkd.classify.evaluate import evaluate_teacher
 from grkd.classify.prepare import prepare
 from grkd.classify.score import score, score_copies
-from grkd.classify.search import check_metric, metric, search_job, study_of
-from grkd.classify.teach import alone, check_teacher, teach
+from grkd.classify.search import metric, search_job, study_of
+from grkd.classify.teach import alone, teach
 from grkd.classify.train import JobGroup, StudentJob, failure_of, is_trained, note_failure, train_group
 from grkd.compare.study import Study, Trial
 from grkd.console import console
@@ -22,8 +22,6 @@ from grkd.recipe import ClassifierRecipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, NOT_YET, run_jobs
 from grkd.run.results import collect, describe
-from grkd.run.training import check
-from grkd.training.lockstep.student import check_for_classes
 
 Until = Literal["teach", "search", "finals"]
 Finals = dict[str, list[StudentJob]]
@@ -69,15 +67,9 @@ def compare_classifier(
 
 def _shared(recipe: ClassifierRecipe, run: RunFolder) -> ClassifierContext:
     """Everything before the students: mistakes are found first, then data, teacher and its scores."""
-    if recipe.search is not None:
-        check_metric(recipe.search)
-    for method in recipe.methods:
-        check_for_classes(method.label, objectives.load(method.name, **method.options))
-    check_teacher(recipe)
-    check_engine(recipe)
     context = ClassifierContext(recipe, run)
+    check_classifier(context)
     prepare(context)
-    check(recipe.training, recipe.methods, len(context.class_names))
     describe(recipe, run)
     with alone(context):
         teach(context)

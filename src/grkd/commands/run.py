@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from grkd.errors import UserError
+
 SUMMARY = "run a recipe"
 DESCRIPTION = """\
 Run a recipe: respond -> score -> train -> evaluate -> report.
@@ -12,6 +14,8 @@ training from its last checkpoint. After the recipe, key=value words change sing
 
   grkd run recipes/digits.yaml
   grkd run recipes/digits.yaml seeds=[0,1,2] training.learning_rate=1e-3 methods=[kd,grkd]
+  grkd run recipes/digits.yaml --check          # what is wrong, before anything is loaded or written
+  grkd run recipes/digits.yaml --check --deep   # load the models and try one step of every method
   accelerate launch -m grkd run recipes/gemma.yaml        # several GPUs
 """
 
@@ -20,17 +24,26 @@ def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
-    command.add_argument("--check", action="store_true", help="read the recipe, print it resolved, and stop")
+    add = command.add_argument
+    add("--check", action="store_true", help="say what is wrong before weights are loaded, else print the recipe")
+    add("--deep", action="store_true", help="with --check: load models, run one step of every method, write nothing")
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
     from grkd import recipe
 
+    if options.deep and not options.check:
+        raise UserError("--deep belongs to --check: grkd run RECIPE --check --deep")
     read = recipe.read(options.recipe, options.overrides)
-    if options.check:
-        print(recipe.dump(read), end="")
-        return 0
-    from grkd.pipeline.run import run as run_recipe
+    from grkd.pipeline import run as pipeline
 
-    return run_recipe(read)
+    if not options.check:
+        return pipeline.run(read)
+    from grkd.pipeline.check import check_deeply, check_recipe
+
+    check_recipe(read)
+    if options.deep:
+        return check_deeply(read)
+    print(recipe.dump(read), end="")
+    return 0

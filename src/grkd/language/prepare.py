@@ -32,7 +32,7 @@ def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
     with a stop token and are cut at responses.max_new_tokens.
     """
     responses = recipe.responses
-    _check_choice(responses)
+    check_choice(responses)
     inputs = {
         "data": identity(recipe.data),
         "teacher": identity(recipe.teacher),
@@ -46,12 +46,13 @@ def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
     def make(work: Path) -> None:
         if not run.ranks.is_main_process:
             return
-        examples = data_examples(recipe)
+        found = data_examples(recipe)
+        _say_what_is_shared(found)
         console.print("loading teacher and student")
         models.make(work)
         check(recipe.training, recipe.methods, models.numbers_in(work)["vocabulary"])
         encoded = _Encoded(recipe, models, models.numbers_in(work))
-        for split, example in examples:
+        for split, example in found:
             encoded.add(split, example)
         records = encoded.records
         counts = {f"prompts_{split}": sum(record["split"] == split for record in records) for split in SPLITS}
@@ -77,7 +78,7 @@ def groups_from_data(responses: Responses) -> bool:
     return responses.source == "data" and responses.n > 1
 
 
-def _check_choice(responses: Responses) -> None:
+def check_choice(responses: Responses) -> None:
     """Raises UserError for settings that can leave nothing to choose from."""
     if responses.candidates is not None and responses.n == 1 < responses.candidates:
         raise UserError("responses.candidates: of several the most different n are kept; set responses.n to 2 or more")
@@ -88,6 +89,12 @@ def _check_choice(responses: Responses) -> None:
         raise UserError(
             f"responses.temperature: at 0 all {sampled} responses of a model to a prompt are the same; set it above 0"
         )
+
+
+def _say_what_is_shared(found: list[tuple[str, Example]]) -> None:
+    heldout = [example for split, example in found if split == "heldout"]
+    if shared := shared_prompts(heldout, [example for split, example in found if split == "train"]):
+        console.print(f"[yellow]{shared} of {len(heldout)} held-out prompts are also in the training data[/yellow]")
 
 
 def _say_what_is_left_out(responses: Responses, records: list[dict[str, Any]]) -> None:
@@ -104,8 +111,6 @@ def data_examples(recipe: LanguageRecipe) -> list[tuple[str, Example]]:
     train = _read(recipe, data.train, data.train_split, limit=data.limit)
     if data.heldout is not None or data.heldout_split is not None:
         heldout = _read(recipe, data.heldout, data.heldout_split)
-        if shared := shared_prompts(heldout, train):
-            console.print(f"[yellow]{shared} of {len(heldout)} held-out prompts are also in the training data[/yellow]")
     else:
         train, heldout = split_heldout(train, data.heldout_fraction, recipe.seeds[0])
     return [("train", example) for example in train] + [("heldout", example) for example in heldout]
@@ -142,7 +147,7 @@ class _Encoded:
 
     def add(self, split: str, example: Example) -> None:
         data, responses = self.recipe.data, self.recipe.responses
-        _check_answers(responses, split, example)
+        check_answers(responses, split, example)
         try:
             prompt_ids = encode_prompt(self.tokenizer, example, system=data.system)
             answers, scores = self._answers(example)
@@ -223,7 +228,7 @@ class _Encoded:
                 console.print(f"[yellow]data: {count} {escape(note)}[/yellow]", soft_wrap=True)
 
 
-def _check_answers(responses: Responses, split: str, example: Example) -> None:
+def check_answers(responses: Responses, split: str, example: Example) -> None:
     """Raises UserError where an example has fewer responses than the recipe takes from the data."""
     found = len(example.answers)
     if not from_data(responses) or found >= (2 if groups_from_data(responses) else 1):

@@ -18,6 +18,8 @@ from grkd.errors import UserError
 from grkd.models.attention import honour_softcap
 from grkd.models.load import one_line, quiet, rebuilt
 
+_MOST_PARTS = 1_000  # layers, heads or experts of a model with fresh weights
+
 
 def truncated(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """A new model of these layers of `model` (numbers from 0, rising), with everything else of it.
@@ -29,10 +31,7 @@ def truncated(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     config = copy.deepcopy(model.config)
     text = config.get_text_config(decoder=True)
     depth = text.num_hidden_layers
-    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < depth:
-        raise UserError(
-            f"layers must be rising numbers from 0 to {depth - 1} (the teacher has {depth}), got {list(layers)}"
-        )
+    check_layers(config, layers)
     prefixes = _layer_lists(model, depth)
     if not prefixes:
         raise UserError(f"a {config.model_type} model cannot be cut by layers: it has no list of {depth} layers")
@@ -40,6 +39,15 @@ def truncated(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
         setattr(text, name, [getattr(text, name)[layer] for layer in layers])
     text.num_hidden_layers = len(layers)
     return rebuilt(model, config, _renamed(model.state_dict(), prefixes, layers))
+
+
+def check_layers(config: PreTrainedConfig, layers: Sequence[int]) -> None:
+    """Raises UserError unless these are rising numbers of layers that the config's model has."""
+    depth = config.get_text_config(decoder=True).num_hidden_layers
+    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < depth:
+        raise UserError(
+            f"layers must be rising numbers from 0 to {depth - 1} (the teacher has {depth}), got {list(layers)}"
+        )
 
 
 def fresh(
@@ -56,6 +64,9 @@ def fresh(
             near = difflib.get_close_matches(name, values, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"student.config: a {config_of_teacher.model_type} model has no field {name!r}{hint}")
+        # Each is a module of its own: building a million of them would take hours before memory runs out.
+        if name.startswith("num_") and isinstance(overrides[name], int) and overrides[name] > _MOST_PARTS:
+            raise UserError(f"student.config: {name} is {overrides[name]}; at most {_MOST_PARTS} are possible")
     if overrides.get("num_hidden_layers", values.get("num_hidden_layers")) != values.get("num_hidden_layers"):
         values = {name: value for name, value in values.items() if name not in _per_layer_fields(config_of_teacher)}
     try:

@@ -71,6 +71,28 @@ def load_tokenizer(
     return tokenizer
 
 
+def known_config(
+    model: str, *, gguf_file: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig | None:
+    """The config of a local folder, or of a hub name that was downloaded before; None where it is not at hand.
+
+    Raises UserError for a folder that is not there or a config that cannot be read. No network, no weights.
+    """
+    place, gguf_file = _place(model, gguf_file)
+    local = Path(place).is_dir()
+    if gguf_file is not None or (local and not (Path(place) / "config.json").is_file()):
+        return None
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if local:
+        with _explained(model, "config"), quiet():
+            return AutoConfig.from_pretrained(place, **options)
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(place, local_files_only=True, **options)
+    except (OSError, ValueError):
+        return None
+
+
 def load_language_model(
     model: str,
     *,

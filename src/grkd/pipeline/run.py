@@ -13,13 +13,12 @@ from grkd.errors import UserError
 from grkd.language import evaluate as language_evaluation
 from grkd.language import shared as language
 from grkd.language import train as language_training
+from grkd.pipeline.check import check_recipe
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe
-from grkd.run.device import device
 from grkd.run.folder import RunFolder
 from grkd.run.results import collect, publish
-from grkd.run.training import check
 
-__all__ = ["run"]
+__all__ = ["run", "stages"]
 
 
 def run(recipe: Recipe) -> int:
@@ -27,14 +26,13 @@ def run(recipe: Recipe) -> int:
 
     Raises UserError for the user's mistakes, before anything is written where they can be seen before.
     """
-    device(recipe.device)
-    check(recipe.training)
+    check_recipe(recipe)
     logging.disable_progress_bar()  # ours say more
     folder = RunFolder(Path(recipe.output))
     existed = folder.path.exists()
     try:
         with folder.locked():
-            status = _stages(recipe, folder)
+            status = stages(recipe, folder)
             if folder.ranks.is_main_process:
                 collect(recipe, folder.path, status)
                 publish(folder.path)
@@ -45,7 +43,8 @@ def run(recipe: Recipe) -> int:
     return 0 if all(outcome == "done" for outcome in status.values()) else 1
 
 
-def _stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
+def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
+    """Every stage of a recipe that is not complete yet; "done" or "failed: reason" by method and seed."""
     if isinstance(recipe, ClassifierRecipe):
         return run_classifier(recipe, folder)
     assert isinstance(recipe, LanguageRecipe)

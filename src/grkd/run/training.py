@@ -1,12 +1,14 @@
 """The train stage that both tasks share: a recipe's training section becomes a DistillationTrainer's run."""
 
 import dataclasses
+import difflib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
@@ -33,9 +35,8 @@ def arguments(
 ) -> TrainingArguments:
     """transformers.TrainingArguments of a recipe's training section; `extra` goes in last."""
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    for name in training.extra:
-        if name not in known:
-            raise UserError(f"training.extra.{name}: transformers.TrainingArguments has no such field")
+    _check_extra(training.extra)
+    _check_reports(training.report_to)
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "run_name": run_name,
@@ -69,6 +70,41 @@ def arguments(
     return TrainingArguments(**(settings | training.extra))
 
 
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    """Raises UserError for a field that transformers.TrainingArguments has not, or a value of another type."""
+    hints = get_type_hints(TrainingArguments)
+    known = [field.name for field in dataclasses.fields(TrainingArguments)]
+    for name, value in extra.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"training.extra.{name[:60]}: transformers.TrainingArguments has no such field{hint}")
+        try:
+            TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
+                value, strict=True
+            )
+        except ValidationError:
+            wanted = str(getattr(hints[name], "__name__", hints[name])).replace("typing.", "")
+            raise UserError(f"training.extra.{name}: expected {wanted}, got {repr(value)[:60]}") from None
+        except PydanticUserError:
+            continue  # a type that pydantic cannot check
+
+
+def _check_reports(report_to: str | Sequence[str]) -> None:
+    """Raises UserError for trackers that transformers does not know or that are not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in [report_to] if isinstance(report_to, str) else report_to:
+        if name in ("none", "all", "auto"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            listed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UserError(f"training.report_to: unknown tracker {name[:60]!r}; known: none, {listed}")
+        if name not in get_available_reporting_integrations():
+            raise UserError(f"training.report_to: {name} is not installed; pip install it, or set none")
+
+
 def check(training: Training, methods: Sequence[Method] = (), candidates: int | None = None) -> None:
     """Raises UserError for what transformers refuses, and for methods that do not fit the number of candidates."""
     try:
@@ -76,7 +112,8 @@ def check(training: Training, methods: Sequence[Method] = (), candidates: int | 
     except (ValueError, TypeError, ImportError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"training: {' '.join(str(error).split())}") from None
+        text = " ".join(str(error).split())
+        raise UserError(f"training: {text if len(text) <= 250 else text[:250] + '...'}") from None
     for method in methods:
         if candidates is not None:
             objectives.load(method.name, **method.options).check_candidates(candidates)

@@ -1,0 +1,39 @@
+"""What a classifier's recipe gets wrong, as far as data, methods and untrained networks tell."""
+
+from grkd import objectives
+from grkd.classify.context import ClassifierContext, check_engine
+from grkd.classify.search import check_metric
+from grkd.classify.teach import check_teacher
+from grkd.errors import UserError
+from grkd.recipe import ClassifierRecipe
+from grkd.run.training import check
+from grkd.training.lockstep.student import check_for_classes
+
+
+def check_classifier(context: ClassifierContext) -> None:
+    """Raises UserError for the first thing that would end the run later; reads the data, writes nothing.
+
+    Networks and factories are built once: a student that fails would else be found when the teacher is trained.
+    """
+    recipe = context.recipe
+    _check_settings(recipe)
+    _ = context.class_groups
+    check(recipe.training, recipe.methods, context.data.classes)
+    for spec in (recipe.teacher, recipe.student):
+        if spec.has_factory:
+            context.view(spec)
+
+
+def _check_settings(recipe: ClassifierRecipe) -> None:
+    if recipe.search is not None:
+        check_metric(recipe.search)
+    for method in recipe.methods:
+        check_for_classes(method.label, objectives.load(method.name, **method.options))
+    check_teacher(recipe)
+    check_engine(recipe)
+    for where, training in (("", recipe.training), ("teacher.", recipe.teacher.training)):
+        if training is not None:
+            try:
+                check(training)
+            except UserError as error:
+                raise UserError(f"{where}{error}") from None

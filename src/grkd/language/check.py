@@ -1,0 +1,91 @@
+"""What a language recipe gets wrong, as far as files, configs and methods tell: no weights, no network."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from grkd import objectives
+from grkd.errors import UserError
+from grkd.language.lora import adapted
+from grkd.language.prepare import check_answers, check_choice, data_examples
+from grkd.metrics.exact_match import read_questions
+from grkd.models.cut import check_layers, fresh
+from grkd.models.load import known_config, quiet
+from grkd.recipe import LanguageRecipe, Method, Model, Student
+from grkd.run.training import check
+
+
+def check_language(recipe: LanguageRecipe) -> None:
+    """Raises UserError for the first thing that would end the run later: data, questions, methods, models' shapes.
+
+    What only a config tells (layers, top_k, LoRA's modules) is looked at where the config is at hand.
+    """
+    for method in recipe.methods:
+        _check_method(method)
+    check(recipe.training)
+    check_choice(recipe.responses)
+    for questions in _questions(recipe):
+        read_questions(Path(questions))
+    if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
+        for split, example in data_examples(recipe):
+            check_answers(recipe.responses, split, example)
+    _check_models(recipe)
+
+
+def _check_method(method: Method) -> None:
+    if objectives.load(method.name, **method.options).needs_features:
+        raise UserError(f"{method.label}: the method reads a classifier's features, a language model has none")
+
+
+def _questions(recipe: LanguageRecipe) -> Iterator[str]:
+    if recipe.evaluation.questions is not None:
+        yield recipe.evaluation.questions
+    if recipe.search is not None and recipe.search.questions is not None:
+        yield recipe.search.questions
+
+
+def _check_models(recipe: LanguageRecipe) -> None:
+    teacher, spec = _config(recipe.teacher), recipe.student
+    if teacher is not None:
+        vocabulary = teacher.get_text_config(decoder=True).vocab_size
+        if recipe.evaluation.top_k > vocabulary:
+            raise UserError(
+                f"evaluation.top_k: {recipe.evaluation.top_k} is above the teacher's vocabulary of {vocabulary} tokens"
+            )
+        if spec.layers is not None:
+            check_layers(teacher, spec.layers)
+    config = _config(spec) if spec.model is not None else teacher
+    if config is None:
+        return
+    check(recipe.training, recipe.methods, config.get_text_config(decoder=True).vocab_size)
+    if spec.lora is not None or spec.config is not None:
+        student = _without_weights(config, spec, recipe.seeds[0])
+        if spec.lora is not None:
+            adapted(student, spec.lora)
+
+
+def _config(spec: Model | Student) -> PreTrainedConfig | None:
+    assert spec.model is not None
+    return known_config(
+        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
+
+
+def _without_weights(config: PreTrainedConfig, spec: Student, seed: int) -> Any:
+    """The student's modules on the meta device. Raises UserError where fresh weights would not fit into memory."""
+    with torch.device("meta"), quiet():
+        if spec.config is None:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+        student = fresh(config, spec.config, seed)
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
+    if 4 * parameters > memory:
+        raise UserError(
+            f"student.config: the model has {parameters:.1e} parameters, {4 * parameters / 2**30:,.0f} GiB in float32; "
+            f"this machine has {memory / 2**30:,.0f} GiB"
+        )
+    return student

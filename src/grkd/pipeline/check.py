@@ -1,0 +1,74 @@
+"""`grkd run --check`: everything that can be known before time is spent."""
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from grkd.classify.check import check_classifier
+from grkd.classify.context import ClassifierContext
+from grkd.console import console
+from grkd.errors import UserError
+from grkd.language.check import check_language
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, Recipe
+from grkd.run.device import device
+from grkd.run.folder import RunFolder
+
+_PROMPTS = 8
+_EXAMPLES = 256
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises UserError for the first mistake that data, configs, methods and options show. Loads no weights of language
+    models, asks no network, writes nothing."""
+    device(recipe.device)
+    _check_output(Path(recipe.output))
+    if isinstance(recipe, LanguageRecipe):
+        check_language(recipe)
+    else:
+        check_classifier(ClassifierContext(recipe, RunFolder(Path(recipe.output))))
+
+
+def small(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with a few records and one optimiser step, in another folder."""
+    step: dict[str, Any] = {"steps": 1, "epochs": 1.0, "log_every": 1, "report_to": "none"}
+    recipe = replace(recipe, output=str(folder), seeds=recipe.seeds[:1], training=replace(recipe.training, **step))
+    if isinstance(recipe, ClassifierRecipe):
+        limit = min(recipe.data.limit or _EXAMPLES, _EXAMPLES)
+        teacher = recipe.teacher
+        if teacher.training is not None:
+            teacher = replace(teacher, training=replace(teacher.training, **step))
+        return replace(recipe, teacher=teacher, data=replace(recipe.data, limit=limit, student_limit=None))
+    data = replace(
+        recipe.data,
+        heldout=None,
+        heldout_split=None,
+        limit=min(recipe.data.limit or _PROMPTS, _PROMPTS),
+        heldout_fraction=0.5,
+    )
+    responses = replace(recipe.responses, max_new_tokens=min(recipe.responses.max_new_tokens, 16))
+    evaluation = replace(recipe.evaluation, questions=None, samples=1, sample_tokens=4)
+    return replace(recipe, data=data, responses=responses, evaluation=evaluation)
+
+
+def check_deeply(recipe: Recipe) -> int:
+    """Load the models and run one step of every method on a few records, in a folder that is deleted afterwards.
+
+    Returns 0, or 1 where a method failed. Raises UserError as the run itself.
+    """
+    from grkd.pipeline.run import stages
+
+    with tempfile.TemporaryDirectory(prefix="grkd-check-") as place:
+        folder = RunFolder(Path(place))
+        status = stages(small(recipe, folder.path), folder)
+    for name, outcome in status.items():
+        console.print(f"{name}: {'one step works' if outcome == 'done' else outcome}", markup=False, soft_wrap=True)
+    return 0 if all(outcome == "done" for outcome in status.values()) else 1
+
+
+def _check_output(folder: Path) -> None:
+    """Raises UserError unless the folder can be made or written to."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"output: cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")
