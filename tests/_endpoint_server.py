@@ -96,6 +96,16 @@ class EndpointServer:
             self._raw(handler, 200, b"<html>welcome</html>", "text/html")
         elif fault == "empty":
             self._send(handler, 200, {"id": "x", "object": "chat.completion", "choices": []})
+        elif fault == "null":
+            answer = self._completion(body)
+            answer["choices"][0]["message"]["content"] = None
+            self._send(handler, 200, answer)
+        elif fault == "drip":  # a byte now and then: no single read takes long
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n")
+            for _ in range(500):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+                time.sleep(0.05)
         elif fault == "slow":
             time.sleep(1.0)
             self._send(handler, 200, self._completion(body))

@@ -30,13 +30,15 @@ _MODULES = ("groups", "losses", "objectives", "schedules")
 _CLASSES = {"GRKDLoss": "objectives", "GRKDConfig": "training", "GRKDTrainer": "training"}
 
 
-def __getattr__(name: str) -> Any:
-    """A public module or class, imported now."""
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _CLASSES:
-        return getattr(importlib.import_module(f"{__name__}.{_CLASSES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """A public module or class, imported now."""
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name in _CLASSES:
+            return getattr(importlib.import_module(f"{__name__}.{_CLASSES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -61,7 +61,7 @@ def annotations(model: str) -> list[dict[str, Any]]:
     return alpaca_eval.read_annotations(DATA / "annotations" / f"{MODELS[model]}.json.gz")
 
 
-def judgement(text: str, alternatives: dict[str, float] | None = None) -> Judgement:
+def judgement(text: str, alternatives: dict[str, Any] | None = None) -> Judgement:
     tokens = [{"token": token, "logprob": value} for token, value in (alternatives or {}).items()]
     logprobs = None if alternatives is None else [{"token": text, "logprob": -1.0, "top_logprobs": tokens}]
     return Judgement(text=text, logprobs=logprobs, prompt_tokens=1, completion_tokens=1, seconds=0.0)
@@ -330,6 +330,10 @@ class TestJudge:
         expected = list(switch.preprocess(rows)["is_switched_outputs"])
         assert [alpaca_eval.is_switched(f"do {n}") for n in range(40)] == expected
         assert 10 < sum(expected) < 30
+
+    def test_a_log_probability_that_is_not_a_number_makes_a_judgement_unparsable(self) -> None:
+        assert alpaca_eval.parse(judgement("m", {"m": None, "M": -0.1}), instruction="a") is None
+        assert alpaca_eval.parse(judgement("m", {"x": None}), instruction="a") is not None
 
     @pytest.mark.parametrize(
         ("alternatives", "expected"),

@@ -57,7 +57,7 @@ def test_a_judgement_and_its_line_in_the_store(server: Any, tmp_path: Path) -> N
     assert (line["prompt_tokens"], line["completion_tokens"], line["tries"]) == (7, 3, 1)
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "cut", "garbage", "page", "empty"])
+@pytest.mark.parametrize("fault", ["429", "500", "cut", "garbage", "page", "empty", "null"])
 def test_a_fault_that_passes(server: Any, tmp_path: Path, fault: str) -> None:
     server.faults = [fault]
     assert ask(judge(server, tmp_path)).text == "answer to hello"
@@ -71,6 +71,32 @@ def test_a_slow_server_is_given_up_on_and_tried_again(server: Any, tmp_path: Pat
     assert ask(judge(server, tmp_path, timeout_seconds=0.2)).text == "answer to hello"
     assert time.monotonic() - begun < 0.9
     assert len(server.asked) == 2
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up_on(server: Any, tmp_path: Path) -> None:
+    server.faults = ["drip"]
+    assert ask(judge(server, tmp_path, timeout_seconds=0.3)).text == "answer to hello"
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_that_is_no_time_is_refused(server: Any, tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(UserError, match="the timeout must be above 0 seconds"):
+        judge(server, tmp_path, timeout_seconds=seconds)
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_stored_as_a_question_mark(server: Any, tmp_path: Path) -> None:
+    server.reply = lambda _: "a\ud83db"
+    assert ask(judge(server, tmp_path)).text == "a?b"
+    assert ask(judge(server, tmp_path)).text == "a?b"
+    assert len(server.asked) == 1
+
+
+def test_a_log_probability_that_is_no_number_is_none(server: Any, tmp_path: Path) -> None:
+    server.logprobs = [("m", float("nan")), ("M", -0.1)]
+    found = ask(judge(server, tmp_path), logprobs=5).logprobs
+    assert [one["logprob"] for one in found[0]["top_logprobs"]] == [None, -0.1]
+    assert ask(judge(server, tmp_path), logprobs=5).logprobs == found
 
 
 def test_retry_after_is_obeyed_and_the_wait_doubles(server: Any, tmp_path: Path) -> None:

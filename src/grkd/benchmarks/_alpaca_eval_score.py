@@ -115,11 +115,14 @@ def is_switched(instruction: str) -> bool:
 
 
 def parse(judgement: Judgement, *, instruction: str) -> float | None:
-    """Preference from 1 (baseline) to 2 (model) out of a judgement; None where it is neither m nor M.
+    """Preference from 1 (baseline) to 2 (model) out of a judgement; None where it is neither m nor M, or one of their
+    log-probabilities is not a number.
 
     With log-probabilities: 2 - p(m) / (p(m) + p(M)) of the first token, m being the output seen first; a choice that
     is not among the alternatives has probability 0. Without, or with neither among them: 1 or 2, as the text says.
     """
+    if _broken(judgement.logprobs):
+        return None
     preference = _weighted(judgement.logprobs)
     if preference is None:
         choice = _CHOICE.fullmatch(judgement.text)
@@ -132,6 +135,12 @@ def parse(judgement: Judgement, *, instruction: str) -> float | None:
 def preference_to_share(preference: float) -> float:
     """A preference as the model's share of the win, in percent; 0 is a draw, as in alpaca-eval."""
     return 100 * ((preference or 1.5) - 1)
+
+
+def _broken(logprobs: list[dict[str, Any]] | None) -> bool:
+    """Whether a log-probability of the first token is missing that should be a number."""
+    alternatives = (logprobs[0].get("top_logprobs") or []) if logprobs else []
+    return any(each["logprob"] is None for each in alternatives if each["token"] in ("m", "M"))
 
 
 def _weighted(logprobs: list[dict[str, Any]] | None) -> float | None:

@@ -1,5 +1,6 @@
 """What lies between an endpoint's URL and its answers: the URL's form, the key, the client, headers and numbers."""
 
+import math
 import os
 import time
 from email.utils import parsedate_to_datetime
@@ -51,10 +52,14 @@ def client_for(url: str, key: str, timeout_seconds: float) -> Any:
 
 
 def plain_logprobs(tokens: Any) -> list[dict[str, Any]]:
-    """Tokens and log-probabilities as plain values; some servers write minus infinity, which JSON has not."""
+    """Tokens and log-probabilities as plain values; some servers write minus infinity, which JSON has not.
+
+    None stands for NaN, which a broken server writes.
+    """
 
     def one(token: Any) -> dict[str, Any]:
-        return {"token": str(token.token), "logprob": max(float(token.logprob), _NO_CHANCE)}
+        value = float(token.logprob)
+        return {"token": str(token.token), "logprob": None if math.isnan(value) else max(value, _NO_CHANCE)}
 
     return [{**one(token), "top_logprobs": [one(other) for other in token.top_logprobs or []]} for token in tokens]
 

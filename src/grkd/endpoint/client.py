@@ -1,5 +1,6 @@
 """An OpenAI-compatible chat endpoint: one request with retries, a budget, and errors that say what to change."""
 
+import math
 import random
 import re
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from grkd.endpoint._connection import DEFAULT_KEY, base_url, client_for, key_of, plain_logprobs, retry_after
+from grkd.endpoint.threads import within
 from grkd.errors import UserError
 
 Messages = list[dict[str, str]]
@@ -105,7 +107,9 @@ class Endpoint:
         self.budget = budget or Budget()
         self.stopped = threading.Event()
         self.dropped: list[str] = []  # options that the endpoint refused and that are left out since
-        self._retries, self._backoff = retries, backoff_seconds
+        if not 0 < timeout_seconds < math.inf:
+            raise UserError(f"{role}: the timeout must be above 0 seconds, got {timeout_seconds}")
+        self._retries, self._backoff, self._timeout_seconds = retries, backoff_seconds, timeout_seconds
         self._key_env = key_env or DEFAULT_KEY
         self._key = key_of(self.url, key_env, role)
         self._client = client_for(self.url, self._key or "none", timeout_seconds)
@@ -160,7 +164,7 @@ class Endpoint:
             tries += 1
             body = self._body(messages, max_tokens, options)
             try:
-                answer = self._client.chat.completions.create(**body)
+                answer = within(self._timeout_seconds, lambda body=body: self._client.chat.completions.create(**body))
                 return self._reply(answer, messages, time.monotonic() - begun, tries)
             except openai.APIStatusError as error:
                 last = self._explained(error)
@@ -170,7 +174,7 @@ class Endpoint:
                     tries -= 1
                     continue
                 wait = retry_after(error.response.headers.get("retry-after"))
-            except openai.APITimeoutError:
+            except (openai.APITimeoutError, TimeoutError):
                 last, wait = "no answer in time", None
             except openai.APIConnectionError as error:
                 last, wait = self._unreachable(error), None
@@ -204,9 +208,10 @@ class Endpoint:
 
     def _reply(self, answer: Any, messages: Messages, seconds: float, tries: int) -> Reply:
         choice = answer.choices[0]
-        text = choice.message.content or ""
+        text = choice.message.content
         if not isinstance(text, str):
             raise TypeError("content is no text")
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair fits into no file
         used = [getattr(answer.usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         counts = [count for count in used if isinstance(count, int)]
         estimated = len(counts) < 2

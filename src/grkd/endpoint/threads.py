@@ -1,11 +1,30 @@
-"""Calls in threads, their results as they come."""
+"""Calls in threads: their results as they come, and a bound on the time of one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from threading import Thread
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
+
+
+def within(seconds: float, call: Callable[[], Result]) -> Result:
+    """What the call returns or raises; TimeoutError after so many seconds, whatever it is waiting for.
+
+    An HTTP client bounds each read: a server that sends a byte now and then keeps it for ever. The call then goes on in
+    a thread that no one waits for.
+    """
+    answered: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            answered.set_result(call())
+        except BaseException as error:
+            answered.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return answered.result(timeout=seconds)
 
 
 class Calls(Generic[Result]):
