@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -164,7 +165,7 @@ class Endpoint:
             tries += 1
             body = self._body(messages, max_tokens, options)
             try:
-                answer = within(self._timeout_seconds, lambda body=body: self._client.chat.completions.create(**body))
+                answer = within(self._timeout_seconds, partial(self._client.chat.completions.create, **body))
                 return self._reply(answer, messages, time.monotonic() - begun, tries)
             except openai.APIStatusError as error:
                 last = self._explained(error)
