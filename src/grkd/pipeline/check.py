@@ -22,12 +22,17 @@ _EXAMPLES = 256
 def check_recipe(recipe: Recipe) -> None:
     """Raises UserError for the first mistake that data, configs, methods and options show. Loads no weights of language
     models, asks no network, writes nothing."""
+    check_first(recipe)
+    if isinstance(recipe, ClassifierRecipe):
+        check_classifier(ClassifierContext(recipe, RunFolder(Path(recipe.output))))
+
+
+def check_first(recipe: Recipe) -> None:
+    """What a run or comparison checks before its folder is made; the rest of a classifier's comes with its data."""
     device(recipe.device)
     _check_output(Path(recipe.output))
     if isinstance(recipe, LanguageRecipe):
         check_language(recipe)
-    else:
-        check_classifier(ClassifierContext(recipe, RunFolder(Path(recipe.output))))
 
 
 def small(recipe: Recipe, folder: Path) -> Recipe:

@@ -10,11 +10,10 @@ from grkd import objectives
 from grkd.classify.compare import compare_classifier
 from grkd.errors import UserError
 from grkd.language.compare import compare_language
+from grkd.pipeline.check import check_first
 from grkd.recipe import LanguageRecipe, Method, Recipe
-from grkd.run.device import device
 from grkd.run.folder import RunFolder
 from grkd.run.results import collect, publish
-from grkd.run.training import check
 
 Until = Literal["teach", "search", "finals"]
 
@@ -45,8 +44,7 @@ def compare(
         recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
     if seeds is not None:
         recipe = replace(recipe, seeds=list(range(seeds)))
-    device(recipe.device)
-    check(recipe.training)
+    check_first(recipe)
     logging.disable_progress_bar()
     run = RunFolder(Path(recipe.output))
     with run.locked():

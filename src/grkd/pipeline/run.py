@@ -13,7 +13,7 @@ from grkd.errors import UserError
 from grkd.language import evaluate as language_evaluation
 from grkd.language import shared as language
 from grkd.language import train as language_training
-from grkd.pipeline.check import check_recipe
+from grkd.pipeline.check import check_first
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe
 from grkd.run.folder import RunFolder
 from grkd.run.results import collect, publish
@@ -26,7 +26,7 @@ def run(recipe: Recipe) -> int:
 
     Raises UserError for the user's mistakes, before anything is written where they can be seen before.
     """
-    check_recipe(recipe)
+    check_first(recipe)
     logging.disable_progress_bar()  # ours say more
     folder = RunFolder(Path(recipe.output))
     existed = folder.path.exists()
