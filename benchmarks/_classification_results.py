@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grkd.compare.search import Space
 from grkd.files import read_json
 from grkd.statistics import PairedDifference, seed_interval
 
@@ -54,6 +55,9 @@ class Experiment:
     tries: dict[str, int]
     failures: dict[str, str]
     environment: dict[str, Any]
+    spaces: dict[str, Space]  # label -> the values that its search could choose from, of experiments with a search
+    validated: dict[str, list[float]]  # label -> the values of its trials on the search's validation part
+    searched_by: str  # the search's metric
 
     def seeds(self, label: str, metric: str) -> dict[int, float]:
         return self.values.get(label, {}).get(metric, {})
@@ -93,8 +97,14 @@ def read(path: Path) -> Experiment:
         methods[row["label"]] = row["method"]
         if row["value"] is not None:
             values.setdefault(row["label"], {}).setdefault(row["metric"], {})[row["seed"]] = row["value"]
-    searched = (record["recipe"].get("search") or {}).get("options", {})
+    search = record["recipe"].get("search") or {}
+    searched = search.get("options", {})
     tried = [entry["method"] for entry in record["search"]]
+    validated: dict[str, list[float]] = {}
+    for entry in record["search"]:
+        if entry.get("value") is not None:
+            validated.setdefault(entry["method"], []).append(entry["value"])
+    rates = search.get("learning_rate") or [record["recipe"].get("training", {}).get("learning_rate")]
     return Experiment(
         name=path.stem,
         title=record["title"],
@@ -106,6 +116,9 @@ def read(path: Path) -> Experiment:
         tries={label: tried.count(label) for label in methods},
         failures={name: text for name, text in record["status"].items() if text != "done"},
         environment=record["environment"],
+        spaces={label: {"learning_rate": rates, **searched.get(label, {})} for label in methods} if search else {},
+        validated=validated,
+        searched_by=search.get("metric") or "accuracy",
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from benchmarks import classification, classification_ranks, classification_table
-from benchmarks._classification_results import shown_p
+from benchmarks import classification, classification_ranks, classification_search, classification_table
+from benchmarks._classification_results import Experiment, shown_p
 from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
 from grkd.classify.search import space
@@ -180,7 +180,7 @@ def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
     made_up(tmp_path, {"kd": BEST, "grkd": OURS})
     record = json.loads((tmp_path / "a.json").read_text())
     record["status"] = {"kd-seed0": "done", "rkd-seed0": "failed: out of memory"}
-    record["recipe"] = {"search": {"options": {"kd": {"temperature": [1.0, 4.0]}}}}
+    record["recipe"] = {"search": {"learning_rate": [0.1], "options": {"kd": {"temperature": [1.0, 2.0, 3.0, 4.0]}}}}
     record["settings"] = {"kd": {"learning_rate": 0.1, "t_squared": True, "temperature": 4.0}}
     record["search"] = [{"method": "kd"}] * 3
     (tmp_path / "a.json").write_text(json.dumps(record))
@@ -188,7 +188,7 @@ def test_the_page_says_what_failed_and_marks_the_best(tmp_path: Path) -> None:
     classification_table.write(tmp_path, tmp_path / "docs")
     text = (tmp_path / "docs" / "results-classification.md").read_text()
     assert "- failed: rkd-seed0: out of memory" in text
-    assert "| kd | 50.20 ± 0.56 | 3 | learning_rate 0.1, temperature 4.0 |" in text
+    assert "| kd | 50.20 ± 0.56 | 3 (75 %) | learning_rate 0.1, temperature 4.0 | temperature |" in text
     assert "| grkd | **52.40 ± 1.42** |" in text
     assert "+2.20 [" in text
     assert "against kd: **better**" in text
@@ -241,3 +241,36 @@ def test_a_bundle_leaves_out_what_is_large_or_made_again(tmp_path: Path, monkeyp
     with tarfile.open("out.tgz") as archive:
         names = [name.removeprefix(f"{classification.RUNS}/") for name in archive.getnames()]
     assert names == ["one/search/optuna.journal", "teachers/x/teach/model/model.safetensors"]
+
+
+def searched(tmp_path: Path, values: dict[str, list[float]]) -> Experiment:
+    """Methods with the held-out means .5, .6, .7, .8, and these values of their trials on validation."""
+    made_up(tmp_path, {label: [mean, mean] for label, mean in zip("abcd", (0.5, 0.6, 0.7, 0.8), strict=True)})
+    record = json.loads((tmp_path / "a.json").read_text())
+    record["recipe"] = {"search": {"learning_rate": [0.1, 0.2, 0.3], "options": {}, "metric": "accuracy"}}
+    record["search"] = [{"method": label, "value": value} for label, own in values.items() for value in own]
+    record["settings"] = {"a": {"learning_rate": 0.1}, "b": {"learning_rate": 0.2}}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    return classification_table.read(tmp_path / "a.json")
+
+
+def test_a_method_without_a_teacher_does_not_count_in_the_agreement(tmp_path: Path) -> None:
+    found = searched(tmp_path, {"a": [0.9], "b": [0.8], "c": [0.99], "d": [0.7]})
+    without = dataclasses.replace(found, methods={**found.methods, "d": "ce"})
+    assert classification_search.agreement(without) == pytest.approx(0.5)  # ranks 2, 1, 3 against 1, 2, 3
+
+
+def test_agreement_of_validation_and_test_by_hand(tmp_path: Path) -> None:
+    # Best values .9, .8, .99, .7: ranks 3, 2, 4, 1 against 1, 2, 3, 4; 1 - 6 * (4 + 0 + 1 + 9) / (4 * 15) = -.4.
+    found = searched(tmp_path, {"a": [0.9, 0.1], "b": [0.8], "c": [0.2, 0.99], "d": [0.7]})
+    assert classification_search.agreement(found) == pytest.approx(-0.4)
+    text = "\n".join(classification_search.section([found]))
+    assert "| A | -0.40 | 4 | learning_rate: a |" in text
+    assert classification_search.shown_trials(found, "a") == "2 (67 %)"
+
+
+@pytest.mark.parametrize("values", [{}, {"a": [0.9], "b": [0.8]}, {label: [0.5] for label in "abcd"}])
+def test_agreement_that_the_files_do_not_hold_is_not_measured(tmp_path: Path, values: dict[str, list[float]]) -> None:
+    found = searched(tmp_path, values)
+    assert classification_search.agreement(found) is None
+    assert "| A | not measured |" in "\n".join(classification_search.section([found]))
