@@ -200,7 +200,7 @@ class TestScore:
             ({"output_1": "same", "output_2": "same"}, "same difference of lengths"),
             ({"index": 12}, "from 0 to 11"),
             ({"index": True}, "from 0 to 11"),
-            ({"index": 3}, "there twice"),
+            ({"index": 3}, "occurs twice"),
         ],
     )
     def test_why_there_is_no_length_control(self, change: dict[str, Any], note: str, table: Path, library: Any) -> None:

@@ -167,7 +167,7 @@ def test_a_teacher_with_other_tokens_leaves_the_order_of_responses(
     found = rank_task.run(student, run, top_k=5)
     assert found["metrics"] == {name: value for name, value in whole["metrics"].items() if name.startswith("response")}
     assert "w1" in found["settings"]["tokens_left_out"] or "vocabular" in found["settings"]["tokens_left_out"]
-    assert found["note"] == f"no figures of tokens: {found['settings']['tokens_left_out']}"
+    assert found["note"] == f"no token metrics: {found['settings']['tokens_left_out']}"
     assert whole["note"] is None
     with pytest.raises(UserError):
         rank_task.run(student, run, top_k=5, teacher=str(other))
@@ -247,14 +247,14 @@ def test_tokens_of_one_prompt_are_drawn_together(finished_run: Path, tmp_path: P
 def test_a_killed_run_measures_only_what_is_missing(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grkd.benchmarks import _rank_models
+    from grkd.benchmarks import _rank_measured, _rank_models
 
     run, groups = with_groups(finished_run, tmp_path / "run")
     options: dict[str, Any] = {"top_k": 5, "batch_size": 2}
     student = str(run / "train" / "kd-seed0" / "student")
     whole = rank_task.run(student, run, **options)
     asked, most = list[int](), 2
-    logits = rank_task.response_logits
+    logits = _rank_measured.response_logits
 
     def counted(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         if len(asked) == most:
@@ -262,7 +262,7 @@ def test_a_killed_run_measures_only_what_is_missing(
         asked.append(len(batch["input_ids"]))
         return logits(model, batch)
 
-    for module in (rank_task, _rank_models):
+    for module in (_rank_measured, _rank_models):
         monkeypatch.setattr(module, "response_logits", counted)
     # Tokens: two calls a batch of two, student and teacher. Whole responses: one call a batch, five in three batches.
     for kill_at, stored in ((3, 2), (3 + 4 + 2, 6 + 4)):

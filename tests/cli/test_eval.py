@@ -503,7 +503,7 @@ def test_rank_stores_what_it_measures_and_knows_its_source_by_content(
     capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from grkd.answers.identity import model_digest
-    from grkd.benchmarks import _rank_task as rank_task
+    from grkd.benchmarks import _rank_measured
 
     prompts = data.parent / "prompts.jsonl"
     lines = [json.dumps({"prompt": f"w{n} w1", "completion": f"w{n} w2 w3"}) for n in range(QUESTIONS)]
@@ -517,7 +517,7 @@ def test_rank_stores_what_it_measures_and_knows_its_source_by_content(
     assert found["conditions"] == {"teacher": teacher, "top_k": 50, "teacher_score": None}
     assert len((data.parent / "run" / "rank.jsonl").read_text().splitlines()) == QUESTIONS
     (data.parent / "run" / "results" / "rank.json").unlink()
-    monkeypatch.setattr(rank_task, "response_logits", None)
+    monkeypatch.setattr(_rank_measured, "response_logits", None)
     assert run(capsys, command)[0] == 0
     assert result(data, "rank") == found
     monkeypatch.undo()
@@ -583,7 +583,7 @@ def test_a_result_of_another_device_is_made_again(
 def test_why_there_are_no_figures_of_tokens_is_said() -> None:
     from grkd.evaluation._printing import notes
 
-    assert notes({"note": "no figures of tokens: other tokens"}) == ["no figures of tokens: other tokens"]
+    assert notes({"note": "no token metrics: other tokens"}) == ["no token metrics: other tokens"]
 
 
 def test_a_missing_length_controlled_figure_is_explained(

@@ -149,7 +149,7 @@ def test_reading(tmp_path: Path) -> None:
         (['{"question": "", "answer": "b"}'], "line 1: question must be text and not empty"),
         (['{"question": 3, "answer": "b"}'], "line 1: question must be text and not empty"),
         (['{"question": "a", "answer": true}'], "line 1: answer must be text or a number"),
-        (['{"id": 1, "question": "a", "answer": "b"}'] * 2, "line 2: id '1' is there twice"),
+        (['{"id": 1, "question": "a", "answer": "b"}'] * 2, "line 2: id '1' occurs twice"),
     ],
 )
 def test_mistakes_name_the_line(tmp_path: Path, lines: list[str], words: str) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from grkd import cli
 from grkd.reports import Run, read_run, write_page
+from grkd.reports._curves import smoothed
 from grkd.reports.evaluations import read_evaluations
-from grkd.reports.figures import draw, palette, smoothed
+from grkd.reports.figures import draw, palette
 from grkd.reports.paper_table import paper_table
 from grkd.reports.table_formats import shown
 from grkd.reports.tables import DASH

@@ -87,16 +87,16 @@ def test_shared_draws_give_the_same_numbers_to_the_last_bit_and_are_drawn_once_a
 
 
 def test_ids_are_matched_once_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grkd.reports import paired
+    from grkd.reports import _comparable
 
     matched = list[str]()
-    by_id = paired._by_id
+    by_id = _comparable._by_id
 
     def counted(one: Evaluation) -> dict[str, Row]:
         matched.append(one.label)
         return by_id(one)
 
-    monkeypatch.setattr(paired, "_by_id", counted)
+    monkeypatch.setattr(_comparable, "_by_id", counted)
     compare([evaluation(label, rows_of(label, size=20)) for label in "abc"])
     assert len(matched) <= 2 * 3
 

@@ -165,7 +165,7 @@ def test_a_level_outside_is_refused(level: float) -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="one group id a value"):
+    with pytest.raises(ValueError, match="one group id per value"):
         statistics.bootstrap_interval([1.0, 2.0], groups=[1])
     with pytest.raises(ValueError, match="one axis"):
         statistics.bootstrap_interval([[1.0, 2.0]])

@@ -141,7 +141,7 @@ def test_paired_bootstrap_p_goes_with_the_interval() -> None:
 def test_paired_bootstrap_refuses() -> None:
     with pytest.raises(ValueError, match="equal lengths"):
         statistics.paired_bootstrap([1.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="one group id a value"):
+    with pytest.raises(ValueError, match="one group id per value"):
         statistics.paired_bootstrap([1.0, 2.0], [1.0, 2.0], groups=[1])
     with pytest.raises(ValueError, match="resamples"):
         statistics.paired_bootstrap([1.0, 2.0], [1.0, 2.0], resamples=0)

@@ -53,7 +53,7 @@ class LocalModel:
     ) -> Iterator[tuple[int, Text]]:
         """Index and answer of each conversation that is not `stored`, as they come.
 
-        Batches are the same whatever is stored already, so a run taken up again samples the same texts."""
+        Batches are the same whatever is stored already, so a resumed run samples the same texts."""
         for start in range(0, len(conversations), self.batch_size):
             batch = range(start, min(start + self.batch_size, len(conversations)))
             if stored.issuperset(batch):

@@ -23,7 +23,7 @@ def answer(
     store: Path,
     description: str = "answer",
 ) -> dict[str, list[Text]]:
-    """Each question's answers, one a turn, from `store` (JSON lines) or from the model, which are then stored.
+    """Each question's answers, one per turn, from `store` (JSON lines) or from the model, which are then stored.
 
     A line holds the messages asked, the answer and its cost. A stored answer counts only for the same model, messages
     and sampling. Raises what the source raises.

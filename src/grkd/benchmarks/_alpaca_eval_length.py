@@ -58,7 +58,7 @@ def controlled(rows: list[dict[str, Any]], table: Table | None) -> tuple[float |
         return None, None, note
     frame = pd.DataFrame(rows).drop(columns="index", errors="ignore")
     frame.index = pd.Index(indices, name="index")
-    frame = frame.sort_index()  # the folds of the fit follow the order of rows: the same rows give the same figure
+    frame = frame.sort_index()  # the folds of the fit follow the order of rows: the same rows give the same value
     glm = _glm()
     # The library asks the hub for the table whenever it is online; it is given this one instead.
     with _quiet(), mock.patch.object(glm, "hf_hub_download", return_value=str(table.path)):
@@ -128,7 +128,7 @@ def _indices(rows: list[dict[str, Any]], table: Table) -> tuple[list[int] | None
         if len(rows) < count:
             note = f"the {len(rows)} rows were taken as the benchmark's first instructions; give them an index if not"
     if len(set(indices)) < len(indices):
-        return None, "an instruction is there twice"
+        return None, "an instruction occurs twice"
     return indices, note
 
 

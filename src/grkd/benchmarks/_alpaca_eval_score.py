@@ -49,10 +49,10 @@ def score(
     logit p = w_1 tanh(length difference / its deviation) + w_2 difficulty + w_3, refitted to these annotations
     together with the gamed baselines. `difficulty`: their table, df_gamed.csv of the dataset tatsu-lab/alpaca_eval, or
     a folder with it (or with alpaca_eval/); None: the one in the Hugging Face cache. Nothing is downloaded: where
-    there is none, the length-controlled figures are None and length_controlled_note says what to do.
+    there is none, the length-controlled metrics are None and length_controlled_note says what to do.
     A row's "index" (0 to 804) says which instruction it is; else instructions_805.jsonl beside the table does, by
     text; else the order of rows, as alpaca-eval has it.
-    n counts parsed preferences, unparsable the others. Undefined figures are None.
+    n counts parsed preferences, unparsable the others. Undefined metrics are None.
     Raises UserError for annotations of several models, another baseline, or a table that is none.
     """
     model = _one_name(annotations, "generator_2", "score one model at a time")

@@ -21,7 +21,7 @@ def read_questions(data: Path, limit: int | None) -> list[ComparedQuestion]:
     try:
         baseline = dict(map(_answer, json_lines(answers)))
     except (ValueError, KeyError, TypeError, IndexError, OSError):
-        raise UserError(f"{answers}: not the answers of {BASELINE}, one JSON object a line; {_WHERE}") from None
+        raise UserError(f"{answers}: not the answers of {BASELINE}, one JSON object per line; {_WHERE}") from None
     items = []
     for number, row in enumerate(_questions(path), start=1):
         name = row.get("uid", row.get("question_id"))
@@ -38,7 +38,7 @@ def _questions(path: Path) -> list[dict[str, Any]]:
     try:
         return json_lines(path)
     except ValueError:
-        raise UserError(f"{path}: not one JSON object a line; {_WHERE}") from None
+        raise UserError(f"{path}: not one JSON object per line; {_WHERE}") from None
 
 
 def _answer(row: dict[str, Any]) -> tuple[str, str]:

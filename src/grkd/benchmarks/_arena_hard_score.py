@@ -54,7 +54,7 @@ def read_battles(path: Path) -> list[dict[str, Any]]:
 def score(
     battles: Sequence[Mapping[str, Any]], *, bootstrap: int = 100, seed: int = 42, baseline: str = BASELINE
 ) -> dict[str, Any]:
-    """Arena-Hard's figures of the models in `battles`, in percent.
+    """Arena-Hard's metrics of the models in `battles`, in percent.
 
     win_rate = (wins + ties / 2) / battles against the baseline. score: the model's chance to beat the baseline by
     Bradley-Terry, P = 1 / (1 + exp(r_baseline - r_model)), r the maximum-likelihood logistic regression with a tie as
@@ -62,7 +62,7 @@ def score(
     drawn as the benchmark draws them. question_low, question_high: 95 % interval of win_rate with whole questions
     drawn: battles of one question are not independent, so this is the wider and sounder one.
     n, wins, ties, losses count battles, unparsable those without a winner, left out everywhere.
-    Several models: {"models": {name: figures}}. A figure of nothing is None.
+    Several models: {"models": {name: metrics}}. A metric of nothing is None.
     Raises UserError for a battle without the baseline; ValueError for bootstrap below 1.
     """
     if bootstrap < 1:

@@ -114,7 +114,7 @@ def _folder(data_dir: Path) -> Path:
 
 
 def _harness(model: str, *, batch_size: int, device: str, terminal: Any) -> Any:
-    """lm-eval's model around ours, its own bar and remarks replaced by one bar."""
+    """lm-eval's model around ours, its own progress bar and log output replaced by one bar."""
     from lm_eval.models.huggingface import HFLM
 
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
@@ -152,7 +152,7 @@ def _cached(harness: Any, store: Path | None) -> Iterator[Any]:
 
     store.parent.mkdir(parents=True, exist_ok=True)
     if store.is_file() and store.stat().st_size and _first_bytes(store, len(_SQLITE)) != _SQLITE:
-        raise UserError(f"{store}: not a cache of responses; delete it, they are made again")
+        raise UserError(f"{store}: not a cache of responses; delete it; the responses are generated again")
     caching = CachingLM(harness, str(store))
     # Text in place of pickles, which could run code out of a folder that came from elsewhere.
     caching.dbdict.encode, caching.dbdict.decode = json.dumps, parse_json
@@ -237,7 +237,7 @@ def _metrics(items: list[dict[str, Any]], results: dict[str, Any], main: str) ->
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No remarks, bars or warnings of lm-eval and what it imports."""
+    """No log output, bars or warnings of lm-eval and what it imports."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

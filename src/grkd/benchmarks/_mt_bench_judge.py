@@ -33,7 +33,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class MTBenchQuestion:
-    """A question, its category, and the reference answers (one a turn) where its category is judged with them."""
+    """A question, its category, and the reference answers (one per turn) where its category is judged with them."""
 
     question: Question
     category: str

@@ -58,10 +58,10 @@ class Student:
         return {name: value.to(self.model.device) for name, value in batch.items()}
 
     def means(self, scorer: "Student | LiveTeacher", groups: Sequence[Sequence[Item]]) -> list[list[float]]:
-        """Mean log-probability of every response under a model, nats a token; those in the journal are not made again.
+        """Mean log-probability of every response under a model, nats per token; those in the journal are kept.
 
-        Long ones first, so that a lack of memory shows. Batches are the same whatever is in the journal, so a run
-        taken up again finds the same figures.
+        Long ones first, so that a lack of memory shows. Batches are the same whatever is in the journal, so a
+        resumed run finds the same values.
         """
         flat = [item for group in groups for item in group]
         measured = ["mean", scorer.identity, scorer.precision]

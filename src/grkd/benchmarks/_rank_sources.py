@@ -40,7 +40,7 @@ class RunSource:
     """Held-out responses of a run as token ids, what belongs to its tokenizer, and where its teacher is.
 
     groups: the responses to each prompt, by the prompt's id. By item id: log_probs, the teacher's mean log-probability
-    of a response, nats a token; scores, what orders them: the teacher's rewards where the score stage left them (then
+    of a response, nats per token; scores, what orders them: the teacher's rewards where the score stage left them (then
     rewarded), else the log_probs. cache: the score stage's folder with the teacher's hidden states, or None. teacher:
     a folder or hub name, None where the recipe names none. folder: the run's.
     """

@@ -82,7 +82,7 @@ class Session:
             self.judge.check()
 
     def answers(self, questions: Sequence[Question], *, task: str, max_new_tokens: int) -> dict[str, list[Text]]:
-        """The model's answers by question id, one a turn."""
+        """The model's answers by question id, one per turn."""
         sampling = Sampling(max_new_tokens=self.settings.model.answer_tokens or max_new_tokens, seed=self.settings.seed)
         return answer(
             self.source,

@@ -69,7 +69,7 @@ class Budget:
 class Reply:
     """What came back, and what it cost.
 
-    logprobs: one object a token as OpenAI writes them (token, logprob, top_logprobs), None where none were given.
+    logprobs: one object per token as OpenAI writes them (token, logprob, top_logprobs), None where none were given.
     tokens_estimated: the endpoint did not count; a token is taken to be four characters.
     """
 

@@ -67,5 +67,5 @@ class Journal:
                 self._records[record["key"]] = record
             except (ValueError, KeyError, TypeError):
                 raise UserError(
-                    f"{path}, line {number}: not a stored answer of grkd; remove the line (it is made again)"
+                    f"{path}, line {number}: not a stored answer of grkd; remove the line (it is asked for again)"
                 ) from None

@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A judge's answer and its cost. logprobs: one object a token as OpenAI writes them, None where none were given."""
+    """A judge's answer and its cost. logprobs: one object per token as OpenAI writes them, or None."""
 
     text: str
     logprobs: list[dict[str, Any]] | None
@@ -98,7 +98,7 @@ class Judge:
     def check(self) -> None:
         """Find out before the work starts whether the endpoint is there, takes the key and knows the model.
 
-        Where it has judged for this store before, nothing is asked, so that a finished run needs no judge. The model
+        If it has judged for this store before, nothing is asked, so that a finished run needs no judge. The model
         is asked a question, which is stored, only where the endpoint does not list it. Raises UserError.
         """
         if any(record["judge"] == self.model for record in self._store):
@@ -119,7 +119,7 @@ class Judge:
         return self._ask(request)
 
     def ask_all(self, requests: Sequence[Request], *, description: str = "judge") -> Judgements:
-        """All judgements; equal requests are asked once. A used-up budget ends it early, what is there is returned.
+        """All judgements; equal requests are asked once. A used-up budget ends it early.
 
         Requests given up are reported, not stored, so the next run asks again.
         Raises UserError for a key, model or URL that cannot work, and after three requests in a row without an answer.
@@ -146,7 +146,7 @@ class Judge:
         return digest([self.model, request.messages, request.max_tokens, request.logprobs, request.temperature])
 
     def cost(self, requests: Sequence[Request]) -> dict[str, Any]:
-        """Sums over the stored judgements of these requests: judgements, tries, tokens, seconds, and URLs asked."""
+        """Sums over the stored judgements of these requests: judgements, tries, tokens, seconds, and URLs."""
         records = [self._store.get(key) for key in dict.fromkeys(map(self.key, requests))]
         there = [record for record in records if record is not None]
         sums = ("tries", "prompt_tokens", "completion_tokens", "seconds")

@@ -61,7 +61,7 @@ def read_questions(path: Path, *, limit: int | None = None) -> list[QuestionAndA
             continue
         question = _question(line, number, where=f"{path}, line {number}")
         if question.id in found:
-            raise UserError(f"{path}, line {number}: id {question.id!r} is there twice; make ids unique")
+            raise UserError(f"{path}, line {number}: id {question.id!r} occurs twice; make ids unique")
         found[question.id] = question
     if not found:
         raise UserError(f'{path}: no questions in it; write one {{"question", "answer"}} object a line')

@@ -179,7 +179,7 @@ def _tau(counts: Int[Tensor, "*rows 4"]) -> Float[Tensor, "*rows"]:
 
 
 def _pair_counts(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Int[Tensor, "*rows 4"]:
-    """Pairs a row: ordered the same way, ordered the other way, ordered by the student, ordered by the teacher."""
+    """Pairs per row: ordered the same way, ordered the other way, ordered by the student, ordered by the teacher."""
     _check_shapes(student, teacher)
     exists = groups.checked_mask(mask, student)
     *rows, candidates = student.shape

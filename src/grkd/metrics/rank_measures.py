@@ -29,7 +29,7 @@ def token_measures(
     As against_teacher; correct, confidence, brier, nll_nats of the student against the token that was there.
     """
     against_tokens = calibration.calibration(student_logits, labels)
-    del against_tokens["expected_calibration_error"]  # of the whole, not of a row
+    del against_tokens["expected_calibration_error"]  # of all rows, not of one
     return {**against_teacher(student_logits, teacher_logits, top_k=top_k), **against_tokens}
 
 
@@ -63,7 +63,7 @@ def response_measures(
 ) -> dict[str, Tensor]:
     """What is measured of each prompt's responses against the teacher, [prompts] each.
 
-    student, teacher_log_probs: mean log-probabilities, nats a token. teacher: the score whose order counts, which is
+    student, teacher_log_probs: mean log-probabilities, nats per token. teacher: the score whose order counts, which is
     the teacher's reward or its mean log-probability (None: teacher holds the mean log-probabilities).
     The order (pair_accuracy, kendall_tau, top1_agreement, ndcg with gains softmax(score)) and brier are against the
     score; the divergences are between the softmaxes of the two mean log-probabilities over a prompt's responses.
@@ -105,7 +105,7 @@ def grade_measures(
 
 
 def token_record(measures: Mapping[str, Float[Tensor, " tokens"]]) -> dict[str, Any]:
-    """All that the task's figures need of one response's tokens, for JSON.
+    """All that the task's metrics need of one response's tokens, for JSON.
 
     measures: as token_measures. tokens: how many; sums, counts: of each measure over the tokens for which it is
     defined; gaps: the sums of correct - confidence by bin of the calibration error.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperFigures:
+class PaperResults:
     """One half of the table: a pair of models, its rows by our name for them, and what the reader must know."""
 
     pair: str
@@ -38,7 +38,7 @@ NAMES = {
 }
 
 PAPER = {
-    "gemma2": PaperFigures(
+    "gemma2": PaperResults(
         pair="Gemma-2-9B-It to Gemma-2-2B-It",
         rows={
             "teacher": (55.27, 42.50, 61.16, 6.99, 87.41),
@@ -52,7 +52,7 @@ PAPER = {
             "grkd": (49.71, 59.60, 60.10, 7.11, 59.71),
         },
     ),
-    "llama3": PaperFigures(
+    "llama3": PaperResults(
         pair="Llama-3.1-8B-Instruct to Llama-3.2-3B-Instruct",
         rows={
             "teacher": (37.01, 38.93, 52.66, 7.00, 84.00),

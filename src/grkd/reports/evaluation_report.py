@@ -17,7 +17,7 @@ from rich.text import Text
 from grkd.errors import UserError
 from grkd.reports.evaluations import Evaluation
 from grkd.reports.paired import Paired, PairedComparison, compare
-from grkd.reports.paper_table import PaperTable, has_figure, paper_table, role
+from grkd.reports.paper_table import PaperTable, has_value, paper_table, role
 from grkd.reports.table_formats import FORMATS, markdown_text, shown
 from grkd.reports.table_formats import render as render_table
 
@@ -47,7 +47,7 @@ def evaluation_report(
     base, best = role(labels, student, "student"), role(labels, teacher, "teacher")
     # The student first, so that differences are gains over it.
     paired = compare(sorted(evaluations, key=lambda one: one.label != base), teacher=best)
-    if paired.comparisons and paper is None and not has_figure(evaluations):
+    if paired.comparisons and paper is None and not has_value(evaluations):
         return EvaluationReport(table=None, paired=paired)
     return EvaluationReport(
         table=paper_table(evaluations, paper=paper, student=student, teacher=teacher), paired=paired

@@ -1,4 +1,4 @@
-"""What `grkd eval` left in run folders, read into typed records: one a model and benchmark."""
+"""What `grkd eval` left in run folders, read into typed records: one per model and benchmark."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -9,9 +9,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from grkd.files import write_text
+from grkd.reports._drawing import Drawing
 from grkd.reports._svg import variable_of
 from grkd.reports.evaluation_report import EvaluationReport, paired_view
-from grkd.reports.figures import Drawing, draw, palette
+from grkd.reports.figures import draw, palette
 from grkd.reports.outcome import outcome
 from grkd.reports.results import BEFORE, TEACHER, Run, Sample
 from grkd.reports.summary import Summary, summarise
@@ -107,7 +108,7 @@ def _tiles(run: Run, summary: Summary) -> list[tuple[str, str]]:
 
 
 def _training_seconds(run: Run) -> dict[tuple[str, int | None], float]:
-    """Every metric of a training repeats its time: once a label and seed."""
+    """Every metric of a training repeats its time: once per label and seed."""
     return {(row.method, row.seed): row.seconds for row in run.rows if row.seconds is not None}
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from grkd.benchmarks import all_benchmarks, title_of
 from grkd.errors import UserError
+from grkd.reports._comparable import ComparablePair, comparable
 from grkd.reports._measures import ItemMeasure, item_measures
 from grkd.reports.evaluations import Evaluation, ItemRecord
 from grkd.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_ratios
@@ -24,7 +25,7 @@ from grkd.statistics import McNemar, PairedDifference, holm, mcnemar, paired_boo
 ALL_PAIRS_UP_TO = 4  # models; of more only the comparisons with the best are shown
 SIGNIFICANT = 0.05
 
-_Column = NDArray[np.float64]  # one number a group
+_Column = NDArray[np.float64]  # one number per group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +51,6 @@ class PairedComparison:
         return self.a if (self.difference > 0) == self.measure.higher_is_better else self.b
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Two evaluations that may be compared, and the items of both: a's and b's, in a's order."""
-
-    a: Evaluation
-    b: Evaluation
-    items: tuple[tuple[ItemRecord, ItemRecord], ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Paired:
     """The comparisons that are shown, and what the reader must know about them."""
@@ -68,7 +60,7 @@ class Paired:
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """One sentence a comparison that shows a difference."""
+        """One sentence per comparison that shows a difference."""
         found = [(one, one.better) for one in self.comparisons]
         return tuple(
             f"{one.measure.title}: {better} is better than {one.b if better == one.a else one.a} "
@@ -98,7 +90,7 @@ def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, se
         if bare and ours:
             notes.append(f"{title_of(task)}: not compared with {', '.join(bare)}, whose files hold no results by item.")
         measures = [measure for measure in item_measures() if measure.task == task]
-        pairs = [pair for a, b in itertools.combinations(ours, 2) if (pair := _pair(a, b, notes)) is not None]
+        pairs = [pair for a, b in itertools.combinations(ours, 2) if (pair := comparable(a, b, notes)) is not None]
         tested = [_tested(measures, pair, seed) for pair in pairs]
         for measure in measures:
             corrected = _corrected([found[measure] for found in tested if measure in found])
@@ -126,32 +118,7 @@ def _chosen(
     return [one for one in corrected if best in (one.a, one.b)]
 
 
-def _pair(a: Evaluation, b: Evaluation, notes: list[str]) -> _Pair | None:
-    """b against a, who answered the same questions under the same conditions; else None, and a note says why."""
-    title, who = title_of(a.task), f"{a.label} and {b.label}"
-    for name in {**a.conditions, **b.conditions}:
-        if _known_by(a.conditions.get(name)) != _known_by(b.conditions.get(name)):
-            values = f"{_shown(a.conditions.get(name))} and {_shown(b.conditions.get(name))}"
-            notes.append(f"{title}: {who} were evaluated with a different {name} ({values}); not compared.")
-            return None
-    first, second = _by_id(a), _by_id(b)
-    common = first.keys() & second.keys()
-    other = next((name for name in first if name in common and not _same(first[name], second[name])), None)
-    if other is not None:
-        notes.append(f"{title}: item {other!r} is another question for {a.label} than for {b.label}; not compared.")
-        return None
-    if not common:
-        notes.append(f"{title}: {who} have no item in common; not compared.")
-        return None
-    if len(common) < max(len(first), len(second)):
-        notes.append(
-            f"{title}: {a.label} has {len(first)} items and {b.label} {len(second)}; "
-            f"compared on the {len(common)} in common."
-        )
-    return _Pair(b, a, tuple((row, first[name]) for name, row in second.items() if name in common))
-
-
-def _tested(measures: Sequence[ItemMeasure], pair: _Pair, seed: int) -> dict[ItemMeasure, PairedComparison]:
+def _tested(measures: Sequence[ItemMeasure], pair: ComparablePair, seed: int) -> dict[ItemMeasure, PairedComparison]:
     """The comparison of two models by every measure that an item of both has."""
     try:
         return _on_common_items(measures, pair, seed)
@@ -162,7 +129,9 @@ def _tested(measures: Sequence[ItemMeasure], pair: _Pair, seed: int) -> dict[Ite
         ) from None
 
 
-def _on_common_items(measures: Sequence[ItemMeasure], pair: _Pair, seed: int) -> dict[ItemMeasure, PairedComparison]:
+def _on_common_items(
+    measures: Sequence[ItemMeasure], pair: ComparablePair, seed: int
+) -> dict[ItemMeasure, PairedComparison]:
     known = {
         measure: [(ours, theirs) for ours, theirs in pair.items if _has(measure, ours) and _has(measure, theirs)]
         for measure in measures
@@ -176,7 +145,7 @@ def _on_common_items(measures: Sequence[ItemMeasure], pair: _Pair, seed: int) ->
 
 
 def _compared(
-    measure: ItemMeasure, pair: _Pair, items: Sequence[tuple[ItemRecord, ItemRecord]], found: PairedDifference
+    measure: ItemMeasure, pair: ComparablePair, items: Sequence[tuple[ItemRecord, ItemRecord]], found: PairedDifference
 ) -> PairedComparison:
     right: McNemar | None = None
     if measure.right_or_wrong:
@@ -225,29 +194,6 @@ def _mean(measure: ItemMeasure, one: Evaluation) -> float:
 def _has(measure: ItemMeasure, row: ItemRecord) -> bool:
     """Whether the item has a value of this measure, by at least one of what it is the mean of."""
     return row.get(measure.key) is not None and (measure.weight is None or bool(row.get(measure.weight)))
-
-
-def _by_id(one: Evaluation) -> dict[str, ItemRecord]:
-    if any("id" not in row for row in one.items):
-        raise UserError(f"{one.path}: an item of {one.task} has no id; run that evaluation again")
-    return {str(row["id"]): row for row in one.items}
-
-
-def _same(first: ItemRecord, second: ItemRecord) -> bool:
-    """Whether two items of one id ask the same; results that do not say are believed."""
-    return first.get("asked") is None or second.get("asked") is None or first["asked"] == second["asked"]
-
-
-def _known_by(value: Any) -> Any:
-    """What a condition is compared by: a model by its content, wherever it lies."""
-    return value.get("identity", value) if isinstance(value, dict) else value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict) and {"name", "identity"} <= value.keys():
-        name, identity = str(value["name"]), str(value["identity"])
-        return name if name == identity else f"{name} [{identity[:8]}]"
-    return "none" if value is None else str(value)
 
 
 def _how(shown: Sequence[PairedComparison], *, left_out: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from grkd.benchmarks import Column, all_benchmarks
 from grkd.errors import UserError
-from grkd.reports._paper_figures import COLUMN_NAMES, NAMES, PAPER, PaperFigures
+from grkd.reports._paper_figures import COLUMN_NAMES, NAMES, PAPER, PaperResults
 from grkd.reports.evaluations import Evaluation
 
 _ALIASES = {"before": "student", "standardkd": "kd"}
@@ -101,7 +101,7 @@ def _has_value(evaluations: Sequence[Evaluation], column: TableColumn) -> bool:
     return any(_value({one.task: one}, column) is not None for one in evaluations)
 
 
-def has_figure(evaluations: Sequence[Evaluation]) -> bool:
+def has_value(evaluations: Sequence[Evaluation]) -> bool:
     """Whether any of them has a value for a column of the table."""
     return any(_has_value(evaluations, column) for column in _all_columns())
 
@@ -120,7 +120,7 @@ def _measured(
     for one in evaluations:
         by_label.setdefault(one.label, {})[one.task] = one
     values = {label: tuple(_value(tasks, column) for column in columns) for label, tasks in by_label.items()}
-    if not has_figure(evaluations):
+    if not has_value(evaluations):
         tasks = ", ".join(dict.fromkeys(column.task for column in _all_columns()))
         raise UserError(f"no metric for the table in these runs; it shows {tasks}")
     student_label, teacher_label = (
@@ -152,7 +152,7 @@ def _gains(values: Sequence[float | None], base: Sequence[float | None] | None) 
     return tuple(None if value is None or start is None else value - start for value, start in pairs)
 
 
-def _beside(ours: Sequence[PaperRow], columns: Sequence[TableColumn], figures: PaperFigures) -> list[PaperRow]:
+def _beside(ours: Sequence[PaperRow], columns: Sequence[TableColumn], figures: PaperResults) -> list[PaperRow]:
     """Interleave the paper's rows: each follows our last row of the same method; unmatched ones come at the end."""
     values_of = {
         key: tuple(dict(zip(COLUMN_NAMES, values, strict=True)).get(column.name) for column in columns)

@@ -20,7 +20,7 @@ def render(table: PaperTable, form: str) -> str:
 
 
 def shown(row: PaperRow) -> list[str]:
-    """A row's cells as text in the order of the columns: "49.25 (+9.25)", a dash where there is no figure."""
+    """A row's cells as text in the order of the columns: "49.25 (+9.25)", a dash for a missing value."""
     return _cells(row, minus="\u2212", dash="\u2013")
 
 
@@ -69,7 +69,7 @@ def _latex_head(columns: Sequence[TableColumn]) -> list[str]:
 
 
 def _csv(table: PaperTable) -> str:
-    """One line a row, every figure in its own field; a figure that is not there is empty."""
+    """One line per row, every value in its own field; a missing value is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(

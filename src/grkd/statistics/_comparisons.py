@@ -110,7 +110,7 @@ def paired_bootstrap_ratio(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDifference:
-    """As paired_bootstrap, for figures whose items weigh differently in each model: the difference of two ratios.
+    """As paired_bootstrap, for metrics whose items weigh differently in each model: the difference of two ratios.
 
     sum(a_sums) / sum(a_sizes) - sum(b_sums) / sum(b_sizes), the same rows drawn for both: item i has a_sizes[i] values
     (battles, ratings, tokens) that add up to a_sums[i]. Rows where either size is 0 are left out. With all sizes 1 it

@@ -61,8 +61,8 @@ def bootstrap_ratio(
 ) -> Interval:
     """Percentile bootstrap interval of sum(sums) / sum(sizes), rows drawn together: a mean from each group's sum.
 
-    As bootstrap_interval with one row a group: sums [groups] of the values, sizes [groups] how many there are. Rows of
-    size 0 are left out. Raises ValueError as bootstrap_interval, and for lengths that differ.
+    As bootstrap_interval with one row per group: sums [groups] of the values, sizes [groups] how many there are.
+    Rows of size 0 are left out. Raises ValueError as bootstrap_interval, and for lengths that differ.
     """
     check_level(level)
     top, bottom = paired(sums, sizes)
@@ -79,9 +79,9 @@ def bootstrap_statistic(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap interval of a figure that is no mean of the examples (a calibration error, say).
+    """Percentile bootstrap interval of a metric that is not a mean of the examples (a calibration error, say).
 
-    measure: the figure from the indices of the examples drawn, in [0, size); it is called on each resample, and on
+    measure: the metric from the indices of the examples drawn, in [0, size); it is called on each resample, and on
     0 .. size - 1 for the value itself. NaN resamples are left out. Fewer than two examples: NaN bounds.
     Raises ValueError for a level outside (0, 1) or resamples below 1.
     Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 13.
@@ -115,7 +115,7 @@ def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> Inte
 
 
 def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Student's t interval of the mean over seeds (`values`: one result a seed).
+    """Student's t interval of the mean over seeds (`values`: one result per seed).
 
     mean -+ t_{(1 + level) / 2, n - 1} * s / sqrt(n), s with n - 1 in its denominator.
     A single seed: NaN bounds, since one run says nothing about the spread. A NaN result (a run that failed) makes

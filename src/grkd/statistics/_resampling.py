@@ -85,7 +85,7 @@ def group_sums(
     known = ~np.isnan(numbers)
     ids = np.arange(numbers.size) if groups is None else np.asarray(groups)
     if ids.shape != numbers.shape:
-        raise ValueError(f"groups have shape {ids.shape}, values {numbers.shape}; one group id a value")
+        raise ValueError(f"groups have shape {ids.shape}, values {numbers.shape}; one group id per value")
     _, members = np.unique(ids[known], return_inverse=True)
     sums, counts = np.bincount(members, weights=numbers[known]), np.bincount(members)
     return sums.astype(np.float64), counts.astype(np.float64)  # bincount of nothing counts in integers
