@@ -14,6 +14,7 @@ from grkd.training import DistillationTrainer
 DIGITS = Path(__file__).parents[2] / "recipes" / "digits.yaml"
 NETWORKS = """
 import torch
+from os import getcwd
 
 def broken(classes):
     raise ZeroDivisionError("division by zero")
@@ -107,6 +108,8 @@ def test_a_language_recipe_is_refused_before_a_model_is_loaded(
         (["student={model: networks:broken}"], "networks:broken: building it failed: ZeroDivisionError"),
         (["student={model: networks:no_module}"], "networks:no_module: gave a str, not an nn.Module"),
         (["student={model: networks:Wrong}"], "gives scores of shape (2, 3) for 2 inputs, the data needs (2, 10)"),
+        (["student={model: os:system, options: {command: touch x}}"], "not of Python's standard library"),
+        (["student={model: networks:getcwd}"], "not of Python's standard library"),
         (["student={model: networks:absent}"], "networks has no 'absent'"),
         (["student={model: mlp, options: {hiden: [3]}}"], "unknown option 'hiden'"),
         (["student={model: mlp, weights: absent.safetensors}"], "absent.safetensors: no such file of weights"),

@@ -121,6 +121,8 @@ def _imported(model: str) -> Callable[..., Any]:
     module_name, _, attribute = model.partition(":")
     if not module_name or not attribute:
         raise UserError(f"{model!r}: an import path is 'package.module:factory'")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"{model}: a factory is a function or class of your own, not of Python's standard library")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -135,6 +137,8 @@ def _imported(model: str) -> Callable[..., Any]:
             f"{model}: {module_name} has no {attribute!r}; it has: {', '.join(public) or 'nothing callable'}"
         )
     factory = getattr(module, attribute)
+    if str(getattr(factory, "__module__", None)).partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"{model}: a factory is a function or class of your own, not of Python's standard library")
     if not callable(factory):
         raise UserError(f"{model}: {attribute} is a {type(factory).__name__}, it must be callable")
     return factory
