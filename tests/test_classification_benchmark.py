@@ -38,6 +38,20 @@ def test_every_method_of_a_recipe_has_the_same_budget(path: Path) -> None:
     assert len(found.seeds) == 8
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_what_is_not_about_ranks_is_offered_to_all_methods_alike(path: Path) -> None:
+    found = recipe.read(path)
+    assert found.search is not None
+    options = found.search.options
+    on_logits = {"kd", "kd-z", "dkd", "dist", "pld", "grkd", "grkd-printed"}
+    for name, apart in (
+        ("temperature", set()),
+        ("label_weight", set()),
+        ("teacher_temperature", {"kd-z", "pld"}),  # z-scores undo it; pld's temperature is the teacher's alone
+    ):
+        assert len({tuple(options[label][name]) for label in on_logits - apart}) == 1, name
+
+
 def test_the_image_recipes_differ_in_data_and_student_alone() -> None:
     images = [recipe.read(path) for path in RECIPES if path.stem.startswith(("tiny", "cifar10"))]
     assert len(images) >= 8

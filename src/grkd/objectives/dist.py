@@ -8,6 +8,7 @@ from grkd.groups import checked_mask, wide
 from grkd.losses import masked_log_softmax, pearson_distance, standardized
 from grkd.objectives._base import Batch, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero, not_negative, some_weight
+from grkd.objectives._teacher_temperature import check_not_undone, sharpened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class DIST(Objective):
     probabilities over the rows of the micro-batch, mean over the classes that have two rows or more; every row carries
     this value, so it depends on how a batch is split (gradient accumulation, ranks). p = softmax(scores / T), on
     z-scores where `standardize` (arXiv 2403.01427); T^2 only where `t_squared`.
+    teacher_temperature divides the teacher's scores first.
     Raises UserError for options out of range, ValueError where labels are missing.
     Source: Huang et al., arXiv 2205.10536 (beta is inter_class_weight, gamma intra_class_weight; T^2 in its code).
     """
@@ -29,9 +31,11 @@ class DIST(Objective):
     intra_class_weight: float = 2.0
     label_weight: float = 1.0
     standardize: bool = False
+    teacher_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("dist", self, "temperature")
+        above_zero("dist", self, "temperature", "teacher_temperature")
+        check_not_undone("dist", standardize=self.standardize, teacher_temperature=self.teacher_temperature)
         not_negative("dist", self, "label_weight")
         some_weight("dist", self, "inter_class_weight", "intra_class_weight")
 
@@ -40,6 +44,7 @@ class DIST(Objective):
         return self.intra_class_weight > 0
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
+        batch = sharpened(batch, self.teacher_temperature)
         counted = batch.counted()
         # Without a mask there is less to do, and nothing to count.
         mask = None if batch.mask is None else checked_mask(batch.mask, batch.student)

@@ -6,6 +6,7 @@ from grkd.errors import UserError
 from grkd.losses import decoupled_kl, standardized
 from grkd.objectives._base import Batch, Objective, Term, label_term, labelled
 from grkd.objectives._option_checks import above_zero, not_negative, some_weight
+from grkd.objectives._teacher_temperature import check_not_undone, sharpened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class DKD(Objective):
     TCKD: KL between (p_label, 1 - p_label) of teacher and student; NCKD: KL between the probabilities of the other
     classes among themselves; softmaxes at `temperature`, on z-scores where `standardize` (arXiv 2403.01427).
     alpha = 1 and beta = 1 - p_T(label) would be kd. rise: progress / warmup up to 1 (a large beta is violent at first).
+    teacher_temperature divides the teacher's scores first.
     Rows without a label count in no term. Raises UserError for options out of range, ValueError without labels.
     Source: Zhao et al., arXiv 2203.08679. beta is 2 to 8 there, by teacher and student; warmup is 20 of 240 epochs.
     """
@@ -26,15 +28,18 @@ class DKD(Objective):
     label_weight: float = 1.0
     warmup: float = 0.08
     standardize: bool = False
+    teacher_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("dkd", self, "temperature")
+        above_zero("dkd", self, "temperature", "teacher_temperature")
+        check_not_undone("dkd", standardize=self.standardize, teacher_temperature=self.teacher_temperature)
         not_negative("dkd", self, "label_weight")
         some_weight("dkd", self, "alpha", "beta")
         if not 0 <= self.warmup < 1:
             raise UserError(f"dkd: warmup is a share of the training, 0 or more and below 1, got {self.warmup}")
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
+        batch = sharpened(batch, self.teacher_temperature)
         counted = labelled(batch)
         assert batch.labels is not None
         student, teacher = batch.student, batch.required_teacher()

@@ -6,6 +6,8 @@ from typing import Any
 from grkd.errors import UserError
 from grkd.losses import soft_target, standardized
 from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._option_checks import above_zero
+from grkd.objectives._teacher_temperature import check_not_undone, sharpened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +16,7 @@ class KD(Objective):
 
     L = soft_weight * L_soft + label_weight * CE(labels), L_soft at `temperature`, times T^2 where `t_squared`; of the
     z-scores of both sides where `standardize` (logit standardisation, arXiv 2403.01427).
+    teacher_temperature divides the teacher's scores first.
     Raises UserError for temperature <= 0, negative weights, or weights that are all 0.
     Source: arXiv 1503.02531.
     """
@@ -23,20 +26,24 @@ class KD(Objective):
     soft_weight: float = 1.0
     label_weight: float = 0.0
     standardize: bool = False
+    teacher_temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        above_zero("kd", self, "teacher_temperature")
+        check_not_undone("kd", standardize=self.standardize, teacher_temperature=self.teacher_temperature)
         if not self.temperature > 0:
             raise UserError(f"kd: temperature must be above 0, got {self.temperature}")
         if self.soft_weight < 0 or self.label_weight < 0 or self.soft_weight + self.label_weight == 0:
             raise UserError("kd: soft_weight and label_weight must be 0 or more, and not both 0")
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
-        if self.label_weight or self.standardize:
+        if self.label_weight or self.standardize or self.teacher_temperature != 1.0:
             return None
         soft = {"soft_scale": self.soft_weight, "temperature": self.temperature, "t_squared": self.t_squared}
         return {"alpha": 0.0, **soft}
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
+        batch = sharpened(batch, self.teacher_temperature)
         terms: tuple[Term, ...] = ()
         if self.soft_weight:
             student, teacher = batch.student, batch.required_teacher()
