@@ -1,0 +1,52 @@
+"""What a teacher with another vocabulary wrote, as the student's token ids."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from grkd.data.chat import stop_token_ids
+from grkd.language.sampling import ForeignSampler
+from grkd.models.generate import Response
+from tests.data.test_templates import ASK, ASK_THINKING, FIELDS, TURNS, bytewise
+
+CHANNELS = "<|channel|>analysis<|message|>easy<|end|><|start|>assistant<|channel|>final<|message|>yes"
+
+
+def crossed(template: str, text: str, *, opened: str = "", finished: bool = True) -> str:
+    """The student's text of a response that the teacher wrote with markers of its own."""
+    teacher = bytewise(ASK, "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>")
+    student: Any = bytewise(template)
+    sampler: Any = object.__new__(ForeignSampler)
+    sampler.own, sampler.stop_ids = teacher, [teacher.convert_tokens_to_ids("<|return|>")]
+    sampler.opened = {"train/1": opened}
+    sampler.models = SimpleNamespace(tokenizer=student)
+    sampler.student_stop_ids = stop_token_ids(student)
+    sampler.recipe = SimpleNamespace(data=SimpleNamespace(system=None))
+    sampler.settings = SimpleNamespace(max_new_tokens=1000)
+    ids = teacher(text + ("<|return|>" if finished else ""))["input_ids"]
+    prompt = {"id": "train/1", "messages": '[{"role": "user", "content": "2+2?"}]', "context": None}
+    found = sampler._student_ids(prompt, Response(index=0, response_ids=ids, finished=finished))
+    return str(student.decode(found))
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "opened", "expected"),
+    [
+        (TURNS + ASK, "yes", "", "yes<|im_end|>"),
+        (TURNS + ASK, CHANNELS, "", "yes<|im_end|>"),
+        (FIELDS + ASK, CHANNELS, "", "<think>\neasy\n</think>\n\nyes<|im_end|>"),
+        (FIELDS + ASK_THINKING, CHANNELS, "", "easy\n</think>\n\nyes<|im_end|>"),
+        (TURNS + ASK, "easy\n</think>\n\nyes", "<think>\n", "<think>\neasy\n</think>\n\nyes<|im_end|>"),
+        (TURNS + ASK, "<|start|>tool<|message|>x", "", "<|start|>tool<|message|>x<|im_end|>"),
+        (TURNS + ASK, "say <|im_end|> twice", "", "say <|im_end|> twice<|im_end|>"),
+        (FIELDS + ASK_THINKING, "yes", "", ""),
+    ],
+)
+def test_markers_become_thoughts_or_stay(template: str, text: str, opened: str, expected: str) -> None:
+    assert crossed(template, text, opened=opened) == expected
+
+
+def test_what_was_cut_has_no_stop_token() -> None:
+    assert crossed(TURNS + ASK, "yes and", finished=False) == "yes and"
+    assert crossed(TURNS + ASK, "easy and", opened="<think>\n", finished=False) == "", "a thought without an end"
