@@ -20,6 +20,9 @@ from grkd.training.lockstep.student import Job, Plan
 
 CLASSES, BATCH, EPOCHS = 200, 512, 4.0
 MIXED: dict[str, Any] = {"alpha_shape": "constant", "alpha_ceiling": 0.5, "label_weight": 1.0}
+ADVANTAGE = {"part": "contrib.advantage", "weight": 4.0}
+RELATIONS = {"part": "correlation", "over": "batch", "weight": 8.0}
+LISTS = {"part": "soft_target", "over": "batch", "divergence": "forward_kl", "weight": 6.0}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ce": ("ce", {}),
     "kd": ("kd", {"label_weight": 1.0}),
@@ -28,29 +31,15 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dist": ("dist", {}),
     "rkd": ("rkd", {"angle_weight": 0.0}),
     "pld": ("pld", {}),
-    "grkd, all pairs": ("grkd", {"group": "all", "normalize": "candidates"}),
-    "grkd, top 32": ("grkd", {"group": "top", "group_size": 32, "normalize": "candidates"}),
-    "grkd, gap pairs": ("grkd", {**MIXED, "pair_weight": "probability_gap", "normalize": "candidates"}),
-    "grkd, advantage": ("grkd", {**MIXED, "pair_scale": 0.0, "advantage_scale": 4.0}),
-    "grkd, relations": ("grkd", {**MIXED, "pair_scale": 0.0, "across_relation": 8.0}),
-    "grkd, lists": ("grkd", {**MIXED, "pair_scale": 0.0, "across_listwise": 6.0}),
-    "grkd, advantage, relations, lists": (
-        "grkd",
-        {**MIXED, "pair_scale": 0.0, "advantage_scale": 4.0, "across_relation": 8.0, "across_listwise": 6.0},
-    ),
-    "grkd, the form for classes": (
-        "grkd",
-        {
-            "across_relation": 32.0,
-            "across_listwise": 64.0,
-            "alpha_ceiling": 0.8,
-            "soft_scale": 16.0,
-            "t_squared": True,
-            "pair_scale": 4.0,
-            "label_weight": 1.0,
-        },
-    ),
-    "grkd, 32 sampled": ("grkd", {"group": "sample", "group_size": 32, "normalize": "candidates"}),
+    "grkd, all pairs": ("grkd", {"pairs.group": "all", "pairs.normalize": "candidates"}),
+    "grkd, top 32": ("grkd", {"pairs.group": "top", "pairs.group_size": 32, "pairs.normalize": "candidates"}),
+    "grkd, gap pairs": ("grkd", {**MIXED, "ranking": [{"part": "contrib.weighted_pairs", "normalize": "candidates"}]}),
+    "grkd, advantage": ("grkd", {**MIXED, "ranking": [ADVANTAGE]}),
+    "grkd, relations": ("grkd", {**MIXED, "ranking": [RELATIONS]}),
+    "grkd, lists": ("grkd", {**MIXED, "ranking": [LISTS]}),
+    "grkd, advantage, relations, lists": ("grkd", {**MIXED, "ranking": [ADVANTAGE, RELATIONS, LISTS]}),
+    "grkd, the form for classes": ("grkd", {"preset": "classes", "label_weight": 1.0}),
+    "grkd, 32 sampled": ("grkd", {"pairs.group": "sample", "pairs.group_size": 32, "pairs.normalize": "candidates"}),
 }
 
 

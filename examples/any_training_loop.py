@@ -9,6 +9,7 @@ from torch import nn
 from grkd import GRKDLoss
 from grkd.data.classification import digits
 from grkd.metrics.rank import kendall_tau_b
+from grkd.objectives.parts import Pairs
 
 
 def network(hidden: int) -> nn.Module:
@@ -27,7 +28,7 @@ def main(epochs: int = 40) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    criterion = GRKDLoss(pair_target="soft", normalize="candidates")
+    criterion = GRKDLoss(ranking=[Pairs(target="soft", normalize="candidates")])
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
     steps = 5 * epochs
     for step in range(steps):

@@ -80,7 +80,7 @@ teacher: {{model: {tiny_teacher}}}
 student: {{layers: [0, 2]}}
 data: {{train: {tiny_prompts}, heldout_fraction: 0.25}}
 responses: {{source: teacher, max_new_tokens: 6, batch_size: 6, shard_size: 6}}
-methods: [kd, {{name: grkd, group: sample, group_size: 8}}]
+methods: [kd, {{name: grkd, pairs.group: sample, pairs.group_size: 8}}]
 training: {{epochs: 4, batch_size: 4, learning_rate: 5e-3, log_every: 1, save_every: 2}}
 evaluation: {{top_k: 5, samples: 2, sample_tokens: 4}}
 """

@@ -10,6 +10,7 @@ from torch import Tensor
 from grkd import GRKDLoss, losses
 from grkd.errors import UserError
 from grkd.objectives import Batch, combine, load
+from grkd.objectives.parts import Pairs
 
 
 def logits(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -26,7 +27,7 @@ def gradient_of(loss: Tensor, leaf: Tensor) -> Tensor:
 def test_is_the_method() -> None:
     student, teacher = logits(6, 10)
     labels = torch.arange(6)
-    options: dict[str, Any] = {"tau": 0.5, "label_weight": 0.2, "group": "top", "group_size": 4}
+    options: dict[str, Any] = {"pairs.tau": 0.5, "label_weight": 0.2, "pairs.group": "top", "pairs.group_size": 4}
     found = GRKDLoss(**options)(student, teacher, progress=0.3, labels=labels)
     batch = Batch(student=student, teacher=teacher, labels=labels, progress=0.3)
     assert torch.equal(found, combine(load("grkd", **options).terms(batch)))
@@ -93,10 +94,10 @@ def test_rows_without_a_pair_do_not_count_in_the_pairs_mean() -> None:
 
 def test_sampled_groups_repeat_with_the_seed() -> None:
     student, teacher = logits(5, 40)
-    options = {"group": "sample", "group_size": 4}
+    pairs = [Pairs(group="sample", group_size=4)]
 
     def run(seed: int | None) -> list[float]:
-        module = GRKDLoss(seed=seed, **options)
+        module = GRKDLoss(seed=seed, ranking=pairs)
         return [module(student, teacher, progress=1.0).item() for _ in range(3)]
 
     first = run(1)
@@ -108,7 +109,7 @@ def test_sampled_groups_repeat_with_the_seed() -> None:
 
 def test_without_a_seed_the_global_state_draws() -> None:
     student, teacher = logits(5, 40)
-    module = GRKDLoss(group="sample", group_size=4)
+    module = GRKDLoss(ranking=[Pairs(group="sample", group_size=4)])
     found = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -161,6 +162,13 @@ def test_progress_outside_is_refused() -> None:
 
 
 def test_a_bad_option_is_a_user_error_and_the_options_show() -> None:
-    with pytest.raises(UserError, match="tau"):
-        GRKDLoss(tau=0.0)
-    assert "tau=0.5" in repr(GRKDLoss(tau=0.5))
+    for options, said in (
+        ({"temprature": 2}, r"GRKDLoss: unknown option 'temprature' \(did you mean 'pairs.temperature'\?\)"),
+        ({"tau": 0.5}, "GRKDLoss: tau: no longer an option; use pairs.tau"),
+        ({"pairs.tau": "1"}, "GRKDLoss: pairs.tau must be a finite number, got '1'"),
+        ({"pairs.tau": 0.0}, "pairs: tau must be above 0, got 0.0"),
+        ({"preset": "clases"}, "GRKDLoss: preset must be one of paper"),
+    ):
+        with pytest.raises(UserError, match=said):
+            GRKDLoss(**options)
+    assert "tau=0.5" in repr(GRKDLoss(ranking=[Pairs(tau=0.5)]))

@@ -111,11 +111,14 @@ BROKEN = [
     ("[kd, grkd]", "[kd, 3]", ":6: methods.1: expected a method's name or a mapping with name, got 3"),
     ("[kd, grkd]", "[kd, {name: kd, temperature: 4}]",
      ":6: methods.1: the label 'kd' is that of methods.0 too; give each its own label"),
-    ("[kd, grkd]", "[{name: grkd, tau: fast}]", ":6: methods.0.tau: expected a number, got 'fast'"),
-    ("[kd, grkd]", "[{name: grkd, tau: -1}]", ":6: methods.0: grkd: tau must be above 0, got -1.0"),
-    ("[kd, grkd]", "[{name: grkd, taus: 1}]", ":6: methods.0.taus: unknown key; did you mean 'tau'?"),
-    ("[kd, grkd]", "[{name: grkd, pair_target: sfot}]",
-     ":6: methods.0.pair_target: expected one of hard, soft, margin, got 'sfot'; did you mean 'soft'?"),
+    ("[kd, grkd]", "[{name: grkd, pairs.tau: fast}]", ":6: methods.0.pairs.tau: expected a number, got 'fast'"),
+    ("[kd, grkd]", "[{name: grkd, pairs.tau: -1}]", ":6: methods.0: grkd: pairs: tau must be above 0, got -1.0"),
+    ("[kd, grkd]", "[{name: grkd, pairs.taus: 1}]", ":6: methods.0.pairs.taus: unknown key; did you mean 'pairs.tau'?"),
+    ("[kd, grkd]", "[{name: grkd, pairs.target: sfot}]",
+     ":6: methods.0: grkd: pairs: unknown target 'sfot' (did you mean 'soft'?); known: hard, soft, margin, or "
+     "package.module:FORM of your own"),
+    ("[kd, grkd]", "[{name: grkd, pairs.normalize: pair}]",
+     ":6: methods.0.pairs.normalize: expected one of pairs, candidates, got 'pair'; did you mean 'pairs'?"),
     ("[kd, grkd]", "[{nme: grkd, tau: 1}]", ":6: methods.0.nme: unknown key; did you mean 'name'?"),
     (
         "[kd, grkd]",
@@ -162,14 +165,14 @@ def test_a_broken_recipe_gets_one_exact_line(old: str | None, new: str, line: st
         ("[0, 3]", "[0], revision: main", ":4: student.revision: belongs to student.model, which is not given"),
         (
             "grkd]",
-            "{name: grkd, group: all}]",
-            ":6: methods.1.group: all pairs of a vocabulary do not fit into memory; "
+            "{name: grkd, pairs.group: all}]",
+            ":6: methods.1: pairs: group: all pairs of a vocabulary do not fit into memory; "
             "use sample or top with a group_size",
         ),
         ("kd, grkd", "dpo", ":6: methods.0: dpo compares the responses of a prompt; set responses.n to 2 or more"),
         (
             "kd, grkd",
-            "kd, {name: grkd, label: both, level: both}",
+            "kd, {name: grkd, label: both, ranking: [{part: pairs}, {part: pairs, level: response}]}",
             ":6: methods.1: both compares the responses of a prompt; set responses.n to 2 or more",
         ),
         (
@@ -232,22 +235,32 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key() -> None:
 
 
 def test_methods_are_names_or_mappings_with_options() -> None:
-    found = read(CLASSIFIER.replace("[kd, grkd]", "[kd, {name: grkd, label: soft-pairs, tau: 2, pair_target: soft}]"))
+    found = read(
+        CLASSIFIER.replace("[kd, grkd]", "[kd, {name: grkd, label: soft-pairs, pairs.tau: 2, pairs.target: soft}]")
+    )
     assert found.methods == [
         Method(name="kd", label="kd"),
-        Method(name="grkd", label="soft-pairs", options={"tau": 2.0, "pair_target": "soft"}),
+        Method(name="grkd", label="soft-pairs", options={"ranking": [{"part": "pairs", "tau": 2.0, "target": "soft"}]}),
     ]
-    assert isinstance(found.methods[1].options["tau"], float)
+    assert isinstance(found.methods[1].options["ranking"][0]["tau"], float)
 
 
 def test_group_all_is_fine_for_classes() -> None:
-    found = read(CLASSIFIER.replace("[kd, grkd]", "[{name: grkd, group: all}]"))
-    assert found.methods[0].options == {"group": "all"}
+    found = read(CLASSIFIER.replace("[kd, grkd]", "[{name: grkd, pairs.group: all}]"))
+    assert found.methods[0].options == {"ranking": [{"part": "pairs", "group": "all"}]}
 
 
 def test_overrides_stand_for_keys_of_the_file() -> None:
-    words = ["training.learning_rate=1e-3", "seeds=[0,1]", "methods.1.tau=0.5", "training.extra.optim=sgd", "title=a b"]
-    by_hand = CLASSIFIER.replace("1e-4", "1e-3\n  extra: {optim: sgd}").replace("grkd]", "{name: grkd, tau: 0.5}]")
+    words = [
+        "training.learning_rate=1e-3",
+        "seeds=[0,1]",
+        "methods.1.pairs.tau=0.5",
+        "training.extra.optim=sgd",
+        "title=a b",
+    ]
+    by_hand = CLASSIFIER.replace("1e-4", "1e-3\n  extra: {optim: sgd}").replace(
+        "grkd]", "{name: grkd, pairs.tau: 0.5}]"
+    )
     assert read(CLASSIFIER, *words) == read(by_hand + "seeds: [0, 1]\ntitle: a b\n")
     assert [method.name for method in read(CLASSIFIER, "methods=[kd,ce]").methods] == ["kd", "ce"]
     assert read(LANGUAGE, "student.layers=[0,5]").student.layers == [0, 5]
@@ -435,4 +448,6 @@ def test_the_schema_knows_every_key_and_every_method() -> None:
     by_word, *by_mapping = schema["$defs"]["Method"]["anyOf"]
     assert by_word["enum"] == objectives.names() == [form["properties"]["name"]["const"] for form in by_mapping]
     grkd = next(form for form in by_mapping if form["properties"]["name"]["const"] == "grkd")
-    assert grkd["properties"]["tau"]["type"] == "number"
+    assert grkd["properties"]["pairs.tau"]["type"] == "number"
+    assert grkd["properties"]["pairs.tau"]["description"] == "scale of score differences"
+    assert grkd["properties"]["correlation.over"]["enum"] == ["candidates", "batch"]  # of the preset for classes

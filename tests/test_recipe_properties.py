@@ -46,8 +46,11 @@ PATHS = st.text(string.ascii_letters + " .'#:é", min_size=1, max_size=8).map(la
 NAMES = st.text(string.ascii_letters + string.digits, min_size=1, max_size=8).map("hub/".__add__)
 METHODS = st.sampled_from(
     [
-        [{"name": "kd", "label": "kd"}, {"name": "grkd", "label": "1e-4", "tau": 0.5, "pair_target": "soft"}],
-        [{"name": "grkd", "label": "a-b", "t_squared": True, "group": "top", "group_size": 4}],
+        [
+            {"name": "kd", "label": "kd"},
+            {"name": "grkd", "label": "1e-4", "ranking": [{"part": "pairs", "tau": 0.5, "target": "soft"}]},
+        ],
+        [{"name": "grkd", "label": "a-b", "ranking": [{"part": "pairs", "group": "top", "group_size": 4}]}],
     ]
 )
 RANKERS = st.sampled_from(
@@ -204,7 +207,7 @@ def every_key(section: Any, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any,
     return found
 
 
-OPTIONS = [field.name for field in fields(objectives.method("grkd"))]
+OPTIONS = [field.name for field in fields(objectives.method("dkd"))]
 KEYS = [
     (section, path, known)
     for section in (LanguageRecipe, ClassifierRecipe)
@@ -244,9 +247,7 @@ def test_a_typo_in_any_key_is_refused_and_the_key_suggested(data: st.DataObject)
     plain["task"] = {LanguageRecipe: "language_model", ClassifierRecipe: "classifier"}[section]
     if path[0] == "methods":  # whose options are looked at when the rest of the recipe is right
         plain, _ = _yaml.parse(SMALL, str)
-    plain["methods"] = [
-        {"name": "grkd", "label": "x", **{f.name: f.default for f in fields(objectives.method("grkd"))}}
-    ]
+    plain["methods"] = [{"name": "dkd", "label": "x", **{f.name: f.default for f in fields(objectives.method("dkd"))}}]
     inside: Any = plain
     for step in path[:-1]:
         inside = inside[step]

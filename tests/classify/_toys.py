@@ -19,13 +19,13 @@ device: cpu
 data: {{dataset: digits, limit: 300}}
 teacher: {{model: mlp, options: {{hidden: [32]}}, training: {{epochs: 8, batch_size: 32, learning_rate: 1e-2}}}}
 student: {{model: mlp, options: {{hidden: [6]}}}}
-methods: [ce, {{name: kd, label: soft}}, {{name: grkd, normalize: candidates}}]
+methods: [ce, {{name: kd, label: soft}}, {{name: grkd, pairs.normalize: candidates}}]
 seeds: [0, 1]
 training: {{epochs: 2, batch_size: 32, learning_rate: 1e-2}}
 search:
   trials: 4
   learning_rate: [3e-3, 3e-2]
-  options: {{soft: {{temperature: [1.0, 2.0, 4.0]}}, grkd: {{pair_scale: [1.0, 4.0]}}}}
+  options: {{soft: {{temperature: [1.0, 2.0, 4.0]}}, grkd: {{pairs.weight: [1.0, 4.0]}}}}
 """
 # Final runs alone, of two methods and one seed.
 SMALL = ("search=null", "methods=[ce, kd]", "seeds=[0]")

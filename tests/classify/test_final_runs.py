@@ -9,7 +9,7 @@ import pytest
 
 from grkd.classify import lockstep, train
 from grkd.files import read_json, write_json
-from grkd.objectives.kd import KD
+from grkd.objectives.methods.kd import KD
 from grkd.run import folder as run_folder
 from grkd.run.jobs import NOT_YET
 from grkd.run.results import collect

@@ -18,7 +18,7 @@ from tests.classify._toys import TEXTS, compare, read
         (["lockstep.augment=true"], "lockstep.augment: only images"),
         (["evaluation.groups={a: ['1', 'x']}"], "no class 'x'"),
         (["search.metric=luck"], "search.metric: unknown metric 'luck'; available: accuracy, nll_nats"),
-        (["methods=[{name: grkd, group: top, group_size: 11}]"], "group_size 11"),
+        (["methods=[{name: grkd, pairs.group: top, pairs.group_size: 11}]"], "group_size 11"),
         (["methods=[ce, dpo]"], "dpo: a method on whole responses cannot train a classifier"),
         (["methods=[ce, gkd]"], "gkd: a classifier writes no responses; set on_policy_fraction: 0"),
         (["data.copies=2"], "data.copies: only texts have words that can be left out"),

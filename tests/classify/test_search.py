@@ -9,7 +9,7 @@ from torch import nn
 
 from grkd.classify import lockstep, train
 from grkd.files import read_json
-from grkd.objectives.kd import KD
+from grkd.objectives.methods.kd import KD
 from grkd.run.jobs import NOT_YET
 from tests.classify._toys import compare, context
 

@@ -79,7 +79,7 @@ QUESTIONS = "evaluation.questions"
         (["student={config: {hidden_size: 8000000000}}"], "student.config: "),
         (["student={config: {vocab_size: 100000000000}}"], "GiB in float32; this machine has"),
         (["methods=[rkd]"], "rkd: the method reads a classifier's features"),
-        (["methods=[{name: grkd, group: sample, group_size: 400}]"], "group_size 400"),
+        (["methods=[{name: grkd, pairs.group: sample, pairs.group_size: 400}]"], "group_size 400"),
         (["training.report_to=nope"], "training.report_to: unknown tracker 'nope'; known: none, "),
         (["training.extra={adam_beta2: much}"], "training.extra.adam_beta2: expected float, got 'much'"),
         (["training.extra={optim: nope}"], "training: nope is not a valid OptimizerNames"),
@@ -116,7 +116,7 @@ def test_a_language_recipe_is_refused_before_a_model_is_loaded(
         (["teacher.training.report_to=nope"], "teacher.training.report_to: unknown tracker 'nope'"),
         (["evaluation.groups={curly: [3, 6]}"], "evaluation.groups.curly"),
         (["methods=[dpo]"], "dpo: a method on whole responses cannot train a classifier"),
-        (["methods=[{name: grkd, group: top, group_size: 11}]"], "group_size 11"),
+        (["methods=[{name: grkd, pairs.group: top, pairs.group_size: 11}]"], "group_size 11"),
     ],
 )
 def test_a_classifier_recipe_is_refused_before_the_teacher_is_trained(

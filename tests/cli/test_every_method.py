@@ -9,10 +9,11 @@ from grkd import cli
 
 METHODS = [
     "ce", "sft", "seqkd", "kd", "{name: dist, label_weight: 0.5}", "gkd", "minillm", "dpo", "simpo", "pro", "pad",
-    "{name: grkd, label: tokens, group: sample, group_size: 8}",
+    "{name: grkd, label: tokens, pairs.group: sample, pairs.group_size: 8}",
     "{name: grkd, label: on-policy, on_policy_fraction: 0.5}",
-    "{name: grkd, label: responses, level: response}",
-    "{name: grkd, label: both, level: both, pair_target: soft, group: sample, group_size: 8}",
+    "{name: grkd, label: responses, ranking: [{part: pairs, level: response, tau: 0.1}]}",
+    "{name: grkd, label: both, ranking: [{part: pairs, target: soft, group: sample, group_size: 8}, "
+    "{part: pairs, level: response, tau: 0.1}]}",
 ]  # fmt: skip
 
 

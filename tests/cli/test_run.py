@@ -185,7 +185,7 @@ def test_an_error_on_one_of_several_ranks_ends_the_run(tiny_recipe: Path, monkey
 
 
 def test_failed_method_is_shown_and_the_rest_goes_on(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from grkd.objectives.kd import KD
+    from grkd.objectives.methods.kd import KD
 
     def broken(*_: object) -> None:
         raise RuntimeError("out of memory, say")
@@ -201,7 +201,7 @@ def test_failed_method_is_shown_and_the_rest_goes_on(tiny_recipe: Path, monkeypa
 
 @pytest.mark.parametrize("change", ["score.signal=live", "responses.source=student", "student.lora={r: 4}"])
 def test_variants(tiny_recipe: Path, change: str) -> None:
-    assert cli.main(["run", str(tiny_recipe), change, "methods=[grkd]", "methods.0.group_size=8"]) == 0
+    assert cli.main(["run", str(tiny_recipe), change, "methods=[grkd]", "methods.0.pairs.group_size=8"]) == 0
     found = results(tiny_recipe.parent / "run")
     assert found["grkd", "soft_cross_entropy_nats"] < found["before", "soft_cross_entropy_nats"]
 
@@ -308,7 +308,7 @@ def test_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["methods", "grkd"]) == 0
     listed = capsys.readouterr().out
     assert "alpha_ceiling" in listed
-    assert "form: tokens stands for alpha_ceiling: 0.8" in listed
+    assert "preset: tokens" in listed
 
 
 def test_check_prints_the_resolved_recipe(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

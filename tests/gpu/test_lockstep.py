@@ -28,11 +28,13 @@ METHODS = {
     "dist": ("dist", {}),
     "rkd": ("rkd", {"angle_weight": 0.0}),
     "pld": ("pld", {}),
-    "grkd": ("grkd", {"normalize": "candidates"}),
-    "grkd-advantage": ("grkd", {"pair_scale": 0.0, "advantage_scale": 4.0, "alpha_shape": "constant"}),
-    "grkd-across": ("grkd", {"pair_weight": "probability_gap", "across_relation": 4.0, "across_listwise": 4.0}),
-    "grkd-top": ("grkd", {"group": "top", "group_size": 8}),
+    "grkd": ("grkd", {"pairs.normalize": "candidates"}),
+    "grkd-advantage": ("grkd", {"ranking": [{"part": "contrib.advantage", "weight": 4.0}], "alpha_shape": "constant"}),
+    "grkd-classes": ("grkd", {"preset": "classes"}),
+    "grkd-top": ("grkd", {"pairs.group": "top", "pairs.group_size": 8}),
 }
+
+SAMPLED = objectives.load("grkd", **{"pairs.group": "sample", "pairs.group_size": 8})
 
 
 def build(seed: int) -> nn.Module:
@@ -88,7 +90,12 @@ def test_sampled_groups_and_adamw_run_as_graphs_and_an_objective_that_reads_the_
             return objectives.load("kd").terms(batch)
 
     jobs = [
-        Job(name="sample", objective=objectives.load("grkd", group="sample", group_size=8), seed=0, learning_rate=1e-3),
+        Job(
+            name="sample",
+            objective=SAMPLED,
+            seed=0,
+            learning_rate=1e-3,
+        ),
         Job(name="reading", objective=Reading(), seed=0, learning_rate=1e-3),
         Job(name="kd", objective=objectives.load("kd"), seed=0, learning_rate=1e-3),
     ]
@@ -129,7 +136,10 @@ def test_a_student_with_dropout_and_one_with_sampled_groups_are_what_they_are_al
     def dropping_channels(seed: int) -> nn.Module:
         return nn.Sequential(nn.Dropout2d(0.3), build(seed))
 
-    objective = {"kd": objectives.load("kd"), "sample": objectives.load("grkd", group="sample", group_size=8)}
+    objective = {
+        "kd": objectives.load("kd"),
+        "sample": SAMPLED,
+    }
     cases = (
         (dropping, ("kd", "kd"), False),
         (dropping_channels, ("kd", "kd"), True),

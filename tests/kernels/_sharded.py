@@ -154,7 +154,9 @@ def trained(folder: Path, device: str, **settings: Any) -> dict[str, Any]:
     made = DistillationTrainer(
         tiny(1, 2),
         arguments,
-        objective=objectives.load("grkd", group="top", group_size=6, alpha_shape="constant", alpha_ceiling=0.5),
+        objective=objectives.load(
+            "grkd", **{"pairs.group": "top", "pairs.group_size": 6}, alpha_shape="constant", alpha_ceiling=0.5
+        ),
         rows=LanguageRows(pad_token_id=PAD, vocabulary=VOCABULARY, teacher=tiny(2, 3)),
         fused_head=True,
         train_dataset=items(),

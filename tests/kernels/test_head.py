@@ -19,7 +19,8 @@ from grkd import groups
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.losses import group_relative
-from grkd.objectives import Batch, combine, load
+from grkd.objectives import GRKD, Batch, combine
+from grkd.objectives.parts import Pairs, SoftTarget
 
 TRITON = os.environ.get("GRKD_KERNELS") == "triton"
 DTYPE = torch.float32 if TRITON else torch.float64
@@ -233,16 +234,19 @@ def test_top_group_is_the_teachers_best() -> None:
 
 def test_equals_the_objective() -> None:
     inputs = case(rows=4, vocabulary=50, seed=8)
-    options = {"tau": 0.7, "temperature": 1.3, "normalize": "candidates", "pair_scale": 2.0, "group_size": 6}
-    objective = load("grkd", group="top", **options)
+    pairs = Pairs(weight=2.0, tau=0.7, normalize="candidates", group="top", group_size=6)
+    objective = GRKD(ranking=(pairs,), anchor=(SoftTarget(temperature=1.3),))
     reference = {name: double(tensor) for name, tensor in inputs.items()}
     s, t, _ = dense(reference, {})
     expected = combine(objective.terms(Batch(student=s, teacher=t, progress=0.3)), rows=4)
     expected.backward()
-    loss = distillation_head(**inputs, alpha=0.3, group="top", **options, **FORM)
+    loss = distillation_head(**inputs, **objective.head_options(0.3), **FORM)
     loss.backward()
     torch.testing.assert_close(loss.double(), expected.detach(), **CLOSE)
     torch.testing.assert_close(inputs["student_weight"].grad.double(), reference["student_weight"].grad, **CLOSE)
+
+
+SAMPLED = GRKD(ranking=(Pairs(group="sample", group_size=5, group_temperature=2.0),))
 
 
 def test_sampled_group_is_the_objectives_for_the_same_seeds() -> None:
@@ -251,7 +255,7 @@ def test_sampled_group_is_the_objectives_for_the_same_seeds() -> None:
     s, t, _ = dense(inputs, {})
     seeds = torch.tensor([3, 1 << 40, -5, (1 << 62) + 7])
     batch = Batch(student=s, teacher=t, progress=0.5, seeds=seeds)
-    expected = combine(load("grkd", group="sample", group_size=5, group_temperature=2.0).terms(batch), rows=4)
+    expected = combine(SAMPLED.terms(batch), rows=4)
     options: dict[str, Any] = {"alpha": 0.5, "group": "sample", "group_size": 5, "group_temperature": 2.0, **FORM}
     for chunk in (None, 3):
         loss = distillation_head(**inputs, **options, seeds=seeds, chunk=chunk)
@@ -265,7 +269,7 @@ def test_sampled_group_is_the_objectives_for_the_same_generator() -> None:
     inputs = case(rows=4, vocabulary=50)
     s, t, _ = dense(inputs, {})
     batch = Batch(student=s, teacher=t, progress=0.5, generator=torch.Generator().manual_seed(3))
-    expected = combine(load("grkd", group="sample", group_size=5, group_temperature=2.0).terms(batch), rows=4)
+    expected = combine(SAMPLED.terms(batch), rows=4)
     loss = distillation_head(
         **inputs,
         alpha=0.5,

@@ -181,7 +181,7 @@ def test_the_large_recipes_have_the_papers_settings(name: str) -> None:
     options = {method.name: method.options for method in found.methods}
     assert {"kd", "minillm", "dpo", "simpo", "pro", "grkd"} < set(options), "Table 1 but for SeqKD, a run of its own"
     assert options["simpo"]["beta"] == (2.5 if name.startswith("llama") else 10.0)
-    assert options["grkd"] == {"level": "response", "response_tau": 0.1}
+    assert options["grkd"] == {"ranking": [{"part": "pairs", "level": "response", "tau": 0.1}]}
 
 
 @pytest.mark.parametrize("family", ["gemma2", "llama3"])
@@ -207,7 +207,7 @@ def test_from_recipe_to_students(tmp_path: Path, family: str) -> None:
         "data.heldout_fraction=0.25",
         "responses.n=3",
         "responses.max_new_tokens=12",
-        "methods=[dpo, {name: grkd, level: both}]",
+        "methods=[dpo, {name: grkd, ranking: [{part: pairs}, {part: pairs, level: response, tau: 0.1}]}]",
         "training.gradient_accumulation=4",
         "evaluation.samples=1",
         "evaluation.sample_tokens=4",

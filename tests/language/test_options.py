@@ -98,7 +98,7 @@ def test_student_limit_cuts_the_student_and_not_the_teacher(tmp_path: Path) -> N
 def test_group_larger_than_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "digits.yaml"
     path.write_text(DIGITS.format(output=tmp_path / "run"))
-    assert cli.main(["run", str(path), "methods=[{name: grkd, group: top, group_size: 11}]"]) == 2
+    assert cli.main(["run", str(path), "methods=[{name: grkd, pairs.group: top, pairs.group_size: 11}]"]) == 2
     assert "group_size 11 is larger than the 10 candidates" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -132,7 +132,10 @@ def test_a_single_response_is_scored_and_not_compared(tmp_path: Path, teacher: P
     assert (counts["groups_all_scores_equal"], counts["groups_not_compared"]) == (0, 0)
 
 
-RANKS = "{name: grkd, level: response, response_soft: responses}"
+RANKS = (
+    "{name: grkd, ranking: [{part: pairs, level: response, tau: 0.1}], "
+    "anchor: [{part: soft_target, level: response, temperature: 0.1}]}"
+)
 
 
 class TestHiddenStates:

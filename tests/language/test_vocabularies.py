@@ -25,7 +25,10 @@ from tests.language._score_runs import (
     tokenizer,
 )
 
-RANKS = "methods=[{name: grkd, level: response, response_soft: responses}]"
+RANKS = (
+    "methods=[{name: grkd, ranking: [{part: pairs, level: response, tau: 0.1}], "
+    "anchor: [{part: soft_target, level: response, temperature: 0.1}]}]"
+)
 SQUARE = (  # another template, with another end of a turn
     "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <stop> {% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"
@@ -64,7 +67,7 @@ def test_methods_that_compare_tokens_are_refused_with_the_reason(tmp_path: Path,
     assert (
         "choose a student with the teacher's tokenizer, or replace kd, order, which compare token by token, by" in text
     )
-    text = refused(tmp_path, teacher, student, "methods=[{name: grkd, level: response}]")
+    text = refused(tmp_path, teacher, student, "methods=[{name: grkd, ranking: [{part: pairs, level: response}]}]")
     assert "replace grkd" in text, "its soft targets are over tokens unless response_soft says otherwise"
 
 

@@ -2,34 +2,46 @@
 
 from typing import Any
 
+PAIRS, SOFT, CORRELATION = ({"part": name} for name in ("pairs", "soft_target", "correlation"))
+WEIGHTED: dict[str, Any] = {"part": "contrib.weighted_pairs"}
+RESPONSES: dict[str, Any] = {"level": "response"}
+BATCH: dict[str, Any] = {"over": "batch"}
+
 # Sets of options beyond the defaults.
 OPTION_SETS: dict[str, dict[str, dict[str, Any]]] = {
     "grkd": {
         "default": {},
-        "soft pairs": {"pair_target": "soft", "tau": 0.5},
-        "top": {"group": "top", "group_size": 4, "alpha_shape": "cosine", "temperature": 2.0, "t_squared": True},
-        "sample": {"group": "sample", "group_size": 4, "normalize": "candidates", "label_weight": 0.5},
-        "responses": {"level": "response", "response_soft": "responses", "temperature": 2.0},
-        "responses, soft pairs": {"level": "response", "pair_target": "soft", "tau_squared": True},
-        "both": {"level": "both", "group": "top", "group_size": 4, "token_weight": 0.5, "label_weight": 0.5},
-        "both, soft pairs": {
-            "level": "both",
-            "response_soft": "responses",
-            "pair_target": "soft",
-            "response_weight": 2.0,
+        "soft pairs": {"pairs.target": "soft", "pairs.tau": 0.5},
+        "top": {"pairs.group": "top", "pairs.group_size": 4, "alpha_shape": "cosine", "soft_target.temperature": 2.0},
+        "sample": {
+            "pairs.group": "sample",
+            "pairs.group_size": 4,
+            "pairs.normalize": "candidates",
+            "label_weight": 0.5,
         },
-        "margins": {"pair_target": "margin", "tau": 2.0, "standardize": True},
-        "gaps": {"pair_weight": "probability_gap", "pair_target": "soft", "tau": 2.0, "normalize": "candidates"},
-        "ranks": {"pair_weight": "rank", "group": "top", "group_size": 4},
-        "gap margins": {"pair_weight": "probability_gap", "pair_target": "margin", "standardize_pairs": True},
-        "across": {"across_batch": 0.5, "pair_target": "soft", "temperature": 2.0},
-        "across, gaps": {"across_batch": 0.5, "pair_weight": "probability_gap"},
-        "across, relations": {"across_relation": 2.0, "advantage_scale": 3.0},
-        "relations within": {"within_relation": 2.0, "pair_scale": 0.0, "relation_temperature": 3.0},
-        "across, lists": {"across_listwise": 2.0, "pair_scale": 0.0, "temperature": 2.0},
-        "advantage": {"advantage_scale": 2.0, "pair_scale": 0.0, "temperature": 2.0},
-        "advantage of responses": {"level": "both", "advantage_scale": 2.0, "advantage_temperature": 0.5},
-        "weighted responses": {"level": "response", "pair_weight": "rank", "response_soft": "responses"},
+        "responses": {"ranking": [PAIRS | RESPONSES], "anchor": [SOFT | RESPONSES | {"t_squared": True}]},
+        "responses, soft pairs": {"ranking": [PAIRS | RESPONSES | {"target": "soft"}]},
+        "both": {"ranking": [PAIRS, PAIRS | RESPONSES], "label_weight": 0.5},
+        "both, soft pairs": {
+            "ranking": [PAIRS | {"target": "soft"}, PAIRS | RESPONSES | {"target": "soft"}],
+            "anchor": [SOFT, SOFT | RESPONSES | {"weight": 2.0}],
+        },
+        "reverse KL": {"pairs.target": "soft", "soft_target.divergence": "reverse_kl"},
+        "JSD": {"pairs.target": "soft", "soft_target.divergence": "jsd", "soft_target.temperature": 2.0},
+        "pairs over the batch": {"ranking": [PAIRS | BATCH | {"target": "soft", "temperature": 2.0}]},
+        "correlations": {"ranking": [CORRELATION | {"weight": 2.0, "temperature": 3.0}, CORRELATION | BATCH]},
+        "lists over the batch": {"ranking": [SOFT | BATCH | {"divergence": "forward_kl", "temperature": 2.0}]},
+        "reverse lists": {"ranking": [SOFT | BATCH | {"divergence": "reverse_kl"}]},
+        "classes": {"preset": "classes"},
+        "margins": {"ranking": [{"part": "contrib.margins", "tau": 2.0}]},
+        "gaps": {"ranking": [WEIGHTED | {"target": "soft", "tau": 2.0, "normalize": "candidates"}]},
+        "gap margins": {"ranking": [WEIGHTED | {"target": "margin"}]},
+        "ranks": {"ranking": [WEIGHTED | {"by": "rank", "group": "top", "group_size": 4}]},
+        "advantage": {"ranking": [{"part": "contrib.advantage", "weight": 2.0, "temperature": 0.5}]},
+        "z-scores": {
+            "ranking": [{"part": "contrib.z_score_pairs", "target": "soft"}, {"part": "contrib.z_score_correlation"}],
+            "anchor": [{"part": "contrib.z_score_soft_target"}],
+        },
     },
     "kd": {
         "default": {},
@@ -56,18 +68,11 @@ OPTION_SETS: dict[str, dict[str, dict[str, Any]]] = {
 
 # Options that do something only together with others: (method, option) -> the others.
 TOGETHER: dict[tuple[str, str], dict[str, Any]] = {
-    ("grkd", "group"): {"group": "top", "group_size": 4},  # from "auto", which is always one of the other three
-    ("grkd", "group_size"): {"group": "top", "group_size": 4},
-    ("grkd", "group_temperature"): {"group": "sample", "group_size": 4},
-    ("grkd", "t_squared"): {"temperature": 2.0},
-    ("grkd", "tau_squared"): {"tau": 2.0},
-    ("grkd", "standardize_pairs"): {"tau": 0.5},
-    ("grkd", "across_batch"): {"across_batch": 0.7},
-    ("grkd", "advantage_temperature"): {"advantage_scale": 1.0},
-    ("grkd", "relation_temperature"): {"across_relation": 2.0},
-    ("grkd", "response_weight"): {"level": "response"},
-    ("grkd", "response_tau"): {"level": "response"},
-    ("grkd", "response_soft"): {"level": "response"},
+    ("grkd", "ranking.pairs.group"): {"pairs.group": "top", "pairs.group_size": 4},  # auto is one of the other three
+    ("grkd", "ranking.pairs.group_size"): {"pairs.group": "top", "pairs.group_size": 4},
+    ("grkd", "ranking.pairs.group_temperature"): {"pairs.group": "sample", "pairs.group_size": 4},
+    ("grkd", "ranking.pairs.temperature"): {"pairs.over": "batch"},
+    ("grkd", "anchor.soft_target.t_squared"): {"soft_target.temperature": 2.0},
     ("dkd", "warmup"): {"warmup": 0.6},
     ("dist", "t_squared"): {"temperature": 2.0},
     ("rkd", "label_weight"): {"on": "logits"},
@@ -75,17 +80,11 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {
 
 # Methods that are not at their minimum where the student equals the teacher, and why.
 NO_IDENTITY = {
-    ("grkd", "default"): "hard pairs push every margin towards infinity",
-    ("grkd", "top"): "hard pairs push every margin towards infinity",
-    ("grkd", "sample"): "hard pairs, and labels that are not the teacher's",
-    ("grkd", "responses"): "hard pairs",
-    ("grkd", "both"): "hard pairs, and labels that are not the teacher's",
-    ("grkd", "ranks"): "hard pairs",
-    ("grkd", "across, gaps"): "hard pairs",
-    ("grkd", "across, relations"): "hard pairs, and the advantage asks for the teacher's best alone",
+    **{
+        ("grkd", case): "hard pairs push every margin towards infinity, or labels are not the teacher's"
+        for case in ("default", "top", "sample", "responses", "both", "ranks", "classes")
+    },
     ("grkd", "advantage"): "the advantage asks for the teacher's best alone",
-    ("grkd", "advantage of responses"): "hard pairs, and the advantage asks for the best alone",
-    ("grkd", "weighted responses"): "hard pairs",
     ("dkd", "default"): "labels are not the teacher's",
     ("dkd", "target"): "labels are not the teacher's",
     ("dist", "default"): "labels are not the teacher's",
@@ -98,4 +97,4 @@ NO_IDENTITY = {
 }
 
 # Draws that do not depend on how the rows are batched: at this temperature the sample is the top.
-DETERMINISTIC: dict[str, dict[str, Any]] = {"grkd": {"group_temperature": 1e-7}}
+DETERMINISTIC: dict[str, dict[str, Any]] = {"grkd": {"pairs.group_temperature": 1e-7}}

@@ -95,7 +95,7 @@ def test_without_weight_the_labels_cross_entropy_is_not_computed(monkeypatch: py
     def unwanted(*_: object) -> None:
         raise AssertionError("computed in vain")
 
-    monkeypatch.setattr("grkd.objectives.dkd.label_term", unwanted)
+    monkeypatch.setattr("grkd.objectives.methods.dkd.label_term", unwanted)
     for term, same in zip(objectives.load("dkd", label_weight=0.0).terms(a_batch()), expected, strict=True):
         assert torch.equal(term.rows, same.rows)
         assert torch.equal(term.counted, same.counted)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.losses import relational_angle, relational_distance
-from grkd.objectives import Batch, combine
+from grkd.objectives import Batch, Features, combine
 
 ALL = torch.ones(5, dtype=torch.bool)
 
@@ -23,7 +23,7 @@ def a_batch() -> Batch:
         torch.randn(5, width, generator=generator, dtype=torch.float64) for width in (6, 6, 3, 4)
     )
     return Batch(
-        student=student, teacher=teacher, labels=torch.arange(5), student_features=own, teacher_features=others
+        student=student, teacher=teacher, labels=torch.arange(5), features=Features(student=own, teacher=others)
     )
 
 
@@ -34,7 +34,7 @@ def loss_of(batch: Batch, **options: Any) -> Tensor:
 @pytest.mark.parametrize("on", ["features", "logits"])
 def test_is_the_sum_of_its_parts(on: str) -> None:
     batch = a_batch()
-    points = (batch.student_features, batch.teacher_features) if on == "features" else (batch.student, batch.teacher)
+    points = (batch.features.student, batch.features.teacher) if on == "features" else (batch.student, batch.teacher)
     distance, angle = (loss(*points, counted=ALL).mean() for loss in (relational_distance, relational_angle))
     labelled = cross_entropy(batch.student, batch.labels)
     torch.testing.assert_close(loss_of(batch, on=on), 25 * distance + 50 * angle + labelled)
@@ -46,9 +46,11 @@ def test_features_get_the_gradient_and_rows_that_do_not_count_get_none() -> None
     batch = a_batch()
     mask = torch.ones(5, 6, dtype=torch.bool)
     mask[2] = False
-    features = batch.student_features.masked_fill(~mask[:, :1], math.nan).requires_grad_()
+    features = batch.features.student.masked_fill(~mask[:, :1], math.nan).requires_grad_()
     student = batch.student.clone().requires_grad_()
-    loss = loss_of(replace(batch, student=student, student_features=features, mask=mask), label_weight=0.0)
+    loss = loss_of(
+        replace(batch, student=student, features=replace(batch.features, student=features), mask=mask), label_weight=0.0
+    )
     (gradient,) = torch.autograd.grad(loss, features)
     assert (gradient[2] == 0).all()
     assert (gradient[[0, 1, 3, 4]].abs().sum(-1) > 0).all()
@@ -58,8 +60,7 @@ def test_features_get_the_gradient_and_rows_that_do_not_count_get_none() -> None
         student=batch.student[few],
         teacher=batch.teacher[few],
         labels=batch.labels[few],
-        student_features=batch.student_features[few],
-        teacher_features=batch.teacher_features[few],
+        features=Features(student=batch.features.student[few], teacher=batch.features.teacher[few]),
     )
     torch.testing.assert_close(loss.detach(), loss_of(kept, label_weight=0.0))
 
@@ -67,8 +68,8 @@ def test_features_get_the_gradient_and_rows_that_do_not_count_get_none() -> None
 def test_a_turned_and_scaled_copy_of_the_teacher_is_at_the_minimum() -> None:
     batch = a_batch()
     turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).Q
-    features = (3 * batch.teacher_features @ turn).requires_grad_()
-    loss = loss_of(replace(batch, student_features=features), label_weight=0.0)
+    features = (3 * batch.features.teacher @ turn).requires_grad_()
+    loss = loss_of(replace(batch, features=replace(batch.features, student=features)), label_weight=0.0)
     (gradient,) = torch.autograd.grad(loss, features)
     assert loss < 1e-20
     assert gradient.abs().max() < 1e-12
@@ -79,7 +80,7 @@ def test_it_says_what_it_needs() -> None:
     assert not objectives.load("rkd", on="logits").needs_features
     assert objectives.load("rkd").couples_rows
     assert not objectives.load("kd").needs_features
-    batch = replace(a_batch(), teacher_features=None)
+    batch = replace(a_batch(), features=None)
     with pytest.raises(ValueError, match=r"features .*set on: logits"):
         loss_of(batch)
     assert loss_of(batch, on="logits").isfinite()

@@ -47,7 +47,7 @@ class TestRegistry:
         ("name", "options", "said"),
         [
             ("verifyer", {}, "did you mean 'verifier'?"),
-            ("json:loads", {}, "json:loads is no subclass"),
+            ("json:loads", {}, "json is in Python's standard library"),
             ("judge", {"url": "http://x/v1"}, "ranker judge needs model"),
             ("calibrated", {"ratio": 2.0}, "between 0 and 1"),
             ("calibrated", {"ratio": "a"}, "ratio should be a valid number"),

@@ -46,7 +46,7 @@ def config(folder: Path, **options: Any) -> GRKDConfig:
     settings: dict[str, Any] = {
         "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2,
         "report_to": [], "use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1.0,
-        "method_options": {"group": "top", "group_size": 6},
+        "method_options": {"pairs.group": "top", "pairs.group_size": 6},
     }  # fmt: skip
     return GRKDConfig(**{**settings, **options})
 
@@ -75,7 +75,7 @@ def test_the_steps_are_those_of_the_distillation_trainer(tmp_path: Path, student
     DistillationTrainer(
         again,
         config(tmp_path),
-        objective=objectives.load("grkd", group="top", group_size=6),
+        objective=objectives.load("grkd", **{"pairs.group": "top", "pairs.group_size": 6}),
         rows=LanguageRows(pad_token_id=0, vocabulary=40, teacher=teacher),
         train_dataset=groups,
     ).train()
@@ -151,8 +151,8 @@ def test_records_as_others_write_them(
     [
         ("simpo", {}),
         ("pro", {}),
-        ("grkd", {"level": "response"}),
-        ("grkd", {"level": "both"}),
+        ("grkd", {"preset": "responses"}),
+        ("grkd", {"ranking": [{"part": "pairs"}, {"part": "pairs", "level": "response"}]}),
         ("gkd", {}),
         ("grkd", {"on_policy_fraction": 1.0}),
         ("sft", {}),
@@ -263,7 +263,7 @@ def test_evaluation_can_be_compared_over_training_and_leaves_it_alone(
     tmp_path: Path, student: Any, teacher: Any
 ) -> None:
     """At a rate of 0 every evaluation is of the same weights, whatever alpha is."""
-    options = {"method_options": {"group": "sample", "group_size": 4}, "max_steps": 4}
+    options = {"method_options": {"pairs.group": "sample", "pairs.group_size": 4}, "max_steps": 4}
     plain = truncated(teacher, [0, 2])
     trainer(tmp_path, plain, teacher, **options).train()
     still = trainer(tmp_path, student, teacher, **options, learning_rate=0.0)

@@ -83,7 +83,7 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "grkd": {"group": "all", "alpha_shape": "constant", "alpha_ceiling": 0.5},
+    "grkd": {"pairs.group": "all", "alpha_shape": "constant", "alpha_ceiling": 0.5},
     "gkd": {"on_policy_fraction": 0.0},  # below 1 the draw of prompts depends on the micro-batches
 }
 
@@ -284,7 +284,7 @@ def test_responses_without_logits_are_those_with_them(tmp_path: Path) -> None:
 
 def test_alpha_and_terms_are_logged(tmp_path: Path) -> None:
     made = trainer(tmp_path, ragged(8), max_steps=5, callbacks=[MetricsFile(tmp_path / "metrics.jsonl")])
-    made.objective = objectives.load("grkd", group="all")
+    made.objective = objectives.load("grkd", **{"pairs.group": "all"})
     made.train()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["alpha"] for line in lines] == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -309,7 +309,7 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         made = trainer(
             folder, ragged(8), callbacks=[WholeCheckpoints(), MetricsFile(folder / "metrics.jsonl")], **settings
         )
-        made.objective = objectives.load("grkd", group="sample", group_size=6)
+        made.objective = objectives.load("grkd", **{"pairs.group": "sample", "pairs.group_size": 6})
         return made
 
     whole = make(tmp_path / "whole")
@@ -345,8 +345,11 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     ("method", "options"),
     [
         ("kd", {"temperature": 2.0}),
-        ("grkd", {"group": "top", "group_size": 6, "pair_target": "soft", "normalize": "candidates"}),
-        ("grkd", {"group": "top", "group_size": 5, "alpha_shape": "constant", "alpha_ceiling": 1.0}),
+        (
+            "grkd",
+            {"pairs.group": "top", "pairs.group_size": 6, "pairs.target": "soft", "pairs.normalize": "candidates"},
+        ),
+        ("grkd", {"pairs.group": "top", "pairs.group_size": 5, "alpha_shape": "constant", "alpha_ceiling": 1.0}),
         ("gkd", {"on_policy_fraction": 0.0, "beta": 0.3}),
         ("gkd", {"on_policy_fraction": 0.0, "beta": 1.0}),
     ],
@@ -428,7 +431,8 @@ def test_two_ranks_make_the_same_step(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(_RANKS)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
     command = [*launch, str(script), str(tmp_path), str(Path(__file__).parent)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]

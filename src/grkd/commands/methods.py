@@ -1,6 +1,7 @@
 """`grkd methods`: what there is to choose from."""
 
 import argparse
+from typing import Any
 
 from grkd import objectives
 from grkd.console import Output
@@ -12,12 +13,15 @@ DESCRIPTION = SUMMARY
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     command.add_argument("name", nargs="?", help="show one method's formula and options")
+    command.add_argument("--markdown", action="store_true", help="the documentation's tables of methods")
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
     out = Output(highlight=False)
-    if options.name:
+    if options.markdown:
+        print(objectives.method_table("learns_from"), objectives.method_table("minimises", "source"), sep="\n", end="")
+    elif options.name:
         _one(out, options.name)
     else:
         _all(out)
@@ -25,17 +29,57 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _one(out: Output, name: str) -> None:
-    """A method's formula and its options with their defaults."""
-    from dataclasses import fields
-
+    """A method's formula, its options with defaults and meaning, and its presets and parts."""
     chosen = objectives.method(name)
     out.print(chosen.__doc__ or "", markup=False)
-    for option in fields(chosen):
-        kind = option.type.__name__ if isinstance(option.type, type) else str(option.type).replace("typing.", "")
-        out.print(f"  {option.name}: {kind} = {option.default!r}", markup=False, soft_wrap=True)
-    for form, meant in objectives.FORMS.get(name, {}).items():
-        words = ", ".join(f"{option}: {value}" for option, value in meant.items()) or "the defaults"
-        out.print(f"  form: {form} stands for {words}", markup=False, soft_wrap=True)
+    options = [option for key, option in chosen.options({}).items() if "." not in key]
+    if options:
+        _table(out, options)
+    else:
+        out.print("It has no options.")
+    if "preset" in chosen.options({}):
+        _composition(out)
+
+
+def _composition(out: Output) -> None:
+    """What grkd may be composed of: presets, and the parts with their options."""
+    from grkd.objectives import parts
+
+    for preset, composition in objectives.PRESETS.items():
+        out.print(f"preset: {preset}", markup=False, style="bold")
+        for key, value in composition.items():
+            out.print(f"  {key}: {_written(value)}", markup=False, soft_wrap=True)
+    for part in parts.names():
+        kind = parts.part(part)
+        out.print(f"\npart: {part}  {(kind.__doc__ or '').splitlines()[0]}", markup=False, soft_wrap=True)
+        _table(out, list(objectives.options_of(kind).values()))
+    out.print(
+        "An option of a part is set by its path: pairs.tau, or anchor.soft_target.temperature for one list alone."
+    )
+
+
+def _table(out: Output, options: list[Any]) -> None:
+    from rich.table import Table
+
+    table = Table("option", "default", "meaning")
+    for option in options:
+        table.add_row(option.name, _written(option.default), option.help)
+    out.print(table)
+
+
+def _written(value: Any) -> str:
+    """A value as recipes write it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if hasattr(value, "short_name"):
+        from grkd.objectives import parts
+
+        return _written(parts.to_plain(value))
+    return str(value)
 
 
 def _all(out: Output) -> None:
@@ -46,4 +90,4 @@ def _all(out: Output) -> None:
     for name, summary in objectives.summaries().items():
         table.add_row(name, summary)
     out.print(table)
-    out.print("grkd methods NAME shows a method's formula and the defaults of its options.")
+    out.print("grkd methods NAME shows a method's formula, its options and their defaults.")

@@ -164,7 +164,7 @@ def _needs_one_vocabulary(recipe: LanguageRecipe) -> str:
     The teacher's responses need no shared tokens: the student gets them as text.
     """
     by_token = [method.label for method in recipe.methods if _compares_tokens(method)]
-    instead = "dpo, simpo, {name: grkd, level: response, response_soft: responses} or others that compare responses"
+    instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
     return f"replace {', '.join(by_token)}, which compare token by token, by {instead}" if by_token else ""
 
 

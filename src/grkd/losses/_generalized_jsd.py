@@ -19,7 +19,7 @@ def generalized_jsd(
     beta: float = 0.5,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*rows"]:
-    """Generalised Jensen-Shannon divergence of two softmaxes at `temperature`, in nats, one value a row.
+    """Generalised Jensen-Shannon divergence of two softmaxes at `temperature`, in nats, one value per row.
 
     D = beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S
     beta 0 is the forward KL(p_T || p_S) and beta 1 the reverse KL(p_S || p_T), taken by name: D itself goes to 0 there,
@@ -40,6 +40,18 @@ def generalized_jsd(
     student, teacher = (
         masked_log_softmax(scores, exists, temperature) for scores in (student_scores, teacher_scores.detach())
     )
+    return generalized_jsd_of(student, teacher, exists, beta=beta)
+
+
+def generalized_jsd_of(
+    student_log_probs: Float[Tensor, "*rows candidates"],
+    teacher_log_probs: Float[Tensor, "*rows candidates"],
+    exists: Tensor | None,
+    *,
+    beta: float,
+) -> Float[Tensor, "*rows"]:
+    """generalized_jsd of log-probabilities over the candidates that exist (None: all), as masked_log_softmax gives."""
+    student, teacher = student_log_probs, teacher_log_probs
     if beta == 0:
         terms = teacher.exp() * (teacher - student)
     elif beta == 1:
@@ -47,4 +59,4 @@ def generalized_jsd(
     else:
         mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
         terms = beta * teacher.exp() * (teacher - mixture) + (1 - beta) * student.exp() * (student - mixture)
-    return torch.where(exists, terms, 0.0).sum(-1)
+    return (terms if exists is None else torch.where(exists, terms, 0.0)).sum(-1)

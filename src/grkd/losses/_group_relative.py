@@ -43,7 +43,8 @@ def group_relative(
     exists = checked_mask(mask, student_scores)
     *rows, candidates = student_scores.shape
     # Masked entries leave before any arithmetic: NaN or inf there must reach neither the value nor the gradient.
-    student = torch.where(exists, wide(student_scores), 0.0).reshape(-1, candidates) / tau
+    student = torch.where(exists, wide(student_scores), 0.0).reshape(-1, candidates)
+    student = student if tau == 1 else student / tau
     teacher = torch.where(exists, wide(teacher_scores.detach()), 0.0).reshape(-1, candidates)
     exists = exists.reshape(-1, candidates)
 
@@ -94,5 +95,7 @@ def _tile(
     # t_i > t_j, not D > 0: the difference of two distinct subnormals may be flushed to 0.
     ordered = (teacher[:, preferred, None] > teacher[:, None, :]) & exists[:, preferred, None] & exists[:, None, :]
     gap = student[:, preferred, None] - student[:, None, :]
-    teacher_gap = (teacher[:, preferred, None] - teacher[:, None, :]) / tau
-    return torch.where(ordered, form.value(gap, teacher_gap), 0.0).sum((-1, -2)), ordered.sum((-1, -2))
+    wanted = teacher[:, preferred, None] - teacher[:, None, :]
+    if tau != 1:
+        wanted = wanted / tau
+    return torch.where(ordered, form.value(gap, wanted), 0.0).sum((-1, -2)), ordered.sum((-1, -2))

@@ -1,10 +1,7 @@
 """Any classifier as one thing: built in, from an import path, or from transformers; `scores` gives its logits."""
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 
 from grkd.data.classification_batches import Inputs, Prepare
 from grkd.errors import UserError
+from grkd.imports import imported_callable, working_directory_importable
 from grkd.models._networks import cnn, mlp
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
@@ -47,8 +45,8 @@ def build(
     given: dict[str, Any] = {"classes": classes, "input_shape": input_shape}
     if vocabulary is not None:
         given["vocabulary"] = vocabulary
-    with torch.random.fork_rng(devices=[]), _current_directory_importable():
-        factory = BUILT_IN[model] if model in BUILT_IN else _imported(model)
+    with torch.random.fork_rng(devices=[]), working_directory_importable():
+        factory = BUILT_IN[model] if model in BUILT_IN else imported_callable(model)
         torch.default_generator.manual_seed(seed)
         network = _called(model, factory, options, given)
         if not isinstance(network, nn.Module):
@@ -115,47 +113,6 @@ def predict(
 
 def _moved(batch: Inputs, device: torch.device | str) -> Inputs:
     return batch.to(device) if isinstance(batch, Tensor) else {key: value.to(device) for key, value in batch.items()}
-
-
-def _imported(model: str) -> Callable[..., Any]:
-    module_name, _, attribute = model.partition(":")
-    if not module_name or not attribute:
-        raise UserError(f"{model!r}: an import path is 'package.module:factory'")
-    if module_name.partition(".")[0] in sys.stdlib_module_names:
-        raise UserError(f"{model}: a factory is a function or class of your own, not of Python's standard library")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"{model}: there is no module {error.name!r}, neither installed nor in {Path.cwd()}"
-            ) from None
-        raise UserError(f"{model}: importing {module_name} failed: {_one_line(error)}") from error
-    if not hasattr(module, attribute):
-        public = [name for name in vars(module) if not name.startswith("_") and callable(getattr(module, name))]
-        raise UserError(
-            f"{model}: {module_name} has no {attribute!r}; it has: {', '.join(public) or 'nothing callable'}"
-        )
-    factory = getattr(module, attribute)
-    if str(getattr(factory, "__module__", None)).partition(".")[0] in sys.stdlib_module_names:
-        raise UserError(f"{model}: a factory is a function or class of your own, not of Python's standard library")
-    if not callable(factory):
-        raise UserError(f"{model}: {attribute} is a {type(factory).__name__}, it must be callable")
-    return factory
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        if added:
-            sys.path.remove(here)
 
 
 def _called(model: str, factory: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
-"""What every objective is: options in a frozen dataclass, and terms with one loss a row."""
+"""What every objective is: options in a frozen dataclass, and terms with one loss per row."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,12 +11,33 @@ from torch import Tensor
 
 from grkd.groups import checked_mask
 from grkd.losses import masked_log_softmax
+from grkd.objectives._options import Mistake, Option, converted, mistakes, options_of
 
 # What a row is: a class example or a token ("row"), or a prompt whose candidates are responses ("response").
 Level = Literal["row", "response"]
 # Which responses of a group a method is trained on: all; the teacher's best; its best and worst ("ends"); those that
 # were sampled from the teacher, or stand in the data.
 Choice = Literal["all", "best", "ends", "teacher", "data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """Targets of pairs that were given from outside: opinions of rankers, tiers (grkd.losses.voted_pairs).
+
+    targets: q_ij in [0, 1], the share of the opinions that put candidate i above j; entries with i < j are read.
+    weights: how many opinions, or how much they count; 0: the pair is not compared. None: 1 for every pair.
+    """
+
+    targets: Float[Tensor, "rows candidates candidates"]
+    weights: Float[Tensor, "rows candidates candidates"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What the last layers of a classifier's student and teacher read; the widths may differ."""
+
+    student: Float[Tensor, "rows student_features"]
+    teacher: Float[Tensor, "rows teacher_features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +54,11 @@ class Batch:
     in nats a token (the teacher's: its reward). lengths: tokens of each response; reference: mean token
     log-probabilities under the student before training.
 
+    votes: targets of pairs of candidates, in place of those that the teacher's scores would give.
+
     Rows that are tokens, one response after the other: response says which response a row belongs to (rising from 0);
     sampled_log_probs: log-probability with which a row's token (its label) was drawn, where it was drawn in training.
-    Classifiers: student_features, teacher_features are what the last layers read.
+    features: of classifiers.
     """
 
     student: Float[Tensor, "rows candidates"]
@@ -50,8 +73,8 @@ class Batch:
     reference: Float[Tensor, "rows candidates"] | None = None
     response: Int[Tensor, " rows"] | None = None
     sampled_log_probs: Float[Tensor, " rows"] | None = None
-    student_features: Float[Tensor, "rows student_features"] | None = None
-    teacher_features: Float[Tensor, "rows teacher_features"] | None = None
+    features: Features | None = None
+    votes: Votes | None = None
 
     def counted(self) -> Bool[Tensor, " rows"]:
         """Rows with at least one candidate."""
@@ -81,13 +104,37 @@ class Term:
 class Objective(ABC):
     """A method's options. `terms` says what it minimises; `combine` makes a scalar of it.
 
+    learns_from, minimises, source: its row in the tables of the documentation.
     needs_teacher: the teacher's scores of rows. needs_reference: Batch.reference.
     trains_on: which responses of a group it reads.
     """
 
+    learns_from: ClassVar[str] = ""
+    minimises: ClassVar[str] = ""
+    source: ClassVar[str] = "-"
     needs_teacher: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
     trains_on: ClassVar[Choice] = "all"
+
+    @classmethod
+    def options(cls, given: Mapping[str, Any]) -> dict[str, Option]:
+        """Every option that may be set, by name; some methods have more beside some that are given."""
+        return options_of(cls)
+
+    @classmethod
+    def mistakes(cls, given: Mapping[str, Any]) -> list[Mistake]:
+        """What is wrong with the names and types of given options."""
+        return mistakes(cls.options(given), given)
+
+    @classmethod
+    def built(cls, given: Mapping[str, Any]) -> "Objective":
+        """The method with these options, which have no mistakes. Raises UserError for values out of range."""
+        return cls(**converted(options_of(cls), given))
+
+    @classmethod
+    def spelt_out(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that these, which have no mistakes, stand for: what a run is known by, and a report shows."""
+        return converted(options_of(cls), given)
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -96,7 +143,7 @@ class Objective(ABC):
 
     @property
     def needs_features(self) -> bool:
-        """Whether it reads Batch.student_features and teacher_features."""
+        """Whether it reads Batch.features."""
         return False
 
     @property
@@ -114,6 +161,15 @@ class Objective(ABC):
         """Weight of the teacher in the distribution that those answers are drawn from."""
         return 0.0
 
+    @property
+    def least_candidates(self) -> int:
+        """The fewest candidates on which the terms can be computed."""
+        return 2
+
+    def logged(self, progress: float) -> dict[str, float]:
+        """Numbers that a trainer logs beside the terms, by name."""
+        return {}
+
     @abstractmethod
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         """The method's terms on a batch; weights may depend on batch.progress."""
@@ -121,8 +177,16 @@ class Objective(ABC):
     def head_options(self, progress: float) -> dict[str, Any] | None:  # noqa: B027
         """Options with which grkd.kernels.distillation_head computes this method; None: it cannot."""
 
+    @property
+    def head_names(self) -> tuple[str, str]:
+        """Names in logs of the fused head's two terms, the pairs' and the divergence's: those that `terms` gives."""
+        return "group_relative", "soft_target"
+
     def check_candidates(self, candidates: int) -> None:  # noqa: B027  (most methods take any number)
         """Raises UserError where the options do not fit this number of candidates: asked before a run starts."""
+
+    def check_for_tokens(self) -> None:  # noqa: B027
+        """Raises UserError where the options do not fit rows whose candidates are a vocabulary."""
 
 
 def combine(terms: Sequence[Term], *, rows: Float[Tensor, ""] | int | None = None) -> Float[Tensor, ""]:

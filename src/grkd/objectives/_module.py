@@ -1,5 +1,6 @@
 """GRKD as an nn.Module for anyone's own training loop."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,23 +9,37 @@ from torch import Tensor, nn
 
 from grkd.errors import UserError
 from grkd.objectives._base import Batch, combine
-from grkd.objectives._forms import spelt_out
-from grkd.objectives.grkd import GRKD
+from grkd.objectives.methods.grkd import GRKD
+from grkd.objectives.parts import Part
 
 
 class GRKDLoss(nn.Module):
     """GRKD in one call: loss = GRKDLoss()(student_logits, teacher_logits, progress=step / last_step) -> scalar.
 
-    Options are those of the `grkd` method (tau, pair_target, normalize, group, group_size, temperature, ...), see
-    grkd.objectives.grkd.GRKD for the formula, or `form`: "paper" (the default), "tokens" or "classes", with options
-    that win over the form's. `seed` makes the draw of sampled groups repeatable.
+    preset: "paper" (the default), "tokens" or "classes". ranking, anchor: parts in place of the preset's, such as
+    ranking=[Pairs(tau=0.5)] (grkd.objectives.parts). options: alpha_shape, alpha_ceiling, label_weight and
+    teacher_temperature, see grkd.objectives.GRKD for the formula; an option of a part by its dotted path,
+    **{"pairs.tau": 0.5}. seed: makes the draw of sampled groups repeatable.
+    Raises UserError for unknown options and bad values, as a recipe does.
     """
 
-    def __init__(self, *, seed: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        preset: str = "paper",
+        ranking: Sequence[Part] | None = None,
+        anchor: Sequence[Part] | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.objective = GRKD(**spelt_out("grkd", options))
+        lists = {name: list(given) for name, given in (("ranking", ranking), ("anchor", anchor)) if given is not None}
+        given = {"preset": preset, **lists, **options}
+        for mistake in GRKD.mistakes(given):
+            raise UserError(f"GRKDLoss: {mistake.sentence()}")
+        self.objective = GRKD.built(given)
         if "response" in self.objective.levels:
-            raise UserError("GRKDLoss: level must be 'token': logits hold no scores of whole responses")
+            raise UserError("GRKDLoss: parts need level: row; logits hold no scores of whole responses")
         self.seed = seed
         self._generator: torch.Generator | None = None
 

@@ -4,6 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from grkd.errors import UserError
+from grkd.objectives._options import mistakes, options_of
+
+
+def well_typed(owner: str, options: Any) -> None:
+    """Raises UserError if an option has a value of another type, such as the text "2" for a number."""
+    known = options_of(type(options))
+    for mistake in mistakes(known, {name: getattr(options, name) for name in known}):
+        raise UserError(f"{owner}: {mistake.sentence()}")
 
 
 def above_zero(method: str, options: Any, *names: str) -> None:

@@ -66,8 +66,8 @@ def _check_options(recipe: Recipe) -> None:
             raise UserError(
                 f"search.options.{label}: no method of the recipe has this label; labels: {', '.join(labels)}"
             )
-        if "form" in options:
-            raise UserError(f"search.options.{label}.form: give each form as a method with a label of its own")
+        if "preset" in options:
+            raise UserError(f"search.options.{label}.preset: give each preset as a method with a label of its own")
         for name, values in options.items():
             for value in values:
                 objectives.load(labels[label].name, **{**labels[label].options, name: value})

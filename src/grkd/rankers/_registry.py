@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grkd.errors import UserError
+from grkd.imports import imported
 from grkd.rankers._base import Ranker
-from grkd.rankers._imports import imported
 
 _NO_RANKERS = ("agreement", "combine", "panel")  # the room's other files
 

@@ -1,18 +1,14 @@
 """The methods of a recipe: names with options, checked by building each method."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import fields
-from functools import cache
-from typing import Any, Literal, get_type_hints
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from grkd import objectives
 from grkd.errors import UserError
+from grkd.imports import is_import_path
 from grkd.recipe._tree import Method
-from grkd.recipe._words import Problem, got, missing, nearest, unknown_key, wrong
+from grkd.recipe._words import KeyPath, Problem, got, missing, nearest, unknown_key, wrong
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -67,7 +63,7 @@ def _name(index: int, entry: Any) -> list[Problem]:
         if misspelt:
             return [unknown_key((*path, misspelt), ["name", "label"])]
         return [missing((*path, "name"), f"one of {', '.join(known)}")]
-    if not isinstance(name, str) or name not in known:
+    if not isinstance(name, str) or not (name in known or is_import_path(name)):
         return [wrong((*path, "name"), Literal[tuple(known)], name)]
     if "label" in entry and not (isinstance(label, str) and label):
         return [wrong((*path, "label"), str, label)]
@@ -91,50 +87,29 @@ def _one(index: int, entry: dict[str, Any], task: str) -> tuple[Method | None, l
     name, label = entry["name"], entry.get("label")
     problems: list[Problem] = []
     given = {key: entry[key] for key in entry if key not in ("name", "label")}
-    try:  # here already: what a form stands for is what a run is known by, and what a report shows
-        given = objectives.spelt_out(name, given)
-    except UserError:
-        forms: Any = Literal[tuple(objectives.FORMS[name])]
-        return None, [*problems, wrong((*path, "form"), forms, entry["form"])]
-    options, found = _options(index, name, given)
-    problems += found
-    if not problems:
-        try:
-            objectives.load(name, **options)
-        except UserError as error:
-            problems.append(Problem(path, str(error)))
-    if task == "language_model" and options.get("group") == "all":
-        text = "all pairs of a vocabulary do not fit into memory; use sample or top with a group_size"
-        problems.append(Problem((*path, "group"), text))
+    try:
+        chosen = objectives.method(name)
+    except UserError as error:
+        return None, [*problems, Problem((*path, "name"), str(error))]
+    problems += [_problem(path, mistake) for mistake in chosen.mistakes(given)]
     if problems:
         return None, problems
-    return Method(name=name, label=name if label is None else label, options=options), []
+    try:
+        objective = chosen.built(given)
+        if task == "language_model":
+            objective.check_for_tokens()
+    except UserError as error:
+        return None, [Problem(path, str(error))]
+    # Spelt out here already: what a preset stands for is what a run is known by, and what a report shows.
+    options = chosen.spelt_out(given)
+    return Method(name=name, label=objectives.method_name(name) if label is None else label, options=options), []
 
 
-def _options(index: int, name: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    hints = option_types(name)
-    options: dict[str, Any] = {}
-    problems = []
-    for key, value in given.items():
-        path = ("methods", index, key)
-        if key not in hints:
-            form = ["form"] if name in objectives.FORMS else []
-            problems.append(unknown_key(path, [*hints, *form, "label", "name"]))
-            continue
-        try:
-            options[key] = _checker(hints[key])(json.dumps(value))
-        except ValidationError:
-            problems.append(wrong(path, hints[key], value))
-    return options, problems
-
-
-def option_types(name: str) -> dict[str, Any]:
-    """A method's options and their types."""
-    chosen = objectives.method(name)
-    hints = get_type_hints(chosen, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(chosen)}
-
-
-@cache
-def _checker(hint: Any) -> Callable[[str], Any]:
-    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_json
+def _problem(path: KeyPath, mistake: objectives.Mistake) -> Problem:
+    """A method's word on an option in the recipe's words."""
+    place = (*path, *mistake.path)
+    if mistake.known is not None:
+        return unknown_key(place, [*mistake.known, "label", "name"] if len(mistake.path) == 1 else mistake.known)
+    if mistake.text is not None:
+        return Problem(place, mistake.text)
+    return wrong(place, mistake.hint, mistake.value)

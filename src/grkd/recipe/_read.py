@@ -41,8 +41,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a YAML file, with `key=value` words that replace or add keys.
 
     overrides: dotted keys, numbers for the entries of lists, values in YAML: "training.learning_rate=1e-3",
-    "methods=[kd, grkd]", "methods.0.tau=0.5". They count as if they stood in the file; `steps` on the command line
-    takes the place of `epochs` in the file and the reverse.
+    "methods=[kd, grkd]", "methods.0.pairs.tau=0.5". They count as if they stood in the file; `steps` on the command
+    line takes the place of `epochs` in the file and the reverse.
     A relative path starts where it is written: in the file at the file's folder, on the command line at the current
     folder. All paths come out absolute, see `placed`.
     Raises UserError for the first mistake (and the number of the others), with file and line or the `key=value` word.
@@ -96,7 +96,7 @@ class _Source:
             self.raw["methods"] = _methods.spelt_out(self.raw["methods"])
         path: KeyPath = ()
         inside: Any = self.raw
-        *above, last = key.split(".")
+        *above, last = _keys(key)
         for name in above:
             index = _index(inside, name, path, here)
             if isinstance(inside, dict) and inside.get(index) is None:
@@ -131,6 +131,12 @@ class _Source:
 
     def _origin(self, path: KeyPath) -> tuple[int, str]:
         return next(self.origins[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.origins)
+
+
+def _keys(key: str) -> list[str]:
+    """The keys of a dotted word; what follows a method's number is one option, such as pairs.tau."""
+    keys = key.split(".")
+    return [*keys[:2], ".".join(keys[2:])] if keys[0] == "methods" and len(keys) > 2 else keys
 
 
 def _index(inside: Any, name: str, path: KeyPath, here: str) -> Any:

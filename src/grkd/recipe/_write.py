@@ -2,13 +2,12 @@
 
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import Field, TypeAdapter
 
 from grkd import objectives
 from grkd.recipe import _yaml
-from grkd.recipe._methods import option_types
 from grkd.recipe._tree import Method, Recipe, Section, Training
 
 
@@ -45,10 +44,31 @@ def _plain(value: Any) -> Any:
 
 
 def _method_schema(name: str) -> dict[str, Any]:
-    options = {option: TypeAdapter(hint).json_schema() for option, hint in option_types(name).items()}
+    """One method; of grkd, the dotted options of every preset's parts too."""
+    chosen = objectives.method(name)
+    starts: list[dict[str, Any]] = [{"preset": preset} for preset in objectives.PRESETS] if name == "grkd" else [{}]
+    known = {key: option for given in starts for key, option in chosen.options(given).items()}
+    named = {key: option for key, option in known.items() if not any(map(str.isdecimal, key.split(".")))}
     return {
         "type": "object",
-        "properties": {"name": {"const": name}, "label": {"type": "string"}, **options},
+        "properties": {
+            "name": {"const": name},
+            "label": {"type": "string"},
+            **{key: _option_schema(option) for key, option in named.items()},
+        },
         "required": ["name"],
         "additionalProperties": False,
     }
+
+
+def _option_schema(option: objectives.Option) -> dict[str, Any]:
+    of_parts = get_origin(option.hint) is tuple
+    kind: dict[str, Any] = {"type": "array"} if of_parts else TypeAdapter(_plain_hint(option.hint)).json_schema()
+    if of_parts:
+        kind["items"] = {"type": "object", "properties": {"part": {"type": "string"}}, "required": ["part"]}
+    return kind | ({"description": option.help} if option.help else {})
+
+
+def _plain_hint(hint: Any) -> Any:
+    """The part of a type that YAML can write: a pair form has a name there."""
+    return str if str in get_args(hint) else hint

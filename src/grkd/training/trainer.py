@@ -18,7 +18,6 @@ from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.models.adapters import shares_weights
 from grkd.objectives import Batch, Level, Objective, Term, combine
-from grkd.objectives.grkd import GRKD
 from grkd.training.checkpoints import without_tied
 from grkd.training.evaluation import evaluation_loss, keeping_examples
 from grkd.training.on_policy import mixed
@@ -173,9 +172,9 @@ class DistillationTrainer(Trainer):
         loss: Tensor
         loss, parts = distillation_head(**inputs, **options, rows=divisor, parts=True)
         count = torch.tensor(float(own["row"]), device=loss.device)
-        divergence = "generalized_jsd" if options.get("divergence", "soft_target") != "soft_target" else "soft_target"
+        pairs, divergence = self.objective.head_names
         for name, part, weight in (
-            ("group_relative", parts["group_relative"], options["alpha"] * options.get("pair_scale", 1.0)),
+            (pairs, parts["group_relative"], options["alpha"] * options.get("pair_scale", 1.0)),
             (divergence, parts["divergence"], (1 - options["alpha"]) * options.get("soft_scale", 1.0)),
         ):
             if weight:
@@ -275,8 +274,7 @@ class DistillationTrainer(Trainer):
             last = schedules.progress_at(max(0, self.state.global_step - 1), max(1, self.state.max_steps))
             logs["progress"] = last
             logs["rows_seen"] = self._rows_seen.item()
-            if isinstance(self.objective, GRKD):
-                logs["alpha"] = self.objective.alpha(last)
+            logs |= self.objective.logged(last)
             self._sums.clear()
             self._counted.clear()
         super().log(logs, start_time)

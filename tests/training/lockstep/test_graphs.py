@@ -97,7 +97,7 @@ def test_the_warm_up_leaves_no_trace_and_every_batch_reaches_the_graphs(
     plan = Plan(epochs=3.0, batch_size=8, optimizer=optimizer, weight_decay=0.01, warmup=0.2, augment=True)
     jobs = [
         Job(name=name, objective=objectives.load(name, **options), seed=3, learning_rate=0.02)
-        for name, options in (("kd", {}), ("grkd", {"group": "all"}), ("ce", {}))
+        for name, options in (("kd", {}), ("grkd", {"pairs.group": "all"}), ("ce", {}))
     ]
 
     def stops(epoch: int, modules: Any) -> list[str]:
@@ -143,7 +143,7 @@ def test_short_trainings_do_not_read_beyond_their_tables(monkeypatch: pytest.Mon
 
 def test_sampled_groups_are_those_of_plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(epochs=2.0, batch_size=8, augment=True)
-    sampled = objectives.load("grkd", group="sample", group_size=2)
+    sampled = objectives.load("grkd", **{"pairs.group": "sample", "pairs.group_size": 2})
     jobs = [Job(name="sampled", objective=sampled, seed=3, learning_rate=0.02)]
     found = train_lockstep(jobs, examples(), build=build, plan=plan, teacher=build(9))["sampled"]
     with plain_steps(monkeypatch):

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from grkd import objectives
 from grkd.errors import UserError
-from grkd.objectives import Batch, Objective, Term
+from grkd.objectives import Batch, Features, Objective, Term
 from grkd.training.lockstep import student as lockstep_student
 from grkd.training.lockstep.batches import DeviceBatches, DeviceExamples
 from grkd.training.lockstep.dropout import OwnDropout, with_own_dropout
@@ -50,7 +50,7 @@ def test_a_student_among_others_is_the_student_alone(examples: DeviceExamples) -
     jobs = [
         job("kd"),
         job("ce", "ce", seed=1),
-        job("sampled", "grkd", group="sample", group_size=2),
+        job("sampled", "grkd", **{"pairs.group": "sample", "pairs.group_size": 2}),
         job("again", "grkd", seed=2, learning_rate=0.03),
     ]
     build = lambda seed: network(seed, dropout=0.3)  # noqa: E731
@@ -114,14 +114,14 @@ def test_the_step_that_a_graph_repeats_is_the_step(
 
 
 def test_weights_of_terms_at_every_step() -> None:
-    table = term_weights(objectives.load("grkd", pair_scale=3.0), classes=200, steps=5)
+    table = term_weights(objectives.load("grkd", **{"pairs.weight": 3.0}), classes=200, steps=5)
     assert table is not None
     torch.testing.assert_close(table, torch.tensor([[3 * a, 1 - a] for a in (0.0, 0.25, 0.5, 0.75, 1.0)]))
 
 
 @pytest.mark.parametrize(
     ("method", "options", "most"),
-    [("grkd", {"pair_scale": 3.0}, 20), ("dkd", {"warmup": 0.13}, 80), ("grkd", {"alpha_shape": "cosine"}, 999)],
+    [("grkd", {"pairs.weight": 3.0}, 20), ("dkd", {"warmup": 0.13}, 80), ("grkd", {"alpha_shape": "cosine"}, 999)],
 )
 @pytest.mark.parametrize("steps", [1, 2, 3, 300])
 def test_the_table_is_what_the_objective_says_at_every_step_and_mostly_asks_few(
@@ -165,7 +165,7 @@ def test_features_of_both_reach_the_method(examples: DeviceExamples) -> None:
     expected = objectives.load("rkd", angle_weight=0.0).terms(
         Batch(
             student=network(0)(batch.inputs), teacher=said.teacher_scores, labels=batch.labels,
-            student_features=network(0)[:-1](batch.inputs), teacher_features=said.teacher_features,
+            features=Features(student=network(0)[:-1](batch.inputs), teacher=said.teacher_features),
         )
     )  # fmt: skip
     torch.testing.assert_close(terms[0].rows, expected[0].rows)

@@ -14,8 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from grkd import schedules
 from grkd.errors import UserError
 from grkd.models.networks import scores
-from grkd.objectives import Batch, Objective, combine
-from grkd.objectives._base import Term
+from grkd.objectives import Batch, Features, Objective, Term, combine
 from grkd.training.lockstep.batches import DeviceBatch
 from grkd.training.lockstep.dropout import with_own_dropout
 from grkd.training.lockstep.head import with_wide_head
@@ -105,7 +104,9 @@ class LockstepStudent:
             logits = scores(self.module, batch.inputs)
         features = None
         if self.head is not None:
-            features, self.head.read = self.head.read, None
+            read, self.head.read = self.head.read, None
+            if read is not None and batch.teacher_features is not None:
+                features = Features(student=read.float(), teacher=batch.teacher_features)
         return self.job.objective.terms(
             Batch(
                 student=logits,
@@ -113,8 +114,7 @@ class LockstepStudent:
                 labels=batch.labels,
                 progress=progress,
                 generator=self.generator,
-                student_features=None if features is None else features.float(),
-                teacher_features=batch.teacher_features,
+                features=features,
             )
         )
 
@@ -217,10 +217,10 @@ def _table(objective: Objective, classes: int, steps: int) -> list[list[float]]:
 def _terms_at(objective: Objective, classes: int, progress: float) -> tuple[Term, ...]:
     """Terms on a small random batch, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    # Few classes, since this runs once a step; a larger group is asked for all of them.
-    classes = classes if getattr(objective, "group_size", 0) > _CLASSES else min(classes, _CLASSES)
+    # Few classes, since this runs once per step; a larger group is asked for all of them.
+    classes = classes if objective.least_candidates > _CLASSES else min(classes, _CLASSES)
     student, teacher = (torch.randn(4, classes, generator=generator) for _ in range(2))
-    student_features, teacher_features = (torch.randn(4, 3, generator=generator) for _ in range(2))
+    read = [torch.randn(4, 3, generator=generator) for _ in range(2)]
     return objective.terms(
         Batch(
             student=student,
@@ -228,7 +228,6 @@ def _terms_at(objective: Objective, classes: int, progress: float) -> tuple[Term
             labels=torch.arange(4) % classes,
             progress=progress,
             generator=generator,
-            student_features=student_features,
-            teacher_features=teacher_features,
+            features=Features(student=read[0], teacher=read[1]),
         )
     )

@@ -1,0 +1,58 @@
+"""Pairs whose targets are given: votes of several rankers, tiers, abstentions."""
+
+from typing import get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from grkd.errors import UserError
+from grkd.groups import checked_mask, wide
+from grkd.losses._group_relative import Normalize
+
+
+def voted_pairs(
+    student_scores: Float[Tensor, "rows candidates"],
+    targets: Float[Tensor, "rows candidates candidates"],
+    weights: Float[Tensor, "rows candidates candidates"] | None = None,
+    *,
+    mask: Tensor | None = None,
+    tau: float = 1.0,
+    normalize: Normalize = "pairs",
+) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    """The pair loss with a target and a weight per pair: one value per row in nats, and which rows have a pair.
+
+    L = -(1/Z) sum_{i<j} w_ij [q_ij log sigmoid(d_ij) + (1 - q_ij) log sigmoid(-d_ij)],  d_ij = (s_i - s_j) / tau
+    targets: q in [0, 1], the share of the opinions that put i above j; only entries with i < j are read.
+    weights: w >= 0, such as the number of opinions; 0: the pair is not compared (None: 1 for every pair).
+    Z = sum_{i<j} w_ij for normalize="pairs", the number of unmasked candidates for "candidates".
+    Pairs with a masked candidate, or of weight 0, are not read: what stands there may be NaN. A row without any pair
+    gives 0 and does not count. No gradient reaches targets and weights. One strict order (q of 0 and 1, all weights 1)
+    gives grkd.losses.group_relative; candidates of one tier have weight 0 among themselves.
+    Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that do not fit.
+    Source: ours; with one opinion per pair it is RankNet (Burges et al., ICML 2005).
+    """
+    rows, candidates = student_scores.shape
+    for name, given in (("targets", targets), ("weights", weights)):
+        if given is not None and given.shape != (rows, candidates, candidates):
+            shape = (rows, candidates, candidates)
+            raise ValueError(f"{name} of pairs have shape {tuple(given.shape)}, the scores ask for {shape}")
+    if not tau > 0:
+        raise UserError(f"tau must be above 0, got {tau}")
+    if normalize not in get_args(Normalize):
+        raise UserError(f"unknown normalize {normalize!r}; known: {', '.join(get_args(Normalize))}")
+    exists = checked_mask(mask, student_scores)
+    student = torch.where(exists, wide(student_scores), 0.0) / tau
+    once = torch.ones(candidates, candidates, dtype=torch.bool, device=student.device).triu(1)
+    compared = once & exists.unsqueeze(-1) & exists.unsqueeze(-2)
+    if weights is not None:
+        compared = compared & (weights.detach() > 0)
+    weight = compared.to(student.dtype) if weights is None else torch.where(compared, weights.detach(), 0.0)
+    target = torch.where(compared, targets.detach(), 0.0).to(student.dtype)
+    margin = student.unsqueeze(-1) - student.unsqueeze(-2)
+    # -q log sigmoid(d) - (1 - q) log sigmoid(-d) = (1 - q) d - log sigmoid(d)
+    losses = torch.where(compared, weight * ((1 - target) * margin - logsigmoid(margin)), 0.0).sum((-1, -2))
+    counted = compared.any(-1).any(-1)
+    divisor = weight.sum((-1, -2)) if normalize == "pairs" else exists.sum(-1).to(student.dtype)
+    return (losses / torch.where(counted, divisor, 1.0)).to(student.dtype), counted

@@ -1,0 +1,26 @@
+"""No distillation: the student learns from the labels alone. The control of every comparison."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grkd.objectives._base import Batch, Objective, Term, label_term
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoDistillation(Objective):
+    """Cross-entropy on the labels (classes, or the response's own tokens); the teacher's scores are not used.
+
+    L = -log p_S(label)
+    """
+
+    learns_from: ClassVar[str] = "the labels, or the responses' own tokens: the control"
+    minimises: ClassVar[str] = "cross-entropy on the labels (or the response's tokens): no teacher, the control"
+    source: ClassVar[str] = "-"
+
+    needs_teacher: ClassVar[bool] = False
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        return (label_term(batch, 1.0),)
+
+
+METHOD = NoDistillation

@@ -1,0 +1,62 @@
+"""GKD: a divergence of the token distributions, partly on the student's own responses."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from grkd.errors import UserError
+from grkd.losses import generalized_jsd
+from grkd.objectives._base import Batch, Objective, Term
+from grkd.objectives._option_checks import above_zero
+from grkd.objectives._options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class GKD(Objective):
+    """Generalised knowledge distillation: the generalised Jensen-Shannon divergence at every token of the response.
+
+    L = beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S, softmaxes at `temperature`
+    beta 0 is the forward KL(p_T || p_S), beta 1 the reverse KL(p_S || p_T).
+    on_policy_fraction: the share of the prompts (lambda in the paper) that the student answers anew in training; no
+    gradient goes through the drawing. The other prompts keep their stored responses.
+    Raises UserError for options out of range.
+    Source: Agarwal et al., arXiv 2306.13649, Algorithm 1.
+    """
+
+    learns_from: ClassVar[str] = "the divergence to the teacher on its own and on given responses (on-policy)"
+    minimises: ClassVar[str] = (
+        "generalised Jensen-Shannon divergence of tokens, part of the prompts answered anew by the student"
+    )
+    source: ClassVar[str] = "Agarwal et al., arXiv 2306.13649"
+
+    beta: float = option(0.5, "0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence")
+    temperature: float = option(1.0, "temperature of both softmaxes")
+    on_policy_fraction: float = option(0.5, "share of the prompts that the student answers anew in training")
+
+    def __post_init__(self) -> None:
+        above_zero("gkd", self, "temperature")
+        for name in ("beta", "on_policy_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"gkd: {name} must be in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def on_policy(self) -> float:
+        return self.on_policy_fraction
+
+    @property
+    def head_names(self) -> tuple[str, str]:
+        return "group_relative", "generalized_jsd"
+
+    def head_options(self, progress: float) -> dict[str, Any] | None:
+        shared = {"alpha": 0.0, "temperature": self.temperature}
+        if self.beta in (0, 1):
+            return {**shared, "divergence": "reverse_kl" if self.beta else "forward_kl"}
+        return {**shared, "divergence": "jsd", "beta": self.beta}
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        rows = generalized_jsd(
+            batch.student, batch.required_teacher(), mask=batch.mask, beta=self.beta, temperature=self.temperature
+        )
+        return (Term(name="generalized_jsd", weight=1.0, rows=rows, counted=batch.counted()),)
+
+
+METHOD = GKD

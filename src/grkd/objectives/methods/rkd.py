@@ -1,0 +1,78 @@
+"""RKD: the distances and angles between the examples of a batch."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from grkd.groups import checked_mask
+from grkd.losses import relational_angle, relational_distance
+from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._option_checks import known, not_negative, some_weight
+from grkd.objectives._options import option
+
+Points = Literal["features", "logits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RKD(Objective):
+    """Relational knowledge distillation: examples lie to each other in the student as they do in the teacher.
+
+    L = distance_weight * L_distance + angle_weight * L_angle + label_weight * CE(labels)
+    An example is a point: its features (what the last layer reads; widths may differ), or its logits where `on` says
+    so. L_distance: Huber loss on the distances of pairs over their mean. L_angle: on the cosines of the angles of
+    triplets, O(rows^3). Means over the pairs and triplets of the micro-batch: the loss depends on how it is split.
+    Raises UserError for options out of range, ValueError where features or labels are missing.
+    Source: Park et al., arXiv 1904.05068.
+    """
+
+    learns_from: ClassVar[str] = "distances and angles between examples"
+    minimises: ClassVar[str] = (
+        "Huber losses on the distances and angles between the examples of a micro-batch, on features or logits, + CE"
+    )
+    source: ClassVar[str] = "Park et al., arXiv 1904.05068"
+
+    on: Points = option("features", "points: features of the last layer, or logits")
+    distance_weight: float = option(25.0, "weight of the distances of pairs")
+    angle_weight: float = option(50.0, "weight of the angles of triplets")
+    label_weight: float = option(1.0, "weight of the cross-entropy on hard labels")
+
+    def __post_init__(self) -> None:
+        known("rkd", self, {"on": get_args(Points)})
+        not_negative("rkd", self, "label_weight")
+        some_weight("rkd", self, "distance_weight", "angle_weight")
+
+    @property
+    def needs_features(self) -> bool:
+        return self.on == "features"
+
+    @property
+    def couples_rows(self) -> bool:
+        return True
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        counted = batch.counted()
+        student, teacher = self._points(batch)
+        terms: tuple[Term, ...] = ()
+        if self.distance_weight:
+            rows = relational_distance(student, teacher, counted=counted)
+            terms += (Term(name="distance", weight=self.distance_weight, rows=rows, counted=counted),)
+        if self.angle_weight:
+            rows = relational_angle(student, teacher, counted=counted)
+            terms += (Term(name="angle", weight=self.angle_weight, rows=rows, counted=counted),)
+        if self.label_weight:
+            terms += (label_term(batch, self.label_weight),)
+        return terms
+
+    def _points(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        teacher = batch.required_teacher()
+        if self.on == "logits":
+            mask = checked_mask(batch.mask, batch.student)
+            return torch.where(mask, batch.student, 0.0), torch.where(mask, teacher, 0.0)
+        if batch.features is None:
+            raise ValueError("rkd needs the features of student and teacher (classifiers); set on: logits")
+        return batch.features.student, batch.features.teacher
+
+
+METHOD = RKD

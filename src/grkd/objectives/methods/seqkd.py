@@ -1,0 +1,28 @@
+"""Sequence-level KD: the student learns the teacher's own responses as if they were data."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grkd.objectives._base import Batch, Choice, Objective, Term, label_term
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeqKD(Objective):
+    """Cross-entropy on the tokens of responses that the teacher wrote; the teacher's probabilities are not used.
+
+    L = -log p_S(y_t | x, y_<t), y sampled from the teacher
+    Source: Kim and Rush, arXiv 1606.07947 (there y is the best of a beam search).
+    """
+
+    learns_from: ClassVar[str] = "the teacher's responses"
+    minimises: ClassVar[str] = "cross-entropy on the tokens of the teacher's responses"
+    source: ClassVar[str] = "Kim and Rush, arXiv 1606.07947"
+
+    needs_teacher: ClassVar[bool] = False
+    trains_on: ClassVar[Choice] = "teacher"
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        return (label_term(batch, 1.0),)
+
+
+METHOD = SeqKD

@@ -1,0 +1,27 @@
+"""Supervised fine-tuning on the data's own responses: no teacher, the reference of the language models."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grkd.objectives._base import Batch, Choice, Objective, Term, label_term
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT(Objective):
+    """Cross-entropy on the tokens of the responses that stand in the data.
+
+    L = -log p_S(y_t | x, y_<t), y from the data
+    """
+
+    learns_from: ClassVar[str] = "the data's responses"
+    minimises: ClassVar[str] = "cross-entropy on the tokens of the data's responses: no teacher"
+    source: ClassVar[str] = "-"
+
+    needs_teacher: ClassVar[bool] = False
+    trains_on: ClassVar[Choice] = "data"
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        return (label_term(batch, 1.0),)
+
+
+METHOD = SFT

@@ -1,0 +1,183 @@
+"""Pairs: the group relative loss over the pairs of a group."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from grkd import groups
+from grkd.errors import UserError
+from grkd.groups import wide
+from grkd.imports import imported, is_import_path
+from grkd.kernels.all_pairs import all_pairs
+from grkd.losses import PAIR_FORMS, Normalize, PairForm, pair_form, voted_pairs
+from grkd.objectives._base import Batch
+from grkd.objectives._option_checks import above_zero
+from grkd.objectives._options import meant, option
+from grkd.objectives.parts._base import AxisPart, Part, batch_mean
+from grkd.objectives.parts._score_pair import ScorePair
+
+GroupChoice = Literal["auto", "all", "top", "sample"]
+
+# Up to here "auto" takes every candidate: all pairs of 1,000 cost less than a small student's forward pass.
+_ALL_UP_TO = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPart(Part):
+    """A part that looks at a group of each row's candidates.
+
+    group "auto": all candidates up to 1,000, beyond that a sample. "sample": group_size candidates drawn from
+    softmax(t / group_temperature) without replacement.
+    """
+
+    group: GroupChoice = option("auto", "candidates of a group: all, the teacher's top, a sample, or auto")
+    group_size: int = option(16, "candidates of a group that is the top or a sample")
+    group_temperature: float = option(1.0, "temperature of the distribution that a sample is drawn from")
+
+    def check(self) -> None:
+        above_zero(self.short_name(), self, "group_temperature")
+        if self.group_size < 2:
+            raise UserError(f"{self.short_name()}: group_size must be 2 or more, got {self.group_size}")
+
+    @property
+    def least_candidates(self) -> int:
+        return self.group_size if self.group in ("top", "sample") else 2
+
+    def check_candidates(self, candidates: int) -> None:
+        if self.choice(candidates) != "all" and self.group_size > candidates:
+            name = self.short_name()
+            raise UserError(f"{name}: group_size {self.group_size} is larger than the {candidates} candidates")
+
+    def check_for_tokens(self) -> None:
+        if self.group == "all":
+            text = "all pairs of a vocabulary do not fit into memory; use sample or top with a group_size"
+            raise UserError(f"{self.short_name()}: group: {text}")
+
+    def choice(self, candidates: int) -> groups.Choice:
+        """The group with "auto" resolved."""
+        if self.group == "auto":
+            return "all" if candidates <= _ALL_UP_TO else "sample"
+        return self.group
+
+    def chosen(self, batch: Batch) -> groups.Group | None:
+        """Each row's group; None: all candidates."""
+        teacher = batch.required_teacher()
+        return groups.choose(
+            teacher,
+            self.choice(teacher.shape[-1]),
+            size=self.group_size,
+            temperature=self.group_temperature,
+            mask=batch.mask,
+            seeds=batch.seeds,
+            generator=batch.generator,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(AxisPart, GroupPart):
+    """The group relative loss: how badly the student orders the pairs that the teacher orders.
+
+    L_GR = (1/Z) sum over pairs with t_i > t_j of value((s_i - s_j) / tau, (t_i - t_j) / tau): losses.group_relative
+    over: batch: the same over pairs of rows within each candidate, with log-probabilities at `temperature` as scores.
+    A batch with `votes` (Batch.votes) says itself which pairs count and what their targets are: group and target are
+    then not read (grkd.losses.voted_pairs). Rows without a pair do not count.
+    Source: arXiv 2504.20482 (hard pairs, all alike, their mean).
+    """
+
+    tau: float = option(1.0, "scale of score differences")
+    target: str | PairForm = option("hard", "form of a pair: hard, soft, or one of your own", choices=("hard", "soft"))
+    normalize: Normalize = option("pairs", "divisor of the sum: number of pairs (as printed) or of candidates")
+    temperature: float = option(1.0, "over: batch: temperature of the log-probabilities that are the scores")
+
+    def check(self) -> None:
+        super().check()
+        above_zero(self.short_name(), self, "tau", "temperature")
+        if self.over == "batch" and self.group in ("top", "sample"):
+            raise UserError(f"{self.short_name()}: over: batch compares rows in every class; set group: all or auto")
+        _ = self.form
+
+    def check_candidates(self, candidates: int) -> None:
+        if self.over == "batch" and self.choice(candidates) != "all":
+            raise UserError(
+                f"{self.short_name()}: over: batch compares rows in every class, and group: auto samples of "
+                f"{candidates} candidates; set group: all"
+            )
+        super().check_candidates(candidates)
+
+    def check_for_tokens(self) -> None:
+        if self.over == "candidates":
+            super().check_for_tokens()
+
+    @property
+    def form(self) -> PairForm:
+        """The pair form that `target` names. Raises UserError for an unknown one."""
+        return form_of(self.short_name(), self.target)
+
+    @property
+    def term_name(self) -> str:
+        return "group_relative" + ("_over_batch" if self.over == "batch" else "")
+
+    def head_options(self) -> dict[str, Any] | None:
+        if self.over == "batch" or self.form.kernel is None:
+            return None
+        shared = ("tau", "normalize", "group", "group_size", "group_temperature")
+        named = {name: getattr(self, name) for name in shared}
+        return {"pair_scale": self.weight, "pair_target": self.form, **named}
+
+    def loss(self, scores: ScorePair, batch: Batch) -> Float[Tensor, "..."]:
+        return self.rows_and_counted(scores, batch)[0]
+
+    def rows_and_counted(self, scores: ScorePair, batch: Batch) -> tuple[Float[Tensor, "..."], Bool[Tensor, " rows"]]:
+        if self.over == "batch":
+            self.check_candidates(scores.student.shape[-1])
+            return self._of_columns(scores), scores.counted()
+        if batch.votes is not None:
+            return voted_pairs(
+                scores.student,
+                batch.votes.targets,
+                batch.votes.weights,
+                mask=scores.exists,
+                tau=self.tau,
+                normalize=self.normalize,
+            )
+        student, teacher, exists = scores.student, scores.teacher, scores.exists
+        group = self.chosen(batch)
+        if group is not None:
+            student, teacher = student.gather(-1, group.indices), teacher.gather(-1, group.indices)
+            exists = group.mask
+        return self._pairs(student, teacher, exists), has_pair(teacher, exists)
+
+    def _of_columns(self, scores: ScorePair) -> Float[Tensor, ""]:
+        """Mean over the candidates with a pair of rows."""
+        columns = scores.columns(self.temperature)
+        losses = self._pairs(columns.student, columns.teacher, columns.exists)
+        return batch_mean(losses, has_pair(columns.teacher, columns.exists))
+
+    def _pairs(self, student: Tensor, teacher: Tensor, exists: Tensor | None) -> Tensor:
+        return all_pairs(student, teacher, mask=exists, tau=self.tau, pair_target=self.form, normalize=self.normalize)
+
+
+def has_pair(teacher: Float[Tensor, "rows candidates"], exists: Tensor | None) -> Bool[Tensor, " rows"]:
+    """Rows in which the teacher orders a pair."""
+    if exists is None:
+        return wide(teacher).amax(-1) > wide(teacher).amin(-1)
+    return groups.has_pair(teacher, mask=exists)
+
+
+def form_of(owner: str, target: str | PairForm) -> PairForm:
+    """A pair form by name, import path or as an object. Raises UserError for an unknown one."""
+    if isinstance(target, str) and is_import_path(target):
+        found = imported(target)
+        if not isinstance(found, PairForm):
+            raise UserError(f"{owner}: target: {target} is a {type(found).__name__}, it must be a grkd.losses.PairForm")
+        return found
+    if isinstance(target, str) and target not in PAIR_FORMS:
+        known = ", ".join(PAIR_FORMS)
+        near = meant(target, PAIR_FORMS)
+        raise UserError(f"{owner}: unknown target {target!r}{near}; known: {known}, or package.module:FORM of your own")
+    return pair_form(target)
+
+
+PART = Pairs

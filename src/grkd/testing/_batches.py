@@ -1,0 +1,70 @@
+"""Batches with everything that an objective may read, and a loss with its gradient."""
+
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grkd.objectives import Batch, Features, Level, Objective, Votes, combine
+
+ROWS, CANDIDATES = 8, 9
+
+
+def a_batch(
+    rows: int = ROWS, candidates: int = CANDIDATES, *, masked: bool = False, seed: int = 0, level: Level = "row"
+) -> Batch:
+    """Float64 scores; with `masked`, some candidates and one whole row are missing.
+
+    Whatever a level may have is there: rows are tokens of four responses that were drawn in training, and examples
+    with features; responses have lengths and scores under a reference model.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher, order = (
+        torch.randn(rows, candidates, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    mask = None
+    if masked:
+        mask = torch.rand(rows, candidates, generator=generator) < 0.7
+        mask[:, 3] = mask[:, 5] = True
+        mask[1] = False
+        order = order.masked_fill(~mask, -torch.inf)
+    more = torch.Generator().manual_seed(seed + 1000)
+    draw = partial(torch.randn, generator=more, dtype=torch.float64)
+    shared: dict[str, Any] = {"student": student, "teacher": 2 * teacher, "mask": mask, "progress": 0.3}
+    if level == "response":
+        lengths = torch.randint(1, 30, student.shape, generator=more)
+        return Batch(**shared, level=level, lengths=lengths, reference=student + 0.2 * draw(rows, candidates))
+    return Batch(
+        **shared,
+        labels=order.argmax(-1),
+        response=torch.arange(rows) // 2,
+        sampled_log_probs=draw(rows) - 2,
+        features=Features(student=draw(rows, 5), teacher=draw(rows, 6)),
+    )
+
+
+def take(batch: Batch, rows: Any) -> Batch:
+    """Some of the rows, as a batch."""
+    taken = {f.name: getattr(batch, f.name)[rows] for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
+    if "response" in taken:  # numbers of responses start from 0 in every batch
+        taken["response"] = torch.unique(taken["response"], return_inverse=True)[1]
+    if batch.features is not None:
+        taken["features"] = Features(student=batch.features.student[rows], teacher=batch.features.teacher[rows])
+    if batch.votes is not None:
+        weights = batch.votes.weights
+        taken["votes"] = Votes(targets=batch.votes.targets[rows], weights=None if weights is None else weights[rows])
+    return replace(batch, **taken)
+
+
+def loss_and_gradient(
+    objective: Objective, batch: Batch, *, rows: int | None = None, term: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Loss and the student's gradient; groups are drawn from the same seed every time."""
+    student = batch.student.detach().clone().requires_grad_()
+    terms = objective.terms(replace(batch, student=student, generator=torch.Generator().manual_seed(7)))
+    loss = combine(terms if term is None else [terms[term]], rows=rows)
+    loss.backward()
+    assert student.grad is not None, "the loss does not depend on the student's scores"
+    return loss.detach(), student.grad
