@@ -16,7 +16,7 @@ from grkd import GRKDConfig, GRKDLoss, GRKDTrainer, UserError, objectives
 loss = GRKDLoss(seed=1)
 reveal_type(loss)
 reveal_type(loss.forward(torch.zeros(2, 3), torch.zeros(2, 3), progress=0.5))
-reveal_type(objectives.load("grkd", tau=0.5))
+reveal_type(objectives.load("grkd", alpha_ceiling=0.5))
 reveal_type(GRKDConfig(output_dir="x", method="grkd"))
 reveal_type(GRKDTrainer)
 reveal_type(UserError("x"))
