@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from grkd import cli
-from grkd.data.language import Group
+from grkd import cli, recipe
+from grkd.data.language import Group, Item
 from grkd.language import compare as compare_language
 from grkd.language import evaluate as language_evaluation
 from grkd.language.compare import split_groups
+from grkd.language.context import LanguageModels
+from grkd.recipe import LanguageRecipe
+from grkd.run.folder import RunFolder
 
 SEARCH = [
     "search.trials=2",
@@ -172,3 +175,21 @@ def test_validation_groups_depend_on_their_ids_alone() -> None:
     assert {group.id for group in validation} == {group.id for group in same}
     assert {group.id for group in fit} == {group.id for group in again}
     assert [len(part) for part in split_groups(groups[:2], 0.01)] == [1, 1]
+
+
+def test_questions_that_are_training_prompts_are_warned_of(
+    tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search would reward answers learnt by heart, by the teacher and by the students."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in ("abc", "xyz")))
+    item = Item(id="a", prompt_ids=[97, 98, 99], response_ids=[1])
+    group = Group(id="a", items=(item,), teacher_scores=(0.0,), sources=("data",))
+    monkeypatch.setattr(compare_language.language_scores, "read_groups", lambda run, split: [group])
+    monkeypatch.setattr(compare_language, "encode_prompt", lambda _, example, **__: list(example.prompt.encode()))
+    found = recipe.read(tiny_recipe, [f"search={{questions: {path}}}"])
+    assert isinstance(found, LanguageRecipe)
+    monkeypatch.setattr(LanguageModels, "tokenizer", None)
+    run = RunFolder(tmp_path / "run")
+    compare_language._warn_of_shared_questions(found, run, LanguageModels(found, run))
+    assert "search.questions: 1 of 2 are also prompts of data.train" in " ".join(capsys.readouterr().err.split())
