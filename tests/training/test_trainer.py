@@ -28,7 +28,7 @@ from grkd.training import (
     last_whole_checkpoint,
 )
 from grkd.training import trainer as training_module
-from grkd.training.language_rows import chosen
+from grkd.training.groups_of_responses import chosen
 
 PAD = 3
 

@@ -13,7 +13,7 @@ from grkd.recipe import LanguageRecipe, Method
 from grkd.run.folder import RunFolder
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.training import LanguageRows
-from grkd.training.language_rows import chosen
+from grkd.training.groups_of_responses import chosen
 from grkd.training.on_policy import Sampler, on_policy_sampler
 
 

@@ -1,7 +1,7 @@
 """A language model's third stage: the teacher's signal for every response, and its reward."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.language.context import LanguageModels
 from grkd.language.prepare import SPLITS
-from grkd.language.record_columns import check_columns, record_columns
+from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
 from grkd.language.scorer import Record, Scorer, finite, panel_of
@@ -60,10 +60,8 @@ def score(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Pat
 
     def make(work: Path) -> None:
         groups = [group for split in SPLITS for group in _grouped(read_records(run, split))]
-        _check(groups, recipe, panel)
         data_columns = record_columns(recipe) if recipe.score.rankers is not None else {}
-        ids = [group[0]["group"] for group in groups]
-        check_columns(panel, data_columns, ids, where=recipe.data.source)
+        _check(groups, recipe, panel, data_columns)
         size = recipe.responses.shard_size
         chunks = [groups[at : at + size] for at in range(0, len(groups), size)]
         mine = range(run.ranks.process_index, len(chunks), run.ranks.num_processes)
@@ -150,8 +148,11 @@ def _grouped(records: Sequence[Record]) -> list[list[Record]]:
     return list(groups.values())
 
 
-def _check(groups: Sequence[Sequence[Record]], recipe: LanguageRecipe, panel: Panel) -> None:
+def _check(
+    groups: Sequence[Sequence[Record]], recipe: LanguageRecipe, panel: Panel, data_columns: Mapping[str, GroupData]
+) -> None:
     """Raises UserError for responses that cannot be scored: before the teacher is loaded."""
+    check_columns(panel, data_columns, [group[0]["group"] for group in groups], where=recipe.data.source)
     graded_by_data = [member.ranker.reads for member in panel.members] == [("data_score",)]
     for record in (record for group in groups for record in group):
         if not record["response_ids"]:

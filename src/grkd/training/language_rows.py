@@ -1,19 +1,19 @@
 """From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from grkd.data.language import Group, Item, Matrix, captured_hidden, collate, response_logits
+from grkd.data.language import Group, Item, captured_hidden, collate, response_logits
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.objectives import Batch, Choice, Level, Objective
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
+from grkd.training.groups_of_responses import chosen, group_of, padded, spread, squares
 from grkd.training.on_policy import Sampler, answer_seeds, answered_anew, group_seeds
 from grkd.training.rows import DRAW_SEED, Counts, Forward, Places, row_seeds
 
@@ -48,7 +48,7 @@ class LanguageRows:
 
     def collate(self, examples: Sequence[Group | Item]) -> dict[str, Any]:
         """A batch of the chosen responses, one item after the other; an Item is a group of one."""
-        groups = [chosen(_group(example), self.trains_on) for example in examples]
+        groups = [chosen(group_of(example), self.trains_on) for example in examples]
         items = [item for group in groups for item in group.items]
         batch: dict[str, Any] = collate(items, pad_token_id=self.pad_token_id)
         if self.cache is not None:
@@ -56,14 +56,14 @@ class LanguageRows:
             batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in items])
         width = max(len(group.items) for group in groups)
         batch["group_mask"] = torch.tensor([[k < len(group.items) for k in range(width)] for group in groups])
-        scores = _padded([group.teacher_scores for group in groups], width)
+        scores = padded([group.teacher_scores for group in groups], width)
         batch["ranked_mask"] = batch["group_mask"] & ~scores.isnan()
         batch["teacher_scores"] = scores.nan_to_num()
         if all(group.votes is not None for group in groups):
             for at, name in enumerate(("vote_targets", "vote_weights")):
-                batch[name] = _squares([group.votes[at] for group in groups if group.votes is not None], width)
+                batch[name] = squares([group.votes[at] for group in groups if group.votes is not None], width)
         if all(group.reference_log_probs is not None for group in groups):
-            batch["reference"] = _padded([group.reference_log_probs or () for group in groups], width)
+            batch["reference"] = padded([group.reference_log_probs or () for group in groups], width)
         if self.sampler is not None:
             batch["groups"] = groups  # the prompts, for those that are answered anew
         return batch
@@ -165,10 +165,10 @@ class LanguageRows:
         sums = place.masked_scatter(mask, token_log_probs).sum(-1)
         return Batch(
             level="response",
-            student=_spread(sums / lengths, group_mask),
+            student=spread(sums / lengths, group_mask),
             teacher=batch["teacher_scores"],
             mask=batch["ranked_mask"],
-            lengths=_spread(lengths, group_mask),
+            lengths=spread(lengths, group_mask),
             reference=batch.get("reference"),
         )
 
@@ -239,62 +239,6 @@ def _seeds(batch: dict[str, Any]) -> Tensor | None:
     first = torch.full_like(groups, 1 << 62).scatter_reduce(0, of_item, before, "amin")
     examples = of_item.repeat_interleave(tokens)
     return row_seeds(batch, examples, torch.arange(len(examples), device=tokens.device) - first[examples])
-
-
-def chosen(group: Group, trains_on: Choice) -> Group:
-    """The group with those of its responses that a method is trained on, the best first for "ends"."""
-    scores = group.teacher_scores
-    places = list(range(len(scores)))
-    if trains_on in ("best", "ends"):
-        places = [place for place in places if not math.isnan(scores[place])]
-        if not places:
-            return _with(group, places)
-        best = max(places, key=scores.__getitem__)
-        worst = min(places, key=scores.__getitem__)
-        places = [best] if trains_on == "best" or best == worst else [best, worst]
-    elif trains_on in ("teacher", "data"):
-        places = [place for place in places if group.sources[place] == trains_on]
-    return _with(group, places)
-
-
-def _with(group: Group, places: Sequence[int]) -> Group:
-    """The group with the responses at these places alone."""
-    scores, reference, votes = group.teacher_scores, group.reference_log_probs, group.votes
-    return replace(
-        group,
-        items=tuple(group.items[place] for place in places),
-        teacher_scores=tuple(scores[place] for place in places),
-        sources=tuple(group.sources[place] for place in places),
-        reference_log_probs=None if reference is None else tuple(reference[place] for place in places),
-        votes=None if votes is None else (_among(votes[0], places), _among(votes[1], places)),
-    )
-
-
-def _among(matrix: Matrix, places: Sequence[int]) -> Matrix:
-    return tuple(tuple(matrix[first][second] for second in places) for first in places)
-
-
-def _group(example: Group | Item) -> Group:
-    if isinstance(example, Group):
-        return example
-    return Group(id=example.id, items=(example,), teacher_scores=(0.0,), sources=("data",))
-
-
-def _padded(values: Sequence[Sequence[float]], width: int) -> Float[Tensor, "groups width"]:
-    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in values])
-
-
-def _squares(matrices: Sequence[Matrix], width: int) -> Float[Tensor, "groups width width"]:
-    """Matrices of pairs, padded with 0: of weight 0."""
-    found = torch.zeros(len(matrices), width, width)
-    for row, matrix in enumerate(matrices):
-        found[row, : len(matrix), : len(matrix)] = torch.tensor(matrix).reshape(len(matrix), len(matrix))
-    return found
-
-
-def _spread(values: Tensor, group_mask: Bool[Tensor, "groups width"]) -> Tensor:
-    """Values of items, one group after the other, at their places in the groups; zeros elsewhere."""
-    return torch.zeros(group_mask.shape, dtype=values.dtype, device=values.device).masked_scatter(group_mask, values)
 
 
 def _of_logits(logits: Float[Tensor, "tokens vocabulary"], labels: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:

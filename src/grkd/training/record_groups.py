@@ -20,7 +20,7 @@ from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.models.load import context_length
 from grkd.objectives import Objective
-from grkd.training.language_rows import chosen
+from grkd.training.groups_of_responses import chosen
 
 if TYPE_CHECKING:
     from grkd.training.grkd_trainer import GRKDConfig
