@@ -3,13 +3,16 @@
 import json
 import math
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from grkd import rankers
+from grkd import objectives, rankers
 from grkd.errors import UserError
 from grkd.language import score as score_stage
 from grkd.language.score import read_groups, score
@@ -105,6 +108,33 @@ def test_votes_reach_the_groups(tmp_path: Path, teacher: Path) -> None:
     assert second.votes is not None
     assert [row[2] for row in second.votes[1]] == [2.0, 2.0, 0.0], "the verifier abstains, the data ties two"
     assert told(run)["agreement"]["rankers"]["data"]["abstentions"] == pytest.approx(1 / 18)
+
+
+def test_the_pair_loss_takes_shares_as_targets_and_opinions_as_weights(tmp_path: Path, teacher: Path) -> None:
+    """sum_{i<j} w_ij [-q_ij log sigmoid(d_ij) - (1 - q_ij) log sigmoid(-d_ij)] / sum_{i<j} w_ij, in plain loops."""
+
+    def grades(record: dict[str, Any], responses: list[dict[str, Any]]) -> list[float | None]:
+        return [1.0, None, 3.0] if record["group"] == "p2" else [2.0, 2.0, 1.0]
+
+    listed = f"{VERIFIER}, {{name: data, column: grades, weight: 2.0}}"
+    run = prepared(tmp_path, teacher, listed, "score.combine=votes", solution=second_response, grades=grades)
+    scored(run)
+    groups = read_groups(run.run, "train")
+    rows = LanguageRows(pad_token_id=0, vocabulary=len(tokenizer()))
+    model = AutoModelForCausalLM.from_pretrained(teacher).eval()
+    with torch.no_grad():
+        batch = rows.forward(model, rows.collate(groups), levels=("response",)).batches["response"]
+    (term,) = objectives.load("grkd", preset="responses").terms(batch)
+    assert bool(term.counted.all())
+    for group, student, loss in zip(groups, batch.student.double().tolist(), term.rows.tolist(), strict=True):
+        assert group.votes is not None
+        share, weight = group.votes
+        total, opinions = 0.0, 0.0
+        for i, j in combinations(range(3), 2):
+            log_odds = (student[i] - student[j]) / 0.1
+            total += weight[i][j] * (math.log1p(math.exp(-log_odds)) + (1 - share[i][j]) * log_odds)
+            opinions += weight[i][j]
+        assert loss == pytest.approx(total / opinions, rel=1e-4)
 
 
 def test_one_ranker_keeps_its_scores_and_has_no_votes(tmp_path: Path, teacher: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from grkd.data.language import Group, Item, captured_hidden, collate, response_logits
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
-from grkd.objectives import Batch, Choice, Level, Objective
+from grkd.objectives import Batch, Choice, Level, Objective, Votes
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training.groups_of_responses import chosen, group_of, padded, spread, squares
 from grkd.training.on_policy import Sampler, answer_seeds, answered_anew, group_seeds
@@ -163,6 +163,9 @@ class LanguageRows:
         lengths = mask.sum(-1)
         place = torch.zeros(mask.shape, dtype=token_log_probs.dtype, device=mask.device)
         sums = place.masked_scatter(mask, token_log_probs).sum(-1)
+        votes = None
+        if "vote_targets" in batch:
+            votes = Votes(targets=batch["vote_targets"], weights=batch["vote_weights"])
         return Batch(
             level="response",
             student=spread(sums / lengths, group_mask),
@@ -170,6 +173,7 @@ class LanguageRows:
             mask=batch["ranked_mask"],
             lengths=spread(lengths, group_mask),
             reference=batch.get("reference"),
+            votes=votes,
         )
 
     def _token_log_probs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
