@@ -1,4 +1,4 @@
-"""The command line: grkd run | compare | demo | methods | report | eval | table. Each command is in `commands`."""
+"""The command line: grkd run | compare | demo | methods | report | eval | table | verify, each in `commands`."""
 
 import argparse
 import errno
@@ -121,6 +121,8 @@ def _of_the_machine(error: Exception) -> str | None:
     """One line for a full disk or a folder that may not be written, in whatever exception it arrives; else None."""
     if isinstance(error, PermissionError):
         return f"{error.filename}: permission denied"
+    if isinstance(error, IsADirectoryError | NotADirectoryError):
+        return f"{error.filename}: {error.strerror}; delete or rename what is in the place of a file or folder of grkd"
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return "the disk is full; finished stages are kept, free some space and give the same command again"

@@ -26,7 +26,12 @@ class NotJSON(ValueError):
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` when the block ends well, and is removed when it does not."""
+    """A path to write to; it becomes `path` when the block ends well, and is removed when it does not.
+
+    Raises UserError where a folder has that name.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder is in the place of this file; delete or rename it")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}{_ASIDE}-{os.getpid()}")
     try:

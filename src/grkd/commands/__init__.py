@@ -6,7 +6,7 @@ A command imports what it needs in `run`: `grkd --help` must not wait for PyTorc
 import argparse
 from collections.abc import Callable
 
-from grkd.commands import compare, demo, evaluate, methods, report, run, table
+from grkd.commands import compare, demo, evaluate, methods, report, run, table, verify
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -18,4 +18,5 @@ COMMANDS = {
     "report": report,
     "eval": evaluate,
     "table": table,
+    "verify": verify,
 }

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -14,7 +13,7 @@ from grkd.data.language import Group
 from grkd.language.context import LanguageModels
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups
-from grkd.language.tables import write_table
+from grkd.language.tables import read_table, write_table
 from grkd.recipe import LanguageRecipe, Method
 from grkd.run.folder import RunFolder, identity
 from grkd.training import LanguageRows
@@ -49,7 +48,7 @@ def with_reference(run: RunFolder, groups: Sequence[Group]) -> list[Group]:
     found = {
         record["id"]: record["reference_mean_log_prob_nats"]
         for path in sorted((run.path / "reference").glob("reference-*.parquet"))
-        for record in pq.read_table(path).to_pylist()
+        for record in read_table(path)
     }
     return [replace(group, reference_log_probs=tuple(found[item.id] for item in group.items)) for group in groups]
 

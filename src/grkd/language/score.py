@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from grkd import objectives
@@ -21,7 +20,7 @@ from grkd.language.record_columns import GroupData, check_columns, record_column
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
 from grkd.language.scorer import Record, Scorer, finite, panel_of
-from grkd.language.tables import write_table
+from grkd.language.tables import read_table, write_table
 from grkd.rankers import Panel, votes
 from grkd.recipe import LanguageRecipe
 from grkd.run.folder import RunFolder
@@ -89,7 +88,7 @@ def read_groups(run: RunFolder, split: str) -> list[Group]:
     scored = {
         record["id"]: record
         for path in sorted((run.path / "score").glob("scores-*.parquet"))
-        for record in pq.read_table(path, columns=["id", "teacher_reward", "ranker_scores"]).to_pylist()
+        for record in read_table(path, ["id", "teacher_reward", "ranker_scores"])
     }
     voters = read_json(run.path / "score" / RANKERS)
     groups, index = [], 0

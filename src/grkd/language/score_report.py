@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from grkd.console import console
-from grkd.files import parse_json, write_json
+from grkd.files import write_json
+from grkd.language.tables import read_metadata, read_table
 from grkd.rankers import Panel, Tally, agreement
 from grkd.rankers.agreement import table
 
@@ -31,7 +31,7 @@ def report_order(work: Path, panel: Panel) -> None:
     paths = sorted(work.glob("scores-*.parquet"))
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
-        for record in pq.read_table(path).to_pylist():
+        for record in read_table(path):
             groups.setdefault(record["group"], []).append(record)
     tallies = _summed(paths)
     found = agreement(_by_ranker(groups, panel.labels), _exists(groups), tallies=tallies)
@@ -46,7 +46,7 @@ def report_order(work: Path, panel: Panel) -> None:
 def _summed(paths: list[Path]) -> Tallies:
     found: Tallies = defaultdict(dict)
     for path in paths:
-        parts = parse_json(pq.read_schema(path).metadata[_TALLIES].decode())
+        parts = read_metadata(path, _TALLIES)
         for label, counted in parts.items():
             for name, (total, over) in counted.items():
                 found[label][name] = found[label].get(name, Tally(0.0, 0)) + Tally(float(total), over)

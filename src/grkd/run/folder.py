@@ -16,16 +16,21 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
+from rich.markup import escape
 
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.files import digest, file_digest, read_json, write_json
+from grkd.files import digest, file_digest, write_json
+from grkd.inventory import damages
 from grkd.recipe import Section, to_plain
+from grkd.run.manifest import BEGUN, read_manifest, write_manifest
 
 Made = TypeVar("Made")
 
-_MANIFEST = "manifest.json"
-_BEGUN = "begun.json"
+# What a run writes beside its stages.
+_FILES = (".lock", "recipe.yaml", "environment.json", "results.json", "search.json", "report.html")
+
+_SMALL = 4 << 20  # bytes; files up to here are hashed whenever their stage is used again
 _PATIENCE = datetime.timedelta(hours=24)
 _HASH_WHOLE = 64 << 20  # larger files enter a digest by size and time of change, not by content
 
@@ -43,6 +48,11 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep a second process out of the same folder. Raises UserError where one is at work in it."""
         self._writable()
+        for name in _FILES:
+            if (self.path / name).is_dir():
+                raise UserError(
+                    f"{self.path / name}: a folder is in the place of a file of the run; delete or rename it"
+                )
         if not self.ranks.is_main_process:
             yield
             return
@@ -64,8 +74,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
-            probe.write_text("grkd")
-            probe.unlink()
+            try:
+                probe.write_text("grkd")
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"output: cannot write to {self.path}: {error.strerror or error}") from None
 
@@ -91,7 +103,7 @@ class RunFolder:
             if not self._whole(work, key):  # else killed before its last step, the new name
                 make(work)
         except UserError:
-            if quick or all(path.name == _BEGUN for path in work.iterdir()):
+            if quick or all(path.name == BEGUN for path in work.iterdir()):
                 shutil.rmtree(work, ignore_errors=True)
             raise
         self.ranks.wait_for_everyone()
@@ -102,7 +114,10 @@ class RunFolder:
 
     def key(self, name: str) -> str:
         """Digest of what a whole stage was made from; the input of the stages after it."""
-        return str(read_json(self.path / name / _MANIFEST)["key"])
+        found = read_manifest(self.path / name)
+        if found is None:
+            raise UserError(f"{self.path / name}: the stage is not there; give the command that makes it again")
+        return str(found["key"])
 
     def complete(self, name: str, inputs: dict[str, Any]) -> bool:
         """Whether a stage is on disk, made from these inputs."""
@@ -116,39 +131,34 @@ class RunFolder:
         return cast(Made, broadcast_object_list(found)[0])
 
     def _whole(self, folder: Path, key: str) -> bool:
-        manifest = folder / _MANIFEST
-        if not manifest.exists():
-            return False
-        found = read_json(manifest)
-        if found["key"] != key or "files_bytes" not in found:  # without sizes: `grkd compare` of classifiers made it
-            return False
-        return all(
-            (folder / name).is_file() and (folder / name).stat().st_size == size
-            for name, size in found["files_bytes"].items()
-        )
+        found = read_manifest(folder)
+        if found is None or found["key"] != key or "files_bytes" not in found:
+            return False  # without sizes: `grkd compare` of classifiers made it
+        damaged = damages(folder, found, hash_up_to=_SMALL)
+        if damaged and self.ranks.is_main_process:
+            names = ", ".join(map(str, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
+            stage = escape(str(folder.relative_to(self.path)))
+            console.print(f"[yellow]{stage}: damaged: {escape(names)}; it is made again[/yellow]", soft_wrap=True)
+        return not damaged
 
     def _prepare(self, work: Path, key: str) -> None:
-        begun = work / _BEGUN
-        if begun.exists() and read_json(begun)["key"] == key:
-            console.print(f"[dim]{work.stem}: going on where it stopped[/dim]")
+        begun = read_manifest(work, BEGUN)
+        if begun is not None and begun["key"] == key:
+            if any(path.name != BEGUN for path in work.iterdir()):
+                console.print(f"[dim]{work.stem}: going on where it stopped[/dim]")
             return
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        write_json(begun, {"key": key})
+        write_json(work / BEGUN, {"key": key})
 
     def _finish(self, work: Path, final: Path, key: str, inputs: dict[str, Any]) -> None:
-        sizes = {
-            str(path.relative_to(work)): path.stat().st_size
-            for path in sorted(work.rglob("*"))
-            if path.is_file() and path not in (work / _BEGUN, work / _MANIFEST)
-        }
-        write_json(work / _MANIFEST, {"key": key, "inputs": inputs, "files_bytes": sizes})
+        write_manifest(work, key=key, inputs=inputs)
         if final.exists():
             old = final.with_name(final.name + ".old")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(final, old)
         os.replace(work, final)
-        (final / _BEGUN).unlink()
+        (final / BEGUN).unlink()
 
 
 def identity(section: Section) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import errno
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
@@ -28,6 +31,7 @@ from grkd.training import (
     WholeCheckpoints,
     last_whole_checkpoint,
 )
+from grkd.training.checkpoints import full_disk
 
 
 def arguments(
@@ -150,6 +154,10 @@ def train(
     try:
         with fitting_threads(model, where):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except (RuntimeError, SafetensorError) as error:
+        if not full_disk(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(checkpoints)) from error
     finally:
         bar.stop()
     if trainer.is_world_process_zero():

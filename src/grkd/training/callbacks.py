@@ -1,4 +1,4 @@
-"""What a training run shows and leaves behind: a progress bar, metrics as JSON lines, checkpoints known to be whole."""
+"""What a training run shows and leaves behind: a progress bar, metrics as JSON lines, steps that stay finite."""
 
 import json
 import math
@@ -11,8 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from grkd.console import progress_bar
 from grkd.files import NotJSON, parse_json
-
-_WHOLE = "whole"
 
 
 class ProgressBar(TrainerCallback):
@@ -128,28 +126,6 @@ class FiniteSteps(TrainerCallback):
                 raise FloatingPointError(
                     f"the {name} is {value} at step {state.global_step}; a lower learning rate may help"
                 )
-
-
-class WholeCheckpoints(TrainerCallback):
-    """Marks a checkpoint once everything of it is written, so that a half-written one is never resumed from.
-
-    After the last step none is written, as transformers would: nothing is left to do from there, and where the last
-    step is not an epoch's, transformers (5.23) resumes from it with one step too many.
-    """
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_save = False
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, or None."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,65 @@
-"""What a checkpoint holds of a model."""
+"""Checkpoints that are known to be complete: marked once everything is written, looked through before a resume."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+from accelerate import PartialState
 from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grkd.console import console
+from grkd.errors import UserError
+from grkd.files import read_json, write_json
+from grkd.inventory import damages, inventory
+
+_WHOLE = "whole"
+_HASHED = 64 << 20  # bytes; larger files are compared by size, since hashing them would delay every checkpoint
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Marks a checkpoint once everything of it is written, so that a half-written one is never resumed from.
+
+    After the last step none is written, as transformers would: nothing is left to do from there, and where the last
+    step is not an epoch's, transformers (5.23) resumes from it with one step too many.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # every rank writes its own random state
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            write_json(folder / _WHOLE, inventory(folder, leave_out=(_WHOLE,), hash_up_to=_HASHED))
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end and is undamaged, or None.
+
+    Says which damaged ones are passed over.
+    """
+    marked = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    for path in sorted(marked, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True):
+        reason = _damage(path)
+        if reason is None:
+            return path
+        if PartialState().is_main_process:
+            console.print(
+                f"[yellow]{path.name} is damaged: {reason}; an older state is resumed[/yellow]", soft_wrap=True
+            )
+    return None
+
+
+def full_disk(error: BaseException) -> bool:
+    """Whether an error of torch's or safetensors' writers comes of a disk that takes no more.
+
+    Neither raises an OSError: the system's reason is in the text, or lost (torch finds its file at another position).
+    """
+    text = str(error)
+    lost = "inline_container.cc" in text and ("unexpected pos" in text or "write" in text)
+    return lost or "No space left on device" in text or "PytorchStreamWriter failed" in text
 
 
 def without_tied(model: nn.Module, missing: Iterable[str]) -> list[str]:
@@ -15,3 +72,15 @@ def without_tied(model: nn.Module, missing: Iterable[str]) -> list[str]:
         if not left.issuperset(same):
             left -= same
     return sorted(left)
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a marked checkpoint; None where nothing is."""
+    mark = checkpoint / _WHOLE
+    if mark.stat().st_size == 0:  # of an earlier version
+        return None
+    try:
+        found = damages(checkpoint, read_json(mark), hash_up_to=_HASHED)
+    except (UserError, OSError, AttributeError, TypeError):
+        return "its list of files cannot be read"
+    return ", ".join(map(str, found[:3])) if found else None

@@ -1,0 +1,279 @@
+"""Damaged runs: checkpoints, finished stages, manifests, tables, a full disk; and `grkd verify`."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grkd import cli
+from grkd.errors import UserError
+from grkd.language.tables import read_metadata, read_table, write_table
+from grkd.run.folder import RunFolder
+from grkd.run.manifest import read_manifest
+from grkd.training.checkpoints import full_disk, last_whole_checkpoint
+from grkd.training.trainer import DistillationTrainer
+
+RECIPE = """
+task: classifier
+output: {output}
+device: cpu
+data: {{dataset: digits, limit: 200}}
+teacher: {{model: mlp, options: {{hidden: [16]}}, training: {{epochs: 1, batch_size: 32, learning_rate: 1e-2}}}}
+student: {{model: mlp, options: {{hidden: [6]}}}}
+methods: [kd]
+training: {{steps: 9, batch_size: 8, learning_rate: 1e-2, log_every: 10, save_every: 2}}
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few seconds, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(output=folder / "run"))
+    assert cli.main(["run", str(path)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Path:
+    """A copy of the run, with its recipe beside it."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(output=tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def again(run: Path) -> int:
+    return cli.main(["run", str(run.parent / "recipe.yaml")])
+
+
+def altered(path: Path) -> None:
+    """Another byte in the middle, the same size."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
+def stopped_at(run: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> Path:
+    """The checkpoints of a training that is killed in a step."""
+    shutil.rmtree(run / "train")
+    real, calls = DistillationTrainer.training_step, []
+
+    def killed(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    with monkeypatch.context() as context:
+        context.setattr(DistillationTrainer, "training_step", killed)
+        assert again(run) == 130
+    return run / "train" / "kd-seed0.partial" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+@pytest.mark.parametrize("how", ["cut", "gone", "altered"])
+def test_a_damaged_checkpoint_is_passed_over(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, how: str
+) -> None:
+    checkpoints = stopped_at(run, monkeypatch, 8)
+    assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-6"
+    path = checkpoints / "checkpoint-6" / file
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "gone":
+        path.unlink()
+    else:
+        altered(path)
+    capsys.readouterr()
+    assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-4"
+    assert f"checkpoint-6 is damaged: {file}" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_training_goes_on_from_the_older_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (run / "train" / "kd-seed0" / "model" / "model.safetensors").read_bytes()
+    checkpoints = stopped_at(run, monkeypatch, 8)
+    (checkpoints / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
+    steps: list[int] = []
+    real = DistillationTrainer.training_step
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        steps.append(self.state.global_step)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", counted)
+    assert again(run) == 0
+    assert steps == [4, 5, 6, 7, 8]
+    assert (run / "train" / "kd-seed0" / "model" / "model.safetensors").read_bytes() == expected
+
+
+def test_no_checkpoint_is_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = stopped_at(run, monkeypatch, 8)
+    for mark in checkpoints.glob("*/whole"):
+        mark.write_text("[]")
+    assert last_whole_checkpoint(checkpoints) is None
+    assert again(run) == 0
+
+
+@pytest.mark.parametrize("stage", ["prepare", "score", "train/kd-seed0", "evaluate/kd-seed0"])
+def test_altered_files_are_noticed_and_made_again(run: Path, capsys: pytest.CaptureFixture[str], stage: str) -> None:
+    folder = run / stage
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    for name in manifest["files_bytes"]:
+        before = (folder / name).read_bytes()
+        if not before:
+            continue
+        altered(folder / name)
+        capsys.readouterr()
+        assert again(run) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{stage}: damaged: {name} (altered); it is made again" in said
+        if "environment" not in name and not name.endswith((".jsonl", "training.json", "README.md")):  # times
+            assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"key": 1}', "{", '{"key": "a", "files_bytes": {"x": "y"}}'])
+@pytest.mark.parametrize("name", ["manifest.json", "begun.json"])
+def test_a_damaged_manifest_names_what_to_delete(
+    run: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    folder = run / "score"
+    if name == "begun.json":
+        folder = folder.rename(run / "score.partial")
+        (folder / "manifest.json").unlink()
+    (folder / name).write_text(content)
+    capsys.readouterr()
+    assert again(run) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("grkd: error")]
+    assert f"{folder / name}: damaged; delete the folder {folder}" in line
+    shutil.rmtree(folder)
+    assert again(run) == 0
+
+
+@pytest.mark.parametrize("name", [".lock", "report.html", "results.json", "recipe.yaml"])
+def test_a_folder_in_the_place_of_a_file(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()
+    capsys.readouterr()
+    assert again(run) == 2
+    assert capsys.readouterr().err == (
+        f"grkd: error: {run / name}: a folder is in the place of a file of the run; delete or rename it\n"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
+def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "shard.parquet"
+    path.write_bytes(content)
+    for read in (lambda: read_table(path), lambda: read_metadata(path, b"counts")):
+        with pytest.raises(UserError, match=r"shard.parquet: damaged .*delete it and give the same command again"):
+            read()
+    path.unlink()
+    with pytest.raises(UserError, match=r"shard.parquet: not there; delete the folder"):
+        read_table(path)
+    write_table(path, [{"id": "a"}])
+    assert read_table(path) == [{"id": "a"}]
+    with pytest.raises(UserError, match=r"shard.parquet: damaged"):
+        read_metadata(path, b"counts")
+
+
+def test_a_full_disk_while_a_checkpoint_is_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and the same command goes on from the checkpoint before."""
+    shutil.rmtree(run / "train")
+    real, calls = torch.save, []
+
+    def full(value: Any, path: Any, *arguments: Any, **options: Any) -> None:
+        calls.append(path)
+        if "checkpoint-6" in str(path):
+            path = "/dev/full"
+        real(value, path, *arguments, **options)
+
+    with monkeypatch.context() as context:
+        context.setattr(torch, "save", full)
+        capsys.readouterr()
+        assert again(run) == 2
+    assert calls
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "grkd: error: the disk is full; finished stages are kept" in said
+    assert not list(run.glob(".probe-*"))
+    checkpoints = run / "train" / "kd-seed0.partial" / "checkpoints"
+    assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-4"
+    assert again(run) == 0
+
+
+def test_errors_of_a_full_disk_are_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.save(torch.zeros(1 << 16), "/dev/full")
+    assert full_disk(caught.value)
+    assert not full_disk(RuntimeError("size mismatch"))
+
+
+def test_no_probe_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.write_text
+
+    def full(self: Path, *arguments: Any, **options: Any) -> int:
+        if ".probe" in self.name:
+            self.touch()
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"cannot write to .*No space left"), RunFolder(tmp_path).locked():
+        pass
+    assert not list(tmp_path.glob(".probe-*"))
+
+
+def test_verify_of_an_undamaged_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(run)]) == 0
+    said = capsys.readouterr().out
+    for stage in ("prepare", "teach", "score", "train/kd-seed0", "evaluate/kd-seed0"):
+        assert f"{stage}: undamaged" in said
+
+
+def test_verify_finds_what_a_rerun_may_not_hash(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large files are hashed by `grkd verify` alone; what it finds is repaired by the run's own command."""
+    from grkd.run import folder
+
+    monkeypatch.setattr(folder, "_SMALL", 0)
+    expected = (run / "train" / "kd-seed0" / "model" / "model.safetensors").read_bytes()
+    altered(run / "train" / "kd-seed0" / "model" / "model.safetensors")
+    (run / "evaluate" / "teacher" / "manifest.json").write_text("{")
+    (run / "results.json").write_text("half")
+    assert cli.main(["verify", str(run)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train/kd-seed0: damaged: model/model.safetensors (altered)" in said
+    assert "evaluate/teacher: damaged: manifest.json (unreadable)" in said
+    assert "results.json: damaged" in said
+    assert cli.main(["verify", str(run), "--repair"]) == 1
+    assert (run / "train" / "kd-seed0.damaged").is_dir()
+    assert again(run) == 0
+    assert (run / "train" / "kd-seed0" / "model" / "model.safetensors").read_bytes() == expected
+    assert cli.main(["verify", str(run)]) == 0
+
+
+def test_verify_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(tmp_path / "none")]) == 2
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "no stage of a run is in it" in capsys.readouterr().err
+
+
+def test_stages_of_earlier_versions_have_no_digests(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "score" / "manifest.json"
+    found = json.loads(path.read_text())
+    del found["files_sha256"]
+    path.write_text(json.dumps(found))
+    assert cli.main(["verify", str(run)]) == 0
+    assert "(no digests were noted)" in capsys.readouterr().out
+    assert again(run) == 0
