@@ -1,6 +1,7 @@
 """A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from grkd.data.language import Group
 from grkd.data.prompts import Example
 from grkd.files import write_json
 from grkd.language.context import LanguageModels
+from grkd.language.kept_answers import kept_answers
 from grkd.language.respond import read_records
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups
@@ -168,9 +170,18 @@ def answered(
         )
         for each in questions
     ]
-    texts = _greedy(models, model, prompt_ids, max_new_tokens=spec.answer_tokens, batch_size=spec.answer_batch_size)
+    journal = items.with_suffix(".jsonl")  # answers as they come, until all are there
+    texts = _greedy(
+        models,
+        model,
+        prompt_ids,
+        max_new_tokens=spec.answer_tokens,
+        batch_size=spec.answer_batch_size,
+        journal=journal,
+    )
     result = exact_match.score(questions, texts)
     write_json(items, result["items"])
+    journal.unlink(missing_ok=True)
     found: dict[str, Any] = result["metrics"]
     return {"exact_match": found["exact_match"]}
 
@@ -194,11 +205,17 @@ def sample_answers(
 
 
 def _greedy(
-    models: LanguageModels, model: PreTrainedModel, prompts: list[list[int]], *, max_new_tokens: int, batch_size: int
+    models: LanguageModels,
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    journal: Path | None = None,
 ) -> list[str]:
-    batches = generate_responses(
+    sample = partial(
+        generate_responses,
         model,
-        prompts,
         max_new_tokens=max_new_tokens,
         temperature=0.0,
         top_p=1.0,
@@ -210,7 +227,7 @@ def _greedy(
     )
     texts = [""] * len(prompts)
     stop_ids = models.numbers["stop_ids"]
-    answers = (answer for batch in batches for answer in batch)
+    answers = (answer for some in kept_answers(journal, prompts, sample) for answer in some.responses)
     for answer in track(answers, "answer", unit="answers", total=len(prompts)):
         texts[answer.index] = answer_text(decode_response(models.tokenizer, answer.response_ids, stop_ids))
     return texts

@@ -2,23 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from grkd.console import console, progress_bar
 from grkd.data.chat import decode_response
 from grkd.data.groups import choose_diverse, first_of_equal, shared_out
 from grkd.data.thoughts import opening
 from grkd.errors import UserError
-from grkd.files import parse_json, write_json
+from grkd.files import write_json
 from grkd.language.context import LanguageModels
 from grkd.language.prepare import SPLITS
 from grkd.language.sampling import Sampler, samplers
-from grkd.language.tables import RESPONSES, write_table
+from grkd.language.tables import RESPONSES, read_metadata, read_table, write_table
 from grkd.models.generate import free_memory
 from grkd.recipe import LanguageRecipe, Responses, to_plain
 from grkd.run.folder import RunFolder
@@ -40,7 +38,7 @@ def respond(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
     inputs = {"responses": to_plain(settings), "prepare": run.key("prepare"), "seed": recipe.seeds[0]}
 
     def make(work: Path) -> None:
-        prompts = pq.read_table(run.path / "prepare" / "prompts.parquet").to_pylist()
+        prompts = read_table(run.path / "prepare" / "prompts.parquet")
         shards = [prompts[at : at + settings.shard_size] for at in range(0, len(prompts), settings.shard_size)]
         mine = range(run.ranks.process_index, len(shards), run.ranks.num_processes)
         missing = {number: shards[number] for number in mine if not _shard(work, number).exists()}
@@ -59,7 +57,7 @@ def respond(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
 def read_records(run: RunFolder, split: str) -> list[Record]:
     """The respond stage's records of a split, a record a response, in the order of the data."""
     shards = sorted((run.path / "respond").glob("shard-*.parquet"))
-    records = [record for shard in shards for record in pq.read_table(shard).to_pylist()]
+    records = [record for shard in shards for record in read_table(shard)]
     return [record for record in records if record["split"] == split]
 
 
@@ -95,9 +93,12 @@ def _make_shards(
                 bar.update(task, advance=responses, amount=tokens)
 
             for number, part in missing.items():
-                records, counts = answers(part, number, progress)
+                journals = {source: work / f"answers-{number:05d}-{source}.jsonl" for source in answers.samplers}
+                records, counts = answers(part, number, progress, journals)
                 schema = RESPONSES.with_metadata({_COUNTS: json.dumps(counts)})
                 write_table(_shard(work, number), records, schema)
+                for journal in journals.values():
+                    journal.unlink(missing_ok=True)
     finally:
         del answers
         free_memory()
@@ -117,9 +118,16 @@ class _Answers:
         self.samplers: dict[str, Sampler] = samplers(recipe, models, self.shares, prompts)
 
     def __call__(
-        self, prompts: Sequence[Record], number: int, progress: Callable[[int, int], None]
+        self,
+        prompts: Sequence[Record],
+        number: int,
+        progress: Callable[[int, int], None],
+        journals: Mapping[str, Path],
     ) -> tuple[list[Record], dict[str, int]]:
-        """The records of RESPONSES of shard `number`, and what is to be counted of it."""
+        """The records of RESPONSES of shard `number`, and what is to be counted of it.
+
+        journals: by source, the file that keeps a sampler's answers until the shard is written.
+        """
         counts: Counter[str] = Counter()
         candidates: list[list[_Candidate]] = [[] for _ in prompts]
         for source in self.quotas:
@@ -127,7 +135,7 @@ class _Answers:
                 found = [self._of_data(prompt) for prompt in prompts]
                 progress(len(prompts) * self.shares[source], 0)
             else:
-                sampled = self.samplers[source](prompts, number, progress, counts)
+                sampled = self.samplers[source](prompts, number, progress, counts, journals[source])
                 found = [[_Candidate(source, ids, self._text(ids)) for ids in each] for each in sampled]
             for each, more in zip(candidates, found, strict=True):
                 each += more
@@ -205,7 +213,7 @@ def _total(shards: list[Path]) -> dict[str, int]:
     """Sums over the shards, in whole numbers; generated_tokens_per_second is that of one process."""
     total: Counter[str] = Counter()
     for shard in shards:
-        total.update(parse_json(pq.read_schema(shard).metadata[_COUNTS]))
+        total.update(read_metadata(shard, _COUNTS))
     names = [f"groups_{split}" for split in SPLITS]
     names += ["groups_dropped", "duplicates_dropped", "empty_dropped"]
     names += ["responses_not_rendered"] if total["responses_not_rendered"] else []

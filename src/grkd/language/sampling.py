@@ -1,12 +1,14 @@
 """Candidates for groups, sampled from the teacher or the student, as the student's token ids."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grkd.console import console
 from grkd.data.chat import decode_response, encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import vocabulary_size
 from grkd.data.prompts import restored
@@ -14,6 +16,7 @@ from grkd.data.template import NotRendered
 from grkd.data.thoughts import of_channels, opening
 from grkd.errors import UserError
 from grkd.language.context import LanguageModels
+from grkd.language.kept_answers import kept_answers
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
 from grkd.recipe import LanguageRecipe
@@ -69,13 +72,15 @@ class Sampler:
         number: int,
         progress: Callable[[int, int], None],
         counts: Counter[str],
+        journal: Path,
     ) -> list[list[list[int]]]:
-        """Token ids of the responses to each prompt of shard `number`; adds tokens and seconds to `counts`."""
-        found: list[list[list[int]]] = [[] for _ in prompts]
-        begin = time.perf_counter()
-        for batch in generate_responses(
+        """Token ids of the responses to each prompt of shard `number`; adds tokens and seconds to `counts`.
+
+        journal: where responses are kept as they come, see grkd.language.kept_answers; those in it are not sampled.
+        """
+        sample = partial(
+            generate_responses,
             self.model,
-            [ids for ids in self._prompt_ids(prompts) for _ in range(self.share)],
             max_new_tokens=self.settings.max_new_tokens,
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
@@ -86,17 +91,21 @@ class Sampler:
             method=self.method,
             room=self.room,
             vocabulary=self.vocabulary,
-        ):
-            tokens = sum(len(response.response_ids) for response in batch)
+        )
+        found: dict[int, list[int]] = {}
+        asked = [ids for ids in self._prompt_ids(prompts) for _ in range(self.share)]
+        for answers in kept_answers(journal, asked, sample):
+            tokens = sum(len(response.response_ids) for response in answers.responses)
             counts["generated_tokens"] += tokens
-            progress(len(batch), tokens)
-            for response in batch:
-                place = response.index // self.share
-                ids = self._student_ids(prompts[place], response)
+            counts["generation_ms"] += answers.milliseconds
+            progress(len(answers.responses), 0 if answers.kept else tokens)
+            if answers.kept:
+                console.print(f"respond: {len(answers.responses)} answers kept of an earlier command")
+            for response in answers.responses:
+                ids = self._student_ids(prompts[response.index // self.share], response)
                 counts["responses_not_rendered"] += not ids
-                found[place].append(ids)
-        counts["generation_ms"] += round(1000 * (time.perf_counter() - begin))
-        return found
+                found[response.index] = ids
+        return [[found[at * self.share + copy] for copy in range(self.share)] for at in range(len(prompts))]
 
     def _room(self, prompts: Sequence[Record]) -> int | None:
         return max(len(prompt["prompt_ids"]) for prompt in prompts) + self.settings.max_new_tokens
