@@ -17,6 +17,18 @@ from grkd.run.manifest import read_manifest
 from grkd.training.checkpoints import full_disk, last_whole_checkpoint
 from grkd.training.trainer import DistillationTrainer
 
+LANGUAGE = """
+task: language_model
+output: {output}
+device: cpu
+teacher: {{model: {teacher}}}
+student: {{layers: [0, 2]}}
+data: {{train: {prompts}, heldout_fraction: 0.25}}
+responses: {{source: teacher, max_new_tokens: 4}}
+methods: [kd]
+training: {{steps: 9, batch_size: 2, learning_rate: 5e-3, log_every: 10, save_every: 2}}
+evaluation: {{top_k: 5, samples: 0}}
+"""
 RECIPE = """
 task: classifier
 output: {output}
@@ -44,6 +56,24 @@ def run(tmp_path: Path, finished: Path) -> Path:
     """A copy of the run, with its recipe beside it."""
     shutil.copytree(finished / "run", tmp_path / "run")
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(output=tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def finished_language(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_prompts: Path) -> Path:
+    """The same of a tiny language model."""
+    folder = tmp_path_factory.mktemp("language")
+    path = folder / "recipe.yaml"
+    path.write_text(LANGUAGE.format(output=folder / "run", teacher=tiny_teacher, prompts=tiny_prompts))
+    assert cli.main(["run", str(path)]) == 0
+    return folder
+
+
+@pytest.fixture
+def language_run(tmp_path: Path, finished_language: Path, tiny_teacher: Path, tiny_prompts: Path) -> Path:
+    shutil.copytree(finished_language / "run", tmp_path / "run")
+    recipe = LANGUAGE.format(output=tmp_path / "run", teacher=tiny_teacher, prompts=tiny_prompts)
+    (tmp_path / "recipe.yaml").write_text(recipe)
     return tmp_path / "run"
 
 
@@ -80,9 +110,9 @@ def stopped_at(run: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> Path:
 )
 @pytest.mark.parametrize("how", ["cut", "gone", "altered"])
 def test_a_damaged_checkpoint_is_passed_over(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, how: str
+    language_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, how: str
 ) -> None:
-    checkpoints = stopped_at(run, monkeypatch, 8)
+    checkpoints = stopped_at(language_run, monkeypatch, 8)
     assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-6"
     path = checkpoints / "checkpoint-6" / file
     if how == "cut":
@@ -96,9 +126,9 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert f"checkpoint-6 is damaged: {file}" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_training_goes_on_from_the_older_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = (run / "train" / "kd-seed0" / "model" / "model.safetensors").read_bytes()
-    checkpoints = stopped_at(run, monkeypatch, 8)
+def test_a_training_goes_on_from_the_older_checkpoint(language_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (language_run / "train" / "kd-seed0" / "student" / "model.safetensors").read_bytes()
+    checkpoints = stopped_at(language_run, monkeypatch, 8)
     (checkpoints / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
     steps: list[int] = []
     real = DistillationTrainer.training_step
@@ -108,17 +138,17 @@ def test_a_training_goes_on_from_the_older_checkpoint(run: Path, monkeypatch: py
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(DistillationTrainer, "training_step", counted)
-    assert again(run) == 0
+    assert again(language_run) == 0
     assert steps == [4, 5, 6, 7, 8]
-    assert (run / "train" / "kd-seed0" / "model" / "model.safetensors").read_bytes() == expected
+    assert (language_run / "train" / "kd-seed0" / "student" / "model.safetensors").read_bytes() == expected
 
 
-def test_no_checkpoint_is_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = stopped_at(run, monkeypatch, 8)
+def test_no_checkpoint_is_left(language_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = stopped_at(language_run, monkeypatch, 8)
     for mark in checkpoints.glob("*/whole"):
         mark.write_text("[]")
     assert last_whole_checkpoint(checkpoints) is None
-    assert again(run) == 0
+    assert again(language_run) == 0
 
 
 @pytest.mark.parametrize("stage", ["prepare", "score", "train/kd-seed0", "evaluate/kd-seed0"])
@@ -132,6 +162,12 @@ def test_altered_files_are_noticed_and_made_again(run: Path, capsys: pytest.Capt
             continue
         altered(folder / name)
         capsys.readouterr()
+        if name == "classes.json":  # read before any stage is looked at: one line, and it is made again without it
+            assert again(run) == 2
+            assert f"{folder / name}: damaged" in capsys.readouterr().err
+            (folder / name).unlink()
+            assert again(run) == 0
+            continue
         assert again(run) == 0
         said = " ".join(capsys.readouterr().err.split())
         assert f"{stage}: damaged: {name} (altered); it is made again" in said
@@ -185,10 +221,10 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_full_disk_while_a_checkpoint_is_written(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    language_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line, and the same command goes on from the checkpoint before."""
-    shutil.rmtree(run / "train")
+    shutil.rmtree(language_run / "train")
     real, calls = torch.save, []
 
     def full(value: Any, path: Any, *arguments: Any, **options: Any) -> None:
@@ -200,15 +236,15 @@ def test_a_full_disk_while_a_checkpoint_is_written(
     with monkeypatch.context() as context:
         context.setattr(torch, "save", full)
         capsys.readouterr()
-        assert again(run) == 2
+        assert again(language_run) == 2
     assert calls
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert "grkd: error: the disk is full; finished stages are kept" in said
-    assert not list(run.glob(".probe-*"))
-    checkpoints = run / "train" / "kd-seed0.partial" / "checkpoints"
+    assert not list(language_run.glob(".probe-*"))
+    checkpoints = language_run / "train" / "kd-seed0.partial" / "checkpoints"
     assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-4"
-    assert again(run) == 0
+    assert again(language_run) == 0
 
 
 def test_errors_of_a_full_disk_are_known() -> None:
