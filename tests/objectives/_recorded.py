@@ -42,7 +42,7 @@ def measured(objective: Objective, task: str) -> list[list[float]]:
             student = batch.student.clone().requires_grad_()
             parts = {name: getattr(batch, name) for name in ("teacher", "labels", "mask", "level")}
             generator = torch.Generator().manual_seed(7)
-            moved = Batch(student=student, progress=progress, generator=generator, **parts)
+            moved = Batch(student=student, progress=progress, seeds=generator, **parts)
             loss = combine(objective.terms(moved))
             (gradient,) = torch.autograd.grad(loss, student)
             sums = [(gradient * wave(*student.shape, phase)).sum().item() for phase in (0.4, 1.3)]

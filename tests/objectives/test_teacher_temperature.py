@@ -24,7 +24,7 @@ def batch(teacher: torch.Tensor) -> Batch:
         teacher=teacher,
         labels=torch.randint(5, (6,), generator=generator),
         progress=0.5,
-        generator=torch.Generator().manual_seed(2),
+        seeds=torch.Generator().manual_seed(2),
     )
 
 

@@ -44,6 +44,8 @@ class Group:
     has no place in the order. votes: of several rankers on the pairs, as grkd.rankers.Votes: share q[i][j] and weight
     w[i][j]. sources: teacher, student or data.
     reference_log_probs: mean token log-probability of each under the student before training, for methods that need it.
+    columns: the prompt (text or messages) and the record's other columns, for rankers of responses that are sampled in
+    training.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Group:
     sources: tuple[str, ...]
     reference_log_probs: tuple[float, ...] | None = None
     votes: VotesOnPairs | None = None
+    columns: Mapping[str, Any] | None = None
 
     @property
     def has_pair(self) -> bool:

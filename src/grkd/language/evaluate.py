@@ -17,6 +17,7 @@ from grkd.data.prompts import Example
 from grkd.files import write_json
 from grkd.language.context import LanguageModels
 from grkd.language.kept_answers import kept_answers
+from grkd.language.kept_groups import keep_groups
 from grkd.language.respond import read_records
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups
@@ -57,9 +58,17 @@ def evaluate_student(
         else:
             student = load_language_model(str(run.path / "train" / trained / "student"), dtype=torch.float32)
         student = student.to(models.device).eval()
+        by_group: dict[str, list[float]] = {}
         metrics = rank_metrics(
-            recipe, run, models, to_rank(student), read_groups(run, "heldout"), description=f"evaluate {name}"
+            recipe,
+            run,
+            models,
+            to_rank(student),
+            read_groups(run, "heldout"),
+            description=f"evaluate {name}",
+            by_group=by_group,
         )
+        keep_groups(work / "groups.parquet", run, by_group)
         student = to_answer(recipe, models, student)
         metrics |= answered(recipe, models, student, recipe.evaluation.questions, work / "exact_match.json")
         write_json(work / "metrics.json", metrics)
@@ -111,8 +120,11 @@ def rank_metrics(
     groups: Sequence[Group],
     *,
     description: str,
+    by_group: dict[str, list[float]] | None = None,
 ) -> dict[str, Any]:
     """metric -> {value, low, high}: means over the groups' tokens, and over prompts for the order of their responses.
+
+    by_group: gets the student's mean log-probability of every response, by the group's id.
 
     Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
     teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
@@ -137,6 +149,9 @@ def rank_metrics(
         order = found["response"]
         assert order.teacher is not None
         assert order.mask is not None
+        if by_group is not None:
+            rows_of = zip(part, order.student.tolist(), strict=True)
+            by_group.update({group.id: means[: len(group.items)] for group, means in rows_of})
         responses.append(response_measures(order.student.double(), order.teacher.double(), order.mask))
     metrics: dict[str, Any] = {}
     if tokens:

@@ -1,6 +1,8 @@
 """What a language model is trained on: groups of responses, with the signal that a method asks for."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -8,6 +10,7 @@ from grkd.console import console
 from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.language.context import LanguageModels
+from grkd.language.fresh import fresh_groups, method_panel
 from grkd.objectives import Objective
 from grkd.recipe import LanguageRecipe, Method
 from grkd.run.folder import RunFolder
@@ -26,17 +29,12 @@ def language_rows(
     teacher: bool = True,
     objective: Objective | None = None,
 ) -> LanguageRows:
-    """Rows for these groups, with the teacher's signal (none where `teacher` is False) as the objective needs it.
+    """Rows for these groups, with the teacher's signal (none if `teacher` is False) as the objective needs it.
 
-    The teacher runs in every step where the score stage has not cached all their responses, and for on-policy methods:
+    The teacher runs in every step if the score stage has not cached all their responses, and for on-policy methods:
     nothing else knows new responses.
     """
-    numbers = models.numbers
-    common = {
-        "pad_token_id": numbers["pad_token_id"],
-        "vocabulary": numbers["vocabulary"],
-        "trains_on": "all" if objective is None else objective.trains_on,
-    }
+    common = _common(models, objective)
     on_policy = objective is not None and objective.on_policy > 0
     if not teacher:
         return LanguageRows(**common)
@@ -45,6 +43,31 @@ def language_rows(
         live = models.teacher()
         return LanguageRows(**common, teacher=live, sampler=_sampler(recipe, models, live) if on_policy else None)
     return LanguageRows(**common, cache=cache, head=TeacherHead.load(head))
+
+
+def rows_of_fresh_groups(
+    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, objective: Objective, work: Path
+) -> LanguageRows:
+    """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it."""
+    shared = models.teacher_tokenizer is None
+    by_token = objective.needs_teacher and "row" in objective.levels
+    asked = "teacher" in method_panel(recipe.score, method).needs
+    teacher = models.teacher() if by_token or asked or objective.teacher_mixed_in else None
+    return LanguageRows(
+        **_common(models, objective),
+        # Of another vocabulary: rankers ask it about text.
+        teacher=teacher if shared else None,
+        sampler=_sampler(recipe, models, teacher),
+        fresh=fresh_groups(recipe, run, models, method, objective, work, teacher=teacher),
+    )
+
+
+def _common(models: LanguageModels, objective: Objective | None) -> dict[str, Any]:
+    return {
+        "pad_token_id": models.numbers["pad_token_id"],
+        "vocabulary": models.numbers["vocabulary"],
+        "trains_on": "all" if objective is None else objective.trains_on,
+    }
 
 
 def training_groups(run: RunFolder, method: Method, objective: Objective, groups: Sequence[Group]) -> list[Group]:
@@ -74,7 +97,7 @@ def training_groups(run: RunFolder, method: Method, objective: Objective, groups
     return kept
 
 
-def _sampler(recipe: LanguageRecipe, models: LanguageModels, teacher: nn.Module) -> Sampler:
+def _sampler(recipe: LanguageRecipe, models: LanguageModels, teacher: nn.Module | None) -> Sampler:
     numbers = {name: models.numbers[name] for name in ("stop_ids", "pad_token_id", "vocabulary")}
     settings = recipe.responses
     return on_policy_sampler(teacher, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens, **numbers)

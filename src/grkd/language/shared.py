@@ -20,7 +20,7 @@ def shared_stages(recipe: LanguageRecipe, run: RunFolder) -> LanguageModels:
     describe(recipe, run)
     language_responses.respond(recipe, run, models)
     language_scores.score(recipe, run, models)
-    if language_rows.needs_reference(recipe.methods):
+    if recipe.responses.when == "before" and language_rows.needs_reference(recipe.methods):
         language_rows.reference(recipe, run, models)
     language_evaluation.evaluate_student(recipe, run, models, "before", None)
     language_evaluation.evaluate_teacher(recipe, run, models)

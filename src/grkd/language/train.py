@@ -4,20 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from grkd import objectives
 from grkd.data.language import Group
 from grkd.files import read_json, write_text
 from grkd.language.context import LanguageModels
+from grkd.language.fresh import method_panel, samples_groups, with_columns
 from grkd.language.reference import with_reference
-from grkd.language.rows import language_rows, training_groups
+from grkd.language.rows import language_rows, rows_of_fresh_groups, training_groups
 from grkd.language.score import read_groups
 from grkd.models.save import save_student
+from grkd.objectives import Objective
 from grkd.recipe import LanguageRecipe, Method, Student, to_plain
 from grkd.run.folder import RunFolder, identity
 from grkd.run.model_card import model_card
 from grkd.run.training import drop_checkpoints, train
+from grkd.training import LanguageRows
+from grkd.training.groups_file import KeepGroups
 
 
 def train_student(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, seed: int) -> Path:
@@ -41,9 +45,16 @@ def training_inputs(
 ) -> dict[str, Any]:
     """What a trained student depends on."""
     training = to_plain(recipe.training)
-    if not objectives.load(method.name, **method.options).on_policy:
+    objective = objectives.load(method.name, **method.options)
+    sampled: dict[str, Any] = {}
+    if samples_groups(recipe, objective):
+        names = ("n", "max_new_tokens", "stored_share")
+        sampled = {name: getattr(recipe.responses, name) for name in names}
+        sampled["rankers"] = method_panel(recipe.score, method).identity()
+    elif not objective.on_policy:
         del training["steps_per_generation"]  # of sampling in training alone
     return {
+        **({"sampled": sampled} if sampled else {}),
         "method": to_plain(method),
         "seed": seed,
         "student": identity(recipe.student),
@@ -67,22 +78,42 @@ def trained_student(
     """The student, trained on these groups; checkpoints and logs go to `work`."""
     objective = objectives.load(method.name, **method.options)
     set_seed(seed)
-    groups = training_groups(run, method, objective, groups)
-    if objective.needs_reference:
-        groups = with_reference(run, groups)
-    teacher = objective.needs_teacher and "row" in objective.levels
+    rows, groups, callbacks = _learnt_from(recipe, run, models, method, objective, groups, work)
     return train(
         with_lora(models.student(), recipe.student),
         groups,
         objective=objective,
-        rows=language_rows(recipe, run, models, groups, teacher=teacher, objective=objective),
+        rows=rows,
         training=recipe.training,
         folder=work,
         seed=seed,
         where=models.device,
         bf16=models.device.type == "cuda" and recipe.student.dtype == "auto",
         description=description,
+        callbacks=callbacks,
     )
+
+
+def _learnt_from(
+    recipe: LanguageRecipe,
+    run: RunFolder,
+    models: LanguageModels,
+    method: Method,
+    objective: Objective,
+    groups: Sequence[Group],
+    work: Path,
+) -> tuple[LanguageRows, list[Group], list[TrainerCallback]]:
+    """Rows and groups of a training: stored groups, or prompts whose groups are sampled in training."""
+    if samples_groups(recipe, objective):
+        rows = rows_of_fresh_groups(recipe, run, models, method, objective, work)
+        assert rows.fresh is not None
+        assert rows.fresh.file is not None
+        return rows, with_columns(recipe, run, method, groups), [KeepGroups(rows.fresh.file)]
+    groups = training_groups(run, method, objective, groups)
+    if objective.needs_reference:
+        groups = with_reference(run, groups)
+    teacher = objective.needs_teacher and "row" in objective.levels
+    return language_rows(recipe, run, models, groups, teacher=teacher, objective=objective), groups, []
 
 
 def with_lora(student: PreTrainedModel, spec: Student) -> Any:

@@ -41,18 +41,32 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResponseTokens:
+    """The tokens of a batch's responses, one response after the other.
+
+    log_probs: log-probability of each token under the student, with its graph.
+    place: row * candidates + candidate of the response that a token belongs to.
+    sampled_log_probs: log-probability with which each was drawn; NaN for tokens of stored responses, None: all stored.
+    """
+
+    log_probs: Float[Tensor, " tokens"]
+    place: Int[Tensor, " tokens"]
+    sampled_log_probs: Float[Tensor, " tokens"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Rows of scores that an objective turns into losses.
 
     student: [rows, candidates]; teacher: the same shape, or None for methods without one.
     mask: True where a candidate exists; a row that is False throughout counts nowhere.
     labels: the true candidate of each row, where known. progress: of training, in [0, 1].
-    seeds: int64, one per row: of the draw of its group, so that it does not depend on how rows are split. Without
-    them the generator draws; None uses torch's global state.
+    seeds: int64, one per row: of the draw of its group, so that it does not depend on how rows are split. Or a
+    generator that draws for all rows; None uses torch's global state.
 
     level "response": a row is a prompt, a candidate a response; scores are mean token log-probabilities of responses
     in nats a token (the teacher's: its reward). lengths: tokens of each response; reference: mean token
-    log-probabilities under the student before training.
+    log-probabilities under the student before training; tokens: the responses' tokens one by one.
 
     votes: targets of pairs of candidates, in place of those that the teacher's scores would give.
 
@@ -66,8 +80,7 @@ class Batch:
     mask: Bool[Tensor, "rows candidates"] | None = None
     labels: Int[Tensor, " rows"] | None = None
     progress: float = 0.0
-    seeds: Int[Tensor, " rows"] | None = None
-    generator: torch.Generator | None = None
+    seeds: Int[Tensor, " rows"] | torch.Generator | None = None
     level: Level = "row"
     lengths: Int[Tensor, "rows candidates"] | None = None
     reference: Float[Tensor, "rows candidates"] | None = None
@@ -75,6 +88,7 @@ class Batch:
     sampled_log_probs: Float[Tensor, " rows"] | None = None
     features: Features | None = None
     votes: Votes | None = None
+    tokens: ResponseTokens | None = None
 
     def counted(self) -> Bool[Tensor, " rows"]:
         """Rows with at least one candidate."""
@@ -88,16 +102,25 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One part of an objective: `weight` times the mean of `rows` over the rows that count."""
+    """One part of an objective: `weight` times the mean of `rows` over the rows that count.
+
+    tokens: number of tokens of each row, where the sum is to be divided by the tokens instead of the rows.
+    """
 
     name: str
     weight: float
     rows: Float[Tensor, " rows"]
     counted: Bool[Tensor, " rows"]
+    tokens: Float[Tensor, " rows"] | None = None
 
     def total(self) -> Float[Tensor, ""]:
         """Sum over the rows that count."""
         return torch.where(self.counted, self.rows, 0.0).sum()
+
+    def count(self) -> Float[Tensor, ""]:
+        """Rows that count, or the number of their tokens."""
+        units = self.counted.float() if self.tokens is None else torch.where(self.counted, self.tokens, 0.0)
+        return units.sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +212,22 @@ class Objective(ABC):
         """Raises UserError where the options do not fit rows whose candidates are a vocabulary."""
 
 
-def combine(terms: Sequence[Term], *, rows: Float[Tensor, ""] | int | None = None) -> Float[Tensor, ""]:
+def combine(
+    terms: Sequence[Term],
+    *,
+    rows: Float[Tensor, ""] | int | None = None,
+    tokens: Float[Tensor, ""] | int | None = None,
+) -> Float[Tensor, ""]:
     """Weighted sum of the terms' means.
 
-    rows: the divisor of every sum. A trainer passes the global number of rows over micro-batches and ranks, so that
-    the gradient does not depend on how they are split; None divides each term by its own number of counted rows.
+    rows, tokens: the divisors of terms per row and of terms per token. A trainer passes the global numbers over
+    micro-batches and ranks, so that the gradient does not depend on how they are split; None divides each term by its
+    own count.
     """
-    parts = [term.weight * term.total() / (term.counted.sum().clamp_min(1) if rows is None else rows) for term in terms]
+    parts = []
+    for term in terms:
+        given = rows if term.tokens is None else tokens
+        parts.append(term.weight * term.total() / (term.count().clamp_min(1) if given is None else given))
     return torch.stack(parts).sum()
 
 

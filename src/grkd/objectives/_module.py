@@ -76,7 +76,7 @@ class GRKDLoss(nn.Module):
             mask=self._candidate_mask(mask, student_logits),
             labels=None if labels is None else labels.reshape(-1),
             progress=progress,
-            generator=self._generator_on(student_logits.device),
+            seeds=self._generator_on(student_logits.device),
         )
         return combine(self.objective.terms(batch))
 

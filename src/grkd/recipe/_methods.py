@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.imports import is_import_path
-from grkd.recipe._tree import Method
+from grkd.recipe._tree import Combine, Method
 from grkd.recipe._words import KeyPath, Problem, got, missing, nearest, unknown_key, wrong
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 _LONGEST_LABEL = 100  # a folder's name has at most 255 bytes, and gets "-seed<number>.partial" behind it
+# Keys of a method's entry that are none of its options.
+_OWN = ("name", "label", "rankers", "combine")
 _TAKEN = {"before": "the student before training", "teacher": "the teacher"}
 
 EXPECTED = "a list of methods, such as [kd, grkd]"
@@ -86,7 +88,8 @@ def _one(index: int, entry: dict[str, Any], task: str) -> tuple[Method | None, l
     path = ("methods", index)
     name, label = entry["name"], entry.get("label")
     problems: list[Problem] = []
-    given = {key: entry[key] for key in entry if key not in ("name", "label")}
+    given = {key: entry[key] for key in entry if key not in _OWN}
+    problems += _rankers(path, entry)
     try:
         chosen = objectives.method(name)
     except UserError as error:
@@ -102,14 +105,26 @@ def _one(index: int, entry: dict[str, Any], task: str) -> tuple[Method | None, l
         return None, [Problem(path, str(error))]
     # Spelt out here already: what a preset stands for is what a run is known by, and what a report shows.
     options = chosen.spelt_out(given)
-    return Method(name=name, label=objectives.method_name(name) if label is None else label, options=options), []
+    own = {key: entry[key] for key in ("rankers", "combine") if entry.get(key) is not None}
+    return Method(name=name, label=objectives.method_name(name) if label is None else label, options=options, **own), []
+
+
+def _rankers(path: KeyPath, entry: dict[str, Any]) -> Iterator[Problem]:
+    """What is wrong with a method's own rankers, before any is loaded."""
+    rankers, combine = entry.get("rankers"), entry.get("combine")
+    if rankers is not None and not (isinstance(rankers, list) and rankers):
+        yield Problem(
+            (*path, "rankers"), f"expected a list of rankers, such as [verifier, log_prob], got {got(rankers)}"
+        )
+    if combine is not None and combine not in get_args(Combine):
+        yield wrong((*path, "combine"), Combine, combine)
 
 
 def _problem(path: KeyPath, mistake: objectives.Mistake) -> Problem:
     """A method's word on an option in the recipe's words."""
     place = (*path, *mistake.path)
     if mistake.known is not None:
-        return unknown_key(place, [*mistake.known, "label", "name"] if len(mistake.path) == 1 else mistake.known)
+        return unknown_key(place, [*mistake.known, *_OWN] if len(mistake.path) == 1 else mistake.known)
     if mistake.text is not None:
         return Problem(place, mistake.text)
     return wrong(place, mistake.hint, mistake.value)

@@ -31,6 +31,7 @@ class IsPath:
 FilePath = Annotated[str, IsPath("file")]
 ModelPath = Annotated[str, Field(min_length=1), IsPath("model")]
 NetworkPath = Annotated[str, Field(min_length=1), IsPath("network")]
+Combine = Literal["weights", "lexicographic", "votes"]
 Rankers = Annotated[list[str | dict[str, Any]], IsPath("rankers")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -46,11 +47,16 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Section):
-    """A method and its options; `label` names it in tables (default: its name), so that one method can run twice."""
+    """A method and its options; `label` names it in tables (default: its name), so that one method can run twice.
+
+    rankers, combine: who orders the groups that this method samples in training; null: score.rankers.
+    """
 
     name: str
     label: str
     options: dict[str, Any] = field(default_factory=dict)
+    rankers: Rankers | None = None
+    combine: Combine | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +157,12 @@ class Mixture(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Responses(Section):
-    """Groups of `n` responses a prompt: sampled from the teacher or the student, taken from the data, or a mixture."""
+    """Groups of `n` responses per prompt: sampled from the teacher or the student, taken from the data, or a mixture.
+
+    when: in_training: methods that compare responses, and on-policy methods, learn from groups of n that the student
+    samples at every step and score.rankers order. The groups made before training then serve evaluation, the methods
+    that do not sample, and stored_share of the prompts.
+    """
 
     source: Literal["teacher", "student", "data", "mixture"] = "teacher"
     n: Count = 1  # responses a prompt; a mixture's numbers add up to it
@@ -162,6 +173,8 @@ class Responses(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     batch_size: Count | None = None  # responses generated at a time; null: what a GPU's memory holds, 16 on a CPU
     shard_size: Count = 64  # prompts a file; whole shards survive a kill
+    when: Literal["before", "in_training"] = "before"
+    stored_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # in_training: prompts that keep their stored groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +191,7 @@ class Score(Section):
     # Share of the log-probability in reward: calibrated; null: 0.8.
     calibration: Annotated[float, Field(ge=0, le=1)] | None = None
     rankers: Rankers | None = None
-    combine: Literal["weights", "lexicographic", "votes"] | None = None  # of rankers; null: weights
+    combine: Combine | None = None  # of rankers; null: weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter
 
 from grkd import objectives
 from grkd.recipe import _yaml
-from grkd.recipe._tree import Method, Recipe, Section, Training
+from grkd.recipe._tree import Combine, Method, Recipe, Section, Training
 
 
 def to_plain(section: Section) -> dict[str, Any]:
@@ -34,7 +34,9 @@ def schema() -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Method):
-        return {"name": value.name, "label": value.label, **deepcopy(value.options)}
+        own = {"rankers": value.rankers, "combine": value.combine}
+        given = {name: deepcopy(inner) for name, inner in own.items() if inner is not None}
+        return {"name": value.name, "label": value.label, **given, **deepcopy(value.options)}
     if is_dataclass(value):
         given = {field.name: getattr(value, field.name) for field in fields(value)}
         if isinstance(value, Training) and value.steps is not None:
@@ -54,6 +56,8 @@ def _method_schema(name: str) -> dict[str, Any]:
         "properties": {
             "name": {"const": name},
             "label": {"type": "string"},
+            "rankers": {"type": "array"},
+            "combine": {"enum": list(get_args(Combine))},
             **{key: _option_schema(option) for key, option in named.items()},
         },
         "required": ["name"],

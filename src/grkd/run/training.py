@@ -14,7 +14,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from grkd import objectives
 from grkd.errors import UserError
@@ -135,6 +135,7 @@ def train(
     where: torch.device,
     bf16: bool,
     description: str,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> nn.Module:
     """Train in `folder` (checkpoints/, metrics.jsonl, training.json), going on from the last whole checkpoint."""
     checkpoints = folder / "checkpoints"
@@ -147,7 +148,7 @@ def train(
         fused_head=training.fused_head,
         steps_per_generation=training.steps_per_generation,
         train_dataset=dataset,
-        callbacks=[bar, metrics, FiniteSteps(), WholeCheckpoints()],
+        callbacks=[bar, metrics, FiniteSteps(), *callbacks, WholeCheckpoints()],
     )
     _only_our_callbacks(trainer)
     resume = last_whole_checkpoint(checkpoints)

@@ -63,7 +63,7 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Loss and the student's gradient; groups are drawn from the same seed every time."""
     student = batch.student.detach().clone().requires_grad_()
-    terms = objective.terms(replace(batch, student=student, generator=torch.Generator().manual_seed(7)))
+    terms = objective.terms(replace(batch, student=student, seeds=torch.Generator().manual_seed(7)))
     loss = combine(terms if term is None else [terms[term]], rows=rows)
     loss.backward()
     assert student.grad is not None, "the loss does not depend on the student's scores"

@@ -1,5 +1,6 @@
 """The loss of an evaluation set on the scale of training, over batches and ranks, every example counted once."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -9,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from grkd.objectives import Objective, combine
+from grkd.objectives import Objective, Term
 from grkd.training.on_policy import mixed
 from grkd.training.rows import DRAW_SEED, RowSource, draw_seed
 
@@ -47,7 +48,8 @@ def evaluation_loss(
     start of the data, which are not counted here. batch_size: examples per rank. prepared: moves a batch to the device.
     """
     levels = objective.levels
-    total = torch.zeros(2, len(levels), dtype=torch.float64, device=accelerator.device)
+    # One divisor per level, and the tokens for terms that are divided by them.
+    total = torch.zeros(2, len(levels) + 1, dtype=torch.float64, device=accelerator.device)
     for number, given in enumerate(batches):
         inputs, counts_here = _first_seen(given, rows, accelerator, batch_size)
         inputs = prepared(inputs)
@@ -58,10 +60,17 @@ def evaluation_loss(
             found = rows.forward(model, inputs, levels=levels).batches
             terms = [objective.terms(replace(found[level], progress=1.0)) for level in levels]
         if counts_here:
-            sums = torch.stack([combine(of_level, rows=1).double() for of_level in terms])
-            total += torch.stack([sums, sums.new_tensor([float(counts[level]) for level in levels])])
+            total[0] += total.new_tensor(_sums(terms))
+            total[1] += total.new_tensor([float(counts[level]) for level in (*levels, "row")])
     sums, counted = accelerator.reduce(total, reduction="sum").tolist()
     return sum(of_level / max(1.0, count) for of_level, count in zip(sums, counted, strict=True)), int(counted[0])
+
+
+def _sums(terms: Sequence[tuple[Term, ...]]) -> list[float]:
+    """Weighted sums of the terms: of each level those divided by its rows, then of all levels those by the tokens."""
+    by_rows = [math.fsum(float(t.weight * t.total()) for t in of_level if t.tokens is None) for of_level in terms]
+    per_token = [t for of_level in terms for t in of_level if t.tokens is not None]
+    return [*by_rows, math.fsum(float(t.weight * t.total()) for t in per_token)]
 
 
 def _first_seen(

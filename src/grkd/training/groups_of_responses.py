@@ -12,6 +12,22 @@ from grkd.data.language import Group, Item, Matrix
 from grkd.objectives import Choice
 
 
+def scores_of(groups: Sequence[Group]) -> dict[str, Tensor]:
+    """What a batch says of its groups: which places hold a response, the order that they were given.
+
+    group_mask, ranked_mask (responses that have a place in the order), teacher_scores: [groups, width]; vote_targets
+    and vote_weights [groups, width, width] where every group has votes.
+    """
+    width = max(len(group.items) for group in groups)
+    mask = torch.tensor([[k < len(group.items) for k in range(width)] for group in groups])
+    scores = padded([group.teacher_scores for group in groups], width)
+    found = {"group_mask": mask, "ranked_mask": mask & ~scores.isnan(), "teacher_scores": scores.nan_to_num()}
+    if all(group.votes is not None for group in groups):
+        for at, name in enumerate(("vote_targets", "vote_weights")):
+            found[name] = squares([group.votes[at] for group in groups if group.votes is not None], width)
+    return found
+
+
 def chosen(group: Group, trains_on: Choice) -> Group:
     """The group with those of its responses that a method is trained on, the best first for "ends"."""
     scores = group.teacher_scores

@@ -1,20 +1,22 @@
 """From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from grkd.data.language import Group, Item, captured_hidden, collate, response_logits
+from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
-from grkd.objectives import Batch, Choice, Level, Objective, Votes
+from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
-from grkd.training.groups_of_responses import chosen, group_of, padded, spread, squares
-from grkd.training.on_policy import Sampler, answer_seeds, answered_anew, group_seeds
+from grkd.training.fresh_groups import FreshGroups, renewed
+from grkd.training.groups_of_responses import chosen, group_of, padded, scores_of, spread
+from grkd.training.on_policy import Sampler
 from grkd.training.rows import DRAW_SEED, Counts, Forward, Places, row_seeds
 
 
@@ -24,7 +26,7 @@ class LanguageRows:
     The teacher of tokens is a live model, or a cache of its hidden states with its head, or absent; that of responses
     is the scores of the groups. Candidates beyond `vocabulary` are padding of the embedding matrices and are cut on
     both sides. trains_on: which responses of a group are used, see grkd.objectives.Objective. sampler: writes the
-    responses of on-policy methods.
+    responses of on-policy methods. fresh: the groups that are sampled in training, and who ranks them.
     """
 
     unit = "tokens"
@@ -39,29 +41,28 @@ class LanguageRows:
         head: TeacherHead | None = None,
         trains_on: Choice = "all",
         sampler: Sampler | None = None,
+        fresh: FreshGroups | None = None,
     ) -> None:
         if (cache is None) != (head is None) or (cache is not None and teacher is not None):
             raise ValueError("give a live teacher, or a cache and its head, or neither")
         self.pad_token_id, self.vocabulary = pad_token_id, vocabulary
         self.teacher, self.cache, self.head = teacher, cache, head
-        self.trains_on, self.sampler = trains_on, sampler
+        self.trains_on, self.sampler, self.fresh = trains_on, sampler, fresh
+        self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
     def collate(self, examples: Sequence[Group | Item]) -> dict[str, Any]:
         """A batch of the chosen responses, one item after the other; an Item is a group of one."""
-        groups = [chosen(group_of(example), self.trains_on) for example in examples]
+        return self.collate_all([chosen(group_of(example), self.trains_on) for example in examples])
+
+    def collate_all(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """A batch of all responses of these groups."""
         items = [item for group in groups for item in group.items]
         batch: dict[str, Any] = collate(items, pad_token_id=self.pad_token_id)
         if self.cache is not None:
             # Rows in the order of response_mask: item by item, each token of its response.
             batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in items])
-        width = max(len(group.items) for group in groups)
-        batch["group_mask"] = torch.tensor([[k < len(group.items) for k in range(width)] for group in groups])
-        scores = padded([group.teacher_scores for group in groups], width)
-        batch["ranked_mask"] = batch["group_mask"] & ~scores.isnan()
-        batch["teacher_scores"] = scores.nan_to_num()
-        if all(group.votes is not None for group in groups):
-            for at, name in enumerate(("vote_targets", "vote_weights")):
-                batch[name] = squares([group.votes[at] for group in groups if group.votes is not None], width)
+        batch |= scores_of(groups)
+        width = batch["group_mask"].shape[-1]
         if all(group.reference_log_probs is not None for group in groups):
             batch["reference"] = padded([group.reference_log_probs or () for group in groups], width)
         if self.sampler is not None:
@@ -98,47 +99,49 @@ class LanguageRows:
             return Forward(batches=batches, head_inputs=inputs)
         return Forward(batches={"response": self._responses(self._token_log_probs(model, batch, dtype), batch)})
 
+    def fresh_share(self, objective: Objective) -> float:
+        """Share of the prompts that the student answers anew for this method.
+
+        Raises UserError for a method that would compare new responses which nobody ranks.
+        """
+        share = objective.on_policy if self.fresh is None else self.fresh.share(objective)
+        if share and self.fresh is None and "response" in objective.levels:
+            raise UserError(
+                "this method compares responses that are sampled in training, and nothing ranks them; give rankers "
+                "(score.rankers in a recipe, rankers= of GRKDTrainer), or set on_policy_fraction: 0"
+            )
+        return share
+
     def renew(
         self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
     ) -> list[dict[str, Any]]:
-        """The batches with the on-policy share of their prompts answered anew, as many times as they had responses."""
+        """The batches with the on-policy share of their prompts answered anew."""
         if self.sampler is None:
             raise ValueError("an on-policy method needs a sampler")
         if self.cache is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
-        asked, prompts, seeds = [], [], []
-        for batch, (step, first) in zip(batches, places, strict=True):
-            of_groups = group_seeds(seed, step, first, len(batch["groups"]))
-            asked.append(answered_anew(of_groups, objective.on_policy))
-            for number in asked[-1]:
-                items = batch["groups"][number].items
-                prompts += [item.prompt_ids for item in items]
-                seeds += answer_seeds(of_groups[number], len(items))
-        answers = iter(self.sampler(model, prompts, objective.teacher_mixed_in, seeds) if prompts else [])
-        return [self._answered(batch, numbers, answers) for batch, numbers in zip(batches, asked, strict=True)]
+        share = self.fresh_share(objective)
+        return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
 
-    def _answered(
-        self, batch: dict[str, Any], asked: Sequence[int], answers: Iterator[tuple[list[int], list[float]]]
-    ) -> dict[str, Any]:
-        """The batch, the next answers in place of the responses of the groups asked."""
-        log_probs: list[float] = []
-        fresh = []
-        for number, group in enumerate(batch["groups"]):
-            items = []
-            for item in group.items:
-                if number in asked:
-                    response_ids, sampled = next(answers)
-                    items.append(replace(item, response_ids=response_ids))
-                    log_probs += sampled
-                else:
-                    items.append(item)
-                    log_probs += [float("nan")] * len(item.response_ids)
-            fresh.append(replace(group, items=tuple(items), reference_log_probs=None))
-        renewed = self.collate(fresh)
-        if len(asked) == len(fresh):
-            renewed["sampled_log_probs"] = torch.tensor(log_probs)
-        device = batch["input_ids"].device
-        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in renewed.items()}
+    @torch.no_grad()
+    def teacher_log_probs(self, batch: dict[str, Any]) -> list[float]:
+        """Mean log-probability of each response under the live teacher; its hidden states stay in the batch."""
+        mask = batch["response_mask"]
+        labels, head = batch["response_ids"][mask], self._head()
+        assert head is not None
+        batch["teacher_hidden"] = hidden = final_hidden(self.teacher, batch)[mask]
+        if head.scale == 1.0:
+            found = selected_log_probs(
+                hidden, head.weight, labels, bias=head.bias, softcap=head.softcap, vocabulary=self.vocabulary
+            )
+        else:
+            found = _of_logits(head(hidden)[:, : self.vocabulary], labels)
+        return [float(value) for value in _item_means(found, mask).tolist()]
+
+    def _head(self) -> TeacherHead | None:
+        if self.head is not None or self.teacher is None:
+            return self.head
+        return TeacherHead.of(self.teacher)
 
     def to(self, device: torch.device) -> None:
         for module in (self.teacher, self.head):
@@ -160,20 +163,20 @@ class LanguageRows:
     def _responses(self, token_log_probs: Float[Tensor, " tokens"], batch: dict[str, Any]) -> Batch:
         """A row a prompt: mean log-probabilities of its responses, beside the teacher's scores."""
         mask, group_mask = batch["response_mask"], batch["group_mask"]
-        lengths = mask.sum(-1)
-        place = torch.zeros(mask.shape, dtype=token_log_probs.dtype, device=mask.device)
-        sums = place.masked_scatter(mask, token_log_probs).sum(-1)
-        votes = None
-        if "vote_targets" in batch:
-            votes = Votes(targets=batch["vote_targets"], weights=batch["vote_weights"])
+        lengths, targets = mask.sum(-1), batch.get("vote_targets")
         return Batch(
             level="response",
-            student=spread(sums / lengths, group_mask),
+            student=spread(_item_means(token_log_probs, mask), group_mask),
             teacher=batch["teacher_scores"],
             mask=batch["ranked_mask"],
             lengths=spread(lengths, group_mask),
             reference=batch.get("reference"),
-            votes=votes,
+            votes=None if targets is None else Votes(targets=targets, weights=batch["vote_weights"]),
+            tokens=ResponseTokens(
+                log_probs=token_log_probs,
+                place=group_mask.flatten().nonzero().squeeze(-1).repeat_interleave(lengths),
+                sampled_log_probs=batch.get("sampled_log_probs"),
+            ),
         )
 
     def _token_log_probs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
@@ -198,13 +201,14 @@ class LanguageRows:
         """What grkd.kernels.distillation_head reads: both sides' hidden states and heads; None where one is special."""
         if self.cache is None and self.teacher is None:
             return None
-        teacher = self.head if self.head is not None else TeacherHead.of(self.teacher)
+        teacher = self._head()
+        assert teacher is not None
         captured = captured_hidden(model, batch) if teacher.scale == 1.0 else None
         if captured is None:
             return None
         hidden, head, softcap = captured
         mask = batch["response_mask"]
-        if self.head is not None:
+        if "teacher_hidden" in batch:
             teacher_hidden = batch["teacher_hidden"]
         else:
             with torch.no_grad():
@@ -225,8 +229,9 @@ class LanguageRows:
 
     @torch.no_grad()
     def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
-        if self.head is not None:
-            return self.head(batch["teacher_hidden"])[:, : self.vocabulary]
+        head = self._head() if "teacher_hidden" in batch else None
+        if head is not None:
+            return head(batch["teacher_hidden"])[:, : self.vocabulary]
         if self.teacher is not None:
             return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
         return None
@@ -243,6 +248,18 @@ def _seeds(batch: dict[str, Any]) -> Tensor | None:
     first = torch.full_like(groups, 1 << 62).scatter_reduce(0, of_item, before, "amin")
     examples = of_item.repeat_interleave(tokens)
     return row_seeds(batch, examples, torch.arange(len(examples), device=tokens.device) - first[examples])
+
+
+@torch.no_grad()
+def mean_log_probs_of(rows: LanguageRows, model: nn.Module, batch: dict[str, Any]) -> Float[Tensor, "groups width"]:
+    """Mean log-probability of every response of a batch under a model, such as the student before training."""
+    return rows.forward(model, batch, levels=("response",)).batches["response"].student
+
+
+def _item_means(token_log_probs: Float[Tensor, " tokens"], mask: Bool[Tensor, "items length"]) -> Tensor:
+    """Mean of each item's tokens, [items]."""
+    place = torch.zeros(mask.shape, dtype=token_log_probs.dtype, device=mask.device)
+    return place.masked_scatter(mask, token_log_probs).sum(-1) / mask.sum(-1)
 
 
 def _of_logits(logits: Float[Tensor, "tokens vocabulary"], labels: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:

@@ -78,8 +78,19 @@ class RowSource(Protocol):
         Draws depend on the seed and a row's place in training, never on how a step is split.
         """
 
+    def fresh_share(self, objective: Objective) -> float:
+        """Share of the examples that are answered anew in training. Raises UserError where that cannot be."""
+
     def to(self, device: torch.device) -> None:
         """Move what the teacher needs to the student's device."""
+
+
+def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
+    """Mean seconds per optimiser step of what a source has timed (sampling, ranking), which begins anew."""
+    seconds: dict[str, float] = getattr(rows, "seconds", {})
+    found = {f"seconds/{name}": value / max(1, steps) for name, value in seconds.items()}
+    seconds.clear()
+    return found
 
 
 class ClassRows:
@@ -124,6 +135,9 @@ class ClassRows:
         self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
     ) -> list[dict[str, Any]]:
         raise ValueError("a classifier writes no responses: an on-policy method is for language models")
+
+    def fresh_share(self, objective: Objective) -> float:
+        return objective.on_policy
 
     def to(self, device: torch.device) -> None:
         """Nothing to move: the teacher has spoken already."""

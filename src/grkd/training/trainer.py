@@ -1,8 +1,12 @@
-"""transformers' Trainer with a distillation objective: one class for language models and classifiers."""
+"""transformers' Trainer with a distillation objective: one class for language models and classifiers.
+
+Over 300 lines: what transformers' Trainer lets a subclass change is methods of one class.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -10,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint, has_length
 
 from grkd import schedules
 from grkd.data.language import example_length
@@ -22,7 +26,8 @@ from grkd.training.checkpoints import without_tied
 from grkd.training.evaluation import evaluation_loss, keeping_examples
 from grkd.training.on_policy import mixed
 from grkd.training.resolution import say_lost_steps
-from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed
+from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed, seconds_per_step
+from grkd.training.sampled_ahead import SampledAhead
 
 
 class DistillationTrainer(Trainer):
@@ -68,15 +73,15 @@ class DistillationTrainer(Trainer):
                 "(copy.deepcopy), or use GRKDTrainer, which makes one"
             )
         self.objective, self.rows = objective, rows
+        self._fresh_share = rows.fresh_share(objective)
         # Both say: compute_loss divides by the global count itself (the second is what newer versions read).
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
         self.steps_per_generation = steps_per_generation
-        # Micro-batches of the coming steps that are answered already, and the iterator that they come from.
-        self._ahead: list[dict[str, Any]] = []
-        self._ahead_of: Iterator[Any] | None = None
+        self._ahead = SampledAhead()
         self._step_counts: dict[Level, Tensor] = {}
+        self._logged_at = 0
         self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._sums: dict[str, Tensor] = {}
         self._counted: dict[str, Tensor] = {}
@@ -91,7 +96,7 @@ class DistillationTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one optimiser step and the number of their rows over all ranks."""
-        if self.objective.on_policy:
+        if self._fresh_share:
             samples = self._sampled(epoch_iterator, num_batches, device)
         else:
             samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -108,14 +113,12 @@ class DistillationTrainer(Trainer):
 
     def _sampled(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> list[dict[str, Any]]:
         """The step's micro-batches with answers of the student as it is now, or was when they were sampled ahead."""
-        if epoch_iterator is not self._ahead_of:  # what is left of a training that stopped early is of no use
-            self._ahead, self._ahead_of = [], epoch_iterator
-        if not self._ahead:
+        self._ahead.follow(epoch_iterator, self.accelerator.process_index, device)
+        if not self._ahead.batches:
             steps = max(1, min(self.steps_per_generation, self.state.max_steps - self.state.global_step))
             batches, _ = super().get_batch_samples(epoch_iterator, steps * num_batches, device)
-            self._ahead = self._renewed(batches, num_batches)
-        samples, self._ahead = self._ahead[:num_batches], self._ahead[num_batches:]
-        return samples
+            self._ahead.batches = self._renewed(batches, num_batches)
+        return self._ahead.take(num_batches)
 
     def _renewed(self, batches: Sequence[dict[str, Any]], a_step: int) -> list[dict[str, Any]]:
         """Micro-batches of the coming steps, `a_step` each, their on-policy share answered by the student as it is."""
@@ -161,7 +164,7 @@ class DistillationTrainer(Trainer):
         for level, batch in forward.batches.items():
             terms = self.objective.terms(self._placed(batch))
             self._note(terms, level)
-            losses.append(combine(terms, rows=divisors[level]))
+            losses.append(combine(terms, rows=divisors[level], tokens=divisors["row"]))
         loss = torch.stack(losses).sum() * scale
         return (loss, next(iter(forward.batches.values())).student) if return_outputs else loss
 
@@ -255,11 +258,18 @@ class DistillationTrainer(Trainer):
         load_result.missing_keys[:] = without_tied(self.model, load_result.missing_keys)
         super()._issue_warnings_after_load(load_result)
 
-    def train(self, *arguments: Any, **options: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
         """As transformers' Trainer, after a look at whether its steps can move 16-bit weights."""
         if self.is_world_process_zero():
             say_lost_steps(self.model, self.args)
-        return super().train(*arguments, **options)
+        found = get_last_checkpoint(str(self.args.output_dir)) if resume_from_checkpoint is True else None
+        self._ahead.resume_from(resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else found)
+        return super().train(resume_from_checkpoint, *arguments, **options)
+
+    def _save_checkpoint(self, *arguments: Any) -> None:
+        super()._save_checkpoint(*arguments)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        self._ahead.save(folder, self.accelerator.process_index)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the objective did since the last log: each term's mean in nats, alpha, progress."""
@@ -277,6 +287,8 @@ class DistillationTrainer(Trainer):
             logs |= self.objective.logged(last)
             self._sums.clear()
             self._counted.clear()
+            logs |= seconds_per_step(self.rows, self.state.global_step - self._logged_at)
+            self._logged_at = self.state.global_step
         super().log(logs, start_time)
 
     def _placed(self, batch: Batch) -> Batch:
@@ -285,7 +297,7 @@ class DistillationTrainer(Trainer):
     def _note(self, terms: tuple[Term, ...], level: Level) -> None:
         for term in terms:
             name = term.name if level == self.objective.levels[0] else f"{term.name}_of_{level}s"
-            self._add(name, term.total().detach().float(), term.counted.sum().float())
+            self._add(name, term.total().detach().float(), term.count().float())
 
     def _add(self, name: str, total: Tensor, count: Tensor) -> None:
         self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total

@@ -45,7 +45,7 @@ def test_weights_of_a_group() -> None:
     student, teacher = batch.student.gather(-1, chosen.indices), batch.teacher.gather(-1, chosen.indices)
     gaps = batch.teacher.softmax(-1).gather(-1, chosen.indices)
     for by, importance in (("probability_gap", gaps), ("rank", rank_discount(teacher))):
-        again = replace(batch, generator=torch.Generator().manual_seed(3))
+        again = replace(batch, seeds=torch.Generator().manual_seed(3))
         found = loss_of(again, WeightedPairs(by=by, group="sample", group_size=5))
         torch.testing.assert_close(found, weighted_pairs(student, teacher, importance=importance).mean())
 

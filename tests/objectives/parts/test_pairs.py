@@ -27,14 +27,14 @@ def test_a_group_is_the_loss_on_its_candidates(group: Any) -> None:
     expected = losses.group_relative(
         batch.student.gather(-1, chosen.indices), batch.teacher.gather(-1, chosen.indices)
     ).mean()
-    batch = replace(batch, generator=torch.Generator().manual_seed(3))
+    batch = replace(batch, seeds=torch.Generator().manual_seed(3))
     torch.testing.assert_close(loss_of(batch, Pairs(group=group, group_size=5, group_temperature=1.5)), expected)
     assert not torch.isclose(expected, loss_of(batch, Pairs(group="all")))
 
 
 def test_auto_takes_all_up_to_a_limit_then_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss(group: Any) -> Tensor:
-        batch = replace(a_batch(candidates=12), generator=torch.Generator().manual_seed(3))
+        batch = replace(a_batch(candidates=12), seeds=torch.Generator().manual_seed(3))
         return loss_of(batch, Pairs(group=group, group_size=5))
 
     assert not torch.isclose(loss("all"), loss("sample"))

@@ -28,8 +28,8 @@ class GRKD(Objective):
     level's terms are divided by its own number of rows. Parts that are never weighted are never computed.
     teacher_temperature: below 1 it sharpens a teacher that learnt from wrong labels, for a student whose own
     probabilities should be sharp; a part's temperature is on both sides, so that the student's stay as flat.
-    on_policy_fraction: the share of the prompts that the student answers anew in training, as gkd has it; for parts on
-    rows alone, since nobody scores new responses.
+    on_policy_fraction: the share of the prompts that the student answers anew in training, as gkd has it. Parts on
+    responses need rankers for that.
     Raises UserError for options out of range, or if every weight is 0.
     Source: arXiv 2504.20482.
     """
@@ -59,11 +59,6 @@ class GRKD(Objective):
                 raise UserError(f"grkd: {name} must be in [0, 1], got {getattr(self, name)}")
         if not self.levels:
             raise UserError("grkd: every loss term has weight 0; set the weight of a part, or label_weight, above 0")
-        if self.on_policy_fraction and "response" in self.levels:
-            raise UserError(
-                "grkd: on_policy_fraction works only with parts of level: row. Responses sampled during training "
-                "have no teacher score to rank them by; set on_policy_fraction: 0"
-            )
 
     @classmethod
     def options(cls, given: Mapping[str, Any]) -> dict[str, Option]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -63,15 +64,15 @@ class GroupPart(Part):
 
     def chosen(self, batch: Batch) -> groups.Group | None:
         """Each row's group; None: all candidates."""
-        teacher = batch.required_teacher()
+        teacher, seeds = batch.required_teacher(), batch.seeds
+        drawn = {"generator": seeds} if isinstance(seeds, torch.Generator) else {"seeds": seeds}
         return groups.choose(
             teacher,
             self.choice(teacher.shape[-1]),
             size=self.group_size,
             temperature=self.group_temperature,
             mask=batch.mask,
-            seeds=batch.seeds,
-            generator=batch.generator,
+            **drawn,
         )
 
 

@@ -113,7 +113,7 @@ class LockstepStudent:
                 teacher=batch.teacher_scores,
                 labels=batch.labels,
                 progress=progress,
-                generator=self.generator,
+                seeds=self.generator,
                 features=features,
             )
         )
@@ -227,7 +227,7 @@ def _terms_at(objective: Objective, classes: int, progress: float) -> tuple[Term
             teacher=teacher,
             labels=torch.arange(4) % classes,
             progress=progress,
-            generator=generator,
+            seeds=generator,
             features=Features(student=read[0], teacher=read[1]),
         )
     )

@@ -1,0 +1,84 @@
+"""`grkd groups`: the responses of a prompt in the teacher's order and in the student's."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grkd.errors import UserError
+
+if TYPE_CHECKING:
+    from grkd.console import Output
+    from grkd.reports.groups import GroupView
+
+SUMMARY = "look at a run's groups: responses in the teacher's and the student's order"
+DESCRIPTION = """\
+Show groups of responses, best first by the run's ranking, with every ranker's score and each student's rank before and
+after training. A response that a student has the wrong way round with another one is marked with *.
+
+  grkd groups runs/mine                            # the first held-out groups, before and after training
+  grkd groups runs/mine --prompt heldout/12        # one of them, with whole responses
+  grkd groups runs/mine --train grkd-seed0         # groups that this student sampled while it was trained
+"""
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add = command.add_argument
+    add("run", type=Path, metavar="RUN", help="a run's folder")
+    add("--prompt", metavar="ID", help="the group of this prompt alone")
+    add("--train", metavar="STUDENT", help="groups sampled in this student's training, such as grkd-seed0")
+    add("--step", type=int, metavar="N", help="with --train: groups of this optimiser step alone")
+    add("--limit", type=int, default=3, metavar="N", help="groups to show (default: 3)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status of the command."""
+    from grkd.console import Output
+    from grkd.reports.groups import held_out_groups, tally, training_groups
+
+    if options.step is not None and options.train is None:
+        raise UserError("--step needs --train STUDENT")
+    if options.limit < 1:
+        raise UserError(f"--limit must be 1 or more, got {options.limit}")
+    groups = training_groups(options.run, options.train) if options.train else held_out_groups(options.run)
+    shown = [group for group in groups if options.prompt in (None, group.id)]
+    shown = [group for group in shown if options.step in (None, group.step)]
+    if not shown:
+        known = ", ".join(dict.fromkeys(group.id for group in groups[:5]))
+        raise UserError(f"no such group in {options.run}; there are {len(groups)}, such as {known}")
+    out = Output(highlight=False)
+    for group in shown[: options.limit]:
+        _print(out, group, whole=options.prompt is not None)
+    for student in groups[0].students:
+        wrong, pairs = tally(groups, student)
+        share = f" ({100 * wrong / pairs:.1f} %)" if pairs else ""
+        out.print(f"{student}: {wrong} of {pairs} pairs swapped{share}, over {len(groups)} groups", markup=False)
+    if len(shown) > options.limit:
+        out.print(f"{len(shown) - options.limit} more groups; --limit N shows N, --prompt ID shows one")
+    return 0
+
+
+def _print(out: "Output", group: "GroupView", *, whole: bool) -> None:
+    """One group as a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    place = "" if group.step is None else f"step {group.step}, "
+    out.print(Text(f"{place}{group.id}: {group.prompt}"), overflow="fold")
+    table = Table("#", "score", *group.by_ranker, *group.students, "response")
+    marked = {student: {one for pair in group.swapped(student) for one in pair} for student in group.students}
+    for number, at in enumerate(group.order(), start=1):
+        cells = [str(number), _number(group.scores[at])]
+        cells += [_number(scores[at]) for scores in group.by_ranker.values()]
+        for student, scores in group.students.items():
+            rank = group.rank(student, at)
+            mark = "*" if at in marked[student] else ""
+            cells.append("-" if rank is None else f"{rank}{mark} ({_number(scores[at])})")
+        text = group.responses[at]
+        short = text if whole or len(text) <= 160 else text[:157] + "..."
+        table.add_row(*map(Text, cells), Text(short if whole else " ".join(short.split())))
+    out.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,122 @@
+"""Groups that a student samples while it is trained: who ranks them, what rankers read, where they are kept."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grkd.console import console
+from grkd.data.chat import decode_response
+from grkd.data.conversation import Messages
+from grkd.data.language import Group
+from grkd.files import parse_json
+from grkd.language.context import LanguageModels
+from grkd.language.record_columns import GroupData, check_columns, record_columns
+from grkd.language.respond import read_records
+from grkd.language.scorer import panel_of
+from grkd.models.load import vocabulary_size
+from grkd.objectives import Objective
+from grkd.rankers import Panel, Prompt, Resources
+from grkd.recipe import LanguageRecipe, Method, Score
+from grkd.run.folder import RunFolder
+from grkd.teacher.local import LocalTeacher
+from grkd.training.fresh_groups import FreshGroups
+from grkd.training.groups_file import GroupsFile
+from grkd.training.language_rows import LanguageRows, mean_log_probs_of
+
+
+def method_panel(settings: Score, method: Method) -> Panel:
+    """The method's own rankers, else the recipe's. Raises UserError for an unknown ranker or option."""
+    if method.rankers is None:
+        return panel_of(settings if method.combine is None else replace(settings, combine=method.combine))
+    return panel_of(replace(settings, reward=None, calibration=None, rankers=method.rankers, combine=method.combine))
+
+
+def samples_groups(recipe: LanguageRecipe, objective: Objective) -> bool:
+    """Whether this method's groups are sampled in training: if it compares responses and the recipe says so."""
+    return recipe.responses.when == "in_training" and bool({"response"} & {*objective.levels} or objective.on_policy)
+
+
+def fresh_groups(
+    recipe: LanguageRecipe,
+    run: RunFolder,
+    models: LanguageModels,
+    method: Method,
+    objective: Objective,
+    work: Path,
+    *,
+    teacher: Any,
+) -> FreshGroups:
+    """The rankers, opened; teacher: the live one, or None if nothing needs it.
+
+    Raises UserError for rankers that cannot be used here.
+    """
+    panel = method_panel(recipe.score, method)
+    panel.open(
+        Resources(
+            teacher=None if teacher is None else lambda: _local(recipe, models, teacher),
+            device=models.device,
+            folder=run.path / "rankers" / f"training-{run.ranks.process_index}",
+            batch_size=recipe.score.batch_size,
+        )
+    )
+    stops = set(models.numbers["stop_ids"])
+    return FreshGroups(
+        panel=panel,
+        n=recipe.responses.n,
+        stored_share=recipe.responses.stored_share,
+        decode=lambda ids: decode_response(models.tokenizer, ids, stops),
+        reference=_reference(models) if objective.needs_reference else None,
+        file=GroupsFile(work / "groups", rank=run.ranks.process_index),
+    )
+
+
+def with_columns(recipe: LanguageRecipe, run: RunFolder, method: Method, groups: Sequence[Group]) -> list[Group]:
+    """The groups with what rankers read: the prompt, and the other columns of its record.
+
+    Raises UserError for a column that a ranker reads and no record has.
+    """
+    found = record_columns(recipe)
+    check_columns(method_panel(recipe.score, method), found, [group.id for group in groups], where=recipe.data.source)
+    messages = {record["group"]: record["messages"] for record in read_records(run, "train")}
+    return [
+        replace(group, columns={**own.columns, "prompt": _prompt(recipe, own, messages[group.id])})
+        for group in groups
+        for own in [found.get(group.id, GroupData(columns={}))]
+    ]
+
+
+def _prompt(recipe: LanguageRecipe, data: GroupData, messages: str) -> Prompt:
+    """Text if the record's prompt is text alone, as reward functions expect it; else messages."""
+    system = recipe.data.system
+    if data.prompt is not None and system is None:
+        return data.prompt
+    found: Messages = parse_json(messages)
+    if system is None or found[0]["role"] in ("system", "developer"):
+        return found
+    return [{"role": "system", "content": system}, *found]
+
+
+def _local(recipe: LanguageRecipe, models: LanguageModels, teacher: Any) -> LocalTeacher:
+    own = models.teacher_tokenizer
+    return LocalTeacher(
+        teacher,
+        models.tokenizer if own is None else own,
+        vocabulary=models.numbers["vocabulary"] if own is None else vocabulary_size(own),
+        batch_size=recipe.score.batch_size,
+    )
+
+
+def _reference(models: LanguageModels) -> Any:
+    """Mean log-probabilities under the student before training, which stays in memory beside the student."""
+    console.print("loading the student before training, which the method compares with")
+    before = models.student().to(models.device).eval().requires_grad_(False)
+    numbers = models.numbers
+    rows = LanguageRows(pad_token_id=numbers["pad_token_id"], vocabulary=numbers["vocabulary"])
+
+    def reference(batch: dict[str, Any]) -> torch.Tensor:
+        return mean_log_probs_of(rows, before, batch)
+
+    return reference

@@ -1,0 +1,49 @@
+"""Held-out groups as people look at them: responses, every ranker's scores, and a student's."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from grkd.files import read_json
+from grkd.language.respond import read_records
+from grkd.language.score_report import RANKERS
+from grkd.language.tables import write_table
+from grkd.reports.groups import HELD_OUT
+from grkd.run.folder import RunFolder
+
+
+def keep_groups(path: Path, run: RunFolder, student: Mapping[str, Sequence[float]]) -> None:
+    """Write HELD_OUT for groups of two responses or more.
+
+    student: mean token log-probability of every response, by group.
+    """
+    scored = {
+        record["id"]: record
+        for file in sorted((run.path / "score").glob("scores-*.parquet"))
+        for record in pq.read_table(file, columns=["id", "teacher_reward", "ranker_scores"]).to_pylist()
+    }
+    labels = read_json(run.path / "score" / RANKERS)["labels"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in read_records(run, "heldout"):
+        groups.setdefault(record["group"], []).append(record)
+    lines = []
+    for group, records in groups.items():
+        if len(records) < 2 or group not in student:
+            continue
+        found = [scored[record["id"]] for record in records]
+        by_ranker = zip(labels, zip(*(each["ranker_scores"] for each in found), strict=True), strict=True)
+        lines.append(
+            {
+                "id": group,
+                "prompt": records[0]["prompt"],
+                "responses": [record["response"] for record in records],
+                "scores": [each["teacher_reward"] for each in found],
+                "by_ranker": [(label, list(scores)) for label, scores in by_ranker],
+                "student": [None if math.isnan(value) else value for value in student[group]],
+            }
+        )
+    if lines:
+        write_table(path, lines, HELD_OUT)

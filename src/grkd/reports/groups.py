@@ -1,0 +1,127 @@
+"""The groups of a run as people look at them: a prompt's responses in the teacher's order and in the student's.
+
+Held-out groups: evaluate/<name>/groups.parquet of the students. Training groups: train/<name>/groups/*.parquet.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grkd.errors import UserError
+
+BEFORE = "before"
+
+# One line per group and student. Scores are one per response; null: no opinion.
+HELD_OUT = pa.schema(
+    {
+        "id": pa.string(),
+        "prompt": pa.string(),
+        "responses": pa.list_(pa.string()),
+        "scores": pa.list_(pa.float64()),  # the order that methods learn
+        "by_ranker": pa.map_(pa.string(), pa.list_(pa.float64())),
+        "student": pa.list_(pa.float64()),  # mean token log-probability, in nats
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupView:
+    """One group. students: mean log-probabilities of its responses by student, "before" first."""
+
+    id: str
+    prompt: str
+    responses: tuple[str, ...]
+    scores: tuple[float | None, ...]
+    by_ranker: Mapping[str, tuple[float | None, ...]]
+    students: Mapping[str, tuple[float | None, ...]]
+    step: int | None = None
+
+    def order(self) -> list[int]:
+        """Places of the responses, the best first; those without a score come last."""
+        return sorted(range(len(self.responses)), key=lambda place: _key(self.scores[place]), reverse=True)
+
+    def rank(self, student: str, place: int) -> int | None:
+        """The student's rank of a response, from 1; None without a score."""
+        own = self.students[student][place]
+        if own is None:
+            return None
+        return 1 + sum(other is not None and other > own for other in self.students[student])
+
+    def swapped(self, student: str) -> list[tuple[int, int]]:
+        """Pairs of places (better, worse by the ranking) that the student has the other way round."""
+        return [(i, j) for i, j in self.pairs() if _above(self.students[student][j], self.students[student][i])]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Pairs of places that the ranking orders, the better one first."""
+        places = range(len(self.responses))
+        return [(i, j) for i in places for j in places if _above(self.scores[i], self.scores[j])]
+
+
+def held_out_groups(run: Path) -> list[GroupView]:
+    """Every held-out group of a run with all of its students. Raises UserError if the run has kept none."""
+    found: dict[str, dict[str, Any]] = {}
+    paths = sorted((run / "evaluate").glob("*/groups.parquet"), key=lambda path: path.parent.name != BEFORE)
+    for path in paths:
+        for line in _lines(path):
+            group = found.setdefault(line["id"], {**line, "students": {}})
+            group["students"][path.parent.name] = tuple(line["student"])
+    if not found:
+        raise UserError(
+            f"{run}: no groups are kept there; `grkd run` of a language model with responses.n of 2 or more keeps them"
+        )
+    return [_view(group) for group in found.values()]
+
+
+def training_groups(run: Path, student: str) -> list[GroupView]:
+    """The groups that a student sampled while it was trained, in the order of its steps.
+
+    Raises UserError if there are none.
+    """
+    folder = run / "train" / student / "groups"
+    lines = [line for path in sorted(folder.glob("*.parquet")) for line in _lines(path)]
+    if not lines:
+        kept = sorted(path.parent.name for path in (run / "train").glob("*/groups"))
+        raise UserError(f"{folder}: no groups are kept there; students with groups: {', '.join(kept) or 'none'}")
+    return [
+        _view({**line, "students": {"as sampled": tuple(line["student_before"])}})
+        for line in sorted(lines, key=lambda line: int(line["step"]))
+    ]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(pq.read_table(path).to_pylist())
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and run again") from None
+
+
+def _view(line: Mapping[str, Any]) -> GroupView:
+    by_ranker = dict(line["by_ranker"])
+    return GroupView(
+        id=line["id"],
+        prompt=line["prompt"],
+        responses=tuple(line["responses"]),
+        scores=tuple(line["scores"]),
+        by_ranker={label: tuple(scores) for label, scores in by_ranker.items()},
+        students=line["students"],
+        step=line.get("step"),
+    )
+
+
+def _key(score: float | None) -> float:
+    return -math.inf if score is None else score
+
+
+def _above(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and one > other
+
+
+def tally(groups: Sequence[GroupView], student: str) -> tuple[int, int]:
+    """Over all groups: pairs that the student has the wrong way round, and pairs that the ranking orders."""
+    own = [group for group in groups if student in group.students]
+    return sum(len(group.swapped(student)) for group in own), sum(len(group.pairs()) for group in own)

@@ -1,0 +1,236 @@
+"""Groups that the student samples in training: which prompts, their responses, and the order that rankers give them."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grkd.data.language import Group, Item, Matrix
+from grkd.errors import UserError
+from grkd.objectives import Objective
+from grkd.rankers import Panel
+from grkd.rankers.combine import votes
+from grkd.training.groups_file import GroupsFile
+from grkd.training.groups_of_responses import scores_of
+from grkd.training.on_policy import answer_seeds, answered_anew, group_seeds
+from grkd.training.rows import Places
+
+if TYPE_CHECKING:
+    from grkd.training.language_rows import LanguageRows
+
+Reference = Callable[[dict[str, Any]], Tensor]
+
+
+@dataclass(kw_only=True)
+class FreshGroups:
+    """How groups of responses are sampled from the student as it is, and put in order.
+
+    panel: the rankers, opened. n: responses per group. stored_share: share of the prompts that keep their stored
+    responses. decode: token ids to the text that rankers read. reference: mean log-probabilities [groups, width] of a
+    batch's responses under the student before training. file: where the groups are kept; None: nowhere.
+    """
+
+    panel: Panel
+    decode: Callable[[Sequence[int]], str]
+    n: int = 8
+    stored_share: float = 0.0
+    reference: Reference | None = None
+    file: GroupsFile | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise UserError(f"a group needs 2 responses or more to be ranked, got n = {self.n}")
+        if not 0 <= self.stored_share < 1:
+            raise UserError(f"stored_share must be 0 or more and below 1, got {self.stored_share}")
+
+    def share(self, objective: Objective) -> float:
+        """Share of the prompts that are answered anew: of methods that compare responses, or sample by themselves."""
+        if "response" in objective.levels:
+            return 1.0 - self.stored_share
+        return objective.on_policy
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """A micro-batch while its groups are renewed."""
+
+    groups: list[Group]
+    asked: list[int]
+    step: int
+    sampled: dict[int, list[list[float]]] = field(default_factory=dict)  # log-probabilities per token, by group
+    batch: dict[str, Any] = field(default_factory=dict)
+
+
+def renewed(
+    rows: "LanguageRows",
+    model: nn.Module,
+    batches: Sequence[dict[str, Any]],
+    objective: Objective,
+    *,
+    seed: int,
+    places: Places,
+    share: float,
+) -> list[dict[str, Any]]:
+    """The batches with `share` of their prompts answered anew by the student, ranked where `rows` has fresh groups.
+
+    Draws depend on (seed, step, number of the group in the step): not on how a step is split.
+    """
+    parts, prompts, seeds = [], [], []
+    for batch, (step, first) in zip(batches, places, strict=True):
+        of_groups = group_seeds(seed, step, first, len(batch["groups"]))
+        part = _Part(groups=list(batch["groups"]), asked=answered_anew(of_groups, share), step=step)
+        for number in part.asked:
+            group = part.groups[number]
+            part.groups[number] = replace(group, items=_places(group, rows.fresh), reference_log_probs=None)
+            prompts += [item.prompt_ids for item in part.groups[number].items]
+            seeds += answer_seeds(of_groups[number], len(part.groups[number].items))
+        parts.append(part)
+    assert rows.sampler is not None
+    with _timed(rows.seconds, "sample"):
+        answers = iter(rows.sampler(model, prompts, objective.teacher_mixed_in, seeds) if prompts else [])
+        for part in parts:
+            _answer(part, answers)
+    device = batches[0]["input_ids"].device
+    for part in parts:
+        part.batch = _moved(rows.collate_all(part.groups), device)
+        part.batch["sampled_log_probs"] = _token_log_probs(part).to(device)
+    if rows.fresh is not None:
+        with _timed(rows.seconds, "rank"):
+            _rank(rows, rows.fresh, parts, objective)
+    elif any(len(part.asked) < len(part.groups) for part in parts):
+        for part in parts:
+            if len(part.asked) < len(part.groups):  # weights of a method that has them need all tokens
+                del part.batch["sampled_log_probs"]
+    return [part.batch for part in parts]
+
+
+def _places(group: Group, fresh: FreshGroups | None) -> tuple[Item, ...]:
+    """Items for the new responses: as many as the group had, or n."""
+    if fresh is None:
+        return group.items
+    first = group.items[0]
+    return tuple(replace(first, id=f"{group.id}#fresh{number}") for number in range(fresh.n))
+
+
+def _answer(part: _Part, answers: Iterator[tuple[list[int], list[float]]]) -> None:
+    for number in part.asked:
+        group, items = part.groups[number], []
+        part.sampled[number] = []
+        for item in group.items:
+            response_ids, log_probs = next(answers)
+            items.append(replace(item, response_ids=response_ids))
+            part.sampled[number].append(log_probs)
+        scores = group.teacher_scores if len(group.teacher_scores) == len(items) else (0.0,) * len(items)
+        sources = ("student",) * len(items)
+        part.groups[number] = replace(group, items=tuple(items), teacher_scores=scores, sources=sources)
+
+
+def _token_log_probs(part: _Part) -> Tensor:
+    """Log-probabilities with which tokens were drawn, item by item; NaN for stored responses."""
+    found: list[float] = []
+    for number, group in enumerate(part.groups):
+        for place, item in enumerate(group.items):
+            drawn = part.sampled.get(number)
+            found += [float("nan")] * len(item.response_ids) if drawn is None else drawn[place]
+    return torch.tensor(found)
+
+
+def _rank(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
+    """Scores, votes and reference of every batch; the groups are kept."""
+    needs_hidden = rows.teacher is not None and ("teacher" in fresh.panel.needs or "row" in objective.levels)
+    teacher = [rows.teacher_log_probs(part.batch) if needs_hidden else None for part in parts]
+    chosen = [(part, number) for part in parts for number in part.asked]
+    if chosen:
+        _order(fresh, parts, chosen, teacher)
+    for part in parts:
+        if fresh.panel.combine == "votes":
+            part.groups = [_with_votes(group) for group in part.groups]
+            part.batch["groups"] = part.groups
+        if objective.trains_on != "all":  # a choice by the new scores, so other tokens than those above
+            groups, device = part.groups, part.batch["input_ids"].device
+            part.batch = _moved(rows.collate(groups), device)
+        else:
+            part.batch |= _moved(scores_of(part.groups), part.batch["input_ids"].device)
+        if objective.needs_reference:
+            if fresh.reference is None:
+                raise UserError("this method compares the student with itself before training; there is no reference")
+            part.batch["reference"] = fresh.reference(part.batch)
+
+
+def _order(
+    fresh: FreshGroups,
+    parts: Sequence[_Part],
+    chosen: Sequence[tuple[_Part, int]],
+    teacher: Sequence[list[float] | None],
+) -> None:
+    """Ask the panel about all new groups at once, and note its scores."""
+    groups = [part.groups[number] for part, number in chosen]
+    texts = [[fresh.decode(item.response_ids) for item in group.items] for group in groups]
+    columns = _columns(groups)
+    if all(values is not None for values in teacher):
+        columns["teacher_log_prob"] = [
+            _of_group(part, number, values)
+            for part, values in zip(parts, teacher, strict=True)
+            for number in part.asked
+            if values is not None
+        ]
+    prompts = [group.columns["prompt"] if group.columns else "" for group in groups]
+    ranked = fresh.panel(prompts, texts, columns)
+    for at, (part, number) in enumerate(chosen):
+        group, size = part.groups[number], len(part.groups[number].items)
+        scores, given = ranked.order.scores[at][:size].tolist(), ranked.order.votes
+        own = None if given is None else (_square(given.share[at], size), _square(given.weight[at], size))
+        part.groups[number] = replace(group, teacher_scores=tuple(scores), votes=own)
+    if fresh.file is not None:
+        sampled = [part.sampled[number] for part, number in chosen]
+        before = [[float(np.mean(values)) for values in group] for group in sampled]
+        fresh.file.add([part.step for part, _ in chosen], groups, prompts, texts, ranked, before)
+
+
+def _columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """The records' columns, one value per group, and the token ids that the teacher would read."""
+    known: dict[str, None] = dict.fromkeys(name for group in groups for name in (group.columns or {}))
+    found: dict[str, list[Any]] = {
+        name: [(group.columns or {}).get(name) for group in groups] for name in known if name != "prompt"
+    }
+    found["prompt_ids"] = [group.items[0].prompt_ids for group in groups]
+    found["response_ids"] = [[item.response_ids for item in group.items] for group in groups]
+    return found
+
+
+def _of_group(part: _Part, number: int, values: Sequence[float]) -> list[float]:
+    start = sum(len(group.items) for group in part.groups[:number])
+    return list(values[start : start + len(part.groups[number].items)])
+
+
+def _square(values: Any, size: int) -> Matrix:
+    return tuple(map(tuple, values[:size, :size].tolist()))
+
+
+def _with_votes(group: Group) -> Group:
+    """A stored group beside new ones that have votes: its own scores as those of one ranker."""
+    if group.votes is not None:
+        return group
+    own, size = votes([np.array([group.teacher_scores], dtype=np.float64)]), len(group.items)
+    return replace(group, votes=(_square(own.share[0], size), _square(own.weight[0], size)))
+
+
+def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+class _timed:
+    """Adds the seconds of a block to a counter."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds[self.name] += time.perf_counter() - self.start

@@ -1,0 +1,93 @@
+"""`responses.when: in_training`: students learn from groups that they sample themselves, ranked by anyone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from grkd import cli
+from grkd.reports.groups import held_out_groups, training_groups
+
+ARITHMETIC = {"ranking": [{"part": "pairs", "level": "response", "tau": 0.1}], "anchor": [{"part": "soft_target"}]}
+
+
+def by_words(prompts: Any, completions: list[str], answer: list[str], **columns: Any) -> list[float | None]:
+    """More words of the record's answer are better; without any word there is no opinion."""
+    return [
+        float(sum(word in own.split() for word in text.split())) if text.split() else None
+        for text, own in zip(completions, answer, strict=True)
+    ]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_teacher: Path) -> Path:
+    """A tiny student on sixteen prompts with groups of three."""
+    lines = [{"prompt": f"w{n} w{n + 1}", "answer": f"w{n % 5} w{n % 3}"} for n in range(16)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {
+        "task": "language_model",
+        "output": "run",
+        "device": "cpu",
+        "teacher": {"model": str(tiny_teacher)},
+        "student": {"layers": [0, 2]},
+        "data": {"train": "prompts.jsonl", "heldout_fraction": 0.25},
+        "responses": {"source": "student", "when": "in_training", "n": 3, "max_new_tokens": 4, "batch_size": 8},
+        "score": {
+            "rankers": [{"name": "function", "function": f"{__name__}:by_words", "label": "words"}, "log_prob"],
+            "combine": "votes",
+        },
+        "methods": [
+            {"name": "grkd", **ARITHMETIC},
+            {"name": "grpo", "rankers": [{"name": "function", "function": f"{__name__}:by_words"}]},
+            "dpo",
+            "opd",
+            "kd",
+        ],
+        "training": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "steps_per_generation": 2, "save_every": 1},
+        "evaluation": {"top_k": 5, "samples": 1, "sample_tokens": 3},
+    }
+    path = tmp_path / "fresh.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_run_from_end_to_end(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(recipe)]) == 0
+    run = recipe.parent / "run"
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["status"].values()) == {"done"}
+    for student in ("grkd-seed0", "dpo-seed0"):
+        kept = training_groups(run, student)
+        assert {group.step for group in kept} == {0, 1, 2}
+        assert {len(group.responses) for group in kept} == {3}
+        assert list(kept[0].by_ranker) == ["words", "log_prob"]
+    assert list(training_groups(run, "grpo-seed0")[0].by_ranker) == ["function"]  # its own rankers
+    assert not (run / "train" / "kd-seed0" / "groups").exists()  # learns from the stored responses
+    held_out = held_out_groups(run)
+    assert set(held_out[0].students) == {"before", *results["status"]}
+    assert cli.main(["groups", str(run)]) == 0
+    assert "pairs swapped" in capsys.readouterr().out
+    assert cli.main(["run", str(recipe)]) == 0  # nothing is made twice
+    assert "done before, kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("responses.n=1", "set responses.n to 2 or more"),
+        ("responses.stored_share=1.0", "responses.stored_share"),
+        ("score.combine=most", "score.combine"),
+    ],
+)
+def test_mistakes(recipe: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(recipe), override]) == 2
+    assert message in capsys.readouterr().err
+    assert not (recipe.parent / "run" / "respond").exists()  # before anything costs time
+
+
+def test_a_column_that_no_record_has(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranker = "[{name: verifier, answer: solution}]"
+    assert cli.main(["run", str(recipe), f"score.rankers={ranker}"]) == 2
+    assert "'solution'" in capsys.readouterr().err

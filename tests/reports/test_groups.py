@@ -1,0 +1,123 @@
+"""Groups of a run: orders, swapped pairs, and the command that shows them."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grkd import cli
+from grkd.reports.groups import HELD_OUT, GroupView, held_out_groups, tally
+from grkd.training.groups_file import GROUPS
+
+
+def view(scores: list[float | None], student: list[float | None]) -> GroupView:
+    return GroupView(
+        id="a",
+        prompt="?",
+        responses=tuple(f"r{place}" for place in range(len(scores))),
+        scores=tuple(scores),
+        by_ranker={},
+        students={"kd": tuple(student)},
+    )
+
+
+def test_order_ranks_and_swapped_pairs_by_hand() -> None:
+    """Scores 2 > 1 = 1, one unknown; the student has 0 < 1 < 3 < 2."""
+    group = view([2.0, 1.0, 1.0, None], [-3.0, -2.0, -1.0, -1.5])
+    assert group.order() == [0, 1, 2, 3]
+    assert [group.rank("kd", place) for place in range(4)] == [4, 3, 1, 2]
+    assert group.pairs() == [(0, 1), (0, 2)]
+    assert group.swapped("kd") == [(0, 1), (0, 2)]
+    assert tally([group, view([1.0, 2.0], [0.0, 1.0])], "kd") == (2, 3)
+
+
+VALUES = st.lists(st.one_of(st.none(), st.integers(-3, 3).map(float)), min_size=2, max_size=6)
+
+
+@given(VALUES, st.randoms())
+def test_a_student_that_has_the_ranking_swaps_nothing(scores: list[float | None], random: Any) -> None:
+    assert view(scores, scores).swapped("kd") == []
+    turned = [None if score is None else -score for score in scores]
+    group = view(scores, turned)
+    assert group.swapped("kd") == group.pairs()
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """Two held-out groups of two students, and one group of a training."""
+    lines = [
+        {
+            "id": f"heldout/{number}",
+            "prompt": f"what is {number} [b]+[/b] 1?",
+            "responses": ["4", "a long answer " * 30, "[red]5"],
+            "scores": [1.0, 0.0, None],
+            "by_ranker": [("verifier", [1.0, 0.0, None]), ("log_prob", [-1.0, -2.0, -3.0])],
+        }
+        for number in range(2)
+    ]
+    for name, student in (("before", [-2.0, -1.0, -3.0]), ("grkd-seed0", [-1.0, -2.0, -3.0])):
+        folder = tmp_path / "evaluate" / name
+        folder.mkdir(parents=True)
+        pq.write_table(
+            pa.Table.from_pylist([{**line, "student": student} for line in lines], schema=HELD_OUT),
+            folder / "groups.parquet",
+        )
+    folder = tmp_path / "train" / "grkd-seed0" / "groups"
+    folder.mkdir(parents=True)
+    trained = [{**lines[0], "step": step, "student_before": [-2.0, -1.0, -3.0]} for step in (0, 1)]
+    pq.write_table(pa.Table.from_pylist(trained, schema=GROUPS), folder / "00000002-0.parquet")
+    return tmp_path
+
+
+def test_students_of_a_run_in_one_view(run_folder: Path) -> None:
+    groups = held_out_groups(run_folder)
+    assert [group.id for group in groups] == ["heldout/0", "heldout/1"]
+    assert list(groups[0].students) == ["before", "grkd-seed0"]
+    assert (tally(groups, "before"), tally(groups, "grkd-seed0")) == ((2, 2), (0, 2))
+
+
+def test_the_command_shows_orders_and_marks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["groups", str(run_folder), "--limit", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "heldout/0: what is 0 [b]+[/b] 1?" in shown
+    assert "2* (-2)" in shown  # before: the best response second
+    assert "1 (-1)" in shown
+    assert "before: 2 of 2 pairs swapped (100.0 %), over 2 groups" in shown
+    assert "grkd-seed0: 0 of 2 pairs swapped (0.0 %), over 2 groups" in shown
+    assert "1 more groups" in shown
+    assert "heldout/1" not in shown
+
+
+def test_one_prompt_and_training_groups(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["groups", str(run_folder), "--prompt", "heldout/1"]) == 0
+    assert "heldout/0:" not in capsys.readouterr().out
+    assert cli.main(["groups", str(run_folder), "--train", "grkd-seed0", "--step", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "step 1, heldout/0" in shown
+    assert "step 0" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "nope"], "no such group"),
+        (["--train", "nope"], "students with groups: grkd-seed0"),
+        (["--step", "1"], "--step needs --train"),
+        (["--limit", "0"], "--limit must be 1 or more"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["groups", str(run_folder), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_without_groups_and_a_damaged_file(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["groups", str(run_folder / "train")]) == 2
+    assert "no groups are kept there" in capsys.readouterr().err
+    (run_folder / "evaluate" / "before" / "groups.parquet").write_bytes(b"PAR1 cut")
+    assert cli.main(["groups", str(run_folder)]) == 2
+    assert "is damaged" in capsys.readouterr().err
