@@ -40,6 +40,7 @@ def test_mistakes_are_one_line(tmp_path: Path, words: list[str], line: str) -> N
         ("{kd: {temperature: [1, 2]}}", "search.options.kd: no method of the recipe has this label; labels: soft"),
         ("{soft: {temperature: [-1.0]}}", "temperature must be above 0"),
         ("{soft: {warmth: [1.0]}}", "warmth"),
+        ("{soft: {preset: [paper]}}", "search.options.soft.preset: give each preset as a method with a label"),
     ],
 )
 def test_options_that_reach_no_method_are_refused(tmp_path: Path, options: str, line: str) -> None:

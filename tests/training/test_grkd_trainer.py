@@ -474,7 +474,7 @@ def test_predict_gives_the_loss_of_records(tmp_path: Path, student: Any, teacher
 
 
 def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(tmp_path: Path, student: Any, teacher: Any) -> None:
-    made = trainer(tmp_path, student, teacher, method_options={"group": "sample", "group_size": 4})
+    made = trainer(tmp_path, student, teacher, method_options={"pairs.group": "sample", "pairs.group_size": 4})
     losses = []
     for size in (1, 3, 8):
         made.args.per_device_eval_batch_size = size

@@ -22,15 +22,17 @@ STEPS = 8
 SPLITS = {"8 x 1": (8, 1), "4 x 2": (4, 2), "2 x 4": (2, 4)}
 LIMIT = 1e-6
 DOCUMENT = Path(__file__).parents[2] / "docs" / "method.md"
-SAMPLED: dict[str, Any] = {"group": "sample", "group_size": 6}
+PAIRS: dict[str, Any] = {"part": "pairs", "group": "sample", "group_size": 6}
+RESPONSES: dict[str, Any] = {"part": "pairs", "level": "response", "tau": 0.1}
+SAMPLED: dict[str, Any] = {"ranking": [PAIRS]}
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in objectives.names()},
     "rkd": ("rkd", {"on": "logits"}),
     "grkd": ("grkd", SAMPLED),
-    "grkd over responses": ("grkd", {"level": "response"}),
-    "grkd over both": ("grkd", {"level": "both", **SAMPLED}),
+    "grkd over responses": ("grkd", {"ranking": [RESPONSES]}),
+    "grkd over both": ("grkd", {"ranking": [PAIRS, RESPONSES]}),
     "grkd on policy": ("grkd", {"on_policy_fraction": 0.5, **SAMPLED}),
-    "grkd across rows": ("grkd", {"across_batch": 1.0, "group": "all"}),
+    "grkd across rows": ("grkd", {"ranking": [{"part": "pairs"}, {"part": "pairs", "over": "batch", "group": "all"}]}),
 }
 RANKS = """
 import sys
