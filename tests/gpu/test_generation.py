@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from transformers import AutoModelForCausalLM as Auto
 from transformers import Gemma2Config, LlamaConfig, PreTrainedModel, Qwen3Config
@@ -12,6 +14,7 @@ from grkd.kernels import decode_step, draw_tokens
 from grkd.models import graph_sampler
 from grkd.models.generate import Method, fastest_method, free_memory, generate_responses
 from grkd.models.graph_sampler import Draw, sample
+from grkd.models.sample_mixed import sample_on_policy
 
 pytestmark = [
     pytest.mark.gpu,
@@ -102,6 +105,42 @@ def test_parameters_may_change_between_calls(autocast: bool) -> None:
     if not autocast:
         assert written(model, "graph", 0.0) == written(model, "dynamic", 0.0)  # at another address
     free_memory()
+
+
+def test_a_students_graph_outlives_its_training_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrapped by accelerate, float32 weights under bfloat16: recorded once, though the weights change."""
+    model = tiny()
+    accelerator = Accelerator(mixed_precision="bf16")
+    student = accelerator.prepare_model(model)
+    options: dict[str, Any] = {"teacher_mix": 0.0, "temperature": 1.0, "top_p": 1.0, "vocabulary": 5000}
+
+    def step() -> Any:
+        with accelerator.autocast():
+            sample_on_policy(
+                student, None, PROMPTS, seeds=range(5), max_new_tokens=8, stop_ids=[1], pad_token_id=1, **options
+            )
+        student(torch.tensor([[5, 6]], device="cuda")).logits.square().mean().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(0.01 * parameter.grad)
+        return graph_sampler._kept[model].rows if model in graph_sampler._kept else None
+
+    try:
+        first = step()
+        assert first.step.dtype == torch.bfloat16
+        graph = first._graph
+        assert step() is first
+        assert first._graph is graph
+        free_memory()
+        monkeypatch.setattr(graph_sampler, "_SMALL_SHARE", 0.0)
+        graph_sampler._in_training.discard(model)
+        assert step() is None  # what training takes is not known yet
+        kept = step()
+        assert kept is not None
+        assert step() is kept
+    finally:
+        free_memory()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -18,7 +18,7 @@ from transformers import (
 
 from grkd.models import graph_sampler
 from grkd.models.decoder_step import DecoderStep, unsupported
-from grkd.models.graph_sampler import Answer, Draw, NotSupportedError, free_memory, sample
+from grkd.models.graph_sampler import Answer, Draw, NotSupportedError, free_memory, may_stay, sample
 
 PROMPTS = [[5], [3, 4, 9, 8, 7, 11], [6, 2], [10, 12, 13, 14], [3, 3, 3]]
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 40}
@@ -220,3 +220,38 @@ def test_what_cannot_be_decoded_says_why() -> None:
 
 def test_nothing_to_do() -> None:
     assert answered(tiny(), []) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "peak", "stayed", "stays"),
+    [
+        (8, None, False, True),  # a tenth of the GPU: whatever the training takes
+        (8, 79, False, True),
+        (16, None, False, False),  # what a training step takes is not known yet
+        (16, 40, False, True),  # 16 + 40 of 70
+        (16, 41, False, False),
+        (16, 56, True, True),  # the peak holds them
+        (16, 57, True, False),
+    ],
+)
+def test_buffers_stay_between_steps_of_a_training(size: int, peak: int | None, stayed: bool, stays: bool) -> None:
+    """Of a GPU with 80 GB, 70 of them ours: .8 of 70 is 56."""
+    gb = 10**9
+    memory: dict[str, Any] = {"total": 80 * gb, "available": 70 * gb, "stayed": stayed}
+    assert may_stay(size * gb, peak=None if peak is None else peak * gb, **memory) == stays
+
+
+def test_bytes_of_the_buffers() -> None:
+    """By hand: keys and values of 3 layers, 2 heads of 8; copies where the weights are of another dtype."""
+    model = tiny()
+    answered(model)
+    rows = graph_sampler._kept[model].rows
+    assert rows.cache.slots == 128
+    row = sum(part[0].numel() * 4 for part in (*rows.cache.keys, *rows.cache.values)) + 40 * 8 + 128 * (8 + 4)
+    assert rows.step.row_bytes(128) == row == 2 * 3 * 2 * 8 * 128 * 4 + 1856
+    assert rows.bytes == 2 * row
+    with torch.autocast("cpu", torch.bfloat16):
+        answered(model)
+    rows = graph_sampler._kept[model].rows
+    copied = sum(parameter.numel() * 2 for parameter in model.parameters())
+    assert rows.bytes == 2 * (row - 2 * 3 * 2 * 8 * 128 * 2) + copied

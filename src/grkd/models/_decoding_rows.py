@@ -11,9 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from grkd.kernels import draw_tokens
+from grkd.models._decoding_check import relative_difference, tolerance
 from grkd.models.decoder_step import Cache, DecoderStep
 
 _POLL_STEPS = 16  # decode steps between two looks at which rows have finished
+_CHECKED = 8  # prompts after which the logits are compared with the model's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,8 @@ class DecodingRows:
 
     @property
     def bytes(self) -> int:
-        """Memory of the cache and of copied parameters."""
-        return self.cache.bytes + self.step.copied_bytes
+        """Memory of the rows and of copied parameters."""
+        return self.rows * self.step.row_bytes(self.cache.slots) + self.step.copied_bytes
 
     def answers(
         self,
@@ -123,23 +125,18 @@ class DecodingRows:
         self.done[rows] = False
 
     def _check(self, model: PreTrainedModel, prompts: Sequence[list[int]], rows: Sequence[int]) -> None:
-        """Once: the step's logits after two of the prompts are the model's own, up to the rounding of its dtype."""
+        """Once: the step's logits after some of the prompts are the model's own, up to the rounding of its dtype."""
         if self._checked:
             return
-        logits = self.step.logits(self.tokens, self.places, self.cache)
-        relative = 1e-3 if self.step.dtype in (torch.float32, torch.float64) else 0.1
-        for number in {0, len(prompts) - 1}:
-            with torch.autocast(self.step.device.type, dtype=self.step.dtype, enabled=model.dtype != self.step.dtype):
-                whole = model(input_ids=torch.tensor([prompts[number]], device=self.step.device)).logits[0, -1].float()
-            ours = logits[rows[number]].float()
-            if self.step.softcap is not None:
-                ours = self.step.softcap * torch.tanh(ours / self.step.softcap)
-            difference = float((ours - whole).abs().max())
-            if not difference <= relative * max(1.0, float(whole.abs().max())):
-                raise NotSupportedError(
-                    f"the static decode step does not give this {self.step.config.model_type} model's logits (they "
-                    f"differ by {difference:.3g})"
-                )
+        step, some = self.step, range(0, len(rows), -(-len(rows) // _CHECKED))
+        logits = step.logits(self.tokens, self.places, self.cache)[[rows[number] for number in some]]
+        asked = [prompts[number] for number in some]
+        found = relative_difference(logits, model, asked, dtype=step.dtype, softcap=step.softcap)
+        if not found <= tolerance(step.dtype):
+            raise NotSupportedError(
+                f"the static decode step does not give this {step.config.model_type} model's logits (they differ by "
+                f"{100 * found:.3g} % of their size in {str(step.dtype).removeprefix('torch.')})"
+            )
         self._checked = True
 
     def _advance(self, draw: Draw) -> None:

@@ -55,10 +55,6 @@ class Cache:
     def slots(self) -> int:
         return self.keys[0].shape[2]
 
-    @property
-    def bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in (*self.keys, *self.values))
-
 
 class DecoderStep:
     """Next-token logits from one token per row; rows are at places of their own.
@@ -100,10 +96,10 @@ class DecoderStep:
         """Memory of the parameters that are copied."""
         return sum(copied.numel() * copied.element_size() for copied, _ in self._copied)
 
-    def cache_bytes(self, slots: int) -> int:
-        """Memory of one row's cache."""
-        size = torch.empty(0, dtype=self.dtype).element_size()
-        return 2 * len(self._decoder.layers) * self.kv * slots * self.dim * size
+    def row_bytes(self, slots: int) -> int:
+        """Memory of one row: cache, float32 logits and what is drawn by, ids and log-probabilities."""
+        cache = 2 * len(self._decoder.layers) * self.kv * slots * self.dim * self.dtype.itemsize
+        return cache + self.head_size * 8 + slots * 12
 
     def belongs_to(self, model: PreTrainedModel) -> bool:
         """Whether the model still has the parameters that this step was made for (an adapter may have come)."""

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from transformers import PreTrainedModel
@@ -17,21 +17,24 @@ from grkd.models.decoder_step import DecoderStep, unsupported
 _SLOT_STEP = 128  # caches grow in such steps, so that few graphs are recorded
 _MOST_ROWS = 1024
 _ROWS_ON_CPU = 16
-_FREE_SHARE = 0.7  # of the free memory, for the cache and the logits
-_KEPT_SHARE = 0.1  # of the GPU's memory that is kept between the steps of a training
+_FREE_SHARE = 0.7  # of the free memory, for the rows' buffers
+_SMALL_SHARE = 0.1  # of the GPU's memory: buffers that stay between the steps of a training whatever these need
+_BESIDE_SHARE = 0.8  # of the memory that this process can have: what a training and larger buffers may take together
 
 
 @dataclass
 class _Kept:
-    """The buffers of a model; bound: they are as many rows as the memory held."""
+    """The buffers of a model; bound: they are as many rows as the memory held; stayed: over a step of a training."""
 
     rows: DecodingRows
     bound: bool
+    stayed: bool = False
 
 
 # Kept for the next call: a graph is bound to the addresses of its cache. Models that failed the check, with the reason.
 _kept: WeakKeyDictionary[PreTrainedModel, _Kept] = WeakKeyDictionary()
 _refused: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+_in_training: WeakSet[PreTrainedModel] = WeakSet()  # models that `make_room_for_training` has seen
 
 
 def reason_against(model: PreTrainedModel) -> str | None:
@@ -86,13 +89,34 @@ def free_memory() -> None:
             torch.cuda.empty_cache()
 
 
-def keep_little(model: PreTrainedModel) -> None:
-    """Give back this model's buffers where they take more than a tenth of the GPU: for calls between training steps."""
-    if model in _kept and model.device.type == "cuda":
-        total = torch.cuda.get_device_properties(model.device).total_memory
-        if _kept[model].rows.bytes > _KEPT_SHARE * total:
-            del _kept[model]
-            torch.cuda.empty_cache()
+def make_room_for_training(model: PreTrainedModel) -> None:
+    """After sampling between two steps of a training: give this model's buffers back unless they may stay."""
+    if (kept := _kept.get(model)) is None or model.device.type != "cuda":
+        return
+    free, total = torch.cuda.mem_get_info(model.device)
+    kept.stayed = may_stay(
+        kept.rows.bytes,
+        total=total,
+        available=free + torch.cuda.memory_reserved(model.device),
+        peak=torch.cuda.max_memory_allocated(model.device) if model in _in_training else None,
+        stayed=kept.stayed,
+    )
+    _in_training.add(model)
+    if not kept.stayed:
+        del kept, _kept[model]
+        torch.cuda.empty_cache()
+
+
+def may_stay(size: int, *, total: int, available: int, peak: int | None, stayed: bool) -> bool:
+    """Whether buffers of `size` bytes stay on the GPU during the next training step; recording them takes seconds.
+
+    Small ones always do, others where they and what the training took so far leave a share of the memory free.
+    total: memory of the GPU. available: of it, what this process holds or could have. peak: the most that this process
+    has allocated, over at least one training step; None before the first. stayed: the buffers are part of that peak.
+    """
+    if size <= _SMALL_SHARE * total:
+        return True
+    return peak is not None and peak + (0 if stayed else size) <= _BESIDE_SHARE * available
 
 
 def _rows(
@@ -125,7 +149,7 @@ def _rounded(rows: int) -> int:
 
 
 def _rows_that_fit(step: DecoderStep, slots: int) -> int:
-    """Rows whose cache and logits take a share of the GPU memory that is free."""
+    """Rows whose buffers take a share of the GPU memory that is free."""
     free, _ = torch.cuda.mem_get_info(step.device)
     free += torch.cuda.memory_reserved(step.device) - torch.cuda.memory_allocated(step.device)
-    return max(1, int(_FREE_SHARE * free) // (step.cache_bytes(slots) + step.head_size * 8 + slots * 12))
+    return max(1, int(_FREE_SHARE * free) // step.row_bytes(slots))

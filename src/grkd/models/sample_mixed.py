@@ -98,7 +98,7 @@ def _by_graph(
     stop_ids: Sequence[int],
     batch_size: int | None,
 ) -> list[tuple[list[int], list[float]]]:
-    """The student alone by grkd.models.graph_sampler; training has its memory back where it is much."""
+    """The student alone by grkd.models.graph_sampler; training has its memory back where it may need it."""
     lists = graph_sampler.sample(
         model,
         prompts,
@@ -109,7 +109,7 @@ def _by_graph(
         batch_size=batch_size,
     )
     found = {answer.index: (answer.response_ids, answer.log_probs) for answers in lists for answer in answers}
-    graph_sampler.keep_little(model)
+    graph_sampler.make_room_for_training(model)
     return [found[index] for index in range(len(prompts))]
 
 

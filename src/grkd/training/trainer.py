@@ -126,7 +126,8 @@ class DistillationTrainer(Trainer):
         places = [
             (start + number // a_step, self._first_example(number % a_step, size)) for number in range(len(batches))
         ]
-        with self.compute_loss_context_manager():  # mixed precision, as in the step itself
+        # Mixed precision as in the step itself, where accelerate has it in the student's wrapped `forward` alone.
+        with self.accelerator.autocast():
             return self.rows.renew(self.model_wrapped, batches, self.objective, seed=self.args.seed, places=places)
 
     def _first_example(self, micro_batch: int, size: int) -> int:
