@@ -30,6 +30,7 @@ NO_IDENTITY: dict[tuple[str, str], str] = {
     ("pro", "default"): "the best response is made likelier for ever",
     ("pro", "temperatures"): "the best response is made likelier for ever",
     ("pro", "ranking alone"): "margins grow for ever",
+    ("grpo", "default"): "a policy gradient has no minimum at the teacher",
     ("simpo", "default"): "the margin grows for ever",
     ("simpo", "with best response"): "the margin grows for ever",
 }

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grkd.objectives import Batch, Features, Level, Objective, Votes, combine
+from grkd.groups import checked_mask, wide
+from grkd.objectives import Batch, Features, Level, Objective, ResponseTokens, Votes, combine
 
 ROWS, CANDIDATES = 8, 9
 
@@ -35,7 +36,8 @@ def a_batch(
     shared: dict[str, Any] = {"student": student, "teacher": 2 * teacher, "mask": mask, "progress": 0.3}
     if level == "response":
         lengths = torch.randint(1, 30, student.shape, generator=more)
-        return Batch(**shared, level=level, lengths=lengths, reference=student + 0.2 * draw(rows, candidates))
+        reference = student + 0.2 * draw(rows, candidates)
+        return with_tokens(Batch(**shared, level=level, lengths=lengths, reference=reference))
     return Batch(
         **shared,
         labels=order.argmax(-1),
@@ -55,7 +57,19 @@ def take(batch: Batch, rows: Any) -> Batch:
     if batch.votes is not None:
         weights = batch.votes.weights
         taken["votes"] = Votes(targets=batch.votes.targets[rows], weights=None if weights is None else weights[rows])
-    return replace(batch, **taken)
+    return with_tokens(replace(batch, **taken))
+
+
+def with_tokens(batch: Batch) -> Batch:
+    """One to three tokens per response, each with its mean log-probability; drawn when a little likelier or less."""
+    if batch.level != "response" or batch.lengths is None:
+        return batch
+    exists = checked_mask(batch.mask, batch.student).flatten()
+    here = exists.nonzero().squeeze(-1)
+    place = here.repeat_interleave(1 + batch.lengths.flatten()[here] % 3)
+    log_probs = wide(batch.student.flatten()[place])
+    drawn = log_probs.detach() + 0.5 * batch.lengths.flatten()[place].to(log_probs.dtype).sin()
+    return replace(batch, tokens=ResponseTokens(log_probs=log_probs, place=place, sampled_log_probs=drawn))
 
 
 def loss_and_gradient(
@@ -63,7 +77,8 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Loss and the student's gradient; groups are drawn from the same seed every time."""
     student = batch.student.detach().clone().requires_grad_()
-    terms = objective.terms(replace(batch, student=student, seeds=torch.Generator().manual_seed(7)))
+    moved = with_tokens(replace(batch, student=student, seeds=torch.Generator().manual_seed(7)))
+    terms = objective.terms(moved)
     loss = combine(terms if term is None else [terms[term]], rows=rows)
     loss.backward()
     assert student.grad is not None, "the loss does not depend on the student's scores"

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from grkd.objectives import Level, Objective
-from grkd.testing._batches import CANDIDATES, ROWS, a_batch, loss_and_gradient, take
+from grkd.testing._batches import CANDIDATES, ROWS, a_batch, loss_and_gradient, take, with_tokens
 
 _close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
@@ -73,7 +73,9 @@ def check_bfloat16(objective: Objective, level: Level) -> None:
     single = replace(half, student=half.student.float(), teacher=half.teacher.float())
     loss, gradient = loss_and_gradient(objective, half)
     expected, expected_gradient = loss_and_gradient(objective, single)
-    assert all(term.rows.dtype == torch.float32 for term in objective.terms(half)), "bfloat16 must become float32"
+    assert all(term.rows.dtype == torch.float32 for term in objective.terms(with_tokens(half))), (
+        "bfloat16 must become float32"
+    )
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
     # Each term's gradient is rounded to bf16 before they add up, so entries where terms cancel keep a larger error.
     rounding = 2**-8 * expected_gradient.abs().max().item()

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.groups import checked_mask
+from grkd.groups import checked_mask, wide
 from grkd.losses import generalized_jsd
 from grkd.objectives._base import Batch, Level, Objective, ResponseTokens, Term
 from grkd.objectives._option_checks import not_negative
@@ -73,7 +73,7 @@ class GRPO(Objective):
         if batch.tokens is None:
             raise ValueError("grpo needs the tokens of its responses")
         exists = checked_mask(batch.mask, batch.student)
-        weights = advantages(batch.required_teacher(), exists, scale=self.scale == "group")
+        weights = advantages(wide(batch.required_teacher().detach()), exists, scale=self.scale == "group")
         sums, lengths = self._sums(batch.tokens, weights)
         if self.normalize == "token":
             tokens = lengths.sum(-1)
