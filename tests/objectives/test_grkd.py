@@ -234,9 +234,9 @@ def test_weights_that_leave_nothing_are_refused(options: dict[str, Any]) -> None
         objectives.load("grkd", **options)
 
 
-def test_new_responses_are_ranked_by_nobody() -> None:
-    with pytest.raises(UserError, match="on_policy_fraction works only with parts of level: row"):
-        objectives.load("grkd", preset="responses", on_policy_fraction=0.5)
+def test_the_share_that_is_sampled_in_training() -> None:
+    """Also with parts on responses: the recipe's rankers score what is sampled."""
+    assert objectives.load("grkd", preset="responses", on_policy_fraction=1.0).on_policy == 1.0
     assert objectives.load("grkd", on_policy_fraction=0.5).on_policy == 0.5
     assert objectives.load("grkd").on_policy == 0.0
 
