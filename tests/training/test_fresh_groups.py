@@ -73,7 +73,8 @@ def made(
     name, options = METHODS[method]
     reference = tiny(1)
     judges = rankers.panel(list(panel), combine=combine)
-    judges.open(rankers.Resources(teacher=lambda: MagicMock()))  # the rows know the teacher's log-probabilities already
+    # The rows know the teacher's log-probabilities already.
+    judges.open(rankers.Resources(teacher=lambda: MagicMock(spec=rankers.Teacher)))
     file = GroupsFile(folder / "groups")
     rows = LanguageRows(
         pad_token_id=PAD,
