@@ -168,7 +168,7 @@ def _print_kernels(work: Work, method: str, batch_size: int) -> None:
     """Where 32 decode steps and their prefill spend their time."""
     gpu = work.model.device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CUDA if gpu else torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=kinds) as profile:
+    with torch.profiler.profile(activities=kinds, acc_events=True) as profile:
         replace(work, max_new_tokens=min(32, work.max_new_tokens)).once(method, batch_size)
     by = "self_device_time_total" if gpu else "self_cpu_time_total"
     print(profile.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=60))

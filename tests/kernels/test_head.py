@@ -268,7 +268,7 @@ def test_sampled_group_is_the_objectives_for_the_same_seeds() -> None:
 def test_sampled_group_is_the_objectives_for_the_same_generator() -> None:
     inputs = case(rows=4, vocabulary=50)
     s, t, _ = dense(inputs, {})
-    batch = Batch(student=s, teacher=t, progress=0.5, generator=torch.Generator().manual_seed(3))
+    batch = Batch(student=s, teacher=t, progress=0.5, seeds=torch.Generator().manual_seed(3))
     expected = combine(SAMPLED.terms(batch), rows=4)
     loss = distillation_head(
         **inputs,

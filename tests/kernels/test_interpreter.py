@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_kernels_through_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "GRKD_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark"]
     files = (
         "test_head.py",
         "test_pairs_head.py",
