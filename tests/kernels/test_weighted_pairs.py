@@ -54,7 +54,18 @@ def test_no_rows() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_through_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "GRKD_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:benchmark",
+        __file__,
+    ]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=200)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -150,14 +150,15 @@ def test_a_response_does_not_depend_on_its_batch(mix: float) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_the_decode_step_of_a_gpu_gives_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    student, prompts = tiny(0, family).train(), PROMPTS * 4
+    # In float64: what is left is the rounding of the log-probabilities, which are float32.
+    student, prompts = tiny(0, family).train().double(), PROMPTS * 4
     plain = sample(student, None, prompts, teacher_mix=0.0, top_p=0.9)
     monkeypatch.setattr(sample_mixed, "fastest_method", lambda *_: "graph")
     found = sample(Wrapper(student), None, prompts, teacher_mix=0.0, top_p=0.9, batch_size=None)
     assert [ids for ids, _ in found] == [ids for ids, _ in plain]
     for (_, ours), (_, theirs) in zip(found, plain, strict=True):
-        assert ours == pytest.approx(theirs, abs=2e-5)
-    mixed = sample(student, tiny(1, family), prompts)  # `generate`, whatever is fastest
+        assert ours == pytest.approx(theirs, abs=3e-6)
+    mixed = sample(student, tiny(1, family).double(), prompts)  # `generate`, whatever is fastest
     assert mixed != found
 
 

@@ -18,7 +18,8 @@ data: {{dataset: digits, limit: 300}}
 teacher: {{model: mlp, options: {{hidden: [16]}}, training: {{epochs: 2, batch_size: 32, learning_rate: 1e-2}}}}
 student: {{model: mlp, options: {{hidden: [6]}}}}
 methods: [kd]
-training: {{steps: {steps}, batch_size: 8, learning_rate: 1e-2, log_every: 10, save_every: 4}}
+training: {{steps: {steps}, batch_size: 8, learning_rate: 1e-2, log_every: 10, save_every: 4,
+  extra: {{dataloader_pin_memory: false}}}}  # a setting of the Trainer's: else students are trained in lock-step
 """
 
 

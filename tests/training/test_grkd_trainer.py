@@ -5,6 +5,7 @@ Over 300 lines: one class, every kind of record that it takes and every mistake 
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -254,7 +255,9 @@ def test_the_losses_need_no_transformers() -> None:
         "import sys, grkd; assert 'transformers' not in sys.modules; "
         "assert grkd.GRKDTrainer.__name__ == 'GRKDTrainer'; assert grkd.GRKDConfig().method == 'grkd'"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd="/")
+    source = str(Path(grkd.__file__).parents[1])  # first, installed or not
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd="/", env=environment)
     with pytest.raises(AttributeError, match="no attribute 'GRKDTrainers'"):
         grkd.GRKDTrainers  # noqa: B018
 

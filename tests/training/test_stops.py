@@ -65,7 +65,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.train()
     before = made.model.generation_config.eos_token_id
     made.save_model(str(folder / "student"))
-    assert made.model.generation_config.eos_token_id == before == 2, "the model in memory is left alone"
+    assert before in (2, [2])  # the Trainer of some versions of transformers makes a list of it
+    assert made.model.generation_config.eos_token_id == before, "the model in memory is left alone"
     return folder / "student"
 
 
