@@ -1,19 +1,81 @@
 """The examples run and do what they say."""
 
+import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from grkd import objectives
 from grkd.errors import UserError
+from tests.conftest import word_tokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def example(name: str) -> Any:
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+
+
+@pytest.fixture
+def small_student(tmp_path: Path) -> Path:
+    """A fresh model of one layer with the tiny teacher's vocabulary."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=40, **sizes, max_position_embeddings=64, bos_token_id=None, eos_token_id=3)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "student")
+    word_tokenizer().save_pretrained(tmp_path / "student")
+    return tmp_path / "student"
+
+
 def test_any_training_loop() -> None:
-    tau = runpy.run_path(str(EXAMPLES / "any_training_loop.py"))["main"](epochs=30)
-    assert tau > 0.6
+    assert example("any_training_loop")(epochs=30) > 0.6
+
+
+def test_a_language_model_in_a_flat_loop(tiny_teacher: Path, small_student: Path, tmp_path: Path) -> None:
+    path, output = tmp_path / "prompts.jsonl", tmp_path / "out"
+    lines = [{"prompt": f"w{n % 30} w{n % 7}", "completion": f"w{n % 5} w{(3 * n) % 30}"} for n in range(40)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [str(tiny_teacher), str(small_student), str(path), str(output), "--learning-rate", "1e-2"]
+    found = example("distil_a_language_model")(words)
+    assert found["after"]["forward_kl_nats"] < 0.8 * found["before"]["forward_kl_nats"]
+    assert found["after"]["kendall_tau"] > found["before"]["kendall_tau"]
+    AutoModelForCausalLM.from_pretrained(output)
+
+
+def test_the_trainer_with_lora(tiny_teacher: Path, small_student: Path, tmp_path: Path) -> None:
+    records = [
+        {"messages": [{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"w{n % 5} w{n % 3}"}]}
+        for n in range(30)
+    ]
+    output = tmp_path / "out"
+    found = example("grkd_trainer_with_lora")(
+        str(tiny_teacher), str(small_student), str(output), records, use_cpu=True, disable_tqdm=True
+    )
+    assert found["after"] < found["before"]
+    AutoModelForCausalLM.from_pretrained(output)
+
+
+def test_a_classifier_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three colours of noise in three folders."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    generator = torch.Generator().manual_seed(0)
+    for number, name in enumerate(("red", "green", "blue")):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for count in range(12):
+            pixels = torch.randint(0, 120, (16, 16, 3), generator=generator, dtype=torch.uint8)
+            pixels[..., number] += 100
+            Image.fromarray(pixels.numpy()).save(folder / f"{count}.png")
+    assert example("own_classifier")(tmp_path / "images", tmp_path / "run", epochs=4) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    found = {row["method"]: row["value"] for row in results["rows"] if row["metric"] == "accuracy"}
+    assert {"ce", "kd", "grkd", "teacher"} <= found.keys()
+    assert found["teacher"] > 0.6
 
 
 def test_add_a_method() -> None:
