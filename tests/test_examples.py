@@ -47,6 +47,7 @@ def test_a_language_model_in_a_flat_loop(tiny_teacher: Path, small_student: Path
     AutoModelForCausalLM.from_pretrained(output)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # inside peft
 def test_the_trainer_with_lora(tiny_teacher: Path, small_student: Path, tmp_path: Path) -> None:
     records = [
         {"messages": [{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"w{n % 5} w{n % 3}"}]}
