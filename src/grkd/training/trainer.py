@@ -41,7 +41,7 @@ class DistillationTrainer(Trainer):
     objective: see grkd.objectives.load. rows: LanguageRows or ClassRows; it also collates the data set's examples.
     fused_head: compute the loss from hidden states by grkd.kernels.distillation_head where the method and the model
     allow it; None: on CUDA. steps_per_generation: on-policy methods sample the responses of so many optimiser steps at
-    once, before the first of them (fewer at the end of an epoch; after a resume, from its first step on). The later
+    once, before the first of them (fewer at the end of an epoch). The later
     steps then learn from a student some steps old: minillm's importance weights account for that, gkd and grkd have
     none. Other methods never sample. The other arguments are those of transformers.Trainer.
     Several GPUs need `accelerate launch` (no DataParallel).
