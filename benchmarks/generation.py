@@ -3,6 +3,7 @@
     python -m benchmarks.generation MODEL [--layers 12] [--data FILE] [--prompts N] [--n 1] [--prompt-tokens 128]
         [--max-new-tokens 256] [--batch-sizes 64,256,512] [--methods dynamic,static,graph] [--top-p 1.0] [--run-on]
         [--profile] [--device auto] [--date YYYY-MM-DD] [--out FILE]
+    python -m benchmarks.generation table
 
 MODEL: a folder, a GGUF file, a hub name, or a size with random weights: smollm2-135m, llama-3b, tiny.
 --layers keeps the first so many. --data: JSONL of prompts, as a recipe's data.train; without it, prompts of random
@@ -12,7 +13,8 @@ Sampling is at temperature 1. Rows of the result: case, impl, tokens_per_second 
 first_seconds (a pass of 4 tokens: it compiles or records graphs), tokens, bandwidth_share (weights read once per step
 and the cache that each row has, over the time, over the rate of a large copy on this device; with --run-on), peak_mib
 (allocated beyond the model; null on a CPU), greedy_rows_equal and greedy_first_tokens_equal (of answers at temperature
-0, against dynamic). A method that fails is named on standard error and left out.
+0, against dynamic). A method that fails is named on standard error and left out. `table` measures nothing: it writes
+the tables of docs/performance.md from benchmarks/results/DATE-generation-MODEL.json, where FILE is by default.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from benchmarks import generation_table
 from benchmarks._generation_work import SIZES, Work
 from benchmarks._measure import about
 from grkd.data.chat import encode_prompt, stop_token_ids
@@ -120,11 +123,14 @@ def copy_rate(device: torch.device) -> float | None:
 
 def main(words: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
+    if list(words) == ["table"]:
+        generation_table.write_page()
+        return
     arguments = _parser().parse_args(words)
     name = arguments.device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     result = about(arguments.date, " ".join(["python -m benchmarks.generation", *words]), gpu=device.type == "cuda")
-    out = arguments.out or RESULTS / f"{result['date']}-generation.json"
+    out = arguments.out or RESULTS / f"{result['date']}-generation-{Path(arguments.model).name.lower()}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     rate = copy_rate(device)
     result["copy_gb_per_second"] = None if rate is None else round(rate / 1e9)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import generation
+from benchmarks import generation, generation_table
 from grkd.models.load import load_language_model
 
 
@@ -71,3 +71,32 @@ def test_unknown_method(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         generation.main(["folder", "--methods=fast"])
     assert "no method fast" in capsys.readouterr().err
+
+
+def test_the_page_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(generation_table.PAGE.read_text())
+    committed = generation_table.PAGE.read_text()
+    monkeypatch.setattr(generation_table, "PAGE", page)
+    generation.main(["table"])
+    assert page.read_text() == committed
+    assert "| 512 | graph | 225,826 | 21.4 |" in page.read_text()
+
+
+def test_table_of_the_newest_file_of_a_model(tmp_path: Path) -> None:
+    """By hand: 30 tokens per second are 2.5 times 12."""
+    row = {"case": "m, 8 prompts of 3 to 4 tokens, up to 5 new, batch 8", "first_seconds": 0.5}
+    row |= {"bandwidth_share": None, "peak_mib": None}
+    measured = [
+        {**row, "impl": "dynamic", "tokens_per_second": 12.0},
+        {**row, "impl": "graph", "tokens_per_second": 30.0, "greedy_first_tokens_equal": 1.0},
+    ]
+    result = {"hardware": "one card", "versions": {"torch": "2", "trl": None}, "command": "run", "rows": measured}
+    result["copy_gb_per_second"] = 4000
+    for date in ("2026-01-01", "2026-01-03", "2026-01-02"):
+        (tmp_path / f"{date}-generation-m.json").write_text(json.dumps({**result, "date": date}))
+    text = generation_table.sections(generation_table.results(tmp_path))
+    assert text.splitlines()[:4] == ["### m", "", "m, prompts of 3 to 4 tokens, up to 5 new.", ""]
+    assert "one card; torch 2; 2026-01-03; `run`. A large copy on this GPU moves 4,000 GB/s." in text
+    assert text.endswith("| 8 | dynamic | 12 | 1.0 |  | 0.50 |  |  |\n| 8 | graph | 30 | 2.5 |  | 0.50 |  | 1.000 |")
+    assert text.count("###") == 1

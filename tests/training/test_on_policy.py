@@ -10,7 +10,6 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import Trainer
 
 from grkd.errors import UserError
-from grkd.models import graph_sampler, sample_mixed
 from grkd.training import GRKDTrainer, WholeCheckpoints, on_policy
 from tests.training.test_grkd_trainer import RECORDS, config
 from tests.training.test_trainer import PAD, echo, grouped, ragged, trainer
@@ -214,34 +213,6 @@ def test_log_probabilities_are_those_of_the_student_that_answered(tmp_path: Path
     made.train()
     assert max(at_start for _, at_start, _ in old) < 1e-4
     assert all(now > 1e-3 for number, _, now in old if number > 0)
-
-
-def test_in_mixed_precision_the_decode_step_samples_as_the_step_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """float32 weights under bfloat16: accelerate has the autocast in the student's own wrapped `forward` alone."""
-    monkeypatch.setattr(sample_mixed, "fastest_method", lambda *_: "graph")
-    found = Watched(tmp_path, "minillm", {"teacher_mix": 0.0}, max_steps=2, bf16=True)
-    made = found.made
-    made.rows.sampler = on_policy.on_policy_sampler(
-        None, max_new_tokens=5, stop_ids=[PAD], pad_token_id=PAD, vocabulary=30
-    )
-    step, off, steps = made.training_step, [], []
-
-    def watched(model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
-        steps.append(graph_sampler._kept[made.model].rows.step)
-        with torch.no_grad():
-            rows = made.rows.forward(model.eval(), inputs, levels=("row",)).batches["row"]
-        own = rows.student.log_softmax(-1).gather(-1, rows.labels.unsqueeze(-1)).squeeze(-1)
-        off.append((own - inputs["sampled_log_probs"]).abs().max().item())
-        return step(model.train(), inputs, *rest)
-
-    made.training_step = watched
-    made.train()
-    assert made.model.dtype == torch.float32
-    assert steps[0].dtype == torch.bfloat16
-    assert all(other is steps[0] for other in steps)
-    assert max(off) < 0.1
 
 
 def test_a_generation_cut_by_a_kill(tmp_path: Path) -> None:
