@@ -1,7 +1,6 @@
 """Adapters of peft: folders merged into their base model on loading, and heads that must not be tied under them."""
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 
 
 def adapter_base(place: str, *, revision: str | None = None) -> str | None:
@@ -20,7 +20,13 @@ def adapter_base(place: str, *, revision: str | None = None) -> str | None:
     found = find_adapter_config_file(place, revision=revision)
     if found is None:
         return None
-    base = json.loads(Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        config = parse_json(Path(found).read_bytes())
+    except NotJSON as error:
+        raise UserError(
+            f"{place}: its adapter_config.json is no JSON ({error}); save or copy the adapter again"
+        ) from None
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not base:
         raise UserError(
             f"{place}: its adapter_config.json names no base_model_name_or_path; set it to the model that the adapter "
