@@ -55,10 +55,11 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 def full_disk(error: BaseException) -> bool:
     """Whether an error of torch's or safetensors' writers comes of a disk that takes no more.
 
-    Neither raises an OSError: the system's reason is in the text, or lost (torch finds its file at another position).
+    Neither raises an OSError: the system's reason is in the text, or lost (torch finds its file at another position;
+    torch 2.11 names the stream alone when a small file fails at its end).
     """
     text = str(error)
-    lost = "inline_container.cc" in text and ("unexpected pos" in text or "write" in text)
+    lost = ("inline_container.cc" in text and ("unexpected pos" in text or "write" in text)) or "iostream error" in text
     return lost or "No space left on device" in text or "PytorchStreamWriter failed" in text
 
 
