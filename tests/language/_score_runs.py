@@ -150,7 +150,8 @@ def agree(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> N
 
 def own_log_probs(teacher: Path, prompt_ids: list[int], response_ids: list[int], vocabulary: int) -> torch.Tensor:
     """Of each response token under the model's own logits, one sequence alone and unpadded, in float64."""
-    model = AutoModelForCausalLM.from_pretrained(teacher).double().eval()
+    model = AutoModelForCausalLM.from_pretrained(teacher, attn_implementation="eager")  # sdpa leaves a soft cap out
+    model = model.double().eval()
     with torch.no_grad():
         logits = model(torch.tensor([prompt_ids + response_ids])).logits[0, :, :vocabulary]
     start = len(prompt_ids) - 1

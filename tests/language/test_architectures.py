@@ -163,8 +163,26 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_read_by_the_command(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", str(path), "--check"]) == 0
+def test_every_recipe_is_read_by_the_command(
+    path: Path, tmp_path: Path, tiny_teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a copy of the recipes' folder, with small files and models in the places of those that are made first."""
+    recipe = tmp_path / "recipes" / path.name
+    recipe.parent.mkdir()
+    recipe.write_text(path.read_text())
+    (tmp_path / "src").symlink_to(RECIPES.parent / "src")
+    asked = yaml.safe_load(path.read_text())
+    named = [asked["data"].get("train"), asked["data"].get("heldout"), asked.get("search", {}).get("questions")]
+    for name in filter(None, named):
+        if not (recipe.parent / name).exists():
+            texts = [f"{name}: 1 + {number}" for number in range(4)]
+            lines = [{"prompt": text, "completion": "2", "question": text, "answer": "2"} for text in texts]
+            (recipe.parent / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in [asked["teacher"]["model"], asked["student"].get("model", "")]:
+        if name.startswith("../"):
+            (recipe.parent / name).parent.mkdir(parents=True)
+            (recipe.parent / name).symlink_to(tiny_teacher)
+    assert cli.main(["run", str(recipe), "--check"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["methods"]
 
 
