@@ -281,7 +281,7 @@ def test_steps_on_the_command_line_take_the_place_of_epochs_in_the_file() -> Non
         (["training.learning_rat=1"], "training.learning_rat: unknown key; did you mean 'learning_rate'?"),
         (["trainig.epochs=1"], "trainig: unknown key; did you mean 'training'?"),
         (["methods.0.tau=1"], "methods.0.tau: unknown key; known: temperature, t_squared, soft_weight, label_weight, "
-         "standardize, label, name"),
+         "standardize, teacher_temperature, name, label, rankers, combine"),
         (["methods.7.tau=1"], "methods: expected the number of an entry, 0 to 1, got '7'"),
         (["output.a=1"], "output: has no keys in it, it is 'runs/x'"),
         (["training=[1"], "not valid YAML: expected ',' or ']', but got '<stream end>'"),

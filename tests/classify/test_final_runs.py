@@ -10,7 +10,7 @@ import pytest
 from grkd.classify import lockstep, train
 from grkd.files import read_json, write_json
 from grkd.objectives.methods.kd import KD
-from grkd.run import folder as run_folder
+from grkd.run import manifest as run_manifest
 from grkd.run.jobs import NOT_YET
 from grkd.run.results import collect
 from tests.classify._toys import SMALL, compare, context, read, written
@@ -83,7 +83,7 @@ def test_results_have_no_metrics_of_older_settings(tmp_path: Path, monkeypatch: 
     assert shown(*changed, minutes=0.0) == {"teacher", "ce"}
     assert shown(*changed, until="search") == {"teacher", "ce"}
     assert shown(*SMALL, minutes=0.0) == {"teacher", "ce", "kd"}  # what is there counts again
-    real = run_folder.write_json
+    real = run_manifest.write_json
 
     def killed(path: Path, value: Any) -> None:
         if path.name == "manifest.json" and "kd-seed0" in str(path):
@@ -91,7 +91,7 @@ def test_results_have_no_metrics_of_older_settings(tmp_path: Path, monkeypatch: 
         real(path, value)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_folder, "write_json", killed)
+        patched.setattr(run_manifest, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             compare(tmp_path, *changed)
     # The older student stands until the newer one is complete.
