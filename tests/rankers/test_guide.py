@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from grkd import rankers
 from grkd.language.scorer import panel_of
@@ -19,8 +20,8 @@ RECIPES = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 
 @pytest.mark.parametrize("text", RECIPES)
 def test_a_recipe_of_the_guide_is_read(tiny_recipe: Path, text: str) -> None:
-    with tiny_recipe.open("a", encoding="utf-8") as file:
-        file.write(text)
+    whole = yaml.safe_load(tiny_recipe.read_text(encoding="utf-8")) | yaml.safe_load(text)
+    tiny_recipe.write_text(yaml.safe_dump(whole), encoding="utf-8")
     recipe = read(tiny_recipe)
     assert isinstance(recipe, LanguageRecipe)
     assert panel_of(recipe.score).members
