@@ -61,3 +61,24 @@ def test_the_losses_need_torch_alone() -> None:
     assert "grkd.objectives.methods.grkd" in modules
     assert "torch._dynamo" not in modules
     assert packages(modules) - packages(alone) <= {"grkd", "jaxtyping"} | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "part"),
+    [
+        ("run --check", "training.report_to=nope", "training.report_to: unknown tracker 'nope'"),
+        ("run", "teacher.training={report_to: nope}", "teacher.training.report_to: unknown tracker 'nope'"),
+        ("run --check", "training.extra={adam_beta: 0.9}", "did you mean 'adam_beta"),
+        ("compare", "training.extra={adam_beta2: much}", "training.extra.adam_beta2: expected float, got 'much'"),
+    ],
+)
+def test_a_mistake_in_what_goes_to_transformers_needs_torch_alone(
+    tmp_path: Path, command: str, change: str, part: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE + "methods: [kd]\n")
+    status, said, modules = imported("-m", "grkd", *command.split(), str(recipe), change)
+    assert status == 2
+    assert part in said
+    assert len(said.splitlines()) == 1
+    assert packages(modules) & HEAVY <= {"torch"}  # which the recipe's methods need

@@ -34,6 +34,9 @@ def run(options: argparse.Namespace) -> int:
     from grkd import recipe
 
     read = recipe.read(options.recipe, options.overrides)
+    from grkd.pipeline.check import check_settings
+
+    check_settings(read)  # before the next import, which takes seconds
     from grkd.pipeline.compare import compare
 
     names = ("methods", "seeds", "processes", "minutes", "until")

@@ -6,14 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grkd.classify.check import check_classifier
-from grkd.classify.context import ClassifierContext
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.language.check import check_language
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Recipe
-from grkd.run.device import device
-from grkd.run.folder import RunFolder
+from grkd.run.trainer_settings import check_names
 
 _PROMPTS = 8
 _EXAMPLES = 256
@@ -24,15 +20,37 @@ def check_recipe(recipe: Recipe) -> None:
     models, asks no network, writes nothing."""
     check_first(recipe)
     if isinstance(recipe, ClassifierRecipe):
+        from grkd.classify.check import check_classifier
+        from grkd.classify.context import ClassifierContext
+        from grkd.run.folder import RunFolder
+
         check_classifier(ClassifierContext(recipe, RunFolder(Path(recipe.output))))
 
 
 def check_first(recipe: Recipe) -> None:
     """What a run or comparison checks before its folder is made; the rest of a classifier's comes with its data."""
+    from grkd.run.device import device
+
+    check_settings(recipe)
     device(recipe.device)
-    _check_output(Path(recipe.output))
     if isinstance(recipe, LanguageRecipe):
+        from grkd.language.check import check_language
+
         check_language(recipe)
+
+
+def check_settings(recipe: Recipe) -> None:
+    """What needs neither PyTorch nor transformers: commands ask before they import them, which takes seconds.
+
+    Raises UserError for an output that cannot be written, an unknown tracker and mistakes in training.extra.
+    """
+    _check_output(Path(recipe.output))
+    check_names(recipe.training)
+    if isinstance(recipe, ClassifierRecipe) and recipe.teacher.training is not None:
+        try:
+            check_names(recipe.teacher.training)
+        except UserError as error:
+            raise UserError(f"teacher.{error}") from None
 
 
 def small(recipe: Recipe, folder: Path) -> Recipe:
@@ -63,6 +81,7 @@ def check_deeply(recipe: Recipe) -> int:
     Returns 0, or 1 where a method failed. Raises UserError as the run itself.
     """
     from grkd.pipeline.run import stages
+    from grkd.run.folder import RunFolder
 
     with tempfile.TemporaryDirectory(prefix="grkd-check-") as place:
         folder = RunFolder(Path(place))

@@ -1,16 +1,14 @@
 """The train stage that both tasks share: a recipe's training section becomes a DistillationTrainer's run."""
 
 import dataclasses
-import difflib
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
@@ -22,6 +20,7 @@ from grkd.files import write_json
 from grkd.objectives import Objective
 from grkd.recipe import Method, Training
 from grkd.run.device import fitting_threads
+from grkd.run.trainer_settings import check_extra, check_trackers, given_trackers
 from grkd.training import (
     DistillationTrainer,
     FiniteSteps,
@@ -39,8 +38,8 @@ def arguments(
 ) -> TrainingArguments:
     """transformers.TrainingArguments of a recipe's training section; `extra` goes in last."""
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    _check_extra(training.extra)
-    _check_reports(training.report_to)
+    check_extra(training.extra, get_type_hints(TrainingArguments))
+    _check_reports(training)
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "run_name": run_name,
@@ -74,37 +73,12 @@ def arguments(
     return TrainingArguments(**(settings | training.extra))
 
 
-def _check_extra(extra: Mapping[str, Any]) -> None:
-    """Raises UserError for a field that transformers.TrainingArguments has not, or a value of another type."""
-    hints = get_type_hints(TrainingArguments)
-    known = [field.name for field in dataclasses.fields(TrainingArguments)]
-    for name, value in extra.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"training.extra.{name[:60]}: transformers.TrainingArguments has no such field{hint}")
-        try:
-            TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
-                value, strict=True
-            )
-        except ValidationError:
-            wanted = str(getattr(hints[name], "__name__", hints[name])).replace("typing.", "")
-            raise UserError(f"training.extra.{name}: expected {wanted}, got {repr(value)[:60]}") from None
-        except PydanticUserError:
-            continue  # a type that pydantic cannot check
-
-
-def _check_reports(report_to: str | Sequence[str]) -> None:
+def _check_reports(training: Training) -> None:
     """Raises UserError for trackers that transformers does not know or that are not installed."""
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    check_trackers(training)
+    for name in given_trackers(training):
+        from transformers.integrations import get_available_reporting_integrations
 
-    for name in [report_to] if isinstance(report_to, str) else report_to:
-        if name in ("none", "all", "auto"):
-            continue
-        if name not in INTEGRATION_TO_CALLBACK:
-            listed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise UserError(f"training.report_to: unknown tracker {name[:60]!r}; known: none, {listed}")
         if name not in get_available_reporting_integrations():
             raise UserError(f"training.report_to: {name} is not installed; pip install it, or set none")
 
