@@ -82,3 +82,23 @@ def test_a_mistake_in_what_goes_to_transformers_needs_torch_alone(
     assert part in said
     assert len(said.splitlines()) == 1
     assert packages(modules) & HEAVY <= {"torch"}  # which the recipe's methods need
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("student={model: mlp, options: {hiden: [3]}}", "mlp: unknown option 'hiden'"),
+        ("methods=[dpo]", "dpo: a method on whole responses cannot train a classifier"),
+        ("evaluation.groups={curly: [3, 6]}", "evaluation.groups.curly"),
+    ],
+)
+def test_a_mistake_in_a_classifier_needs_no_transformers(tmp_path: Path, change: str, part: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE + "methods: [kd]\n")
+    status, said, modules = imported(
+        "-m", "grkd", "run", "--check", str(recipe), "teacher.training={epochs: 1}", change
+    )
+    assert (status, part in said) == (2, True)
+    # sklearn has the digits, accelerate the ranks.
+    assert not packages(modules) & {"transformers", "peft", "datasets", "matplotlib", "triton"}
+    assert "torch._dynamo" not in modules

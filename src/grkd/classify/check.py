@@ -6,7 +6,6 @@ from grkd.classify.search import check_metric
 from grkd.classify.teach import check_teacher
 from grkd.errors import UserError
 from grkd.recipe import ClassifierRecipe
-from grkd.run.training import check
 from grkd.training.lockstep.student import check_for_classes
 
 
@@ -18,10 +17,12 @@ def check_classifier(context: ClassifierContext) -> None:
     recipe = context.recipe
     _check_settings(recipe)
     _ = context.class_groups
-    check(recipe.training, recipe.methods, context.data.classes)
+    for method in recipe.methods:
+        objectives.load(method.name, **method.options).check_candidates(context.data.classes)
     for spec in (recipe.teacher, recipe.student):
         if spec.has_factory:
             context.view(spec)
+    _check_training(recipe)  # last: it imports transformers, which takes seconds
 
 
 def _check_settings(recipe: ClassifierRecipe) -> None:
@@ -31,6 +32,11 @@ def _check_settings(recipe: ClassifierRecipe) -> None:
         check_for_classes(method.label, objectives.load(method.name, **method.options))
     check_teacher(recipe)
     check_engine(recipe)
+
+
+def _check_training(recipe: ClassifierRecipe) -> None:
+    from grkd.run.training import check
+
     for where, training in (("", recipe.training), ("teacher.", recipe.teacher.training)):
         if training is not None:
             try:

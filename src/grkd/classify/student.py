@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from grkd.classify.data import Classifier
 from grkd.data.classification_batches import stack_inputs
@@ -46,6 +45,8 @@ class SavedClassifier:
 
 def save_classifier(module: nn.Module, folder: Path, *, processor: Any = None) -> None:
     """A transformers folder with its processor, or model.safetensors of any other module."""
+    from transformers import PreTrainedModel
+
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(module, PreTrainedModel):
         module.save_pretrained(folder)

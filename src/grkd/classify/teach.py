@@ -19,8 +19,6 @@ from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.models.networks import BUILT_IN, is_transformers
 from grkd.recipe import ClassifierRecipe
-from grkd.run.training import drop_checkpoints, train
-from grkd.training import ClassRows
 from grkd.training.lockstep.batches import DeviceExamples
 from grkd.training.lockstep.loop import train_lockstep
 from grkd.training.lockstep.student import Job
@@ -65,6 +63,8 @@ def alone(context: ClassifierContext) -> Iterator[None]:
 
 
 def _make(context: ClassifierContext, work: Path) -> None:
+    from grkd.run.training import drop_checkpoints  # imports transformers, which takes seconds
+
     spec, main = context.recipe.teacher, context.run.ranks.is_main_process
     teacher = context.view(spec, needs_head=spec.training is None)
     if spec.training is not None and teacher_in_lockstep(context.recipe):
@@ -100,6 +100,9 @@ def _train_in_lockstep(context: ClassifierContext, teacher: Classifier, work: Pa
 
 
 def _train_by_trainer(context: ClassifierContext, teacher: Classifier, work: Path) -> None:
+    from grkd.run.training import train
+    from grkd.training import ClassRows
+
     training = context.recipe.teacher.training
     assert training is not None
     dataset = ClassificationDataset(teacher.train_inputs, _labels(context))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from grkd.statistics._resampling import (
     check_level,
@@ -50,6 +49,8 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
     if not np.isin([first, second], (0, 1)).all():
         raise ValueError("McNemar's test takes 0 (wrong) and 1 (right) for every item")
     only_a, only_b = int((first > second).sum()), int((second > first).sum())
+    from scipy import stats  # takes a second
+
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return McNemar(only_a, only_b, p)
 
@@ -168,6 +169,8 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedDifferenc
     if differences.size > 1 and np.ptp(differences) <= rounding:
         return PairedDifference(difference, difference, difference, math.nan)
     half = half_width(differences, level)
+    from scipy import stats  # takes a second
+
     p = float(stats.ttest_rel(first, second).pvalue) if differences.size > 1 else math.nan
     return PairedDifference(difference, difference - half, difference + half, p)
 

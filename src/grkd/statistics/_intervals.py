@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from grkd.statistics._resampling import (
     check_level,
@@ -110,6 +109,8 @@ def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> Inte
         raise ValueError(f"successes must be between 0 and the {trials} trials, got {successes}")
     if not trials:
         return Interval(math.nan, math.nan, math.nan)
+    from scipy import stats  # takes a second
+
     bounds = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
     return Interval(successes / trials, float(bounds.low), float(bounds.high))
 

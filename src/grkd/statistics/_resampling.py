@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 # Draws of one batch of bootstrap resamples (8 bytes each, a few such arrays live at once).
 _DRAWS = 1 << 22
@@ -60,6 +59,8 @@ def drawn_sums(values: NDArray[np.float64], drawn: NDArray[np.int64]) -> NDArray
 def half_width(numbers: NDArray[np.float64], level: float) -> float:
     if numbers.size < 2:
         return math.nan
+    from scipy import stats  # takes a second
+
     quantile = stats.t.ppf((1 + level) / 2, numbers.size - 1)
     return float(quantile * numbers.std(ddof=1) / math.sqrt(numbers.size))
 

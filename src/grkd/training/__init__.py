@@ -1,11 +1,18 @@
-"""One Trainer for language models and classifiers, and what it hooks in."""
+"""One Trainer for language models and classifiers, and what it hooks in.
 
-from grkd.training.callbacks import FiniteSteps, MetricsFile, ProgressBar
-from grkd.training.checkpoints import WholeCheckpoints, last_whole_checkpoint
-from grkd.training.grkd_trainer import GRKDConfig, GRKDTrainer
-from grkd.training.language_rows import LanguageRows
-from grkd.training.rows import ClassRows, Forward, RowSource
-from grkd.training.trainer import DistillationTrainer
+What is named here is imported when it is asked for: students in lock-step do without transformers, which takes seconds.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grkd.training.callbacks import FiniteSteps, MetricsFile, ProgressBar
+    from grkd.training.checkpoints import WholeCheckpoints, last_whole_checkpoint
+    from grkd.training.grkd_trainer import GRKDConfig, GRKDTrainer
+    from grkd.training.language_rows import LanguageRows
+    from grkd.training.rows import ClassRows, Forward, RowSource
+    from grkd.training.trainer import DistillationTrainer
 
 __all__ = [
     "ClassRows",
@@ -21,3 +28,32 @@ __all__ = [
     "WholeCheckpoints",
     "last_whole_checkpoint",
 ]
+
+_HOMES = {
+    "ClassRows": "rows",
+    "DistillationTrainer": "trainer",
+    "FiniteSteps": "callbacks",
+    "Forward": "rows",
+    "GRKDConfig": "grkd_trainer",
+    "GRKDTrainer": "grkd_trainer",
+    "LanguageRows": "language_rows",
+    "MetricsFile": "callbacks",
+    "ProgressBar": "callbacks",
+    "RowSource": "rows",
+    "WholeCheckpoints": "checkpoints",
+    "last_whole_checkpoint": "checkpoints",
+}
+
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """A public class or function, imported now."""
+        if name in _HOMES:
+            return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion in a shell."""
+    return sorted({*globals(), *__all__})
