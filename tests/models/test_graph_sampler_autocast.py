@@ -65,6 +65,7 @@ def test_of_a_wrapped_model_the_check_knows_the_precision() -> None:
     model = tiny()
     expected = answered(model)
     free_memory()
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have begun one
     wrapped = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
     assert wrapped is model
     assert answered(model) == expected  # float32, since no autocast is on here
