@@ -451,3 +451,11 @@ def test_the_schema_knows_every_key_and_every_method() -> None:
     assert grkd["properties"]["pairs.tau"]["type"] == "number"
     assert grkd["properties"]["pairs.tau"]["description"] == "scale of score differences"
     assert grkd["properties"]["correlation.over"]["enum"] == ["candidates", "batch"]  # of the preset for classes
+
+
+def test_rankers_belong_to_language_models(tmp_path: Path) -> None:
+    text = "task: classifier\noutput: run\ndata: {dataset: digits}\nteacher: {model: mlp, training: {epochs: 1}}\n"
+    path = tmp_path / "classes.yaml"
+    path.write_text(text + "student: {model: mlp}\nmethods: [{name: kd, rankers: [log_prob]}]\n")
+    with pytest.raises(UserError, match=r"methods.0.rankers: only for task: language_model"):
+        recipe.read(path)

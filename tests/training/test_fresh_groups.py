@@ -244,6 +244,42 @@ def test_the_teachers_pass_is_shared_by_order_and_soft_targets(tmp_path: Path) -
         assert score == pytest.approx(float(logits[range(len(ids)), ids].mean()), abs=1e-5)
 
 
+@pytest.mark.parametrize("method", ["grkd", "grpo", "dpo", "simpo", "pro", "pad"])
+def test_groups_that_nobody_has_an_opinion_on_teach_no_order(method: str, tmp_path: Path) -> None:
+    """A verifier that can read no answer of a whole step must not end the training."""
+
+    def nobody(prompts: Any, completions: list[str], **columns: Any) -> list[None]:
+        return [None] * len(completions)
+
+    trainer = made(tmp_path, method, panel=[nobody], max_steps=2, per_device_train_batch_size=2)
+    start = weights(trainer)
+    trainer.train()
+    difference = largest_difference(weights(trainer), start)
+    assert difference > 0 if method == "grkd" else difference == 0  # grkd's anchor learns from the tokens
+
+
+def test_methods_that_compare_nothing_ask_no_ranker(tmp_path: Path) -> None:
+    """A judge costs money: only an order that is learnt from is asked for."""
+    asked: list[int] = []
+
+    def counted(prompts: Any, completions: list[str], **columns: Any) -> list[float]:
+        asked.append(len(completions))
+        return [0.0] * len(completions)
+
+    made(tmp_path / "opd", "opd", panel=[counted], max_steps=1).train()
+    assert not asked
+    made(tmp_path / "grpo", "grpo", panel=[counted], max_steps=1).train()
+    assert asked == [8 * N]
+
+
+def test_the_batch_holds_the_groups_as_they_were_ranked(tmp_path: Path) -> None:
+    trainer = made(tmp_path, panel=[by_first], combine="weights")
+    batch = next(iter(trainer.get_train_dataloader()))
+    (renewed,) = trainer.rows.renew(trainer.model, [batch], trainer.objective, seed=0, places=[(0, 0)])
+    for group in renewed["groups"]:
+        assert list(group.teacher_scores) == [float(item.response_ids[0]) for item in group.items]
+
+
 def test_a_share_of_the_prompts_keeps_its_stored_responses(tmp_path: Path) -> None:
     trainer = made(tmp_path, "grpo", stored_share=0.5, sampler=echo)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -282,7 +318,7 @@ def test_seconds_of_sampling_and_ranking_are_logged(tmp_path: Path) -> None:
 
 def test_nobody_to_rank_is_an_error_before_training(tmp_path: Path) -> None:
     rows = LanguageRows(pad_token_id=PAD, vocabulary=30, teacher=tiny(2), sampler=echo)
-    with pytest.raises(UserError, match="nothing ranks them; give rankers"):
+    with pytest.raises(UserError, match="nothing ranks them; give it to"):
         DistillationTrainer(tiny(1), arguments(tmp_path), objective=objectives.load("grpo"), rows=rows)
 
 

@@ -9,19 +9,15 @@ import torch
 
 from grkd.console import console
 from grkd.data.chat import decode_response
-from grkd.data.conversation import Messages
 from grkd.data.language import Group
-from grkd.files import parse_json
 from grkd.language.context import LanguageModels
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
-from grkd.language.scorer import panel_of
-from grkd.models.load import vocabulary_size
+from grkd.language.scorer import local_teacher, panel_of
 from grkd.objectives import Objective
-from grkd.rankers import Panel, Prompt, Resources
+from grkd.rankers import Panel, Resources
 from grkd.recipe import LanguageRecipe, Method, Score
 from grkd.run.folder import RunFolder
-from grkd.teacher.local import LocalTeacher
 from grkd.training.fresh_groups import FreshGroups
 from grkd.training.groups_file import GroupsFile
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
@@ -36,7 +32,7 @@ def method_panel(settings: Score, method: Method) -> Panel:
 
 def samples_groups(recipe: LanguageRecipe, objective: Objective) -> bool:
     """Whether this method's groups are sampled in training: if it compares responses and the recipe says so."""
-    return recipe.responses.when == "in_training" and bool({"response"} & {*objective.levels} or objective.on_policy)
+    return recipe.responses.when == "in_training" and "response" in objective.levels
 
 
 def fresh_groups(
@@ -56,7 +52,7 @@ def fresh_groups(
     panel = method_panel(recipe.score, method)
     panel.open(
         Resources(
-            teacher=None if teacher is None else lambda: _local(recipe, models, teacher),
+            teacher=None if teacher is None else lambda: local_teacher(recipe, models, teacher),
             device=models.device,
             folder=run.path / "rankers" / f"training-{run.ranks.process_index}",
             batch_size=recipe.score.batch_size,
@@ -82,31 +78,10 @@ def with_columns(recipe: LanguageRecipe, run: RunFolder, method: Method, groups:
     check_columns(method_panel(recipe.score, method), found, [group.id for group in groups], where=recipe.data.source)
     messages = {record["group"]: record["messages"] for record in read_records(run, "train")}
     return [
-        replace(group, columns={**own.columns, "prompt": _prompt(recipe, own, messages[group.id])})
+        replace(group, columns={**own.columns, "prompt": own.asked(messages[group.id], system=recipe.data.system)})
         for group in groups
         for own in [found.get(group.id, GroupData(columns={}))]
     ]
-
-
-def _prompt(recipe: LanguageRecipe, data: GroupData, messages: str) -> Prompt:
-    """Text if the record's prompt is text alone, as reward functions expect it; else messages."""
-    system = recipe.data.system
-    if data.prompt is not None and system is None:
-        return data.prompt
-    found: Messages = parse_json(messages)
-    if system is None or found[0]["role"] in ("system", "developer"):
-        return found
-    return [{"role": "system", "content": system}, *found]
-
-
-def _local(recipe: LanguageRecipe, models: LanguageModels, teacher: Any) -> LocalTeacher:
-    own = models.teacher_tokenizer
-    return LocalTeacher(
-        teacher,
-        models.tokenizer if own is None else own,
-        vocabulary=models.numbers["vocabulary"] if own is None else vocabulary_size(own),
-        batch_size=recipe.score.batch_size,
-    )
 
 
 def _reference(models: LanguageModels) -> Any:

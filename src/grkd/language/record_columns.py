@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grkd.data.conversation import Messages
 from grkd.errors import UserError
+from grkd.files import parse_json
 from grkd.language.prepare import data_examples
-from grkd.rankers import Panel
+from grkd.rankers import Panel, Prompt
 from grkd.recipe import LanguageRecipe
 
 # What the score stage itself knows of a group.
@@ -19,6 +21,18 @@ class GroupData:
 
     columns: Mapping[str, Any]
     prompt: str | None = None
+
+    def asked(self, messages: str, *, system: str | None) -> Prompt:
+        """The prompt as rankers read it: text if the record's is text alone, as reward functions expect; else messages.
+
+        messages: of the group, as JSON, without the recipe's system message.
+        """
+        if self.prompt is not None and system is None:
+            return self.prompt
+        found: Messages = parse_json(messages)
+        if system is None or found[0]["role"] in ("system", "developer"):
+            return found
+        return [{"role": "system", "content": system}, *found]
 
 
 def record_columns(recipe: LanguageRecipe) -> dict[str, GroupData]:

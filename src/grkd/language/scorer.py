@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
-from grkd.data.conversation import Messages
 from grkd.data.language import Item
 from grkd.data.prompts import restored
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
-from grkd.files import parse_json
 from grkd.language.context import LanguageModels
 from grkd.language.record_columns import GroupData
 from grkd.models.load import vocabulary_size
-from grkd.rankers import Panel, Prompt, Ranked, Resources, panel
+from grkd.rankers import Panel, Ranked, Resources, panel
 from grkd.recipe import LanguageRecipe, Score
 from grkd.teacher.local import LocalTeacher
 from grkd.teacher.signal import HiddenCache, TeacherHead
@@ -35,6 +34,17 @@ def panel_of(settings: Score) -> Panel:
         return panel(settings.rankers, combine=settings.combine or "weights")
     ratio = {} if settings.calibration is None else {"ratio": settings.calibration}
     return panel([{"name": settings.reward or "log_prob", **ratio}])
+
+
+def local_teacher(recipe: LanguageRecipe, models: LanguageModels, teacher: PreTrainedModel) -> LocalTeacher:
+    """What rankers ask of a teacher in memory, in its own vocabulary."""
+    own = models.teacher_tokenizer
+    return LocalTeacher(
+        teacher,
+        models.tokenizer if own is None else own,
+        vocabulary=models.numbers["vocabulary"] if own is None else vocabulary_size(own),
+        batch_size=recipe.score.batch_size,
+    )
 
 
 class Scorer:
@@ -80,13 +90,7 @@ class Scorer:
 
     @cached_property
     def teacher(self) -> LocalTeacher:
-        own = self.models.teacher_tokenizer
-        return LocalTeacher(
-            self.models.teacher(),
-            self.tokenizer,
-            vocabulary=self.models.numbers["vocabulary"] if own is None else vocabulary_size(own),
-            batch_size=self.recipe.score.batch_size,
-        )
+        return local_teacher(self.recipe, self.models, self.models.teacher())
 
     def __call__(self, number: int, groups: Sequence[Sequence[Record]]) -> list[Record]:
         """One record per response, of score.SCORES, in order; `number` names the chunk's hidden states."""
@@ -127,22 +131,12 @@ class Scorer:
         for name in ("response_ids", "finished", "data_score"):
             columns[name] = [[record[name] for record in group] for group in groups]
         columns["teacher_log_prob"] = [[next(means) for _ in group] for group in groups]
-        prompts = [self._prompt(group) for group in groups]
+        system = self.recipe.data.system
+        prompts = [self._data(group).asked(group[0]["messages"], system=system) for group in groups]
         return self.panel(prompts, [[record["response"] for record in group] for group in groups], columns)
 
     def _data(self, group: Sequence[Record]) -> GroupData:
         return self.data_columns.get(group[0]["group"], GroupData(columns={}))
-
-    def _prompt(self, group: Sequence[Record]) -> Prompt:
-        """Text where the record's prompt is text alone, as reward functions expect it; else messages."""
-        system = self.recipe.data.system
-        text = self._data(group).prompt
-        if text is not None and system is None:
-            return text
-        messages: Messages = parse_json(group[0]["messages"])
-        if system is None or messages[0]["role"] in ("system", "developer"):
-            return messages
-        return [{"role": "system", "content": system}, *messages]
 
     def _save_head(self, items: Sequence[Item]) -> None:
         """Check that hidden states give the logits back, and store the head that does it."""

@@ -1,6 +1,6 @@
 """What types cannot say: keys that exclude or need each other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grkd import objectives
@@ -34,7 +34,8 @@ def checks_of_methods(recipe: Recipe) -> Iterator[Problem]:
     """Methods that do not fit the rest of the recipe, and rankers. Imports them, and torch with them."""
     if isinstance(recipe, LanguageRecipe):
         yield from _asked_of_responses(recipe)
-        yield from _rankers(recipe.score)
+        yield from _rankers(("score", "rankers"), recipe.score.rankers, recipe.score.combine)
+        yield from _in_training(recipe)
 
 
 def _training(raw: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
@@ -104,23 +105,44 @@ def _score(score: Score) -> Iterator[Problem]:
         yield Problem(("score", "rankers"), "expected at least one ranker, such as log_prob, got an empty list")
 
 
-def _rankers(score: Score) -> Iterator[Problem]:
-    if not score.rankers:
+def _rankers(path: KeyPath, entries: Sequence[Any] | None, combine: str | None) -> Iterator[Problem]:
+    """What is wrong with a list of rankers; none is opened."""
+    if not entries:
         return
     from grkd import rankers
 
     seen: list[Problem] = []
-    for index, entry in enumerate(score.rankers):
+    for index, entry in enumerate(entries):
         try:
             rankers.member(entry)
         except UserError as error:
-            seen.append(Problem(("score", "rankers", index), str(error)))
+            seen.append(Problem((*path, index), str(error)))
     yield from seen
     if not seen:
         try:
-            rankers.panel(score.rankers, combine=score.combine or "weights")
+            rankers.panel(entries, combine=combine or "weights")
         except UserError as error:
-            yield Problem(("score", "rankers"), str(error))
+            yield Problem(path, str(error))
+
+
+def _in_training(recipe: LanguageRecipe) -> Iterator[Problem]:
+    """Methods whose responses are sampled in training, and rankers of a method's own."""
+    sampled = recipe.responses.when == "in_training"
+    for index, method in enumerate(recipe.methods):
+        path: KeyPath = ("methods", index)
+        objective = objectives.load(method.name, **method.options)
+        compares = "response" in objective.levels
+        if compares and objective.on_policy and not sampled:
+            text = f"{method.label} learns from responses that are sampled in training; set responses.when: in_training"
+            yield Problem(path, text)
+        own = [name for name in ("rankers", "combine") if getattr(method, name) is not None]
+        if own and not compares:
+            yield Problem((*path, own[0]), f"{method.label} compares no responses; take it out")
+        elif own and not sampled:
+            text = "a method's own rankers order what it samples in training; set responses.when: in_training"
+            yield Problem((*path, own[0]), text)
+        else:
+            yield from _rankers((*path, "rankers"), method.rankers, method.combine)
 
 
 def _asked_of_responses(recipe: LanguageRecipe) -> Iterator[Problem]:

@@ -89,7 +89,7 @@ def _one(index: int, entry: dict[str, Any], task: str) -> tuple[Method | None, l
     name, label = entry["name"], entry.get("label")
     problems: list[Problem] = []
     given = {key: entry[key] for key in entry if key not in _OWN}
-    problems += _rankers(path, entry)
+    problems += _rankers(path, entry, task)
     try:
         chosen = objectives.method(name)
     except UserError as error:
@@ -109,8 +109,13 @@ def _one(index: int, entry: dict[str, Any], task: str) -> tuple[Method | None, l
     return Method(name=name, label=objectives.method_name(name) if label is None else label, options=options, **own), []
 
 
-def _rankers(path: KeyPath, entry: dict[str, Any]) -> Iterator[Problem]:
+def _rankers(path: KeyPath, entry: dict[str, Any], task: str) -> Iterator[Problem]:
     """What is wrong with a method's own rankers, before any is loaded."""
+    if task != "language_model":
+        for key in ("rankers", "combine"):
+            if key in entry:
+                yield Problem((*path, key), "only for task: language_model; take it out")
+        return
     rankers, combine = entry.get("rankers"), entry.get("combine")
     if rankers is not None and not (isinstance(rankers, list) and rankers):
         yield Problem(

@@ -159,9 +159,9 @@ class Mixture(Section):
 class Responses(Section):
     """Groups of `n` responses per prompt: sampled from the teacher or the student, taken from the data, or a mixture.
 
-    when: in_training: methods that compare responses, and on-policy methods, learn from groups of n that the student
-    samples at every step and score.rankers order. The groups made before training then serve evaluation, the methods
-    that do not sample, and stored_share of the prompts.
+    when: in_training: methods that compare responses learn from groups of n that the student samples at every step,
+    at temperature 1, and score.rankers order. The groups made before training then serve evaluation, the other methods,
+    and stored_share of the prompts. temperature, top_p: of the groups made before training.
     """
 
     source: Literal["teacher", "student", "data", "mixture"] = "teacher"

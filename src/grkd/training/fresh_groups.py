@@ -15,7 +15,7 @@ from grkd.objectives import Objective
 from grkd.rankers import Panel
 from grkd.rankers.combine import votes
 from grkd.training.groups_file import GroupsFile
-from grkd.training.groups_of_responses import scores_of
+from grkd.training.groups_of_responses import chosen, scores_of
 from grkd.training.on_policy import answer_seeds, answered_anew, group_seeds
 from grkd.training.rows import Places
 
@@ -47,11 +47,13 @@ class FreshGroups:
         if not 0 <= self.stored_share < 1:
             raise UserError(f"stored_share must be 0 or more and below 1, got {self.stored_share}")
 
+    def orders(self, objective: Objective) -> bool:
+        """Whether a method learns from the order of responses; others ask no ranker, which may cost money."""
+        return "response" in objective.levels
+
     def share(self, objective: Objective) -> float:
         """Share of the prompts that are answered anew: of methods that compare responses, or sample by themselves."""
-        if "response" in objective.levels:
-            return 1.0 - self.stored_share
-        return objective.on_policy
+        return 1.0 - self.stored_share if self.orders(objective) else objective.on_policy
 
 
 @dataclass(kw_only=True)
@@ -98,7 +100,7 @@ def renewed(
     for part in parts:
         part.batch = _moved(rows.collate_all(part.groups), device)
         part.batch["sampled_log_probs"] = _token_log_probs(part).to(device)
-    if rows.fresh is not None:
+    if rows.fresh is not None and rows.fresh.orders(objective):
         with _timed(rows.seconds, "rank"):
             _rank(rows, rows.fresh, parts, objective)
     elif any(len(part.asked) < len(part.groups) for part in parts):
@@ -143,16 +145,16 @@ def _rank(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], obje
     """Scores, votes and reference of every batch; the groups are kept."""
     needs_hidden = rows.teacher is not None and ("teacher" in fresh.panel.needs or "row" in objective.levels)
     teacher = [rows.teacher_log_probs(part.batch) if needs_hidden else None for part in parts]
-    chosen = [(part, number) for part in parts for number in part.asked]
-    if chosen:
-        _order(fresh, parts, chosen, teacher)
+    asked = [(part, number) for part in parts for number in part.asked]
+    if asked:
+        _order(fresh, parts, asked, teacher)
     for part in parts:
         if fresh.panel.combine == "votes":
             part.groups = [_with_votes(group) for group in part.groups]
             part.batch["groups"] = part.groups
         if objective.trains_on != "all":  # a choice by the new scores, so other tokens than those above
-            groups, device = part.groups, part.batch["input_ids"].device
-            part.batch = _moved(rows.collate(groups), device)
+            device = part.batch["input_ids"].device
+            part.batch = _moved(rows.collate_all([_compared(group, objective) for group in part.groups]), device)
         else:
             part.batch |= _moved(scores_of(part.groups), part.batch["input_ids"].device)
         if objective.needs_reference:
@@ -161,14 +163,20 @@ def _rank(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], obje
             part.batch["reference"] = fresh.reference(part.batch)
 
 
+def _compared(group: Group, objective: Objective) -> Group:
+    """The responses that the method is trained on; of a group that no ranker has an opinion on, one without a place."""
+    found = chosen(group, objective.trains_on)
+    return found if found.items else chosen(replace(group, teacher_scores=(0.0,) * len(group.items)), "best")
+
+
 def _order(
     fresh: FreshGroups,
     parts: Sequence[_Part],
-    chosen: Sequence[tuple[_Part, int]],
+    asked: Sequence[tuple[_Part, int]],
     teacher: Sequence[list[float] | None],
 ) -> None:
     """Ask the panel about all new groups at once, and note its scores."""
-    groups = [part.groups[number] for part, number in chosen]
+    groups = [part.groups[number] for part, number in asked]
     texts = [[fresh.decode(item.response_ids) for item in group.items] for group in groups]
     columns = _columns(groups)
     if all(values is not None for values in teacher):
@@ -180,15 +188,15 @@ def _order(
         ]
     prompts = [group.columns["prompt"] if group.columns else "" for group in groups]
     ranked = fresh.panel(prompts, texts, columns)
-    for at, (part, number) in enumerate(chosen):
+    for at, (part, number) in enumerate(asked):
         group, size = part.groups[number], len(part.groups[number].items)
         scores, given = ranked.order.scores[at][:size].tolist(), ranked.order.votes
         own = None if given is None else (_square(given.share[at], size), _square(given.weight[at], size))
         part.groups[number] = replace(group, teacher_scores=tuple(scores), votes=own)
     if fresh.file is not None:
-        sampled = [part.sampled[number] for part, number in chosen]
+        sampled = [part.sampled[number] for part, number in asked]
         before = [[float(np.mean(values)) for values in group] for group in sampled]
-        fresh.file.add([part.step for part, _ in chosen], groups, prompts, texts, ranked, before)
+        fresh.file.add([part.step for part, _ in asked], groups, prompts, texts, ranked, before)
 
 
 def _columns(groups: Sequence[Group]) -> dict[str, list[Any]]:

@@ -107,8 +107,8 @@ class LanguageRows:
         share = objective.on_policy if self.fresh is None else self.fresh.share(objective)
         if share and self.fresh is None and "response" in objective.levels:
             raise UserError(
-                "this method compares responses that are sampled in training, and nothing ranks them; give rankers "
-                "(score.rankers in a recipe, rankers= of GRKDTrainer), or set on_policy_fraction: 0"
+                "this method compares responses that are sampled in training, and nothing ranks them; give it to "
+                "`grkd run` with responses.when: in_training, or choose a method that learns from stored responses"
             )
         return share
 
