@@ -91,11 +91,11 @@ def test_a_benchmark_of_ones_own(
     ("name", "part"),
     [
         ("gsm8", "did you mean gsm8k?"),
-        ("nowhere:IT", "No module named 'nowhere'"),
-        ("my_benchmarks:IT", "no attribute 'IT'"),
+        ("nowhere:IT", "there is no module 'nowhere'"),
+        ("my_benchmarks:IT", "my_benchmarks has no 'IT'"),
         ("my_benchmarks:NUMBER", "is a int, not a grkd.benchmarks.Benchmark"),
         ("my_benchmarks:ANOTHER", "give it another name"),
-        (":", "cannot load ':'"),
+        (":", "an import path is 'package.module:Name'"),
     ],
 )
 def test_mistakes_are_one_line(own: None, name: str, part: str) -> None:

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from grkd.benchmarks._benchmark import Benchmark
 from grkd.errors import UserError
+from grkd.imports import imported
 
 
 @cache
@@ -33,11 +34,10 @@ def find(name: str) -> Benchmark:
         raise UserError(
             f"--tasks: no task {name!r}; {hint}there are {', '.join(known)}, or your own as package.module:OBJECT"
         )
-    module, _, attribute = name.partition(":")
     try:
-        made = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"--tasks: cannot load {name!r} ({error}); give package.module:OBJECT") from None
+        made = imported(name)
+    except UserError as error:
+        raise UserError(f"--tasks: {error}") from None
     if not isinstance(made, Benchmark):
         raise UserError(f"--tasks: {name!r} is a {type(made).__name__}, not a grkd.benchmarks.Benchmark")
     if made.name in known:

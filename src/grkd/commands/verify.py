@@ -18,7 +18,7 @@ Stages that were made from a damaged one are kept: if the damage is older than t
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    command.add_argument("--repair", action="store_true", help="move damaged stages aside, to be made again")
+    command.add_argument("--repair", action="store_true", help="move damaged stages aside; the next run rebuilds them")
 
 
 def run(options: argparse.Namespace) -> int:
