@@ -80,7 +80,10 @@ def test_a_run_from_end_to_end(recipe: Path, capsys: pytest.CaptureFixture[str])
         ("responses.stored_share=1.0", "responses.stored_share"),
         ("score.combine=most", "score.combine"),
         ("responses.when=before", "methods.1: grpo learns from responses that are sampled in training"),
-        ("methods=[{name: grkd, preset: responses, rankers: [nobody]}]", "methods.0.rankers.0: unknown ranker 'nobody'"),
+        (
+            "methods=[{name: grkd, preset: responses, rankers: [nobody]}]",
+            "methods.0.rankers.0: unknown ranker 'nobody'",
+        ),
         ("methods=[{name: opd, rankers: [log_prob]}]", "methods.0.rankers: opd compares no responses"),
     ],
 )
