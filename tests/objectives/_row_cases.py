@@ -33,6 +33,7 @@ OPTION_SETS: dict[str, dict[str, dict[str, Any]]] = {
         "lists over the batch": {"ranking": [SOFT | BATCH | {"divergence": "forward_kl", "temperature": 2.0}]},
         "reverse lists": {"ranking": [SOFT | BATCH | {"divergence": "reverse_kl"}]},
         "classes": {"preset": "classes"},
+        "lists": {"preset": "lists"},
         "margins": {"ranking": [{"part": "contrib.margins", "tau": 2.0}]},
         "gaps": {"ranking": [WEIGHTED | {"target": "soft", "tau": 2.0, "normalize": "candidates"}]},
         "gap margins": {"ranking": [WEIGHTED | {"target": "margin"}]},
@@ -64,6 +65,9 @@ OPTION_SETS: dict[str, dict[str, dict[str, Any]]] = {
         "list mle": {"weight": "uniform", "label_first": False},
         "teacher first": {"label_first": False, "temperature": 2.0},
     },
+    "plackett_luce": {"default": {}, "top": {"top_k": 3, "tau": 0.5}},
+    "margin_mse": {"default": {}, "all": {"pairs": "all"}},
+    "lambdaloss": {"default": {}, "scores": {"grades": "scores", "k": 4, "mu": 0.0}},
 }
 
 # Options that do something only together with others: (method, option) -> the others.
@@ -76,13 +80,15 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {
     ("dkd", "warmup"): {"warmup": 0.6},
     ("dist", "t_squared"): {"temperature": 2.0},
     ("rkd", "label_weight"): {"on": "logits"},
+    ("plackett_luce", "top_k"): {"top_k": 4},
+    ("lambdaloss", "k"): {"k": 4},
 }
 
 # Methods that are not at their minimum where the student equals the teacher, and why.
 NO_IDENTITY = {
     **{
         ("grkd", case): "hard pairs push every margin towards infinity, or labels are not the teacher's"
-        for case in ("default", "top", "sample", "responses", "both", "ranks", "classes")
+        for case in ("default", "top", "sample", "responses", "both", "ranks", "classes", "lists")
     },
     ("grkd", "advantage"): "the advantage asks for the teacher's best alone",
     ("dkd", "default"): "labels are not the teacher's",
@@ -92,6 +98,11 @@ NO_IDENTITY = {
     ("pld", "default"): "the likelihood of an order grows with every margin",
     ("pld", "list mle"): "the likelihood of an order grows with every margin",
     ("pld", "teacher first"): "the likelihood of an order grows with every margin",
+    ("plackett_luce", "default"): "the likelihood of an order grows with every margin",
+    ("plackett_luce", "top"): "the likelihood of an order grows with every margin",
+    ("ranknet", "default"): "hard pairs push every margin towards infinity",
+    ("lambdaloss", "default"): "hard pairs push every margin towards infinity",
+    ("lambdaloss", "scores"): "hard pairs push every margin towards infinity",
     ("kd", "labels"): "labels are not the teacher's",
     ("ce", "default"): "labels are not the teacher's",
 }

@@ -10,6 +10,7 @@ from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
 from grkd.losses._relational import relational_angle, relational_distance
 from grkd.losses._soft_target import cross_entropy_of, forward_kl, masked_log_softmax, soft_target
 from grkd.losses._standardized import standardized
+from grkd.losses._tiered_plackett_luce import tiered_plackett_luce
 from grkd.losses._voted_pairs import voted_pairs
 from grkd.losses._weighted_pairs import pair_margins, rank_discount, weighted_pairs
 
@@ -38,6 +39,7 @@ __all__ = [
     "relational_distance",
     "soft_target",
     "standardized",
+    "tiered_plackett_luce",
     "voted_pairs",
     "weighted_pairs",
 ]

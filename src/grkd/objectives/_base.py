@@ -18,6 +18,8 @@ Level = Literal["row", "response"]
 # Which responses of a group a method is trained on: all; the teacher's best; its best and worst ("ends"); those that
 # were sampled from the teacher, or stand in the data.
 Choice = Literal["all", "best", "ends", "teacher", "data"]
+# The least that a teacher must give: a score per candidate, an order of all of them, or tiers (an order with ties).
+LeastTeacher = Literal["scores", "order", "tiers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,11 @@ class Objective(ABC):
     def teacher_mixed_in(self) -> float:
         """Weight of the teacher in the distribution that those answers are drawn from."""
         return 0.0
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        """The least that the teacher must give of a list. "order", "tiers": only the order of its scores is read."""
+        return "scores"
 
     @property
     def least_candidates(self) -> int:

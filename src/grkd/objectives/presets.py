@@ -21,6 +21,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "anchor": (SoftTarget(temperature=2.0, t_squared=True),),
         "alpha_ceiling": 0.5,
     },
+    # Pairs alone, from the first step on: reads only the order, so that ties and partial orders are enough.
+    "lists": {"ranking": (Pairs(),), "anchor": (), "alpha_shape": "constant"},
     # Soft targets first; then pairs as printed and, weighing more, groups of the batch's examples.
     "classes": {
         "ranking": (

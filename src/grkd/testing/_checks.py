@@ -171,6 +171,21 @@ def check_teacher(objective: Objective) -> None:
     assert "teacher" in said, f"without a teacher the error does not name it: {said}"
 
 
+def check_order_alone(objective: Objective, level: Level) -> None:
+    """A method that asks for an order alone does not see how far apart the teacher's scores are."""
+    if objective.least_teacher == "scores" or level != "row":
+        return
+    batch = a_batch(masked=True)
+    assert batch.teacher is not None
+    # Tiers of several candidates, if ties are allowed.
+    teacher = batch.teacher.round(decimals=0) if objective.least_teacher == "tiers" else batch.teacher
+    loss, gradient = loss_and_gradient(objective, replace(batch, teacher=teacher))
+    for other in (teacher.exp() - 7, 3 * teacher + teacher.pow(3)):
+        found, found_gradient = loss_and_gradient(objective, replace(batch, teacher=other))
+        _close(found, loss)
+        _close(found_gradient, gradient)
+
+
 Check = Callable[[Objective, Level], None]
 # Of an objective at one of its levels; those of the second list need draws that do not depend on the batch.
 CHECKS: tuple[Check, ...] = (
@@ -181,5 +196,6 @@ CHECKS: tuple[Check, ...] = (
     check_bfloat16,
     check_inputs,
     check_mask_shapes,
+    check_order_alone,
 )
 CHECKS_OF_BATCHES: tuple[Check, ...] = (check_masked_row, check_permuted_rows, check_split_batch)

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.kernels.weighted_pairs import weighted_pairs
-from grkd.losses import PAIR_FORMS, Normalize, PairForm, rank_discount
-from grkd.objectives._base import Batch
+from grkd.losses import HARD, PAIR_FORMS, Normalize, PairForm, rank_discount
+from grkd.objectives._base import Batch, LeastTeacher
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
 from grkd.objectives.parts._score_pair import ScorePair
@@ -33,6 +33,11 @@ class WeightedPairs(GroupPart):
         super().check()
         above_zero("weighted_pairs", self, "tau", "temperature")
         form_of("weighted_pairs", self.target)
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        order_alone = self.by == "rank" and form_of("weighted_pairs", self.target) is HARD and self.group != "sample"
+        return "tiers" if order_alone else "scores"
 
     def loss(self, scores: ScorePair, batch: Batch) -> Float[Tensor, "..."]:
         return self.rows_and_counted(scores, batch)[0]

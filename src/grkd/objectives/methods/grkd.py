@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from grkd import schedules
 from grkd.errors import UserError
 from grkd.objectives import parts
-from grkd.objectives._base import Batch, Level, Objective, Term, label_term
+from grkd.objectives._base import Batch, LeastTeacher, Level, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero, not_negative
 from grkd.objectives._options import Mistake, Option, converted, mistakes, option, options_of
 from grkd.objectives._renamed import RENAMED
@@ -136,6 +136,11 @@ class GRKD(Objective):
     @property
     def least_candidates(self) -> int:
         return max((part.least_candidates for name in _LISTS for part in self._active(name, "row")), default=2)
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        rows = [part for name in _LISTS for part in self._active(name, "row")]
+        return "tiers" if all(part.least_teacher == "tiers" for part in rows) else "scores"
 
     def alpha(self, progress: float) -> float:
         """Weight of the ranking parts at this point of training."""

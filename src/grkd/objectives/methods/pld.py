@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grkd.groups import checked_mask, wide
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Batch, Objective, Term, label_term, labelled
+from grkd.objectives._base import Batch, LeastTeacher, Objective, Term, label_term, labelled
 from grkd.objectives._option_checks import above_zero, known, not_negative
 from grkd.objectives._options import option
 
@@ -47,6 +47,10 @@ class PLD(Objective):
         known("pld", self, {"weight": get_args(PlaceWeight)})
         above_zero("pld", self, "temperature", "list_weight")
         not_negative("pld", self, "label_weight")
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        return "order" if self.weight == "uniform" else "scores"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         counted, teacher = batch.counted(), wide(batch.required_teacher().detach())

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.objectives._base import Batch, Level, Term
+from grkd.objectives._base import Batch, LeastTeacher, Level, Term
 from grkd.objectives._option_checks import not_negative, well_typed
 from grkd.objectives._options import option
 from grkd.objectives.parts._score_pair import ScorePair
@@ -57,6 +57,11 @@ class Part(ABC):
     def couples_rows(self) -> bool:
         """Whether a row's loss depends on the other rows of its micro-batch."""
         return False
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        """ "tiers" if only the order of the teacher's scores is read; "scores" else."""
+        return "scores"
 
     @property
     def least_candidates(self) -> int:

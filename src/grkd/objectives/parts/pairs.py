@@ -12,8 +12,8 @@ from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.imports import imported, is_import_path
 from grkd.kernels.all_pairs import all_pairs
-from grkd.losses import PAIR_FORMS, Normalize, PairForm, pair_form, voted_pairs
-from grkd.objectives._base import Batch
+from grkd.losses import HARD, PAIR_FORMS, Normalize, PairForm, pair_form, voted_pairs
+from grkd.objectives._base import Batch, LeastTeacher
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import meant, option
 from grkd.objectives.parts._base import AxisPart, Part, batch_mean
@@ -115,6 +115,11 @@ class Pairs(AxisPart, GroupPart):
     def form(self) -> PairForm:
         """The pair form that `target` names. Raises UserError for an unknown one."""
         return form_of(self.short_name(), self.target)
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        order_alone = self.over == "candidates" and self.form is HARD and self.group != "sample"
+        return "tiers" if order_alone else "scores"
 
     @property
     def term_name(self) -> str:

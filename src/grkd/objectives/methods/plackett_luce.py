@@ -1,0 +1,49 @@
+"""Plackett-Luce: the exact likelihood of the teacher's order, ties and unordered rests included."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from grkd.errors import UserError
+from grkd.groups import has_pair, wide
+from grkd.losses import tiered_plackett_luce
+from grkd.objectives._base import Batch, LeastTeacher, Objective, Term
+from grkd.objectives._option_checks import above_zero
+from grkd.objectives._options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlackettLuce(Objective):
+    """Tie-aware Plackett-Luce on partial orders: tiers of candidates, such as a top five of 32.
+
+    L = -log P(teacher's tiers | s / tau): losses.tiered_plackett_luce. Orders inside a tier are added up, so a tie is
+    no preference. Without ties and with top_k 0 it is ListMLE.
+    Rows whose candidates are all tied do not count. Raises UserError for options out of range.
+    Source: Plackett, 1975; ListMLE: Xia et al., ICML 2008; top k: Xia et al., NeurIPS 2009; ties added up: ours.
+    """
+
+    learns_from: ClassVar[str] = "the teacher's order, full or partial, as a Plackett-Luce model with ties"
+    minimises: ClassVar[str] = "negative log-likelihood of the teacher's tiers, orders inside a tier added up"
+    source: ClassVar[str] = "Xia et al., NeurIPS 2009; ties: ours"
+
+    tau: float = option(1.0, "divides the student's scores")
+    top_k: int = option(0, "only tiers that begin among the first top_k places count; 0: all")
+
+    def __post_init__(self) -> None:
+        above_zero("plackett_luce", self, "tau")
+        if self.top_k < 0:
+            raise UserError(f"plackett_luce: top_k must be 0 (all places) or more, got {self.top_k}")
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        return "tiers"
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        teacher = batch.required_teacher()
+        rows = tiered_plackett_luce(wide(batch.student) / self.tau, teacher, mask=batch.mask, top_k=self.top_k or None)
+        counted = has_pair(teacher, mask=batch.mask)
+        return (Term(name="ranking", weight=1.0, rows=torch.where(counted, rows, 0.0), counted=counted),)
+
+
+METHOD = PlackettLuce

@@ -1,0 +1,46 @@
+"""RankNet: the logistic loss summed over the pairs that the teacher orders."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grkd.groups import has_pair
+from grkd.losses import group_relative
+from grkd.objectives._base import Batch, LeastTeacher, Objective, Term
+from grkd.objectives._option_checks import above_zero
+from grkd.objectives._options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankNet(Objective):
+    """RankNet (Burges et al.): every ordered pair of a list counts 1, so that lists with more pairs weigh more.
+
+    L = -sum over pairs with t_i > t_j of log sigmoid(sigma (s_i - s_j)), in nats per list. The group relative loss of
+    grkd is the same with the mean over the list's pairs.
+    Rows without a pair do not count. Raises UserError for sigma <= 0.
+    Source: Burges et al., ICML 2005.
+    """
+
+    learns_from: ClassVar[str] = "the pairs that the teacher orders, each of weight 1 (RankNet)"
+    minimises: ClassVar[str] = "logistic loss of score differences, summed over the pairs of a list"
+    source: ClassVar[str] = "Burges et al., ICML 2005"
+
+    sigma: float = option(1.0, "multiplies the student's score differences")
+
+    def __post_init__(self) -> None:
+        above_zero("ranknet", self, "sigma")
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        return "tiers"
+
+    def terms(self, batch: Batch) -> tuple[Term, ...]:
+        teacher = batch.required_teacher()
+        per_candidate = group_relative(
+            batch.student, teacher, mask=batch.mask, tau=1 / self.sigma, normalize="candidates"
+        )
+        count = batch.student.shape[-1] if batch.mask is None else batch.mask.sum(-1)
+        counted = has_pair(teacher, mask=batch.mask)
+        return (Term(name="ranknet", weight=1.0, rows=per_candidate * count, counted=counted),)
+
+
+METHOD = RankNet
