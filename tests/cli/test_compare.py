@@ -10,8 +10,10 @@ from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.language import compare as compare_language
 from grkd.language import evaluate as language_evaluation
+from grkd.language import stages
 from grkd.language.compare import split_groups
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
+from grkd.language.models import LanguageModels
 from grkd.recipe import LanguageRecipe
 from grkd.run.folder import RunFolder
 
@@ -93,14 +95,14 @@ def test_goes_on_run_by_run(tiny_recipe: Path, folder: Path, monkeypatch: pytest
 def test_a_method_that_fails_is_shown_and_the_rest_goes_on(
     tiny_recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = language_evaluation.evaluate_student
+    real = stages.evaluate_student
 
-    def broken(recipe: Any, run: Any, models: Any, name: str, trained: str | None) -> Path:
+    def broken(context: Any, name: str, trained: str | None) -> Path:
         if name == "kd-seed0":
             raise RuntimeError("no luck")
-        return real(recipe, run, models, name, trained)
+        return real(context, name, trained)
 
-    monkeypatch.setattr(language_evaluation, "evaluate_student", broken)
+    monkeypatch.setattr(stages, "evaluate_student", broken)
     assert compare(tiny_recipe, "--methods", "kd,ce", "--seeds", "1") == 1
     results = load(folder / "results.json")
     assert results["status"] == {"kd-seed0": "failed: RuntimeError: no luck", "ce-seed0": "done"}
@@ -185,11 +187,11 @@ def test_questions_that_are_training_prompts_are_warned_of(
     path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in ("abc", "xyz")))
     item = Item(id="a", prompt_ids=[97, 98, 99], response_ids=[1])
     group = Group(id="a", items=(item,), teacher_scores=(0.0,), sources=("data",))
-    monkeypatch.setattr(compare_language.language_scores, "read_groups", lambda run, split: [group])
+    monkeypatch.setattr(compare_language, "read_groups", lambda run, split: [group])
     monkeypatch.setattr(compare_language, "encode_prompt", lambda _, example, **__: list(example.prompt.encode()))
     found = recipe.read(tiny_recipe, [f"search={{questions: {path}}}"])
     assert isinstance(found, LanguageRecipe)
     monkeypatch.setattr(LanguageModels, "tokenizer", None)
     run = RunFolder(tmp_path / "run")
-    compare_language._warn_of_shared_questions(found, run, LanguageModels(found, run))
+    compare_language._warn_of_shared_questions(LanguageContext.open(found, run))
     assert "search.questions: 1 of 2 are also prompts of data.train" in " ".join(capsys.readouterr().err.split())

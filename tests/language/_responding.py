@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.files import read_json
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
 from grkd.recipe import LanguageRecipe, read
@@ -22,9 +22,9 @@ def made(recipe_path: Path, *words: str, output: str = "run", ranks: Any = None)
     run = RunFolder(Path(recipe.output))
     if ranks is not None:
         run.ranks = ranks
-    models = LanguageModels(recipe, run)
-    prepare(recipe, run, models)
-    respond(recipe, run, models)
+    context = LanguageContext.open(recipe, run)
+    prepare(context)
+    respond(context)
     return recipe, run
 
 

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.score import SCORES, score
 from grkd.language.tables import RESPONSES, write_table
 from grkd.recipe import read
@@ -111,8 +111,8 @@ methods: [kd]
         self.path, self.words = path, words
         self.recipe = read(path, words)
         self.run = RunFolder(Path(self.recipe.output))
-        self.models = LanguageModels(self.recipe, self.run)
-        self.run.stage("prepare", {"made": "by hand"}, self.models.make)
+        self.context = LanguageContext.open(self.recipe, self.run)
+        self.run.stage("prepare", {"made": "by hand"}, self.context.models.make)
         self.run.stage(
             "respond",
             {"responses": str(responses)},
@@ -124,13 +124,13 @@ methods: [kd]
         made = object.__new__(Prepared)
         made.path, made.words, made.run = self.path, words, self.run
         made.recipe = read(self.path, words)
-        made.models = LanguageModels(made.recipe, made.run)
+        made.context = LanguageContext.open(made.recipe, made.run)
         return made
 
 
 def made(folder: Path, teacher: Path, *words: str, responses: list[dict[str, Any]] | None = None) -> Prepared:
     run = Prepared(folder, teacher, records(7, 3) if responses is None else responses, *words)
-    score(run.recipe, run.run, run.models)
+    score(run.context)
     return run
 
 

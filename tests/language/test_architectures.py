@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grkd import cli
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.prompts import Example
-from grkd.language import prepare as language_prompts
-from grkd.language import respond as language_responses
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
+from grkd.language.prepare import prepare
+from grkd.language.respond import respond
 from grkd.language.score import score
 from grkd.models.generate import generate_responses
 from grkd.models.load import load_language_model
@@ -104,10 +104,10 @@ methods: [kd]
     )
     recipe = read(folder / "recipe.yaml", words)
     run = RunFolder(Path(recipe.output))
-    models = LanguageModels(recipe, run)
-    language_prompts.prepare(recipe, run, models)
-    language_responses.respond(recipe, run, models)
-    score(recipe, run, models)
+    context = LanguageContext.open(recipe, run)
+    prepare(context)
+    respond(context)
+    score(context)
     return joined(run.path)
 
 

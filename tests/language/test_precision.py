@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from grkd import cli, objectives
 from grkd.language import evaluate as language_evaluation
 from grkd.language import sampling as _sampling
+from grkd.language import stages
 from grkd.models.load import cast_weights
 from grkd.recipe import Training
 from grkd.run import training as _train
@@ -81,9 +82,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         monkeypatch.setattr(module, name, call)
 
     noted(_sampling, "generate_responses", "sample", 0)
-    noted(language_evaluation, "answered", "answer", 2)
-    noted(language_evaluation, "sample_answers", "answer", 3)
-    noted(language_evaluation, "rank_metrics", "rank", 3)
+    noted(language_evaluation, "answered", "answer", 1)
+    noted(language_evaluation, "sample_answers", "answer", 1)
+    noted(language_evaluation, "rank_metrics", "rank", 1)
     return found
 
 
@@ -95,7 +96,7 @@ def test_tries_and_runs_are_measured_alike(
     if gpu:
         for module in (_sampling, language_evaluation):
             monkeypatch.setattr(module, "dtype", lambda name, where: torch.bfloat16)
-    monkeypatch.setattr(language_evaluation, "evaluate_teacher", lambda *_: None)
+    monkeypatch.setattr(stages, "evaluate_teacher", lambda *_: None)
     questions = tiny_recipe.parent / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": f"w{n}", "answer": "3"}) + "\n" for n in range(3)))
     common = ["training.steps=1", f"evaluation.questions={questions}", "responses.source=student", "score.signal=live"]

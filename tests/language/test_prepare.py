@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from grkd.errors import UserError
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.prepare import prepare
 from grkd.recipe import LanguageRecipe, read
 from grkd.run.folder import RunFolder
@@ -25,7 +25,7 @@ def prepared(recipe_path: Path, *words: str) -> tuple[list[dict[str, Any]], dict
     recipe = read(recipe_path, ["methods=[ce]", "responses.source=data", *words])
     assert isinstance(recipe, LanguageRecipe)
     run = RunFolder(Path(recipe.output))
-    prepare(recipe, run, LanguageModels(recipe, run))
+    prepare(LanguageContext.open(recipe, run))
     counts = json.loads((run.path / "prepare" / "counts.json").read_text())
     return pq.read_table(run.path / "prepare" / "prompts.parquet").to_pylist(), counts
 

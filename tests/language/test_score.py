@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grkd.errors import UserError
-from grkd.language import score as language_scores
+from grkd.language.models import LanguageModels
 from grkd.language.score import read_groups, score
 from grkd.run import results as _results
 from grkd.teacher import local
@@ -101,7 +101,7 @@ def test_other_rewards(tmp_path: Path, teacher: Path, kind: str, ratio: float | 
     else:
         other = run.again("score.reward=calibrated", f"score.calibration={ratio}")
         found = {name: row["teacher_reward"] for name, row in table(run).items()}
-        score(other.recipe, other.run, other.models)
+        score(other.context)
         expected = {name: row["teacher_reward"] for name, row in table(other).items()}
         assert found == pytest.approx(expected, rel=1e-5)
         return
@@ -172,7 +172,7 @@ class TestHiddenStates:
         stamp = (run.run.path / "score" / "manifest.json").stat().st_mtime_ns
         for methods, kept in ((RANKS, True), ("kd", False)):
             other = run.again(f"methods=[{methods}]")
-            score(other.recipe, other.run, other.models)
+            score(other.context)
             assert ((run.run.path / "score" / "manifest.json").stat().st_mtime_ns == stamp) == kept
 
 
@@ -180,14 +180,14 @@ def test_a_model_whose_logits_are_more_than_its_head(
     tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hidden states and head give other logits than the model: they are not used, and not stored."""
-    real = language_scores.LanguageModels.teacher
+    real = LanguageModels.teacher
 
     def halved(self: Any) -> Any:
         model = real(self)
         model.lm_head.register_forward_hook(lambda module, inputs, output: output * 0.5)
         return model
 
-    monkeypatch.setattr(language_scores.LanguageModels, "teacher", halved)
+    monkeypatch.setattr(LanguageModels, "teacher", halved)
     with pytest.raises(UserError, match="set score"):
         made(tmp_path, teacher)
     run = made(tmp_path, teacher, "score.signal=live")

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from grkd import objectives, rankers
 from grkd.errors import UserError
-from grkd.language import score as score_stage
+from grkd.language.models import LanguageModels
 from grkd.language.score import read_groups, score
 from grkd.recipe import LanguageRecipe, read
 from grkd.training import LanguageRows
@@ -46,7 +46,7 @@ def prepared(folder: Path, teacher: Path, listed: str, *words: str, **columns: A
 
 
 def scored(run: Prepared) -> dict[str, dict[str, Any]]:
-    score(run.recipe, run.run, run.models)
+    score(run.context)
     return table(run)
 
 
@@ -191,7 +191,7 @@ def test_mistakes_before_the_teacher_is_loaded(
     tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, listed: str, said: str
 ) -> None:
     run = prepared(tmp_path, teacher, f"log_prob, {listed}", solution=second_response)
-    monkeypatch.setattr(score_stage.LanguageModels, "teacher", None)
+    monkeypatch.setattr(LanguageModels, "teacher", None)
     with pytest.raises(UserError) as raised:
         scored(run)
     assert said in str(raised.value)

@@ -95,14 +95,14 @@ from pathlib import Path
 from accelerate import PartialState
 from grkd.recipe import read
 from grkd.run.folder import RunFolder
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.score import score
 
 PartialState(cpu=True)
 recipe = read(Path(sys.argv[1]), ["score.reward=calibrated"])
 run = RunFolder(Path(recipe.output))
 assert run.ranks.num_processes == 2
-score(recipe, run, LanguageModels(recipe, run))
+score(LanguageContext.open(recipe, run))
 """
 
 

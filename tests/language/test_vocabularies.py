@@ -76,15 +76,15 @@ def test_methods_without_the_teachers_tokens_are_let_through(
     tmp_path: Path, teacher: Path, student: Path, methods: str
 ) -> None:
     run = Prepared(tmp_path, teacher, records(4, 2), methods, student=student)
-    run.models.check_vocabularies()
-    assert run.models.teacher_tokenizer.get_vocab() == other_tokenizer().get_vocab()
+    run.context.models.check_vocabularies()
+    assert run.context.models.teacher_tokenizer.get_vocab() == other_tokenizer().get_vocab()
 
 
 def test_methods_that_change_after_the_models_were_prepared(tmp_path: Path, teacher: Path, student: Path) -> None:
     run = Prepared(tmp_path, teacher, records(4, 2), RANKS, student=student)
     changed = run.again("methods=[kd]")
     with pytest.raises(UserError, match="replace kd, which compare token by token"):
-        score(changed.recipe, changed.run, changed.models)
+        score(changed.context)
 
 
 @pytest.mark.parametrize("template", [SQUARE, None])
@@ -94,9 +94,9 @@ def test_the_teacher_scores_the_text_in_its_own_tokens(tmp_path: Path, student: 
     run = Prepared(
         tmp_path, teacher, records(5, 3), RANKS, "score.reward=calibrated", "data.system=w30", student=student
     )
-    assert run.models.teacher_tokenizer is not None
-    assert run.models.numbers["stop_ids"] == [END], "the student's"
-    score(run.recipe, run.run, run.models)
+    assert run.context.models.teacher_tokenizer is not None
+    assert run.context.models.numbers["stop_ids"] == [END], "the student's"
+    score(run.context)
     model = AutoModelForCausalLM.from_pretrained(teacher).eval()
     found = table(run)
     for number in range(5):
@@ -124,7 +124,7 @@ def test_the_teacher_scores_the_text_in_its_own_tokens(tmp_path: Path, student: 
 
 def test_one_vocabulary_has_no_second_tokenizer(tmp_path: Path, student: Path) -> None:
     run = Prepared(tmp_path, save_llama(tmp_path / "teacher", tokenizer()), records(4, 2), student=student)
-    assert run.models.teacher_tokenizer is None
+    assert run.context.models.teacher_tokenizer is None
     assert not (run.run.path / "prepare" / "teacher_tokenizer").exists()
 
 
@@ -133,9 +133,9 @@ def test_a_teacher_with_a_shorter_context(tmp_path: Path, student: Path) -> None
     settings = json.loads((teacher / "config.json").read_text())
     (teacher / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 4}))
     run = Prepared(tmp_path, teacher, records(4, 2), RANKS, student=student)
-    assert run.models.numbers["context"] == CONTEXT, "prompts are dropped by the student's"
+    assert run.context.models.numbers["context"] == CONTEXT, "prompts are dropped by the student's"
     with pytest.raises(UserError, match=r"teacher: prompt and response p\d#\d are \d+ of its tokens, its context is 4"):
-        score(run.recipe, run.run, run.models)
+        score(run.context)
 
 
 def test_a_teacher_whose_head_is_too_small_for_its_own_tokenizer(tmp_path: Path, student: Path) -> None:
@@ -158,6 +158,6 @@ def test_log_probabilities_are_of_the_vocabulary_alone(tmp_path: Path, student: 
     for name in ("plain", "padded"):
         (tmp_path / f"of-{name}").mkdir()
         run = Prepared(tmp_path / f"of-{name}", tmp_path / name, records(4, 2), RANKS, student=student)
-        score(run.recipe, run.run, run.models)
+        score(run.context)
         found.append({key: row["teacher_mean_log_prob_nats"] for key, row in table(run).items()})
     assert found[0] == pytest.approx(found[1], rel=1e-6)

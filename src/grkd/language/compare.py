@@ -18,12 +18,12 @@ from grkd.data.language import Group
 from grkd.data.prompts import Example
 from grkd.errors import UserError
 from grkd.files import digest, write_json
-from grkd.language import evaluate as language_evaluation
-from grkd.language import score as language_scores
-from grkd.language.context import LanguageModels
+from grkd.language import evaluate
+from grkd.language.context import LanguageContext
+from grkd.language.score import read_groups
 from grkd.language.search import Job, LanguageSearch, metric, search_job
-from grkd.language.shared import shared_stages
-from grkd.language.train import train_student, trained_student, training_inputs
+from grkd.language.stages import before_training, distil
+from grkd.language.train import trained_student, training_inputs
 from grkd.metrics.exact_match import read_questions
 from grkd.recipe import LanguageRecipe, Method
 from grkd.run.folder import RunFolder, identity
@@ -40,12 +40,13 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
     is.
     """
     _check_metric(recipe)
-    models = shared_stages(recipe, run)
-    recipe = _same_steps(recipe, len(language_scores.read_groups(run, "train")), run.ranks.num_processes)
+    context = before_training(recipe, run)
+    recipe = _same_steps(recipe, len(read_groups(run, "train")), run.ranks.num_processes)
+    context = context.with_recipe(recipe)
     search = None
     if recipe.search is not None:
-        _warn_of_shared_questions(recipe, run, models)
-        keys = {method.label: _key(recipe, run, models, method) for method in recipe.methods}
+        _warn_of_shared_questions(context)
+        keys = {method.label: _key(context, method) for method in recipe.methods}
         search = LanguageSearch(recipe, run, keys)
     elif run.ranks.is_main_process:
         (run.path / "search.json").unlink(missing_ok=True)  # of an earlier recipe
@@ -89,40 +90,29 @@ def perform(job: Job) -> None:
 
 def final(job: Job) -> None:
     """Train and evaluate the student of a final run."""
-    run, models, recipe = _opened(job)
-    train_student(recipe, run, models, job.method, job.seed)
-    language_evaluation.evaluate_student(recipe, run, models, job.name, job.name)
+    distil(_opened(job), job.method, job.seed)
 
 
 def attempt(job: Job) -> None:
     """Train a student on all but the validation groups, measure it there, and keep only the metrics."""
-    run, models, recipe = _opened(job)
-    search = recipe.search
+    context = _opened(job)
+    search = context.recipe.search
     assert search is not None
-    inputs = {**training_inputs(recipe, run, models, job.method, job.seed), "search": _measured(recipe)}
+    inputs = {**training_inputs(context, job.method, job.seed), "search": _measured(context.recipe)}
 
     def make(work: Path) -> None:
-        fit, validation = split_groups(language_scores.read_groups(run, "train"), search.validation_fraction)
-        student = trained_student(
-            recipe, run, models, job.method, job.seed, fit, work, description=f"search {job.name}"
-        )
-        student = student.eval()
+        fit, validation = split_groups(read_groups(context.run, "train"), search.validation_fraction)
+        description = f"search {job.name}"
+        student = trained_student(context, job.method, job.seed, fit, work, description=description).eval()
         if metric(search) == "exact_match":
-            student = language_evaluation.to_answer(recipe, models, student)
-            metrics = language_evaluation.answered(recipe, models, student, search.questions, work / "exact_match.json")
+            student = evaluate.to_answer(context, student)
+            metrics = evaluate.answered(context, student, search.questions, work / "exact_match.json")
         else:
-            metrics = language_evaluation.rank_metrics(
-                recipe,
-                run,
-                models,
-                language_evaluation.to_rank(student),
-                validation,
-                description=f"search {job.name}",
-            )
+            metrics = evaluate.rank_metrics(context, evaluate.to_rank(student), validation, description=description)
         write_json(work / "metrics.json", metrics)
         drop_checkpoints(work)
 
-    run.stage(f"search/{job.name}", inputs, make)
+    context.run.stage(f"search/{job.name}", inputs, make)
 
 
 def split_groups(groups: Sequence[Group], fraction: float) -> tuple[list[Group], list[Group]]:
@@ -158,22 +148,23 @@ def _status(recipe: LanguageRecipe, search: LanguageSearch | None, outcomes: Map
     return status
 
 
-def _key(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method) -> str:
+def _key(context: LanguageContext, method: Method) -> str:
     """Digest of what a method's trials depend on beside their settings."""
     trial = Trial(number=0, settings={"learning_rate": 1.0})
-    inputs = training_inputs(_of_job(search_job(recipe, method, trial, number=0)), run, models, method, recipe.seeds[0])
-    return digest({**inputs, "search": _measured(recipe)})
+    job = search_job(context.recipe, method, trial, number=0)
+    inputs = training_inputs(context.with_recipe(_of_job(job)), method, job.seed)
+    return digest({**inputs, "search": _measured(context.recipe)})
 
 
-def _warn_of_shared_questions(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> None:
+def _warn_of_shared_questions(context: LanguageContext) -> None:
     """Say so if the search validates on questions that are also training prompts."""
-    search = recipe.search
-    if search is None or search.questions is None or not run.ranks.is_main_process:
+    search = context.recipe.search
+    if search is None or search.questions is None or not context.run.ranks.is_main_process:
         return
-    prompts = {tuple(group.items[0].prompt_ids) for group in language_scores.read_groups(run, "train")}
+    prompts = {tuple(group.items[0].prompt_ids) for group in read_groups(context.run, "train")}
     questions = read_questions(Path(search.questions))
     asked = [Example(id=each.id, prompt=each.question) for each in questions]
-    ids = [tuple(encode_prompt(models.tokenizer, each, system=recipe.data.system)) for each in asked]
+    ids = [tuple(encode_prompt(context.models.tokenizer, each, system=context.recipe.data.system)) for each in asked]
     if shared := sum(each in prompts for each in ids):
         console.print(
             f"[yellow]search.questions: {shared} of {len(ids)} are also prompts of data.train, so the search rewards "
@@ -191,11 +182,10 @@ def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageReci
     return replace(recipe, training=replace(training, steps=steps, epochs=1.0))
 
 
-def _opened(job: Job) -> tuple[RunFolder, LanguageModels, LanguageRecipe]:
+def _opened(job: Job) -> LanguageContext:
     """The run as a job sees it, also in a process of its own."""
     recipe = _of_job(job)
-    run = RunFolder(Path(recipe.output))
-    return run, LanguageModels(recipe, run), recipe
+    return LanguageContext.open(recipe, RunFolder(Path(recipe.output)))
 
 
 def _of_job(job: Job) -> LanguageRecipe:
@@ -211,7 +201,7 @@ def _check_metric(recipe: LanguageRecipe) -> None:
     if recipe.search is None:
         return
     by, answers = metric(recipe.search), ["exact_match"] if recipe.search.questions else []
-    known = [*answers, *language_evaluation.MEASURED]
+    known = [*answers, *evaluate.MEASURED]
     if by not in known:
         raise UserError(f"search.metric: unknown metric {by!r}; available: {', '.join(known)}")
 

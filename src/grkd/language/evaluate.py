@@ -15,7 +15,7 @@ from grkd.data.chat import answer_text, decode_response, encode_prompt
 from grkd.data.language import Group
 from grkd.data.prompts import Example
 from grkd.files import write_json
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.kept_answers import kept_answers
 from grkd.language.kept_groups import keep_groups
 from grkd.language.respond import read_records
@@ -25,9 +25,8 @@ from grkd.metrics import exact_match
 from grkd.metrics.rank_measures import against_teacher, response_measures
 from grkd.models.generate import generate_responses
 from grkd.models.load import cast_weights, load_language_model
-from grkd.recipe import LanguageRecipe
 from grkd.run.device import dtype
-from grkd.run.folder import RunFolder, identity
+from grkd.run.folder import identity
 from grkd.statistics import bootstrap_interval
 
 # Of the measures of a prompt's responses, those that speak of their order.
@@ -39,60 +38,56 @@ MEASURED = (
 )
 
 
-def evaluate_student(
-    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, name: str, trained: str | None
-) -> Path:
+def evaluate_student(context: LanguageContext, name: str, trained: str | None) -> Path:
     """Rank fidelity, exact match and sample answers of a trained student (None: before training)."""
     inputs = {
-        "evaluation": identity(recipe.evaluation),
-        "answers_in": str(_answers_in(recipe, models)),
-        "score": run.key("score"),
-        "trained": run.key(f"train/{trained}") if trained else None,
+        "evaluation": identity(context.recipe.evaluation),
+        "answers_in": str(_answers_in(context)),
+        "score": context.run.key("score"),
+        "trained": context.run.key(f"train/{trained}") if trained else None,
     }
 
     def make(work: Path) -> None:
-        if not run.ranks.is_main_process:
+        if not context.run.ranks.is_main_process:
             return
         if trained is None:
-            student = models.student()
+            student = context.models.student()
         else:
-            student = load_language_model(str(run.path / "train" / trained / "student"), dtype=torch.float32)
-        student = student.to(models.device).eval()
+            student = load_language_model(str(context.run.path / "train" / trained / "student"), dtype=torch.float32)
+        student = student.to(context.models.device).eval()
         by_group: dict[str, list[float]] = {}
         metrics = rank_metrics(
-            recipe,
-            run,
-            models,
+            context,
             to_rank(student),
-            read_groups(run, "heldout"),
+            read_groups(context.run, "heldout"),
             description=f"evaluate {name}",
             by_group=by_group,
         )
-        keep_groups(work / "groups.parquet", run, by_group)
-        student = to_answer(recipe, models, student)
-        metrics |= answered(recipe, models, student, recipe.evaluation.questions, work / "exact_match.json")
+        keep_groups(work / "groups.parquet", context.run, by_group)
+        student = to_answer(context, student)
+        metrics |= answered(context, student, context.recipe.evaluation.questions, work / "exact_match.json")
         write_json(work / "metrics.json", metrics)
-        write_json(work / "answers.json", sample_answers(recipe, run, models, student))
+        write_json(work / "answers.json", sample_answers(context, student))
 
-    return run.stage(f"evaluate/{name}", inputs, make)
+    return context.run.stage(f"evaluate/{name}", inputs, make)
 
 
-def evaluate_teacher(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+def evaluate_teacher(context: LanguageContext) -> Path:
     """The teacher's own answers to the sample prompts, and its exact match."""
-    inputs = {"evaluation": identity(recipe.evaluation), "score": run.key("score")}
+    inputs = {"evaluation": identity(context.recipe.evaluation), "score": context.run.key("score")}
 
     def make(work: Path) -> None:
-        if not run.ranks.is_main_process:
+        if not context.run.ranks.is_main_process:
             return
-        if models.teacher_tokenizer is not None:  # its prompts are other token ids
+        if context.models.teacher_tokenizer is not None:  # its prompts are other token ids
             write_json(work / "answers.json", [])
             return
-        teacher = models.teacher()
-        if metrics := answered(recipe, models, teacher, recipe.evaluation.questions, work / "exact_match.json"):
+        teacher = context.models.teacher()
+        if metrics := answered(context, teacher, context.recipe.evaluation.questions, work / "exact_match.json"):
             write_json(work / "metrics.json", metrics)
-        write_json(work / "answers.json", sample_answers(recipe, run, models, teacher))
+        write_json(work / "answers.json", sample_answers(context, teacher))
 
-    return run.stage("evaluate/teacher", inputs, make)
+    return context.run.stage("evaluate/teacher", inputs, make)
 
 
 def to_rank(student: nn.Module) -> Any:
@@ -100,22 +95,23 @@ def to_rank(student: nn.Module) -> Any:
     return cast_weights(student, torch.float32)
 
 
-def to_answer(recipe: LanguageRecipe, models: LanguageModels, student: nn.Module) -> Any:
+def to_answer(context: LanguageContext, student: nn.Module) -> Any:
     """The student, in place, as it writes text, in tries and in runs that count: as when responses are sampled from it.
 
     That is bfloat16 on a GPU and float32 on a CPU, or what student.dtype says. It is no longer fit for to_rank.
     """
-    return cast_weights(student, _answers_in(recipe, models))
+    return cast_weights(
+        student,
+        _answers_in(context),
+    )
 
 
-def _answers_in(recipe: LanguageRecipe, models: LanguageModels) -> torch.dtype:
-    return dtype(recipe.student.dtype, models.device)
+def _answers_in(context: LanguageContext) -> torch.dtype:
+    return dtype(context.recipe.student.dtype, context.models.device)
 
 
 def rank_metrics(
-    recipe: LanguageRecipe,
-    run: RunFolder,
-    models: LanguageModels,
+    context: LanguageContext,
     student: nn.Module,
     groups: Sequence[Group],
     *,
@@ -129,20 +125,22 @@ def rank_metrics(
     Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
     teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
     """
-    tokens = models.teacher_tokenizer is None
-    rows = language_rows(recipe, run, models, groups, teacher=tokens)
-    rows.to(models.device)
+    tokens = context.models.teacher_tokenizer is None
+    rows = language_rows(context, groups, teacher=tokens)
+    rows.to(context.models.device)
     columns: dict[str, list[torch.Tensor]] = {}
     prompts: list[torch.Tensor] = []
     responses: list[dict[str, torch.Tensor]] = []
-    for seen, part in _parts(groups, recipe.evaluation.batch_size, description):
-        batch = {key: value.to(models.device) for key, value in rows.collate(part).items()}
+    for seen, part in _parts(groups, context.recipe.evaluation.batch_size, description):
+        batch = {key: value.to(context.models.device) for key, value in rows.collate(part).items()}
         with torch.no_grad():
             found = rows.forward(student, batch, levels=("row", "response") if tokens else ("response",)).batches
         if tokens:
             teacher = found["row"].teacher
             assert teacher is not None
-            for metric, values in against_teacher(found["row"].student, teacher, top_k=recipe.evaluation.top_k).items():
+            for metric, values in against_teacher(
+                found["row"].student, teacher, top_k=context.recipe.evaluation.top_k
+            ).items():
                 columns.setdefault(metric, []).append(values.cpu())
             lengths = torch.tensor([sum(len(item.response_ids) for item in group.items) for group in part])
             prompts.append(torch.arange(seen, seen + len(part)).repeat_interleave(lengths))
@@ -169,25 +167,25 @@ def rank_metrics(
     return metrics
 
 
-def answered(
-    recipe: LanguageRecipe, models: LanguageModels, model: PreTrainedModel, path: str | None, items: Path
-) -> dict[str, Any]:
+def answered(context: LanguageContext, model: PreTrainedModel, path: str | None, items: Path) -> dict[str, Any]:
     """Exact match on a file's questions, greedily; each question's outcome goes to `items`. Nothing without a file."""
     if path is None:
         return {}
-    spec = recipe.evaluation
+    spec = context.recipe.evaluation
     questions = exact_match.read_questions(Path(path))
     prompt_ids = [
         encode_prompt(
-            models.tokenizer,
-            Example(id=each.id, prompt=each.question, template_options=recipe.data.chat_template_kwargs or None),
-            system=recipe.data.system,
+            context.models.tokenizer,
+            Example(
+                id=each.id, prompt=each.question, template_options=context.recipe.data.chat_template_kwargs or None
+            ),
+            system=context.recipe.data.system,
         )
         for each in questions
     ]
     journal = items.with_suffix(".jsonl")  # answers as they come, until all are there
     texts = _greedy(
-        models,
+        context,
         model,
         prompt_ids,
         max_new_tokens=spec.answer_tokens,
@@ -201,26 +199,24 @@ def answered(
     return {"exact_match": found["exact_match"]}
 
 
-def sample_answers(
-    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, model: PreTrainedModel
-) -> list[dict[str, str]]:
+def sample_answers(context: LanguageContext, model: PreTrainedModel) -> list[dict[str, str]]:
     """Greedy answers to the first held-out prompts."""
-    first = {record["group"]: record for record in reversed(read_records(run, "heldout"))}
-    records = list(reversed(first.values()))[: recipe.evaluation.samples]
+    first = {record["group"]: record for record in reversed(read_records(context.run, "heldout"))}
+    records = list(reversed(first.values()))[: context.recipe.evaluation.samples]
     if not records:
         return []
     texts = _greedy(
-        models,
+        context,
         model,
         [record["prompt_ids"] for record in records],
-        max_new_tokens=recipe.evaluation.sample_tokens,
+        max_new_tokens=context.recipe.evaluation.sample_tokens,
         batch_size=len(records),
     )
     return [{"prompt": record["prompt"], "answer": text} for record, text in zip(records, texts, strict=True)]
 
 
 def _greedy(
-    models: LanguageModels,
+    context: LanguageContext,
     model: PreTrainedModel,
     prompts: list[list[int]],
     *,
@@ -234,17 +230,17 @@ def _greedy(
         max_new_tokens=max_new_tokens,
         temperature=0.0,
         top_p=1.0,
-        stop_ids=models.numbers["stop_ids"],
-        pad_token_id=models.numbers["pad_token_id"],
+        stop_ids=context.models.numbers["stop_ids"],
+        pad_token_id=context.models.numbers["pad_token_id"],
         seed=0,
         batch_size=batch_size,
-        vocabulary=models.numbers["vocabulary"],
+        vocabulary=context.models.numbers["vocabulary"],
     )
     texts = [""] * len(prompts)
-    stop_ids = models.numbers["stop_ids"]
+    stop_ids = context.models.numbers["stop_ids"]
     answers = (answer for some in kept_answers(journal, prompts, sample) for answer in some.responses)
     for answer in track(answers, "answer", unit="answers", total=len(prompts)):
-        texts[answer.index] = answer_text(decode_response(models.tokenizer, answer.response_ids, stop_ids))
+        texts[answer.index] = answer_text(decode_response(context.models.tokenizer, answer.response_ids, stop_ids))
     return texts
 
 

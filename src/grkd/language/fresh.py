@@ -10,14 +10,13 @@ import torch
 from grkd.console import console
 from grkd.data.chat import decode_response
 from grkd.data.language import Group
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.scorer import local_teacher, panel_of
 from grkd.objectives import Objective
 from grkd.rankers import Panel, Resources
 from grkd.recipe import LanguageRecipe, Method, Score
-from grkd.run.folder import RunFolder
 from grkd.training.fresh_groups import FreshGroups
 from grkd.training.groups_file import GroupsFile
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
@@ -36,9 +35,7 @@ def samples_groups(recipe: LanguageRecipe, objective: Objective) -> bool:
 
 
 def fresh_groups(
-    recipe: LanguageRecipe,
-    run: RunFolder,
-    models: LanguageModels,
+    context: LanguageContext,
     method: Method,
     objective: Objective,
     work: Path,
@@ -49,46 +46,47 @@ def fresh_groups(
 
     Raises UserError for rankers that cannot be used here.
     """
-    panel = method_panel(recipe.score, method)
+    panel = method_panel(context.recipe.score, method)
     panel.open(
         Resources(
-            teacher=None if teacher is None else lambda: local_teacher(recipe, models, teacher),
-            device=models.device,
-            folder=run.path / "rankers" / f"training-{run.ranks.process_index}",
-            batch_size=recipe.score.batch_size,
+            teacher=None if teacher is None else lambda: local_teacher(context, teacher),
+            device=context.models.device,
+            folder=context.run.path / "rankers" / f"training-{context.run.ranks.process_index}",
+            batch_size=context.recipe.score.batch_size,
         )
     )
-    stops = set(models.numbers["stop_ids"])
+    stops = set(context.models.numbers["stop_ids"])
     return FreshGroups(
         panel=panel,
-        n=recipe.responses.n,
-        stored_share=recipe.responses.stored_share,
-        decode=lambda ids: decode_response(models.tokenizer, ids, stops),
-        reference=_reference(models) if objective.needs_reference else None,
-        file=GroupsFile(work / "groups", rank=run.ranks.process_index),
+        n=context.recipe.responses.n,
+        stored_share=context.recipe.responses.stored_share,
+        decode=lambda ids: decode_response(context.models.tokenizer, ids, stops),
+        reference=_reference(context) if objective.needs_reference else None,
+        file=GroupsFile(work / "groups", rank=context.run.ranks.process_index),
     )
 
 
-def with_columns(recipe: LanguageRecipe, run: RunFolder, method: Method, groups: Sequence[Group]) -> list[Group]:
+def with_columns(context: LanguageContext, method: Method, groups: Sequence[Group]) -> list[Group]:
     """The groups with what rankers read: the prompt, and the other columns of its record.
 
     Raises UserError for a column that a ranker reads and no record has.
     """
-    found = record_columns(recipe)
-    check_columns(method_panel(recipe.score, method), found, [group.id for group in groups], where=recipe.data.source)
-    messages = {record["group"]: record["messages"] for record in read_records(run, "train")}
+    data, found = context.recipe.data, record_columns(context.recipe)
+    panel = method_panel(context.recipe.score, method)
+    check_columns(panel, found, [group.id for group in groups], where=data.source)
+    messages = {record["group"]: record["messages"] for record in read_records(context.run, "train")}
     return [
-        replace(group, columns={**own.columns, "prompt": own.asked(messages[group.id], system=recipe.data.system)})
+        replace(group, columns={**own.columns, "prompt": own.asked(messages[group.id], system=data.system)})
         for group in groups
         for own in [found.get(group.id, GroupData(columns={}))]
     ]
 
 
-def _reference(models: LanguageModels) -> Any:
+def _reference(context: LanguageContext) -> Any:
     """Mean log-probabilities under the student before training, which stays in memory beside the student."""
     console.print("loading the student before training, which the method compares with")
-    before = models.student().to(models.device).eval().requires_grad_(False)
-    numbers = models.numbers
+    before = context.models.student().to(context.models.device).eval().requires_grad_(False)
+    numbers = context.models.numbers
     rows = LanguageRows(pad_token_id=numbers["pad_token_id"], vocabulary=numbers["vocabulary"])
 
     def reference(batch: dict[str, Any]) -> torch.Tensor:

@@ -16,42 +16,42 @@ from grkd.data.sources import gathered, named_records, read_examples
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.files import write_json
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.tables import PROMPTS, write_table
 from grkd.recipe import LanguageRecipe, Responses
-from grkd.run.folder import RunFolder, identity
+from grkd.run.folder import identity
 from grkd.run.training import check
 
 SPLITS = ("train", "heldout")
 
 
-def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+def prepare(context: LanguageContext) -> Path:
     """Models that must be made first (GGUF, truncated, fresh), and the prompts as token ids.
 
     Where responses come from the data, alone or in a mixture, theirs are in prompts.parquet too, as token ids that end
     with a stop token and are cut at responses.max_new_tokens.
     """
-    responses = recipe.responses
+    responses = context.recipe.responses
     check_choice(responses)
     inputs = {
-        "data": identity(recipe.data),
-        "teacher": identity(recipe.teacher),
-        "student": identity(recipe.student),
+        "data": identity(context.recipe.data),
+        "teacher": identity(context.recipe.teacher),
+        "student": identity(context.recipe.student),
         "max_new_tokens": responses.max_new_tokens,
         "from_data": from_data(responses),
         "groups_from_data": groups_from_data(responses),
-        "seed": recipe.seeds[0],
+        "seed": context.recipe.seeds[0],
     }
 
     def make(work: Path) -> None:
-        if not run.ranks.is_main_process:
+        if not context.run.ranks.is_main_process:
             return
-        found = data_examples(recipe)
+        found = data_examples(context.recipe)
         _say_what_is_shared(found)
         console.print("loading teacher and student")
-        models.make(work)
-        check(recipe.training, recipe.methods, models.numbers_in(work)["vocabulary"])
-        encoded = _Encoded(recipe, models, models.numbers_in(work))
+        context.models.make(work)
+        check(context.recipe.training, context.recipe.methods, context.models.numbers_in(work)["vocabulary"])
+        encoded = _Encoded(context, context.models.numbers_in(work))
         for split, example in found:
             encoded.add(split, example)
         records = encoded.records
@@ -65,7 +65,7 @@ def prepare(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> P
             {**counts, "prompts_dropped_too_long": encoded.too_long, "prompts_left_out": len(encoded.left_out)},
         )
 
-    return run.stage("prepare", inputs, make, quick=True)
+    return context.run.stage("prepare", inputs, make, quick=True)
 
 
 def from_data(responses: Responses) -> bool:
@@ -138,8 +138,8 @@ def _read(recipe: LanguageRecipe, path: str | None, split: str | None, limit: in
 class _Encoded:
     """Prompts as records with token ids, and what is left out."""
 
-    def __init__(self, recipe: LanguageRecipe, models: LanguageModels, numbers: dict[str, Any]) -> None:
-        self.recipe, self.tokenizer, self.numbers = recipe, models.tokenizer, numbers
+    def __init__(self, context: LanguageContext, numbers: dict[str, Any]) -> None:
+        self.recipe, self.tokenizer, self.numbers = context.recipe, context.models.tokenizer, numbers
         self.records: list[dict[str, Any]] = []
         self.too_long = 0
         self.left_out = LeftOut()

@@ -10,37 +10,49 @@ from torch import nn
 from grkd import objectives
 from grkd.console import progress_bar
 from grkd.data.language import Group
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups
 from grkd.language.tables import read_table, write_table
-from grkd.recipe import LanguageRecipe, Method
+from grkd.recipe import Method
 from grkd.run.folder import RunFolder, identity
 from grkd.training import LanguageRows
 
 _GROUPS_PER_SHARD = 256
 
 
-def reference(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+def reference(context: LanguageContext) -> Path:
     """Mean log-probability of every response under the student before training: once, for all methods that need it."""
-    inputs = {"score": run.key("score"), "student": identity(recipe.student), "device": models.device.type}
+    inputs = {
+        "score": context.run.key("score"),
+        "student": identity(context.recipe.student),
+        "device": context.models.device.type,
+    }
 
     def make(work: Path) -> None:
-        groups = read_groups(run, "train")
+        groups = read_groups(context.run, "train")
         parts = [groups[at : at + _GROUPS_PER_SHARD] for at in range(0, len(groups), _GROUPS_PER_SHARD)]
-        mine = range(run.ranks.process_index, len(parts), run.ranks.num_processes)
+        mine = range(context.run.ranks.process_index, len(parts), context.run.ranks.num_processes)
         missing = [number for number in mine if not (work / _shard(number)).exists()]
         if not missing:
             return
-        student = models.student().to(models.device).eval()
-        rows = language_rows(recipe, run, models, groups, teacher=False)
+        student = context.models.student().to(context.models.device).eval()
+        rows = language_rows(context, groups, teacher=False)
         with progress_bar() as bar:
             task = bar.add_task("reference (student)", total=sum(len(parts[number]) for number in missing))
             for number in missing:
-                write_table(work / _shard(number), _referenced(student, parts[number], rows, recipe, models))
+                write_table(
+                    work / _shard(number),
+                    _referenced(
+                        student,
+                        parts[number],
+                        rows,
+                        context,
+                    ),
+                )
                 bar.update(task, advance=len(parts[number]))
 
-    return run.stage("reference", inputs, make)
+    return context.run.stage("reference", inputs, make)
 
 
 def with_reference(run: RunFolder, groups: Sequence[Group]) -> list[Group]:
@@ -60,13 +72,16 @@ def needs_reference(methods: Sequence[Method]) -> bool:
 
 @torch.no_grad()
 def _referenced(
-    student: nn.Module, groups: Sequence[Group], rows: LanguageRows, recipe: LanguageRecipe, models: LanguageModels
+    student: nn.Module,
+    groups: Sequence[Group],
+    rows: LanguageRows,
+    context: LanguageContext,
 ) -> list[dict[str, object]]:
     records: list[dict[str, object]] = []
-    step = max(1, recipe.score.batch_size // max(len(group.items) for group in groups))
+    step = max(1, context.recipe.score.batch_size // max(len(group.items) for group in groups))
     for at in range(0, len(groups), step):
         part = groups[at : at + step]
-        batch = {name: value.to(models.device) for name, value in rows.collate(part).items()}
+        batch = {name: value.to(context.models.device) for name, value in rows.collate(part).items()}
         means = rows.forward(student, batch, levels=("response",)).batches["response"].student.tolist()
         records += [
             {"id": item.id, "reference_mean_log_prob_nats": mean}

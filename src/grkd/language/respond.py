@@ -13,12 +13,12 @@ from grkd.data.groups import choose_diverse, first_of_equal, shared_out
 from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import write_json
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.prepare import SPLITS
 from grkd.language.sampling import Sampler, samplers
 from grkd.language.tables import RESPONSES, read_metadata, read_table, write_table
 from grkd.models.generate import free_memory
-from grkd.recipe import LanguageRecipe, Responses, to_plain
+from grkd.recipe import Responses, to_plain
 from grkd.run.folder import RunFolder
 
 Record = dict[str, Any]
@@ -28,30 +28,30 @@ _TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
 _COUNTS = b"grkd_counts"  # key of a shard's counts in its own metadata: both are there or neither
 
 
-def respond(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+def respond(context: LanguageContext) -> Path:
     """Groups of responses in shards of whole groups that survive a kill; ranks share the shards.
 
     Leaves shard-*.parquet (RESPONSES) and counts.json. What a shard holds depends on the recipe and its prompts alone,
     not on the rank that makes it. Raises UserError where no group of a split is left.
     """
-    settings = recipe.responses
-    inputs = {"responses": to_plain(settings), "prepare": run.key("prepare"), "seed": recipe.seeds[0]}
+    settings = context.recipe.responses
+    inputs = {"responses": to_plain(settings), "prepare": context.run.key("prepare"), "seed": context.recipe.seeds[0]}
 
     def make(work: Path) -> None:
-        prompts = read_table(run.path / "prepare" / "prompts.parquet")
+        prompts = read_table(context.run.path / "prepare" / "prompts.parquet")
         shards = [prompts[at : at + settings.shard_size] for at in range(0, len(prompts), settings.shard_size)]
-        mine = range(run.ranks.process_index, len(shards), run.ranks.num_processes)
+        mine = range(context.run.ranks.process_index, len(shards), context.run.ranks.num_processes)
         missing = {number: shards[number] for number in mine if not _shard(work, number).exists()}
         if missing:
-            _make_shards(recipe, models, work, missing, prompts)
-        run.ranks.wait_for_everyone()
+            _make_shards(context, work, missing, prompts)
+        context.run.ranks.wait_for_everyone()
         counts = _total([_shard(work, number) for number in range(len(shards))])
         _check_left(counts, settings)
-        if run.ranks.is_main_process:
+        if context.run.ranks.is_main_process:
             write_json(work / "counts.json", counts)
             _say(counts, settings)
 
-    return run.stage("respond", inputs, make)
+    return context.run.stage("respond", inputs, make)
 
 
 def read_records(run: RunFolder, split: str) -> list[Record]:
@@ -72,15 +72,14 @@ class _Candidate:
 
 
 def _make_shards(
-    recipe: LanguageRecipe,
-    models: LanguageModels,
+    context: LanguageContext,
     work: Path,
     missing: dict[int, list[Record]],
     prompts: Sequence[Record],
 ) -> None:
     """Write the shards that are missing; `prompts` are those of the whole run."""
-    answers = _Answers(recipe, models, prompts)
-    settings = recipe.responses
+    answers = _Answers(context, prompts)
+    settings = context.recipe.responses
     try:
         with progress_bar() as bar:
             total = sum(map(len, missing.values())) * sum(answers.shares.values())
@@ -110,12 +109,12 @@ class _Answers:
     shares: candidates a prompt that come from each source; quotas: how many of them a group keeps.
     """
 
-    def __init__(self, recipe: LanguageRecipe, models: LanguageModels, prompts: Sequence[Record]) -> None:
-        self.settings, self.tokenizer = recipe.responses, models.tokenizer
-        self.stops = set(models.numbers["stop_ids"])
+    def __init__(self, context: LanguageContext, prompts: Sequence[Record]) -> None:
+        self.settings, self.tokenizer = context.recipe.responses, context.models.tokenizer
+        self.stops = set(context.models.numbers["stop_ids"])
         self.quotas = _quotas(self.settings)
         self.shares = shared_out(self.settings.candidates or self.settings.n, self.quotas)
-        self.samplers: dict[str, Sampler] = samplers(recipe, models, self.shares, prompts)
+        self.samplers: dict[str, Sampler] = samplers(context, self.shares, prompts)
 
     def __call__(
         self,

@@ -9,10 +9,10 @@ from torch import nn
 from grkd.console import console
 from grkd.data.language import Group
 from grkd.errors import UserError
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.fresh import fresh_groups, method_panel
 from grkd.objectives import Objective
-from grkd.recipe import LanguageRecipe, Method
+from grkd.recipe import Method
 from grkd.run.folder import RunFolder
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.training import LanguageRows
@@ -21,9 +21,7 @@ from grkd.training.on_policy import Sampler, on_policy_sampler
 
 
 def language_rows(
-    recipe: LanguageRecipe,
-    run: RunFolder,
-    models: LanguageModels,
+    context: LanguageContext,
     groups: Sequence[Group],
     *,
     teacher: bool = True,
@@ -34,38 +32,36 @@ def language_rows(
     The teacher runs in every step if the score stage has not cached all their responses, and for on-policy methods:
     nothing else knows new responses.
     """
-    common = _common(models, objective)
+    common = _common(context, objective)
     on_policy = objective is not None and objective.on_policy > 0
     if not teacher:
         return LanguageRows(**common)
-    cache, head = HiddenCache(run.path / "score" / "hidden"), run.path / "score" / "head.safetensors"
+    cache, head = HiddenCache(context.run.path / "score" / "hidden"), context.run.path / "score" / "head.safetensors"
     if on_policy or not all(item.id in cache for group in groups for item in group.items):
-        live = models.teacher()
-        return LanguageRows(**common, teacher=live, sampler=_sampler(recipe, models, live) if on_policy else None)
+        live = context.models.teacher()
+        return LanguageRows(**common, teacher=live, sampler=_sampler(context, live) if on_policy else None)
     return LanguageRows(**common, cache=cache, head=TeacherHead.load(head))
 
 
-def rows_of_fresh_groups(
-    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, objective: Objective, work: Path
-) -> LanguageRows:
+def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Objective, work: Path) -> LanguageRows:
     """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it."""
-    shared = models.teacher_tokenizer is None
+    shared = context.models.teacher_tokenizer is None
     by_token = objective.needs_teacher and "row" in objective.levels
-    asked = "teacher" in method_panel(recipe.score, method).needs
-    teacher = models.teacher() if by_token or asked or objective.teacher_mixed_in else None
+    asked = "teacher" in method_panel(context.recipe.score, method).needs
+    teacher = context.models.teacher() if by_token or asked or objective.teacher_mixed_in else None
     return LanguageRows(
-        **_common(models, objective),
+        **_common(context, objective),
         # Of another vocabulary: rankers ask it about text.
         teacher=teacher if shared else None,
-        sampler=_sampler(recipe, models, teacher),
-        fresh=fresh_groups(recipe, run, models, method, objective, work, teacher=teacher),
+        sampler=_sampler(context, teacher),
+        fresh=fresh_groups(context, method, objective, work, teacher=teacher),
     )
 
 
-def _common(models: LanguageModels, objective: Objective | None) -> dict[str, Any]:
+def _common(context: LanguageContext, objective: Objective | None) -> dict[str, Any]:
     return {
-        "pad_token_id": models.numbers["pad_token_id"],
-        "vocabulary": models.numbers["vocabulary"],
+        "pad_token_id": context.models.numbers["pad_token_id"],
+        "vocabulary": context.models.numbers["vocabulary"],
         "trains_on": "all" if objective is None else objective.trains_on,
     }
 
@@ -97,7 +93,7 @@ def training_groups(run: RunFolder, method: Method, objective: Objective, groups
     return kept
 
 
-def _sampler(recipe: LanguageRecipe, models: LanguageModels, teacher: nn.Module | None) -> Sampler:
-    numbers = {name: models.numbers[name] for name in ("stop_ids", "pad_token_id", "vocabulary")}
-    settings = recipe.responses
+def _sampler(context: LanguageContext, teacher: nn.Module | None) -> Sampler:
+    numbers = {name: context.models.numbers[name] for name in ("stop_ids", "pad_token_id", "vocabulary")}
+    settings = context.recipe.responses
     return on_policy_sampler(teacher, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens, **numbers)

@@ -15,11 +15,10 @@ from grkd.data.prompts import restored
 from grkd.data.template import NotRendered
 from grkd.data.thoughts import of_channels, opening
 from grkd.errors import UserError
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.kept_answers import kept_answers
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
-from grkd.recipe import LanguageRecipe
 from grkd.run.device import dtype
 
 Record = dict[str, Any]
@@ -28,18 +27,18 @@ Record = dict[str, Any]
 _SEED_OF = {"teacher": 0, "student": 1 << 52}
 
 
-def samplers(
-    recipe: LanguageRecipe, models: LanguageModels, shares: Mapping[str, int], prompts: Sequence[Record]
-) -> dict[str, "Sampler"]:
+def samplers(context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]) -> dict[str, "Sampler"]:
     """A sampler for each model among the sources; shares: responses a prompt from each. `prompts`: of the whole run."""
     made: dict[str, Sampler] = {}
     if "teacher" in shares:
-        kind = Sampler if models.teacher_tokenizer is None else ForeignSampler
-        made["teacher"] = kind(recipe, models, models.teacher(), "teacher", shares["teacher"], prompts)
+        kind = Sampler if context.models.teacher_tokenizer is None else ForeignSampler
+        made["teacher"] = kind(context, context.models.teacher(), "teacher", shares["teacher"], prompts)
     if "student" in shares:
         # Weights are trained in float32; to sample from them a GPU needs no more than it computes in.
-        student = cast_weights(models.student(), dtype(recipe.student.dtype, models.device)).to(models.device).eval()
-        made["student"] = Sampler(recipe, models, student, "student", shares["student"], prompts)
+        device = context.models.device
+        student = cast_weights(context.models.student(), dtype(context.recipe.student.dtype, device))
+        student = student.to(device).eval()
+        made["student"] = Sampler(context, student, "student", shares["student"], prompts)
     return made
 
 
@@ -48,16 +47,15 @@ class Sampler:
 
     def __init__(
         self,
-        recipe: LanguageRecipe,
-        models: LanguageModels,
+        context: LanguageContext,
         model: PreTrainedModel,
         source: str,
         share: int,
         prompts: Sequence[Record],
     ) -> None:
-        self.recipe, self.settings, self.models = recipe, recipe.responses, models
+        self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
         self.model, self.source, self.share = model, source, share
-        numbers = models.numbers
+        numbers = context.models.numbers
         self.student_stop_ids, self.pad_token_id = numbers["stop_ids"], numbers["pad_token_id"]
         # Folders of earlier versions name the student's alone.
         self.stop_ids = numbers.get(f"{source}_stop_ids", self.student_stop_ids)
@@ -125,16 +123,15 @@ class ForeignSampler(Sampler):
 
     def __init__(
         self,
-        recipe: LanguageRecipe,
-        models: LanguageModels,
+        context: LanguageContext,
         model: PreTrainedModel,
         source: str,
         share: int,
         prompts: Sequence[Record],
     ) -> None:
-        assert models.teacher_tokenizer is not None
-        super().__init__(recipe, models, model, source, share, prompts)
-        self.own: PreTrainedTokenizerBase = models.teacher_tokenizer
+        assert context.models.teacher_tokenizer is not None
+        super().__init__(context, model, source, share, prompts)
+        self.own: PreTrainedTokenizerBase = context.models.teacher_tokenizer
         self.stop_ids = stop_token_ids(self.own, model.generation_config)
         self.vocabulary = vocabulary_size(self.own)
         self.pad_token_id = self.stop_ids[0] if self.own.pad_token_id is None else self.own.pad_token_id

@@ -14,7 +14,7 @@ from grkd.console import progress_bar
 from grkd.data.language import Group, Item, VotesOnPairs
 from grkd.errors import UserError
 from grkd.files import read_json
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.prepare import SPLITS
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
@@ -38,7 +38,7 @@ SCORES = pa.schema(
 )
 
 
-def score(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Path:
+def score(context: LanguageContext) -> Path:
     """Every response's mean log-probability by the teacher and its place in the rankers' order; for token-level methods
     the teacher's hidden states too.
 
@@ -47,28 +47,32 @@ def score(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Pat
     are compared with the teacher's. Judges' answers lie in the run's folder rankers/, so that no change of the recipe
     asks for them again.
     """
-    models.check_vocabularies()
-    panel = panel_of(recipe.score)
-    cached = cached_splits(recipe, shared=models.teacher_tokenizer is None)
+    context.models.check_vocabularies()
+    panel = panel_of(context.recipe.score)
+    cached = cached_splits(context.recipe, shared=context.models.teacher_tokenizer is None)
     inputs = {
-        "score": {"signal": recipe.score.signal, "batch_size": recipe.score.batch_size, **panel.identity()},
-        "respond": run.key("respond"),
-        "device": models.device.type,
+        "score": {
+            "signal": context.recipe.score.signal,
+            "batch_size": context.recipe.score.batch_size,
+            **panel.identity(),
+        },
+        "respond": context.run.key("respond"),
+        "device": context.models.device.type,
         "cached": cached,
     }
 
     def make(work: Path) -> None:
-        groups = [group for split in SPLITS for group in _grouped(read_records(run, split))]
-        data_columns = record_columns(recipe) if recipe.score.rankers is not None else {}
-        _check(groups, recipe, panel, data_columns)
-        size = recipe.responses.shard_size
+        groups = [group for split in SPLITS for group in _grouped(read_records(context.run, split))]
+        data_columns = record_columns(context.recipe) if context.recipe.score.rankers is not None else {}
+        _check(groups, context.recipe, panel, data_columns)
+        size = context.recipe.responses.shard_size
         chunks = [groups[at : at + size] for at in range(0, len(groups), size)]
-        mine = range(run.ranks.process_index, len(chunks), run.ranks.num_processes)
+        mine = range(context.run.ranks.process_index, len(chunks), context.run.ranks.num_processes)
         missing = [number for number in mine if not _scores(work, number).exists()]
-        scorer = Scorer(recipe, models, work, panel, cached=cached, data_columns=data_columns)
+        scorer = Scorer(context, work, panel, cached=cached, data_columns=data_columns)
         with panel, progress_bar() as bar, torch.no_grad():
             if missing:
-                scorer.open(run.path / "rankers" / f"process-{run.ranks.process_index}")
+                scorer.open(context.run.path / "rankers" / f"process-{context.run.ranks.process_index}")
             total = sum(len(group) for number in missing for group in chunks[number])
             task, tokens = bar.add_task("score (teacher)", total=total, unit="tokens", amount=0), 0
             for number in missing:
@@ -76,11 +80,11 @@ def score(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels) -> Pat
                 write_table(_scores(work, number), scored, with_tallies(SCORES, panel.tallies(reset=True)))
                 tokens += sum(record["tokens"] for record in scored)
                 bar.update(task, advance=len(scored), amount=tokens)
-        run.ranks.wait_for_everyone()
-        if run.ranks.is_main_process:
+        context.run.ranks.wait_for_everyone()
+        if context.run.ranks.is_main_process:
             report_order(work, panel)
 
-    return run.stage("score", inputs, make)
+    return context.run.stage("score", inputs, make)
 
 
 def read_groups(run: RunFolder, split: str) -> list[Group]:

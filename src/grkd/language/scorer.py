@@ -14,11 +14,11 @@ from grkd.data.language import Item
 from grkd.data.prompts import restored
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.record_columns import GroupData
 from grkd.models.load import vocabulary_size
 from grkd.rankers import Panel, Ranked, Resources, panel
-from grkd.recipe import LanguageRecipe, Score
+from grkd.recipe import Score
 from grkd.teacher.local import LocalTeacher
 from grkd.teacher.signal import HiddenCache, TeacherHead
 
@@ -36,14 +36,14 @@ def panel_of(settings: Score) -> Panel:
     return panel([{"name": settings.reward or "log_prob", **ratio}])
 
 
-def local_teacher(recipe: LanguageRecipe, models: LanguageModels, teacher: PreTrainedModel) -> LocalTeacher:
+def local_teacher(context: LanguageContext, teacher: PreTrainedModel) -> LocalTeacher:
     """What rankers ask of a teacher in memory, in its own vocabulary."""
-    own = models.teacher_tokenizer
+    own = context.models.teacher_tokenizer
     return LocalTeacher(
         teacher,
-        models.tokenizer if own is None else own,
-        vocabulary=models.numbers["vocabulary"] if own is None else vocabulary_size(own),
-        batch_size=recipe.score.batch_size,
+        context.models.tokenizer if own is None else own,
+        vocabulary=context.models.numbers["vocabulary"] if own is None else vocabulary_size(own),
+        batch_size=context.recipe.score.batch_size,
     )
 
 
@@ -56,18 +56,18 @@ class Scorer:
 
     def __init__(
         self,
-        recipe: LanguageRecipe,
-        models: LanguageModels,
+        context: LanguageContext,
         work: Path,
         panel: Panel,
         *,
         cached: Sequence[str],
         data_columns: Mapping[str, GroupData] | None = None,
     ) -> None:
-        self.recipe, self.models, self.work, self.cached = recipe, models, work, cached
+        self.context, self.recipe, self.models = context, context.recipe, context.models
+        self.work, self.cached = work, cached
         self.panel, self.data_columns = panel, data_columns or {}
-        own = models.teacher_tokenizer
-        self.tokenizer = models.tokenizer if own is None else own
+        own = context.models.teacher_tokenizer
+        self.tokenizer = context.models.tokenizer if own is None else own
         self._head_saved = False
 
     def open(self, answers: Path) -> None:
@@ -90,7 +90,7 @@ class Scorer:
 
     @cached_property
     def teacher(self) -> LocalTeacher:
-        return local_teacher(self.recipe, self.models, self.models.teacher())
+        return local_teacher(self.context, self.models.teacher())
 
     def __call__(self, number: int, groups: Sequence[Sequence[Record]]) -> list[Record]:
         """One record per response, of score.SCORES, in order; `number` names the chunk's hidden states."""

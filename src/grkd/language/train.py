@@ -9,65 +9,61 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from grkd import objectives
 from grkd.data.language import Group
 from grkd.files import read_json, write_text
-from grkd.language.context import LanguageModels
+from grkd.language.context import LanguageContext
 from grkd.language.fresh import method_panel, samples_groups, with_columns
 from grkd.language.reference import with_reference
 from grkd.language.rows import language_rows, rows_of_fresh_groups, training_groups
 from grkd.language.score import read_groups
 from grkd.models.save import save_student
 from grkd.objectives import Objective
-from grkd.recipe import LanguageRecipe, Method, Student, to_plain
-from grkd.run.folder import RunFolder, identity
+from grkd.recipe import Method, Student, to_plain
+from grkd.run.folder import identity
 from grkd.run.model_card import model_card
 from grkd.run.training import drop_checkpoints, train
 from grkd.training import LanguageRows
 from grkd.training.groups_file import KeepGroups
 
 
-def train_student(recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, seed: int) -> Path:
+def train_student(context: LanguageContext, method: Method, seed: int) -> Path:
     """One student: method and seed. Leaves student/ (a Hugging Face folder), metrics.jsonl, training.json."""
     name = f"{method.label}-seed{seed}"
-    inputs = training_inputs(recipe, run, models, method, seed)
+    inputs = training_inputs(context, method, seed)
 
     def make(work: Path) -> None:
         trained = trained_student(
-            recipe, run, models, method, seed, read_groups(run, "train"), work, description=f"train {name}"
+            context, method, seed, read_groups(context.run, "train"), work, description=f"train {name}"
         )
-        if run.ranks.is_main_process:
-            _save(recipe, run, models, trained, method, seed, work)
+        if context.run.ranks.is_main_process:
+            _save(context, trained, method, seed, work)
             drop_checkpoints(work)
 
-    return run.stage(f"train/{name}", inputs, make)
+    return context.run.stage(f"train/{name}", inputs, make)
 
 
-def training_inputs(
-    recipe: LanguageRecipe, run: RunFolder, models: LanguageModels, method: Method, seed: int
-) -> dict[str, Any]:
+def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict[str, Any]:
     """What a trained student depends on."""
-    training = to_plain(recipe.training)
+    training = to_plain(context.recipe.training)
     objective = objectives.load(method.name, **method.options)
     sampled: dict[str, Any] = {}
-    if samples_groups(recipe, objective):
+    if samples_groups(context.recipe, objective):
         names = ("n", "max_new_tokens", "stored_share")
-        sampled = {name: getattr(recipe.responses, name) for name in names}
-        sampled["rankers"] = method_panel(recipe.score, method).identity()
+        sampled = {name: getattr(context.recipe.responses, name) for name in names}
+        sampled["rankers"] = method_panel(context.recipe.score, method).identity()
     elif not objective.on_policy:
         del training["steps_per_generation"]  # of sampling in training alone
     return {
         **({"sampled": sampled} if sampled else {}),
         "method": to_plain(method),
         "seed": seed,
-        "student": identity(recipe.student),
+        "student": identity(context.recipe.student),
         "training": training,
-        "score": run.key("score"),
-        "device": models.device.type,
+        "score": context.run.key("score"),
+        "device": context.models.device.type,
     }
 
 
 def trained_student(
-    recipe: LanguageRecipe,
-    run: RunFolder,
-    models: LanguageModels,
+    context: LanguageContext,
     method: Method,
     seed: int,
     groups: Sequence[Group],
@@ -78,42 +74,40 @@ def trained_student(
     """The student, trained on these groups; checkpoints and logs go to `work`."""
     objective = objectives.load(method.name, **method.options)
     set_seed(seed)
-    rows, groups, callbacks = _learnt_from(recipe, run, models, method, objective, groups, work)
+    rows, groups, callbacks = _learnt_from(context, method, objective, groups, work)
     return train(
-        with_lora(models.student(), recipe.student),
+        with_lora(context.models.student(), context.recipe.student),
         groups,
         objective=objective,
         rows=rows,
-        training=recipe.training,
+        training=context.recipe.training,
         folder=work,
         seed=seed,
-        where=models.device,
-        bf16=models.device.type == "cuda" and recipe.student.dtype == "auto",
+        where=context.models.device,
+        bf16=context.models.device.type == "cuda" and context.recipe.student.dtype == "auto",
         description=description,
         callbacks=callbacks,
     )
 
 
 def _learnt_from(
-    recipe: LanguageRecipe,
-    run: RunFolder,
-    models: LanguageModels,
+    context: LanguageContext,
     method: Method,
     objective: Objective,
     groups: Sequence[Group],
     work: Path,
 ) -> tuple[LanguageRows, list[Group], list[TrainerCallback]]:
     """Rows and groups of a training: stored groups, or prompts whose groups are sampled in training."""
-    if samples_groups(recipe, objective):
-        rows = rows_of_fresh_groups(recipe, run, models, method, objective, work)
+    if samples_groups(context.recipe, objective):
+        rows = rows_of_fresh_groups(context, method, objective, work)
         assert rows.fresh is not None
         assert rows.fresh.file is not None
-        return rows, with_columns(recipe, run, method, groups), [KeepGroups(rows.fresh.file)]
-    groups = training_groups(run, method, objective, groups)
+        return rows, with_columns(context, method, groups), [KeepGroups(rows.fresh.file)]
+    groups = training_groups(context.run, method, objective, groups)
     if objective.needs_reference:
-        groups = with_reference(run, groups)
+        groups = with_reference(context.run, groups)
     teacher = objective.needs_teacher and "row" in objective.levels
-    return language_rows(recipe, run, models, groups, teacher=teacher, objective=objective), groups, []
+    return language_rows(context, groups, teacher=teacher, objective=objective), groups, []
 
 
 def with_lora(student: PreTrainedModel, spec: Student) -> Any:
@@ -126,31 +120,32 @@ def with_lora(student: PreTrainedModel, spec: Student) -> Any:
 
 
 def _save(
-    recipe: LanguageRecipe,
-    run: RunFolder,
-    models: LanguageModels,
+    context: LanguageContext,
     trained: Any,
     method: Method,
     seed: int,
     work: Path,
 ) -> None:
-    if recipe.student.lora is not None:
+    if context.recipe.student.lora is not None:
         trained = trained.merge_and_unload()
-    environment = read_json(run.path / "environment.json")
+    environment = read_json(context.run.path / "environment.json")
     facts = {
-        "teacher": recipe.teacher.model,
-        "student before": to_plain(recipe.student),
+        "teacher": context.recipe.teacher.model,
+        "student before": to_plain(context.recipe.student),
         "method": {"name": method.name, **method.options},
         "seed": seed,
-        "responses": to_plain(recipe.responses),
-        "training": {**to_plain(recipe.training), **read_json(work / "training.json")},
+        "responses": to_plain(context.recipe.responses),
+        "training": {**to_plain(context.recipe.training), **read_json(work / "training.json")},
         "made with": {name: environment[name] for name in ("grkd", "torch", "transformers")},
         "date": environment["date"],
     }
-    base = recipe.student.model if recipe.student.model and not Path(recipe.student.model).exists() else None
-    card = model_card(title=recipe.title or "Distilled student", method=method.name, base_model=base, facts=facts)
-    save_student(trained, models.tokenizer, work / "student", card=card)
-    write_text(work / "student" / "grkd_recipe.json", _json(to_plain(recipe)))
+    model = context.recipe.student.model
+    base = model if model and not Path(model).exists() else None
+    card = model_card(
+        title=context.recipe.title or "Distilled student", method=method.name, base_model=base, facts=facts
+    )
+    save_student(trained, context.models.tokenizer, work / "student", card=card)
+    write_text(work / "student" / "grkd_recipe.json", _json(to_plain(context.recipe)))
 
 
 def _json(value: Any) -> str:

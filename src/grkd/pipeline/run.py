@@ -10,9 +10,7 @@ from transformers.utils import logging
 from grkd.classify.compare import run_classifier
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.language import evaluate as language_evaluation
-from grkd.language import shared as language
-from grkd.language import train as language_training
+from grkd.language.stages import before_training, distil
 from grkd.pipeline.check import check_first
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe
 from grkd.run.folder import RunFolder
@@ -50,22 +48,21 @@ def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     assert isinstance(recipe, LanguageRecipe)
     if recipe.search is not None:
         console.print("search: left out; grkd run trains every method as it is written, grkd compare tunes them")
-    models = language.shared_stages(recipe, folder)
+    context = before_training(recipe, folder)
 
-    def train(method: Method, seed: int, name: str) -> None:
-        language_training.train_student(recipe, folder, models, method, seed)
-        language_evaluation.evaluate_student(recipe, folder, models, name, name)
+    def train(method: Method, seed: int) -> None:
+        distil(context, method, seed)
 
     return dict(_each(recipe, train))
 
 
-def _each(recipe: Recipe, train: Callable[[Method, int, str], None]) -> Iterator[tuple[str, str]]:
+def _each(recipe: Recipe, train: Callable[[Method, int], None]) -> Iterator[tuple[str, str]]:
     """Every method and seed; one that fails is noted, the rest goes on. A user's mistake ends the run."""
     for method in recipe.methods:
         for seed in recipe.seeds:
             name = f"{method.label}-seed{seed}"
             try:
-                train(method, seed, name)
+                train(method, seed)
             except (UserError, OSError):
                 raise
             except Exception as error:

@@ -1,0 +1,203 @@
+"""The models of a language run: made once in the prepare stage, loaded from there by the others."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grkd import objectives
+from grkd.data.chat import stop_token_ids
+from grkd.errors import UserError
+from grkd.files import read_json, write_json
+from grkd.models.cut import fresh, truncated
+from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer, vocabulary_size
+from grkd.models.save import save_student
+from grkd.recipe import LanguageRecipe, Method
+from grkd.run.device import device, dtype
+from grkd.run.folder import RunFolder
+
+_NO_LIMIT = 1 << 20  # context of a model whose config names none
+
+
+class LanguageModels:
+    """Loads teacher and student of a recipe.
+
+    What `make` leaves in the prepare stage's folder: tokenizer/ (the student's), tokens.json (numbers about it),
+    teacher_tokenizer/ where the teacher's is another, and teacher/ and student/ where they are not simply a hub name or
+    folder of the recipe.
+    """
+
+    def __init__(self, recipe: LanguageRecipe, run: RunFolder) -> None:
+        self.recipe = recipe
+        self.prepared = run.path / "prepare"
+        self.device = device(recipe.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", run.ranks.local_process_index)
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._teacher_tokenizer: PreTrainedTokenizerBase | None = None
+
+    def make(self, work: Path) -> None:
+        """Fill the prepare stage's folder.
+
+        Raises UserError where a model cannot be loaded, or tokenizers differ and the methods need one vocabulary.
+        """
+        teacher_spec, student_spec = self.recipe.teacher, self.recipe.student
+        teacher_tokenizer = load_tokenizer(
+            teacher_spec.model,
+            gguf_file=teacher_spec.gguf_file,
+            revision=teacher_spec.revision,
+            trust_remote_code=teacher_spec.trust_remote_code,
+        )
+        tokenizer = teacher_tokenizer
+        if student_spec.model is not None:
+            tokenizer = load_tokenizer(
+                student_spec.model,
+                gguf_file=student_spec.gguf_file,
+                revision=student_spec.revision,
+                trust_remote_code=student_spec.trust_remote_code,
+            )
+        shared = teacher_tokenizer is tokenizer or not self._difference(teacher_tokenizer, tokenizer)
+        teacher = self._load_teacher()
+        student = self._make_student(teacher)
+        if teacher_spec.gguf_file is not None or teacher_spec.model.endswith(".gguf"):
+            save_student(teacher, teacher_tokenizer, work / "teacher", card="The teacher of this run, dequantised.\n")
+        if student_spec.model is None or student_spec.gguf_file is not None or student_spec.model.endswith(".gguf"):
+            save_student(student, tokenizer, work / "student", card="The student of this run before distillation.\n")
+        tokenizer.save_pretrained(work / "tokenizer")
+        if not shared:
+            teacher_tokenizer.save_pretrained(work / "teacher_tokenizer")
+            _check_head("teacher", teacher, vocabulary_size(teacher_tokenizer))
+        write_json(work / "tokens.json", _numbers(tokenizer, student, teacher if shared else None))
+        self._tokenizer = tokenizer
+
+    def check_vocabularies(self) -> None:
+        """Raises UserError where a prepared run's vocabularies differ and its methods need one.
+
+        `make` looks too; but the methods of a run may change after it was prepared.
+        """
+        if self.teacher_tokenizer is not None:
+            self._difference(self.teacher_tokenizer, self.tokenizer)
+
+    def _difference(self, teacher_tokenizer: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether vocabularies differ. Raises UserError where they do and more than text and scores must cross."""
+        try:
+            check_same_vocabulary(teacher_tokenizer, tokenizer)
+        except UserError as error:
+            if reasons := _needs_one_vocabulary(self.recipe):
+                raise UserError(f"{error}, or {reasons}") from None
+            return True
+        return False
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(str(self.prepared / "tokenizer"))
+        return self._tokenizer
+
+    @property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The teacher's, where it has another vocabulary than the student: only text and scores cross then."""
+        if self._teacher_tokenizer is None and (self.prepared / "teacher_tokenizer").is_dir():
+            self._teacher_tokenizer = load_tokenizer(str(self.prepared / "teacher_tokenizer"))
+        return self._teacher_tokenizer
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """stop_ids, pad_token_id, vocabulary and context of a prepared run."""
+        return self.numbers_in(self.prepared)
+
+    def numbers_in(self, folder: Path) -> dict[str, Any]:
+        """The same, of a prepare stage's folder that is still being made."""
+        found: dict[str, Any] = read_json(folder / "tokens.json")
+        return found
+
+    def teacher(self) -> PreTrainedModel:
+        """The teacher, in evaluation mode on the run's device."""
+        if (self.prepared / "teacher").is_dir():
+            where = dtype(self.recipe.teacher.dtype, self.device)
+            model = load_language_model(str(self.prepared / "teacher"), dtype=where)
+        else:
+            model = self._load_teacher()
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def student(self) -> PreTrainedModel:
+        """The student before distillation, on the CPU, in the dtype that its weights are trained in."""
+        spec = self.recipe.student
+        weights = torch.float32 if spec.dtype == "auto" else dtype(spec.dtype, self.device)
+        if (self.prepared / "student").is_dir():
+            return load_language_model(str(self.prepared / "student"), dtype=weights)
+        assert spec.model is not None
+        return load_language_model(
+            spec.model, revision=spec.revision, dtype=weights, trust_remote_code=spec.trust_remote_code
+        )
+
+    def _load_teacher(self) -> PreTrainedModel:
+        spec = self.recipe.teacher
+        return load_language_model(
+            spec.model,
+            gguf_file=spec.gguf_file,
+            revision=spec.revision,
+            dtype=dtype(spec.dtype, self.device),
+            trust_remote_code=spec.trust_remote_code,
+        )
+
+    def _make_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
+        spec = self.recipe.student
+        if spec.layers is not None:
+            return truncated(teacher, spec.layers)
+        if spec.config is not None:
+            return fresh(teacher.config, spec.config, seed=self.recipe.seeds[0])
+        assert spec.model is not None
+        return load_language_model(
+            spec.model,
+            gguf_file=spec.gguf_file,
+            revision=spec.revision,
+            dtype=torch.float32,
+            trust_remote_code=spec.trust_remote_code,
+        )
+
+
+def _needs_one_vocabulary(recipe: LanguageRecipe) -> str:
+    """What to change in a recipe whose methods take tokens across, as words; empty where none does.
+
+    The teacher's responses need no shared tokens: the student gets them as text.
+    """
+    by_token = [method.label for method in recipe.methods if _compares_tokens(method)]
+    instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
+    return f"replace {', '.join(by_token)}, which compare token by token, by {instead}" if by_token else ""
+
+
+def _compares_tokens(method: Method) -> bool:
+    objective = objectives.load(method.name, **method.options)
+    return ("row" in objective.levels and objective.needs_teacher) or objective.teacher_mixed_in > 0
+
+
+def _numbers(
+    tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel, teacher: PreTrainedModel | None
+) -> dict[str, Any]:
+    """teacher: where it shares the tokenizer."""
+    stop_ids = stop_token_ids(tokenizer, student.generation_config)
+    if not stop_ids:
+        raise UserError("student: neither its tokenizer nor its generation config names an end-of-sequence token")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
+    vocabulary = vocabulary_size(tokenizer)
+    sharing = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    for side, model in sharing.items():
+        _check_head(side, model, vocabulary)
+    contexts = [context_length(model) or _NO_LIMIT for model in sharing.values()]
+    # A teacher that was tuned for chat may end its turns where an untuned student's tokenizer names no end.
+    of_teacher = [] if teacher is None else stop_token_ids(tokenizer, teacher.generation_config)
+    return {
+        "stop_ids": stop_ids,
+        "teacher_stop_ids": list(dict.fromkeys([*stop_ids, *of_teacher])),
+        "pad_token_id": pad,
+        "vocabulary": vocabulary,
+        "context": min(contexts),
+    }
+
+
+def _check_head(side: str, model: PreTrainedModel, vocabulary: int) -> None:
+    head = model.get_output_embeddings().weight.shape[0]
+    if head < vocabulary:
+        raise UserError(f"{side}: its head has {head} outputs, its tokenizer {vocabulary} tokens")

@@ -1,0 +1,35 @@
+"""The stages of a language model in their order: those before training, which methods share, then each student's."""
+
+from grkd.language.context import LanguageContext
+from grkd.language.evaluate import evaluate_student, evaluate_teacher
+from grkd.language.prepare import prepare
+from grkd.language.reference import needs_reference, reference
+from grkd.language.respond import respond
+from grkd.language.score import score
+from grkd.language.train import train_student
+from grkd.recipe import LanguageRecipe, Method
+from grkd.run.folder import RunFolder
+from grkd.run.results import describe
+from grkd.run.training import check
+
+
+def before_training(recipe: LanguageRecipe, run: RunFolder) -> LanguageContext:
+    """Prompts, responses, scores, the reference if a method needs it, and the metrics before training: made once."""
+    context = LanguageContext.open(recipe, run)
+    prepare(context)
+    check(recipe.training, recipe.methods, context.models.numbers["vocabulary"])
+    describe(recipe, run)
+    respond(context)
+    score(context)
+    if recipe.responses.when == "before" and needs_reference(recipe.methods):
+        reference(context)
+    evaluate_student(context, "before", None)
+    evaluate_teacher(context)
+    return context
+
+
+def distil(context: LanguageContext, method: Method, seed: int) -> None:
+    """Train and evaluate one student."""
+    name = f"{method.label}-seed{seed}"
+    train_student(context, method, seed)
+    evaluate_student(context, name, name)
