@@ -115,14 +115,14 @@ def test_figures_and_searches_of_older_settings_are_not_shown(
     words = ["--methods", "kd,ce", "--seeds", "1", "training.epochs=1", "evaluation.questions=null"]
     assert compare(tiny_recipe, *words) == 0
     assert (folder / "search.json").exists()
-    real = compare_language.train_student
+    real = stages.train_student
 
-    def broken(recipe: Any, run: Any, models: Any, method: Any, seed: int) -> Path:
+    def broken(context: Any, method: Any, seed: int) -> Path:
         if method.label == "kd":
             raise RuntimeError("no luck")
-        return real(recipe, run, models, method, seed)
+        return real(context, method, seed)
 
-    monkeypatch.setattr(compare_language, "train_student", broken)
+    monkeypatch.setattr(stages, "train_student", broken)
     changed = [*words, "search=null", "training.learning_rate=2e-3"]
     assert cli.main(["compare", str(tiny_recipe), *changed]) == 1
     results = load(folder / "results.json")
