@@ -40,7 +40,7 @@ class EndpointServer:
                 if listed is None:
                     server._send(self, 404, {"error": "no list"})
                 else:
-                    server._send(self, 200, {"object": "list", "data": [{"id": name} for name in listed]})
+                    server._send(self, 200, {"object": "list", "data": [server.card(name) for name in listed]})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -74,6 +74,10 @@ class EndpointServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def card(self, name: str) -> dict[str, Any]:
+        """What the list says of a model."""
+        return {"id": name}
 
     def close(self) -> None:
         self._http.shutdown()

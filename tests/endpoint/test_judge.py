@@ -299,7 +299,7 @@ def test_an_endpoint_that_goes_down_ends_the_run_with_one_line(server: Any, tmp_
     asked = judge(server, tmp_path, retries=1, concurrency=1)
     asked.ask_all(requests(2))
     server.always = "500"
-    with pytest.raises(UserError, match=r"gives no answer: .*judgements so far are kept"):
+    with pytest.raises(UserError, match=r"gives no answer: .*answers so far are kept"):
         asked.ask_all(requests(20))
     assert 2 + 3 * 2 <= len(server.asked) <= 2 + 4 * 2  # the next may have begun
     server.always = None

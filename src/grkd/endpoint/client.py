@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint: one request with retries, a budget, and errors that say what to change."""
+"""An OpenAI-compatible endpoint: one request with retries, a budget, and errors that say what to change."""
 
 import math
 import random
@@ -6,85 +6,28 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from grkd.endpoint._connection import DEFAULT_KEY, base_url, client_for, key_of, plain_logprobs, retry_after
+from grkd.endpoint._outcomes import BadAnswer, Budget, BudgetReached, Reply, RequestFailed
 from grkd.endpoint.threads import within
 from grkd.errors import UserError
 
+__all__ = ["BadAnswer", "Budget", "BudgetReached", "Endpoint", "Messages", "Reply", "RequestFailed"]
+
 Messages = list[dict[str, str]]
+Answer = TypeVar("Answer")
 
 _LONGEST_WAIT_SECONDS = 120.0
 _CHARACTERS_A_TOKEN = 4  # where the endpoint does not say how many tokens it used
 
 
-class RequestFailed(Exception):
-    """One request got no answer; the others may. Its text is the reason.
-
-    refused: the endpoint is there and says no to this very request (a prompt too long for it, say).
-    """
-
-    def __init__(self, reason: str, *, refused: bool = False) -> None:
-        super().__init__(reason)
-        self.refused = refused
-
-
-class BudgetReached(Exception):
-    """The next request would pass the budget. Its text is one line for the user."""
-
-
-@dataclass
-class Budget:
-    """The most requests and tokens (prompt and completion) that may be used; None: no limit.
-
-    Every try counts as a request. Requests on their way are finished, so tokens may end above by those.
-    """
-
-    max_requests: int | None = None
-    max_tokens: int | None = None
-    requests: int = 0
-    tokens: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def take(self) -> None:
-        """Count one request. Raises BudgetReached instead where there is none left."""
-        with self._lock:
-            if self.max_requests is not None and self.requests >= self.max_requests:
-                raise BudgetReached(f"the budget of {self.max_requests} requests is used up")
-            if self.max_tokens is not None and self.tokens >= self.max_tokens:
-                raise BudgetReached(f"the budget of {self.max_tokens} tokens is used up")
-            self.requests += 1
-
-    def spend(self, tokens: int) -> None:
-        with self._lock:
-            self.tokens += tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What came back, and what it cost.
-
-    logprobs: one object per token as OpenAI writes them (token, logprob, top_logprobs), None where none were given.
-    tokens_estimated: the endpoint did not count; a token is taken to be four characters.
-    """
-
-    text: str
-    logprobs: list[dict[str, Any]] | None
-    finish_reason: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    tokens_estimated: bool
-    seconds: float
-    tries: int
-
-
 class Endpoint:
-    """`complete` asks one chat request of the model `model` behind `url`.
+    """`complete` asks one chat request of the model `model` behind `url`, `completion` one of text or token ids.
 
     role: how messages call it ("judge"). key_env: the environment variable with the key; by default OPENAI_API_KEY,
     which a server behind plain http may do without. The key goes into the request's header and nowhere else: it is
@@ -107,6 +50,7 @@ class Endpoint:
         self.url, self.model, self.role = base_url(url, role), model, role
         self.budget = budget or Budget()
         self.stopped = threading.Event()
+        self.answered = False  # whether any request was
         self.dropped: list[str] = []  # options that the endpoint refused and that are left out since
         if not 0 < timeout_seconds < math.inf:
             raise UserError(f"{role}: the timeout must be above 0 seconds, got {timeout_seconds}")
@@ -121,7 +65,11 @@ class Endpoint:
         return f"Endpoint({self.url!r}, {self.model!r})"
 
     def served(self) -> list[str] | None:
-        """Names of the models that the endpoint lists; None where it lists none.
+        """Names of the models that the endpoint lists; None where it lists none. Raises UserError as `listed`."""
+        return [str(model["id"]) for model in self.listed() or []] or None
+
+    def listed(self) -> list[dict[str, Any]] | None:
+        """The models that the endpoint lists, with all that it says of them; None where it has no list.
 
         Raises UserError for an endpoint that cannot be reached or refuses the key.
         """
@@ -129,7 +77,7 @@ class Endpoint:
 
         for tried in range(1, 3):
             try:
-                return [str(model.id) for model in self._client.models.list().data] or None
+                return [{**model.to_dict(), "id": model.id} for model in self._client.models.list().data]
             except openai.APIConnectionError as error:
                 if tried == 2:
                     raise UserError(self._unreachable(error)) from None
@@ -155,22 +103,63 @@ class Endpoint:
         out from then on. Raises UserError for a refused key, an unknown model or an endpoint that was moved,
         RequestFailed for a request given up, BudgetReached.
         """
+        options = {"temperature": temperature, "seed": seed, "logprobs": logprobs}
+        return self._tried(
+            lambda: self._body(messages, max_tokens, options),
+            self._client.chat.completions.create,
+            lambda answer, seconds, tries: self._reply(answer, messages, seconds, tries),
+            kind="chat completion",
+            adapt=self._adapt,
+        )
+
+    def completion(self, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Answer]) -> Answer:
+        """One text completion: what `read` makes of the answer, a JSON object as the server wrote it.
+
+        body: beside the model's name; keys that OpenAI does not know (prompt_logprobs, stop_token_ids) are sent too.
+        An answer of which `read` raises BadAnswer, ValueError, TypeError or LookupError is asked for again; BadAnswer's
+        text is what is reported in the end. Retries and errors are those of `complete`.
+        """
+        known = {"prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stop"}
+        sent = {"model": self.model, **{name: value for name, value in body.items() if name in known}}
+        sent["extra_body"] = {name: value for name, value in body.items() if name not in known}
+
+        def opened(answer: Any, _seconds: float, _tries: int) -> Answer:
+            found = answer.http_response.json()
+            used = found.get("usage") or {}
+            self.budget.spend(sum(int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")))
+            return read(found)
+
+        return self._tried(lambda: sent, self._client.completions.with_raw_response.create, opened, kind="completion")
+
+    def _tried(
+        self,
+        body: Callable[[], dict[str, Any]],
+        create: Callable[..., Any],
+        read: Callable[[Any, float, int], Answer],
+        *,
+        kind: str,
+        adapt: Callable[[str, dict[str, Any]], bool] = lambda _refusal, _body: False,
+    ) -> Answer:
+        """What `read` makes of the answer, its seconds and its number of tries; see `complete`.
+
+        adapt: changes what `body` gives after a refusal; False if it cannot.
+        """
         import openai
 
-        begun, tries = time.monotonic(), 0
-        options = {"temperature": temperature, "seed": seed, "logprobs": logprobs}
-        last = ""
+        begun, tries, last, unusable = time.monotonic(), 0, "", False
         while tries <= self._retries and not self.stopped.is_set():
             self.budget.take()
-            tries += 1
-            body = self._body(messages, max_tokens, options)
+            tries, unusable = tries + 1, False
+            sent = body()
             try:
-                answer = within(self._timeout_seconds, partial(self._client.chat.completions.create, **body))
-                return self._reply(answer, messages, time.monotonic() - begun, tries)
+                answer = within(self._timeout_seconds, partial(create, **sent))
+                found = read(answer, time.monotonic() - begun, tries)
+                self.answered = True
+                return found
             except openai.APIStatusError as error:
                 last = self._explained(error)
                 if error.status_code in (400, 422):
-                    if not self._adapt(last, body):
+                    if not adapt(last, sent):
                         raise RequestFailed(last, refused=True) from None
                     tries -= 1
                     continue
@@ -179,12 +168,16 @@ class Endpoint:
                 last, wait = "no answer in time", None
             except openai.APIConnectionError as error:
                 last, wait = self._unreachable(error), None
+            except BadAnswer as error:
+                last, wait, unusable = str(error), None, True
+            except UserError:
+                raise
             except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError):
-                last, wait = "its answer is no chat completion", None
+                last, wait = f"its answer is no {kind}", None
             if tries <= self._retries:
                 doubled = self._backoff * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
                 self.stopped.wait(min(doubled if wait is None else wait, _LONGEST_WAIT_SECONDS))
-        raise RequestFailed(f"{last or 'stopped'} (tried {tries} times)")
+        raise RequestFailed(f"{last or 'stopped'} (tried {tries} times)", refused=unusable)
 
     @contextmanager
     def one_try_after_an_error(self) -> Iterator[None]:

@@ -7,16 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grkd.console import progress_bar
 from grkd.endpoint.client import Budget, BudgetReached, Endpoint, Messages, RequestFailed
 from grkd.endpoint.journal import Journal
-from grkd.endpoint.threads import Calls
+from grkd.endpoint.several import fetch
 from grkd.errors import UserError
 from grkd.files import digest
 
 __all__ = ["Budget", "BudgetReached", "Judge", "Judgement", "Judgements", "Request", "RequestFailed"]
-
-_GIVE_UP_AFTER = 3  # requests in a row without an answer: the endpoint is down, not the request at fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +90,6 @@ class Judge:
             budget=budget,
         )
         self._store = Journal(store)
-        self._answered_once, self._failed_in_a_row = False, 0
 
     def check(self) -> None:
         """Find out before the work starts whether the endpoint is there, takes the key and knows the model.
@@ -132,7 +128,10 @@ class Judge:
         failures: dict[str, RequestFailed] = {}
         stopped = None
         if missing:
-            failures, stopped = self._fetch({key: by_key[key][0] for key in missing}, description)
+            calls = {key: partial(self._ask, by_key[key][0]) for key in missing}
+            failures, stopped = fetch(
+                self.endpoint, calls, concurrency=self.concurrency, description=description, unit="judgements"
+            )
             found |= {key: self._stored(key) for key in missing}
         return Judgements(
             judgements={r.id: judged for key, judged in found.items() if judged is not None for r in by_key[key]},
@@ -190,40 +189,3 @@ class Judge:
         judged = self._stored(key)
         assert judged is not None
         return judged
-
-    def _fetch(self, missing: dict[str, Request], description: str) -> tuple[dict[str, RequestFailed], str | None]:
-        """Ask for what is missing. Returns the failures of requests given up by key, and why it ended early."""
-        failures: dict[str, RequestFailed] = {}
-        stopped: str | None = None
-        self._failed_in_a_row = 0
-        self.endpoint.stopped.clear()
-        calls = {key: partial(self._ask, request) for key, request in missing.items()}
-        # However this ends, requests on their way come in and are stored.
-        with (
-            Calls(calls, concurrency=self.concurrency) as running,
-            progress_bar() as bar,
-            self.endpoint.one_try_after_an_error(),
-        ):
-            task = bar.add_task(description, total=len(missing), unit="judgements")
-            for key, done in running:
-                try:
-                    done.result()
-                    self._answered_once, self._failed_in_a_row = True, 0
-                    bar.advance(task)
-                except BudgetReached as reached:
-                    stopped = str(reached)
-                    running.drop()
-                except RequestFailed as failure:
-                    failures[key] = failure
-                    self._count_failure(failure)
-        return failures, stopped
-
-    def _count_failure(self, failure: RequestFailed) -> None:
-        if failure.refused:
-            return
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= _GIVE_UP_AFTER or not self._answered_once:
-            raise UserError(
-                f"judge: {self.endpoint.url} gives no answer: {failure}; judgements so far are kept, "
-                "the same command goes on"
-            ) from None

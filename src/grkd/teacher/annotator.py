@@ -1,6 +1,6 @@
 """The teacher as annotator: which of two responses is better, asked over all pairs of a group in both orders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -83,20 +83,37 @@ def choice_scores(
     batch_size: questions at a time, the longest first. Raises UserError for a tokenizer to which A and B are the same
     and for a chat template that refuses the question; a score is NaN where the model's logits are.
     """
-    labels = _labels(tokenizer, stop_token_ids(tokenizer, getattr(model, "generation_config", None)))
+    stop_ids = stop_token_ids(tokenizer, getattr(model, "generation_config", None))
+
+    def preferences(prompts: list[list[int]], letters: Letters) -> list[float]:
+        return _preferences(model, prompts, letters, batch_size)
+
+    return verdicts(tokenizer, comparisons, stop_ids=stop_ids, context=context, preferences=preferences)
+
+
+def verdicts(
+    tokenizer: Any,
+    comparisons: Sequence[Comparison],
+    *,
+    stop_ids: list[int],
+    context: int | None,
+    preferences: Callable[[list[list[int]], "Letters"], list[float]],
+) -> list[Verdict]:
+    """`choice_scores` of a teacher wherever it is: `preferences` gives p_ij of each question, given as token ids."""
+    labels = _labels(tokenizer, stop_ids)
     limit = None if context is None else context - len(labels.before) - 1
     questions = [_questions(tokenizer, comparison, limit) for comparison in comparisons]
     prompts = [[*prompt, *labels.before] for asked in questions for prompt in asked.prompts]
-    found = iter(_preferences(model, prompts, labels, batch_size))
-    verdicts = []
+    found = iter(preferences(prompts, labels))
+    given = []
     for asked in questions:
         preferred = [next(found) for _ in asked.pairs]
         if not asked.pairs:
-            verdicts.append(Verdict(log_wins=None))
+            given.append(Verdict(log_wins=None))
             continue
         log_wins, first = _log_wins(asked.pairs, preferred), sum(preferred) / len(preferred)
-        verdicts.append(Verdict(log_wins=log_wins, cut=asked.cut, first=first))
-    return verdicts
+        given.append(Verdict(log_wins=log_wins, cut=asked.cut, first=first))
+    return given
 
 
 def calibrated(log_prob: float, choice: float, *, ratio: float) -> float:
@@ -108,7 +125,7 @@ def calibrated(log_prob: float, choice: float, *, ratio: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Labels:
+class Letters:
     """Token ids of the two letters, with and without a space before them, and what the teacher writes before either."""
 
     before: list[int]
@@ -125,7 +142,7 @@ class _Asked:
     cut: bool = False
 
 
-def _labels(tokenizer: Any, stop_ids: list[int]) -> _Labels:
+def _labels(tokenizer: Any, stop_ids: list[int]) -> Letters:
     """The first ids in which the replies A and B differ, as they follow a question.
 
     Where the tokenizer writes something before the letter (a space of its own, a template's empty thoughts), that
@@ -146,7 +163,7 @@ def _labels(tokenizer: Any, stop_ids: list[int]) -> _Labels:
     if not found:
         raise UserError("teacher: its tokenizer has no tokens for the letters A and B; use the ranker log_prob")
     before, (firsts, seconds) = next(iter(found.items()))
-    return _Labels(before=list(before), first=firsts, second=seconds)
+    return Letters(before=list(before), first=firsts, second=seconds)
 
 
 def _reply_ids(tokenizer: Any, probe: Example, stop_ids: list[int]) -> list[int]:
@@ -209,7 +226,7 @@ def _log_wins(pairs: Sequence[tuple[int, int]], preferred: Sequence[float]) -> t
 
 
 @torch.no_grad()
-def _preferences(model: nn.Module, prompts: list[list[int]], labels: _Labels, batch_size: int) -> list[float]:
+def _preferences(model: nn.Module, prompts: list[list[int]], labels: Letters, batch_size: int) -> list[float]:
     """The probability of the first letter against the second, after each prompt."""
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
     found = [0.0] * len(prompts)
