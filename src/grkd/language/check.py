@@ -44,6 +44,8 @@ def _check_method(method: Method) -> None:
 def _questions(recipe: LanguageRecipe) -> Iterator[str]:
     if recipe.evaluation.questions is not None:
         yield recipe.evaluation.questions
+    if recipe.evaluation.curve_questions is not None:
+        yield recipe.evaluation.curve_questions
     if recipe.search is not None and recipe.search.questions is not None:
         yield recipe.search.questions
 

@@ -103,7 +103,7 @@ def attempt(job: Job) -> None:
     def make(work: Path) -> None:
         fit, validation = split_groups(read_groups(context.run, "train"), search.validation_fraction)
         description = f"search {job.name}"
-        student = trained_student(context, job.method, job.seed, fit, work, description=description).eval()
+        student = trained_student(context, job.method, job.seed, fit, work, description=description, curve=False).eval()
         if metric(search) == "exact_match":
             student = evaluate.to_answer(context, student)
             metrics = evaluate.answered(context, student, search.questions, work / "exact_match.json")

@@ -25,6 +25,7 @@ from grkd.metrics import exact_match
 from grkd.metrics.rank_measures import against_teacher, response_measures
 from grkd.models.generate import generate_responses
 from grkd.models.load import cast_weights, load_language_model
+from grkd.recipe import LanguageRecipe
 from grkd.run.device import dtype
 from grkd.run.folder import identity
 from grkd.statistics import bootstrap_interval
@@ -41,7 +42,7 @@ MEASURED = (
 def evaluate_student(context: LanguageContext, name: str, trained: str | None) -> Path:
     """Rank fidelity, exact match and sample answers of a trained student (None: before training)."""
     inputs = {
-        "evaluation": identity(context.recipe.evaluation),
+        "evaluation": _measured_by(context.recipe),
         "answers_in": str(_answers_in(context)),
         "score": context.run.key("score"),
         "trained": context.run.key(f"train/{trained}") if trained else None,
@@ -74,7 +75,7 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
 
 def evaluate_teacher(context: LanguageContext) -> Path:
     """The teacher's own answers to the sample prompts, and its exact match."""
-    inputs = {"evaluation": identity(context.recipe.evaluation), "score": context.run.key("score")}
+    inputs = {"evaluation": _measured_by(context.recipe), "score": context.run.key("score")}
 
     def make(work: Path) -> None:
         if not context.run.ranks.is_main_process:
@@ -104,6 +105,11 @@ def to_answer(context: LanguageContext, student: nn.Module) -> Any:
         student,
         _answers_in(context),
     )
+
+
+def _measured_by(recipe: LanguageRecipe) -> dict[str, Any]:
+    """The evaluation's settings without those of the curve, which the train stage draws."""
+    return {name: value for name, value in identity(recipe.evaluation).items() if not name.startswith("curve_")}
 
 
 def _answers_in(context: LanguageContext) -> torch.dtype:
@@ -167,8 +173,13 @@ def rank_metrics(
     return metrics
 
 
-def answered(context: LanguageContext, model: PreTrainedModel, path: str | None, items: Path) -> dict[str, Any]:
-    """Exact match on a file's questions, greedily; each question's outcome goes to `items`. Nothing without a file."""
+def answered(
+    context: LanguageContext, model: PreTrainedModel, path: str | None, items: Path, *, shown: bool = True
+) -> dict[str, Any]:
+    """Exact match on a file's questions, greedily; each question's outcome goes to `items`. Nothing without a file.
+
+    shown: with a progress bar.
+    """
     if path is None:
         return {}
     spec = context.recipe.evaluation
@@ -191,6 +202,7 @@ def answered(context: LanguageContext, model: PreTrainedModel, path: str | None,
         max_new_tokens=spec.answer_tokens,
         batch_size=spec.answer_batch_size,
         journal=journal,
+        shown=shown,
     )
     result = exact_match.score(questions, texts)
     write_json(items, result["items"])
@@ -223,6 +235,7 @@ def _greedy(
     max_new_tokens: int,
     batch_size: int,
     journal: Path | None = None,
+    shown: bool = True,
 ) -> list[str]:
     sample = partial(
         generate_responses,
@@ -239,7 +252,7 @@ def _greedy(
     texts = [""] * len(prompts)
     stop_ids = context.models.numbers["stop_ids"]
     answers = (answer for some in kept_answers(journal, prompts, sample) for answer in some.responses)
-    for answer in track(answers, "answer", unit="answers", total=len(prompts)):
+    for answer in track(answers, "answer", unit="answers", total=len(prompts)) if shown else answers:
         texts[answer.index] = answer_text(decode_response(context.models.tokenizer, answer.response_ids, stop_ids))
     return texts
 

@@ -17,7 +17,7 @@ from grkd.language.scorer import local_teacher, panel_of
 from grkd.objectives import Objective
 from grkd.rankers import Panel, Resources
 from grkd.recipe import LanguageRecipe, Method, Score
-from grkd.training.fresh_groups import FreshGroups
+from grkd.training.fresh_groups import FreshGroups, orders
 from grkd.training.groups_file import GroupsFile
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
 
@@ -30,8 +30,11 @@ def method_panel(settings: Score, method: Method) -> Panel:
 
 
 def samples_groups(recipe: LanguageRecipe, objective: Objective) -> bool:
-    """Whether this method's groups are sampled in training: if it compares responses and the recipe says so."""
-    return recipe.responses.when == "in_training" and "response" in objective.levels
+    """Whether this method's groups of n are sampled in training, if the recipe says so.
+
+    Methods that compare responses, and those that sample by themselves: they learn from as many.
+    """
+    return recipe.responses.when == "in_training" and (orders(objective) or objective.on_policy > 0)
 
 
 def fresh_groups(
@@ -42,19 +45,20 @@ def fresh_groups(
     *,
     teacher: Any,
 ) -> FreshGroups:
-    """The rankers, opened; teacher: the live one, or None if nothing needs it.
+    """The rankers, opened if the method asks them; teacher: the live one, or None if nothing needs it.
 
     Raises UserError for rankers that cannot be used here.
     """
     panel = method_panel(context.recipe.score, method)
-    panel.open(
-        Resources(
-            teacher=None if teacher is None else lambda: local_teacher(context, teacher),
-            device=context.models.device,
-            folder=context.run.path / "rankers" / f"training-{context.run.ranks.process_index}",
-            batch_size=context.recipe.score.batch_size,
+    if orders(objective):
+        panel.open(
+            Resources(
+                teacher=None if teacher is None else lambda: local_teacher(context, teacher),
+                device=context.models.device,
+                folder=context.run.path / "rankers" / f"training-{context.run.ranks.process_index}",
+                batch_size=context.recipe.score.batch_size,
+            )
         )
-    )
     stops = set(context.models.numbers["stop_ids"])
     return FreshGroups(
         panel=panel,
@@ -62,7 +66,7 @@ def fresh_groups(
         stored_share=context.recipe.responses.stored_share,
         decode=lambda ids: decode_response(context.models.tokenizer, ids, stops),
         reference=_reference(context) if objective.needs_reference else None,
-        file=GroupsFile(work / "groups", rank=context.run.ranks.process_index),
+        file=GroupsFile(work / "groups", rank=context.run.ranks.process_index) if orders(objective) else None,
     )
 
 

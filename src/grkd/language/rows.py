@@ -16,6 +16,7 @@ from grkd.recipe import Method
 from grkd.run.folder import RunFolder
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.training import LanguageRows
+from grkd.training.fresh_groups import orders
 from grkd.training.groups_of_responses import chosen
 from grkd.training.on_policy import Sampler, on_policy_sampler
 
@@ -47,7 +48,7 @@ def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Ob
     """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it."""
     shared = context.models.teacher_tokenizer is None
     by_token = objective.needs_teacher and "row" in objective.levels
-    asked = "teacher" in method_panel(context.recipe.score, method).needs
+    asked = orders(objective) and "teacher" in method_panel(context.recipe.score, method).needs
     teacher = context.models.teacher() if by_token or asked or objective.teacher_mixed_in else None
     return LanguageRows(
         **_common(context, objective),

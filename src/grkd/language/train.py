@@ -1,6 +1,7 @@
 """A language model's fourth stage: a student for each method and seed."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from grkd import objectives
 from grkd.data.language import Group
 from grkd.files import read_json, write_text
 from grkd.language.context import LanguageContext
+from grkd.language.curve import ExactMatchCurve
+from grkd.language.evaluate import answered
 from grkd.language.fresh import method_panel, samples_groups, with_columns
 from grkd.language.reference import with_reference
 from grkd.language.rows import language_rows, rows_of_fresh_groups, training_groups
@@ -21,6 +24,7 @@ from grkd.run.folder import identity
 from grkd.run.model_card import model_card
 from grkd.run.training import drop_checkpoints, train
 from grkd.training import LanguageRows
+from grkd.training.fresh_groups import orders
 from grkd.training.groups_file import KeepGroups
 
 
@@ -48,7 +52,8 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
     if samples_groups(context.recipe, objective):
         names = ("n", "max_new_tokens", "stored_share")
         sampled = {name: getattr(context.recipe.responses, name) for name in names}
-        sampled["rankers"] = method_panel(context.recipe.score, method).identity()
+        if orders(objective):
+            sampled["rankers"] = method_panel(context.recipe.score, method).identity()
     elif not objective.on_policy:
         del training["steps_per_generation"]  # of sampling in training alone
     return {
@@ -70,11 +75,17 @@ def trained_student(
     work: Path,
     *,
     description: str,
+    curve: bool = True,
 ) -> Any:
-    """The student, trained on these groups; checkpoints and logs go to `work`."""
+    """The student, trained on these groups; checkpoints and logs go to `work`.
+
+    curve: with exact match while it is trained, where the recipe asks for it.
+    """
     objective = objectives.load(method.name, **method.options)
     set_seed(seed)
     rows, groups, callbacks = _learnt_from(context, method, objective, groups, work)
+    if curve and context.recipe.evaluation.curve_questions is not None:
+        callbacks.append(_curve(context, context.recipe.evaluation.curve_questions, work))
     return train(
         with_lora(context.models.student(), context.recipe.student),
         groups,
@@ -100,6 +111,8 @@ def _learnt_from(
     """Rows and groups of a training: stored groups, or prompts whose groups are sampled in training."""
     if samples_groups(context.recipe, objective):
         rows = rows_of_fresh_groups(context, method, objective, work)
+        if not orders(objective):
+            return rows, list(groups), []
         assert rows.fresh is not None
         assert rows.fresh.file is not None
         return rows, with_columns(context, method, groups), [KeepGroups(rows.fresh.file)]
@@ -108,6 +121,12 @@ def _learnt_from(
         groups = with_reference(context.run, groups)
     teacher = objective.needs_teacher and "row" in objective.levels
     return language_rows(context, groups, teacher=teacher, objective=objective), groups, []
+
+
+def _curve(context: LanguageContext, questions: str, work: Path) -> ExactMatchCurve:
+    """Exact match over training, on the recipe's questions."""
+    ask = partial(answered, context, path=questions, items=work / "curve-questions.json", shown=False)
+    return ExactMatchCurve(work / "curve.jsonl", ask, every=context.recipe.evaluation.curve_every)
 
 
 def with_lora(student: PreTrainedModel, spec: Student) -> Any:

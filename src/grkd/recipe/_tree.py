@@ -160,8 +160,8 @@ class Responses(Section):
     """Groups of `n` responses per prompt: sampled from the teacher or the student, taken from the data, or a mixture.
 
     when: in_training: methods that compare responses learn from groups of n that the student samples at every step,
-    at temperature 1, and score.rankers order. The groups made before training then serve evaluation, the other methods,
-    and stored_share of the prompts. temperature, top_p: of the groups made before training.
+    at temperature 1, and score.rankers order; on-policy methods that compare none sample n, too. The groups made before
+    training then serve evaluation, the other methods, and stored_share of the prompts. temperature, top_p: of those.
     """
 
     source: Literal["teacher", "student", "data", "mixture"] = "teacher"
@@ -208,6 +208,10 @@ class LanguageEvaluation(Section):
     batch_size: Count = 8
     samples: Annotated[int, Field(ge=0)] = 4
     sample_tokens: Count = 64
+    # Questions that a student answers while it is trained, every so many steps: exact match over training's time
+    # (train/<student>/curve.jsonl). They train nothing; their time is not counted.
+    curve_questions: FilePath | None = None
+    curve_every: Count = 100
 
 
 @dataclass(frozen=True, kw_only=True)

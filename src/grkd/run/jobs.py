@@ -86,12 +86,12 @@ def _outcome(work: Callable[[Job], object], job: Job) -> str:
             traceback.print_exc()
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
-        _free_memory()
+        free_gpu_memory()
     return DONE
 
 
-def _free_memory() -> None:
-    """Give back what a job has left on the GPU: several processes share it, and PyTorch keeps what it once had."""
+def free_gpu_memory() -> None:
+    """Give back what this process has left on the GPU: several share it, and PyTorch keeps what it once had."""
     import torch
 
     if torch.cuda.is_initialized():

@@ -30,6 +30,7 @@ from grkd.training import (
     WholeCheckpoints,
     last_whole_checkpoint,
 )
+from grkd.training.callbacks import BesideTraining
 from grkd.training.checkpoints import full_disk
 
 
@@ -124,6 +125,9 @@ def train(
         train_dataset=dataset,
         callbacks=[bar, metrics, FiniteSteps(), *callbacks, WholeCheckpoints()],
     )
+    for callback in callbacks:
+        if isinstance(callback, BesideTraining):
+            callback.metrics = metrics
     _only_our_callbacks(trainer)
     resume = last_whole_checkpoint(checkpoints)
     try:

@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,23 @@ class MetricsFile(TrainerCallback):
         # Of training, the legs before a kill counted in. Rows are tokens or examples.
         self.seconds = self.rows_seen = self._rows_before = 0.0
 
+    def seconds_now(self) -> float:
+        """Seconds of training up to this moment, without what was `paused`."""
+        return self.seconds + time.perf_counter() - self._clock
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside is no part of training's time."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._clock += time.perf_counter() - begin
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._step = time.perf_counter(), state.global_step
         if state.is_world_process_zero:
-            kept = [line for line in _lines(self.path) if line["step"] <= state.global_step]
+            kept = [line for line in json_lines(self.path) if line["step"] <= state.global_step]
             self.seconds = kept[-1]["seconds"] if kept else 0.0
             self._rows_before = self.rows_seen = kept[-1]["rows_seen"] if kept else 0.0
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -90,13 +105,21 @@ class MetricsFile(TrainerCallback):
             "seconds": self.seconds,
             "rows_seen": self.rows_seen,
             "steps_per_second": (state.global_step - self._step) / max(1e-9, now - self._clock),
-            "terms": {name.removeprefix("terms/"): value for name, value in logs.items() if name.startswith("terms/")},
+            "terms": _named("terms/", logs),
         }
+        if parts := _named("seconds/", logs):
+            line["seconds_per_step"] = parts  # sampling and ranking; the rest of a step is training
         if "alpha" in logs:
             line["alpha"] = logs["alpha"]
         self._clock, self._step = now, state.global_step
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(_finite(line)) + "\n")
+
+
+class BesideTraining(TrainerCallback):
+    """A callback whose work is no part of training's time: `metrics` is set before training begins."""
+
+    metrics: MetricsFile
 
 
 class FiniteSteps(TrainerCallback):
@@ -128,7 +151,11 @@ class FiniteSteps(TrainerCallback):
                 )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _named(prefix: str, logs: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in logs.items() if name.startswith(prefix)}
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
     """Whole JSON lines of a file; a last line cut short by a kill is left out."""
     if not path.exists():
         return []

@@ -47,13 +47,14 @@ class FreshGroups:
         if not 0 <= self.stored_share < 1:
             raise UserError(f"stored_share must be 0 or more and below 1, got {self.stored_share}")
 
-    def orders(self, objective: Objective) -> bool:
-        """Whether a method learns from the order of responses; others ask no ranker, which may cost money."""
-        return "response" in objective.levels
-
     def share(self, objective: Objective) -> float:
         """Share of the prompts that are answered anew: of methods that compare responses, or sample by themselves."""
-        return 1.0 - self.stored_share if self.orders(objective) else objective.on_policy
+        return 1.0 - self.stored_share if orders(objective) else objective.on_policy
+
+
+def orders(objective: Objective) -> bool:
+    """Whether a method learns from the order of responses; others ask no ranker, which may cost money."""
+    return "response" in objective.levels
 
 
 @dataclass(kw_only=True)
@@ -100,7 +101,7 @@ def renewed(
     for part in parts:
         part.batch = _moved(rows.collate_all(part.groups), device)
         part.batch["sampled_log_probs"] = _token_log_probs(part).to(device)
-    if rows.fresh is not None and rows.fresh.orders(objective):
+    if rows.fresh is not None and orders(objective):
         with _timed(rows.seconds, "rank"):
             _rank(rows, rows.fresh, parts, objective)
     elif any(len(part.asked) < len(part.groups) for part in parts):

@@ -1,0 +1,57 @@
+"""Exact match while a student is trained: questions that it answers every so many steps, beside training's time."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+
+from grkd.data.language import unwrapped
+from grkd.training.callbacks import BesideTraining, json_lines
+
+Asked = Callable[[PreTrainedModel], dict[str, Any]]
+
+
+class ExactMatchCurve(BesideTraining):
+    """Appends a line {step, seconds, exact_match: {value, low, high}} to `path`: at the start, every `every` steps and
+    at the end.
+
+    seconds: of training up to there, without the time that the answers take. ask: a student's exact match, as
+    grkd.language.evaluate.answered gives it; it runs in training's precision.
+    """
+
+    def __init__(self, path: Path, ask: Asked, *, every: int) -> None:
+        self.path, self.ask, self.every = path, ask, every
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        kept = [line for line in json_lines(self.path) if line["step"] <= state.global_step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        if not kept:
+            self._measure(args, state, model)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
+        if due and state.is_world_process_zero:
+            self._measure(args, state, model)
+
+    def _measure(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        if args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)  # what is queued belongs to training
+        seconds = self.metrics.seconds_now()
+        with self.metrics.paused():
+            training = model.training
+            model.eval()
+            with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+                found = self.ask(unwrapped(model))
+            model.train(training)
+            line = {"step": state.global_step, "seconds": seconds, **found}
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
