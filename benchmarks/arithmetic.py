@@ -75,7 +75,7 @@ def problems(data: Path) -> Iterator[dict[str, str]]:
 
 
 def write_data(data: Path, folder: Path) -> None:
-    """train.jsonl (prompts with completions), heldout.jsonl, validation.jsonl and test.jsonl (questions), start.jsonl.
+    """train.jsonl, heldout.jsonl, start.jsonl (prompts with completions), validation.jsonl, test.jsonl (questions).
 
     start.jsonl is what teacher and student are fine-tuned on: all training problems, MAWPS three times. Questions of
     the test part are in no other, whatever their source. validation: part of MAWPS's training fold, too.
@@ -96,8 +96,8 @@ def write_data(data: Path, folder: Path) -> None:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "start.jsonl", _shuffled(start + gsm8k))
-    _write(folder / "train.jsonl", _shuffled(short + gsm8k[:1500]))
-    _write(folder / "heldout.jsonl", _shuffled(parts["test"])[:160])
+    _write(folder / "train.jsonl", _shuffled(short + gsm8k[:1500]), "answer")
+    _write(folder / "heldout.jsonl", _shuffled(parts["test"])[:160], "answer")
     for name in ("validation", "test"):
         _write(folder / f"{name}.jsonl", parts[name], questions=True)
 
@@ -193,8 +193,8 @@ def _shuffled(items: list[dict[str, str]]) -> list[dict[str, str]]:
     return random.Random(0).sample(items, len(items))
 
 
-def _write(path: Path, items: list[dict[str, str]], *, questions: bool = False) -> None:
-    keys = ("id", "question", "answer") if questions else ("id", "prompt", "completion")
+def _write(path: Path, items: list[dict[str, str]], *more: str, questions: bool = False) -> None:
+    keys = ("id", "question", "answer") if questions else ("id", "prompt", "completion", *more)
     lines = [{**item, "prompt": item["question"]} for item in items]
     write_text(path, "".join(json.dumps({key: line[key] for key in keys}) + "\n" for line in lines))
 

@@ -1,0 +1,167 @@
+"""The runs of the on-policy experiment: which are left, in which order, how many steps, what is kept of them."""
+
+import json
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from grkd.files import read_json, write_json
+from grkd.language.compare import perform
+from grkd.language.search import Job
+from grkd.recipe import LanguageRecipe, Method
+
+# Methods that differ in who ranks alone take the learning rate of the one that a verifier ranks.
+RATE_OF = dict.fromkeys(("grkd-teacher", "grkd-verifier-then-teacher", "grkd-votes"), "grkd-verifier")
+CURVE_POINTS = 8
+_WARM_STEPS = 20  # the first steps compile kernels and record the decode step
+
+
+def work(job: Job) -> None:
+    """Do a job, and note how long it took; where it fails, the traceback is printed in full."""
+    begun = time.monotonic()
+    try:
+        perform(job)
+    except BaseException:
+        traceback.print_exc()
+        raise
+    write_json(_took(Path(job.recipe.output), job), time.monotonic() - begun)
+
+
+def seconds_taken(folder: Path, job: Job) -> float | None:
+    """How long a job took from end to end; None where it failed."""
+    path = _took(folder, job)
+    return float(read_json(path)) if path.exists() else None
+
+
+def _took(folder: Path, job: Job) -> Path:
+    return folder / "took" / f"{job.name}.json"
+
+
+def rates(recipe: LanguageRecipe, method: Method) -> list[float]:
+    """The learning rates that a method tries; one of them where it takes another method's, for its pace alone."""
+    assert recipe.search is not None
+    found = list(recipe.search.learning_rate)
+    return [found[len(found) // 2]] if method.label in RATE_OF else found
+
+
+def trial_jobs(recipe: LanguageRecipe, found: Mapping[str, Any], *, steps: int) -> list[Job]:
+    """The trials that are not in `found`, all of `steps` optimiser steps."""
+    recipe = replace(recipe, training=replace(recipe.training, steps=steps))
+    jobs = [
+        Job(recipe=recipe, method=method, seed=recipe.seeds[0], learning_rate=rate, trial=number)
+        for method in recipe.methods
+        for number, rate in enumerate(rates(recipe, method))
+    ]
+    return [job for job in jobs if job.name not in found]
+
+
+def planned(
+    recipe: LanguageRecipe, trials: Mapping[str, Any], plan: Mapping[str, Any], *, budget: float
+) -> dict[str, Any]:
+    """label -> {learning_rate, seconds_per_step, steps} of the methods whose trials are over; `plan` stays as it is.
+
+    steps: what `budget` seconds of training hold at the pace of the method's trials (their median).
+    """
+    result = dict(plan)
+    for method in recipe.methods:
+        own = _ended(recipe, trials, method)
+        searched = next(one for one in recipe.methods if one.label == RATE_OF.get(method.label, method.label))
+        rate = best_rate(_ended(recipe, trials, searched))
+        paces = sorted(trial["seconds_per_step"] for trial in own if trial.get("seconds_per_step"))
+        if method.label in result or rate is None or not paces:
+            continue
+        pace = paces[len(paces) // 2]
+        steps = max(2, round(budget / pace))
+        result[method.label] = {"learning_rate": rate, "seconds_per_step": pace, "steps": steps}
+    return result
+
+
+def best_rate(trials: Sequence[Mapping[str, Any]]) -> float | None:
+    """The learning rate with the best value, the lowest of several; None where no trial has one."""
+    known = [(trial["value"], -trial["learning_rate"]) for trial in trials if trial["value"] is not None]
+    return -max(known)[1] if known else None
+
+
+def final_jobs(recipe: LanguageRecipe, plan: Mapping[str, Any], found: Mapping[str, Any]) -> list[Job]:
+    """The final runs of planned methods that are not in `found`."""
+    jobs = []
+    for seed in recipe.seeds:
+        for method in recipe.methods:
+            if (own := plan.get(method.label)) is None or f"{method.label}-seed{seed}" in found:
+                continue
+            training = replace(recipe.training, steps=own["steps"])
+            evaluation = replace(recipe.evaluation, curve_every=max(1, own["steps"] // CURVE_POINTS))
+            job = replace(recipe, training=training, evaluation=evaluation)
+            jobs.append(Job(recipe=job, method=method, seed=seed, learning_rate=own["learning_rate"]))
+    return jobs
+
+
+def in_turn(recipe: LanguageRecipe, job: Job) -> tuple[bool, int, int]:
+    """Sorts jobs: trials first, then final runs seed by seed, so that what is cut off leaves whole seeds."""
+    place = [method.label for method in recipe.methods].index(job.method.label)
+    return job.trial is None, job.seed, place
+
+
+def trial_kept(folder: Path, job: Job, outcome: str) -> dict[str, Any]:
+    """What is kept of a trial: its value on the validation questions, and its pace."""
+    kept: dict[str, Any] = {"method": job.method.label, "learning_rate": job.learning_rate, "value": None}
+    if outcome != "done":
+        return {**kept, "outcome": outcome}
+    own = folder / "search" / job.name
+    value = read_json(own / "metrics.json")["exact_match"]["value"]
+    return {**kept, "outcome": outcome, "value": value, **_pace(_lines(own / "metrics.jsonl"))}
+
+
+def final_kept(folder: Path, job: Job) -> dict[str, Any]:
+    """What is kept of a final run: figures, answers, curve, time."""
+    train, evaluated = folder / "train" / job.name, folder / "evaluate" / job.name
+    spent, answers = read_json(train / "training.json"), read_json(evaluated / "exact_match.json")
+    return {
+        "method": job.method.label,
+        "seed": job.seed,
+        "learning_rate": job.learning_rate,
+        "steps": spent["steps"],
+        "seconds": spent["seconds"],
+        "tokens": spent["rows_seen"],
+        **_pace(_lines(train / "metrics.jsonl")),
+        "metrics": read_json(evaluated / "metrics.json"),
+        "correct": correct(answers),
+        "curve": [
+            {"step": line["step"], "seconds": round(line["seconds"], 2), "exact_match": line["exact_match"]["value"]}
+            for line in _lines(train / "curve.jsonl")
+        ],
+    }
+
+
+def correct(answers: Sequence[Mapping[str, Any]]) -> str:
+    """One digit per question: 1 right, 0 wrong."""
+    return "".join(str(int(each["correct"])) for each in answers)
+
+
+def _ended(recipe: LanguageRecipe, trials: Mapping[str, Any], method: Method) -> list[Mapping[str, Any]]:
+    """All trials of a method, or none as long as one is missing."""
+    names = [f"{method.label}-trial{number}" for number in range(len(rates(recipe, method)))]
+    return [trials[name] for name in names] if all(name in trials for name in names) else []
+
+
+def _pace(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """seconds_per_step after the first steps, and milliseconds of its parts: sample, rank, and the rest, train."""
+    warm = [line for line in lines if line["step"] >= _WARM_STEPS] or list(lines[:1])
+    first, rest = warm[0], warm[1:]
+    if not rest:
+        return {"seconds_per_step": lines[-1]["seconds"] / lines[-1]["step"], "ms": {}}
+    steps = rest[-1]["step"] - first["step"]
+    seconds = (rest[-1]["seconds"] - first["seconds"]) / steps
+    lengths = [line["step"] - before["step"] for before, line in zip(warm, rest, strict=False)]
+    ms = {}
+    for name in ("sample", "rank"):
+        parts = [line.get("seconds_per_step", {}).get(name, 0.0) for line in rest]
+        ms[name] = 1000 * sum(part * length for part, length in zip(parts, lengths, strict=True)) / steps
+    return {"seconds_per_step": seconds, "ms": {**ms, "train": 1000 * seconds - sum(ms.values())}}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

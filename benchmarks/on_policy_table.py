@@ -1,0 +1,217 @@
+"""docs/results-on-policy.md and its figure from the kept runs: what lost first, paired tests, curves, the search."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grkd.files import read_json, write_text
+from grkd.statistics import PairedDifference, holm, paired_bootstrap, seed_interval
+
+OURS = "grkd"
+# The methods that the experiment was made to compare with.
+RIVALS = ("kd", "opd", "grpo-teacher-kl")
+Found = Mapping[str, Any]
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page and the figure beside it; the same results give the same bytes."""
+    found = read_json(results)
+    write_curves(found, page.with_suffix(".svg"))
+    write_text(page, page_of(found, figure=page.with_suffix(".svg").name))
+
+
+def page_of(found: Found, *, figure: str) -> str:
+    """The Markdown of the results."""
+    sitting = found["sittings"][-1]
+    torch, commit, command = sitting["versions"]["torch"], str(sitting["commit"])[:12], sitting["command"]
+    made = f"{sitting['date']}, {sitting['hardware']}, PyTorch {torch}, commit {commit}"
+    budget = sitting["budget_seconds"]
+    questions, seeds = len(found["questions"]), max(map(len, by_label(found).values()), default=0)
+    parts = [
+        "# Groups sampled from the student: results",
+        "Made by `python -m benchmarks.on_policy table` from benchmarks/results/on-policy/on-policy.json\n"
+        f"({made}; `{command}`).",
+        f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} test questions.\n"
+        f"Every run trains for about {budget:g} s on one GPU, with up to {seeds} seeds, from one start;\n"
+        "32 prompts x 8 responses per step. The number of steps comes from the pace of each method's trials, so the\n"
+        "seconds differ a little; they are in the table.",
+        "## What lost\n\n" + "\n".join(verdicts(found)),
+        "## Table\n\n" + main_table(found),
+        *(f"## Against `{rival}`\n\n" + paired_table(found, rival) for rival in RIVALS if rival in by_label(found)),
+        "## Over GPU time\n\nExact match on validation questions while the students are trained, means over seeds.\n\n"
+        f"![exact match over seconds of training]({figure})",
+        "## Learning rates that were tried\n\n" + trials_table(found),
+        "## Starts\n\n" + starts_table(found),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def by_label(found: Found) -> dict[str, list[Any]]:
+    """label -> its runs, by seed."""
+    runs: dict[str, list[Any]] = {}
+    for one in sorted(found["runs"].values(), key=lambda run: run["seed"]):
+        runs.setdefault(one["method"], []).append(one)
+    return runs
+
+
+def compared(found: Found, label: str, rival: str) -> PairedDifference | None:
+    """Exact match of one method minus another's, over the seeds that both have, resampled over questions.
+
+    A question's value is the mean over the seeds. None where they share no seed.
+    """
+    ours, theirs = ({run["seed"]: run for run in by_label(found).get(name, [])} for name in (label, rival))
+    shared = sorted(set(ours) & set(theirs))
+    if not shared:
+        return None
+    return paired_bootstrap(*(_shares([runs[seed] for seed in shared]) for runs in (ours, theirs)))
+
+
+def verdicts(found: Found) -> list[str]:
+    """A line for each of ours: whom it beats, whom it loses to, from whom it is not told apart."""
+    lines = []
+    for label in [label for label in by_label(found) if label.startswith(OURS)]:
+        others = [rival for rival in by_label(found) if not rival.startswith(OURS)]
+        tests = {rival: test for rival in others if (test := compared(found, label, rival)) is not None}
+        adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+        told: dict[str, list[str]] = {"worse than": [], "better than": [], "not told apart from": []}
+        for rival, test in tests.items():
+            sure = adjusted[rival] < 0.05
+            kind = "not told apart from" if not sure else "better than" if test.difference > 0 else "worse than"
+            told[kind].append(f"`{rival}` ({100 * test.difference:+.1f})")
+        words = [f"{kind} {', '.join(names)}" for kind, names in told.items() if names]
+        lines.append(f"- `{label}`: {'; '.join(words) or 'nothing to compare with'}.")
+    missing = [name for name in found["plan"] if name not in by_label(found)]
+    if missing:
+        lines.append(f"- Not run: {', '.join(f'`{name}`' for name in missing)}.")
+    lines += [f"- {name} failed: {reason}" for name, reason in found["failed"].items()]
+    return lines
+
+
+def main_table(found: Found) -> str:
+    """A row per method, best first, the student before and the teacher around them."""
+    sitting = found["sittings"][-1]
+    head = ["", "seeds", "exact match %", "over seeds", "seconds", "steps", "tokens/s"]
+    head += ["sample ms", "rank ms", "train ms", "reverse KL", "order of responses (tau)"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    labels = by_label(found)
+    for label in sorted(labels, key=lambda name: -float(np.mean(_shares(labels[name])))):
+        runs = labels[label]
+        interval = seed_interval([run["metrics"]["exact_match"]["value"] for run in runs])
+        half = "-" if np.isnan(interval.high) else f"± {100 * (interval.high - interval.mean):.1f}"
+        cells = [label, str(len(runs)), f"{100 * interval.mean:.1f}", half]
+        cells += [f"{_mean(runs, 'seconds'):.0f}", f"{_mean(runs, 'steps'):.0f}"]
+        cells.append(f"{np.mean([run['tokens'] / run['seconds'] for run in runs]):,.0f}")
+        for part in ("sample", "rank", "train"):
+            known = [run["ms"][part] for run in runs if part in run["ms"]]
+            cells.append(f"{np.mean(known):.0f}" if known else "-")
+        for metric, digits in (("reverse_kl_nats", 3), ("response_kendall_tau", 3)):
+            values = [run["metrics"][metric]["value"] for run in runs if metric in run["metrics"]]
+            cells.append(f"{np.mean(values):.{digits}f}" if values else "-")
+        rows.append(cells)
+    for name, side in (("student before", "before"), ("teacher", "teacher")):
+        value = sitting[side]["metrics"]["exact_match"]["value"]
+        rows.append([name, "", f"{100 * value:.1f}", *[""] * (len(head) - 3)])
+    return _table(rows)
+
+
+def paired_table(found: Found, rival: str) -> str:
+    """Every other method against one: difference, interval, p after Holm's correction."""
+    tests = {label: test for label in by_label(found) if label != rival and (test := compared(found, label, rival))}
+    adjusted = holm([test.p for test in tests.values()])
+    rows = [["", "difference (points)", "95 % interval", "p", ""], ["---", "---:", "---:", "---:", "---"]]
+    for (label, test), p in zip(tests.items(), adjusted, strict=True):
+        verdict = "" if not p < 0.05 else "better" if test.difference > 0 else "worse"
+        interval = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
+        rows.append([label, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}", verdict])
+    note = (
+        "Over test questions, each question's value the mean over the seeds that both have; p after Holm's correction."
+    )
+    return f"{note}\n\n{_table(rows)}"
+
+
+def trials_table(found: Found) -> str:
+    """Every trial: rate, exact match on the validation questions, pace; and what was chosen."""
+    rows = [["", "learning rate", "exact match %", "ms per step", "chosen"], ["---", "---:", "---:", "---:", "---"]]
+    for trial in found["trials"].values():
+        plan = found["plan"].get(trial["method"], {})
+        value = "failed" if trial["value"] is None else f"{100 * trial['value']:.1f}"
+        pace = f"{1000 * trial['seconds_per_step']:.0f}" if trial.get("seconds_per_step") else "-"
+        chosen = "yes" if trial["learning_rate"] == plan.get("learning_rate") else ""
+        rows.append([trial["method"], f"{trial['learning_rate']:g}", value, pace, chosen])
+    note = (
+        "The same rates and the same number of short trials for every method, measured on the validation questions. "
+        "Methods that differ in the ranker alone take the rate of `grkd-verifier`; their one trial gives their pace."
+    )
+    return f"{note}\n\n{_table(rows)}"
+
+
+def starts_table(found: Found) -> str:
+    """Where and from which starts each sitting's runs were made."""
+    rows = [["", "date", "hardware", "start of the student", "exact match before %", "runs"], ["---"] * 6]
+    for number, one in enumerate(found["sittings"]):
+        runs = sum(run["sitting"] == number for run in found["runs"].values())
+        before = 100 * one["before"]["metrics"]["exact_match"]["value"]
+        hardware = f"{one['gpus']} x {one['hardware']}" if one["gpus"] else one["hardware"]
+        rows.append([str(number + 1), one["date"], hardware, one["starts"]["student"], f"{before:.1f}", str(runs)])
+    return _table(rows)
+
+
+def short_table(found: Found) -> str:
+    """What a terminal shows at the end of a sitting."""
+    lines = []
+    for label, runs in by_label(found).items():
+        values = [run["metrics"]["exact_match"]["value"] for run in runs]
+        ms = "/".join(
+            f"{np.mean([run['ms'].get(part, 0) for run in runs]):.0f}" for part in ("sample", "rank", "train")
+        )
+        pace = f"{_mean(runs, 'steps'):.0f} steps, {_mean(runs, 'seconds'):.0f} s, ms {ms}"
+        lines.append(f"{label:28} seeds {len(runs)}  test {100 * np.mean(values):5.1f} %  {pace}")
+    return "\n".join(lines)
+
+
+def write_curves(found: Found, path: Path) -> None:
+    """Exact match over seconds of training, a line per method: the mean over its seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = OURS  # the same results make the same file
+    from matplotlib import pyplot
+
+    drawn, axes = pyplot.subplots(figsize=(9, 5))
+    for place, (label, runs) in enumerate(by_label(found).items()):
+        seconds, values = _mean_curve([run["curve"] for run in runs])
+        look = {"linewidth": 2.2} if label.startswith(OURS) else {"linewidth": 1.3, "linestyle": "--"}
+        axes.plot(seconds, 100 * values, label=label, color=f"C{place}", **look)
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("exact match on validation questions (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    drawn.tight_layout()
+    drawn.savefig(path, metadata={"Date": None}, facecolor="white")
+    pyplot.close(drawn)
+
+
+def _mean_curve(curves: Sequence[Sequence[Mapping[str, float]]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean of several curves of one method, whose steps are the same, at the mean of their seconds."""
+    points = min(map(len, curves))
+    cut = [curve[:points] for curve in curves]
+    seconds, values = (
+        np.array([[point[key] for point in curve] for curve in cut]) for key in ("seconds", "exact_match")
+    )
+    return seconds.mean(0), values.mean(0)
+
+
+def _shares(runs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Of each question, the share of the runs that answer it right."""
+    return np.mean([[int(digit) for digit in run["correct"]] for run in runs], axis=0, dtype=np.float64)
+
+
+def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    return float(np.mean([run[key] for run in runs]))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,163 @@
+"""The on-policy experiment on a tiny model: equal time, sittings that go on, one file of results, a page."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import on_policy, on_policy_table
+from grkd.files import read_json, write_json
+
+METHODS = (
+    "methods=[{name: opd}, {name: grkd, label: grkd-verifier, preset: responses, rankers: [verifier]}, "
+    "{name: grkd, label: grkd-votes, preset: responses, rankers: [verifier, log_prob], combine: votes}]"
+)
+TINY = [
+    METHODS,
+    "seeds=[0]",
+    "device=cpu",
+    "responses.n=3",
+    "responses.mixture={student: 1, teacher: 1, data: 1}",
+    "responses.max_new_tokens=4",
+    "training.batch_size=4",
+    "search.learning_rate=[1e-3, 1e-2]",
+    "search.trials=2",
+    "evaluation.top_k=5",
+    "evaluation.curve_every=2",
+    "evaluation.answer_tokens=4",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path:
+    """Both starts, and questions whose answers are words."""
+    made = tmp_path_factory.mktemp("on-policy")
+    for side in on_policy.SIDES:
+        shutil.copytree(tiny_teacher, made / side / "train" / "sft-seed0" / "student")
+    for name, count in (("train", 12), ("heldout", 4), ("validation", 6), ("test", 8)):
+        lines = [
+            {"id": f"{name}/{n}", "prompt": f"w{n} w{n + 1}", "question": f"w{n} w{n + 1}", "answer": f"w{n % 5}"}
+            | ({"completion": f"w{n % 5}"} if name in ("train", "heldout") else {})
+            for n in range(count)
+        ]
+        (made / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return made
+
+
+def sitting(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["on_policy", *words])
+    return on_policy.main()
+
+
+def test_sittings_go_on_and_make_a_page(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--trial-steps", "4", "--budget", "0.2", "--processes", "1", "--set", *TINY]
+    command = ["run", str(folder), "--out", str(tmp_path / "first"), "--seconds"]
+    # A sitting without time for any job leaves a file from which the next one goes on.
+    assert sitting(monkeypatch, *command, "1", *common) == 0
+    assert "3 final runs are left" in capsys.readouterr().out
+    more = ["run", str(folder), "--out", str(tmp_path / "second"), "--resume-from", str(tmp_path / "first"), *common]
+    assert sitting(monkeypatch, *more) == 0
+    assert "all final runs are there" in capsys.readouterr().out
+    found = read_json(tmp_path / "second" / on_policy.FILE)
+    assert len(found["sittings"]) == 2
+    assert {run["sitting"] for run in found["runs"].values()} == {1}
+    assert set(found["plan"]) == {"opd", "grkd-verifier", "grkd-votes"}
+    assert len(found["trials"]) == 5  # grkd-votes has one, for its pace
+    assert found["plan"]["grkd-votes"]["learning_rate"] == found["plan"]["grkd-verifier"]["learning_rate"]
+    for name, run in found["runs"].items():
+        own = found["plan"][run["method"]]
+        assert run["steps"] == own["steps"] == max(2, round(0.2 / own["seconds_per_step"]))
+        assert run["curve"][0]["step"] == 0
+        assert run["curve"][-1]["step"] == run["steps"]
+        assert len(run["correct"]) == 8
+        assert name == f"{run['method']}-seed{run['seed']}"
+    # The time of the curve's answers is not training's.
+    assert run["curve"][-1]["seconds"] <= run["seconds"] + 0.01
+    before = (tmp_path / "second" / on_policy.FILE).read_text()
+    assert sitting(monkeypatch, "run", str(folder), "--out", str(tmp_path / "second"), *common) == 0
+    assert read_json(tmp_path / "second" / on_policy.FILE)["runs"] == json.loads(before)["runs"]  # nothing twice
+    monkeypatch.setattr(on_policy, "RESULTS", tmp_path / "kept")
+    monkeypatch.setattr(on_policy, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    assert sitting(monkeypatch, "keep", str(tmp_path / "second")) == 0
+    assert sitting(monkeypatch, "table") == 0
+    assert "| student before |" in (tmp_path / "docs" / "results-on-policy.md").read_text()
+    assert (tmp_path / "docs" / "results-on-policy.svg").exists()
+
+
+def runs_of(label: str, share: float, *, seeds: int, questions: int = 300) -> dict[str, Any]:
+    """Final runs whose questions are right with the probability `share`; the same questions are easy for all."""
+    found = {}
+    for seed in range(seeds):
+        draws = np.random.default_rng(seed).random(questions)
+        correct = "".join(str(int(draw < share)) for draw in draws)
+        curve = [{"step": step, "seconds": float(step), "exact_match": share} for step in (0, 5, 10)]
+        metrics = {"exact_match": {"value": correct.count("1") / questions}}
+        found[f"{label}-seed{seed}"] = {
+            "method": label,
+            "seed": seed,
+            "steps": 10,
+            "seconds": 10.0,
+            "tokens": 99,
+            "sitting": 0,
+            "ms": {},
+            "curve": curve,
+            "metrics": metrics,
+            "correct": correct,
+        }
+    return found
+
+
+def test_the_page_says_what_lost(tmp_path: Path) -> None:
+    side = {"metrics": {"exact_match": {"value": 0.25}}, "correct": "0" * 300}
+    place = {"versions": {"torch": "2"}, "commit": "c" * 40, "command": "run", "date": "2026-11-28", "hardware": "H"}
+    sides = {"before": side, "teacher": side, "starts": {"student": "s"}, "gpus": 1, "budget_seconds": 10.0}
+    runs = runs_of("kd", 0.3, seeds=2) | runs_of("grkd-verifier", 0.5, seeds=2) | runs_of("grpo", 0.6, seeds=1)
+    found = {
+        "questions": [str(n) for n in range(300)],
+        "sittings": [place | sides],
+        "runs": runs,
+        "trials": {},
+        "plan": {"kd": {}, "opd": {}},
+        "failed": {},
+    }
+    write_json(tmp_path / "found.json", found)
+    on_policy_table.write_page(tmp_path / "found.json", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    ours, theirs = (
+        np.mean([[int(digit) for digit in runs[f"{label}-seed{seed}"]["correct"]] for seed in range(2)])
+        for label in ("grkd-verifier", "kd")
+    )
+    gain = f"{100 * (ours - theirs):+.1f}"
+    assert re.search(rf"`grkd-verifier`: worse than `grpo` .*; better than `kd` \({re.escape(gain)}\)", page)
+    assert "- Not run: `opd`." in page
+    assert re.search(rf"\| grkd-verifier \| {re.escape(gain)} \| .* \| better \|", page)
+
+
+def test_equal_time_means_steps_by_pace(folder: Path) -> None:
+    recipe = on_policy.filled_in(folder, TINY)
+    trials = {
+        f"{label}-trial{number}": {"value": value, "learning_rate": rate, "seconds_per_step": pace}
+        for label, pace in (("opd", 0.5), ("grkd-verifier", 0.25))
+        for number, (rate, value) in enumerate(((1e-3, 0.2), (1e-2, 0.2)))
+    }
+    plan = on_policy.planned(recipe, trials, {}, budget=10.0)
+    assert {label: one["steps"] for label, one in plan.items()} == {"opd": 20, "grkd-verifier": 40}
+    assert {one["learning_rate"] for one in plan.values()} == {1e-3}  # the lower of two that are level
+    trials["grkd-votes-trial0"] = {"value": 0.9, "learning_rate": 1e-2, "seconds_per_step": 1.0}
+    later = on_policy.planned(recipe, trials, plan, budget=99.0)
+    assert later["grkd-votes"]["learning_rate"] == 1e-3
+    assert later["opd"] == plan["opd"]  # what is planned stays, so that all seeds take the same steps
+    both = replace(recipe, seeds=[0, 1])
+    jobs = on_policy.trial_jobs(both, {}, steps=4)[:1] + on_policy.final_jobs(both, later, {"opd-seed0": {}})
+    first, *left = sorted(jobs, key=lambda job: on_policy.in_turn(both, job))
+    assert first.trial == 0
+    names = ["grkd-verifier-seed0", "grkd-votes-seed0", "opd-seed1", "grkd-verifier-seed1", "grkd-votes-seed1"]
+    assert [job.name for job in left] == names  # what is cut off leaves whole seeds
