@@ -1,12 +1,17 @@
-"""A child process that has imported already what the test has: for kills, without the seconds of a new Python."""
+"""Child processes that have imported already what the test has, for kills and for ranks: no seconds of a new Python."""
 
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
 
 
 class Forked:
@@ -15,7 +20,7 @@ class Forked:
     def __init__(self, call: Callable[[], object], log: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        self.log, self._ended = log, False
+        self.log, self._ended, self.status = log, False, 0
         with warnings.catch_warnings():  # of threads in the parent, which only wait for connections
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
@@ -36,7 +41,9 @@ class Forked:
             os._exit(status)
 
     def is_running(self) -> bool:
-        self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        if not self._ended:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._ended, self.status = pid != 0, os.waitstatus_to_exitcode(status)
         return not self._ended
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
@@ -45,3 +52,37 @@ class Forked:
             os.kill(self.pid, how)
             os.waitpid(self.pid, 0)
             self._ended = True
+
+
+def on_ranks(call: Callable[[], object], folder: Path, *, ranks: int = 2) -> None:
+    """`call` on several gloo ranks, each a fork of this process with the environment that torchrun would set.
+
+    Fails with the last lines of the first rank that fails. What the ranks print is in folder/rank-N.log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    children = [
+        Forked(partial(_as_rank, call, folder, rank, ranks), folder / f"rank-{rank}.log") for rank in range(ranks)
+    ]
+    try:
+        running = list(children)
+        while running:
+            running = [child for child in running if child.is_running()]
+            for child in children:
+                assert child in running or child.status == 0, child.log.read_text()[-4000:]
+            time.sleep(0.01)
+    finally:
+        for child in children:
+            child.kill()
+
+
+def _as_rank(call: Callable[[], object], folder: Path, rank: int, ranks: int) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "OMP_NUM_THREADS": "1"}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    store = torch.distributed.FileStore(str(folder / "rendezvous"), ranks)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    call()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

@@ -1,5 +1,6 @@
 """Settings shared by all tests (repeatable property tests, one thread), and a tiny language model on disk."""
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,13 @@ from tests._endpoint_server import EndpointServer
 settings.register_profile("grkd", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("grkd")
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Take what imports and collection made out of garbage collection: every training asks for a full one."""
+    gc.collect()
+    gc.freeze()
+
 
 SPECIAL = ["<pad>", "<unk>", "<turn>", "<end>"]
 WORDS = ["user", "assistant", *[f"w{number}" for number in range(34)]]

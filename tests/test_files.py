@@ -1,7 +1,11 @@
 """JSON as every file is read: strictly, and whatever is wrong with it in one short line."""
 
+import gzip
 import json
 import math
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json, read_json
+from grkd.files import NotJSON, parse_json, read_bytes, read_json, read_text
 
 SOURCES = Path(__file__).parents[1] / "src" / "grkd"
 VALUES = st.recursive(
@@ -46,6 +50,8 @@ def test_what_json_writes_is_read(value: Any, ascii_only: bool) -> None:
         ("[-Infinity]", "-Infinity is no JSON number"),
         (r'{"a": ["\ud83d"]}', "half of a surrogate pair"),
         (r'{"\uDE00": 1}', "half of a surrogate pair"),
+        ('{"a": 1, "b": 2, "a": 1}', "the key 'a' is there twice"),
+        ('[{"a": {"b": 1, "b": null}}]', "the key 'b' is there twice"),
         (b'"\xff"', "byte 1 is not UTF-8"),
     ],
     ids=lambda value: str(value)[:12],
@@ -84,3 +90,34 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_there_is_no_other_reader() -> None:
     others = [path for path in SOURCES.rglob("*.py") if "json.load" in path.read_text(encoding="utf-8")]
     assert others == [SOURCES / "files.py"]
+
+
+@pytest.mark.parametrize("reader", [read_bytes, read_text])
+def test_what_is_no_regular_file_is_refused(reader: Callable[[Path, str], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # to read it would wait for a writer for ever
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for path, part in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe", "is a device or a pipe"),
+        (Path("/dev/zero"), "is a device or a pipe"),  # has no end
+        (tmp_path / "absent", "no such file"),
+        (tmp_path / "round", "cannot be read"),
+    ]:
+        with pytest.raises(UserError) as refused:
+            reader(path, "a list of prompts")
+        assert str(refused.value).startswith(f"{path}: {part}")
+        assert str(refused.value).endswith("; give a list of prompts")
+
+
+def test_text_is_utf_8_with_or_without_a_mark(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    for content, expected in [(b"", ""), (b"\xef\xbb\xbfa\r\n", "a\r\n"), ("é\u2028".encode(), "é\u2028")]:
+        path.write_bytes(content)
+        assert read_text(path) == expected
+    for content, part in [
+        (b"a\nb\xe9", "line 2: not UTF-8 (byte 0xe9)"),
+        (gzip.compress(b"a"), "compressed with gzip"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=re.escape(part)):
+            read_text(path)

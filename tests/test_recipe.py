@@ -199,7 +199,7 @@ def test_a_broken_language_recipe_gets_one_exact_line(old: str, new: str, line: 
         (b"", ": expected a mapping of keys (task, output, teacher, ...), got an empty file"),
         (b"# nothing\n", ": expected a mapping of keys (task, output, teacher, ...), got an empty file"),
         (b"- a\n", ": expected a mapping of keys (task, output, teacher, ...), got a list"),
-        (b"\xff\xfe\x00", ": is not UTF-8 text (byte 0); save it as UTF-8"),
+        (b"\xff\xfe\x00", ", line 1: not UTF-8 (byte 0xff); save the file as UTF-8"),
         (b"[" * 1000, ":1: nested too deeply"),
     ],
 )
@@ -208,7 +208,7 @@ def test_what_is_no_recipe_at_all_gets_one_exact_line(content: bytes, line: str)
 
 
 def test_a_missing_file_and_a_folder_get_one_line(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^nope\.yaml: no such file$"):
+    with pytest.raises(UserError, match=r"^nope\.yaml: no such file; give the recipe's YAML file$"):
         recipe.read(Path("nope.yaml"))
     with pytest.raises(UserError, match=r"^\.: is a folder; give the recipe's YAML file$"):
         recipe.read(Path("."))

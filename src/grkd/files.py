@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,17 +67,47 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_bytes(path: Path, wanted: str = "a file") -> bytes:
+    """The bytes of a file that the user names; `wanted` says what to give instead.
+
+    Raises UserError unless it is a regular file that can be read: a device or a pipe may have no end.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}; give {wanted}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give {wanted}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give {wanted}") from None
+
+
+def read_text(path: Path, wanted: str = "a text file") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark. Raises UserError as `read_bytes`."""
+    content = read_bytes(path, wanted)
+    if content.startswith(b"\x1f\x8b"):
+        raise UserError(f"{path}: is compressed with gzip; unpack it and give {wanted}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"byte {content[error.start]:#04x}"
+        raise UserError(f"{path}, line {line}: not UTF-8 ({byte}); save the file as UTF-8") from None
+
+
 def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
     """The value of a JSON text, as every file and answer that comes from elsewhere is read.
 
-    strict: False lets NaN, infinities and half surrogate pairs pass, for reports, which show what is there.
+    strict: False lets NaN, infinities, half surrogate pairs and repeated keys pass, for reports, which show what is
+    there.
     Raises NotJSON also for what Python's reader lets pass or fails at in other ways: NaN, numbers that no float holds,
-    integers of hundreds of digits, nesting beyond the recursion limit, half surrogate pairs (which no file can hold)
-    and bytes that are not UTF-8.
+    integers of hundreds of digits, nesting beyond the recursion limit, half surrogate pairs (which no file can hold),
+    a key that an object has twice, and bytes that are not UTF-8.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(text, parse_constant=_refuse_constant if strict else float)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant) if strict else _lax(text)
         if strict and _SUSPICIOUS.search(text):
             _check_values(value)
     except json.JSONDecodeError as error:
@@ -96,9 +127,22 @@ def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
 def read_json(path: Path) -> Any:
     """The value of a JSON file that grkd wrote. Raises UserError, naming the file, for one that is damaged."""
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(read_bytes(path))
     except NotJSON as error:
         raise UserError(f"{path}: damaged, no JSON ({error}); delete it and give the same command again") from None
+
+
+def _lax(text: str) -> Any:
+    return json.loads(text, parse_constant=float)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise NotJSON(f"the key {twice[:40]!r} is there twice")
+    return found
 
 
 def _refuse_constant(name: str) -> None:

@@ -243,7 +243,7 @@ class TestProtocol:
         prompt.write_text(" \n")
         with pytest.raises(UserError, match=r"--judge-prompt .*judge\.txt: nothing in it"):
             judging.read_protocol(config(tmp_path), prompt=prompt)
-        with pytest.raises(UserError, match=r"--judge-prompt .*absent: cannot be read"):
+        with pytest.raises(UserError, match=r"absent: no such file; give the judge's system prompt \(--judge-prompt\)"):
             judging.read_protocol(config(tmp_path), prompt=tmp_path / "absent")
 
     def test_mistakes(self, tmp_path: Path) -> None:

@@ -290,7 +290,11 @@ def test_stages_that_do_not_fit_together(finished_run: Path, tmp_path: Path) -> 
         rank_task.run(student, run)
     for path in (run / "respond").glob("shard-*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(["group"]), path)
-    with pytest.raises(UserError, match="made by an older grkd, without groups of responses"):
+    with pytest.raises(UserError, match=r"damaged .*no column 'group'.*; delete it and run that recipe again"):
+        rank_task.run(student, run)
+    shards = sorted((run / "respond").glob("shard-*.parquet"))
+    shards[0].write_bytes(shards[0].read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"{shards[0].name}: damaged"):
         rank_task.run(student, run)
 
 

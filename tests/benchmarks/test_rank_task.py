@@ -164,9 +164,9 @@ def test_batches_make_no_difference(student: str, tmp_path: Path, monkeypatch: p
     [
         ([{"prompt": "w1", "completion": "w2"}], "name the teacher whose order is measured"),
         ([{"prompt": "w1", "responses": ["w2", "w3"]}], "name the teacher whose order is measured"),
-        ([{"prompt": "w1"}], "line 1: no completion"),
-        ([{"prompt": "w1", "responses": ["w2"]}], "line 1: responses must be a list of two or more"),
-        ([{"prompt": "w1", "responses": ["w2", ""]}], r"line 1: every response must be text and not empty"),
+        ([{"prompt": "w1"}], "id 1: no completion"),
+        ([{"prompt": "w1", "responses": ["w2"]}], "id 1: responses must be a list of two or more"),
+        ([{"prompt": "w1", "responses": ["w2", ""]}], r"line 1: responses.1. is empty"),
         ([{"prompt": "w1", "responses": ["w2", "w3"], "grades": [1]}], "one number of 0 or more for each of the 2"),
         ([{"prompt": "w1", "responses": ["w2", "w3"], "grades": [1, -1]}], "one number of 0 or more"),
         ([{"prompt": "w1", "responses": ["w2", "w3"], "grades": [1, True]}], "one number of 0 or more"),

@@ -188,7 +188,7 @@ class TestLabelledText:
         path.write_bytes("text,label\nx,a\ncaf\xe9,b\n".encode("latin-1"))
         with pytest.raises(UserError) as raised:
             labelled_text(path, heldout_fraction=0.5, seed=0)
-        assert "line 3: not UTF-8 (byte 0xe9); save it as UTF-8" in one_line(raised)
+        assert "line 3: not UTF-8 (byte 0xe9); save the file as UTF-8" in one_line(raised)
 
     def test_a_heldout_label_that_training_does_not_have(self, tmp_path: Path) -> None:
         train, heldout = write(tmp_path / "a.csv", CSV), write(tmp_path / "b.csv", "text,label\nx,root\ny,roots\n")

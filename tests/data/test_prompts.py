@@ -68,11 +68,26 @@ def test_groups_of_responses(tmp_path: Path) -> None:
     assert [example.answers for example in found[4:]] == [["good", "bad"], ["b"], []]
 
 
-def test_groups_that_are_not_wanted_are_not_looked_at(tmp_path: Path) -> None:
-    path = written(tmp_path, {"prompt": "a", "responses": 3, "chosen": "", "completion": "c"})
-    assert read_examples(path, groups=False) == [Example(id="1", prompt="a", completion="c")]
-    with pytest.raises(UserError):
-        read_examples(path)
+def test_groups_that_are_not_wanted_are_checked_and_give_the_prompt(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        {"prompt": "a", "responses": ["b", "d"], "completion": "c"},
+        {"chosen": [user("q"), assistant("good")], "rejected": [user("q"), assistant("bad")]},
+    )
+    assert read_examples(path, groups=False) == [
+        Example(id="1", prompt="a", completion="c"),
+        Example(id="2", prompt="q"),
+    ]
+    for wrong in [{"responses": 3}, {"responses": ["b"], "teacher_scores": [1, 2]}, {"chosen": "b"}]:
+        path = written(tmp_path, {"prompt": "a", **wrong})
+        with pytest.raises(UserError, match="line 1"):
+            read_examples(path, groups=False)
+
+
+def test_groups_without_an_order_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, *({"prompt": p, "chosen": "b", "rejected": r} for p, r in [("x", "b"), ("y", "c")]))
+    assert len(read_examples(path)) == 2
+    assert "1 groups whose responses are all the same" in " ".join(capsys.readouterr().err.split())
 
 
 def test_limit_reads_the_first_and_no_further(tmp_path: Path) -> None:
@@ -154,7 +169,7 @@ def test_errors_are_one_line_with_file_and_line(tmp_path: Path, line: Any, words
 def test_errors_of_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_examples(tmp_path / "absent.jsonl")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is a folder"):
         read_examples(tmp_path)
     with pytest.raises(UserError, match="no prompts in it"):
         read_examples(written(tmp_path, "", "  "))

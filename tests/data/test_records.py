@@ -48,6 +48,13 @@ def one(record: dict[str, Any], **options: Any) -> Example:
             {"content": "", "tool_calls": [{"name": "look_up", "arguments": {"city": "Rome", "no": None}}]},
             {"content": "", "tool_calls": [CALL]},
         ),
+        *(
+            (
+                {"content": "", "tool_calls": [{"name": "f", "arguments": nothing}]},
+                {"content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]},
+            )
+            for nothing in (None, " ", {})
+        ),
         ({"content": "a", "name": "Ada"}, {"content": "a", "name": "Ada"}),
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": None}, "ab"),
     ],
@@ -122,6 +129,14 @@ def test_pairs_as_published(record: dict[str, Any]) -> None:
         ({"messages": [{**USER, "tool_calls": [CALL]}, ANSWER]}, "only the assistant calls tools"),
         ({"messages": [USER, {**ANSWER, "tool_calls": "x"}]}, "tool_calls is text, but not JSON"),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{}]}]}, "tool_calls[0] must be"),
+        *(
+            (
+                {"messages": [USER, {**ANSWER, "tool_calls": [{"name": "f", "arguments": arguments}]}]},
+                f"tool_calls[0]: arguments {words}",
+            )
+            for arguments, words in [(3, "must be an object"), ("[1]", "must be an object"), ("{", "are text, but")]
+        ),
+        ({"messages": [USER, {**ANSWER, "tool_calls": [{"id": [1], "name": "f"}]}]}, "tool_calls[0].id must be text"),
         ({"messages": [USER, {**ANSWER, "weight": 2}]}, "weight must be 0 (not learnt) or 1"),
         ({"messages": [USER, ANSWER], "tools": "x"}, "tools is text, but not JSON"),
         ({"messages": [USER, ANSWER], "tools": 3}, "tools must be a list"),

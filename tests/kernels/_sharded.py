@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from grkd import objectives
 from grkd.data.language import Item, captured_hidden, collate
 from grkd.kernels import distillation_head, selected_log_probs
 from grkd.training import DistillationTrainer, LanguageRows
+from tests._forked import on_ranks
 
 # Ways to wrap the student; the trainer's are what `accelerate launch` makes of it, FSDP on GPUs only.
 WAYS = ("fsdp", "fsdp, head apart", "ddp", "trainer ddp")
@@ -166,8 +168,8 @@ def trained(folder: Path, device: str, **settings: Any) -> dict[str, Any]:
     return {"loss": made.state.log_history[0]["loss"], "values": values, "wrapper": type(made.model_wrapped).__name__}
 
 
-def same_step(ways: Sequence[str], device: str, folder: Path) -> None:
-    """Two ranks, started here, make the step of one process: loss, and gradients or weights, to float32 rounding."""
+def by_torchrun(ways: Sequence[str], device: str, folder: Path) -> None:
+    """Start the ranks as a user does. CUDA cannot be used in forks."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", __file__]
     root = Path(__file__).parents[2]
     paths = [str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")]
@@ -175,6 +177,14 @@ def same_step(ways: Sequence[str], device: str, folder: Path) -> None:
     command = [*launch, device, str(folder), *ways]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
+
+
+def same_step(ways: Sequence[str], device: str, folder: Path) -> None:
+    """Two ranks, started here, make the step of one process: loss, and gradients or weights, to float32 rounding."""
+    if device == "cpu":
+        on_ranks(partial(as_rank, ways, device, folder), folder)
+    else:
+        by_torchrun(ways, device, folder)
     for way in ways:
         found = torch.load(folder / f"{way}.pt", weights_only=True)
         trainer = way.startswith("trainer")
@@ -187,21 +197,26 @@ def same_step(ways: Sequence[str], device: str, folder: Path) -> None:
             assert found["wrapper"].startswith("FSDP" if way == "trainer fsdp" else "DistributedDataParallel")
 
 
+def as_rank(ways: Sequence[str], device: str, folder: Path) -> None:
+    """What a rank of an initialised process group does; rank 0 writes the results."""
+    for way in ways:
+        if way.startswith("trainer"):
+            ranks = torch.distributed.get_world_size()
+            found = trained(folder, device, per_device_train_batch_size=ITEMS // ranks)
+        else:
+            found = wrapped(way, device)
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, folder / f"{way}.pt")
+
+
 def main() -> None:
     device, folder, *ways = sys.argv[1:]
-    ranks = int(os.environ["WORLD_SIZE"])
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if "trainer fsdp" in ways:
         os.environ |= FSDP
     torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    for way in ways:
-        if way.startswith("trainer"):
-            found = trained(Path(folder), device, per_device_train_batch_size=ITEMS // ranks)
-        else:
-            found = wrapped(way, device)
-        if torch.distributed.get_rank() == 0:
-            torch.save(found, Path(folder) / f"{way}.pt")
+    as_rank(ways, device, Path(folder))
     torch.distributed.destroy_process_group()
 
 

@@ -11,9 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from grkd.data.tables import write_table
 from grkd.language.context import LanguageContext
 from grkd.language.score import SCORES, score
-from grkd.language.tables import RESPONSES, write_table
+from grkd.language.tables import RESPONSES
 from grkd.recipe import read
 from grkd.run.folder import RunFolder
 

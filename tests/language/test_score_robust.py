@@ -1,9 +1,6 @@
 """The score stage where things go wrong: teachers and data that cannot be used, kills, several ranks at once."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,11 @@ import torch
 
 from grkd.errors import UserError
 from grkd.language import score as language_scores
+from grkd.language.context import LanguageContext
+from grkd.language.score import score
+from grkd.run.folder import RunFolder
 from grkd.teacher.signal import HiddenCache
+from tests._forked import on_ranks
 from tests.language._score_runs import END, WORDS, Prepared, agree, made, records, save_llama, table, tokenizer
 
 
@@ -89,36 +90,18 @@ class TestKilled:
         assert all(torch.equal(caches[0][name], caches[1][name]) for name in caches[0])
 
 
-RANK = """
-import sys
-from pathlib import Path
-from accelerate import PartialState
-from grkd.recipe import read
-from grkd.run.folder import RunFolder
-from grkd.language.context import LanguageContext
-from grkd.language.score import score
-
-PartialState(cpu=True)
-recipe = read(Path(sys.argv[1]), ["score.reward=calibrated"])
-run = RunFolder(Path(recipe.output))
-assert run.ranks.num_processes == 2
-score(LanguageContext.open(recipe, run))
-"""
-
-
-@pytest.mark.slow
 def test_two_ranks_share_the_chunks(tmp_path: Path, teacher: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     alone = made(tmp_path / "one", teacher, "score.reward=calibrated")
     shared = Prepared(tmp_path / "two", teacher, records(7, 3), "score.reward=calibrated")
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*launch, str(script), str(shared.path)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert ran.returncode == 0, ran.stderr
+
+    def rank() -> None:
+        run = RunFolder(Path(shared.recipe.output))
+        assert run.ranks.num_processes == 2
+        score(LanguageContext.open(shared.recipe, run))
+
+    on_ranks(rank, tmp_path / "ranks")
     agree(table(shared), table(alone))
     hidden = [run.run.path / "score" / "hidden" for run in (alone, shared)]
     files = [sorted(path.name for path in folder.iterdir()) for folder in hidden]

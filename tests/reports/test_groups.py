@@ -120,4 +120,4 @@ def test_a_run_without_groups_and_a_damaged_file(run_folder: Path, capsys: pytes
     assert "no groups are kept there" in capsys.readouterr().err
     (run_folder / "evaluate" / "before" / "groups.parquet").write_bytes(b"PAR1 cut")
     assert cli.main(["groups", str(run_folder)]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert "groups.parquet: damaged" in capsys.readouterr().err

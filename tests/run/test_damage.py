@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from grkd import cli
+from grkd.data.tables import read_metadata, read_table, write_table
 from grkd.errors import UserError
-from grkd.language.tables import read_metadata, read_table, write_table
 from grkd.run.folder import RunFolder
 from grkd.run.manifest import read_manifest
 from tests.run._damage import again, altered

@@ -3,19 +3,17 @@
 `python tests/training/test_split.py` prints the table of docs/method.md.
 """
 
-import os
-import subprocess
-import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_trainer import grouped, per_method, ragged, tiny, trainer
-
 from grkd import objectives
+from tests._forked import on_ranks
+from tests.training.test_trainer import grouped, per_method, ragged, tiny, trainer
 
 STEPS = 8
 # Examples per micro-batch, micro-batches per step; a step has 8 examples.
@@ -35,27 +33,18 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "grkd on policy": ("grkd", {"on_policy_fraction": 0.5, **SAMPLED}),
     "grkd across rows": ("grkd", {"ranking": [{"part": "pairs"}, {"part": "pairs", "over": "batch", "group": "all"}]}),
 }
-RANKS = """
-import sys
-sys.path[:0] = [sys.argv[2]]
-from pathlib import Path
-import torch
-from test_split import NAMED, evaluation_losses, weights_after
-found = {name: weights_after(Path(sys.argv[1]) / name, name, 4, 1) for name in NAMED}
-found["evaluation"] = evaluation_losses(Path(sys.argv[1]), 2)
-if torch.distributed.get_rank() == 0:
-    torch.save(found, sys.argv[1] + "/out.pt")
-"""
 
 
-def weights_after(folder: Path, name: str, batch: int, accumulation: int) -> dict[str, torch.Tensor]:
+@cache
+def weights_after(name: str, batch: int, accumulation: int) -> dict[str, torch.Tensor]:
     """The student's weights after STEPS steps of plain gradient descent."""
     method, options = NAMED[name]
-    made = trainer(
-        folder, grouped(ragged(16)), method, options=options, max_steps=STEPS, learning_rate=0.05,
-        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-    )  # fmt: skip
-    made.train()
+    with tempfile.TemporaryDirectory() as folder:
+        made = trainer(
+            Path(folder), grouped(ragged(16)), method, options=options, max_steps=STEPS, learning_rate=0.05,
+            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+        made.train()
     return {key: value.detach().clone() for key, value in made.model.state_dict().items()}
 
 
@@ -82,40 +71,37 @@ def moved(weights: dict[str, torch.Tensor]) -> float:
 
 def on_two_ranks(folder: Path) -> dict[str, dict[Any, torch.Tensor]]:
     """Every method's weights from 2 gloo processes with 4 examples each."""
-    script = folder / "ranks.py"
-    script.write_text(RANKS)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    ran = subprocess.run(
-        [*launch, str(folder), str(Path(__file__).parent)],
-        env=environment, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-2000:]
+
+    def rank() -> None:
+        found: dict[str, dict[Any, torch.Tensor]] = {name: weights_after(name, 4, 1) for name in NAMED}
+        found["evaluation"] = evaluation_losses(folder, 2)
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, folder / "out.pt")
+
+    on_ranks(rank, folder)
     found: dict[str, dict[Any, torch.Tensor]] = torch.load(folder / "out.pt", weights_only=True)
     return found
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_micro_batches_make_the_same_training(tmp_path: Path, name: str) -> None:
-    whole = weights_after(tmp_path / "whole", name, 8, 1)
+def test_micro_batches_make_the_same_training(name: str) -> None:
+    whole = weights_after(name, 8, 1)
     assert moved(whole) > 1e-3, "the example must train"
-    split = weights_after(tmp_path / "split", name, 2, 4)
+    split = weights_after(name, 2, 4)
     assert difference(whole, split) <= LIMIT or couples(name)
 
 
 @pytest.mark.parametrize("name", ["dist", "grkd across rows"])
-def test_methods_that_compare_rows_show_it(tmp_path: Path, name: str) -> None:
+def test_methods_that_compare_rows_show_it(name: str) -> None:
     """The example can show a difference."""
-    whole, split = (weights_after(tmp_path / str(size), name, size, 8 // size) for size in (8, 2))
+    whole, split = (weights_after(name, size, 8 // size) for size in (8, 2))
     assert difference(whole, split) > 10 * LIMIT
 
 
-@pytest.mark.slow
 def test_ranks_make_the_same_training(tmp_path: Path) -> None:
     found = on_two_ranks(tmp_path)
     for name in NAMED:
-        whole = weights_after(tmp_path / "alone" / name, name, 8, 1)
+        whole = weights_after(name, 8, 1)
         assert difference(whole, found[name]) <= LIMIT or couples(name), name
     for size, loss in evaluation_losses(tmp_path, 4).items():
         assert float(found["evaluation"][size]) == pytest.approx(float(loss), rel=1e-6), size
@@ -138,7 +124,7 @@ def table(folder: Path) -> str:
     ranks = on_two_ranks(folder)
     lines = ["| method | weights moved by | 4 x 2 | 2 x 4 | 2 ranks x 4 | |", "|---|---|---|---|---|---|"]
     for name in NAMED:
-        runs = {split: weights_after(folder / split / name, name, *sizes) for split, sizes in SPLITS.items()}
+        runs = {split: weights_after(name, *sizes) for split, sizes in SPLITS.items()}
         whole = runs["8 x 1"]
         others = [runs["4 x 2"], runs["2 x 4"], ranks[name]]
         cells = [f"{value:.0e}" for value in (moved(whole), *(difference(whole, other) for other in others))]
@@ -149,7 +135,5 @@ def table(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    import tempfile
-
     with tempfile.TemporaryDirectory() as place:
         print(table(Path(place)))

@@ -5,9 +5,6 @@ Over 300 lines: the loss made by hand, and every way of taking a step that it is
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +26,7 @@ from grkd.training import (
 )
 from grkd.training import trainer as training_module
 from grkd.training.groups_of_responses import chosen
+from tests._forked import on_ranks
 
 PAD = 3
 
@@ -407,35 +405,22 @@ def test_fused_head_is_left_where_a_method_needs_logits(tmp_path: Path) -> None:
 # Two epochs of two steps, the second and the fourth on answers from before the first and the third.
 AHEAD: dict[str, Any] = {"options": {"on_policy_fraction": 1.0}, "steps_per_generation": 3, "max_steps": 4}
 
-_RANKS = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-import torch
-from test_trainer import AHEAD, grouped, per_method, ragged, trainer
-found = {}
-for method in per_method(coupled=False):
-    made = trainer(Path(sys.argv[1]) / method, grouped(ragged(8)), method, per_device_train_batch_size=4)
+
+def _steps_of_a_rank(folder: Path) -> None:
+    found = {}
+    for method in per_method(coupled=False):
+        made = trainer(folder / method, grouped(ragged(8)), method, per_device_train_batch_size=4)
+        made.train()
+        found[method] = {"loss": made.state.log_history[0]["loss"], "weights": made.model.state_dict()}
+    made = trainer(folder / "ahead", grouped(ragged(8)), "gkd", **AHEAD, per_device_train_batch_size=2)
     made.train()
-    found[method] = {"loss": made.state.log_history[0]["loss"], "weights": made.model.state_dict()}
-made = trainer(Path(sys.argv[1]) / "ahead", grouped(ragged(8)), "gkd", **AHEAD, per_device_train_batch_size=2)
-made.train()
-found["ahead"] = {"loss": made.state.log_history[2]["loss"], "weights": made.model.state_dict()}
-if made.is_world_process_zero():
-    torch.save(found, sys.argv[1] + "/out.pt")
-"""
+    found["ahead"] = {"loss": made.state.log_history[2]["loss"], "weights": made.model.state_dict()}
+    if made.is_world_process_zero():
+        torch.save(found, folder / "out.pt")
 
 
-@pytest.mark.slow
 def test_two_ranks_make_the_same_step(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(_RANKS)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
-    command = [*launch, str(script), str(tmp_path), str(Path(__file__).parent)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert ran.returncode == 0, ran.stderr  # whole: a rank's own error stands above the launcher's
+    on_ranks(lambda: _steps_of_a_rank(tmp_path), tmp_path)
     found = torch.load(tmp_path / "out.pt", weights_only=True)
     assert set(found) == {*per_method(coupled=False), "ahead"}
     for method, made in found.items():

@@ -8,7 +8,7 @@ import yaml
 
 from grkd.endpoint.judge import Request
 from grkd.errors import UserError
-from grkd.files import file_digest
+from grkd.files import file_digest, read_text
 
 BENCHMARK_JUDGE = "gpt-4-1106-preview"
 STRONG = 3  # battles of a verdict "significantly better"
@@ -58,7 +58,7 @@ def read_protocol(data: Path, *, prompt: Path | None = None) -> JudgeProtocol:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {_WHERE}, and name the folder above with --data")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(read_text(path))
         template, system = config["prompt_template"], config.get("system_prompt")
         own = None if system else "the judge's configuration has no system_prompt, so grkd's own wording was used"
         if prompt is not None:
@@ -80,10 +80,7 @@ def read_protocol(data: Path, *, prompt: Path | None = None) -> JudgeProtocol:
 
 
 def _prompt(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--judge-prompt {path}: cannot be read ({error}); give a text file") from None
+    text = read_text(path, "the judge's system prompt (--judge-prompt)").strip()
     if not text:
         raise UserError(f"--judge-prompt {path}: nothing in it; give the judge's system prompt")
     return text

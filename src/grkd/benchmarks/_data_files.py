@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.files import parse_json
+from grkd.files import parse_json, read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def text_of(path: Path) -> str:
-    content = path.read_bytes()
+    content = read_bytes(path)
     return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.files import parse_json
+from grkd.files import parse_json, read_bytes
 
 
 def read_rows(path: Path, mistake: Callable[[dict[str, Any]], str | None], *, kind: str) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def without_nan(values: dict[str, Any]) -> dict[str, Any]:
 def _text(path: Path, kind: str) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a JSON or JSONL file of {kind}")
-    content = path.read_bytes()
+    content = read_bytes(path)
     try:
         # By its first bytes, since a name says little about what was unpacked.
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content

@@ -15,7 +15,7 @@ from grkd.answers.question import Question
 from grkd.benchmarks._data_files import spread
 from grkd.endpoint.judge import Request
 from grkd.errors import UserError
-from grkd.files import parse_json
+from grkd.files import parse_json, read_text
 from grkd.statistics import Interval, bootstrap_interval
 
 BENCHMARK_JUDGE = "gpt-4"
@@ -171,7 +171,7 @@ def _rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {WHERE}, and name the folder above with --data")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
 from grkd.answers.identity import digest_in_manifest, model_digest
+from grkd.data.conversation import check_text
 from grkd.data.language import Item
 from grkd.data.prompts import Example
 from grkd.data.sources import read_examples
+from grkd.data.tables import read_table
 from grkd.errors import UserError
-from grkd.files import parse_json, read_json
+from grkd.files import parse_json, read_json, read_text
 
 _GRADED = ("question_id", "output", "gpt4_score")
 
@@ -87,15 +88,21 @@ def read_run(folder: Path, *, limit: int | None) -> RunSource:
     groups = dict(list(_heldout(shards).items())[:limit])
     if not groups:
         raise UserError(f"{folder}: its respond stage has no held-out response")
-    scored = [row for path in sorted(score.glob("scores-*.parquet")) for row in pq.read_table(path).to_pylist()]
-    log_probs = {row["id"]: row["teacher_mean_log_prob_nats"] for row in scored}
-    rewards = {row["id"]: row.get("teacher_reward") for row in scored}
+    scored: list[dict[str, Any]] = [
+        row
+        for path in sorted(score.glob("scores-*.parquet"))
+        for row in read_table(path, needed=("id", "teacher_mean_log_prob_nats"), made_by="that recipe")
+    ]
+    log_probs: dict[str, float] = {row["id"]: row["teacher_mean_log_prob_nats"] for row in scored}
+    rewards: dict[str, Any] = {row["id"]: row.get("teacher_reward") for row in scored}
     ids = [item.id for items in groups.values() for item in items]
     unscored = next((name for name in ids if name not in log_probs), None)
     if unscored is not None:
         raise UserError(f"{score}: no score of the response {unscored!r}; run the score stage again")
     ordered = {name: rewards[name] for name in ids if rewards[name] is not None}  # others have no place in the order
     found = read_json(numbers)
+    if not isinstance(found, dict) or not all(type(found.get(key)) is int for key in ("pad_token_id", "vocabulary")):
+        raise UserError(f"{numbers}: damaged; delete the folder {numbers.parent} and run that recipe again")
     return RunSource(
         folder=folder,
         groups=groups,
@@ -118,37 +125,31 @@ def _heldout(shards: Sequence[Path]) -> dict[str, list[Item]]:
     """The held-out responses by their prompt's id, in the order of the data."""
     groups: dict[str, list[Item]] = {}
     for shard in shards:
-        table = pq.read_table(shard)
-        if "group" not in table.column_names:
-            raise UserError(f"{shard}: made by an older grkd, without groups of responses; run the respond stage again")
-        for record in table.filter(pc.field("split") == "heldout").to_pylist():
+        needed = ("id", "group", "split", "prompt_ids", "response_ids")
+        for record in read_table(shard, list(needed), made_by="that recipe"):
+            if record["split"] != "heldout":
+                continue
             item = Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
             groups.setdefault(record["group"], []).append(item)
     return groups
 
 
 def read_prompts(path: Path, *, limit: int | None) -> tuple[list[Example], list[ResponseGroup]]:
-    """A JSONL file of examples with completions, or of groups; the other list is empty.
+    """A file of examples with completions, or of groups; the other list is empty.
 
-    A group's line is a prompt or messages, "responses": [text, ...] and, where there are grades, "grades": [number,
-    ...]; a file holds one kind only. Raises UserError, with the line, for anything else.
+    A group's record is a prompt or messages, "responses": [text, ...] and, where there are grades, "grades": [number,
+    ...]; a file holds one kind only. Raises UserError, with the line or id, for anything else.
     """
     examples = read_examples(path, limit=limit, groups=False, turns="last")
-    lines = [
-        (number, parse_json(line))
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
-        if line.strip()
-    ][: len(examples)]
-    kinds = {"responses" in value for _, value in lines}
+    kinds = {"responses" in example.columns for example in examples}
     if kinds == {True, False}:
-        raise UserError(f'{path}: some lines have "responses" and some have not; give one kind in a file')
+        raise UserError(f'{path}: some records have "responses" and some have not; give one kind in a file')
     if kinds == {True}:
-        groups = zip(examples, lines, strict=True)
-        return [], [_group(example, value, where=f"{path}, line {number}") for example, (number, value) in groups]
-    for example, (number, _) in zip(examples, lines, strict=True):
+        return [], [_group(example, example.columns, where=f"{path}, id {example.id}") for example in examples]
+    for example in examples:
         if example.completion is None:
             raise UserError(
-                f'{path}, line {number}: no completion; rank needs "completion" or "responses" on each line'
+                f'{path}, id {example.id}: no completion; rank needs "completion" or "responses" in each record'
             )
     return examples, []
 
@@ -163,11 +164,13 @@ def read_graded(path: Path, *, limit: int | None) -> list[ResponseGroup]:
     questions = path.with_name("question.jsonl")
     try:
         table = pq.read_table(path, columns=list(_GRADED))
-        lines = [line for line in questions.read_text(encoding="utf-8").split("\n") if line.strip()]
-        prompts = {row["question_id"]: row["turns"][0] for row in map(parse_json, lines)}
+        lines = [line for line in read_text(questions, "the questions of the graded file").split("\n") if line.strip()]
+        prompts = {row["question_id"]: check_text(row["turns"][0], "turns", "") for row in map(parse_json, lines)}
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: no such file; rank needs {path.name} and question.jsonl") from None
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, UserError) and str(error).startswith(str(questions)):
+            raise
         raise UserError(
             f"{path}: cannot be read as graded responses ({' '.join(str(error).split())}); it needs the columns "
             f"{', '.join(_GRADED)}, and question.jsonl beside it question_id and turns"

@@ -186,23 +186,29 @@ def _tool_calls(calls: Any, name: str, where: str) -> list[dict[str, Any]]:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise UserError(f'{where}: {name}[{index}] must be {{"function": {{"name", "arguments"}}}}')
-        arguments = without_nulls(function.get("arguments", {}))
-        if isinstance(arguments, str):
-            arguments = _object_in(arguments)
+        arguments = _arguments(function.get("arguments"), f"{name}[{index}]", where)
         made: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         if call.get("id") is not None:
+            if not isinstance(call["id"], str | int):
+                raise UserError(f"{where}: {name}[{index}].id must be text, got {kind(call['id'])}")
             made["id"] = str(call["id"])
         found.append(made)
     return found
 
 
-def _object_in(text: str) -> Any:
-    """The object that a text is in JSON, else the text."""
-    try:
-        value = parse_json(text)
-    except NotJSON:
-        return text
-    return value if isinstance(value, dict) else text
+def _arguments(value: Any, name: str, where: str) -> dict[str, Any]:
+    """A call's arguments: an object, or the same as JSON text; null and empty text are no arguments."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except NotJSON as error:
+            raise UserError(f"{where}: {name}: arguments are text, but not JSON ({error}); give an object") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: {name}: arguments must be an object, got {kind(value)}")
+    found: dict[str, Any] = without_nulls(value)
+    return found
 
 
 def _parsed(text: str, name: str, where: str) -> Any:

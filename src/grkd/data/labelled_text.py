@@ -14,7 +14,7 @@ import torch
 from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json
+from grkd.files import NotJSON, parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -73,26 +73,13 @@ def _read(path: Path, text: str, label: str) -> list[_Example]:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl"):
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}; use .csv, .tsv or .jsonl")
-    content = _decoded(path)
+    content = read_text(path, "a CSV, TSV or JSONL file")
     rows = _json_rows(path, content, (text, label)) if suffix == ".jsonl" else _csv_rows(path, content, (text, label))
     examples = [_Example(line, _text(row[text], path, line, text), _label(row[label], path, line, label))
                 for line, row in rows]  # fmt: skip
     if not examples:
         raise UserError(f"{path}: no examples in it; it needs a line for each, with {text!r} and {label!r}")
     return examples
-
-
-def _decoded(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: line {line}: not UTF-8 (byte {content[error.start]:#04x}); save it as UTF-8"
-        ) from None
 
 
 def _csv_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """One reader of records: a dict as people and data sets write it becomes prompts with their responses."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from sys import float_info
 from typing import Any
@@ -43,7 +43,8 @@ def examples_of(
     `teacher_scores` if wanted) or `chosen` and `rejected`, which score 1 and 0; these are text, messages, or whole
     conversations, which must be equal up to the last turn. turns="last": only the last assistant turn.
     A conversation that ends with the user gives a prompt without a response. `system`, `tools` and
-    `chat_template_kwargs` belong to all turns. groups=False: the keys of groups are ignored, whatever is in them.
+    `chat_template_kwargs` belong to all turns. groups=False: responses are not wanted; a group's keys are checked, and
+    give the prompt where the record has it nowhere else.
     unused: counts keys that nothing reads. Raises UserError, with `where`, for what is not such a record.
     """
     if not isinstance(record, dict):
@@ -58,13 +59,16 @@ def examples_of(
         known = (*_USED, *GROUP_KEYS, *PAIR_KEYS)
         unused.update(key for key, value in record.items() if key not in known and value not in (None, "", []))
     parts = _Parts.of(record, where, unused)
-    answers, scores = _group(record, parts, where) if groups else (None, None)
+    wanted = groups or parts.empty
+    answers, scores = _group(record, parts if wanted else replace(parts), where)
     common: dict[str, Any] = {
         "tools": read_tools(record.get("tools"), where),
         "template_options": read_template_options(record.get("chat_template_kwargs"), where),
         "columns": {key: value for key, value in record.items() if key not in _PROMPT},
     }
-    if answers is not None:
+    if answers is not None and not groups and wanted:
+        return [Example(id=str(name), **parts.prompt(where), **common)]
+    if answers is not None and groups:
         if any(message["role"] == "assistant" for message in [*parts.before, *parts.learnt][-1:]):
             raise UserError(f"{where}: a completion and a group of responses; keep one of them")
         return [Example(id=str(name), **parts.prompt(where), responses=answers, scores=scores, **common)]
@@ -103,6 +107,10 @@ class _Parts:
         if record.get("system") is not None:
             parts._set_system(check_text(record["system"], "system", where, empty=True), where)
         return parts
+
+    @property
+    def empty(self) -> bool:
+        return self.text is None and not self.before and not self.learnt
 
     def prompt(self, where: str) -> dict[str, Any]:
         """Fields of an Example whose prompt is all that is here."""

@@ -13,7 +13,7 @@ from grkd.console import console
 from grkd.data.prompts import Example, Turns
 from grkd.data.records import examples_of
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json
+from grkd.files import NotJSON, parse_json, read_bytes
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 _SHOWN_KEYS = 8
@@ -112,13 +112,10 @@ def _short(error: Exception) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Line numbers and values of a JSONL file."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a JSONL file of prompts") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of prompts") from None
-    for number, line in enumerate(lines, start=1):
+    content = read_bytes(path, "a JSONL file of prompts")
+    if content.startswith(b"\x1f\x8b"):
+        raise UserError(f"{path}: is compressed with gzip; unpack it")
+    for number, line in enumerate(content.splitlines(), start=1):
         where = f"{path}, line {number}"
         try:
             text = line.decode("utf-8-sig")
@@ -155,6 +152,13 @@ def _gathered(
             examples.append(example)
     if not examples:
         raise UserError(f"{name}: no prompts in it; write one JSON object per line")
+    same = sum(
+        len(example.answers) > 1 and example.answers.count(example.answers[0]) == len(example.answers)
+        for example in examples
+    )
+    if same and groups:
+        text = f"{name}: {same} groups whose responses are all the same; nothing can be learnt from their order"
+        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
     if unused and groups:
         keys = ", ".join(sorted(unused)[:_SHOWN_KEYS]) + (", ..." if len(unused) > _SHOWN_KEYS else "")
         console.print(f"[yellow]{escape(f'{name}: keys that are not used: {keys}')}[/yellow]", soft_wrap=True)

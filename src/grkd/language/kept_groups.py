@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from grkd.data.tables import write_table
 from grkd.files import read_json
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS
-from grkd.language.tables import write_table
 from grkd.reports.groups import HELD_OUT
 from grkd.run.folder import RunFolder
 

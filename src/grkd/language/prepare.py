@@ -13,11 +13,12 @@ from grkd.data.language import within_context
 from grkd.data.left_out import LeftOut
 from grkd.data.prompts import Example, shared_prompts, split_heldout
 from grkd.data.sources import gathered, named_records, read_examples
+from grkd.data.tables import write_table
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
-from grkd.language.tables import PROMPTS, write_table
+from grkd.language.tables import PROMPTS
 from grkd.recipe import LanguageRecipe, Responses
 from grkd.run.folder import identity
 from grkd.run.training import check

@@ -10,10 +10,10 @@ from torch import nn
 from grkd import objectives
 from grkd.console import progress_bar
 from grkd.data.language import Group
+from grkd.data.tables import read_table, write_table
 from grkd.language.context import LanguageContext
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups
-from grkd.language.tables import read_table, write_table
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder, identity
 from grkd.training import LanguageRows

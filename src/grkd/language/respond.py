@@ -10,13 +10,14 @@ from typing import Any
 from grkd.console import console, progress_bar
 from grkd.data.chat import decode_response
 from grkd.data.groups import choose_diverse, first_of_equal, shared_out
+from grkd.data.tables import read_metadata, read_table, write_table
 from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
 from grkd.language.prepare import SPLITS
 from grkd.language.sampling import Sampler, samplers
-from grkd.language.tables import RESPONSES, read_metadata, read_table, write_table
+from grkd.language.tables import RESPONSES
 from grkd.models.generate import free_memory
 from grkd.recipe import Responses, to_plain
 from grkd.run.folder import RunFolder

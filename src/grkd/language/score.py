@@ -12,6 +12,7 @@ import torch
 from grkd import objectives
 from grkd.console import progress_bar
 from grkd.data.language import Group, Item, VotesOnPairs
+from grkd.data.tables import read_table, write_table
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.language.context import LanguageContext
@@ -20,7 +21,6 @@ from grkd.language.record_columns import GroupData, check_columns, record_column
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
 from grkd.language.scorer import Record, Scorer, finite, panel_of
-from grkd.language.tables import read_table, write_table
 from grkd.rankers import Panel, votes
 from grkd.recipe import LanguageRecipe
 from grkd.run.folder import RunFolder

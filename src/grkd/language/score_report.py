@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from grkd.console import console
+from grkd.data.tables import read_metadata, read_table
 from grkd.files import write_json
-from grkd.language.tables import read_metadata, read_table
 from grkd.rankers import Panel, Tally, agreement
 from grkd.rankers.agreement import table
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json
+from grkd.files import NotJSON, parse_json, read_text
 from grkd.statistics import wilson_interval
 
 _MARKS = (re.compile(r"####"), re.compile(r"\banswer(?: is\b|\s*:)", re.IGNORECASE))
@@ -47,12 +47,7 @@ def read_questions(path: Path, *, limit: int | None = None) -> list[QuestionAndA
     "id" is optional (the line's number); other keys are ignored, blank lines skipped.
     Raises UserError with file and line for what is not like that.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line separators
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; give a JSONL file of {{"question", "answer"}}') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a JSONL file in UTF-8") from None
+    lines = read_text(path, 'a JSONL file of {"question", "answer"}').split("\n")  # a text may hold other separators
     found: dict[str, QuestionAndAnswer] = {}
     for number, line in enumerate(lines, start=1):
         if limit is not None and len(found) >= limit:
@@ -158,4 +153,7 @@ def _question(line: str, number: int, *, where: str) -> QuestionAndAnswer:
         text = key == "answer" and isinstance(given, int | float) and not isinstance(given, bool)
         if not text and not (isinstance(given, str) and given.strip()):
             raise UserError(f"{where}: {key} must be text{' or a number' if key == 'answer' else ''} and not empty")
-    return QuestionAndAnswer(str(value.get("id", number)), value["question"], str(value["answer"]))
+    name = number if value.get("id") is None else value["id"]
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise UserError(f"{where}: id must be text or a whole number")
+    return QuestionAndAnswer(str(name), value["question"], str(value["answer"]))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from grkd.errors import UserError
+from grkd.files import read_text
 from grkd.recipe import _methods, _yaml
 from grkd.recipe._checks import checks_of_methods, cross_checks
 from grkd.recipe._paths import placed
@@ -68,16 +69,7 @@ class _Source:
 
     @classmethod
     def load(cls, path: Path) -> "_Source":
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        except IsADirectoryError:
-            raise UserError(f"{path}: is a folder; give the recipe's YAML file") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        text = read_text(path, "the recipe's YAML file")
         raw, lines = _yaml.parse(text, lambda line: f"{path}:{line}")
         if not isinstance(raw, dict):
             shown = "an empty file" if raw is None else "a list" if isinstance(raw, list) else got(raw)

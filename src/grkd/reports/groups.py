@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from grkd.data.tables import read_table
 from grkd.errors import UserError
 
 BEFORE = "before"
@@ -27,6 +27,8 @@ HELD_OUT = pa.schema(
         "student": pa.list_(pa.float64()),  # mean token log-probability, in nats
     }
 )
+
+_COMMON = ("id", "prompt", "responses", "scores", "by_ranker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +96,8 @@ def training_groups(run: Path, student: str) -> list[GroupView]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return list(pq.read_table(path).to_pylist())
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and run again") from None
+    scores = ("step", "student_before") if path.parent.name == "groups" else ("student",)
+    return read_table(path, needed=(*_COMMON, *scores), made_by="that recipe")
 
 
 def _view(line: Mapping[str, Any]) -> GroupView:
