@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WITH := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help demo test test-all lint format gpu bench clean
+.PHONY: help demo test test-all lint format gpu gpu2 bench clean
 help:
 	@echo "make demo      install, then distil a real language model and a classifier (about 10 minutes on 2 cores)"
 	@echo "make test      install, then run the tests"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make format    rewrite the code in the project's format"
 	@echo "make gpu       the tests that need a GPU (in the Python that PYTHON names, with its own PyTorch)"
+	@echo "make gpu2      the tests that need two GPUs of one machine, likewise"
 	@echo "make bench     the benchmarks (a GPU machine); results go to benchmarks/results/"
 	@echo "make clean     remove the environment and caches; runs/ is kept"
 
@@ -38,7 +39,7 @@ demo: $(VENV)/.demo
 	$(BIN)/grkd demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu' -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not gpu2' -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -52,6 +53,9 @@ format: $(VENV)/.dev
 
 gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu tests/gpu
+
+gpu2:
+	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu2 tests/gpu2
 
 bench:
 	PYTHONPATH=src $(PYTHON) -m benchmarks

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
         return status
     except UserError as error:
-        print(f"grkd: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"grkd: error: {' '.join(str(error).split())}")
         return 2
     except BrokenPipeError:
         if not _reader_has_left():
@@ -60,20 +60,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, and no error
         return 0
     except KeyboardInterrupt:
-        print("grkd: interrupted; the same command continues", file=sys.stderr)
+        _say("grkd: interrupted; the same command continues")
         return 130
     except _Terminated:
-        print("grkd: stopped by SIGTERM; the same command continues", file=sys.stderr)
+        _say("grkd: stopped by SIGTERM; the same command continues")
         return 143
     except Exception as error:
         message = _of_the_machine(error)
-        if message is None:
+        if message is not None:
+            _say(f"grkd: error: {message}")
+            return 2
+        if _reports():
             raise
-        print(f"grkd: error: {message}", file=sys.stderr)
-        return 2
+        return 1  # another process has failed before, and this one lost its partner
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _say(line: str) -> None:
+    """A line on standard error; of several processes of one launch the first that ends says it."""
+    if _reports():
+        print(line, file=sys.stderr)
+
+
+def _reports() -> bool:
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:  # before the next import, which takes seconds
+        return True
+    from grkd.ranks import first_to_report
+
+    return first_to_report()
 
 
 def _listen_for_sigterm() -> Any:

@@ -36,11 +36,11 @@ FSDP = {
 PAD, VOCABULARY, ITEMS = 3, 30, 8
 
 
-def tiny(seed: int, layers: int) -> LlamaForCausalLM:
+def tiny(seed: int, layers: int, *, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
             hidden_size=16,
             intermediate_size=24,
             num_hidden_layers=layers,

@@ -66,6 +66,7 @@ def train_alone(context: ClassifierContext, job: StudentJob) -> None:
     def make(work: Path) -> None:
         module = _trained(context, job, student, work, search=False)
         if context.run.ranks.is_main_process:
+            assert module is not None
             save_classifier(module, work / "model", processor=student.classifier.processor)
             drop_checkpoints(work)
 
@@ -87,6 +88,7 @@ def _trial(context: ClassifierContext, job: StudentJob, student: _Student) -> No
     def make(work: Path) -> None:
         module = _trained(context, job, student, work, search=True)
         if main:
+            assert module is not None
             write_json(work / "metrics.json", validation_metrics(context, student.validation_logits(module)))
             drop_checkpoints(work)
 
@@ -101,7 +103,9 @@ def _trial(context: ClassifierContext, job: StudentJob, student: _Student) -> No
         )
 
 
-def _trained(context: ClassifierContext, job: StudentJob, student: _Student, work: Path, *, search: bool) -> nn.Module:
+def _trained(
+    context: ClassifierContext, job: StudentJob, student: _Student, work: Path, *, search: bool
+) -> nn.Module | None:
     return train(
         student.classifier.module,
         student.dataset(training_rows(context, seed=job.seed, search=search)),

@@ -130,7 +130,7 @@ def captured_hidden(
     inner: Any = unwrapped(model)
     head, config = inner.get_output_embeddings(), inner.config.get_text_config(decoder=True)
     scaled = (getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling"))
-    if type(head) is not nn.Linear or any(scaled):
+    if not _is_plain_linear(head) or any(scaled):
         return None
     kept: list[Tensor] = []
 
@@ -145,6 +145,12 @@ def captured_hidden(
         handle.remove()
     columns = batch["response_ids"].shape[-1]
     return kept[0][:, -(columns + 1) : -1], head, getattr(config, "final_logit_softcapping", None)
+
+
+def _is_plain_linear(head: Any) -> bool:
+    """Whether a head is torch's linear layer itself, whose class FSDP2 extends where it shards the weight."""
+    kind = type(head)
+    return (kind.__bases__[-1] if kind.__name__ == "FSDPLinear" else kind) is nn.Linear
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import torch
 from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 from grkd.data.language import unwrapped
+from grkd.errors import UserError
+from grkd.models.shard import is_sharded
+from grkd.ranks import from_main
 from grkd.training.callbacks import BesideTraining, json_lines
 
 Asked = Callable[[PreTrainedModel], dict[str, Any]]
@@ -28,18 +31,24 @@ class ExactMatchCurve(BesideTraining):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        if not state.is_world_process_zero:
-            return
-        kept = [line for line in json_lines(self.path) if line["step"] <= state.global_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        if not kept:
+        if is_sharded(model):
+            raise UserError(
+                "evaluation.curve_questions: a student that FSDP shards is not asked in training; leave it out"
+            )
+
+        def kept() -> bool:
+            lines = [line for line in json_lines(self.path) if line["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            return bool(lines)
+
+        if not from_main(kept):
             self._measure(args, state, model)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
-        if due and state.is_world_process_zero:
+        if due:
             self._measure(args, state, model)
 
     def _measure(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
@@ -53,5 +62,7 @@ class ExactMatchCurve(BesideTraining):
                 found = self.ask(unwrapped(model))
             model.train(training)
             line = {"step": state.global_step, "seconds": seconds, **found}
+            if not state.is_world_process_zero:  # it has answered its share of the questions
+                return
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")

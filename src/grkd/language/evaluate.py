@@ -1,6 +1,7 @@
 """A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from grkd.metrics import exact_match
 from grkd.metrics.rank_measures import against_teacher, response_measures
 from grkd.models.generate import generate_responses
 from grkd.models.load import cast_weights, load_language_model
+from grkd.models.shard import in_turns
+from grkd.ranks import gathered
 from grkd.recipe import LanguageRecipe
 from grkd.run.device import dtype
 from grkd.run.folder import identity
 from grkd.statistics import bootstrap_interval
+from grkd.training import LanguageRows
 
 # Of the measures of a prompt's responses, those that speak of their order.
 _OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
@@ -49,8 +53,6 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
     }
 
     def make(work: Path) -> None:
-        if not context.run.ranks.is_main_process:
-            return
         if trained is None:
             student = context.models.student()
         else:
@@ -64,11 +66,12 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
             description=f"evaluate {name}",
             by_group=by_group,
         )
-        keep_groups(work / "groups.parquet", context.run, by_group)
         student = to_answer(context, student)
         metrics |= answered(context, student, context.recipe.evaluation.questions, work / "exact_match.json")
-        write_json(work / "metrics.json", metrics)
-        write_json(work / "answers.json", sample_answers(context, student))
+        if context.run.ranks.is_main_process:
+            keep_groups(work / "groups.parquet", context.run, by_group)
+            write_json(work / "metrics.json", metrics)
+            write_json(work / "answers.json", sample_answers(context, student))
 
     return context.run.stage(f"evaluate/{name}", inputs, make)
 
@@ -78,15 +81,19 @@ def evaluate_teacher(context: LanguageContext) -> Path:
     inputs = {"evaluation": _measured_by(context.recipe), "score": context.run.key("score")}
 
     def make(work: Path) -> None:
-        if not context.run.ranks.is_main_process:
-            return
+        main = context.run.ranks.is_main_process
         if context.models.teacher_tokenizer is not None:  # its prompts are other token ids
-            write_json(work / "answers.json", [])
+            if main:
+                write_json(work / "answers.json", [])
             return
         teacher = context.models.teacher()
-        if metrics := answered(context, teacher, context.recipe.evaluation.questions, work / "exact_match.json"):
+        metrics = answered(context, teacher, context.recipe.evaluation.questions, work / "exact_match.json")
+        with in_turns(teacher):
+            answers = sample_answers(context, teacher) if main else []
+        if main:
+            write_json(work / "answers.json", answers)
+        if main and metrics:
             write_json(work / "metrics.json", metrics)
-        write_json(work / "answers.json", sample_answers(context, teacher))
 
     return context.run.stage("evaluate/teacher", inputs, make)
 
@@ -134,43 +141,68 @@ def rank_metrics(
     tokens = context.models.teacher_tokenizer is None
     rows = language_rows(context, groups, teacher=tokens)
     rows.to(context.models.device)
-    columns: dict[str, list[torch.Tensor]] = {}
-    prompts: list[torch.Tensor] = []
-    responses: list[dict[str, torch.Tensor]] = []
-    for seen, part in _parts(groups, context.recipe.evaluation.batch_size, description):
-        batch = {key: value.to(context.models.device) for key, value in rows.collate(part).items()}
-        with torch.no_grad():
-            found = rows.forward(student, batch, levels=("row", "response") if tokens else ("response",)).batches
-        if tokens:
-            teacher = found["row"].teacher
-            assert teacher is not None
-            for metric, values in against_teacher(
-                found["row"].student, teacher, top_k=context.recipe.evaluation.top_k
-            ).items():
-                columns.setdefault(metric, []).append(values.cpu())
-            lengths = torch.tensor([sum(len(item.response_ids) for item in group.items) for group in part])
-            prompts.append(torch.arange(seen, seen + len(part)).repeat_interleave(lengths))
-        order = found["response"]
-        assert order.teacher is not None
-        assert order.mask is not None
-        if by_group is not None:
-            rows_of = zip(part, order.student.tolist(), strict=True)
-            by_group.update({group.id: means[: len(group.items)] for group, means in rows_of})
-        responses.append(response_measures(order.student.double(), order.teacher.double(), order.mask))
+    own: list[_Part] = []
+    with in_turns(rows.teacher):
+        for seen, part in _parts(context, groups, description):
+            own.append(_measured(context, rows, student, part, seen, tokens=tokens))
+    parts = sorted(gathered(own, description), key=lambda part: part.first)
+    if by_group is not None:
+        for measured in parts:
+            by_group.update(measured.means)
     metrics: dict[str, Any] = {}
     if tokens:
-        numbers = torch.cat(prompts).numpy()
-        metrics = {
-            metric: bootstrap_interval(torch.cat(parts).double().numpy(), groups=numbers).as_json()
-            for metric, parts in columns.items()
-        }
+        numbers = np.concatenate([part.prompts for part in parts])
+        for metric in parts[0].tokens:
+            values = np.concatenate([part.tokens[metric] for part in parts])
+            metrics[metric] = bootstrap_interval(values, groups=numbers).as_json()
     if any(len(group.items) > 1 for group in groups):
         for metric in _OF_RESPONSES:
-            found_values = torch.cat([part[metric].cpu() for part in responses]).numpy()
-            ordered = found_values[~np.isnan(found_values)]  # a group without a pair has no order
+            found = np.concatenate([part.responses[metric] for part in parts])
+            ordered = found[~np.isnan(found)]  # a group without a pair has no order
             if len(ordered):
                 metrics[f"response_{metric}"] = bootstrap_interval(ordered).as_json()
     return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Measures of some groups, the first of which is number `first` of all.
+
+    tokens: by metric, a value per token; prompts: each token's group number. responses: by metric, a value per group.
+    means: mean log-probability of every response, by group.
+    """
+
+    first: int
+    tokens: dict[str, np.ndarray]
+    prompts: np.ndarray
+    responses: dict[str, np.ndarray]
+    means: dict[str, list[float]]
+
+
+@torch.no_grad()
+def _measured(
+    context: LanguageContext, rows: LanguageRows, student: nn.Module, part: Sequence[Group], first: int, *, tokens: bool
+) -> _Part:
+    batch = {key: value.to(context.models.device) for key, value in rows.collate(part).items()}
+    found = rows.forward(student, batch, levels=("row", "response") if tokens else ("response",)).batches
+    of_tokens: dict[str, torch.Tensor] = {}
+    if tokens:
+        teacher = found["row"].teacher
+        assert teacher is not None
+        of_tokens = against_teacher(found["row"].student, teacher, top_k=context.recipe.evaluation.top_k)
+    order = found["response"]
+    assert order.teacher is not None
+    assert order.mask is not None
+    of_responses = response_measures(order.student.double(), order.teacher.double(), order.mask)
+    lengths = [sum(len(item.response_ids) for item in group.items) for group in part]
+    means = zip(part, order.student.tolist(), strict=True)
+    return _Part(
+        first=first,
+        tokens={metric: values.double().cpu().numpy() for metric, values in of_tokens.items()},
+        prompts=np.repeat(np.arange(first, first + len(part)), lengths),
+        responses={metric: of_responses[metric].cpu().numpy() for metric in _OF_RESPONSES},
+        means={group.id: values[: len(group.items)] for group, values in means},
+    )
 
 
 def answered(
@@ -194,19 +226,26 @@ def answered(
         )
         for each in questions
     ]
-    journal = items.with_suffix(".jsonl")  # answers as they come, until all are there
-    texts = _greedy(
-        context,
-        model,
-        prompt_ids,
-        max_new_tokens=spec.answer_tokens,
-        batch_size=spec.answer_batch_size,
-        journal=journal,
-        shown=shown,
-    )
-    result = exact_match.score(questions, texts)
-    write_json(items, result["items"])
-    journal.unlink(missing_ok=True)
+    ranks = context.run.ranks
+    mine = range(ranks.process_index, len(questions), ranks.num_processes)
+    name = items.stem if ranks.num_processes == 1 else f"{items.stem}-{ranks.process_index}-of-{ranks.num_processes}"
+    journal = items.with_name(f"{name}.jsonl")  # answers as they come, until all are there
+    with in_turns(model):
+        texts = _greedy(
+            context,
+            model,
+            [prompt_ids[place] for place in mine],
+            max_new_tokens=spec.answer_tokens,
+            batch_size=spec.answer_batch_size,
+            journal=journal,
+            shown=shown,
+        )
+    answers = dict(gathered(list(zip(mine, texts, strict=True)), "answers to the questions"))
+    result = exact_match.score(questions, [answers[place] for place in range(len(questions))])
+    if ranks.is_main_process:
+        write_json(items, result["items"])
+        for kept in items.parent.glob(f"{items.stem}*.jsonl"):
+            kept.unlink(missing_ok=True)
     found: dict[str, Any] = result["metrics"]
     return {"exact_match": found["exact_match"]}
 
@@ -257,8 +296,12 @@ def _greedy(
     return texts
 
 
-def _parts(groups: Sequence[Group], size: int, description: str) -> Iterator[tuple[int, Sequence[Group]]]:
-    """Batches of about `size` responses, each beside the number of groups before it."""
-    step = max(1, size // max(len(group.items) for group in groups))
-    for at in track(range(0, len(groups), step), description, unit="batch"):
+def _parts(
+    context: LanguageContext, groups: Sequence[Group], description: str
+) -> Iterator[tuple[int, Sequence[Group]]]:
+    """This process's batches of about evaluation.batch_size responses, each beside the number of groups before it."""
+    step = max(1, context.recipe.evaluation.batch_size // max(len(group.items) for group in groups))
+    ranks = context.run.ranks
+    own = range(0, len(groups), step)[ranks.process_index :: ranks.num_processes]
+    for at in track(own, description, unit="batch"):
         yield at, groups[at : at + step]

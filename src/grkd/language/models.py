@@ -13,6 +13,8 @@ from grkd.files import read_json, write_json
 from grkd.models.cut import fresh, truncated
 from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer, vocabulary_size
 from grkd.models.save import save_student
+from grkd.models.shard import shard
+from grkd.ranks import ranks
 from grkd.recipe import LanguageRecipe, Method
 from grkd.run.device import device, dtype
 from grkd.run.folder import RunFolder
@@ -113,13 +115,21 @@ class LanguageModels:
         return found
 
     def teacher(self) -> PreTrainedModel:
-        """The teacher, in evaluation mode on the run's device."""
+        """The teacher, in evaluation mode on the run's device, or spread over the processes (teacher.placement)."""
         if (self.prepared / "teacher").is_dir():
             where = dtype(self.recipe.teacher.dtype, self.device)
             model = load_language_model(str(self.prepared / "teacher"), dtype=where)
         else:
             model = self._load_teacher()
-        return model.to(self.device).eval().requires_grad_(False)
+        placement = self.recipe.teacher.placement
+        if placement == "whole":
+            return model.to(self.device).eval().requires_grad_(False)
+        return shard(model, self.device, offload=placement == "offloaded")
+
+    @property
+    def teacher_is_spread(self) -> bool:
+        """Whether each process holds a part of the teacher, so that it answers only if all ask together."""
+        return self.recipe.teacher.placement != "whole" and ranks().num_processes > 1
 
     def student(self) -> PreTrainedModel:
         """The student before distillation, on the CPU, in the dtype that its weights are trained in."""

@@ -19,6 +19,8 @@ from grkd.language.prepare import SPLITS
 from grkd.language.sampling import Sampler, samplers
 from grkd.language.tables import RESPONSES
 from grkd.models.generate import free_memory
+from grkd.models.shard import in_turns
+from grkd.ranks import gathered, wait
 from grkd.recipe import Responses, to_plain
 from grkd.run.folder import RunFolder
 
@@ -43,9 +45,10 @@ def respond(context: LanguageContext) -> Path:
         shards = [prompts[at : at + settings.shard_size] for at in range(0, len(prompts), settings.shard_size)]
         mine = range(context.run.ranks.process_index, len(shards), context.run.ranks.num_processes)
         missing = {number: shards[number] for number in mine if not _shard(work, number).exists()}
-        if missing:
+        spread = context.models.teacher_is_spread
+        if any(gathered([bool(missing)], "respond")) if spread else missing:
             _make_shards(context, work, missing, prompts)
-        context.run.ranks.wait_for_everyone()
+        wait("respond")
         counts = _total([_shard(work, number) for number in range(len(shards))])
         _check_left(counts, settings)
         if context.run.ranks.is_main_process:
@@ -82,7 +85,7 @@ def _make_shards(
     answers = _Answers(context, prompts)
     settings = context.recipe.responses
     try:
-        with progress_bar() as bar:
+        with progress_bar() as bar, in_turns(answers.teacher):
             total = sum(map(len, missing.values())) * sum(answers.shares.values())
             task = bar.add_task(f"respond ({settings.source})", total=total, unit="tokens", amount=0)
             tokens = 0
@@ -116,6 +119,7 @@ class _Answers:
         self.quotas = _quotas(self.settings)
         self.shares = shared_out(self.settings.candidates or self.settings.n, self.quotas)
         self.samplers: dict[str, Sampler] = samplers(context, self.shares, prompts)
+        self.teacher = self.samplers["teacher"].model if "teacher" in self.samplers else None
 
     def __call__(
         self,

@@ -21,7 +21,9 @@ from grkd.language.record_columns import GroupData, check_columns, record_column
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
 from grkd.language.scorer import Record, Scorer, finite, panel_of
+from grkd.models.shard import in_turns
 from grkd.rankers import Panel, votes
+from grkd.ranks import gathered, wait
 from grkd.recipe import LanguageRecipe
 from grkd.run.folder import RunFolder
 
@@ -71,16 +73,19 @@ def score(context: LanguageContext) -> Path:
         missing = [number for number in mine if not _scores(work, number).exists()]
         scorer = Scorer(context, work, panel, cached=cached, data_columns=data_columns)
         with panel, progress_bar() as bar, torch.no_grad():
-            if missing:
+            # Every process holds a part of a teacher that is spread over them.
+            opened = any(gathered([bool(missing)], "score")) if context.models.teacher_is_spread else bool(missing)
+            if opened:
                 scorer.open(context.run.path / "rankers" / f"process-{context.run.ranks.process_index}")
             total = sum(len(group) for number in missing for group in chunks[number])
             task, tokens = bar.add_task("score (teacher)", total=total, unit="tokens", amount=0), 0
-            for number in missing:
-                scored = scorer(number, chunks[number])
-                write_table(_scores(work, number), scored, with_tallies(SCORES, panel.tallies(reset=True)))
-                tokens += sum(record["tokens"] for record in scored)
-                bar.update(task, advance=len(scored), amount=tokens)
-        context.run.ranks.wait_for_everyone()
+            with in_turns(scorer.teacher.model if opened else None):
+                for number in missing:
+                    scored = scorer(number, chunks[number])
+                    write_table(_scores(work, number), scored, with_tallies(SCORES, panel.tallies(reset=True)))
+                    tokens += sum(record["tokens"] for record in scored)
+                    bar.update(task, advance=len(scored), amount=tokens)
+        wait("score")
         if context.run.ranks.is_main_process:
             report_order(work, panel)
 

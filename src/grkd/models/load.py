@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -111,7 +112,7 @@ def load_language_model(
     """
     place, gguf_file = _place(model, gguf_file)
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    with _explained(model, "model"), quiet(everything=gguf_file is not None):
+    with _explained(model, "model"), quiet(everything=gguf_file is not None), _by_every_process():
         base = None if gguf_file else adapter_base(place, revision=revision)
         if base is not None:
 
@@ -196,6 +197,25 @@ def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:
     if gguf_file is not None and importlib.util.find_spec("gguf") is None:
         raise UserError(f"{gguf_file} needs the gguf package: pip install grkd[gguf]")
     return place, gguf_file
+
+
+@contextmanager
+def _by_every_process() -> Iterator[None]:
+    """Weights are read by every process of a launch.
+
+    `accelerate launch --use_fsdp` has transformers read them on the first process alone, and leave empty ones on the
+    others, which only a model that is trained has filled afterwards.
+    """
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    if before is None:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from grkd.classify.compare import compare_classifier
 from grkd.errors import UserError
 from grkd.language.compare import compare_language
 from grkd.pipeline.check import check_first
+from grkd.ranks import uses_fsdp
 from grkd.recipe import LanguageRecipe, Method, Recipe
 from grkd.run.folder import RunFolder
 from grkd.run.results import collect, publish
@@ -39,6 +40,8 @@ def compare(
         raise UserError("--processes and --seeds must be 1 or more")
     if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
         raise UserError("--minutes and --until are for classifiers; a language model's comparison is stopped by a kill")
+    if uses_fsdp():
+        raise UserError("grkd compare trains each student in one process: start it without FSDP, with --processes N")
     _check_options(recipe)
     if methods is not None:
         recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])

@@ -102,6 +102,7 @@ class Model(Section):
     revision: str | None = None
     dtype: Dtype = "auto"  # auto: float32 on a CPU, bfloat16 on a GPU
     trust_remote_code: bool = False
+    placement: Literal["whole", "sharded", "offloaded"] = "whole"  # of several GPUs: docs/guide/several-gpus.md
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from rich.markup import escape
 
+from grkd import ranks
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import digest, file_digest, write_json
@@ -31,7 +31,6 @@ Made = TypeVar("Made")
 _FILES = (".lock", "recipe.yaml", "environment.json", "results.json", "search.json", "report.html")
 
 _SMALL = 4 << 20  # bytes; files up to here are hashed whenever their stage is used again
-_PATIENCE = datetime.timedelta(hours=24)
 _HASH_WHOLE = 64 << 20  # larger files enter a digest by size and time of change, not by content
 
 
@@ -40,9 +39,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # By itself it sees ranks only through an accelerator.
-        # The others wait while one evaluates or prepares, for longer than the libraries' 10 minutes where need be.
-        self.ranks = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+        self.ranks = ranks.ranks()
+        if self.ranks.num_processes > 1:  # one of several processes speaks
+            console.quiet = console.quiet or not self.ranks.is_main_process
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -90,26 +89,25 @@ class RunFolder:
         checkpoints of the others stay, since the mistake (an unreachable hub, say) may be mended.
         """
         key, final = digest(inputs), self.path / name
-        if self._whole(final, key):
+        if self.from_main(lambda: self._whole(final, key)):
             if self.ranks.is_main_process:
                 console.print(f"[dim]{name}: done before, kept[/dim]")
             return final
-        self.ranks.wait_for_everyone()
         work = final.with_name(final.name + ".partial")
         if self.ranks.is_main_process:
             self._prepare(work, key)
-        self.ranks.wait_for_everyone()
+        ranks.wait(name)
         try:
-            if not self._whole(work, key):  # else killed before its last step, the new name
+            if not self.from_main(lambda: self._whole(work, key)):  # else killed before its last step, the new name
                 make(work)
         except UserError:
             if quick or all(path.name == BEGUN for path in work.iterdir()):
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        self.ranks.wait_for_everyone()
+        ranks.wait(name)
         if self.ranks.is_main_process:
             self._finish(work, final, key, inputs)
-        self.ranks.wait_for_everyone()
+        ranks.wait(name)
         return final
 
     def key(self, name: str) -> str:
@@ -125,10 +123,7 @@ class RunFolder:
 
     def from_main(self, made: Callable[[], Made]) -> Made:
         """What `made` gives on the main process, on every rank."""
-        if self.ranks.num_processes == 1:
-            return made()
-        found = [made() if self.ranks.is_main_process else None]
-        return cast(Made, broadcast_object_list(found)[0])
+        return ranks.from_main(made)
 
     def _whole(self, folder: Path, key: str) -> bool:
         found = read_manifest(folder)
@@ -167,6 +162,7 @@ def identity(section: Section) -> dict[str, Any]:
     A hub name, and a path that leads nowhere, stand as they are.
     """
     plain = to_plain(section)
+    plain.pop("placement", None)  # where a teacher's weights lie, not what they are
     for key in ("model", "train", "heldout", "dataset", "image_folder", "folder", "weights", "questions"):
         # A data set's name is a path only if the recipe's reader made it absolute: "digits" is never a folder.
         if isinstance(plain.get(key), str) and (key != "dataset" or Path(plain[key]).is_absolute()):

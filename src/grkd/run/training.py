@@ -111,8 +111,11 @@ def train(
     bf16: bool,
     description: str,
     callbacks: Sequence[TrainerCallback] = (),
-) -> nn.Module:
-    """Train in `folder` (checkpoints/, metrics.jsonl, training.json), going on from the last whole checkpoint."""
+) -> nn.Module | None:
+    """Train in `folder` (checkpoints/, metrics.jsonl, training.json), going on from the last whole checkpoint.
+
+    Returns the student; None on all processes but the main one if its weights are sharded.
+    """
     checkpoints = folder / "checkpoints"
     bar, metrics = ProgressBar(description), MetricsFile(folder / "metrics.jsonl")
     trainer = DistillationTrainer(
@@ -142,9 +145,7 @@ def train(
     if trainer.is_world_process_zero():
         spent = {"steps": trainer.state.global_step, "seconds": metrics.seconds, "rows_seen": int(metrics.rows_seen)}
         write_json(folder / "training.json", spent)
-    # Without the mixed precision of training: a student that is loaded from its folder computes the same.
-    unwrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    return unwrapped
+    return trainer.whole_student()
 
 
 def drop_checkpoints(folder: Path) -> None:

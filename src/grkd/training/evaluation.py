@@ -15,6 +15,7 @@ from grkd.training.on_policy import mixed
 from grkd.training.rows import DRAW_SEED, RowSource, draw_seed
 
 _EXAMPLES = "examples"
+REPEATED = "repeated"  # key of a micro-batch of training whose examples all belong to another place of the epoch
 _NO_STEP = -1  # of draws in evaluation, which belong to no optimiser step
 
 
@@ -51,7 +52,8 @@ def evaluation_loss(
     # One divisor per level, and the tokens for terms that are divided by them.
     total = torch.zeros(2, len(levels) + 1, dtype=torch.float64, device=accelerator.device)
     for number, given in enumerate(batches):
-        inputs, counts_here = _first_seen(given, rows, accelerator, batch_size)
+        remainder = accelerator.gradient_state.remainder
+        inputs, counts_here = _first_seen(given, rows, accelerator, batch_size, remainder)
         inputs = prepared(inputs)
         first = (number * accelerator.num_processes + accelerator.process_index) * batch_size
         inputs[DRAW_SEED] = draw_seed(mixed(seed, _NO_STEP), first)
@@ -74,18 +76,36 @@ def _sums(terms: Sequence[tuple[Term, ...]]) -> list[float]:
 
 
 def _first_seen(
-    batch: dict[str, Any], rows: RowSource, accelerator: Accelerator, batch_size: int
+    batch: dict[str, Any], rows: RowSource, accelerator: Accelerator, batch_size: int, remainder: int
 ) -> tuple[dict[str, Any], bool]:
     """The batch without examples that an earlier place of this pass holds, and whether any is left.
 
-    Of an evaluation's last batches, counted over the ranks, the first `remainder` examples are the data's own.
+    batch: of keeping_examples, else it stays as it is. Of the last batches of a pass, counted over the ranks, the first
+    `remainder` examples are the data's own; accelerate fills the rest up from the start of the data.
     """
     batch = dict(batch)
     examples = batch.pop(_EXAMPLES, None)
-    state = accelerator.gradient_state
-    if examples is None or not state.end_of_dataloader or state.remainder <= 0:
+    if examples is None or not accelerator.gradient_state.end_of_dataloader or remainder <= 0:
         return batch, True
-    own = min(max(state.remainder - accelerator.process_index * batch_size, 0), len(examples))
+    own = min(max(remainder - accelerator.process_index * batch_size, 0), len(examples))
     if own in (0, len(examples)):
         return batch, own > 0
     return rows.collate(examples[:own]), True
+
+
+def without_repeats(
+    batches: Sequence[dict[str, Any]], rows: RowSource, accelerator: Accelerator, batch_size: int, examples: int
+) -> list[dict[str, Any]]:
+    """Micro-batches of training without the examples that accelerate repeats at the end of an epoch.
+
+    One that holds nothing else gets REPEATED: it counts no row, and its loss is 0. examples: of the whole data (after a
+    resume accelerate itself has lost the remainder).
+    """
+    kept, remainder = [], examples % (batch_size * accelerator.num_processes)
+    for number, given in enumerate(batches):
+        if number + 1 < len(batches):
+            batch, counts = {name: value for name, value in given.items() if name != _EXAMPLES}, True
+        else:
+            batch, counts = _first_seen(given, rows, accelerator, batch_size, remainder)
+        kept.append(batch if counts else {**batch, REPEATED: True})
+    return kept

@@ -31,7 +31,8 @@ class FreshGroups:
 
     panel: the rankers, opened. n: responses per group. stored_share: share of the prompts that keep their stored
     responses. decode: token ids to the text that rankers read. reference: mean log-probabilities [groups, width] of a
-    batch's responses under the student before training. file: where the groups are kept; None: nowhere.
+    batch's responses under the student before training. file: where the groups are kept; None: nowhere. teacher: the
+    model that rankers ask, if any.
     """
 
     panel: Panel
@@ -40,6 +41,7 @@ class FreshGroups:
     stored_share: float = 0.0
     reference: Reference | None = None
     file: GroupsFile | None = None
+    teacher: Any = None
 
     def __post_init__(self) -> None:
         if self.n < 2:

@@ -18,6 +18,7 @@ from grkd.models.adapters import apart, shares_weights
 from grkd.models.attention import honour_softcap
 from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer
 from grkd.models.save import stopping_config
+from grkd.models.shard import shard
 from grkd.objectives import Objective
 from grkd.training.callbacks import FiniteSteps
 from grkd.training.language_rows import LanguageRows
@@ -35,12 +36,15 @@ class GRKDConfig(TrainingArguments):
     every prompt without its own. train_on_turns: "all" assistant turns of a conversation, or the "last".
     chat_template_kwargs: variables of the chat template, such as enable_thinking; a record's own come first.
     train_split, eval_split: the splits of a DatasetDict. fused_head, steps_per_generation: see DistillationTrainer.
+    teacher_placement: of a teacher given by its name on several GPUs: "whole" on each, "sharded" over them, or
+    "offloaded": sharded and kept in the host's memory.
     per_device_train_batch_size counts prompts, each with all its responses.
     """
 
     method: str = "grkd"
     method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "options of the method"})
     teacher_model_name_or_path: str | None = None
+    teacher_placement: str = "whole"
     max_length: int | None = 1024
     max_new_tokens: int = 256
     system: str | None = None
@@ -95,6 +99,8 @@ class GRKDTrainer(DistillationTrainer):
             raise UserError("args must be a GRKDConfig: transformers' TrainingArguments with a method and its options")
         if kwargs.get("compute_metrics") is not None:
             raise UserError("compute_metrics is never called: evaluation gives the loss; `grkd eval` measures models")
+        if args.teacher_placement not in ("whole", "sharded", "offloaded"):
+            raise UserError(f"teacher_placement must be whole, sharded or offloaded, got {args.teacher_placement!r}")
         args.logging_nan_inf_filter = False  # a loss that is no number must be seen
         args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
         objective = _objective(args) if objective is None else objective
@@ -191,6 +197,8 @@ class GRKDTrainer(DistillationTrainer):
         if isinstance(teacher, str):
             on_gpu = args.device.type == "cuda"
             loaded: Any = load_language_model(teacher, dtype=torch.bfloat16 if on_gpu else torch.float32)
+            if args.teacher_placement != "whole":
+                loaded = shard(loaded, args.device, offload=args.teacher_placement == "offloaded")
         else:
             loaded = teacher
         check_head_size(loaded, tokenizer, role="teacher")

@@ -12,6 +12,7 @@ from grkd.data.language import Group, Item, captured_hidden, collate, response_l
 from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
+from grkd.models.shard import in_turns, is_sharded
 from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training.fresh_groups import FreshGroups, renewed
@@ -121,7 +122,9 @@ class LanguageRows:
         if self.cache is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
         share = self.fresh_share(objective)
-        return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
+        asked = self.teacher if self.fresh is None or self.fresh.teacher is None else self.fresh.teacher
+        with in_turns(asked):  # processes ask it about different numbers of responses
+            return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
 
     @torch.no_grad()
     def teacher_log_probs(self, batch: dict[str, Any]) -> list[float]:
@@ -145,7 +148,7 @@ class LanguageRows:
 
     def to(self, device: torch.device) -> None:
         for module in (self.teacher, self.head):
-            if module is not None:
+            if module is not None and not is_sharded(module):
                 module.to(device).eval().requires_grad_(False)
 
     def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:

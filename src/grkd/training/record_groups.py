@@ -20,6 +20,7 @@ from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.models.load import context_length
 from grkd.objectives import Objective
+from grkd.ranks import from_main
 from grkd.training.groups_of_responses import chosen
 
 if TYPE_CHECKING:
@@ -57,9 +58,14 @@ class RecordEncoder:
             raise UserError(f"{args.method} compares the student with itself before training; give it to `grkd run`")
 
     def __call__(self, records: Any, where: str) -> Any:
-        """Groups of token ids; None for no records. Raises UserError where the method can learn from none of them."""
+        """Groups of token ids; None for no records. The first process of a launch makes them for all.
+
+        Raises UserError where the method can learn from none of them."""
         if records is None:
             return None
+        return from_main(lambda: self._encoded(records, where), f"tokenise {where}")
+
+    def _encoded(self, records: Any, where: str) -> list[Group]:
         found: list[Group] = []
         too_long, unused, left_out = 0, 0, LeftOut()
         for example in track(self._examples(records, where), f"tokenise {where}"):

@@ -21,9 +21,10 @@ from grkd.data.language import example_length
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.models.adapters import shares_weights
+from grkd.models.shard import PlainCopy, check_same_weights
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.training.checkpoints import without_tied
-from grkd.training.evaluation import evaluation_loss, keeping_examples
+from grkd.training.evaluation import REPEATED, evaluation_loss, keeping_examples, without_repeats
 from grkd.training.on_policy import mixed
 from grkd.training.resolution import say_lost_steps
 from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed, seconds_per_step
@@ -72,6 +73,7 @@ class DistillationTrainer(Trainer):
                 "the teacher shares weights with the student, which would be frozen; give a copy of it "
                 "(copy.deepcopy), or use GRKDTrainer, which makes one"
             )
+        check_same_weights(getattr(rows, "teacher", None), "teacher")
         self.objective, self.rows = objective, rows
         self._fresh_share = rows.fresh_share(objective)
         # Both say: compute_loss divides by the global count itself (the second is what newer versions read).
@@ -80,6 +82,7 @@ class DistillationTrainer(Trainer):
         self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
         self.steps_per_generation = steps_per_generation
         self._ahead = SampledAhead()
+        self._plain: PlainCopy | None = None  # of a student that FSDP2 shards
         self._step_counts: dict[Level, Tensor] = {}
         self._logged_at = 0
         self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
@@ -99,11 +102,11 @@ class DistillationTrainer(Trainer):
         if self._fresh_share:
             samples = self._sampled(epoch_iterator, num_batches, device)
         else:
-            samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            samples = self._micro_batches(epoch_iterator, num_batches, device)
         step_seed = mixed(self.args.seed, self.state.global_step)
         for number, batch in enumerate(samples):
             batch[DRAW_SEED] = draw_seed(step_seed, self._first_example(number, self.args.train_batch_size))
-        counts = [self.rows.count(batch) for batch in samples]
+        counts = [self._counts(batch) for batch in samples]
         levels: tuple[Level, ...] = ("row", *(level for level in self.objective.levels if level != "row"))
         totals = torch.tensor([float(sum(count[level] for count in counts)) for level in levels], device=device)
         totals = self.accelerator.reduce(totals, reduction="sum")
@@ -116,9 +119,23 @@ class DistillationTrainer(Trainer):
         self._ahead.follow(epoch_iterator, self.accelerator.process_index, device)
         if not self._ahead.batches:
             steps = max(1, min(self.steps_per_generation, self.state.max_steps - self.state.global_step))
-            batches, _ = super().get_batch_samples(epoch_iterator, steps * num_batches, device)
+            batches = self._micro_batches(epoch_iterator, steps * num_batches, device)
             self._ahead.batches = self._renewed(batches, num_batches)
         return self._ahead.take(num_batches)
+
+    def _micro_batches(self, epoch_iterator: Iterator[Any], count: int, device: torch.device) -> list[dict[str, Any]]:
+        """The next micro-batches, every example of an epoch once."""
+        batches, _ = super().get_batch_samples(epoch_iterator, count, device)
+        if self.accelerator.num_processes == 1:
+            return batches
+        whole = self.args.dataloader_drop_last or self.accelerator.split_batches or not has_length(self.train_dataset)
+        examples = 0 if whole else len(self.train_dataset)
+        own = without_repeats(batches, self.rows, self.accelerator, self.args.train_batch_size, examples)
+        return [self._prepare_inputs(batch) for batch in own]
+
+    def _counts(self, batch: dict[str, Any]) -> Counts:
+        counts = self.rows.count(batch)
+        return dict.fromkeys(counts, 0) if REPEATED in batch else counts
 
     def _renewed(self, batches: Sequence[dict[str, Any]], a_step: int) -> list[dict[str, Any]]:
         """Micro-batches of the coming steps, `a_step` each, their on-policy share answered by the student as it is."""
@@ -128,7 +145,29 @@ class DistillationTrainer(Trainer):
         ]
         # Mixed precision as in the step itself, where accelerate has it in the student's wrapped `forward` alone.
         with self.accelerator.autocast():
-            return self.rows.renew(self.model_wrapped, batches, self.objective, seed=self.args.seed, places=places)
+            renewed = self.rows.renew(self._to_sample(), batches, self.objective, seed=self.args.seed, places=places)
+        for batch, old in zip(renewed, batches, strict=True):
+            batch |= {REPEATED: True} if REPEATED in old else {}
+        return renewed
+
+    def _to_sample(self) -> nn.Module:
+        """The student as it is now; a whole copy where its weights are sharded, so that ranks need not wait for each
+        other's tokens."""
+        if self._plain is None:
+            return self.model_wrapped
+        return self._plain.refreshed(self.model, torch.bfloat16 if self.args.bf16 else None)
+
+    def whole_student(self) -> nn.Module | None:
+        """The student with all its weights; where they are sharded, on the main process alone, and None on the others.
+
+        Every process must call it.
+        """
+        if self._plain is None:
+            # Without the mixed precision of training: a student that is loaded from its folder computes the same.
+            whole: nn.Module = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+            return whole
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        return self._plain.holding(state) if self.accelerator.is_main_process else None
 
     def _first_example(self, micro_batch: int, size: int) -> int:
         """The number, in its optimiser step, of the first example of this rank's micro-batch.
@@ -145,7 +184,7 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum of the micro-batch's row losses over the step's number of rows (its own where that is not given)."""
-        own = self.rows.count(inputs)
+        own, repeated = self._counts(inputs), inputs.pop(REPEATED, False)
         divisors: Mapping[Level, Tensor | int] = own if num_items_in_batch is None else self._step_counts
         # DDP and FSDP average gradients over ranks; the sum over ranks is wanted.
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
@@ -161,16 +200,18 @@ class DistillationTrainer(Trainer):
         losses = []
         if forward.head_inputs is not None:
             assert options is not None
-            losses.append(self._fused_loss(forward.head_inputs, options, divisors["row"], own))
+            losses.append(self._fused_loss(forward.head_inputs, options, divisors["row"], own, noted=not repeated))
         for level, batch in forward.batches.items():
             terms = self.objective.terms(self._placed(batch))
-            self._note(terms, level)
+            if not repeated:
+                self._note(terms, level)
             losses.append(combine(terms, rows=divisors[level], tokens=divisors["row"]))
-        loss = torch.stack(losses).sum() * scale
+        # A rank with repeated examples alone still takes part: gradients are gathered from all.
+        loss = torch.stack(losses).sum() * (0 if repeated else scale)
         return (loss, next(iter(forward.batches.values())).student) if return_outputs else loss
 
     def _fused_loss(
-        self, inputs: dict[str, Any], options: dict[str, Any], divisor: Tensor | int, own: Counts
+        self, inputs: dict[str, Any], options: dict[str, Any], divisor: Tensor | int, own: Counts, *, noted: bool
     ) -> Tensor:
         """The loss of token rows from hidden states, without the logits of the whole batch."""
         loss: Tensor
@@ -181,7 +222,7 @@ class DistillationTrainer(Trainer):
             (pairs, parts["group_relative"], options["alpha"] * options.get("pair_scale", 1.0)),
             (divergence, parts["divergence"], (1 - options["alpha"]) * options.get("soft_scale", 1.0)),
         ):
-            if weight:
+            if weight and noted:
                 self._add(name, part.detach().float() * divisor / weight, count)
         return loss
 
@@ -216,6 +257,11 @@ class DistillationTrainer(Trainer):
             )
         metrics = {f"{metric_key_prefix}_loss": loss}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
+        with self._examples_kept():
+            return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
@@ -264,8 +310,18 @@ class DistillationTrainer(Trainer):
         if self.is_world_process_zero():
             say_lost_steps(self.model, self.args)
         found = get_last_checkpoint(str(self.args.output_dir)) if resume_from_checkpoint is True else None
+        if self.is_fsdp_enabled and self._plain is None:
+            self._plain = PlainCopy(self.model)
         self._ahead.resume_from(resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else found)
         return super().train(resume_from_checkpoint, *arguments, **options)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As transformers' Trainer, which saves nothing here where checkpoints are sharded: then the whole student."""
+        super().save_model(output_dir, _internal_call)
+        if self.is_fsdp_enabled and not _internal_call:
+            kind = str(self.accelerator.state.fsdp_plugin.state_dict_type)
+            if "FULL_STATE_DICT" not in kind:
+                self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
 
     def _save_checkpoint(self, *arguments: Any) -> None:
         super()._save_checkpoint(*arguments)

@@ -1,0 +1,180 @@
+"""Models spread over the GPUs of a launch: frozen ones sharded by FSDP2, and plain copies of sharded students."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from grkd.data.language import unwrapped
+from grkd.errors import UserError
+from grkd.ranks import gathered, ranks
+
+# What checkpointing of activations puts into the names of parameters.
+_CHECKPOINTED = "_checkpoint_wrapped_module."
+
+
+def is_sharded(model: nn.Module | None) -> bool:
+    """Whether FSDP2 spreads the model's weights over processes."""
+    return model is not None and any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
+def shard(
+    model: PreTrainedModel,
+    device: torch.device,
+    *,
+    offload: bool = False,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> PreTrainedModel:
+    """Spread a frozen model's layers over the processes of the launch, in place; each is gathered when it runs.
+
+    Memory per process: (weights of the layers) / (number of processes), one or two whole layers while it runs, and
+    embeddings and head, which stay whole: objectives read the head between forward passes.
+    offload: the parts wait in the memory of the host, for a teacher that all GPUs together cannot hold.
+    prepare: called with each layer just before it is spread, for a model whose layers are still on the meta device.
+    Every process must call the model equally often; see in_turns. A single process gets the model as it is.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+    model = model.eval().requires_grad_(False)
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        if prepare is not None:
+            for layer in _layers(model):
+                prepare(layer)
+        return model.to(device)
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
+    base: Any = model.base_model
+    layers = _layers(model)
+    sharded = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    own = {parameter for parameter in model.parameters() if id(parameter) not in sharded}
+    for tensor in (*own, *model.buffers()):
+        if not tensor.is_meta:
+            tensor.data = tensor.data.to(device)
+    for layer in layers:
+        if prepare is not None:
+            prepare(layer)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
+    # The root orders the gathering of its layers; hooks on it run for model(...) and for model.base_model(...).
+    fully_shard(base, mesh=mesh, ignored_params=own)
+    return model
+
+
+@contextmanager
+def in_turns(model: nn.Module | None) -> Iterator[None]:
+    """Let processes call a model of `shard` a different number of times: who is done goes on with the others.
+
+    Before each call the processes agree on whether any of them still calls; one that has left the block runs one
+    token beside the others until none does. A model that is not sharded is left alone.
+    """
+    if model is None or not is_sharded(model):
+        yield
+        return
+    base: Any = unwrapped(model).base_model
+    device = base.get_input_embeddings().weight.device
+    filling = False
+
+    def anyone(calls: bool) -> bool:
+        flag = torch.tensor([float(calls)], device=device)
+        torch.distributed.all_reduce(flag)
+        return bool(flag.item() > 0)
+
+    def announce(*_: Any) -> None:
+        if not filling:
+            anyone(True)
+
+    handle = base.register_forward_pre_hook(announce, prepend=True)
+    try:
+        yield
+        filling = True
+        token = torch.zeros(1, 1, dtype=torch.long, device=device)
+        with torch.no_grad():
+            while anyone(False):
+                base(input_ids=token, use_cache=False)
+    finally:
+        handle.remove()
+
+
+def check_same_weights(model: nn.Module | None, role: str) -> None:
+    """Raises UserError if processes of the launch hold different weights of a model that each of them has whole."""
+    if model is None or is_sharded(model) or ranks().num_processes == 1:
+        return
+    seen = hashlib.sha256()
+    for parameter in model.parameters():
+        seen.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    if len(set(gathered([seen.hexdigest()], f"weights of the {role}"))) > 1:
+        raise UserError(
+            f"the {role}'s weights differ between processes: accelerate had only the first load them; give its name in "
+            "place of the model, or set fsdp_cpu_ram_efficient_loading to false"
+        )
+
+
+class PlainCopy:
+    """A copy of a student for sampling, whole on every process, refreshed from the sharded student.
+
+    Made before the student is sharded; weights of `dtype` are allocated at the first refresh, and stay where they are,
+    so that a recorded decode step can read them.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        meta = {
+            id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+            for parameter in student.parameters()
+        }
+        self.model: nn.Module = copy.deepcopy(student, memo=dict(meta)).eval()
+        self._places: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def refreshed(self, student: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+        """The copy with the student's weights as they are now. Every process must call it."""
+        weights = {name.replace(_CHECKPOINTED, ""): each for name, each in student.named_parameters()}
+        if not self._places:
+            self._allocate(weights, dtype)
+        for name, place in self._places.items():
+            weight: Any = weights[name]
+            place.copy_(weight.full_tensor() if hasattr(weight, "full_tensor") else weight)
+        return self.model
+
+    def holding(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """Another copy, with these weights, such as those that all processes gave to the main one."""
+        made = PlainCopy(self.model).model
+        _fill(made, lambda name, old: nn.Parameter(state[name], requires_grad=True))
+        return made
+
+    def _allocate(self, weights: dict[str, Any], dtype: torch.dtype | None) -> None:
+        device = next(iter(weights.values())).device
+
+        def place(name: str, old: nn.Parameter) -> nn.Parameter:
+            self._places[name] = torch.empty(old.shape, dtype=dtype or old.dtype, device=device)
+            return nn.Parameter(self._places[name], requires_grad=False)
+
+        _fill(self.model, place)
+        for buffer in self.model.buffers():
+            buffer.data = buffer.data.to(device)
+
+
+def _fill(model: nn.Module, made: Callable[[str, nn.Parameter], nn.Parameter]) -> None:
+    """Give every parameter its place in memory, those that modules share one place."""
+    known: dict[int, nn.Parameter] = {}
+    for prefix, module in model.named_modules():
+        for name, old in module._parameters.items():
+            if old is None:
+                continue
+            if id(old) not in known:
+                known[id(old)] = made(f"{prefix}.{name}" if prefix else name, old)
+            module._parameters[name] = known[id(old)]
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules that transformers never splits over devices: the decoder's layers."""
+    names = set(model._no_split_modules or ())
+    found = [module for module in model.modules() if type(module).__name__ in names]
+    if found:
+        return found
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])

@@ -1,0 +1,108 @@
+"""The processes of one launch: who waits for whom, what all get from the first, which of them reports an error.
+
+A launch is `accelerate launch` or torchrun; a process alone is a launch of one.
+"""
+
+import datetime
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from grkd.console import LINE_EVERY_SECONDS
+from grkd.errors import UserError
+
+Value = TypeVar("Value")
+
+# A process may wait for another one that evaluates or prepares; the libraries' own limit is 10 minutes.
+PATIENCE = datetime.timedelta(hours=24)
+
+
+def ranks() -> PartialState:
+    """The state of this launch: num_processes, process_index, is_main_process."""
+    # By itself accelerate sees processes on CPUs only if it is told so.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def uses_fsdp() -> bool:
+    """Whether `accelerate launch` was told to shard models (--use_fsdp)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def wait(reason: str, *, every_seconds: float = LINE_EVERY_SECONDS) -> None:
+    """Wait for every process of the launch; says so if it takes longer than `every_seconds`."""
+    if ranks().num_processes > 1:
+        with _said(reason, every_seconds):
+            ranks().wait_for_everyone()
+
+
+def from_main(made: Callable[[], Value], reason: str = "") -> Value:
+    """What `made` gives on the main process, on every process. A UserError there is raised on every process."""
+    if ranks().num_processes == 1:
+        return made()
+    found: list[Any] = [None, None]
+    if ranks().is_main_process:
+        try:
+            found[0] = made()
+        except UserError as error:
+            found[1] = str(error)
+    with _said(reason or "the first process", LINE_EVERY_SECONDS):
+        value, mistake = broadcast_object_list(found)
+    if mistake is not None:
+        raise UserError(mistake)
+    return cast(Value, value)
+
+
+def gathered(values: list[Value], reason: str) -> list[Value]:
+    """The values of all processes, those of process 0 first, on every process."""
+    if ranks().num_processes == 1:
+        return values
+    with _said(reason, LINE_EVERY_SECONDS):
+        return list(gather_object(values))
+
+
+def first_to_report() -> bool:
+    """Whether this process is the first of its launch to report its end, so that one error gives one line.
+
+    The others fail a moment later, since their partner is gone, or are ended by the launcher.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return True
+    try:
+        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=datetime.timedelta(seconds=5),
+        )
+        return int(store.add(f"grkd/reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1)) == 1
+    except Exception:  # no store: then rather twice than never
+        return True
+
+
+@contextmanager
+def _said(reason: str, every_seconds: float) -> Iterator[None]:
+    """A line on standard error at once after `every_seconds`, and every ten times as long, while the block runs."""
+    ended = Event()
+
+    def say() -> None:
+        pause = every_seconds
+        while not ended.wait(pause):
+            line = f"process {ranks().process_index}: waiting for the other processes ({reason})"
+            print(line, file=sys.stderr, flush=True)
+            pause = 10 * every_seconds
+
+    thread = Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

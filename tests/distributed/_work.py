@@ -1,0 +1,213 @@
+"""Trainings of tiny models as every process of a launch does them, by name; a process alone gives the oracle.
+
+    python tests/distributed/_work.py DEVICE FOLDER ddp|fsdp NAME [NAME ...] [ddp|fsdp NAME ...]
+
+What a training made goes to FOLDER/WAY-NAME.pt, written by the main process. After `fsdp` students are sharded.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments
+
+from grkd import objectives
+from grkd.data.language import Item
+from grkd.models.shard import in_turns, is_sharded, shard
+from grkd.ranks import gathered, ranks
+from grkd.teacher.local import LocalTeacher
+from grkd.training import DistillationTrainer, LanguageRows, WholeCheckpoints, last_whole_checkpoint
+from grkd.training.on_policy import on_policy_sampler
+from tests.distributed._ways import use
+from tests.kernels._sharded import PAD, VOCABULARY, items, tiny
+
+STEPS = 20
+
+
+def prompts() -> list[Item]:
+    """Nine: two ranks with batches of two have a last step of one example in all."""
+    made = items()
+    return [*made, *(Item(f"more{item.id}", item.prompt_ids[::-1], item.response_ids) for item in made[:1])]
+
+
+def arguments(folder: Path, device: str, *, batch: int) -> dict[str, Any]:
+    """Settings of a trainer whose processes take `batch` examples together."""
+    each = batch // ranks().num_processes
+    return {
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "learning_rate": 3e-3,
+        "per_device_train_batch_size": each,
+        "per_device_eval_batch_size": each,
+        "logging_steps": float(STEPS),  # GRKDConfig says float, and tests check types
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": False,
+        "seed": 0,
+    }
+
+
+def trainer(folder: Path, device: str, method: str, *, batch: int, **settings: Any) -> DistillationTrainer:
+    """A trainer in float32."""
+    objective = objectives.load(method)
+    sampler = on_policy_sampler(None, max_new_tokens=6, stop_ids=[PAD], pad_token_id=PAD, vocabulary=VOCABULARY)
+    return DistillationTrainer(
+        tiny(1, 2),
+        TrainingArguments(**(arguments(folder, device, batch=batch) | settings)),
+        objective=objective,
+        rows=LanguageRows(
+            pad_token_id=PAD,
+            vocabulary=VOCABULARY,
+            teacher=tiny(2, 3),
+            sampler=sampler if objective.on_policy else None,
+        ),
+        train_dataset=prompts(),
+        eval_dataset=prompts()[:5],
+    )
+
+
+def state_of(made: DistillationTrainer) -> dict[str, Tensor]:
+    """The whole student's weights, on the main process."""
+    whole = made.whole_student()
+    return {} if whole is None else {name: value.detach().cpu() for name, value in whole.state_dict().items()}
+
+
+def steps(folder: Path, device: str) -> dict[str, Any]:
+    """Twenty steps over uneven epochs, and the loss of an evaluation set."""
+    made = trainer(folder, device, "kd", batch=4)
+    made.train()
+    return {"weights": state_of(made), "eval_loss": made.evaluate()["eval_loss"]}
+
+
+def fused(folder: Path, device: str) -> dict[str, Any]:
+    """A few steps from hidden states, without logits, with gradient accumulation."""
+    made = trainer(folder, device, "grkd", batch=2, max_steps=4, gradient_accumulation_steps=2)
+    made.fused_head = True
+    made.train()
+    return {"weights": state_of(made)}
+
+
+def on_policy(folder: Path, device: str) -> dict[str, Any]:
+    """Steps on responses that the student samples before each."""
+    made = trainer(folder, device, "gkd", batch=4, max_steps=4)
+    made.train()
+    return {"weights": state_of(made)}
+
+
+def resumed(folder: Path, device: str) -> dict[str, Any]:
+    """Twenty steps, broken off after eleven and taken up from the checkpoint of step eight."""
+
+    class Killed(Exception):
+        pass
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 11:
+                raise Killed
+
+    settings = {"save_strategy": "steps", "save_steps": 8}
+    first = trainer(folder, device, "kd", batch=4, **settings)
+    first.add_callback(WholeCheckpoints())
+    first.add_callback(Kill())
+    try:
+        first.train()
+        raise AssertionError("it must be broken off")
+    except Killed:
+        pass
+    checkpoint = last_whole_checkpoint(folder)
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-8"
+    made = trainer(folder, device, "kd", batch=4, **settings)
+    made.add_callback(WholeCheckpoints())
+    made.train(resume_from_checkpoint=str(checkpoint))
+    return {"weights": state_of(made), "begun_at": checkpoint.name}
+
+
+def lora(folder: Path, device: str) -> dict[str, Any]:
+    """GRKDTrainer with LoRA and gradient accumulation; the adapter as save_model leaves it, and who tokenised."""
+    from peft import LoraConfig
+    from safetensors.torch import load_file
+
+    from grkd.training import GRKDConfig, GRKDTrainer
+    from tests.conftest import word_tokenizer
+
+    read: list[int] = []
+
+    class Records(list[dict[str, str]]):
+        def __iter__(self) -> Any:
+            read.append(ranks().process_index)
+            return super().__iter__()
+
+    settings = arguments(folder, device, batch=2) | {"max_steps": 4, "gradient_accumulation_steps": 2}
+    torch.manual_seed(0)
+    made = GRKDTrainer(
+        model=tiny(1, 2, vocabulary=40),
+        teacher_model=tiny(2, 3, vocabulary=40),
+        args=GRKDConfig(**settings, method="kd"),
+        train_dataset=Records({"prompt": f"w{n} w{n + 1}", "completion": f"w{n % 5} " * (1 + n % 3)} for n in range(9)),
+        processing_class=word_tokenizer(),
+        teacher_processing_class=word_tokenizer(),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False),
+    )
+    made.train()
+    made.save_model(str(folder / "adapter"))
+    ranks().wait_for_everyone()
+    return {"weights": load_file(folder / "adapter" / "adapter_model.safetensors"), "read": gathered(read, "records")}
+
+
+def sharded_teacher(folder: Path, device: str) -> dict[str, Any]:
+    """A teacher spread over the processes gives the logits of a whole one, also when they ask it unequally often."""
+    place, found = torch.device(device), {}
+    state = ranks()
+    asking = [state.process_index] if state.num_processes > 1 else [0, 1]  # alone: what both would ask
+    for kind in ("sharded", "offloaded"):
+        model: Any = shard(tiny(2, 3), place, offload=kind == "offloaded")
+        assert is_sharded(model) == (state.num_processes > 1)
+        teacher = LocalTeacher(model, None, vocabulary=VOCABULARY, batch_size=1)
+        answers = []
+        with in_turns(model), torch.no_grad():
+            for number in asking:
+                mine = prompts()[: 2 + 3 * number]
+                means, hidden = teacher.scored(mine, keep={mine[0].id})
+                ids = torch.tensor([mine[0].prompt_ids], device=place)
+                text = model.generate(ids, max_new_tokens=2 + 4 * number, do_sample=False, eos_token_id=None)
+                answers.append({"means": means, "hidden": hidden[mine[0].id].cpu(), "text": text.tolist()})
+        with in_turns(model):
+            pass  # no process asks anything
+        found[kind] = gathered(answers, kind)
+    return found
+
+
+WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
+    "steps": steps,
+    "fused": fused,
+    "on_policy": on_policy,
+    "resumed": resumed,
+    "lora": lora,
+    "sharded_teacher": sharded_teacher,
+}
+
+
+def main() -> None:
+    device, folder, *names = sys.argv[1:]
+    ranks()
+    way = "ddp"
+    for name in names:
+        if name in ("ddp", "fsdp"):
+            way = name
+            use(way)
+            continue
+        found = WORK[name](Path(folder) / way / name, device)
+        if ranks().is_main_process:
+            torch.save(found, Path(folder) / f"{way}-{name}.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

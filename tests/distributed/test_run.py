@@ -1,0 +1,88 @@
+"""`grkd run` by two processes with a sharded student and teacher, failed and resumed: the run of one process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from grkd import cli
+from tests.distributed._launch import launch
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+def recipe(folder: Path, teacher: Path, prompts: Path, **changes: Any) -> Path:
+    """A recipe whose teacher runs in every step, with questions, in float32."""
+    questions = folder / "questions.jsonl"
+    lines = [json.dumps({"question": f"w{n} w{n + 1}", "answer": f"w{n}"}) for n in range(5)]
+    questions.write_text("\n".join(lines) + "\n")
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"""
+task: language_model
+output: {folder / "run"}
+device: {changes.get("device", "cpu")}
+teacher: {{model: {teacher}, dtype: float32, placement: {changes["placement"]}}}
+student: {{layers: [0, 2], dtype: float32}}
+data: {{train: {prompts}, heldout_fraction: 0.25}}
+responses: {{source: teacher, when: in_training, n: 3, max_new_tokens: 6, batch_size: 6, shard_size: 6}}
+score: {{signal: live}}
+methods: [kd, {{name: grkd, preset: responses, label: fresh}}]
+training: {{steps: 20, batch_size: {changes["batch"]}, learning_rate: 3e-3, log_every: 5, save_every: 8}}
+evaluation: {{top_k: 5, samples: 2, sample_tokens: 4, questions: {questions}, answer_tokens: 4}}
+"""
+    )
+    return path
+
+
+def test_two_processes_make_the_run_of_one(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    assert cli.main(["run", str(recipe(one, tiny_teacher, tiny_prompts, placement="whole", batch=4))]) == 0
+
+    words = ["tests/distributed/_grkd.py", "run"]
+    written = str(recipe(two, tiny_teacher, tiny_prompts, placement="sharded", batch=2))
+    failed = launch(*words, written, WAY="fsdp", FAIL_AT="13")
+    assert failed.returncode != 0
+    said = [line for line in failed.stderr.splitlines() if line.startswith("grkd: ")]
+    assert said == ["grkd: error: process 1 cannot go on"], failed.stderr[-4000:]
+    assert "RuntimeError" not in failed.stderr, "the other process loses its partner, and is silent about it"
+    assert (two / "run" / "train" / "kd-seed0.partial" / "checkpoints" / "checkpoint-8" / "whole").exists()
+
+    ended = launch(*words, written, WAY="fsdp")
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    assert "respond: done before, kept" in ended.stderr
+    assert ended.stderr.count("train/kd-seed0: going on where it stopped") == 1
+    assert_same_run(one / "run", two / "run")
+
+
+def assert_same_run(one: Path, two: Path, *, atol: float = 1e-6) -> None:
+    """Students to `atol`, metrics to ten times that relative to their size, the same answers, groups and examples."""
+    for method in ("kd", "fresh"):
+        name = Path("train") / f"{method}-seed0" / "student" / "model.safetensors"
+        expected, found = load_file(one / name), load_file(two / name)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=atol, msg=f"{method}: {key}")
+        for name in ("exact_match.json", "answers.json"):
+            ours, theirs = (folder / "evaluate" / f"{method}-seed0" / name for folder in (one, two))
+            assert ours.read_bytes() == theirs.read_bytes(), name
+    rows = [json.loads((folder / "results.json").read_text())["rows"] for folder in (one, two)]
+    assert [(row["method"], row["metric"]) for row in rows[0]] == [(row["method"], row["metric"]) for row in rows[1]]
+    assert {"exact_match", "response_kendall_tau"} <= {row["metric"] for row in rows[0]}
+    for ours, theirs in zip(*rows, strict=True):
+        for key in ("value", "low", "high", "steps", "rows_seen"):
+            assert theirs.get(key) == pytest.approx(ours.get(key), rel=10 * atol, abs=10 * atol), (ours["metric"], key)
+    groups = [len(pq.read_table(folder / "train" / "fresh-seed0" / "groups")) for folder in (one, two)]
+    assert groups[0] == groups[1]
+    assert (two / "report.html").exists()
+    assert {path.name for path in two.rglob("*.jsonl")} == {"metrics.jsonl"}, "journals of answers are gone"

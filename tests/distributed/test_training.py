@@ -1,0 +1,58 @@
+"""Trainings by two processes, copied (DDP) and sharded (FSDP2) students: the same as by one process."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import _work
+from tests.distributed._launch import launch
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
+    pytest.mark.filterwarnings("ignore"),
+]
+WAYS = {"fsdp": ["steps", "fused", "on_policy", "resumed", "lora"], "ddp": ["steps", "resumed", "sharded_teacher"]}
+
+
+def works(ways: Mapping[str, Sequence[str]]) -> list[str]:
+    """Arguments of _work.py: all of it in one launch, since starting processes takes longest."""
+    return [word for way, names in ways.items() for word in (way, *names)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made: WAY-NAME.pt in this folder."""
+    folder = tmp_path_factory.mktemp("two")
+    ran = launch("tests/distributed/_work.py", "cpu", str(folder), *works(WAYS))
+    assert ran.returncode == 0, ran.stderr[-6000:]
+    return folder
+
+
+@pytest.mark.parametrize(("way", "name"), [(way, name) for way, names in WAYS.items() for name in names])
+def test_two_processes_make_what_one_makes(way: str, name: str, found: Path, tmp_path: Path) -> None:
+    two: dict[str, Any] = torch.load(found / f"{way}-{name}.pt", weights_only=True)
+    assert_same(name, _work.WORK[name](tmp_path, "cpu"), two, atol=1e-6)
+
+
+def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: float) -> None:
+    """What one process and two processes made of a piece of work."""
+    if name == "sharded_teacher":
+        for kind, asked in two.items():
+            for alone, spread in zip(one[kind], asked, strict=True):
+                assert spread["means"] == pytest.approx(alone["means"], rel=10 * atol)
+                torch.testing.assert_close(spread["hidden"], alone["hidden"], rtol=0, atol=10 * atol)
+                assert spread["text"] == alone["text"]
+        return
+    assert two["weights"].keys() == one["weights"].keys()
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(
+            two["weights"][key], value, rtol=0, atol=atol, msg=lambda text, key=key: f"{key}: {text}"
+        )
+    if name == "steps":
+        assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=atol)
+    if name == "lora":
+        assert two["read"] == [0], "the records are read once, by the first process"

@@ -1,0 +1,81 @@
+"""Two GPUs over NCCL: trainings and whole runs, copied and sharded, are those of one GPU. `make gpu2`.
+
+Two GPUs split a batch into other shapes, so kernels round differently: limits are wider than on CPUs.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import _work
+from tests.distributed._launch import launch
+from tests.distributed.test_run import assert_same_run, recipe
+from tests.distributed.test_training import assert_same, works
+
+pytestmark = [
+    pytest.mark.gpu2,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
+    pytest.mark.filterwarnings("ignore"),
+]
+ATOL = 1e-4
+WAYS = {
+    "fsdp": ["steps", "fused", "on_policy", "resumed", "lora"],
+    "ddp": ["steps", "fused", "on_policy", "resumed", "sharded_teacher"],
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made: WAY-NAME.pt in this folder."""
+    folder = tmp_path_factory.mktemp("two")
+    ran = launch("tests/distributed/_work.py", "cuda", str(folder), *works(WAYS))
+    assert ran.returncode == 0, ran.stderr[-6000:]
+    return folder
+
+
+@pytest.mark.parametrize(("way", "name"), [(way, name) for way, names in WAYS.items() for name in names])
+def test_two_gpus_make_what_one_makes(way: str, name: str, found: Path, tmp_path: Path) -> None:
+    two: dict[str, Any] = torch.load(found / f"{way}-{name}.pt", weights_only=True)
+    assert_same(name, _work.WORK[name](tmp_path, "cuda"), two, atol=ATOL)
+
+
+def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
+    """Responses, scores, students, groups sampled in training, evaluation: FSDP2 for student and teacher."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    settings = {"device": "cuda", "placement": "sharded", "batch": 2}
+    words = ["tests/distributed/_grkd.py", "run", str(recipe(two, tiny_teacher, tiny_prompts, **settings))]
+    failed = launch(*words, WAY="fsdp", FAIL_AT="13")
+    assert failed.returncode != 0
+    said = [line for line in failed.stderr.splitlines() if line.startswith("grkd: ")]
+    assert said == ["grkd: error: process 1 cannot go on"], failed.stderr[-4000:]
+    ended = launch(*words, WAY="fsdp")
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    assert "going on where it stopped" in ended.stderr
+
+    alone = recipe(one, tiny_teacher, tiny_prompts, **settings | {"placement": "whole", "batch": 4})
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+    command = [sys.executable, "-m", "grkd", "run", str(alone)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert_same_run(one / "run", two / "run", atol=ATOL)
+
+
+def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
+    """The command of the guide, in 16 bits as a GPU's default: it ends, and each stage is whole."""
+    written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement="sharded", batch=2)
+    written.write_text(written.read_text().replace("dtype: float32", "dtype: auto"))
+    options = ["--num_processes=2", "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "grkd", "run", str(written)]
+    ran = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-6000:]
+    for stage in ("prepare", "respond", "score", "train/kd-seed0", "train/fresh-seed0", "evaluate/fresh-seed0"):
+        assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
