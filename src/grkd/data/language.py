@@ -11,7 +11,7 @@ Which tokens count is known from lengths, never from the padding's id: pad and e
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,9 @@ def response_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tens
     return logits[:, -(columns + 1) : -1]
 
 
+HeadInputs = tuple[Tensor, nn.Linear, float | None]
+
+
 def captured_hidden(
     model: nn.Module, batch: Mapping[str, Tensor]
 ) -> tuple[Float[Tensor, "batch response hidden"], nn.Linear, float | None] | None:
@@ -127,6 +130,15 @@ def captured_hidden(
     The model is called through its own forward (DDP, FSDP and peft hooks run); a hook on the head keeps what comes in
     and passes on nothing. None where logits are not softcap(head(hidden)) of a plain linear head.
     """
+    found = before_head(model, lambda: response_logits(model, batch))
+    if found is None:
+        return None
+    columns = batch["response_ids"].shape[-1]
+    return found[0][:, -(columns + 1) : -1], *found[1:]
+
+
+def before_head(model: nn.Module, call: Callable[[], object]) -> HeadInputs | None:
+    """What the lm_head is given while `call` runs the model, that head, and its soft cap; None for a special head."""
     inner: Any = unwrapped(model)
     head, config = inner.get_output_embeddings(), inner.config.get_text_config(decoder=True)
     scaled = (getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling"))
@@ -140,11 +152,10 @@ def captured_hidden(
 
     handle = head.register_forward_pre_hook(keep)
     try:
-        response_logits(model, batch)
+        call()
     finally:
         handle.remove()
-    columns = batch["response_ids"].shape[-1]
-    return kept[0][:, -(columns + 1) : -1], head, getattr(config, "final_logit_softcapping", None)
+    return kept[0], head, getattr(config, "final_logit_softcapping", None)
 
 
 def _is_plain_linear(head: Any) -> bool:

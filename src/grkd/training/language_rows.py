@@ -2,23 +2,34 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from grkd.data.language import Group, Item, captured_hidden, collate, response_logits
+from grkd.data.language import Group, Item, collate, unwrapped
+from grkd.data.packed import bins, is_packed, pack, part_of
 from grkd.errors import UserError
-from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
+from grkd.models.packed_attention import check_packing, take_packed_attention
 from grkd.models.shard import in_turns, is_sharded
 from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
-from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
+from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.training.fresh_groups import FreshGroups, renewed
 from grkd.training.groups_of_responses import chosen, group_of, padded, scores_of, spread
 from grkd.training.on_policy import Sampler
-from grkd.training.rows import DRAW_SEED, Counts, Forward, Places, row_seeds
+from grkd.training.rows import Counts, Forward, Places
+from grkd.training.token_rows import (
+    item_means,
+    log_probs_of_head,
+    log_probs_of_logits,
+    teacher_hidden,
+    token_hidden,
+    token_logits,
+    token_seeds,
+)
 
 
 class LanguageRows:
@@ -28,6 +39,8 @@ class LanguageRows:
     is the scores of the groups. Candidates beyond `vocabulary` are padding of the embedding matrices and are cut on
     both sides. trains_on: which responses of a group are used, see grkd.objectives.Objective. sampler: writes the
     responses of on-policy methods. fresh: the groups that are sampled in training, and who ranks them.
+    tokens_per_batch: batches are packed in rows without padding (grkd.data.packed), and one with more tokens than this
+    is learnt from in several passes, groups staying together; None: they are padded.
     """
 
     unit = "tokens"
@@ -43,12 +56,14 @@ class LanguageRows:
         trains_on: Choice = "all",
         sampler: Sampler | None = None,
         fresh: FreshGroups | None = None,
+        tokens_per_batch: int | None = None,
     ) -> None:
         if (cache is None) != (head is None) or (cache is not None and teacher is not None):
             raise ValueError("give a live teacher, or a cache and its head, or neither")
         self.pad_token_id, self.vocabulary = pad_token_id, vocabulary
         self.teacher, self.cache, self.head = teacher, cache, head
         self.trains_on, self.sampler, self.fresh = trains_on, sampler, fresh
+        self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
         self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
     def collate(self, examples: Sequence[Group | Item]) -> dict[str, Any]:
@@ -58,11 +73,14 @@ class LanguageRows:
     def collate_all(self, groups: Sequence[Group]) -> dict[str, Any]:
         """A batch of all responses of these groups."""
         items = [item for group in groups for item in group.items]
-        batch: dict[str, Any] = collate(items, pad_token_id=self.pad_token_id)
+        layout = collate if self.tokens_per_batch is None else pack
+        batch: dict[str, Any] = layout(items, pad_token_id=self.pad_token_id)
         if self.cache is not None:
             # Rows in the order of response_mask: item by item, each token of its response.
             batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in items])
         batch |= scores_of(groups)
+        if self.tokens_per_batch is not None:
+            batch["group_sizes"] = [len(group.items) for group in groups]
         width = batch["group_mask"].shape[-1]
         if all(group.reference_log_probs is not None for group in groups):
             batch["reference"] = padded([group.reference_log_probs or () for group in groups], width)
@@ -83,20 +101,24 @@ class LanguageRows:
         dtype: torch.dtype | None = None,
     ) -> Forward:
         """Token rows from logits, or as inputs of the fused head; responses from hidden states, without logits."""
-        mask = batch["response_mask"]
-        labels = batch["response_ids"][mask]
+        if is_packed(batch) and not self._packing_checked:
+            self._packing_checked = True
+            for side in (model, self.teacher):
+                if side is not None:
+                    check_packing(side, vocabulary=self.vocabulary, device=batch["input_ids"].device)
+        labels = batch["response_ids"][batch["response_mask"]]
         if "row" in levels:
             inputs = self._head_inputs(model, batch, dtype) if fused else None
             if inputs is None:
-                student = response_logits(model, batch)[mask][:, : self.vocabulary]
+                student = token_logits(model, batch, self.vocabulary)
                 rows = self._token_rows(student, batch, labels)
                 batches: dict[Level, Batch] = {"row": rows}
                 if "response" in levels:
-                    batches["response"] = self._responses(_of_logits(student, labels), batch)
+                    batches["response"] = self._responses(log_probs_of_logits(student, labels), batch)
                 return Forward(batches=batches)
             batches = {}
             if "response" in levels:
-                batches["response"] = self._responses(_log_probs(inputs, labels, self.vocabulary), batch)
+                batches["response"] = self._responses(log_probs_of_head(inputs, labels, self.vocabulary), batch)
             return Forward(batches=batches, head_inputs=inputs)
         return Forward(batches={"response": self._responses(self._token_log_probs(model, batch, dtype), batch)})
 
@@ -132,30 +154,49 @@ class LanguageRows:
         mask = batch["response_mask"]
         labels, head = batch["response_ids"][mask], self._head()
         assert head is not None
-        batch["teacher_hidden"] = hidden = final_hidden(self.teacher, batch)[mask]
+        batch["teacher_hidden"] = hidden = teacher_hidden(self.teacher, batch)
         if head.scale == 1.0:
             found = selected_log_probs(
                 hidden, head.weight, labels, bias=head.bias, softcap=head.softcap, vocabulary=self.vocabulary
             )
         else:
-            found = _of_logits(head(hidden)[:, : self.vocabulary], labels)
-        return [float(value) for value in _item_means(found, mask).tolist()]
+            found = log_probs_of_logits(head(hidden)[:, : self.vocabulary], labels)
+        return [float(value) for value in item_means(found, mask).tolist()]
 
     def _head(self) -> TeacherHead | None:
         if self.head is not None or self.teacher is None:
             return self.head
         return TeacherHead.of(self.teacher)
 
-    def to(self, device: torch.device) -> None:
+    def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
         for module in (self.teacher, self.head):
             if module is not None and not is_sharded(module):
                 module.to(device).eval().requires_grad_(False)
+        if self.tokens_per_batch is not None and student is not None:
+            sides = [(unwrapped(student), dtype)] + ([] if self.teacher is None else [(self.teacher, None)])
+            if not all(take_packed_attention(model, device=device, dtype=of or model.dtype) for model, of in sides):
+                self.tokens_per_batch = None
+
+    def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
+        """The batch in parts of at most tokens_per_batch, whole groups each; a group of more is a part of its own.
+
+        whole: not in parts, for methods that compare the rows of a batch.
+        """
+        if self.tokens_per_batch is None or whole:
+            return [batch]
+        of_items = [prompt + response for prompt, response in batch["lengths"]]
+        ends = list(accumulate(batch["group_sizes"]))
+        sizes = [sum(of_items[end - size : end]) for size, end in zip(batch["group_sizes"], ends, strict=True)]
+        parts = bins(sizes, self.tokens_per_batch)
+        if len(parts) == 1:
+            return [batch]
+        return [part_of(batch, part, pad_token_id=self.pad_token_id) for part in parts]
 
     def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
         mask = batch["response_mask"]
         response = torch.arange(len(mask), device=mask.device).unsqueeze(-1).expand_as(mask)[mask]
         return Batch(
-            seeds=_seeds(batch),
+            seeds=token_seeds(batch),
             student=student,
             teacher=self._teacher_scores(batch),
             labels=labels,
@@ -169,7 +210,7 @@ class LanguageRows:
         lengths, targets = mask.sum(-1), batch.get("vote_targets")
         return Batch(
             level="response",
-            student=spread(_item_means(token_log_probs, mask), group_mask),
+            student=spread(item_means(token_log_probs, mask), group_mask),
             teacher=batch["teacher_scores"],
             mask=batch["ranked_mask"],
             lengths=spread(lengths, group_mask),
@@ -184,15 +225,13 @@ class LanguageRows:
 
     def _token_log_probs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
         """Log-probability of every response token, without logits where the model's head allows it."""
-        mask = batch["response_mask"]
-        labels = batch["response_ids"][mask]
-        captured = captured_hidden(model, batch)
+        labels = batch["response_ids"][batch["response_mask"]]
+        captured = token_hidden(model, batch)
         if captured is None:
-            return _of_logits(response_logits(model, batch)[mask][:, : self.vocabulary], labels)
+            return log_probs_of_logits(token_logits(model, batch, self.vocabulary), labels)
         hidden, head, softcap = captured
-        rows = hidden[mask]
         return selected_log_probs(
-            rows if dtype is None else rows.to(dtype),
+            hidden if dtype is None else hidden.to(dtype),
             head.weight,
             labels,
             bias=head.bias,
@@ -206,24 +245,22 @@ class LanguageRows:
             return None
         teacher = self._head()
         assert teacher is not None
-        captured = captured_hidden(model, batch) if teacher.scale == 1.0 else None
+        captured = token_hidden(model, batch) if teacher.scale == 1.0 else None
         if captured is None:
             return None
         hidden, head, softcap = captured
-        mask = batch["response_mask"]
         if "teacher_hidden" in batch:
-            teacher_hidden = batch["teacher_hidden"]
+            of_teacher = batch["teacher_hidden"]
         else:
             with torch.no_grad():
-                teacher_hidden = final_hidden(self.teacher, batch)[mask]
-        hidden = hidden[mask]
+                of_teacher = teacher_hidden(self.teacher, batch)
         return {
-            "seeds": _seeds(batch),
+            "seeds": token_seeds(batch),
             "student_hidden": hidden if dtype is None else hidden.to(dtype),
             "student_weight": head.weight,
             "student_bias": head.bias,
             "student_softcap": softcap,
-            "teacher_hidden": teacher_hidden,
+            "teacher_hidden": of_teacher,
             "teacher_weight": teacher.weight,
             "teacher_bias": teacher.bias,
             "teacher_softcap": teacher.softcap,
@@ -236,48 +273,11 @@ class LanguageRows:
         if head is not None:
             return head(batch["teacher_hidden"])[:, : self.vocabulary]
         if self.teacher is not None:
-            return response_logits(self.teacher, batch)[batch["response_mask"]][:, : self.vocabulary]
+            return token_logits(self.teacher, batch, self.vocabulary)
         return None
-
-
-def _seeds(batch: dict[str, Any]) -> Tensor | None:
-    """A seed per response token, by its group's number and its place among the group's tokens."""
-    if DRAW_SEED not in batch:
-        return None
-    tokens = batch["response_mask"].sum(-1)
-    groups = torch.arange(len(batch["group_mask"]), device=tokens.device)
-    of_item = groups.unsqueeze(-1).expand_as(batch["group_mask"])[batch["group_mask"]]
-    before = tokens.cumsum(-1) - tokens
-    first = torch.full_like(groups, 1 << 62).scatter_reduce(0, of_item, before, "amin")
-    examples = of_item.repeat_interleave(tokens)
-    return row_seeds(batch, examples, torch.arange(len(examples), device=tokens.device) - first[examples])
 
 
 @torch.no_grad()
 def mean_log_probs_of(rows: LanguageRows, model: nn.Module, batch: dict[str, Any]) -> Float[Tensor, "groups width"]:
     """Mean log-probability of every response of a batch under a model, such as the student before training."""
     return rows.forward(model, batch, levels=("response",)).batches["response"].student
-
-
-def _item_means(token_log_probs: Float[Tensor, " tokens"], mask: Bool[Tensor, "items length"]) -> Tensor:
-    """Mean of each item's tokens, [items]."""
-    place = torch.zeros(mask.shape, dtype=token_log_probs.dtype, device=mask.device)
-    return place.masked_scatter(mask, token_log_probs).sum(-1) / mask.sum(-1)
-
-
-def _of_logits(logits: Float[Tensor, "tokens vocabulary"], labels: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-    """Log-probability of each token, in at least float32."""
-    scores = wide(logits)
-    return scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
-
-
-def _log_probs(inputs: dict[str, Any], labels: Tensor, vocabulary: int) -> Tensor:
-    """Log-probability of each token from the student's side of the fused head's inputs."""
-    return selected_log_probs(
-        inputs["student_hidden"],
-        inputs["student_weight"],
-        labels,
-        bias=inputs["student_bias"],
-        softcap=inputs["student_softcap"],
-        vocabulary=vocabulary,
-    )

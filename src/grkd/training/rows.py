@@ -81,8 +81,14 @@ class RowSource(Protocol):
     def fresh_share(self, objective: Objective) -> float:
         """Share of the examples that are answered anew in training. Raises UserError where that cannot be."""
 
-    def to(self, device: torch.device) -> None:
-        """Move what the teacher needs to the student's device."""
+    def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
+        """The parts of a micro-batch that go through the models one after the other; whole: only one."""
+
+    def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
+        """Move what the teacher needs to the student's device, and prepare both models for these batches.
+
+        dtype: in which the student's attention runs.
+        """
 
 
 def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
@@ -139,5 +145,8 @@ class ClassRows:
     def fresh_share(self, objective: Objective) -> float:
         return objective.on_policy
 
-    def to(self, device: torch.device) -> None:
+    def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
+        return [batch]
+
+    def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
         """Nothing to move: the teacher has spoken already."""

@@ -26,6 +26,7 @@ from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.training.checkpoints import without_tied
 from grkd.training.evaluation import REPEATED, evaluation_loss, keeping_examples, without_repeats
 from grkd.training.on_policy import mixed
+from grkd.training.passes import in_passes
 from grkd.training.resolution import say_lost_steps
 from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed, seconds_per_step
 from grkd.training.sampled_ahead import SampledAhead
@@ -88,7 +89,7 @@ class DistillationTrainer(Trainer):
         self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._sums: dict[str, Tensor] = {}
         self._counted: dict[str, Tensor] = {}
-        rows.to(self.args.device)
+        rows.to(self.args.device, student=self.model, dtype=torch.bfloat16 if self.args.bf16 else None)
 
     @property
     def progress(self) -> float:
@@ -175,6 +176,14 @@ class DistillationTrainer(Trainer):
         Ranks take micro-batches of the data in turn, so an example's number does not depend on the split.
         """
         return (micro_batch * self.accelerator.num_processes + self.accelerator.process_index) * size
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One micro-batch, in as many passes as its row source makes of it; gradients add up."""
+        step = super().training_step
+        parts = self.rows.passes(inputs, whole=self.objective.couples_rows)
+        return in_passes(lambda part: step(model, part, num_items_in_batch), parts, self.accelerator, model)
 
     def compute_loss(
         self,

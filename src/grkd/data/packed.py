@@ -1,0 +1,179 @@
+"""Batches without padding: the sequences of a batch one after the other in one row, and how a model reads such a row.
+
+    p p p r r | p r r r | p p r | . .        cu_seq_lens  0 5 9 12 14
+                                             position_ids 0 1 2 3 4 0 1 2 3 0 1 2 0 1
+
+A token attends to its own sequence alone: positions start anew, and attention is told where sequences begin, or finds
+it in the positions. The row is filled up to a multiple of `MULTIPLE`, so that few shapes occur, by sequences that no
+loss sees.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grkd.data.language import HeadInputs, Item, before_head, collate, forward_parameters, unwrapped
+
+MULTIPLE = 256
+# Names of attention implementations that read where sequences begin from arguments of the model's forward.
+PACKED_ATTENTION = "grkd_packed_"
+_SEGMENTS = 32  # cu_seq_lens is filled up to a multiple of this, plus one, by empty sequences
+
+
+def pack(items: Sequence[Item], *, pad_token_id: int, multiple: int = MULTIPLE) -> dict[str, Any]:
+    """A batch of B items in one row of T tokens.
+
+    input_ids, position_ids: int64 [1, T]; cu_seq_lens: int32, where sequences begin and the last one ends; longest: of
+    a sequence, rounded up; predicts: int64 [N], the places whose logits predict the N response tokens, item by item;
+    lengths: (prompt, response) of each item in tokens; sequences beyond them are filling.
+    response_ids, response_mask, item_index: as of grkd.data.language.collate, where response_mask picks N tokens in the
+    same order.
+    Raises ValueError as collate does.
+    """
+    batch: dict[str, Any] = {
+        name: value
+        for name, value in collate(items, pad_token_id=pad_token_id).items()
+        if name in ("response_ids", "response_mask", "item_index")
+    }
+    ids = torch.tensor([token for item in items for token in (*item.prompt_ids, *item.response_ids)])
+    lengths = [(len(item.prompt_ids), len(item.response_ids)) for item in items]
+    return batch | _row(ids, lengths, pad_token_id, multiple)
+
+
+def _row(ids: Tensor, lengths: list[tuple[int, int]], pad_token_id: int, multiple: int) -> dict[str, Any]:
+    """What depends on where sequences lie, on the device of `ids`: made on the CPU, from lengths, without waiting."""
+    own = [prompt + response for prompt, response in lengths]
+    longest, total = max(own), sum(own)
+    filled = own + _filling(-total % multiple, longest)
+    starts = [0]
+    for length in filled:
+        starts.append(starts[-1] + length)
+    predicts = [
+        torch.arange(start + prompt - 1, start + prompt + response - 1)
+        for start, (prompt, response) in zip(starts, lengths, strict=False)
+    ]
+    empty = [starts[-1]] * (-len(filled) % _SEGMENTS)
+    made = {
+        "position_ids": torch.cat([torch.arange(length) for length in filled]).unsqueeze(0),
+        "cu_seq_lens": torch.tensor(starts + empty, dtype=torch.int32),
+        "predicts": torch.cat(predicts),
+    }
+    return {
+        "input_ids": torch.nn.functional.pad(ids, (0, starts[-1] - total), value=pad_token_id).unsqueeze(0),
+        **{name: value.to(ids.device, non_blocking=True) for name, value in made.items()},
+        "longest": longest + -longest % multiple,
+        "lengths": lengths,
+    }
+
+
+# What else a batch of groups may hold, by what its rows are.
+_OF_ITEMS = ("response_ids", "response_mask", "item_index")
+_OF_GROUPS = ("group_mask", "ranked_mask", "teacher_scores", "vote_targets", "vote_weights", "reference")
+_OF_TOKENS = ("teacher_hidden", "sampled_log_probs")
+GROUP_NUMBERS = "group_numbers"  # of a part: the groups' numbers in the whole batch
+
+
+def part_of(
+    batch: Mapping[str, Any], numbers: Sequence[int], *, pad_token_id: int, multiple: int = MULTIPLE
+) -> dict[str, Any]:
+    """A packed batch of the groups with these numbers. batch: packed, with group_sizes (items of each group)."""
+    sizes, lengths = batch["group_sizes"], batch["lengths"]
+    items = _ranges(sizes, numbers)
+    tokens = _ranges([response for _, response in lengths], items)
+    places = _ranges([prompt + response for prompt, response in lengths], items)
+    device = batch["input_ids"].device
+    of = {
+        name: torch.tensor(which).to(device, non_blocking=True)
+        for name, which in (("groups", numbers), ("items", items), ("tokens", tokens), ("places", places))
+    }
+    part: dict[str, Any] = {GROUP_NUMBERS: of["groups"], "group_sizes": [sizes[number] for number in numbers]}
+    for rows, names in (("items", _OF_ITEMS), ("groups", _OF_GROUPS), ("tokens", _OF_TOKENS)):
+        part |= {name: batch[name].index_select(0, of[rows]) for name in names if name in batch}
+    ids = batch["input_ids"][0].index_select(0, of["places"])
+    part |= _row(ids, [lengths[item] for item in items], pad_token_id, multiple)
+    return {**{name: value for name, value in batch.items() if not isinstance(value, Tensor)}, **part}
+
+
+def _ranges(sizes: Sequence[int], numbers: Sequence[int]) -> list[int]:
+    """The places that the things with these numbers take, where thing i takes sizes[i] places."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + size)
+    return [place for number in numbers for place in range(starts[number], starts[number] + sizes[number])]
+
+
+def _filling(count: int, longest: int) -> list[int]:
+    """Lengths of sequences that make up `count` tokens, none longer than the batch's longest."""
+    return [longest] * (count // longest) + ([count % longest] if count % longest else [])
+
+
+def is_packed(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch is one of `pack`."""
+    return "cu_seq_lens" in batch
+
+
+def bins(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Numbers of things of these sizes in as few bins of at most `budget` as a greedy pass finds, of about equal size.
+
+    The largest first, each into the emptiest bin; inside a bin in their order. What is larger than the budget has a bin
+    of its own.
+    """
+    order = sorted(range(len(sizes)), key=lambda number: -sizes[number])
+    for count in range(max(1, -(-sum(sizes) // budget)), len(sizes) + 1):
+        found: list[list[int]] = [[] for _ in range(count)]
+        filled = [0] * count
+        for number in order:
+            emptiest = filled.index(min(filled))
+            found[emptiest].append(number)
+            filled[emptiest] += sizes[number]
+        if all(total <= budget or len(bin) == 1 for total, bin in zip(filled, found, strict=True)):
+            return sorted(sorted(bin) for bin in found if bin)
+    return [[number] for number in range(len(sizes))]
+
+
+def packed_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a packed batch goes into the model's forward.
+
+    An attention of ours (grkd.models.packed_attention) is told where sequences begin. Others get no attention mask:
+    transformers then makes a mask of blocks from positions that start anew.
+    """
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    config: Any = unwrapped(model).config
+    if str(config.get_text_config(decoder=True)._attn_implementation).startswith(PACKED_ATTENTION):
+        ends = batch["cu_seq_lens"]
+        # A mask of four dimensions is passed on as it is; our attention does not look at it.
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ends.device)
+        inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+        inputs |= {"max_length_q": batch["longest"], "max_length_k": batch["longest"]}
+    return inputs
+
+
+def packed_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The logits that predict each response token, [N, vocabulary], through the model's own forward."""
+    inputs = packed_inputs(model, batch)
+    if "logits_to_keep" not in forward_parameters(model):
+        every: Tensor = model(**inputs).logits
+        return every[0].index_select(0, batch["predicts"])
+    logits: Tensor = model(**inputs, logits_to_keep=batch["predicts"]).logits
+    return logits[0]
+
+
+def packed_hidden(model: nn.Module, batch: Mapping[str, Any]) -> HeadInputs | None:
+    """As grkd.data.language.captured_hidden: hidden states [N, hidden] of the places that predict response tokens."""
+    cut = "logits_to_keep" in forward_parameters(model)
+    found = before_head(
+        model,
+        lambda: model(**packed_inputs(model, batch), **({"logits_to_keep": batch["predicts"]} if cut else {})),
+    )
+    if found is None:
+        return None
+    hidden, head, softcap = found
+    return hidden[0] if cut else hidden[0].index_select(0, batch["predicts"]), head, softcap
+
+
+def packed_final_hidden(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """As grkd.teacher.signal.final_hidden: the body's hidden states [N, hidden]; the head is not called."""
+    hidden: Tensor = model.base_model(**packed_inputs(model, batch)).last_hidden_state
+    return hidden[0].index_select(0, batch["predicts"])

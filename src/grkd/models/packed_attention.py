@@ -1,0 +1,215 @@
+"""Attention over rows of several sequences: which kernel a model takes on its device, tested before it is used.
+
+transformers looks an attention up by its name (AttentionInterface). Ours reads from arguments of the model's forward
+where sequences begin; a call without them (generation, padded batches) goes to the attention that the model had.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from grkd.console import console
+from grkd.data.language import Item, collate, response_logits, unwrapped
+from grkd.data.packed import PACKED_ATTENTION, pack, packed_logits
+from grkd.errors import UserError
+from grkd.models._packed_kernels import KERNELS, Attend, Kernel, reference
+
+_LENGTHS = (70, 1, 57)  # of the sequences that a kernel is tested on
+_TOLERANCE = 0.03  # of 16-bit outputs and gradients, relative to the largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heads:
+    """What a kernel must do for a model: queries, keys and their width, the scores' scale and soft cap, windows."""
+
+    queries: int
+    keys: int
+    width: int
+    scale: float
+    softcap: float | None
+    window: int | None
+
+    @classmethod
+    def of(cls, model: Any) -> "_Heads":
+        config = model.config.get_text_config(decoder=True)
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        wide = getattr(config, "query_pre_attn_scalar", None) or width
+        windowed = getattr(config, "use_sliding_window", True)
+        return cls(
+            queries=config.num_attention_heads,
+            keys=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+            width=width,
+            scale=float(wide) ** -0.5,
+            softcap=getattr(config, "attn_logit_softcapping", None),
+            window=(getattr(config, "sliding_window", None) or None) if windowed else None,
+        )
+
+
+def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Have the model, in place, attend within the sequences of a packed row; the kernel's name, None where none can.
+
+    dtype: in which its attention runs (autocast's, where it is on). On a CPU, and in more than 16 bits, the model's own
+    attention stays: transformers makes it a mask of blocks, which costs time and memory by the square of the row. On a
+    GPU in 16 bits the first kernel that the machine has and that gives the numbers of plain attention is taken.
+    """
+    current = str(model.config.get_text_config(decoder=True)._attn_implementation)
+    if current.startswith(PACKED_ATTENTION):
+        return current.removeprefix(PACKED_ATTENTION).split("_over_")[0]
+    if device.type != "cuda":
+        return "mask of blocks"
+    if dtype not in (torch.bfloat16, torch.float16):
+        console.print(f"packed rows: no kernel for {str(dtype).removeprefix('torch.')}; batches are padded")
+        return None
+    heads = _Heads.of(model)
+    for name, kernel in KERNELS.items():
+        if importlib.util.find_spec(kernel.package) is None or (heads.softcap is not None and not kernel.caps):
+            continue
+        reason = _unfit(kernel, heads, device, dtype)
+        if reason is None:
+            model.set_attn_implementation(_registered(name, current))
+            return name
+        console.print(f"packed rows: not by {name} ({reason})", soft_wrap=True)
+    console.print("packed rows: no kernel for this model here; batches are padded")
+    return None
+
+
+def _unfit(kernel: Kernel, heads: _Heads, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a kernel cannot serve; None where it can."""
+    try:
+        difference = attention_difference(kernel.load(), heads, device=device, dtype=dtype)
+    except Exception as error:  # compilers and kernels raise anything
+        return f"it fails here: {' '.join(str(error).split())[:160]}"
+    return None if difference <= _TOLERANCE else f"its numbers are off by {difference:.2g}"
+
+
+def attention_difference(attend: Attend, heads: _Heads, *, device: torch.device, dtype: torch.dtype) -> float:
+    """Largest difference of outputs and gradients to plain attention in float32, relative to the largest of each."""
+    generator = torch.Generator(device).manual_seed(0)
+    total = -(-sum(_LENGTHS) // 128) * 128
+    ends = [0]
+    for length in (*_LENGTHS, total - sum(_LENGTHS)):
+        ends.append(ends[-1] + length)
+    starts = torch.tensor(ends, dtype=torch.int32, device=device)
+    shapes = [(1, count, total, heads.width) for count in (heads.queries, heads.keys, heads.keys)]
+    given = [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
+    exact = [tensor.detach().float().requires_grad_() for tensor in given]
+    options: dict[str, Any] = {"scale": heads.scale, "softcap": heads.softcap, "longest": 128}
+    options["window"] = None if heads.window is None else min(heads.window, 33)
+    with torch.autocast(device.type, enabled=False):
+        found = [attend(*given, starts=starts, **options), *_gradients(attend, given, starts, options)]
+        wanted = [reference(*exact, starts=starts, **options), *_gradients(reference, exact, starts, options)]
+    return max(
+        float((one.detach().float() - other.detach()).abs().max() / other.detach().abs().max().clamp_min(1e-6))
+        for one, other in zip(found, wanted, strict=True)
+    )
+
+
+def _gradients(attend: Any, inputs: list[Tensor], starts: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
+    out = attend(*inputs, starts=starts, **options)
+    weight = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out).to(out.dtype)
+    return torch.autograd.grad((out * weight).sum(), inputs)
+
+
+def _registered(name: str, before: str) -> str:
+    """The name under which transformers finds this kernel, over the attention that the model had."""
+    full = f"{PACKED_ATTENTION}{name}_over_{before}"
+    if full not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        AttentionInterface.register(full, _attention(KERNELS[name].load(), before))
+        AttentionMaskInterface.register(full, ALL_MASK_ATTENTION_FUNCTIONS[before])
+    return full
+
+
+def _attention(attend: Attend, before: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        sliding_window: int | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        max_length_q: int = 0,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if cu_seq_lens_q is None:
+            caps = {} if softcap is None else {"softcap": softcap}
+            return _plain(module, before)(
+                module,
+                query,
+                key,
+                value,
+                attention_mask,
+                scaling=scaling,
+                sliding_window=sliding_window,
+                **caps,
+                **options,
+            )
+        kind = query.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+        out = attend(
+            query.to(dtype),
+            key.to(dtype),
+            value.to(dtype),
+            starts=cu_seq_lens_q,
+            longest=max_length_q,
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            softcap=softcap,
+            window=sliding_window if sliding_window is not None and sliding_window < max_length_q else None,
+        )
+        return out, None
+
+    return attention
+
+
+def _plain(module: nn.Module, name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """An attention of transformers by name; "eager" is written in each model's own file."""
+    if name == "eager":
+        found: Callable[..., tuple[Tensor, Tensor | None]]
+        found = sys.modules[type(module).__module__].eager_attention_forward
+        return found
+    return ALL_ATTENTION_FUNCTIONS[name]
+
+
+@torch.no_grad()
+def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) -> None:
+    """Raises UserError where a model's logits for a packed row are not those of its sequences one by one.
+
+    Models with a state over the row (convolutions, recurrences) or an attention of their own mix the sequences.
+    """
+    items = [
+        Item(
+            str(number), [(7 * at + number) % vocabulary for at in range(prompt)], [at % vocabulary for at in range(3)]
+        )
+        for number, prompt in enumerate((5, 2))
+    ]
+    was_training = model.training
+    model.eval()
+    try:
+        found = packed_logits(model, _on(device, pack(items, pad_token_id=0)))
+        padded = _on(device, collate(items, pad_token_id=0))
+        alone = response_logits(model, padded)[padded["response_mask"]]
+    finally:
+        model.train(was_training)
+    coarse = alone.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
+    difference = float((found.float() - alone.float()).abs().max() / alone.float().abs().max().clamp_min(1e-6))
+    if not difference <= (0.1 if coarse else 1e-3):
+        kind = getattr(getattr(unwrapped(model), "config", None), "model_type", type(model).__name__)
+        raise UserError(
+            f"training.tokens_per_batch: a {kind} model gives other logits for sequences in one row (off by "
+            f"{difference:.2g} of the largest); leave tokens_per_batch out, and batches are padded"
+        )
+
+
+def _on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -1,0 +1,74 @@
+"""Rows of response tokens from a model and a batch, padded or packed: one row a token, item by item."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from grkd.data.language import HeadInputs, captured_hidden, response_logits
+from grkd.data.packed import GROUP_NUMBERS, is_packed, packed_final_hidden, packed_hidden, packed_logits
+from grkd.groups import wide
+from grkd.kernels.response_log_probs import selected_log_probs
+from grkd.teacher.signal import final_hidden
+from grkd.training.rows import DRAW_SEED, row_seeds
+
+
+def token_logits(model: nn.Module, batch: dict[str, Any], vocabulary: int) -> Float[Tensor, "tokens vocabulary"]:
+    """The logits that predict each response token, through the model's own forward."""
+    if is_packed(batch):
+        return packed_logits(model, batch)[:, :vocabulary]
+    return response_logits(model, batch)[batch["response_mask"]][:, :vocabulary]
+
+
+def token_hidden(model: nn.Module, batch: dict[str, Any]) -> HeadInputs | None:
+    """Hidden states [tokens, hidden] in front of the lm_head, that head, and its soft cap; None for a special head."""
+    if is_packed(batch):
+        return packed_hidden(model, batch)
+    found = captured_hidden(model, batch)
+    return None if found is None else (found[0][batch["response_mask"]], *found[1:])
+
+
+def teacher_hidden(model: Any, batch: dict[str, Any]) -> Float[Tensor, "tokens hidden"]:
+    """Hidden states of a teacher's body; its head is not called."""
+    return packed_final_hidden(model, batch) if is_packed(batch) else final_hidden(model, batch)[batch["response_mask"]]
+
+
+def token_seeds(batch: dict[str, Any]) -> Tensor | None:
+    """A seed per response token, by its group's number and its place among the group's tokens."""
+    if DRAW_SEED not in batch:
+        return None
+    tokens = batch["response_mask"].sum(-1)
+    groups = torch.arange(len(batch["group_mask"]), device=tokens.device)
+    numbers = batch.get(GROUP_NUMBERS, groups)
+    of_item = groups.unsqueeze(-1).expand_as(batch["group_mask"])[batch["group_mask"]]
+    before = tokens.cumsum(-1) - tokens
+    first = torch.full_like(groups, 1 << 62).scatter_reduce(0, of_item, before, "amin")
+    examples = of_item.repeat_interleave(tokens)
+    return row_seeds(batch, numbers[examples], torch.arange(len(examples), device=tokens.device) - first[examples])
+
+
+def item_means(token_log_probs: Float[Tensor, " tokens"], mask: Bool[Tensor, "items length"]) -> Tensor:
+    """Mean of each item's tokens, [items]."""
+    place = torch.zeros(mask.shape, dtype=token_log_probs.dtype, device=mask.device)
+    return place.masked_scatter(mask, token_log_probs).sum(-1) / mask.sum(-1)
+
+
+def log_probs_of_logits(
+    logits: Float[Tensor, "tokens vocabulary"], labels: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
+    """Log-probability of each token, in at least float32."""
+    scores = wide(logits)
+    return scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
+
+
+def log_probs_of_head(inputs: dict[str, Any], labels: Tensor, vocabulary: int) -> Tensor:
+    """Log-probability of each token from the student's side of the fused head's inputs."""
+    return selected_log_probs(
+        inputs["student_hidden"],
+        inputs["student_weight"],
+        labels,
+        bias=inputs["student_bias"],
+        softcap=inputs["student_softcap"],
+        vocabulary=vocabulary,
+    )
