@@ -16,7 +16,10 @@ from grkd.run.folder import RunFolder, identity
 
 NOT_FINITE = "its scores are not finite"
 # Of the training section: a student has a learning rate of its own, and the rest changes no student.
-_NO_EFFECT = ("learning_rate", "log_every", "save_every", "steps_per_generation", "fused_head", "report_to")
+_NO_EFFECT = (
+    *("learning_rate", "log_every", "save_every", "report_to"),
+    *("steps_per_generation", "fused_head", "tokens_per_batch", "compile"),  # of language models
+)
 
 
 @dataclass(frozen=True, kw_only=True)

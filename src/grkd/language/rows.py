@@ -33,7 +33,9 @@ def language_rows(
     The teacher runs in every step if the score stage has not cached all their responses, and for on-policy methods:
     nothing else knows new responses.
     """
-    common = _common(context, objective)
+    # Without an objective, responses are measured; those batches are padded.
+    packed = None if objective is None else context.recipe.training.tokens_per_batch
+    common = {**_common(context, objective), "tokens_per_batch": packed}
     on_policy = objective is not None and objective.on_policy > 0
     if not teacher:
         return LanguageRows(**common)
@@ -52,6 +54,7 @@ def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Ob
     teacher = context.models.teacher() if by_token or asked or objective.teacher_mixed_in else None
     return LanguageRows(
         **_common(context, objective),
+        tokens_per_batch=context.recipe.training.tokens_per_batch,
         # Of another vocabulary: rankers ask it about text.
         teacher=teacher if shared else None,
         sampler=_sampler(context, teacher),

@@ -7,10 +7,12 @@ among them; None: all before).
 
 import functools
 import inspect
+import itertools
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from grkd.kernels._compiled import outside_graphs
 
 Attend = Callable[..., Tensor]
 _BLOCK = 128
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +123,16 @@ def _flash_attn() -> Attend:
     return attend
 
 
-def _flex(*, dynamic: bool) -> Attend:
+def _flex(*, dynamic: bool | None = None, blocks: dict[str, int] | None = None) -> Attend:
+    """dynamic: of torch.compile; None compiles anew, for any length, at the second length. blocks: of the kernels."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled = torch.compile(flex_attention, dynamic=dynamic)
+    def plain(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+        return flex_attention(query, key, value, **options)
+
+    # Under a name of its own: what the compiler learnt of another model's heads is kept by a function's name.
+    own = plain.__code__.replace(co_name=f"flex_{next(_numbers)}")
+    compiled = torch.compile(types.FunctionType(own, globals(), own.co_name, None, plain.__closure__), dynamic=dynamic)
 
     @outside_graphs  # it is compiled by itself, and keeps masks between the layers of a model
     def attend(
@@ -137,7 +146,7 @@ def _flex(*, dynamic: bool) -> Attend:
         softcap: float | None,
         window: int | None,
     ) -> Tensor:
-        out: Tensor = (compiled if query.is_cuda else flex_attention)(
+        out: Tensor = (compiled if query.is_cuda else plain)(
             query,
             key,
             value,
@@ -145,6 +154,7 @@ def _flex(*, dynamic: bool) -> Attend:
             block_mask=_kept_mask(starts, query.shape[2], window),
             scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],
+            kernel_options=blocks,
         )
         return out.transpose(1, 2)
 
@@ -153,7 +163,8 @@ def _flex(*, dynamic: bool) -> Attend:
 
 @functools.lru_cache(maxsize=8)
 def _cap(softcap: float) -> Callable[..., Tensor]:
-    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    @no_type_check  # a compiler traces it
+    def capped(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
         return softcap * torch.tanh(score / softcap)
 
     return capped
@@ -191,7 +202,8 @@ def block_mask(starts: Tensor, tokens: int, window: int | None) -> Any:
         every &= (apart + 1) * _BLOCK - 1 < window
     some &= ~every
 
-    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    @no_type_check  # a compiler traces it
+    def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
         allowed = (of[query] == of[key]) & (query >= key)
         return allowed if window is None else allowed & (query - key < window)
 
@@ -211,11 +223,12 @@ def _sequences(starts: Tensor, tokens: int) -> Tensor:
 
 
 # In the order in which they are tried: the fastest first.
+_FLEX = "torch.nn.attention.flex_attention"
+_SMALL = {f"BLOCK_{side}": 32 for side in ("M", "N", "M1", "N1", "M2", "N2")} | {"num_stages": 1, "num_warps": 4}
 KERNELS = {
     "varlen": Kernel(package="torch.nn.attention.varlen", caps=False, load=_varlen),
     "flash_attn": Kernel(package="flash_attn", caps=True, load=_flash_attn),
-    "flex": Kernel(package="torch.nn.attention.flex_attention", caps=True, load=functools.partial(_flex, dynamic=True)),
-    "flex_fixed": Kernel(
-        package="torch.nn.attention.flex_attention", caps=True, load=functools.partial(_flex, dynamic=False)
-    ),
+    "flex": Kernel(package=_FLEX, caps=True, load=_flex),
+    "flex-small-blocks": Kernel(package=_FLEX, caps=True, load=functools.partial(_flex, blocks=_SMALL)),
+    "flex-fixed-lengths": Kernel(package=_FLEX, caps=True, load=functools.partial(_flex, dynamic=False)),
 }

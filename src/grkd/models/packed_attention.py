@@ -5,9 +5,11 @@ where sequences begin; a call without them (generation, padded batches) goes to 
 """
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,9 +22,11 @@ from grkd.console import console
 from grkd.data.language import Item, collate, response_logits, unwrapped
 from grkd.data.packed import PACKED_ATTENTION, pack, packed_logits
 from grkd.errors import UserError
-from grkd.models._packed_kernels import KERNELS, Attend, Kernel, reference
+from grkd.models._packed_kernels import KERNELS, Attend, reference
 
-_LENGTHS = (70, 1, 57)  # of the sequences that a kernel is tested on
+# Of the sequences that a kernel is tested on: two rows of different lengths, which is what some compile anew for.
+_LENGTHS = ((70, 1, 157), (200, 50, 130))
+_numbers = itertools.count()
 _TOLERANCE = 0.03  # of 16-bit outputs and gradients, relative to the largest
 
 
@@ -65,65 +69,77 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
         return current.removeprefix(PACKED_ATTENTION).split("_over_")[0]
     if device.type != "cuda":
         return "mask of blocks"
-    if dtype not in (torch.bfloat16, torch.float16):
-        console.print(f"packed rows: no kernel for {str(dtype).removeprefix('torch.')}; batches are padded")
+    trained = any(each.requires_grad for each in model.parameters())
+    if reason := _unfit(model.config.get_text_config(decoder=True), dtype, trained):
+        console.print(f"packed rows: no kernel {reason}; batches are padded", soft_wrap=True)
         return None
     heads = _Heads.of(model)
     for name, kernel in KERNELS.items():
         if importlib.util.find_spec(kernel.package) is None or (heads.softcap is not None and not kernel.caps):
             continue
-        reason = _unfit(kernel, heads, device, dtype)
-        if reason is None:
-            model.set_attn_implementation(_registered(name, current))
+        attend = None
+        try:
+            attend = kernel.load()
+            difference = attention_difference(attend, heads, device=device, dtype=dtype, backward=trained)
+            reason = "" if difference <= _TOLERANCE else f"its numbers are off by {difference:.2g}"
+        except Exception as error:  # compilers and kernels raise anything
+            reason = f"it fails here: {' '.join(str(error).split())[:160]}"
+        if attend is not None and not reason:
+            model.set_attn_implementation(registered(name, attend, before=current))
             return name
         console.print(f"packed rows: not by {name} ({reason})", soft_wrap=True)
     console.print("packed rows: no kernel for this model here; batches are padded")
     return None
 
 
-def _unfit(kernel: Kernel, heads: _Heads, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a kernel cannot serve; None where it can."""
-    try:
-        difference = attention_difference(kernel.load(), heads, device=device, dtype=dtype)
-    except Exception as error:  # compilers and kernels raise anything
-        return f"it fails here: {' '.join(str(error).split())[:160]}"
-    return None if difference <= _TOLERANCE else f"its numbers are off by {difference:.2g}"
+def _unfit(config: Any, dtype: torch.dtype, trained: bool) -> str:
+    """Why no kernel can serve a model of this config; empty where one may."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"in {str(dtype).removeprefix('torch.')}"
+    if trained and getattr(config, "attention_dropout", 0):
+        return "knows the dropout of attention scores"
+    return "" if hasattr(config, "num_attention_heads") else f"is known for a {config.model_type} model"
 
 
-def attention_difference(attend: Attend, heads: _Heads, *, device: torch.device, dtype: torch.dtype) -> float:
+def attention_difference(
+    attend: Attend, heads: _Heads, *, device: torch.device, dtype: torch.dtype, backward: bool = True
+) -> float:
     """Largest difference of outputs and gradients to plain attention in float32, relative to the largest of each."""
-    generator = torch.Generator(device).manual_seed(0)
-    total = -(-sum(_LENGTHS) // 128) * 128
-    ends = [0]
-    for length in (*_LENGTHS, total - sum(_LENGTHS)):
-        ends.append(ends[-1] + length)
-    starts = torch.tensor(ends, dtype=torch.int32, device=device)
-    shapes = [(1, count, total, heads.width) for count in (heads.queries, heads.keys, heads.keys)]
-    given = [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
-    exact = [tensor.detach().float().requires_grad_() for tensor in given]
-    options: dict[str, Any] = {"scale": heads.scale, "softcap": heads.softcap, "longest": 128}
+    options: dict[str, Any] = {"scale": heads.scale, "softcap": heads.softcap}
     options["window"] = None if heads.window is None else min(heads.window, 33)
-    with torch.autocast(device.type, enabled=False):
-        found = [attend(*given, starts=starts, **options), *_gradients(attend, given, starts, options)]
-        wanted = [reference(*exact, starts=starts, **options), *_gradients(reference, exact, starts, options)]
-    return max(
-        float((one.detach().float() - other.detach()).abs().max() / other.detach().abs().max().clamp_min(1e-6))
-        for one, other in zip(found, wanted, strict=True)
-    )
+    differences = []
+    for number, lengths in enumerate(_LENGTHS):
+        generator = torch.Generator(device).manual_seed(number)
+        total = -(-sum(lengths) // 128) * 128
+        ends = list(accumulate((*lengths, total - sum(lengths)), initial=0))
+        starts = torch.tensor(ends, dtype=torch.int32, device=device)
+        shapes = [(1, count, total, heads.width) for count in (heads.queries, heads.keys, heads.keys)]
+        given = [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
+        exact = [tensor.detach().float().requires_grad_() for tensor in given]
+        options |= {"starts": starts, "longest": total}
+        with torch.autocast(device.type, enabled=False):
+            pairs = zip(
+                _outputs(attend, given, options, backward), _outputs(reference, exact, options, backward), strict=True
+            )
+            differences += [float((one.float() - other).abs().max() / other.abs().max()) for one, other in pairs]
+    return max(differences)
 
 
-def _gradients(attend: Any, inputs: list[Tensor], starts: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
-    out = attend(*inputs, starts=starts, **options)
+def _outputs(attend: Attend, inputs: list[Tensor], options: dict[str, Any], backward: bool) -> list[Tensor]:
+    """What an attention gives, and the gradients of a weighted sum of it."""
+    if not backward:
+        with torch.no_grad():
+            return [attend(*(tensor.detach() for tensor in inputs), **options)]
+    out = attend(*inputs, **options)
     weight = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out).to(out.dtype)
-    return torch.autograd.grad((out * weight).sum(), inputs)
+    return [out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)]
 
 
-def _registered(name: str, before: str) -> str:
-    """The name under which transformers finds this kernel, over the attention that the model had."""
-    full = f"{PACKED_ATTENTION}{name}_over_{before}"
-    if full not in ALL_ATTENTION_FUNCTIONS.valid_keys():
-        AttentionInterface.register(full, _attention(KERNELS[name].load(), before))
-        AttentionMaskInterface.register(full, ALL_MASK_ATTENTION_FUNCTIONS[before])
+def registered(name: str, attend: Attend, *, before: str) -> str:
+    """The name under which transformers finds this attention from now on, over the one that the model had."""
+    full = f"{PACKED_ATTENTION}{name}_over_{before}_{next(_numbers)}"
+    AttentionInterface.register(full, _attention(attend, before))
+    AttentionMaskInterface.register(full, ALL_MASK_ATTENTION_FUNCTIONS[before])
     return full
 
 
@@ -197,8 +213,7 @@ def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) ->
     model.eval()
     try:
         found = packed_logits(model, _on(device, pack(items, pad_token_id=0)))
-        padded = _on(device, collate(items, pad_token_id=0))
-        alone = response_logits(model, padded)[padded["response_mask"]]
+        alone = torch.cat([response_logits(model, _on(device, collate([item], pad_token_id=0)))[0] for item in items])
     finally:
         model.train(was_training)
     coarse = alone.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)

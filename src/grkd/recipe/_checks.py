@@ -27,6 +27,10 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield from _score(recipe.score)
     else:
         yield from _training(raw["teacher"], ("teacher",))
+        for section, path in ((raw, ()), (raw["teacher"], ("teacher",))):
+            for name in ("tokens_per_batch", "compile"):
+                if name in (section.get("training") or {}):
+                    yield Problem((*path, "training", name), "is for language models; take it out")
         yield from _classifier(recipe)
 
 

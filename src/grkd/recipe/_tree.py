@@ -87,6 +87,9 @@ class Training(Section):
     # steps from a student some steps old. minillm's importance weights account for that; gkd and grkd have none.
     steps_per_generation: Count = 1
     fused_head: bool | None = None  # loss from hidden states, without whole logits; null: on a GPU
+    # Language models: the responses of a micro-batch in one row without padding, in passes of at most so many tokens.
+    tokens_per_batch: Count | None = None  # null: padded batches
+    compile: bool | Literal["auto"] = "auto"  # language models: compile the layers; auto: on a GPU, if that pays
     log_every: Count = 10
     save_every: Count = 200  # steps between checkpoints, which are for going on after a kill
     report_to: str | list[str] = "none"

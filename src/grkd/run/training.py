@@ -125,6 +125,7 @@ def train(
         rows=rows,
         fused_head=training.fused_head,
         steps_per_generation=training.steps_per_generation,
+        compile_layers=None if training.compile == "auto" else training.compile,
         train_dataset=dataset,
         callbacks=[bar, metrics, FiniteSteps(), *callbacks, WholeCheckpoints()],
     )

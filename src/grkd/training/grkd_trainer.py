@@ -35,7 +35,8 @@ class GRKDConfig(TrainingArguments):
     out and counted. max_new_tokens: of the responses that on-policy methods sample. system: a system message before
     every prompt without its own. train_on_turns: "all" assistant turns of a conversation, or the "last".
     chat_template_kwargs: variables of the chat template, such as enable_thinking; a record's own come first.
-    train_split, eval_split: the splits of a DatasetDict. fused_head, steps_per_generation: see DistillationTrainer.
+    train_split, eval_split: the splits of a DatasetDict. fused_head, steps_per_generation, compile_layers: see
+    DistillationTrainer. tokens_per_batch: see LanguageRows.
     teacher_placement: of a teacher given by its name on several GPUs: "whole" on each, "sharded" over them, or
     "offloaded": sharded and kept in the host's memory.
     per_device_train_batch_size counts prompts, each with all its responses.
@@ -56,6 +57,8 @@ class GRKDConfig(TrainingArguments):
     eval_split: str | None = None
     fused_head: bool | None = None
     steps_per_generation: int = 1
+    tokens_per_batch: int | None = None
+    compile_layers: str = "auto"
     warmup_steps: float = 0.0  # transformers' default, 0, is no float
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
     _VALID_DICT_FIELDS += ["chat_template_kwargs"]
@@ -120,6 +123,7 @@ class GRKDTrainer(DistillationTrainer):
             vocabulary=check_head_size(student, tokenizer, role="student"),
             teacher=teacher,
             trains_on=objective.trains_on,
+            tokens_per_batch=args.tokens_per_batch,
             sampler=on_policy_sampler(
                 teacher,
                 max_new_tokens=args.max_new_tokens,
@@ -148,6 +152,7 @@ class GRKDTrainer(DistillationTrainer):
             rows=rows,
             fused_head=args.fused_head,
             steps_per_generation=args.steps_per_generation,
+            compile_layers=_compile(args.compile_layers),
             train_dataset=train_groups,
             eval_dataset=eval_groups,
             processing_class=tokenizer,
@@ -225,3 +230,11 @@ def _objective(args: GRKDConfig) -> Objective:
     if isinstance(options, str):
         raise UserError(f"method_options must be a JSON object, got {options!r}")
     return objectives.load(args.method, **options)
+
+
+def _compile(given: str) -> bool | None:
+    """compile_layers as DistillationTrainer takes it. A text, since command lines give texts."""
+    known = {"auto": None, "true": True, "false": False}
+    if (name := str(given).lower()) not in known:
+        raise UserError(f"compile_layers must be auto, true or false, got {given!r}")
+    return known[name]

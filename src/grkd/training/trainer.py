@@ -3,13 +3,14 @@
 Over 300 lines: what transformers' Trainer lets a subclass change is methods of one class.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
@@ -24,6 +25,7 @@ from grkd.models.adapters import shares_weights
 from grkd.models.shard import PlainCopy, check_same_weights
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.training.checkpoints import without_tied
+from grkd.training.compiled_layers import CompiledLayers, training_flops
 from grkd.training.evaluation import REPEATED, evaluation_loss, keeping_examples, without_repeats
 from grkd.training.on_policy import mixed
 from grkd.training.passes import in_passes
@@ -45,7 +47,8 @@ class DistillationTrainer(Trainer):
     allow it; None: on CUDA. steps_per_generation: on-policy methods sample the responses of so many optimiser steps at
     once, before the first of them (fewer at the end of an epoch). The later
     steps then learn from a student some steps old: minillm's importance weights account for that, gkd and grkd have
-    none. Other methods never sample. The other arguments are those of transformers.Trainer.
+    none. Other methods never sample. compile_layers: student's and teacher's, by torch.compile; None: on a GPU, where
+    the training is long enough to pay for it. The other arguments are those of transformers.Trainer.
     Several GPUs need `accelerate launch` (no DataParallel).
     """
 
@@ -58,6 +61,7 @@ class DistillationTrainer(Trainer):
         rows: RowSource,
         fused_head: bool | None = None,
         steps_per_generation: int = 1,
+        compile_layers: bool | None = False,
         **kwargs: Any,
     ) -> None:
         if steps_per_generation < 1:
@@ -90,6 +94,11 @@ class DistillationTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._counted: dict[str, Tensor] = {}
         rows.to(self.args.device, student=self.model, dtype=torch.bfloat16 if self.args.bf16 else None)
+        teacher = getattr(rows, "teacher", None)
+        models = [each for each in (self.model, teacher) if isinstance(each, nn.Module)]
+        wanted = compile_layers if self.accelerator.distributed_type != DistributedType.FSDP else False
+        self._compiled = CompiledLayers(models, wanted=wanted, device=self.args.device)
+        self._begun = wanted is False
 
     @property
     def progress(self) -> float:
@@ -145,7 +154,7 @@ class DistillationTrainer(Trainer):
             (start + number // a_step, self._first_example(number % a_step, size)) for number in range(len(batches))
         ]
         # Mixed precision as in the step itself, where accelerate has it in the student's wrapped `forward` alone.
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self._compiled.paused():
             renewed = self.rows.renew(self._to_sample(), batches, self.objective, seed=self.args.seed, places=places)
         for batch, old in zip(renewed, batches, strict=True):
             batch |= {REPEATED: True} if REPEATED in old else {}
@@ -183,7 +192,32 @@ class DistillationTrainer(Trainer):
         """One micro-batch, in as many passes as its row source makes of it; gradients add up."""
         step = super().training_step
         parts = self.rows.passes(inputs, whole=self.objective.couples_rows)
+        if not self._begun:
+            self._begun = True
+            self._begin_compiled(model, parts, lambda: step(model, dict(parts[0]), num_items_in_batch))
         return in_passes(lambda part: step(model, part, num_items_in_batch), parts, self.accelerator, model)
+
+    def _begin_compiled(self, model: nn.Module, parts: list[dict[str, Any]], step: Callable[[], object]) -> None:
+        """Compile the layers where that pays; the first pass, which compiles, leaves nothing behind."""
+        tokens = sum(part["input_ids"].numel() for part in parts if "input_ids" in part)
+        passes = self.args.gradient_accumulation_steps * (self.state.max_steps - self.state.global_step)
+        flops = training_flops(
+            model,
+            getattr(self.rows, "teacher", None),
+            tokens=float(tokens * passes),
+            recompute=bool(getattr(self.args, "activation_checkpointing", None) or self.args.gradient_checkpointing),
+        )
+
+        def warm_up() -> None:
+            with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+                step()
+
+        try:
+            self._compiled.begin(flops, warm_up)
+        finally:
+            model.zero_grad()
+            self._sums.clear()
+            self._counted.clear()
 
     def compute_loss(
         self,
@@ -253,17 +287,18 @@ class DistillationTrainer(Trainer):
         on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(on_gpu):
             torch.manual_seed(self.args.seed)
-            loss, rows = evaluation_loss(
-                model,
-                dataloader,
-                objective=self.objective,
-                rows=self.rows,
-                accelerator=self.accelerator,
-                prepared=self._prepare_inputs,
-                autocast=self.compute_loss_context_manager,
-                batch_size=self.args.eval_batch_size,
-                seed=self.args.seed,
-            )
+            with self._compiled.paused():
+                loss, rows = evaluation_loss(
+                    model,
+                    dataloader,
+                    objective=self.objective,
+                    rows=self.rows,
+                    accelerator=self.accelerator,
+                    prepared=self._prepare_inputs,
+                    autocast=self.compute_loss_context_manager,
+                    batch_size=self.args.eval_batch_size,
+                    seed=self.args.seed,
+                )
         metrics = {f"{metric_key_prefix}_loss": loss}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
 

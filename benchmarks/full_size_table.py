@@ -1,0 +1,62 @@
+"""The section "Training at full size" of docs/performance.md, from the newest result file of each pair.
+
+python -m benchmarks.full_size table
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- full size: begin -->", "<!-- full size: end -->"
+_TITLES = {"gemma": "Gemma-2 9B to 2B", "llama": "Llama 3.1 8B to 3.2 3B"}
+_HEAD = (
+    "| case | ms a step | tokens/s | times the peer | of the floor, done | needed | peak GiB |",
+    "|---|---:|---:|---:|---:|---:|---:|",
+)
+
+
+def results(folder: Path = ROOT / "benchmarks" / "results") -> list[dict[str, Any]]:
+    """Of the files DATE-full-size-PAIR.json the newest of each pair, by pair."""
+    newest = {path.stem.split("-full-size-")[1]: path for path in sorted(folder.glob("*-full-size-*.json"))}
+    return [json.loads(newest[pair].read_text(encoding="utf-8")) for pair in sorted(newest)]
+
+
+def tables(found: list[dict[str, Any]]) -> str:
+    """Markdown: a table per pair, and where it was measured."""
+    return "\n\n".join(_section(result) for result in found)
+
+
+def write_page() -> None:
+    """Replace what stands between the marks."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n{tables(results())}\n{END}{after}", encoding="utf-8")
+
+
+def _section(result: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
+    source = "; ".join([result["hardware"], versions, result["date"], f"`{result['command']}`"])
+    rate = result["product_flops_per_second"]
+    product = "" if rate is None else f" A large product on this GPU runs at {rate / 1e12:,.0f} TFLOP/s."
+    lines = [f"### {_TITLES[result['pair']]}", "", f"{source}.{product}", "", *_HEAD]
+    lines += [_line(name, row, result["cases"]) for name, row in result["cases"].items()]
+    return "\n".join(lines)
+
+
+def _line(name: str, row: dict[str, Any], cases: dict[str, dict[str, Any]]) -> str:
+    if "error" in row:
+        return f"| {name} | {row['error'].replace('|', '/')[:120]} | | | | | |"
+    peer = cases.get(row["against"] or "", {})
+    times = f"{peer['step_ms'] / row['step_ms']:.2f} {row['against']}" if "step_ms" in peer else ""
+    shares = [row["floor_share"][kind] for kind in ("done", "needed")]
+    cells = [
+        name,
+        f"{row['step_ms']:,.0f}",
+        f"{row['tokens_per_second']:,.0f}",
+        times,
+        *("" if share is None else f"{share:.2f}" for share in shares),
+        "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,125 @@
+"""Attention within the sequences of a packed row: the kernels, and the choice between them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from grkd.data.language import Item, collate, response_logits
+from grkd.data.packed import PACKED_ATTENTION, pack, packed_logits
+from grkd.models import _packed_kernels as kernels
+from grkd.models import packed_attention
+from grkd.models._packed_kernels import KERNELS, Kernel, block_mask, reference
+from grkd.models.packed_attention import attention_difference, registered, take_packed_attention
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:(?s).*flex_attention called without torch.compile:UserWarning")
+
+
+def heads(**changes: Any) -> Any:
+    return packed_attention._Heads(
+        **{"queries": 4, "keys": 2, "width": 16, "scale": 0.3, "softcap": None, "window": None, **changes}
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"softcap": 1.5, "window": 33}], ids=["plain", "cap and window"])
+def test_flex_attention_is_plain_attention(changes: dict[str, Any]) -> None:
+    """The mask is made of blocks' ends; grouped heads, scale, cap and window. Gradients need a GPU."""
+    flex, asked = KERNELS["flex"].load(), heads(**changes)
+    found = attention_difference(flex, asked, device=CPU, dtype=torch.float32, backward=False)
+    assert found < 1e-5
+
+
+@pytest.mark.parametrize("window", [None, 1, 100, 128, 200, 300])
+def test_blocks_hold_all_that_is_seen(window: int | None) -> None:
+    starts = torch.tensor([0, 100, 400, 401, 640, 1024, 1024], dtype=torch.int32)
+    mask = block_mask(starts, 1024, window)
+    place = torch.arange(1024)
+    dense = mask.mask_mod(0, 0, place[:, None], place)
+    in_blocks = dense.view(8, 128, 8, 128).permute(0, 2, 1, 3)
+
+    def listed(count: Tensor, index: Tensor) -> Tensor:
+        found = torch.zeros(8, 8, dtype=torch.bool)
+        for row in range(8):
+            found[row, index[0, 0, row, : count[0, 0, row]].long()] = True
+        return found
+
+    partial = listed(mask.kv_num_blocks, mask.kv_indices)
+    full = listed(mask.full_kv_num_blocks, mask.full_kv_indices)
+    assert not (partial & full).any()
+    assert bool(in_blocks[full].all())
+    torch.testing.assert_close(partial | full, in_blocks.any(-1).any(-1))
+
+
+@pytest.mark.parametrize("signature", ["new", "old"])
+def test_the_calls_of_variable_length_attention(monkeypatch: pytest.MonkeyPatch, signature: str) -> None:
+    """PyTorch's kernel needs a GPU: a stand-in with its arguments, as they are now and were."""
+    import torch.nn.attention.varlen as module
+
+    def plain(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scale: float, window: int | None) -> Tensor:
+        given = [each.transpose(0, 1).unsqueeze(0) for each in (query, key, value)]
+        options = {"starts": ends, "longest": 0, "softcap": None, "scale": scale, "window": window}
+        return reference(*given, **options)[0]
+
+    def new(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):  # type: ignore
+        assert (enable_gqa, window_size[1]) == (True, 0)
+        return plain(q, k, v, cu_q, scale, None if window_size[0] < 0 else window_size[0] + 1)
+
+    def old(q, k, v, cu_q, cu_k, max_q, max_k, is_causal=False):  # type: ignore
+        assert is_causal
+        assert q.shape == k.shape
+        return plain(q, k, v, cu_q, q.shape[-1] ** -0.5, None)
+
+    monkeypatch.setattr(module, "varlen_attn", new if signature == "new" else old)
+    asked = heads(window=33 if signature == "new" else None)
+    assert attention_difference(KERNELS["varlen"].load(), asked, device=CPU, dtype=torch.float32) < 1e-5
+
+
+def tiny() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2}
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=30, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3, **sizes)
+    ).eval()
+
+
+def test_a_kernel_serves_packed_rows_and_leaves_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: flex attention is registered, packed rows go to it, padded batches to the model's own attention."""
+    model, items = tiny(), [Item("a", [5, 6, 7], [8, 9]), Item("b", [10], [11, 12, 13])]
+    padded = collate(items, pad_token_id=0)
+    with torch.no_grad():
+        own = response_logits(model, padded)[padded["response_mask"]]
+    model.set_attn_implementation(registered("flex", KERNELS["flex"].load(), before="sdpa"))
+    asked: list[int] = []
+    made = kernels.block_mask
+    monkeypatch.setattr(kernels, "block_mask", lambda *given: asked.append(1) or made(*given))
+    with torch.no_grad():
+        torch.testing.assert_close(response_logits(model, padded)[padded["response_mask"]], own)
+        assert not asked
+        torch.testing.assert_close(packed_logits(model, pack(items, pad_token_id=0)), own)
+    assert len(asked) == 1  # one mask for all layers
+    assert model.config._attn_implementation.startswith(PACKED_ATTENTION)
+
+
+def test_a_kernel_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def wrong(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        return reference(query, key, value, **{**options, "scale": 2 * options["scale"]})
+
+    def broken(*given: Any, **options: Any) -> Tensor:
+        raise RuntimeError("no such\ninstruction")
+
+    made = {name: Kernel(package="torch", caps=True, load=lambda f=f: f) for name, f in (("a", wrong), ("b", broken))}
+    monkeypatch.setattr(packed_attention, "KERNELS", made)
+    real = packed_attention.attention_difference
+    on_cpu = lambda attend, heads, **options: real(attend, heads, device=CPU, dtype=torch.float32)  # noqa: E731
+    monkeypatch.setattr(packed_attention, "attention_difference", on_cpu)
+    model = tiny()
+    assert take_packed_attention(model, device=torch.device("cuda"), dtype=torch.bfloat16) is None
+    said = " ".join(capsys.readouterr().err.split())
+    assert "not by a (its numbers are off by" in said
+    assert "not by b (it fails here: no such instruction)" in said
+    assert "batches are padded" in said
+    assert model.config._attn_implementation == "sdpa"
+    assert take_packed_attention(model, device=CPU, dtype=torch.float32) == "mask of blocks"

@@ -1,0 +1,54 @@
+"""The benchmark at full size runs small on a CPU, keeps what it has measured, and counts operations rightly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import full_size, full_size_table
+from benchmarks._full_size_models import Lengths, built, configs, random_items, step_flops
+from grkd.data.language import collate, response_logits
+
+
+def test_a_small_run_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    words = ["--tiny", "--device=cpu", "--pairs=gemma", "--steps=1", "--warm-up=1", "--date=2026-01-02"]
+    where = f"--out={tmp_path}"
+    full_size.main([*words, where, "--only=tokens-packed,responses,cached-kept"])
+
+    def broken(work: Any) -> Any:
+        raise RuntimeError("no memory\nleft")
+
+    monkeypatch.setitem(full_size.RUNS, "loop", broken)
+    full_size.main([*words, where, "--only=loop,tokens-padded"])
+    cases = json.loads((tmp_path / "2026-01-02-full-size-gemma.json").read_text())["cases"]
+    assert list(cases) == ["tokens-packed", "responses", "cached-kept", "loop", "tokens-padded"]
+    assert cases["loop"]["error"] == "RuntimeError: no memory left"
+    for name in ("tokens-packed", "responses", "cached-kept", "tokens-padded"):
+        assert len(cases[name]["all_step_ms"]) == 2
+        assert cases[name]["tokens_per_second"] > 0
+    assert cases["tokens-packed"]["packed"]
+    assert cases["tokens-packed"]["loss"] == pytest.approx(cases["tokens-padded"]["loss"], rel=1e-4)
+    table = full_size_table.tables(full_size_table.results(tmp_path))
+    assert "### Gemma-2 9B to 2B" in table
+    assert "| loop | RuntimeError: no memory left |" in table
+    assert table in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pair", ["gemma", "llama"])
+def test_operations_are_those_that_pytorch_counts(pair: str) -> None:
+    """Of one forward pass; attention is counted for seen keys alone, where PyTorch counts whole squares."""
+    teacher, student = configs(pair, tiny=True)
+    items = random_items(3, Lengths(prompt=6, response=10), vocabulary=640, per_prompt=1)
+    model = built(student, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    model.set_attn_implementation("eager")  # whose products are ordinary ones
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        response_logits(model, collate(items, pad_token_id=0))
+    found = step_flops(student, teacher, items, recompute=True, body=False, head=False)
+    once = found["done"] - found["needed"]  # the layers' forward pass
+    head = found["needed"] / 3 - once
+    squares = student.num_hidden_layers * 4 * student.num_attention_heads * student.head_dim * 16**2 * 3
+    columns = 11 / 10  # the model also predicts what follows a response
+    assert once + squares / 2 + head * columns == pytest.approx(counted.get_total_flops(), rel=0.02)
