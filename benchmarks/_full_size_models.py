@@ -35,7 +35,7 @@ _SIZES = {
         _sizes(3072, 28, 24, 8192, tie_word_embeddings=True),
     ),
 }
-_TINY = {"vocab_size": 640, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+_TINY = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _TINY |= {"num_key_value_heads": 1, "intermediate_size": 64, "head_dim": 16, "max_position_embeddings": 256}
 
 

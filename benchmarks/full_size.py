@@ -6,7 +6,7 @@
 
 Pairs: Gemma-2 9B -> 2B and Llama 3.1 8B -> 3.2 3B. A step has 16 sequences of 256 + 512 random tokens (varied: each
 length uniform between 1/4 and 7/4 of it), AdamW, bfloat16 weights. --only: names of cases (benchmarks/
-_full_size_cases.py), in that order. --seconds: no case begins later. --tiny: small models, for a CPU.
+_full_size_cases.py), in that order. --seconds: no case begins later. --tiny: small models, not compiled, for a CPU.
 DATE-full-size-PAIR.json is written after every case, so a run that is cut short keeps what it has measured; a later
 run adds its cases to the file of its date. Of each case: ms of every step and their median without the warm-up (or the
 error), tokens per second (real ones, prompts included), peak memory, and the share of the time that its operations
@@ -31,7 +31,7 @@ import torch
 
 from benchmarks import full_size_table
 from benchmarks._full_size_cases import CASES, Case
-from benchmarks._full_size_models import PAIRS, Lengths, built, configs, random_items, step_flops, word_tokenizer
+from benchmarks._full_size_models import PAIRS, built, configs, random_items, step_flops, word_tokenizer
 from benchmarks._full_size_runs import RUNS, Work
 from benchmarks._measure import about
 
@@ -98,7 +98,7 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
         if time.perf_counter() - arguments.begun > arguments.seconds:
             print(f"{pair} {name}: not begun, out of time", flush=True)
             continue
-        case = replace(CASES[name], lengths=_tiny(CASES[name].lengths)) if arguments.tiny else CASES[name]
+        case = _tiny(CASES[name]) if arguments.tiny else CASES[name]
         items = random_items(
             case.sequences * steps, case.lengths, vocabulary=sides[1].vocab_size, per_prompt=case.per_prompt
         )
@@ -124,8 +124,9 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
         path.write_text(json.dumps({**result, "pair": pair, "cases": rows}, indent=1) + "\n", encoding="utf-8")
 
 
-def _tiny(lengths: Lengths) -> Lengths:
-    return replace(lengths, prompt=8, response=12)
+def _tiny(case: Case) -> Case:
+    """On a CPU compiling takes minutes."""
+    return replace(case, lengths=replace(case.lengths, prompt=8, response=12), compiled=False)
 
 
 def _free(device: torch.device) -> None:

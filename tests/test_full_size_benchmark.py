@@ -41,7 +41,7 @@ def test_a_small_run_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_operations_are_those_that_pytorch_counts(pair: str) -> None:
     """Of one forward pass; attention is counted for seen keys alone, where PyTorch counts whole squares."""
     teacher, student = configs(pair, tiny=True)
-    items = random_items(3, Lengths(prompt=6, response=10), vocabulary=640, per_prompt=1)
+    items = random_items(3, Lengths(prompt=6, response=10), vocabulary=96, per_prompt=1)
     model = built(student, dtype=torch.float32, device=torch.device("cpu"), seed=0)
     model.set_attn_implementation("eager")  # whose products are ordinary ones
     with FlopCounterMode(display=False) as counted, torch.no_grad():

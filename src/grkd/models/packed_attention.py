@@ -209,13 +209,18 @@ def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) ->
         )
         for number, prompt in enumerate((5, 2))
     ]
-    was_training = model.training
+    was_training, compiled = model.training, [each for each in model.modules() if each._compiled_call_impl is not None]
+    calls = [each._compiled_call_impl for each in compiled]
     model.eval()
+    for module in compiled:  # these lengths would be compiled for
+        module._compiled_call_impl = None
     try:
         found = packed_logits(model, _on(device, pack(items, pad_token_id=0)))
         alone = torch.cat([response_logits(model, _on(device, collate([item], pad_token_id=0)))[0] for item in items])
     finally:
         model.train(was_training)
+        for module, call in zip(compiled, calls, strict=True):
+            module._compiled_call_impl = call
     coarse = alone.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
     difference = float((found.float() - alone.float()).abs().max() / alone.float().abs().max().clamp_min(1e-6))
     if not difference <= (0.1 if coarse else 1e-3):

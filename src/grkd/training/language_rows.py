@@ -89,7 +89,10 @@ class LanguageRows:
         return batch
 
     def count(self, batch: dict[str, Any]) -> Counts:
-        return {"row": int(batch["response_mask"].sum()), "response": len(batch["group_mask"])}
+        # Of a packed batch without a look at the device, which would wait for it.
+        packed = sum(response for _, response in batch["lengths"]) if is_packed(batch) else None
+        tokens = int(batch["response_mask"].sum()) if packed is None else packed
+        return {"row": tokens, "response": len(batch["group_mask"])}
 
     def forward(
         self,

@@ -1,0 +1,135 @@
+"""How much memory a training of a language model takes: a model of it by parts, and what follows for recomputing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from grkd.data.language import Group, Item
+from grkd.training.groups_of_responses import group_of
+
+_HEAD_CHUNK = 1.3e9  # bytes of float32 logits that the fused head holds at a time on a GPU
+_RESERVE = 0.9  # of what is free: the allocator's gaps, the context, libraries
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Sizes of a decoder. queries, keys: width of all heads together. norms: per layer. parameters: all."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    queries: int
+    keys: int
+    norms: int
+    vocabulary: int
+    parameters: int
+
+    @classmethod
+    def of(cls, config: Any) -> "ModelSize":
+        """From a config of transformers; the parameters are counted on a model without weights."""
+        config = config.get_text_config(decoder=True)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        norms = sum("Norm" in type(module).__name__ for module in model.modules())
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            queries=heads * width,
+            keys=(getattr(config, "num_key_value_heads", None) or heads) * width,
+            norms=max(2, norms // config.num_hidden_layers),
+            vocabulary=config.vocab_size,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes at the peak of a step, by what holds them."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    teacher: float
+    activations: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All of it. Gradients grow while activations go, so a step may stay below."""
+        return float(sum(getattr(self, each.name) for each in fields(self)))
+
+
+def training_memory(
+    student: ModelSize,
+    *,
+    teacher: ModelSize | None = None,
+    tokens: int,
+    response_tokens: int,
+    recompute: bool,
+    masters: bool = True,
+    compiled: bool = False,
+    trained: int | None = None,
+) -> Memory:
+    """Memory of a step with AdamW, attention without score matrices, and the head from hidden states.
+
+    tokens: of one forward pass, padding counted; response_tokens: those with a loss. masters: float32 weights under
+    bfloat16 autocast, otherwise bfloat16 weights. compiled: layers by torch.compile, which keeps less. trained:
+    parameters that are trained (LoRA); None: all. teacher: one that runs in every step, in bfloat16.
+    Kept for the backward pass per layer and token, in bytes: the residual stream and the norms' outputs, queries, keys,
+    values and attention's output, and of the feed-forward part gate and up (and, not compiled, their activation and
+    product). With recomputing: the layer's input, and one layer as a whole.
+    """
+    trained = student.parameters if trained is None else trained
+    width = 4 if masters else 2
+    per_layer = _kept(student, width, compiled)
+    kept = width * student.hidden * student.layers + per_layer if recompute else per_layer * student.layers
+    logits = min(_HEAD_CHUNK, 4.0 * response_tokens * student.vocabulary)
+    head = 2.5 * logits + 4.0 * student.vocabulary * student.hidden + 8.0 * response_tokens * student.hidden
+    working = 0.0 if teacher is None else tokens * (4.0 * teacher.hidden + 8.0 * teacher.intermediate)
+    return Memory(
+        weights=float(width * student.parameters),
+        gradients=float(width * trained),
+        optimizer=float(2 * width * trained),
+        teacher=0.0 if teacher is None else 2.0 * teacher.parameters,
+        activations=max(float(tokens * kept), working),
+        head=head,
+    )
+
+
+def _kept(size: ModelSize, width: int, compiled: bool) -> float:
+    """Bytes that one layer keeps of a token for its backward pass."""
+    attention = 2 * (2 * size.queries + 2 * size.keys)
+    if compiled:
+        return 2 * width * size.hidden + size.norms * 2 * size.hidden + attention + 4 * size.intermediate
+    normed = size.norms * (4 + width + (2 if width == 4 else 0)) * size.hidden
+    return 2 * width * size.hidden + normed + attention + 8 * size.intermediate
+
+
+def largest_batch(dataset: Sequence[Group | Item], examples: int, budget: int | None) -> tuple[int, int]:
+    """Tokens and response tokens of the largest forward pass that batches of `examples` can make.
+
+    budget: tokens_per_batch of packed rows; None: batches are padded to their longest prompt and response.
+    """
+    groups = sorted((group_of(example).items for example in dataset), key=_size, reverse=True)[:examples]
+    items = [item for group in groups for item in group]
+    responses = [len(item.response_ids) for item in items]
+    if budget is not None:
+        own = sum(map(_size, groups))
+        share = min(1.0, max(budget, _size(groups[0])) / own)
+        return int(own * share), int(sum(responses) * share)
+    return (max(len(item.prompt_ids) for item in items) + max(responses)) * len(items), sum(responses)
+
+
+def _size(items: Sequence[Item]) -> int:
+    return sum(len(item.prompt_ids) + len(item.response_ids) for item in items)
+
+
+def fits(memory: Memory, *, free: float) -> bool:
+    """Whether a training fits into `free` bytes of a device, with a reserve."""
+    return memory.total <= _RESERVE * free
