@@ -47,7 +47,7 @@ def train_student(context: LanguageContext, method: Method, seed: int) -> Path:
 def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict[str, Any]:
     """What a trained student depends on."""
     training = to_plain(context.recipe.training)
-    for name in ("tokens_per_batch", "compile"):  # the same training, up to rounding
+    for name in ("tokens_per_batch", "compile", "gradient_checkpointing"):  # the same training, up to rounding
         del training[name]
     objective = objectives.load(method.name, **method.options)
     sampled: dict[str, Any] = {}

@@ -29,7 +29,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield from _training(raw["teacher"], ("teacher",))
         for section, path in ((raw, ()), (raw["teacher"], ("teacher",))):
             for name in ("tokens_per_batch", "compile"):
-                if name in (section.get("training") or {}):
+                if (section.get("training") or {}).get(name) not in (None, "auto"):
                     yield Problem((*path, "training", name), "is for language models; take it out")
         yield from _classifier(recipe)
 

@@ -82,7 +82,8 @@ class Training(Section):
     warmup: Fraction = 0.1  # share of the steps
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0
-    gradient_checkpointing: bool = False
+    # Compute layers twice, which takes less memory; auto: of language models, where the GPU's memory is too small.
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
     # On-policy methods sample for so many optimiser steps at once, before the first of them: faster, and for the later
     # steps from a student some steps old. minillm's importance weights account for that; gkd and grkd have none.
     steps_per_generation: Count = 1

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from grkd import objectives
+from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.objectives import Objective
@@ -24,6 +25,7 @@ from grkd.run.trainer_settings import check_extra, check_trackers, given_tracker
 from grkd.training import (
     DistillationTrainer,
     FiniteSteps,
+    LanguageRows,
     MetricsFile,
     ProgressBar,
     RowSource,
@@ -32,12 +34,23 @@ from grkd.training import (
 )
 from grkd.training.callbacks import BesideTraining
 from grkd.training.checkpoints import full_disk
+from grkd.training.memory import must_recompute
 
 
 def arguments(
-    training: Training, *, folder: Path, seed: int, where: torch.device, bf16: bool, run_name: str
+    training: Training,
+    *,
+    folder: Path,
+    seed: int,
+    where: torch.device,
+    bf16: bool,
+    run_name: str,
+    recompute: bool = False,
 ) -> TrainingArguments:
-    """transformers.TrainingArguments of a recipe's training section; `extra` goes in last."""
+    """transformers.TrainingArguments of a recipe's training section; `extra` goes in last.
+
+    recompute: what gradient_checkpointing: auto comes to.
+    """
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     check_extra(training.extra, get_type_hints(TrainingArguments))
     _check_reports(training)
@@ -67,7 +80,7 @@ def arguments(
         "bf16": bf16,
         "dataloader_pin_memory": where.type == "cuda",
     }
-    if training.gradient_checkpointing:
+    if recompute if training.gradient_checkpointing == "auto" else training.gradient_checkpointing:
         # Newer versions of transformers call it activation checkpointing and warn of the old name.
         name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
         settings[name] = True
@@ -118,9 +131,20 @@ def train(
     """
     checkpoints = folder / "checkpoints"
     bar, metrics = ProgressBar(description), MetricsFile(folder / "metrics.jsonl")
+    recompute = isinstance(rows, LanguageRows) and must_recompute(
+        model,
+        rows.teacher,
+        cast(Sequence[Group], dataset),
+        examples=training.batch_size,
+        budget=training.tokens_per_batch,
+        masters=bf16,
+        device=where,
+    )
     trainer = DistillationTrainer(
         model,
-        arguments(training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description),
+        arguments(
+            training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description, recompute=recompute
+        ),
         objective=objective,
         rows=rows,
         fused_head=training.fused_head,

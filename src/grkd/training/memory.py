@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from grkd.data.language import Group, Item
+from grkd.console import console
+from grkd.data.language import Group, Item, unwrapped
 from grkd.training.groups_of_responses import group_of
 
 _HEAD_CHUNK = 1.3e9  # bytes of float32 logits that the fused head holds at a time on a GPU
@@ -133,3 +134,45 @@ def _size(items: Sequence[Item]) -> int:
 def fits(memory: Memory, *, free: float) -> bool:
     """Whether a training fits into `free` bytes of a device, with a reserve."""
     return memory.total <= _RESERVE * free
+
+
+def must_recompute(
+    student: Any,
+    teacher: Any,
+    dataset: Sequence[Group | Item],
+    *,
+    examples: int,
+    budget: int | None,
+    masters: bool,
+    device: torch.device,
+) -> bool:
+    """Whether what layers keep for the backward pass would not fit on the device, so that they are computed twice.
+
+    False on a CPU, and where the sizes of a model are not known. Said in one line where it must.
+    """
+    if device.type != "cuda":
+        return False
+    try:
+        sizes = [None if model is None else ModelSize.of(unwrapped(model).config) for model in (student, teacher)]
+    except (AttributeError, ValueError):  # no decoder with these names in its config
+        return False
+    assert sizes[0] is not None
+    tokens, response_tokens = largest_batch(dataset, examples, budget)
+    needed = training_memory(
+        sizes[0],
+        teacher=sizes[1],
+        tokens=tokens,
+        response_tokens=response_tokens,
+        recompute=False,
+        masters=masters,
+        trained=sum(each.numel() for each in student.parameters() if each.requires_grad),
+    )
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)  # ours is counted in `needed`
+    if fits(needed, free=free):
+        return False
+    console.print(
+        f"layers are computed twice (gradient_checkpointing): kept, a step would take {needed.total / 2**30:.0f} GiB "
+        f"of {free / 2**30:.0f}",
+        soft_wrap=True,
+    )
+    return True

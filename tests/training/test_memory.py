@@ -1,0 +1,49 @@
+"""The model of memory: exact where it can be, and of the right size elsewhere."""
+
+import pytest
+
+from benchmarks._full_size_models import configs
+from grkd.data.language import Group, Item
+from grkd.training.memory import ModelSize, fits, largest_batch, training_memory
+from tests.training.test_packed import gemma
+from tests.training.test_trainer import tiny
+
+
+@pytest.mark.parametrize("build", [tiny, gemma])
+def test_sizes_are_those_of_the_model(build: object) -> None:
+    model = build(0)  # type: ignore[operator]
+    size = ModelSize.of(model.config)
+    assert size.parameters == sum(each.numel() for each in model.parameters())
+    layer = model.model.layers[0]
+    assert (size.queries, size.keys) == (layer.self_attn.q_proj.out_features, layer.self_attn.k_proj.out_features)
+    assert size.norms == sum("Norm" in type(each).__name__ for each in layer.modules())
+
+
+def test_parts_at_the_sizes_of_the_paper() -> None:
+    """Gemma-2 9B to 2B: weights, gradients and AdamW are exact, 16 bytes per float32 parameter."""
+    teacher, student = map(ModelSize.of, configs("gemma"))
+    assert (teacher.parameters, student.parameters) == (9_241_705_984, 2_614_341_888)
+    options = {"teacher": teacher, "tokens": 12_288, "response_tokens": 8_192}
+    kept = training_memory(student, recompute=False, **options)
+    again = training_memory(student, recompute=True, **options)
+    assert kept.weights + kept.gradients + kept.optimizer == 16 * student.parameters
+    assert kept.teacher == 2 * teacher.parameters
+    assert again.activations < kept.activations / 10
+    compiled = training_memory(student, recompute=False, masters=False, compiled=True, **options)
+    assert compiled.activations < kept.activations
+    assert compiled.weights == kept.weights / 2
+    lora = training_memory(student, recompute=True, trained=10**7, **options)
+    assert lora.gradients + lora.optimizer == 12 * 10**7
+    assert fits(again, free=again.total * 1.2)
+    assert not fits(kept, free=again.total * 1.2)
+
+
+def test_the_largest_forward_pass() -> None:
+    def group(*lengths: tuple[int, int]) -> Group:
+        items = tuple(Item("", [1] * prompt, [1] * response) for prompt, response in lengths)
+        return Group(id="", items=items, teacher_scores=(0.0,) * len(items), sources=("data",) * len(items))
+
+    groups = [group((2, 3)), group((4, 10), (4, 2)), group((9, 1))]
+    assert largest_batch(groups, 2, None) == ((9 + 10) * 3, 13)  # padded to the longest prompt and response
+    assert largest_batch(groups, 2, 1000) == (30, 13)
+    assert largest_batch(groups, 2, 15) == (20, 8)  # a group stays whole
