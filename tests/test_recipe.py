@@ -84,7 +84,8 @@ BROKEN = [
     (None, "  epochs: 2\n  steps: 9", ":10: training.steps: given together with epochs; keep one of the two"),
     (None, "  warmup: 1", ":9: training.warmup: expected a number of at least 0 and below 1, got 1"),
     (None, "  batch_size: 8.0", ":9: training.batch_size: expected a whole number of at least 1, got 8.0"),
-    (None, "  gradient_checkpointing: yes", ":9: training.gradient_checkpointing: expected true or false or 'auto', got 'yes'"),
+    (None, "  gradient_checkpointing: yes", ":9: training.gradient_checkpointing: expected true or false or 'auto', "
+     "got 'yes'"),
     (None, "  schedule: cosin", ":9: training.schedule: expected one of linear, cosine, constant, got 'cosin'; "
      "did you mean 'cosine'?"),
     (None, "  report_to: [5]", ":9: training.report_to: expected text or a list of texts, got [5]"),
