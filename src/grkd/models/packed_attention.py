@@ -96,7 +96,8 @@ def _unfit(config: Any, dtype: torch.dtype, trained: bool) -> str:
     """Why no kernel can serve a model of this config; empty where one may."""
     if dtype not in (torch.bfloat16, torch.float16):
         return f"in {str(dtype).removeprefix('torch.')}"
-    if trained and getattr(config, "attention_dropout", 0):
+    dropout: float = getattr(config, "attention_dropout", 0.0) or 0.0
+    if trained and dropout:
         return "knows the dropout of attention scores"
     return "" if hasattr(config, "num_attention_heads") else f"is known for a {config.model_type} model"
 
