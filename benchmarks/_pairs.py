@@ -1,5 +1,6 @@
 """The two pairs of the paper as models with random weights, and a larger teacher: shapes from the published configs."""
 
+import copy
 from typing import Any
 
 import torch
@@ -70,18 +71,16 @@ def built(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, *,
 
 
 def on_meta(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """A model whose layers have no weights yet; embeddings, head, norms and rotary frequencies are random or right."""
+    """A model with random weights whose layers are on the meta device."""
+    one_layer = copy.deepcopy(config)
+    one_layer.num_hidden_layers = 1
+    if getattr(config, "layer_types", None):
+        one_layer.layer_types = config.layer_types[:1]
+    model = built(one_layer, dtype, device, seed=0)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    layers = {id(parameter) for parameter in model.model.layers.parameters()}
-    for module in model.modules():
-        for name, old in module._parameters.items():
-            if old is not None and id(old) not in layers:
-                weight = torch.empty(old.shape, dtype=dtype, device=device).normal_(0, 0.02)
-                module._parameters[name] = nn.Parameter(weight, requires_grad=False)
-    rotary = model.model.rotary_emb
-    with torch.device(device):
-        model.model.rotary_emb = type(rotary)(config=config)
+        whole = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.model.layers = whole.model.layers
+    model.config = model.model.config = whole.config
     return model
 
 

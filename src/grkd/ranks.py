@@ -75,16 +75,22 @@ def first_to_report() -> bool:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return True
     try:
-        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=datetime.timedelta(seconds=5),
-        )
-        return int(store.add(f"grkd/reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1)) == 1
+        return int(_store().add(f"grkd/reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1)) == 1
     except Exception:  # no store: then rather twice than never
         return True
+
+
+def _store() -> Any:
+    """The launch's store: that of the process group, or the launcher's before there is one."""
+    if torch.distributed.is_initialized():
+        return torch.distributed.distributed_c10d._get_default_store()
+    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        wait_for_workers=False,
+        timeout=datetime.timedelta(seconds=5),
+    )
 
 
 @contextmanager

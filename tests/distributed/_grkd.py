@@ -5,6 +5,7 @@ FAIL_AT stands for an error that one process alone meets, such as a full disk.
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from grkd import cli
@@ -13,22 +14,24 @@ from grkd.ranks import ranks
 from tests.distributed._ways import use
 
 
-def main() -> int:
+def command(words: Sequence[str], *, way: str, fail_at: int | None = None) -> int:
+    """Exit status of `grkd WORDS` in this process of a launch."""
     ranks()
-    use(os.environ.get("WAY", "ddp"))
-    if "FAIL_AT" in os.environ and ranks().process_index == 1:
+    use(way)
+    if fail_at is not None and ranks().process_index == 1:
         from grkd.training import FiniteSteps
 
         real = FiniteSteps.on_step_end
 
         def fail(self: Any, args: Any, state: Any, control: Any, **options: Any) -> None:
             real(self, args, state, control, **options)
-            if state.global_step == int(os.environ["FAIL_AT"]):
+            if state.global_step == fail_at:
                 raise UserError("process 1 cannot go on")
 
         FiniteSteps.on_step_end = fail  # type: ignore[method-assign]
-    return cli.main(sys.argv[1:])
+    return cli.main(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    step = os.environ.get("FAIL_AT")
+    sys.exit(command(sys.argv[1:], way=os.environ.get("WAY", "ddp"), fail_at=None if step is None else int(step)))

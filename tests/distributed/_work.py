@@ -6,7 +6,7 @@ What a training made goes to FOLDER/WAY-NAME.pt, written by the main process. Af
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,21 +193,21 @@ WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    device, folder, *names = sys.argv[1:]
+def work(device: str, folder: Path, words: Sequence[str]) -> None:
+    """The named pieces of work, by the way named before them."""
     ranks()
     way = "ddp"
-    for name in names:
+    for name in words:
         if name in ("ddp", "fsdp"):
             way = name
             use(way)
             continue
-        found = WORK[name](Path(folder) / way / name, device)
+        found = WORK[name](folder / way / name, device)
         if ranks().is_main_process:
-            torch.save(found, Path(folder) / f"{way}-{name}.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+            torch.save(found, folder / f"{way}-{name}.pt")
 
 
 if __name__ == "__main__":
-    main()
+    work(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,6 +1,8 @@
 """`grkd run` by two processes with a sharded student and teacher, failed and resumed: the run of one process."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from grkd import cli
-from tests.distributed._launch import launch
+from tests._forked import on_ranks
+from tests.distributed._grkd import command
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,20 +52,27 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, tiny_teacher: Path, t
         folder.mkdir()
     assert cli.main(["run", str(recipe(one, tiny_teacher, tiny_prompts, placement="whole", batch=4))]) == 0
 
-    words = ["tests/distributed/_grkd.py", "run"]
-    written = str(recipe(two, tiny_teacher, tiny_prompts, placement="sharded", batch=2))
-    failed = launch(*words, written, WAY="fsdp", FAIL_AT="13")
-    assert failed.returncode != 0
-    said = [line for line in failed.stderr.splitlines() if line.startswith("grkd: ")]
-    assert said == ["grkd: error: process 1 cannot go on"], failed.stderr[-4000:]
-    assert "RuntimeError" not in failed.stderr, "the other process loses its partner, and is silent about it"
+    words = ["run", str(recipe(two, tiny_teacher, tiny_prompts, placement="sharded", batch=2))]
+    with pytest.raises(AssertionError):
+        on_ranks(lambda: ended(command(words, way="fsdp", fail_at=13)), tmp_path / "failed")
+    logs = [(tmp_path / "failed" / f"rank-{rank}.log").read_text() for rank in range(2)]
+    said = [line for log in logs for line in log.splitlines() if line.startswith("grkd: ")]
+    assert said == ["grkd: error: process 1 cannot go on"], logs
+    assert "RuntimeError" not in logs[0], "the other process loses its partner, and is silent about it"
     assert (two / "run" / "train" / "kd-seed0.partial" / "checkpoints" / "checkpoint-8" / "whole").exists()
 
-    ended = launch(*words, written, WAY="fsdp")
-    assert ended.returncode == 0, ended.stderr[-6000:]
-    assert "respond: done before, kept" in ended.stderr
-    assert ended.stderr.count("train/kd-seed0: going on where it stopped") == 1
+    on_ranks(lambda: ended(command(words, way="fsdp")), tmp_path / "resumed")
+    log = (tmp_path / "resumed" / "rank-0.log").read_text()
+    assert "respond: done before, kept" in log
+    assert log.count("kd-seed0: going on where it stopped") == 1
     assert_same_run(one / "run", two / "run")
+
+
+def ended(status: int) -> None:
+    """Ends a process of a launch with this status."""
+    if status:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def assert_same_run(one: Path, two: Path, *, atol: float = 1e-6) -> None:

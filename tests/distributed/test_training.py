@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests._forked import on_ranks
 from tests.distributed import _work
-from tests.distributed._launch import launch
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,7 +19,7 @@ WAYS = {"fsdp": ["steps", "fused", "on_policy", "resumed", "lora"], "ddp": ["ste
 
 
 def works(ways: Mapping[str, Sequence[str]]) -> list[str]:
-    """Arguments of _work.py: all of it in one launch, since starting processes takes longest."""
+    """Words of _work.work: all of it in one launch, since starting processes takes longest."""
     return [word for way, names in ways.items() for word in (way, *names)]
 
 
@@ -27,8 +27,7 @@ def works(ways: Mapping[str, Sequence[str]]) -> list[str]:
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made: WAY-NAME.pt in this folder."""
     folder = tmp_path_factory.mktemp("two")
-    ran = launch("tests/distributed/_work.py", "cpu", str(folder), *works(WAYS))
-    assert ran.returncode == 0, ran.stderr[-6000:]
+    on_ranks(lambda: _work.work("cpu", folder, works(WAYS)), folder / "ranks")
     return folder
 
 
