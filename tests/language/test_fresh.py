@@ -97,3 +97,23 @@ def test_a_column_that_no_record_has(recipe: Path, capsys: pytest.CaptureFixture
     ranker = "[{name: verifier, answer: solution}]"
     assert cli.main(["run", str(recipe), f"score.rankers={ranker}"]) == 2
     assert "'solution'" in capsys.readouterr().err
+
+
+def test_the_recipe_for_a_cpu(recipe: Path, tiny_teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """recipes/on-policy-sums.yaml with a tiny model: verifier, then teacher; `grkd groups` on what it leaves."""
+    run = recipe.parent / "run"
+    changes = [
+        f"teacher.model={tiny_teacher}",
+        f"student.model={tiny_teacher}",
+        f"data.train={run.parent / 'prompts.jsonl'}",
+    ]
+    changes += [f"output={run}", "device=cpu", "training.steps=2", "evaluation.top_k=5", "responses.max_new_tokens=3"]
+    path = Path(__file__).parents[2] / "recipes" / "on-policy-sums.yaml"
+    assert cli.main(["run", str(path), *changes]) == 0
+    assert cli.main(["groups", str(run), "--train", "grkd-seed0", "--step", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "verifier" in shown
+    assert "log_prob" in shown
+    kept = training_groups(run, "grkd-seed0")
+    assert {len(group.responses) for group in kept} == {4}
+    assert {score for group in kept for score in group.by_ranker["verifier"]} <= {0.0, 1.0}
