@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +55,27 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, tiny_teacher: Path, t
 
     words = ["run", str(recipe(two, tiny_teacher, tiny_prompts, placement="sharded", batch=2))]
     with pytest.raises(AssertionError):
-        on_ranks(lambda: ended(command(words, way="fsdp", fail_at=13)), tmp_path / "failed")
+        on_ranks(lambda: as_process(words, fail_at=13), tmp_path / "failed")
     logs = [(tmp_path / "failed" / f"rank-{rank}.log").read_text() for rank in range(2)]
     said = [line for log in logs for line in log.splitlines() if line.startswith("grkd: ")]
     assert said == ["grkd: error: process 1 cannot go on"], logs
     assert "RuntimeError" not in logs[0], "the other process loses its partner, and is silent about it"
     assert (two / "run" / "train" / "kd-seed0.partial" / "checkpoints" / "checkpoint-8" / "whole").exists()
 
-    on_ranks(lambda: ended(command(words, way="fsdp")), tmp_path / "resumed")
+    on_ranks(lambda: as_process(words), tmp_path / "resumed")
     log = (tmp_path / "resumed" / "rank-0.log").read_text()
     assert "respond: done before, kept" in log
     assert log.count("kd-seed0: going on where it stopped") == 1
     assert_same_run(one / "run", two / "run")
 
 
-def ended(status: int) -> None:
-    """Ends a process of a launch with this status."""
-    if status:
+def as_process(words: Sequence[str], *, fail_at: int | None = None) -> None:
+    """`grkd WORDS` in a fork of the test: what it prints goes to the fork's log, and its status ends the fork."""
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
+    if status := command(words, way="fsdp", fail_at=fail_at):
         sys.stderr.flush()
         os._exit(status)
+    sys.stderr.flush()
 
 
 def assert_same_run(one: Path, two: Path, *, atol: float = 1e-6) -> None:
