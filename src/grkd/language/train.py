@@ -48,7 +48,7 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
     """What a trained student depends on."""
     training = to_plain(context.recipe.training)
     for name in ("tokens_per_batch", "compile", "gradient_checkpointing"):  # the same training, up to rounding
-        del training[name]
+        training.pop(name, None)  # a key without a value is left out
     objective = objectives.load(method.name, **method.options)
     sampled: dict[str, Any] = {}
     if samples_groups(context.recipe, objective):
