@@ -115,6 +115,7 @@ def test_a_kernel_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatc
     real = packed_attention.attention_difference
     on_cpu = lambda attend, heads, **options: real(attend, heads, device=CPU, dtype=torch.float32)  # noqa: E731
     monkeypatch.setattr(packed_attention, "attention_difference", on_cpu)
+    packed_attention._tested.cache_clear()
     model = tiny()
     assert take_packed_attention(model, device=torch.device("cuda"), dtype=torch.bfloat16) is None
     said = " ".join(capsys.readouterr().err.split())
@@ -123,3 +124,4 @@ def test_a_kernel_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatc
     assert "batches are padded" in said
     assert model.config._attn_implementation == "sdpa"
     assert take_packed_attention(model, device=CPU, dtype=torch.float32) == "mask of blocks"
+    packed_attention._tested.cache_clear()

@@ -4,6 +4,7 @@ transformers looks an attention up by its name (AttentionInterface). Ours reads 
 where sequences begin; a call without them (generation, padded batches) goes to the attention that the model had.
 """
 
+import functools
 import importlib.util
 import itertools
 import sys
@@ -77,19 +78,28 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
     for name, kernel in KERNELS.items():
         if importlib.util.find_spec(kernel.package) is None or (heads.softcap is not None and not kernel.caps):
             continue
-        attend = None
-        try:
-            attend = kernel.load()
-            difference = attention_difference(attend, heads, device=device, dtype=dtype, backward=trained)
-            reason = "" if difference <= _TOLERANCE else f"its numbers are off by {difference:.2g}"
-        except Exception as error:  # compilers and kernels raise anything
-            reason = f"it fails here: {' '.join(str(error).split())[:160]}"
-        if attend is not None and not reason:
+        attend, reason = _tested(name, heads, device, dtype, trained)
+        if attend is not None:
             model.set_attn_implementation(registered(name, attend, before=current))
             return name
         console.print(f"packed rows: not by {name} ({reason})", soft_wrap=True)
     console.print("packed rows: no kernel for this model here; batches are padded")
     return None
+
+
+@functools.cache  # the next model with such heads takes the same function, with all that was compiled for it
+def _tested(
+    name: str, heads: _Heads, device: torch.device, dtype: torch.dtype, trained: bool
+) -> tuple[Attend | None, str]:
+    """A kernel that gives the numbers of plain attention; None where it does not, and why."""
+    try:
+        attend = KERNELS[name].load()
+        difference = attention_difference(attend, heads, device=device, dtype=dtype, backward=trained)
+    except Exception as error:  # compilers and kernels raise anything
+        return None, f"it fails here: {' '.join(str(error).split())[:160]}"
+    if difference <= _TOLERANCE:
+        return attend, ""
+    return None, f"its numbers are off by {difference:.2g}"
 
 
 def _unfit(config: Any, dtype: torch.dtype, trained: bool) -> str:
@@ -136,6 +146,7 @@ def _outputs(attend: Attend, inputs: list[Tensor], options: dict[str, Any], back
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)]
 
 
+@functools.cache
 def registered(name: str, attend: Attend, *, before: str) -> str:
     """The name under which transformers finds this attention from now on, over the one that the model had."""
     full = f"{PACKED_ATTENTION}{name}_over_{before}_{next(_numbers)}"
