@@ -29,10 +29,11 @@ def check_recipe(recipe: Recipe) -> None:
 
 def check_first(recipe: Recipe) -> None:
     """What a run or comparison checks before its folder is made; the rest of a classifier's comes with its data."""
-    from grkd.ranks import uses_fsdp
     from grkd.run.device import device
 
     check_settings(recipe)
+    from grkd.ranks import uses_fsdp
+
     if isinstance(recipe, ClassifierRecipe) and uses_fsdp():
         raise UserError("FSDP shards language models; start a classifier's run without --use_fsdp")
     device(recipe.device)

@@ -22,7 +22,7 @@ from grkd.data.language import example_length
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.models.adapters import shares_weights
-from grkd.models.shard import PlainCopy, check_same_weights
+from grkd.models.shard import PlainCopy, check_same_weights, is_sharded
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import CompiledLayers, training_flops
@@ -95,7 +95,7 @@ class DistillationTrainer(Trainer):
         self._counted: dict[str, Tensor] = {}
         rows.to(self.args.device, student=self.model, dtype=torch.bfloat16 if self.args.bf16 else None)
         teacher = getattr(rows, "teacher", None)
-        models = [each for each in (self.model, teacher) if isinstance(each, nn.Module)]
+        models = [each for each in (self.model, teacher) if isinstance(each, nn.Module) and not is_sharded(each)]
         wanted = compile_layers if self.accelerator.distributed_type != DistributedType.FSDP else False
         self._compiled = CompiledLayers(models, wanted=wanted, device=self.args.device)
         self._begun = wanted is False
