@@ -5,8 +5,11 @@
 What a training made goes to FOLDER/WAY-NAME.pt, written by the main process. After `fsdp` students are sharded.
 """
 
+import io
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from transformers import TrainerCallback, TrainingArguments
 
 from grkd import objectives
 from grkd.data.language import Item
-from grkd.models.shard import in_turns, is_sharded, shard
-from grkd.ranks import gathered, ranks
+from grkd.errors import UserError
+from grkd.models.shard import check_same_weights, in_turns, is_sharded, shard
+from grkd.ranks import from_main, gathered, ranks, wait
 from grkd.teacher.local import LocalTeacher
 from grkd.training import DistillationTrainer, LanguageRows, WholeCheckpoints, last_whole_checkpoint
 from grkd.training.on_policy import on_policy_sampler
@@ -183,6 +187,46 @@ def sharded_teacher(folder: Path, device: str) -> dict[str, Any]:
     return found
 
 
+def agreement(folder: Path, device: str) -> dict[str, Any]:
+    """What processes tell each other: that one waits, an error of the first one, that weights differ."""
+    state, said = ranks(), folder / "said"
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"weights": {}}
+    with redirect_stderr(_Noted(said)):
+        while state.num_processes > 1 and state.is_main_process and not said.exists():
+            time.sleep(0.01)  # the first one comes when the other has said that it waits
+        wait("agreement", every_seconds=0.01)
+    found["said"] = gathered([said.read_text() if said.exists() else ""], "said")[-1]
+
+    def fails() -> None:
+        raise UserError("the first process knows why")
+
+    found["mistakes"] = gathered([_mistake(lambda: from_main(fails))], "mistakes")
+    teacher = tiny(2 + state.process_index, 1)
+    found["mistakes"] += gathered([_mistake(lambda: check_same_weights(teacher, "teacher"))], "weights")
+    return found
+
+
+class _Noted(io.StringIO):
+    """Standard error that is kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def write(self, text: str) -> int:
+        with self.path.open("a") as stream:
+            return stream.write(text)
+
+
+def _mistake(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "steps": steps,
     "fused": fused,
@@ -190,6 +234,7 @@ WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "resumed": resumed,
     "lora": lora,
     "sharded_teacher": sharded_teacher,
+    "agreement": agreement,
 }
 
 

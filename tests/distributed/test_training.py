@@ -15,7 +15,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
     pytest.mark.filterwarnings("ignore"),
 ]
-WAYS = {"fsdp": ["steps", "fused", "on_policy", "resumed", "lora"], "ddp": ["steps", "resumed", "sharded_teacher"]}
+WAYS = {
+    "fsdp": ["steps", "fused", "on_policy", "resumed", "lora"],
+    "ddp": ["steps", "resumed", "sharded_teacher", "agreement"],
+}
 
 
 def works(ways: Mapping[str, Sequence[str]]) -> list[str]:
@@ -45,6 +48,12 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
                 assert spread["means"] == pytest.approx(alone["means"], rel=10 * atol)
                 torch.testing.assert_close(spread["hidden"], alone["hidden"], rtol=0, atol=10 * atol)
                 assert spread["text"] == alone["text"]
+        return
+    if name == "agreement":
+        assert two["said"].startswith("process 1: waiting for the other processes (agreement)")
+        assert two["mistakes"][:2] == ["the first process knows why"] * 2
+        assert [text.split(" differ")[0] for text in two["mistakes"][2:]] == ["the teacher's weights"] * 2
+        assert one["said"] == one["mistakes"][1] == ""
         return
     assert two["weights"].keys() == one["weights"].keys()
     for key, value in one["weights"].items():
