@@ -15,6 +15,7 @@ __all__ = [
     "GRKDTrainer",
     "UserError",
     "__version__",
+    "from_trl",
     "groups",
     "losses",
     "objectives",
@@ -24,10 +25,10 @@ __all__ = [
 if TYPE_CHECKING:
     from grkd import groups, losses, objectives, schedules
     from grkd.objectives import GRKDLoss
-    from grkd.training import GRKDConfig, GRKDTrainer
+    from grkd.training import GRKDConfig, GRKDTrainer, from_trl
 
 _MODULES = ("groups", "losses", "objectives", "schedules")
-_CLASSES = {"GRKDLoss": "objectives", "GRKDConfig": "training", "GRKDTrainer": "training"}
+_CLASSES = {"GRKDLoss": "objectives", "GRKDConfig": "training", "GRKDTrainer": "training", "from_trl": "training"}
 
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these

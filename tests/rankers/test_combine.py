@@ -95,6 +95,16 @@ class TestWeighted:
         np.testing.assert_allclose(weighted(moved), weighted(scores), atol=1e-12)
 
 
+class TestSummed:
+    def test_by_hand(self) -> None:
+        """A missing score adds nothing; nobody's opinion is none. One ranker alone is weighted too."""
+        first, second = np.array([[0.0, 2.0, NAN, NAN]]), np.array([[1.0, NAN, 3.0, NAN]])
+        np.testing.assert_allclose(
+            order([first, second], weights=[2.0, 0.5], combine="sum").scores, [[0.5, 4, 1.5, NAN]]
+        )
+        np.testing.assert_allclose(order([first], weights=[2.0], combine="sum").scores, [[0.0, 4.0, NAN, NAN]])
+
+
 class TestLexicographic:
     def test_by_hand(self) -> None:
         right = np.array([[1.0, 0.0, 1.0, 0.0]])

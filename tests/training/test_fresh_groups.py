@@ -264,7 +264,7 @@ def test_seconds_of_sampling_and_ranking_are_logged(tmp_path: Path) -> None:
 
 def test_nobody_to_rank_is_an_error_before_training(tmp_path: Path) -> None:
     rows = LanguageRows(pad_token_id=PAD, vocabulary=30, teacher=tiny(2), sampler=echo)
-    with pytest.raises(UserError, match="nothing ranks them; give it to"):
+    with pytest.raises(UserError, match="nothing ranks them; give GRKDTrainer"):
         DistillationTrainer(tiny(1), arguments(tmp_path), objective=objectives.load("grpo"), rows=rows)
 
 

@@ -222,8 +222,10 @@ def test_what_is_too_long_is_left_out_and_said(
         ([{"text": "w1"}], {}, r'train_dataset\[0\]: neither "prompt" nor "messages"'),
         ([{"prompt": "w1", "completion": " "}], {}, r"train_dataset\[0\]: completion is empty"),
         (RECORDS, {"method": "simpo", "method_options": {}}, "simpo can learn from none .* chosen and rejected"),
-        (RECORDS, {"method": "seqkd", "method_options": {}}, "seqkd can learn from none .* sampled by `grkd run`"),
-        (RECORDS, {"method": "dpo", "method_options": {}}, "dpo compares the student with itself"),
+        (RECORDS, {"method": "dpo", "method_options": {}}, "dpo can learn from none .* or rankers="),
+        (RECORDS, {"method": "grpo", "method_options": {}}, "nothing ranks them; give rankers"),
+        (RECORDS, {"eval_metrics": ["tau"]}, "eval_metrics: unknown metric 'tau'; known: kendall_tau"),
+        (RECORDS, {"eval_metrics": ["score"]}, "belong to rankers"),
         (RECORDS, {"method": "kdd"}, "kdd"),
         (RECORDS, {"method_options": {"taw": 1.0}}, "taw"),
         (RECORDS, {"method_options": "tau=1"}, "method_options must be a JSON object"),
@@ -336,8 +338,10 @@ def test_conversations_that_cannot_be_meant_are_refused(
 
 def test_arguments_that_would_do_nothing_are_refused(tmp_path: Path, student: Any, teacher: Any) -> None:
     given = {"train_dataset": RECORDS, "processing_class": word_tokenizer()}
-    with pytest.raises(UserError, match="compute_metrics is never called"):
-        GRKDTrainer(student, teacher, config(tmp_path), compute_metrics=len, **given)
+    with pytest.raises(UserError, match="grkd compares no responses, so it asks no ranker"):
+        GRKDTrainer(student, teacher, config(tmp_path), rankers=["verifier"], **given)
+    with pytest.raises(UserError, match="two names of one argument"):
+        GRKDTrainer(student, teacher, config(tmp_path), rankers=["verifier"], reward_funcs=len, **given)
     with pytest.raises(UserError, match="args must be a GRKDConfig"):
         GRKDTrainer(student, teacher, TrainingArguments(output_dir=str(tmp_path), use_cpu=True), **given)
 

@@ -19,6 +19,7 @@ STEPS = 8
 # Examples per micro-batch, micro-batches per step; a step has 8 examples.
 SPLITS = {"8 x 1": (8, 1), "4 x 2": (4, 2), "2 x 4": (2, 4)}
 LIMIT = 1e-6
+FRESH = ("grkd", "grpo-kl", "dpo")  # of test_fresh_groups.METHODS
 DOCUMENT = Path(__file__).parents[2] / "docs" / "method.md"
 PAIRS: dict[str, Any] = {"part": "pairs", "group": "sample", "group_size": 6}
 RESPONSES: dict[str, Any] = {"part": "pairs", "level": "response", "tau": 0.1}
@@ -48,6 +49,16 @@ def weights_after(name: str, batch: int, accumulation: int) -> dict[str, torch.T
     return {key: value.detach().clone() for key, value in made.model.state_dict().items()}
 
 
+def fresh_weights(folder: Path, method: str, batch: int) -> dict[str, torch.Tensor]:
+    """After three steps on groups that are sampled and ranked in training, two steps' responses at once."""
+    from tests.training.test_fresh_groups import made, weights
+
+    options: dict[str, Any] = {"max_steps": 3, "learning_rate": 0.02, "steps_per_generation": 2}
+    found = made(folder / method, method, per_device_train_batch_size=batch, **options)
+    found.train()
+    return weights(found)
+
+
 def evaluation_losses(folder: Path, batch: int) -> dict[int, torch.Tensor]:
     """Losses of evaluation sets whose sizes leave ranks with less than a batch, or with nothing."""
     made = trainer(folder, grouped(ragged(8)), "grkd", options=SAMPLED, per_device_eval_batch_size=batch)
@@ -74,6 +85,7 @@ def on_two_ranks(folder: Path) -> dict[str, dict[Any, torch.Tensor]]:
 
     def rank() -> None:
         found: dict[str, dict[Any, torch.Tensor]] = {name: weights_after(name, 4, 1) for name in NAMED}
+        found |= {f"fresh {name}": fresh_weights(folder / "fresh", name, 4) for name in FRESH}
         found["evaluation"] = evaluation_losses(folder, 2)
         if torch.distributed.get_rank() == 0:
             torch.save(found, folder / "out.pt")
@@ -103,6 +115,10 @@ def test_ranks_make_the_same_training(tmp_path: Path) -> None:
     for name in NAMED:
         whole = weights_after(name, 8, 1)
         assert difference(whole, found[name]) <= LIMIT or couples(name), name
+    for name in FRESH:
+        whole = fresh_weights(tmp_path / "alone", name, 8)
+        assert moved(whole) > 1e-3
+        assert difference(whole, found[f"fresh {name}"]) <= LIMIT, name
     for size, loss in evaluation_losses(tmp_path, 4).items():
         assert float(found["evaluation"][size]) == pytest.approx(float(loss), rel=1e-6), size
 

@@ -44,6 +44,18 @@ class Example:
         """The prompt as messages: a prompt's text is one user message."""
         return self.messages or [{"role": "user", "content": self.prompt or ""}]
 
+    def asked(self, system: str | None = None) -> str | Messages:
+        """The prompt as rankers read it: text if it is text alone, as reward functions expect; else messages.
+
+        system: a system message before a prompt without its own.
+        """
+        if self.prompt is not None and system is None:
+            return self.prompt
+        messages = self.conversation
+        if system is None or messages[0]["role"] in ("system", "developer"):
+            return messages
+        return [{"role": "system", "content": system}, *messages]
+
     @property
     def shown(self) -> str:
         """The prompt as people read it: its last message."""

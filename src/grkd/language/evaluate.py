@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from grkd.answers.kept import kept_answers
 from grkd.console import track
 from grkd.data.chat import answer_text, decode_response, encode_prompt
 from grkd.data.language import Group
 from grkd.data.prompts import Example
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
-from grkd.language.kept_answers import kept_answers
 from grkd.language.kept_groups import keep_groups
 from grkd.language.respond import read_records
 from grkd.language.rows import language_rows

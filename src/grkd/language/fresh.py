@@ -68,6 +68,7 @@ def fresh_groups(
         reference=_reference(context) if objective.needs_reference else None,
         file=GroupsFile(work / "groups", rank=context.run.ranks.process_index) if orders(objective) else None,
         teacher=teacher,
+        stop_ids=frozenset(stops),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grkd.data.conversation import Messages
-from grkd.errors import UserError
+from grkd.data.prompts import Example
 from grkd.files import parse_json
 from grkd.language.prepare import data_examples
 from grkd.rankers import Panel, Prompt
@@ -27,12 +27,8 @@ class GroupData:
 
         messages: of the group, as JSON, without the recipe's system message.
         """
-        if self.prompt is not None and system is None:
-            return self.prompt
-        found: Messages = parse_json(messages)
-        if system is None or found[0]["role"] in ("system", "developer"):
-            return found
-        return [{"role": "system", "content": system}, *found]
+        given: Messages | None = None if self.prompt is not None else parse_json(messages)
+        return Example(id="", prompt=self.prompt, messages=given).asked(system)
 
 
 def record_columns(recipe: LanguageRecipe) -> dict[str, GroupData]:
@@ -46,10 +42,4 @@ def record_columns(recipe: LanguageRecipe) -> dict[str, GroupData]:
 def check_columns(panel: Panel, found: Mapping[str, GroupData], groups: Sequence[str], *, where: str) -> None:
     """Raises UserError for a column that a ranker reads and no record of these groups has."""
     has = {name for group in groups if group in found for name in found[group].columns}
-    for name in sorted(panel.reads - set(KNOWN)):
-        if name not in has:
-            listed = ", ".join(sorted(has)) or "none beside the prompts"
-            raise UserError(
-                f"score.rankers: a ranker reads the column {name!r}, and no record of {where} has it; "
-                f"columns: {listed}"[:400]
-            )
+    panel.check_columns(has, KNOWN, where=where, what="score.rankers")

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grkd.answers.kept import kept_answers
 from grkd.console import console
 from grkd.data.chat import decode_response, encode_prompt, encode_response, stop_token_ids
 from grkd.data.language import vocabulary_size
@@ -16,7 +17,6 @@ from grkd.data.template import NotRendered
 from grkd.data.thoughts import of_channels, opening
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
-from grkd.language.kept_answers import kept_answers
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
 from grkd.run.device import dtype
@@ -74,7 +74,7 @@ class Sampler:
     ) -> list[list[list[int]]]:
         """Token ids of the responses to each prompt of shard `number`; adds tokens and seconds to `counts`.
 
-        journal: where responses are kept as they come, see grkd.language.kept_answers; those in it are not sampled.
+        journal: where responses are kept as they come, see grkd.answers.kept; those in it are not sampled.
         """
         sample = partial(
             generate_responses,

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.chat import stop_token_ids
 from grkd.data.language import Item
 from grkd.data.prompts import restored
-from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.record_columns import GroupData
 from grkd.models.load import vocabulary_size
 from grkd.rankers import Panel, Ranked, Resources, panel
 from grkd.recipe import Score
+from grkd.teacher.in_own_words import item_in_own_words
 from grkd.teacher.local import LocalTeacher
 from grkd.teacher.signal import HiddenCache, TeacherHead
 
@@ -44,6 +44,7 @@ def local_teacher(context: LanguageContext, teacher: PreTrainedModel) -> LocalTe
         context.models.tokenizer if own is None else own,
         vocabulary=context.models.numbers["vocabulary"] if own is None else vocabulary_size(own),
         batch_size=context.recipe.score.batch_size,
+        reads_text=own is not None,
     )
 
 
@@ -151,24 +152,15 @@ class Scorer:
         """Prompt and response in the teacher's tokens: the very tokens that the student trains on, where they share."""
         if self.models.teacher_tokenizer is None:
             return Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
-        system = self.recipe.data.system
-        example = restored(record, completion=record["response"])
-        try:
-            response_ids = encode_response(self.tokenizer, example, stop_ids=self.stop_ids, system=system)
-        except NotRendered:  # such as a thought without an end: the text itself, of which the likelihood is asked
-            text = self.tokenizer(record["response"], add_special_tokens=False, split_special_tokens=True)
-            response_ids = [*text["input_ids"], self.stop_ids[0]]
-        if not record["finished"] and len(response_ids) > 1:
-            response_ids = response_ids[:-1]  # it was cut by the limit of length, so the student wrote no stop token
-        prompt_ids = encode_prompt(self.tokenizer, example, system=system)
-        length = len(prompt_ids) + len(response_ids)
-        context = self.teacher.context
-        if context is not None and length > context:
-            raise UserError(
-                f"teacher: prompt and response {record['id']} are {length} of its tokens, its context is "
-                f"{context}; lower data.max_prompt_tokens or responses.max_new_tokens"
-            )
-        return Item(id=record["id"], prompt_ids=prompt_ids, response_ids=response_ids)
+        return item_in_own_words(
+            self.tokenizer,
+            restored(record, completion=record["response"]),
+            record["response"],
+            stop_ids=self.stop_ids,
+            finished=record["finished"],
+            system=self.recipe.data.system,
+            context=self.teacher.context,
+        )
 
 
 def finite(value: float, what: str, record: Record) -> float:

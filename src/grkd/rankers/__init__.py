@@ -20,7 +20,7 @@ from grkd.rankers._base import (
 from grkd.rankers._registry import load, names, option_types, ranker
 from grkd.rankers.agreement import agreement
 from grkd.rankers.combine import COMBINATIONS, Combination, Order, Votes, order, votes
-from grkd.rankers.panel import Member, Panel, Ranked, member, panel
+from grkd.rankers.panel import Member, Panel, Ranked, member, panel, reward_panel, weighted_members
 
 __all__ = [
     "COMBINATIONS",
@@ -49,5 +49,7 @@ __all__ = [
     "order",
     "panel",
     "ranker",
+    "reward_panel",
     "votes",
+    "weighted_members",
 ]

@@ -1,4 +1,4 @@
-"""One order out of several rankers' scores: a weighted sum, a lexicographic order, or votes on pairs.
+"""One order out of several rankers' scores: weighted z-scores, a sum, a lexicographic order, or votes on pairs.
 
 Scores have the shape [groups, n]; NaN is no opinion. Everything is computed in float64.
 """
@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-Combination = Literal["weights", "lexicographic", "votes"]
+Combination = Literal["weights", "sum", "lexicographic", "votes"]
 COMBINATIONS: tuple[str, ...] = get_args(Combination)
 
 
@@ -50,15 +50,18 @@ def order(
     weights: Sequence[float] | None = None,
     combine: str = "weights",
 ) -> Order:
-    """The rankers' scores as one order, by name: see `weighted`, `lexicographic` and `votes`.
+    """The rankers' scores as one order, by name: see `weighted`, `summed`, `lexicographic` and `votes`.
 
-    One ranker alone keeps its scores as they are; for "votes" its pairs are hard. Raises ValueError as these do.
+    One ranker alone keeps its scores as they are ("sum" multiplies them by its weight); for "votes" its pairs are hard.
+    Raises ValueError as these do.
     """
     if combine == "votes":
         found = votes(scores, weights)
         return Order(scores=scores[0].astype(np.float64) if len(scores) == 1 else found.scores(), votes=found)
     if combine == "lexicographic":
         return Order(scores=lexicographic(scores))
+    if combine == "sum":
+        return Order(scores=summed(scores, weights))
     return Order(scores=weighted(scores, weights))
 
 
@@ -102,6 +105,20 @@ def weighted(
     )
     scored = np.any([~np.isnan(values) for values in scores], axis=0)
     return np.where(scored, total / sum(weights), np.nan)
+
+
+def summed(
+    scores: Sequence[Float[np.ndarray, "groups n"]], weights: Sequence[float] | None = None
+) -> Float[np.ndarray, "groups n"]:
+    """Weighted sum of the scores as they are; a missing score adds nothing. NaN where no ranker scores the candidate.
+
+    For scores on one scale, such as rewards that were made for each other. Raises ValueError as `votes`.
+    Source: the aggregation of trl.GRPOTrainer (multi_objective_aggregation "sum_then_normalize").
+    """
+    _check(scores, weights)
+    values = np.stack(scores).astype(np.float64)
+    total = np.tensordot(np.array(weights or [1.0] * len(scores)), np.nan_to_num(values), axes=1)
+    return np.where(np.isnan(values).all(0), np.nan, total)
 
 
 def lexicographic(scores: Sequence[Float[np.ndarray, "groups n"]]) -> Float[np.ndarray, "groups n"]:

@@ -1,6 +1,6 @@
 """A panel: one ranker or several, and how their scores make one order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,16 @@ class Panel:
         """Columns without which the panel cannot work."""
         return {column for member in self.members for column in member.ranker.reads}
 
+    def check_columns(self, has: Collection[str], known: Collection[str], *, where: str, what: str) -> None:
+        """Raises UserError for a column that a member reads and that is neither known nor in the records.
+
+        has: the records' columns. known: what is known of groups beside them. what: the setting that errors name.
+        """
+        for name in sorted(self.reads - set(known) - set(has)):
+            listed = ", ".join(sorted(has)) or "none beside the prompts"
+            problem = f"{what}: a ranker reads the column {name!r}, and no record of {where} has it"
+            raise UserError(f"{problem}; columns: {listed}"[:400])
+
     def open(self, resources: Resources) -> None:
         """Open every member, those that load nothing first; stored answers of each go to a folder of its label.
 
@@ -111,6 +121,46 @@ def panel(entries: Sequence[Any], *, combine: str = "weights") -> Panel:
     A function has the signature of TRL's reward functions. Raises UserError for what is none of these.
     """
     return Panel([member(entry) for entry in entries], combine=combine)
+
+
+def reward_panel(functions: Any, *, weights: Sequence[float] | None = None, combine: str = "sum") -> Panel:
+    """A panel of TRL's `reward_funcs`: one or a list of functions, sequence-classification models, or their names.
+
+    weights: TRL's `reward_weights`, one per function. Their scores are summed as they are, as TRL does by default.
+    Raises UserError for another number of weights than functions, and for what is no reward function.
+    """
+    listed = list(functions) if isinstance(functions, list | tuple) else [functions]
+    members = [_reward(function) for function in listed]
+    labels = [each.label for each in members]
+    members = [
+        replace(each, label=f"{each.label}-{at}") if labels.count(each.label) > 1 else each
+        for at, each in enumerate(members)
+    ]
+    return Panel(weighted_members(members, weights, "reward_funcs"), combine=combine)
+
+
+def weighted_members(members: Sequence[Member], weights: Sequence[float] | None, where: str) -> list[Member]:
+    """The members with these weights. Raises UserError for another number of weights, or one that is not above 0."""
+    if weights is None:
+        return list(members)
+    if len(weights) != len(members) or not all(0 < weight < float("inf") for weight in weights):
+        raise UserError(
+            f"reward_weights: {len(members)} {where} need as many weights above 0, got {list(weights)}"[:300]
+        )
+    return [replace(each, weight=float(weight)) for each, weight in zip(members, weights, strict=True)]
+
+
+def _reward(function: Any) -> Member:
+    if isinstance(function, Ranker):
+        return Member(ranker=function, label=function.name)
+    if isinstance(function, str) or hasattr(function, "config"):  # a model, by name or loaded
+        name = function if isinstance(function, str) else str(getattr(function.config, "name_or_path", ""))
+        return Member(
+            ranker=load("reward_model", model=function), label=name.rstrip("/").split("/")[-1] or "reward_model"
+        )
+    if callable(function):
+        return Member(ranker=load("function", function=function), label=getattr(function, "__name__", "function"))
+    raise UserError(f"reward_funcs: expected a function, a model or its name, got {function!r}"[:300])
 
 
 def member(entry: Any) -> Member:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from grkd.errors import UserError
@@ -23,12 +24,13 @@ class RewardModel(Ranker):
     A tokenizer with a chat template gets the conversation; without one, prompt and response as a pair of texts.
     Batches hold sequences of like length. A sequence longer than the model's context (or `longest`) has no score: a
     reward of half a response would be no reward of it.
+    In Python `model` may be a loaded model, whose tokenizer is that of its name.
     Raises UserError for a model that cannot be loaded, and for several labels of which none is chosen.
     """
 
     needs: ClassVar[Need] = "device"
 
-    model: str = option(help="folder or hub name of a sequence-classification model")
+    model: Any = option(help="folder or hub name of a sequence-classification model")
     label: str | int | None = option(None, help="name or number of the label that is the score")
     longest: int | None = option(None, help="most tokens per sequence; null: the model's context")
     dtype: Dtype = option("auto", help="auto: float32 on a CPU, bfloat16 on a GPU")
@@ -40,28 +42,42 @@ class RewardModel(Ranker):
     _batch_size: int = field(default=8, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, str | nn.Module):
+            raise UserError(f"ranker reward_model: model must be a folder or hub name, got {self.model!r}"[:300])
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise UserError(
                 f"ranker reward_model: unknown dtype {self.dtype!r}; use auto, float32, bfloat16 or float16"
             )
+
+    @property
+    def loaded(self) -> nn.Module | None:
+        return self.model if isinstance(self.model, nn.Module) else None
+
+    @property
+    def place(self) -> str:
+        """Folder or hub name of the model."""
+        return self.model if isinstance(self.model, str) else str(getattr(self.model.config, "name_or_path", ""))
 
     def open(self, resources: Resources) -> None:
         auto = "bfloat16" if resources.device.type == "cuda" else "float32"
         dtype = getattr(torch, auto if self.dtype == "auto" else self.dtype)
         remote = {"trust_remote_code": self.trust_remote_code}
         try:
-            config = AutoConfig.from_pretrained(self.model, **remote)
+            config = AutoConfig.from_pretrained(self.model, **remote) if self.loaded is None else self.loaded.config
             self._place = self._label_place(config)
-            self._tokenizer = AutoTokenizer.from_pretrained(self.model, **remote)
-            network, found = AutoModelForSequenceClassification.from_pretrained(
-                self.model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **remote
-            )
-            check_complete(self.model, found)
+            self._tokenizer = AutoTokenizer.from_pretrained(self.place, **remote)
+            if self.loaded is None:
+                network, found = AutoModelForSequenceClassification.from_pretrained(
+                    self.model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **remote
+                )
+                check_complete(self.model, found)
+            else:
+                network = self.loaded
         except (OSError, ValueError, KeyError) as error:
             if isinstance(error, UserError):
                 raise
             text = " ".join(str(error).split())[:200]
-            raise UserError(f"ranker reward_model: {self.model} is no sequence-classification model ({text})") from None
+            raise UserError(f"ranker reward_model: {self.place} is no sequence-classification model ({text})") from None
         self._network = network.to(resources.device).eval()
         self._batch_size = resources.batch_size
 
@@ -88,7 +104,7 @@ class RewardModel(Ranker):
         return [[next(flat) for _ in texts] for texts in responses]
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "model": _files(self.model)}
+        return {**super().identity(), "model": _files(self.place)}
 
     def close(self) -> None:
         self._network = self._tokenizer = None
@@ -102,7 +118,7 @@ class RewardModel(Ranker):
                 return place
         listed = ", ".join(names.values())
         problem = "has several labels" if self.label is None else f"has no label {self.label!r}"
-        raise UserError(f"ranker reward_model: {self.model} {problem}; set label to one of: {listed}"[:400])
+        raise UserError(f"ranker reward_model: {self.place} {problem}; set label to one of: {listed}"[:400])
 
     def _encoded(self, prompt: Prompt, response: str) -> dict[str, list[int]]:
         if self._tokenizer.chat_template is None:

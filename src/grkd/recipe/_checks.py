@@ -132,6 +132,10 @@ def _rankers(path: KeyPath, entries: Sequence[Any] | None, combine: str | None) 
 def _in_training(recipe: LanguageRecipe) -> Iterator[Problem]:
     """Methods whose responses are sampled in training, and rankers of a method's own."""
     sampled = recipe.responses.when == "in_training"
+    for name, fine in (("temperature", (1.0,)), ("top_p", (0.95, 1.0))):  # 0.95: the default, of the responses before
+        if sampled and getattr(recipe.responses, name) not in fine:
+            text = "responses sampled in training are drawn at temperature 1 with top_p 1, and methods rely on it"
+            yield Problem(("responses", name), f"{text}; take it out")
     for index, method in enumerate(recipe.methods):
         path: KeyPath = ("methods", index)
         objective = objectives.load(method.name, **method.options)

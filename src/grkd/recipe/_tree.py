@@ -31,7 +31,7 @@ class IsPath:
 FilePath = Annotated[str, IsPath("file")]
 ModelPath = Annotated[str, Field(min_length=1), IsPath("model")]
 NetworkPath = Annotated[str, Field(min_length=1), IsPath("network")]
-Combine = Literal["weights", "lexicographic", "votes"]
+Combine = Literal["weights", "sum", "lexicographic", "votes"]
 Rankers = Annotated[list[str | dict[str, Any]], IsPath("rankers")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

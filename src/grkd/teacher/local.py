@@ -9,11 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from grkd.data.chat import stop_token_ids
+from grkd.data.conversation import read_template_options, read_tools
 from grkd.data.language import Item, captured_hidden, collate, response_logits
+from grkd.data.prompts import Example
 from grkd.errors import UserError
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.load import context_length
 from grkd.teacher.annotator import Comparison, Verdict, choice_scores
+from grkd.teacher.in_own_words import item_in_own_words
 from grkd.teacher.signal import check_head, final_hidden, mean_log_probs
 
 
@@ -21,10 +25,13 @@ class LocalTeacher:
     """A model with its tokenizer, on the model's device. (It is a grkd.rankers.Teacher.)
 
     vocabulary: how many of its logits mean a token. batch_size: sequences at a time, the longest first.
+    reads_text: its vocabulary is not the student's, so it scores the text of responses in its own tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, vocabulary: int, batch_size: int) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, *, vocabulary: int, batch_size: int, reads_text: bool = False
+    ) -> None:
+        self.model, self.tokenizer, self.reads_text = model, tokenizer, reads_text
         self.vocabulary, self.batch_size = vocabulary, batch_size
         self.context = context_length(model)
         self._from_hidden: bool | None = None  # not looked at yet
@@ -32,10 +39,15 @@ class LocalTeacher:
     def mean_log_probs(
         self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]
     ) -> list[list[float]]:
-        """Mean token log-probability of each response, nats a token, from columns prompt_ids and response_ids.
+        """Mean token log-probability of each response, nats per token, from columns prompt_ids and response_ids.
 
-        The ids must be of the teacher's vocabulary. Raises UserError without these columns.
+        A teacher that reads text takes prompts and responses instead, and the columns finished (per response), tools
+        and chat_template_kwargs where they are known.
+        Raises UserError without the ids, and for text over the teacher's context.
         """
+        if self.reads_text:
+            means = iter(self.scored(self._own_items(prompts, responses, columns))[0])
+            return [[next(means) for _ in texts] for texts in responses]
         if "prompt_ids" not in columns or "response_ids" not in columns:
             raise UserError("ranker log_prob: it needs responses as token ids (columns prompt_ids and response_ids)")
         items = [
@@ -45,6 +57,34 @@ class LocalTeacher:
         ]
         means = iter(self.scored(items)[0])
         return [[next(means) for _ in texts] for texts in responses]
+
+    def _own_items(
+        self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]
+    ) -> list[Item]:
+        stop_ids = stop_token_ids(self.tokenizer, self.model.generation_config)
+        absent = [None] * len(prompts)
+        names, finished = columns.get("group", range(len(prompts))), columns.get("finished", absent)
+        tools, options = columns.get("tools", absent), columns.get("chat_template_kwargs", absent)
+        items = []
+        for group, (prompt, texts) in enumerate(zip(prompts, responses, strict=True)):
+            asked: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+            where = f"prompt {names[group]}"
+            asked["tools"] = read_tools(tools[group], where)
+            asked["template_options"] = read_template_options(options[group], where)
+            ended = [True] * len(texts) if finished[group] is None else finished[group]
+            for place, text in enumerate(texts):
+                example = Example(id=f"{names[group]}#{place}", completion=text, **asked)
+                items.append(
+                    item_in_own_words(
+                        self.tokenizer,
+                        example,
+                        text,
+                        stop_ids=stop_ids,
+                        finished=ended[place],
+                        context=self.context,
+                    )
+                )
+        return items
 
     def choices(
         self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]

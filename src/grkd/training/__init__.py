@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grkd.training.callbacks import FiniteSteps, MetricsFile, ProgressBar
     from grkd.training.checkpoints import WholeCheckpoints, last_whole_checkpoint
-    from grkd.training.grkd_trainer import GRKDConfig, GRKDTrainer
+    from grkd.training.grkd_config import GRKDConfig
+    from grkd.training.grkd_trainer import GRKDTrainer
     from grkd.training.language_rows import LanguageRows
     from grkd.training.rows import ClassRows, Forward, RowSource
     from grkd.training.trainer import DistillationTrainer
+    from grkd.training.trl_configs import from_trl
 
 __all__ = [
     "ClassRows",
@@ -26,6 +28,7 @@ __all__ = [
     "ProgressBar",
     "RowSource",
     "WholeCheckpoints",
+    "from_trl",
     "last_whole_checkpoint",
 ]
 
@@ -34,13 +37,14 @@ _HOMES = {
     "DistillationTrainer": "trainer",
     "FiniteSteps": "callbacks",
     "Forward": "rows",
-    "GRKDConfig": "grkd_trainer",
+    "GRKDConfig": "grkd_config",
     "GRKDTrainer": "grkd_trainer",
     "LanguageRows": "language_rows",
     "MetricsFile": "callbacks",
     "ProgressBar": "callbacks",
     "RowSource": "rows",
     "WholeCheckpoints": "checkpoints",
+    "from_trl": "trl_configs",
     "last_whole_checkpoint": "checkpoints",
 }
 

@@ -4,19 +4,31 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from grkd.objectives import Objective, Term
+from grkd.objectives import Batch, Level, Objective, Term
 from grkd.training.on_policy import mixed
 from grkd.training.rows import DRAW_SEED, RowSource, draw_seed
 
 _EXAMPLES = "examples"
 REPEATED = "repeated"  # key of a micro-batch of training whose examples all belong to another place of the epoch
 _NO_STEP = -1  # of draws in evaluation, which belong to no optimiser step
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What an evaluation measures beside the loss."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Levels that it reads."""
+
+    def add(self, batches: dict[Level, Batch]) -> None:
+        """Measure one batch of each level."""
 
 
 def keeping_examples(collate: Callable[[Sequence[Any]], dict[str, Any]]) -> Callable[[Sequence[Any]], dict[str, Any]]:
@@ -26,6 +38,11 @@ def keeping_examples(collate: Callable[[Sequence[Any]], dict[str, Any]]) -> Call
         return {**collate(examples), _EXAMPLES: list(examples)}
 
     return collated
+
+
+def prefixed(metrics: dict[str, float], prefix: str) -> dict[str, float]:
+    """The metrics with `prefix_` before names that do not begin with it."""
+    return {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in metrics.items()}
 
 
 @torch.no_grad()
@@ -40,6 +57,7 @@ def evaluation_loss(
     autocast: Callable[[], AbstractContextManager[Any]],
     batch_size: int,
     seed: int,
+    measured: Measured | None = None,
 ) -> tuple[float, int]:
     """Sum over levels of (row losses summed over batches and ranks) / (rows there), and the number of rows.
 
@@ -47,8 +65,10 @@ def evaluation_loss(
     the batch size nor the number of ranks changes the loss.
     batches: of keeping_examples where several ranks share them; accelerate fills up the last ones by examples from the
     start of the data, which are not counted here. batch_size: examples per rank. prepared: moves a batch to the device.
+    measured: is given every batch that counts.
     """
     levels = objective.levels
+    asked = tuple(dict.fromkeys([*levels, *(() if measured is None else measured.levels)]))
     # One divisor per level, and the tokens for terms that are divided by them.
     total = torch.zeros(2, len(levels) + 1, dtype=torch.float64, device=accelerator.device)
     for number, given in enumerate(batches):
@@ -59,11 +79,13 @@ def evaluation_loss(
         inputs[DRAW_SEED] = draw_seed(mixed(seed, _NO_STEP), first)
         counts = rows.count(inputs)
         with autocast():  # on every rank, also where nothing counts: sharded models wait for each other
-            found = rows.forward(model, inputs, levels=levels).batches
+            found = rows.forward(model, inputs, levels=asked).batches
             terms = [objective.terms(replace(found[level], progress=1.0)) for level in levels]
         if counts_here:
             total[0] += total.new_tensor(_sums(terms))
             total[1] += total.new_tensor([float(counts[level]) for level in (*levels, "row")])
+            if measured is not None:
+                measured.add(found)
     sums, counted = accelerator.reduce(total, reduction="sum").tolist()
     return sum(of_level / max(1.0, count) for of_level, count in zip(sums, counted, strict=True)), int(counted[0])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from grkd.data.language import Group, Item, Matrix
 from grkd.errors import UserError
 from grkd.objectives import Objective
-from grkd.rankers import Panel
+from grkd.rankers import Panel, Tally
 from grkd.rankers.combine import votes
 from grkd.training.groups_file import GroupsFile
 from grkd.training.groups_of_responses import chosen, scores_of
@@ -33,6 +33,7 @@ class FreshGroups:
     responses. decode: token ids to the text that rankers read. reference: mean log-probabilities [groups, width] of a
     batch's responses under the student before training. file: where the groups are kept; None: nowhere. teacher: the
     model that rankers ask, if any.
+    stop_ids: tokens that end a response, from which rankers know whether it ended by itself.
     """
 
     panel: Panel
@@ -42,6 +43,8 @@ class FreshGroups:
     reference: Reference | None = None
     file: GroupsFile | None = None
     teacher: Any = None
+    stop_ids: frozenset[int] | None = None
+    scored: dict[str, Tally] = field(default_factory=dict)  # each ranker's scores since the last log
 
     def __post_init__(self) -> None:
         if self.n < 2:
@@ -84,6 +87,29 @@ def renewed(
 
     Draws depend on (seed, step, number of the group in the step): not on how a step is split.
     """
+    parts = sampled_parts(rows, model, batches, objective, seed=seed, places=places, share=share)
+    if rows.fresh is not None and orders(objective):
+        with _timed(rows.seconds, "rank"):
+            order_parts(rows, rows.fresh, parts, objective)
+            _finish(rows, rows.fresh, parts, objective)
+    elif any(len(part.asked) < len(part.groups) for part in parts):
+        for part in parts:
+            if len(part.asked) < len(part.groups):  # weights of a method that has them need all tokens
+                del part.batch["sampled_log_probs"]
+    return [part.batch for part in parts]
+
+
+def sampled_parts(
+    rows: "LanguageRows",
+    model: nn.Module,
+    batches: Sequence[dict[str, Any]],
+    objective: Objective,
+    *,
+    seed: int,
+    places: Places,
+    share: float,
+) -> list[_Part]:
+    """The batches' groups with `share` of them answered anew, not ranked yet."""
     parts, prompts, seeds = [], [], []
     for batch, (step, first) in zip(batches, places, strict=True):
         of_groups = group_seeds(seed, step, first, len(batch["groups"]))
@@ -101,16 +127,9 @@ def renewed(
             _answer(part, answers)
     device = batches[0]["input_ids"].device
     for part in parts:
-        part.batch = _moved(rows.collate_all(part.groups), device)
+        part.batch = moved(rows.collate_all(part.groups), device)
         part.batch["sampled_log_probs"] = _token_log_probs(part).to(device)
-    if rows.fresh is not None and orders(objective):
-        with _timed(rows.seconds, "rank"):
-            _rank(rows, rows.fresh, parts, objective)
-    elif any(len(part.asked) < len(part.groups) for part in parts):
-        for part in parts:
-            if len(part.asked) < len(part.groups):  # weights of a method that has them need all tokens
-                del part.batch["sampled_log_probs"]
-    return [part.batch for part in parts]
+    return parts
 
 
 def _places(group: Group, fresh: FreshGroups | None) -> tuple[Item, ...]:
@@ -144,22 +163,26 @@ def _token_log_probs(part: _Part) -> Tensor:
     return torch.tensor(found)
 
 
-def _rank(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
-    """Scores, votes and reference of every batch; the groups are kept."""
+def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
+    """Ask the rankers about the new groups and note their scores and votes; the groups are kept."""
     needs_hidden = rows.teacher is not None and ("teacher" in fresh.panel.needs or "row" in objective.levels)
     teacher = [rows.teacher_log_probs(part.batch) if needs_hidden else None for part in parts]
     asked = [(part, number) for part in parts for number in part.asked]
     if asked:
         _order(fresh, parts, asked, teacher)
+
+
+def _finish(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
+    """Scores, votes and reference of every batch."""
     for part in parts:
         if fresh.panel.combine == "votes":
             part.groups = [_with_votes(group) for group in part.groups]
             part.batch["groups"] = part.groups
         if objective.trains_on != "all":  # a choice by the new scores, so other tokens than those above
             device = part.batch["input_ids"].device
-            part.batch = _moved(rows.collate_all([_compared(group, objective) for group in part.groups]), device)
+            part.batch = moved(rows.collate_all([_compared(group, objective) for group in part.groups]), device)
         else:
-            part.batch |= _moved(scores_of(part.groups), part.batch["input_ids"].device)
+            part.batch |= moved(scores_of(part.groups), part.batch["input_ids"].device)
         if objective.needs_reference:
             if fresh.reference is None:
                 raise UserError("this method compares the student with itself before training; there is no reference")
@@ -182,6 +205,9 @@ def _order(
     groups = [part.groups[number] for part, number in asked]
     texts = [[fresh.decode(item.response_ids) for item in group.items] for group in groups]
     columns = _columns(groups)
+    if fresh.stop_ids is not None:
+        stops = fresh.stop_ids
+        columns["finished"] = [[item.response_ids[-1] in stops for item in group.items] for group in groups]
     if all(values is not None for values in teacher):
         columns["teacher_log_prob"] = [
             _of_group(part, number, values)
@@ -191,6 +217,9 @@ def _order(
         ]
     prompts = [group.columns["prompt"] if group.columns else "" for group in groups]
     ranked = fresh.panel(prompts, texts, columns)
+    for label, values in ranked.by_ranker.items():
+        known = values[~np.isnan(values)]
+        fresh.scored[label] = fresh.scored.get(label, Tally(0.0, 0)) + Tally(float(known.sum()), len(known))
     for at, (part, number) in enumerate(asked):
         group, size = part.groups[number], len(part.groups[number].items)
         scores, given = ranked.order.scores[at][:size].tolist(), ranked.order.votes
@@ -230,7 +259,7 @@ def _with_votes(group: Group) -> Group:
     return replace(group, votes=(_square(own.share[0], size), _square(own.weight[0], size)))
 
 
-def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 

@@ -1,9 +1,8 @@
 """GRKDTrainer: any method of grkd behind the arguments that transformers' and TRL's trainers have."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,76 +10,54 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from grkd import objectives
 from grkd.console import console
-from grkd.data.language import check_head_size, unwrapped, vocabulary_size
+from grkd.data.language import check_head_size, unwrapped
 from grkd.data.sources import split_of
 from grkd.errors import UserError
 from grkd.models.adapters import apart, shares_weights
 from grkd.models.attention import honour_softcap
-from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer
+from grkd.models.load import load_language_model, load_tokenizer
 from grkd.models.save import stopping_config
-from grkd.models.shard import shard
 from grkd.objectives import Objective
+from grkd.training.before_training import Before
 from grkd.training.callbacks import FiniteSteps
+from grkd.training.evaluation import prefixed
+from grkd.training.evaluation_metrics import TOKENS, Measured, check_metrics
+from grkd.training.grkd_config import GRKDConfig
+from grkd.training.groups_file import KeepGroups
 from grkd.training.language_rows import LanguageRows
 from grkd.training.on_policy import on_policy_sampler
+from grkd.training.ranked_in_training import check_columns, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
+from grkd.training.teacher_answers import TeacherAnswers
+from grkd.training.teacher_side import TeacherNeeds, TeacherSide, needs_of, teacher_side
 from grkd.training.trainer import DistillationTrainer
 
-
-@dataclass
-class GRKDConfig(TrainingArguments):
-    """transformers.TrainingArguments, and what a distillation needs besides.
-
-    method, method_options: see `grkd methods`. max_length: of prompt and response in tokens; longer responses are left
-    out and counted. max_new_tokens: of the responses that on-policy methods sample. system: a system message before
-    every prompt without its own. train_on_turns: "all" assistant turns of a conversation, or the "last".
-    chat_template_kwargs: variables of the chat template, such as enable_thinking; a record's own come first.
-    train_split, eval_split: the splits of a DatasetDict. fused_head, steps_per_generation, compile_layers: see
-    DistillationTrainer. tokens_per_batch: see LanguageRows.
-    teacher_placement: of a teacher given by its name on several GPUs: "whole" on each, "sharded" over them, or
-    "offloaded": sharded and kept in the host's memory.
-    per_device_train_batch_size counts prompts, each with all its responses.
-    """
-
-    method: str = "grkd"
-    method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "options of the method"})
-    teacher_model_name_or_path: str | None = None
-    teacher_placement: str = "whole"
-    max_length: int | None = 1024
-    max_new_tokens: int = 256
-    system: str | None = None
-    train_on_turns: str = "all"
-    chat_template_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "variables of the chat template"}
-    )
-    train_split: str | None = None
-    eval_split: str | None = None
-    fused_head: bool | None = None
-    steps_per_generation: int = 1
-    tokens_per_batch: int | None = None
-    compile_layers: str = "auto"
-    warmup_steps: float = 0.0  # transformers' default, 0, is no float
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
-    _VALID_DICT_FIELDS += ["chat_template_kwargs"]
+__all__ = ["GRKDConfig", "GRKDTrainer"]
 
 
 class GRKDTrainer(DistillationTrainer):
-    """Distils teacher_model into model, by tokens or by scored responses.
+    """Distils teacher_model into model: by tokens, by scored responses, or by groups that are sampled and ranked.
 
         GRKDTrainer(model=student, teacher_model=teacher, args=GRKDConfig(...), train_dataset=records,
                     processing_class=tokenizer).train()
+        GRKDTrainer(model=student, args=GRKDConfig(method="grpo"), rankers=[{"name": "verifier"}], ...).train()
 
-    model, teacher_model: a model, or the name or folder of one. train_dataset, eval_dataset: records (a list of dicts,
-    a datasets.Dataset or IterableDataset, a DatasetDict with args.train_split, the path of a file) with `messages`,
-    `prompt` + `completion`, `prompt` + `responses` (+ `teacher_scores`), or `prompt` + `chosen` / `rejected`; all that
-    grkd.data.records.examples_of reads.
-    The teacher runs in every step: `grkd run` also samples responses and caches the teacher's signal.
+    model, teacher_model: a model, or the name or folder of one.
+    rankers: who orders groups of args.num_generations responses that the student samples at every step, as in a recipe
+    (grkd.rankers.panel). combine: how several make one order: weights, sum, lexicographic or votes.
+    reward_funcs: the same by TRL's name: functions, sequence-classification models or their names, whose rewards are
+    summed. args.reward_weights: of either.
+    train_dataset, eval_dataset: records (a list of dicts, a datasets.Dataset or IterableDataset, a DatasetDict with
+    args.train_split, the path of a file) with `messages`, `prompt` + `completion`, `prompt` + `responses`
+    (+ `teacher_scores`), or `prompt` + `chosen` / `rejected`; a `prompt` alone for methods that sample, and for seqkd,
+    whose teacher answers first. eval_dataset may be a dict of sets by name.
     teacher_processing_class: the teacher's tokenizer, where its model carries no name to load it by.
     A teacher that is the student itself, or shares weights with it, is copied and frozen as it is then.
-    peft_config: of peft, for LoRA. objective: in place of args.method.
+    peft_config: of peft, for LoRA; the base model, with adapters off, is then dpo's reference.
+    objective: in place of args.method. compute_metrics: see grkd.training.evaluation_metrics.Measured.
     The other arguments are those of transformers.Trainer.
-    Raises UserError for methods that need what the records lack (a teacher's responses, scores, a reference), other
-    vocabularies, and records that are malformed.
+    Raises UserError for methods that need what is not given, another vocabulary than the student's where tokens are
+    compared, and records that are malformed.
     """
 
     def __init__(
@@ -89,6 +66,9 @@ class GRKDTrainer(DistillationTrainer):
         teacher_model: nn.Module | str | None = None,
         args: GRKDConfig | TrainingArguments | None = None,
         *,
+        rankers: Any = None,
+        combine: str | None = None,
+        reward_funcs: Any = None,
         train_dataset: Iterable[Any] | str | Path | None = None,
         eval_dataset: Iterable[Any] | dict[str, Iterable[Any]] | str | Path | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -97,47 +77,58 @@ class GRKDTrainer(DistillationTrainer):
         objective: Objective | None = None,
         **kwargs: Any,
     ) -> None:
-        args = GRKDConfig() if args is None else args
-        if not isinstance(args, GRKDConfig):
-            raise UserError("args must be a GRKDConfig: transformers' TrainingArguments with a method and its options")
-        if kwargs.get("compute_metrics") is not None:
-            raise UserError("compute_metrics is never called: evaluation gives the loss; `grkd eval` measures models")
-        if args.teacher_placement not in ("whole", "sharded", "offloaded"):
-            raise UserError(f"teacher_placement must be whole, sharded or offloaded, got {args.teacher_placement!r}")
-        args.logging_nan_inf_filter = False  # a loss that is no number must be seen
-        args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
+        args = _checked(args)
         objective = _objective(args) if objective is None else objective
+        self._metrics = check_metrics(args.eval_metrics)
+        panel = checked_panel(rankers, reward_funcs, combine, args, objective)
         name = model if isinstance(model, str) else str(getattr(model.config, "name_or_path", ""))
         tokenizer = load_tokenizer(name) if processing_class is None else processing_class
         student: Any = load_language_model(model, dtype=torch.float32).train() if isinstance(model, str) else model
-        teacher = self._teacher(teacher_model, objective, args, tokenizer, teacher_processing_class)
-        if teacher is not None and shares_weights(teacher, student):
-            console.print("teacher_model shares weights with the student: a frozen copy of it teaches")
-            teacher = apart(teacher, student)  # before adapters are put into the student
-        for side in (student, teacher):
-            if side is not None:
-                honour_softcap(side)
-        encode = RecordEncoder(tokenizer, student, objective, args, teacher=teacher)
-        rows = LanguageRows(
-            pad_token_id=encode.pad_token_id,
-            vocabulary=check_head_size(student, tokenizer, role="student"),
-            teacher=teacher,
-            trains_on=objective.trains_on,
-            tokens_per_batch=args.tokens_per_batch,
-            sampler=on_policy_sampler(
-                teacher,
-                max_new_tokens=args.max_new_tokens,
-                stop_ids=encode.stop_ids,
-                pad_token_id=encode.pad_token_id,
-                vocabulary=vocabulary_size(tokenizer),
-            )
-            if objective.on_policy
-            else None,
+        needs = needs_of(
+            args.method,
+            objective,
+            panel_needs=set() if panel is None else panel.needs,
+            metrics=[metric for metric in self._metrics if metric in TOKENS],
         )
+        side = teacher_side(
+            args.teacher_model_name_or_path if teacher_model is None else teacher_model,
+            needs,
+            student_tokenizer=tokenizer,
+            own_tokenizer=teacher_processing_class,
+            device=args.device,
+            placement=args.teacher_placement,
+        )
+        side = _apart(side, student)
+        honour_softcap(student)
+        samples = panel is not None or objective.on_policy > 0
+        encode = RecordEncoder(
+            tokenizer,
+            student,
+            objective,
+            args,
+            teacher=side.model if side is not None and side.shared else None,
+            samples=samples,
+        )
+        if objective.trains_on == "teacher":
+            assert side is not None
+            encode.teacher_answers = TeacherAnswers(
+                side=side,
+                stop_ids=encode.stop_ids,
+                max_new_tokens=args.max_new_tokens,
+                seed=args.seed,
+                batch_size=args.sampling_batch_size,
+                folder=Path(str(args.output_dir)) / "teacher_responses",
+                device=args.device,
+                system=args.system,
+            )
+        rows = _rows(side, needs, encode, args, objective, samples=samples, student=student)
         if peft_config is not None:
             from peft import get_peft_model
 
             student = get_peft_model(student, peft_config)
+        self._before = Before(rows, student, objective, args, encode=encode, adapters=peft_config is not None)
+        if panel is not None:
+            rows.fresh = fresh_groups(panel, side, encode, args, reference=self._before.reference_of_batches())
         train_groups = encode(
             split_of(train_dataset, args.train_split, "train_dataset", "args.train_split"), "train_dataset"
         )
@@ -145,6 +136,8 @@ class GRKDTrainer(DistillationTrainer):
             eval_dataset = split_of(eval_dataset, args.eval_split, "eval_dataset", "args.eval_split")
         eval_groups = encoded(encode, as_path(eval_dataset), "eval_dataset")
         say_shared(train_groups, eval_groups)
+        if panel is not None:
+            check_columns(panel, train_groups or (), "train_dataset")
         super().__init__(
             student,
             args,
@@ -159,11 +152,49 @@ class GRKDTrainer(DistillationTrainer):
             **kwargs,
         )
         self.add_callback(FiniteSteps())
+        if rows.fresh is not None and rows.fresh.file is not None:
+            self.add_callback(KeepGroups(rows.fresh.file))
         self._encode = encode
+        self.train_dataset = self._before.training_set(train_groups, self.accelerator)
+        self.eval_dataset = self._before.evaluation_set(eval_groups, "eval_dataset", self)
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As DistillationTrainer; from here on the student is no longer the one before training."""
+        self._before.over = True
+        return super().train(*arguments, **options)
 
     def evaluate(self, eval_dataset: Any = None, *arguments: Any, **options: Any) -> dict[str, float]:
-        """As transformers' Trainer; eval_dataset: records as in the constructor, or a dict of them by name."""
-        return super().evaluate(encoded(self._encode, eval_dataset, "eval_dataset"), *arguments, **options)
+        """As transformers' Trainer; eval_dataset: records as in the constructor, or a dict of them by name.
+
+        Measured: the loss, args.eval_metrics, and what compute_metrics returns.
+        """
+        return super().evaluate(self._encoded(eval_dataset, "eval_dataset"), *arguments, **options)
+
+    def evaluation_loop(self, dataloader: Any, *arguments: Any, **options: Any) -> Any:
+        """As DistillationTrainer; with metric `score`, the student's new responses are scored too."""
+        found = super().evaluation_loop(dataloader, *arguments, **options)
+        if "score" in self._metrics:
+            prefix = options.get("metric_key_prefix", "eval")
+            found.metrics.update(prefixed(self._before.scores_now(dataloader.dataset, self), prefix))
+        return found
+
+    def predict(self, test_dataset: Any, *arguments: Any, **options: Any) -> Any:
+        """As transformers' Trainer, on records: the metrics hold their loss, there are no predictions."""
+        return super().predict(self._encoded(test_dataset, "test_dataset"), *arguments, **options)
+
+    def _encoded(self, records: Any, where: str) -> Any:
+        return self._before.evaluation_set(encoded(self._encode, records, where), where, self)
+
+    def _measured(self) -> Measured | None:
+        if not self._metrics and self.compute_metrics is None:
+            return None
+        return Measured(
+            self._metrics,
+            top_k=self.args.eval_top_k,
+            compute_metrics=self.compute_metrics,
+            preprocess=self.preprocess_logits_for_metrics,
+            level="row" if "row" in self.objective.levels else "response",
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As transformers' Trainer; the generation config beside the weights stops where training stopped."""
@@ -177,52 +208,17 @@ class GRKDTrainer(DistillationTrainer):
         finally:
             model.generation_config = own
 
-    def predict(self, test_dataset: Any, *arguments: Any, **options: Any) -> Any:
-        """As transformers' Trainer, on records: the metrics hold their loss, there are no predictions."""
-        return super().predict(encoded(self._encode, test_dataset, "test_dataset"), *arguments, **options)
 
-    @staticmethod
-    def _teacher(
-        teacher: nn.Module | str | None,
-        objective: Objective,
-        args: GRKDConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        own_tokenizer: PreTrainedTokenizerBase | None,
-    ) -> Any:
-        """The teacher of tokens; None where the method compares responses alone.
-
-        Raises UserError for another vocabulary than the student's, and for a model whose vocabulary is not known.
-        """
-        teacher = args.teacher_model_name_or_path if teacher is None else teacher
-        if not (objective.needs_teacher and "row" in objective.levels):
-            return None
-        if teacher is None:
-            raise UserError(f"{args.method} learns from a teacher's scores of tokens; give teacher_model")
-        check_same_vocabulary(_teacher_tokenizer(teacher) if own_tokenizer is None else own_tokenizer, tokenizer)
-        if isinstance(teacher, str):
-            on_gpu = args.device.type == "cuda"
-            loaded: Any = load_language_model(teacher, dtype=torch.bfloat16 if on_gpu else torch.float32)
-            if args.teacher_placement != "whole":
-                loaded = shard(loaded, args.device, offload=args.teacher_placement == "offloaded")
-        else:
-            loaded = teacher
-        check_head_size(loaded, tokenizer, role="teacher")
-        return loaded  # LanguageRows freezes it
-
-
-def _teacher_tokenizer(teacher: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to a model, by its name. Raises UserError where it cannot be had."""
-    name = teacher if isinstance(teacher, str) else str(getattr(teacher.config, "name_or_path", "") or "")
-    if name:
-        try:
-            return load_tokenizer(name)
-        except UserError as error:
-            if isinstance(teacher, str):
-                raise
-            reason = f"its tokenizer cannot be loaded from {name!r} ({str(error)[:150]})"
-    else:
-        reason = "it carries no name to load its tokenizer by"
-    raise UserError(f"teacher_model: {reason}; give teacher_processing_class, to be compared with the student's")
+def _checked(args: Any) -> GRKDConfig:
+    args = GRKDConfig() if args is None else args
+    if not isinstance(args, GRKDConfig):
+        raise UserError(
+            "args must be a GRKDConfig: transformers' TrainingArguments with a method and its options; "
+            "grkd.from_trl makes one of a config of TRL"
+        )
+    args.logging_nan_inf_filter = False  # a loss that is no number must be seen
+    args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
+    return args
 
 
 def _objective(args: GRKDConfig) -> Objective:
@@ -238,3 +234,44 @@ def _compile(given: str) -> bool | None:
     if (name := str(given).lower()) not in known:
         raise UserError(f"compile_layers must be auto, true or false, got {given!r}")
     return known[name]
+
+
+def _apart(side: TeacherSide | None, student: nn.Module) -> TeacherSide | None:
+    """The teacher, as a frozen copy if it shares weights with the student."""
+    if side is None or not shares_weights(side.model, student):
+        return side
+    console.print("teacher_model shares weights with the student: a frozen copy of it teaches")
+    return side.replaced(apart(side.model, student))  # before adapters are put into the student
+
+
+def _rows(
+    side: TeacherSide | None,
+    needs: TeacherNeeds,
+    encode: RecordEncoder,
+    args: GRKDConfig,
+    objective: Objective,
+    *,
+    samples: bool,
+    student: Any,
+) -> LanguageRows:
+    """Rows with the teacher of tokens, which LanguageRows freezes, and the sampler of responses."""
+    vocabulary = check_head_size(student, encode.tokenizer, role="student")
+    shared = side is not None and side.shared and (needs.tokens is not None or needs.ranker)
+    teacher = side.model if side is not None and shared else None
+    sampler = on_policy_sampler(
+        teacher,
+        batch_size=args.sampling_batch_size,
+        max_new_tokens=args.max_new_tokens,
+        stop_ids=encode.stop_ids,
+        pad_token_id=encode.pad_token_id,
+        vocabulary=vocabulary,
+    )
+    return LanguageRows(
+        pad_token_id=encode.pad_token_id,
+        vocabulary=vocabulary,
+        teacher=teacher,
+        teacher_in_training=objective.needs_teacher,
+        tokens_per_batch=args.tokens_per_batch,
+        trains_on=objective.trains_on,
+        sampler=sampler if samples else None,
+    )

@@ -41,6 +41,7 @@ class LanguageRows:
     responses of on-policy methods. fresh: the groups that are sampled in training, and who ranks them.
     tokens_per_batch: batches are packed in rows without padding (grkd.data.packed), and one with more tokens than this
     is learnt from in several passes, groups staying together; None: they are padded.
+    teacher_in_training: False: the live teacher's scores of tokens are only measured with, when no gradient is taken.
     """
 
     unit = "tokens"
@@ -57,6 +58,7 @@ class LanguageRows:
         sampler: Sampler | None = None,
         fresh: FreshGroups | None = None,
         tokens_per_batch: int | None = None,
+        teacher_in_training: bool = True,
     ) -> None:
         if (cache is None) != (head is None) or (cache is not None and teacher is not None):
             raise ValueError("give a live teacher, or a cache and its head, or neither")
@@ -64,6 +66,7 @@ class LanguageRows:
         self.teacher, self.cache, self.head = teacher, cache, head
         self.trains_on, self.sampler, self.fresh = trains_on, sampler, fresh
         self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
+        self.teacher_in_training = teacher_in_training
         self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
     def collate(self, examples: Sequence[Group | Item]) -> dict[str, Any]:
@@ -133,8 +136,8 @@ class LanguageRows:
         share = objective.on_policy if self.fresh is None else self.fresh.share(objective)
         if share and self.fresh is None and "response" in objective.levels:
             raise UserError(
-                "this method compares responses that are sampled in training, and nothing ranks them; give it to "
-                "`grkd run` with responses.when: in_training, or choose a method that learns from stored responses"
+                "this method compares responses that are sampled in training, and nothing ranks them; give GRKDTrainer "
+                "rankers, set responses.when: in_training in a recipe, or choose a method of stored responses"
             )
         return share
 
@@ -270,8 +273,13 @@ class LanguageRows:
             "vocabulary": self.vocabulary,
         }
 
-    @torch.no_grad()
     def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
+        if torch.is_grad_enabled() and not self.teacher_in_training:
+            return None
+        with torch.no_grad():
+            return self._given_scores(batch)
+
+    def _given_scores(self, batch: dict[str, Any]) -> Tensor | None:
         head = self._head() if "teacher_hidden" in batch else None
         if head is not None:
             return head(batch["teacher_hidden"])[:, : self.vocabulary]

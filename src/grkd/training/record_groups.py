@@ -21,14 +21,20 @@ from grkd.errors import UserError
 from grkd.models.load import context_length
 from grkd.objectives import Objective
 from grkd.ranks import from_main
+from grkd.training.groups_before import NO_RESPONSE
 from grkd.training.groups_of_responses import chosen
+from grkd.training.teacher_answers import TeacherAnswer, TeacherAnswers
 
 if TYPE_CHECKING:
-    from grkd.training.grkd_trainer import GRKDConfig
+    from grkd.training.grkd_config import GRKDConfig
 
 
 class RecordEncoder:
-    """From records to groups of token ids; says what it leaves out."""
+    """From records to groups of token ids; says what it leaves out.
+
+    student, teacher: whose context limits a record. samples: the method answers prompts anew in training, so a prompt
+    needs no response. teacher_answers: the teacher's responses, for methods that learn from them.
+    """
 
     def __init__(
         self,
@@ -38,14 +44,17 @@ class RecordEncoder:
         args: "GRKDConfig",
         *,
         teacher: Any = None,
+        samples: bool = False,
+        teacher_answers: TeacherAnswers | None = None,
     ) -> None:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
+        self.samples, self.teacher_answers = samples, teacher_answers
         self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         limits = [args.max_length, context_length(student), None if teacher is None else context_length(teacher)]
         self.limit = min((limit for limit in limits if limit is not None), default=None)
         # What a prompt must leave for the answers that are written in training.
-        self.new_tokens = args.max_new_tokens if objective.on_policy else 0
+        self.new_tokens = args.max_new_tokens if samples else 0
         if self.limit is not None and self.new_tokens >= self.limit:
             raise UserError(f"max_new_tokens {self.new_tokens} leaves no room for a prompt in {self.limit} tokens")
         if args.train_on_turns not in ("all", "last"):
@@ -54,8 +63,6 @@ class RecordEncoder:
             raise UserError(f"chat_template_kwargs must be a JSON object, got {args.chat_template_kwargs!r}")
         read_template_options(args.chat_template_kwargs, "args")
         self.notes: Counter[str] = Counter()
-        if objective.needs_reference:
-            raise UserError(f"{args.method} compares the student with itself before training; give it to `grkd run`")
 
     def __call__(self, records: Any, where: str) -> Any:
         """Groups of token ids; None for no records. The first process of a launch makes them for all.
@@ -63,20 +70,26 @@ class RecordEncoder:
         Raises UserError where the method can learn from none of them."""
         if records is None:
             return None
-        return from_main(lambda: self._encoded(records, where), f"tokenise {where}")
+        # The teacher answers on every process: its layers may be spread over them.
+        answers = None
+        if self.teacher_answers is not None:
+            answers = self.teacher_answers(self._examples(records, where), where)
+        return from_main(lambda: self._encoded(records, where, answers), f"tokenise {where}")
 
-    def _encoded(self, records: Any, where: str) -> list[Group]:
+    def _encoded(self, records: Any, where: str, answers: list[TeacherAnswer] | None) -> list[Group]:
         found: list[Group] = []
         too_long, unused, left_out = 0, 0, LeftOut()
-        for example in track(self._examples(records, where), f"tokenise {where}"):
+        examples = self._examples(records, where)
+        for number, example in enumerate(track(examples, f"tokenise {where}")):
             try:
-                group, dropped = self._group(example, where, left_out)
+                group, dropped = self._group(example, where, left_out, answers[number] if answers else None)
             except NotRendered as error:
                 left_out.add(example.id, error.reason)
                 continue
             too_long += dropped
-            group = chosen(group, self.objective.trains_on) if group.items else group
-            if group.items and ("row" in self.objective.levels or group.has_pair):
+            if not self.samples:
+                group = chosen(group, self.objective.trains_on) if group.items else group
+            if group.items and (self.samples or "row" in self.objective.levels or group.has_pair):
                 found.append(group)
             else:
                 unused += 1
@@ -104,38 +117,70 @@ class RecordEncoder:
             examples = gathered(records, where, turns=turns, unique=False)
         options = self.args.chat_template_kwargs
         assert not isinstance(options, str)
+        answered_later = self.samples or self.teacher_answers is not None
         return [
             replace(example, template_options={**options, **(example.template_options or {})}) if options else example
             for example in examples
-            if example.answers or example.record is None
+            if example.answers or example.record is None or answered_later
         ]
 
-    def _group(self, example: Example, where: str, left_out: LeftOut) -> tuple[Group, int]:
+    def _group(
+        self, example: Example, where: str, left_out: LeftOut, answer: TeacherAnswer | None
+    ) -> tuple[Group, int]:
         """The example's responses as token ids, and how many of them are too long."""
+        columns = {**example.columns, "prompt": example.asked(self.args.system)} if self.samples else None
+        prompt_ids = encode_prompt(self.tokenizer, example, system=self.args.system)
+        if answer is not None:
+            ids = [self._ids_of_teacher(example, answer)]
+            sources, scores = ["teacher"], [0.0]
+        elif not example.answers and self.samples:
+            ids, sources, scores = [[self.stop_ids[0]]], [NO_RESPONSE], [0.0]
+        else:
+            ids, scores = self._ids_of_data(example, where, left_out)
+            sources = ["data"] * len(ids)
+        fits = [self._fits(prompt_ids, response) for response in ids]
+        kept = [at for at, fit in enumerate(fits) if fit]
+        group = Group(
+            id=example.id,
+            items=tuple(Item(f"{example.id}#{place}", prompt_ids, ids[at]) for place, at in enumerate(kept)),
+            teacher_scores=tuple(scores[at] for at in kept),
+            sources=tuple(sources[at] for at in kept),
+            columns=columns,
+        )
+        return group, len(ids) - len(kept)
+
+    def _ids_of_data(self, example: Example, where: str, left_out: LeftOut) -> tuple[list[list[int]], list[float]]:
         if not example.answers:
             raise UserError(f"{where}: example {example.id}: a prompt without a response; {self._wanted()}")
-        scores = example.scores or [0.0] * len(example.answers)
-        prompt_ids = encode_prompt(self.tokenizer, example, system=self.args.system)
-        items, kept, too_long = [], [], 0
-        for place, (answer, score) in enumerate(zip(example.answers, scores, strict=True)):
-            name = f"{example.id}#{place}"
+        given = example.scores or [0.0] * len(example.answers)
+        found, scores = [], []
+        for place, (answer, score) in enumerate(zip(example.answers, given, strict=True)):
             alone = replace(example, completion=answer, responses=None, scores=None)
             try:
-                ids = encode_response(
-                    self.tokenizer, alone, stop_ids=self.stop_ids, system=self.args.system, notes=self.notes
-                )
+                found.append(self._response_ids(alone))
+                scores.append(score)
             except NotRendered as error:
                 if len(example.answers) == 1:
                     raise
-                left_out.add(name, error.reason)
-                continue
-            if self.limit is None or len(prompt_ids) + max(len(ids), self.new_tokens) <= self.limit:
-                items.append(Item(name, prompt_ids, ids))
-                kept.append(score)
-            else:
-                too_long += 1
-        sources = ("data",) * len(items)
-        return Group(id=example.id, items=tuple(items), teacher_scores=tuple(kept), sources=sources), too_long
+                left_out.add(f"{example.id}#{place}", error.reason)
+        return found, scores
+
+    def _ids_of_teacher(self, example: Example, answer: TeacherAnswer) -> list[int]:
+        if answer.response_ids is None:  # of another vocabulary
+            ids = self._response_ids(replace(example, completion=answer.text, responses=None, scores=None))
+            return ids if answer.finished or len(ids) < 2 else ids[:-1]
+        ids = answer.response_ids
+        if answer.finished and ids[-1] not in self.stop_ids:  # ended as the teacher alone ends
+            return [*ids[:-1], self.stop_ids[0]]
+        return ids
+
+    def _response_ids(self, example: Example) -> list[int]:
+        return encode_response(
+            self.tokenizer, example, stop_ids=self.stop_ids, system=self.args.system, notes=self.notes
+        )
+
+    def _fits(self, prompt_ids: list[int], response_ids: list[int]) -> bool:
+        return self.limit is None or len(prompt_ids) + max(len(response_ids), self.new_tokens) <= self.limit
 
     def _say_notes(self, where: str) -> None:
         for note, count in self.notes.items():
@@ -144,9 +189,7 @@ class RecordEncoder:
 
     def _wanted(self) -> str:
         if "response" in self.objective.levels:
-            return "give responses with different teacher_scores, or chosen and rejected"
-        if self.objective.trains_on == "teacher":
-            return "responses of the teacher are sampled by `grkd run`"
+            return "give responses with different teacher_scores, or chosen and rejected, or rankers="
         return "give a completion, responses, or messages that end with an assistant turn"
 
 

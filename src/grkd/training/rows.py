@@ -99,6 +99,22 @@ def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
     return found
 
 
+def mean_scores(rows: Any, accelerator: Any) -> dict[str, float]:
+    """Mean score that each ranker gave to new responses since the last time, over all ranks; it begins anew."""
+    fresh = getattr(rows, "fresh", None)
+    if fresh is None:
+        return {}
+    tallies = [fresh.scored.get(label) for label in fresh.panel.labels]
+    sums = torch.tensor([[0.0, 0.0] if tally is None else [tally.total, tally.over] for tally in tallies])
+    sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
+    fresh.scored.clear()
+    return {
+        f"score/{label}": total / count
+        for label, (total, count) in zip(fresh.panel.labels, sums.tolist(), strict=True)
+        if count
+    }
+
+
 class ClassRows:
     """A row is an example, a candidate a class. The teacher's scores come with the batch.
 

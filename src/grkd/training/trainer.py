@@ -26,11 +26,11 @@ from grkd.models.shard import PlainCopy, check_same_weights, is_sharded
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import CompiledLayers, training_flops
-from grkd.training.evaluation import REPEATED, evaluation_loss, keeping_examples, without_repeats
+from grkd.training.evaluation import REPEATED, evaluation_loss, keeping_examples, prefixed, without_repeats
 from grkd.training.on_policy import mixed
 from grkd.training.passes import in_passes
 from grkd.training.resolution import say_lost_steps
-from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed, seconds_per_step
+from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed, mean_scores, seconds_per_step
 from grkd.training.sampled_ahead import SampledAhead
 
 
@@ -287,6 +287,7 @@ class DistillationTrainer(Trainer):
         on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(on_gpu):
             torch.manual_seed(self.args.seed)
+            measured = self._measured()
             with self._compiled.paused():
                 loss, rows = evaluation_loss(
                     model,
@@ -298,14 +299,24 @@ class DistillationTrainer(Trainer):
                     autocast=self.compute_loss_context_manager,
                     batch_size=self.args.eval_batch_size,
                     seed=self.args.seed,
+                    measured=measured,
                 )
         metrics = {f"{metric_key_prefix}_loss": loss}
+        if measured is not None:
+            metrics |= prefixed(measured.reduced(self.accelerator), metric_key_prefix)
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
 
     def get_train_dataloader(self) -> DataLoader:
         """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
         with self._examples_kept():
             return super().get_train_dataloader()
+
+    def _measured(self) -> Any:
+        """What the next evaluation measures beside the loss (grkd.training.evaluation_metrics.Measured); None: nothing.
+
+        Overridden by GRKDTrainer.
+        """
+        return None
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
@@ -390,6 +401,7 @@ class DistillationTrainer(Trainer):
             self._counted.clear()
             logs |= seconds_per_step(self.rows, self.state.global_step - self._logged_at)
             self._logged_at = self.state.global_step
+            logs |= mean_scores(self.rows, self.accelerator)
         super().log(logs, start_time)
 
     def _placed(self, batch: Batch) -> Batch:

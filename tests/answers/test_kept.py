@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from grkd.answers.kept import kept_answers
 from grkd.errors import UserError
 from grkd.language import respond as module
 from grkd.language import sampling
-from grkd.language.kept_answers import kept_answers
 from grkd.models.generate import Response
 from tests.language._responding import counts, groups, made
 

@@ -1,0 +1,133 @@
+"""What GRKDTrainer makes before training: responses of prompts that have none, and the reference of dpo."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+
+from grkd.data.language import Group
+from grkd.errors import UserError
+from grkd.objectives import Objective
+from grkd.training.fresh_groups import Reference, orders
+from grkd.training.grkd_config import GRKDConfig
+from grkd.training.groups_before import groups_of_model, has_no_response
+from grkd.training.language_rows import LanguageRows
+from grkd.training.record_groups import RecordEncoder
+from grkd.training.student_before import StudentBefore, with_reference
+
+
+class Before:
+    """Groups made ready by the student before training.
+
+    over: training has begun, so the student is another one now. adapters: the student's base model is the one before.
+    """
+
+    def __init__(
+        self,
+        rows: LanguageRows,
+        student: Any,
+        objective: Objective,
+        args: GRKDConfig,
+        *,
+        encode: RecordEncoder,
+        adapters: bool,
+    ) -> None:
+        self.rows, self.student, self.objective, self.args = rows, student, objective, args
+        self.adapters, self.over = adapters, False
+        self._numbers = {"pad_token_id": encode.pad_token_id, "vocabulary": rows.vocabulary}
+        self._reference: StudentBefore | None = None
+
+    def reference_of_batches(self) -> Reference | None:
+        """For groups that are sampled in training: without adapters this copies the student."""
+        if self.objective.needs_reference and self._reference is None:
+            self._reference = StudentBefore(self.student, **self._numbers, adapters=self.adapters)
+        return self._reference
+
+    def training_set(self, groups: Any, accelerator: Accelerator) -> Any:
+        """The groups that are trained on, with what stored ones need."""
+        if groups is None:
+            return None
+        share = self.rows.fresh_share(self.objective)
+        if 0 < share < 1:  # some prompts keep their responses
+            groups = self._answered(groups, "train_dataset", accelerator)
+        if self.rows.fresh is None:
+            groups = self._referenced(groups, "train_dataset", accelerator)
+        return groups
+
+    def evaluation_set(self, groups: Any, where: str, trainer: Any) -> Any:
+        """The groups of an evaluation (or of several by name), none of which is a prompt alone.
+
+        Prompts without responses, or without an order of them, are answered by the student as it is when this is
+        asked: for the constructor's sets the one before training. What is ready stays as it is.
+        """
+        if groups is None or isinstance(groups, str):
+            return groups
+        if isinstance(groups, dict):
+            return {name: self.evaluation_set(own, f"{where}[{name!r}]", trainer) for name, own in groups.items()}
+        found = self._answered(groups, where, trainer.accelerator, model=trainer._to_sample)
+        return self._referenced(found, where, trainer.accelerator)
+
+    def scores_now(self, groups: Sequence[Group], trainer: Any) -> dict[str, float]:
+        """Mean score by every ranker of new responses of the student as it is."""
+        return self._sampled(groups, "score", trainer.accelerator, trainer._to_sample())[1]
+
+    def _answered(
+        self,
+        groups: Sequence[Group],
+        where: str,
+        accelerator: Accelerator,
+        *,
+        model: Callable[[], Any] | None = None,
+    ) -> list[Group]:
+        asks = [at for at, group in enumerate(groups) if self._wants_responses(group)]
+        if not asks:
+            return list(groups)
+        student = self.student if model is None else model()
+        made, _ = self._sampled([groups[at] for at in asks], f"{where}: responses", accelerator, student)
+        found = list(groups)
+        for at, group in zip(asks, made, strict=True):
+            found[at] = group
+        return found
+
+    def _wants_responses(self, group: Group) -> bool:
+        if has_no_response(group):
+            return True
+        fresh = self.rows.fresh
+        ordered = fresh is not None and orders(self.objective)
+        return ordered and not group.has_pair and "student" not in group.sources
+
+    def _sampled(
+        self, groups: Sequence[Group], description: str, accelerator: Accelerator, model: Any
+    ) -> tuple[list[Group], dict[str, float]]:
+        return groups_of_model(
+            self.rows,
+            model,
+            groups,
+            self.objective,
+            seed=self.args.seed,
+            batch_size=self.args.eval_batch_size,
+            description=description,
+            accelerator=accelerator,
+        )
+
+    def _referenced(self, groups: Sequence[Group], where: str, accelerator: Accelerator) -> list[Group]:
+        missing = [at for at, group in enumerate(groups) if group.reference_log_probs is None]
+        if not (self.objective.needs_reference and missing):
+            return list(groups)
+        if self.over and self._reference is None and not self.adapters:
+            raise UserError(
+                f"{where}: {self.args.method} compares with the student before training, which is gone; "
+                "give the set as eval_dataset when the trainer is made"
+            )
+        known = with_reference(
+            self.rows,
+            self.student if not self.over else self.reference_of_batches(),
+            [groups[at] for at in missing],
+            batch_size=self.args.eval_batch_size,
+            description=f"{where}: reference (student before training)",
+            accelerator=accelerator,
+        )
+        found = list(groups)
+        for at, group in zip(missing, known, strict=True):
+            found[at] = group
+        return found

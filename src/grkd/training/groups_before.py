@@ -1,0 +1,81 @@
+"""Groups that a model samples outside of a training step: before training, and at an evaluation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from grkd.console import track
+from grkd.data.language import Group
+from grkd.objectives import Objective
+from grkd.training.fresh_groups import moved, order_parts, orders, sampled_parts
+from grkd.training.on_policy import mixed
+from grkd.training.rows import mean_scores
+
+if TYPE_CHECKING:
+    from grkd.training.language_rows import LanguageRows
+
+_BEFORE = -2  # the step of these draws: no optimiser step has it
+NO_RESPONSE = "none"  # source of a place-holder: a prompt that has no response yet
+
+
+def has_no_response(group: Group) -> bool:
+    """Whether the group is a prompt alone, which waits for responses."""
+    return group.sources == (NO_RESPONSE,)
+
+
+@torch.no_grad()
+def groups_of_model(
+    rows: "LanguageRows",
+    model: nn.Module,
+    groups: Sequence[Group],
+    objective: Objective,
+    *,
+    seed: int,
+    batch_size: int,
+    description: str,
+    accelerator: Accelerator,
+) -> tuple[list[Group], dict[str, float]]:
+    """The groups with new responses of the model, ranked as in training, and the mean score by every ranker.
+
+    Ranks share the work, and all have the result. Draws depend on (seed, number of the group), not on the split. The
+    groups are not written to the file of training's groups.
+    """
+    fresh, step = rows.fresh, mixed(seed, _BEFORE)
+    rows.fresh = None if fresh is None else replace(fresh, file=None, scored={})
+    was_training = model.training
+    model.eval()
+    found: list[tuple[int, list[Group]]] = []
+    try:
+        for first, part in own_batches(groups, batch_size, description, accelerator):
+            batch = moved(rows.collate_all(part), accelerator.device)
+            with accelerator.autocast():
+                made = sampled_parts(rows, model, [batch], objective, seed=step, places=[(_BEFORE, first)], share=1.0)
+                if rows.fresh is not None and orders(objective):
+                    order_parts(rows, rows.fresh, made, objective)
+            found.append((first, made[0].groups))
+        scores = mean_scores(rows, accelerator)
+    finally:
+        rows.fresh = fresh
+        model.train(was_training)
+    return in_order(found, accelerator), scores
+
+
+def in_order(found: list[tuple[int, list[Any]]], accelerator: Accelerator) -> list[Any]:
+    """Parts of all ranks, each with the number of its first element, as one list."""
+    parts = gather_object(found) if accelerator.num_processes > 1 else found
+    return [element for _, part in sorted(parts, key=lambda part: part[0]) for element in part]
+
+
+def own_batches(
+    groups: Sequence[Group], batch_size: int, description: str, accelerator: Accelerator
+) -> Iterator[tuple[int, Sequence[Group]]]:
+    """This rank's batches, with the number of the first group of each."""
+    starts = range(0, len(groups), batch_size)[accelerator.process_index :: accelerator.num_processes]
+    shown = track(starts, description, unit="batch") if accelerator.is_main_process else starts
+    for start in shown:
+        yield start, groups[start : start + batch_size]

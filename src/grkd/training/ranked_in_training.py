@@ -1,0 +1,88 @@
+"""The rankers of a GRKDTrainer: `rankers`, or TRL's `reward_funcs`, opened for groups that are sampled in training."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from grkd.data.chat import decode_response
+from grkd.data.language import Group
+from grkd.errors import UserError
+from grkd.objectives import Objective
+from grkd.rankers import Panel, Resources, panel, reward_panel, weighted_members
+from grkd.training.fresh_groups import FreshGroups, Reference
+from grkd.training.grkd_config import GRKDConfig
+from grkd.training.groups_file import GroupsFile
+from grkd.training.record_groups import RecordEncoder
+from grkd.training.teacher_side import TeacherSide
+
+# What a ranker may read of a group beside the record's own columns.
+_KNOWN = {"prompt_ids", "response_ids", "finished", "teacher_log_prob"}
+
+
+def checked_panel(
+    rankers: Any, reward_funcs: Any, combine: str | None, args: GRKDConfig, objective: Objective
+) -> Panel | None:
+    """The rankers, not opened yet; None if there are none.
+
+    rankers: entries of grkd.rankers.panel, one or a list, or a Panel. Raises UserError for rankers of a method that
+    compares no responses, both names at once, settings of rankers without any, and what grkd.rankers refuses.
+    """
+    if rankers is None and reward_funcs is None:
+        if combine is not None or args.reward_weights is not None or "score" in (args.eval_metrics or ()):
+            raise UserError("combine, reward_weights and eval_metrics: score belong to rankers; give rankers")
+        if objective.on_policy and "response" in objective.levels:
+            raise UserError(
+                f"{args.method} learns from responses that it samples, and nothing ranks them; give rankers"
+            )
+        return None
+    if rankers is not None and reward_funcs is not None:
+        raise UserError("rankers and reward_funcs are two names of one argument; give one of them")
+    if "response" not in objective.levels:
+        raise UserError(f"{args.method} compares no responses, so it asks no ranker; leave rankers out")
+    if reward_funcs is not None:
+        return reward_panel(reward_funcs, weights=args.reward_weights, combine=combine or "sum")
+    if isinstance(rankers, Panel):
+        made = rankers
+    else:
+        made = panel(list(rankers) if isinstance(rankers, list | tuple) else [rankers])
+    members = weighted_members(made.members, args.reward_weights, "rankers")
+    return Panel(members, combine=combine or made.combine)
+
+
+def fresh_groups(
+    panel: Panel, side: TeacherSide | None, encode: RecordEncoder, args: GRKDConfig, *, reference: Reference | None
+) -> FreshGroups:
+    """The groups that the student samples in training, with the rankers opened. Raises UserError as rankers do."""
+    rank, folder = PartialState().process_index, Path(str(args.output_dir))
+    batch_size = int(args.per_device_eval_batch_size)
+    panel.open(
+        Resources(
+            teacher=None if side is None else lambda: side.asked_by_rankers(args.device, batch_size),
+            device=args.device,
+            folder=folder / "rankers" / f"training-{rank}",
+            batch_size=batch_size,
+        )
+    )
+    stops, tokenizer = frozenset(encode.stop_ids), encode.tokenizer
+    return FreshGroups(
+        panel=panel,
+        n=args.num_generations,
+        stored_share=args.stored_share,
+        decode=lambda ids: decode_response(tokenizer, ids, stops),
+        reference=reference,
+        file=GroupsFile(folder / "groups", rank=rank) if args.keep_groups else None,
+        teacher=None if side is None else side.model,
+        stop_ids=stops,
+    )
+
+
+def check_columns(panel: Panel, groups: Iterable[Group], where: str) -> None:
+    """Raises UserError for a column that a ranker reads and no record has."""
+    has = {name for group in groups for name in group.columns or {}} - {"prompt"}
+    for name in sorted(panel.reads - _KNOWN - has):
+        listed = ", ".join(sorted(has)) or "none beside the prompts"
+        raise UserError(
+            f"rankers: one reads the column {name!r}, and no record of {where} has it; columns: {listed}"[:400]
+        )

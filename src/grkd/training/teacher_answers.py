@@ -1,0 +1,132 @@
+"""A teacher's own responses to the prompts of records, for methods that learn from them; kept as they come."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+
+from grkd.answers.kept import kept_answers
+from grkd.console import track
+from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
+from grkd.data.language import vocabulary_size
+from grkd.data.prompts import Example
+from grkd.data.thoughts import opening
+from grkd.errors import UserError
+from grkd.files import digest
+from grkd.models.generate import Response, free_memory, generate_responses
+from grkd.models.load import context_length
+from grkd.models.shard import is_sharded
+from grkd.training.teacher_side import TeacherSide
+
+TEMPERATURE, TOP_P = 1.0, 0.95  # the defaults of `responses` in a recipe
+_TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherAnswer:
+    """A response of the teacher: its text, and its token ids if teacher and student share a vocabulary."""
+
+    text: str
+    response_ids: list[int] | None
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherAnswers:
+    """Samples one response per prompt from the teacher, at temperature 1 and top_p 0.95.
+
+    folder: where responses are kept as they come, so that another start with the same teacher and prompts samples
+    nothing again. Ranks share the prompts, and all have the result.
+    """
+
+    side: TeacherSide
+    stop_ids: Sequence[int]
+    max_new_tokens: int
+    seed: int
+    batch_size: int | None
+    folder: Path
+    device: torch.device
+    system: str | None = None
+
+    def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
+        """One response per example. Raises UserError for a prompt that leaves no room in the teacher's context."""
+        tokenizer = self.side.tokenizer
+        prompts = [encode_prompt(tokenizer, example, system=self.system) for example in examples]
+        self._check_room(examples, prompts, where)
+        state = PartialState()
+        # Equal prompts stay together: a response depends on the number of equal prompts before it.
+        first = {ids: number for number, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        mine = [at for at, ids in enumerate(prompts) if first[tuple(ids)] % state.num_processes == state.process_index]
+        found = list(zip(mine, self._sampled([prompts[at] for at in mine], where), strict=True)) if mine else []
+        by_place = dict(gather_object(found) if state.num_processes > 1 else found)
+        return [self._answer(prompts[at], by_place[at]) for at in range(len(prompts))]
+
+    def _sampled(self, prompts: list[list[int]], where: str) -> list[Response]:
+        tokenizer, model = self.side.tokenizer, self._model()
+        stop_ids = self._stop_ids()
+        pad = tokenizer.pad_token_id
+        settings: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": TEMPERATURE,
+            "top_p": TOP_P,
+            "stop_ids": stop_ids,
+            "seed": self.seed,
+            "vocabulary": vocabulary_size(tokenizer),
+        }
+        sample = partial(
+            generate_responses,
+            model,
+            **settings,
+            pad_token_id=stop_ids[0] if pad is None else pad,
+            batch_size=self.batch_size,
+        )
+        name = digest([prompts, settings, weights_digest(model)])[:16]
+        path = self.folder / f"{name}.jsonl"
+        responses: dict[int, Response] = {}
+        answers = (answer for some in kept_answers(path, prompts, sample) for answer in some.responses)
+        for answer in track(answers, f"{where}: the teacher's responses", unit="responses", total=len(prompts)):
+            responses[answer.index] = answer
+        free_memory()
+        return [responses[index] for index in range(len(prompts))]
+
+    def _model(self) -> Any:
+        model = self.side.model
+        return model if is_sharded(model) else model.to(self.device).eval()
+
+    def _answer(self, prompt_ids: Sequence[int], response: Response) -> TeacherAnswer:
+        tokenizer = self.side.tokenizer
+        opened = opening(str(tokenizer.decode(prompt_ids[-_TAIL:], skip_special_tokens=False)))
+        text = opened + decode_response(tokenizer, response.response_ids, self._stop_ids())
+        ids = response.response_ids if self.side.shared else None
+        return TeacherAnswer(text=text, response_ids=ids, finished=response.finished)
+
+    def _stop_ids(self) -> list[int]:
+        """The teacher may end its turns by another token than the student's, also of one vocabulary."""
+        own = stop_token_ids(self.side.tokenizer, self.side.model.generation_config)
+        return list(dict.fromkeys([*self.stop_ids, *own])) if self.side.shared else own
+
+    def _check_room(self, examples: Sequence[Example], prompts: Sequence[list[int]], where: str) -> None:
+        context = context_length(self.side.model)
+        for example, ids in zip(examples, prompts, strict=True):
+            if context is not None and len(ids) + self.max_new_tokens > context:
+                raise UserError(
+                    f"{where}: prompt {example.id} and its response take {len(ids) + self.max_new_tokens} of the "
+                    f"teacher's tokens, its context is {context}; lower max_new_tokens, or leave the record out"
+                )
+
+
+@torch.no_grad()
+def weights_digest(model: nn.Module) -> str:
+    """A digest of a model's weights, by the name, shape, sum and mean square of each: one pass, no copy."""
+    parts = []
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            wide = value.float()
+            parts.append([name, list(value.shape), float(wide.sum()), float(wide.square().mean())])
+    return digest(parts)

@@ -1,0 +1,137 @@
+"""A GRKDConfig from a config of TRL: arguments go where they belong, are refused, or are named. TRL is not imported."""
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from rich.markup import escape
+from transformers import TrainingArguments
+
+from grkd.console import console
+from grkd.errors import UserError
+from grkd.training._trl_arguments import CONFIGS, Argument
+from grkd.training.grkd_config import GRKDConfig
+
+# transformers passes their values on to the new names by itself.
+_OLD_NAMES = (
+    ("gradient_checkpointing", "gradient_checkpointing_kwargs")
+    if "activation_checkpointing" in {field.name for field in fields(TrainingArguments)}
+    else ()
+)
+_FLOATS = {field.name for field in fields(TrainingArguments) if field.type in (float, "float")}
+_OF_TRANSFORMERS = [field.name for field in fields(TrainingArguments) if field.init]
+
+
+def from_trl(config: Any, **changes: Any) -> GRKDConfig:
+    """The same training as a GRKDConfig: of trl's GRPOConfig, DPOConfig, DistillationConfig or GKDConfig (1.16).
+
+    TrainingArguments are copied; what TRL adds is mapped as in docs/guide/from-trl.md. Arguments that only say how TRL
+    works are named in one line. changes: fields of GRKDConfig that are set in place of the config's.
+    Raises UserError for another config, and for an argument that changes what is learnt and is not here.
+    """
+    kind = next((each.__name__ for each in type(config).__mro__ if each.__name__ in CONFIGS), None)
+    if kind is None:
+        raise UserError(f"from_trl knows {', '.join(CONFIGS)} of trl, got {type(config).__name__}")
+    method, arguments = CONFIGS[kind]
+    given = _of_transformers(config)
+    given["max_length"] = None  # where TRL sets no limit
+    options: dict[str, Any] = {}
+    unused = []
+    defaults = _defaults(config)
+    for name, argument in arguments.items():
+        if not hasattr(config, name):  # another version of trl
+            continue
+        value = getattr(config, name)
+        if argument.kind == "same":
+            given[argument.to] = value
+        elif argument.kind == "option":
+            options |= {argument.to: value} if value is not None else {}
+        elif value != defaults.get(name) and not _fine(value, argument):
+            if argument.kind == "refused":
+                raise UserError(f"from_trl: {kind}({name}={value!r}): {argument.why}"[:400])
+            unused += [name] if argument.kind == "without" else []
+    if kind == "GRPOConfig":
+        _grpo(config, given, options)
+    if kind == "DistillationConfig" and config.beta != 1:
+        method, options = "gkd", {"beta": config.beta, "on_policy_fraction": 1.0}
+    if getattr(config, "shuffle_dataset", None) is False and kind != "GKDConfig":
+        given["train_sampling_strategy"] = "sequential"
+    if unused:
+        console.print(f"[yellow]from_trl: no effect here: {escape(', '.join(unused))}[/yellow]", soft_wrap=True)
+    return GRKDConfig(**{**given, "method": method, "method_options": options or None, **changes})
+
+
+def _grpo(config: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
+    """Batches in prompts, generations in optimiser steps, and the loss."""
+    size, accumulation, n = (
+        int(value)
+        for value in (config.per_device_train_batch_size, config.gradient_accumulation_steps, config.num_generations)
+    )
+    if size * accumulation % n:
+        raise UserError(
+            f"from_trl: {size} x {accumulation} responses per device and step are no whole number of groups of {n}; "
+            "change per_device_train_batch_size, gradient_accumulation_steps or num_generations"
+        )
+    whole = size % n == 0
+    given["per_device_train_batch_size"] = size // n if whole else 1
+    given["gradient_accumulation_steps"] = accumulation if whole else size * accumulation // n
+    given["per_device_eval_batch_size"] = max(1, int(config.per_device_eval_batch_size) // n)
+    micro = config.steps_per_generation or accumulation
+    if micro > accumulation and micro % accumulation:
+        raise UserError(
+            f"from_trl: steps_per_generation {micro} is no multiple of gradient_accumulation_steps {accumulation}"
+        )
+    given["steps_per_generation"] = max(1, micro // accumulation)
+    options.setdefault("clip_high", config.epsilon)
+    scales = {"group": "group", "True": "group", "none": "none", "False": "none"}
+    if str(config.scale_rewards) not in scales:
+        raise UserError(f"from_trl: GRPOConfig(scale_rewards={config.scale_rewards!r}): use group or none")
+    losses = {"grpo": "sequence", "dapo": "token", "bnpo": "token"}
+    if config.loss_type not in losses:
+        raise UserError(f"from_trl: GRPOConfig(loss_type={config.loss_type!r}): use grpo, dapo or bnpo")
+    options |= {"scale": scales[str(config.scale_rewards)], "normalize": losses[config.loss_type]}
+
+
+def _of_transformers(config: Any) -> dict[str, Any]:
+    """TrainingArguments that differ from what transformers sets by itself; those it has made into objects are plain."""
+    plain = TrainingArguments(output_dir=config.output_dir, use_cpu=config.use_cpu)
+    found: dict[str, Any] = {"output_dir": config.output_dir, "use_cpu": config.use_cpu}
+    for name in _OF_TRANSFORMERS:
+        value = getattr(config, name, None)
+        if value != getattr(plain, name, None) and name not in _OLD_NAMES:
+            value = value.to_dict() if hasattr(value, "to_dict") else value
+            found[name] = float(value) if name in _FLOATS and isinstance(value, int) else value
+    return found
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """Each field's default."""
+    found = {}
+    for field in fields(config):
+        if field.default is not MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
+def _fine(value: Any, argument: Argument) -> bool:
+    """Whether a value that is not TRL's default is accepted all the same; lists of one value are that value."""
+    return (value[0] if isinstance(value, list) and len(value) == 1 else value) in argument.fine
+
+
+def markdown() -> str:
+    """The tables of docs/guide/from-trl.md."""
+    kinds = {"same": "`GRKDConfig({})`", "option": '`method_options["{}"]`', "made": "`{}`", "without": "no effect"}
+    parts = []
+    for config, (method, arguments) in CONFIGS.items():
+        lines = [f"## {config}: method `{method}`", "", "| TRL | here | |", "|---|---|---|"]
+        for name, argument in sorted(arguments.items()):
+            kind = argument.kind if argument.to or argument.kind != "made" else "without"
+            here = kinds.get(kind, "refused unless it is TRL's default").format(argument.to)
+            lines.append(f"| `{name}` | {here} | {argument.why} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
