@@ -29,7 +29,7 @@ REVEALED = [
     "grkd.objectives._module.GRKDLoss",
     "torch._tensor.Tensor",
     "grkd.objectives._base.Objective",
-    "grkd.training.grkd_trainer.GRKDConfig",
+    "grkd.training.grkd_config.GRKDConfig",
     "grkd.training.grkd_trainer.GRKDTrainer",
     "grkd.errors.UserError",
     "grkd.groups.Group",

@@ -85,7 +85,6 @@ def on_two_ranks(folder: Path) -> dict[str, dict[Any, torch.Tensor]]:
 
     def rank() -> None:
         found: dict[str, dict[Any, torch.Tensor]] = {name: weights_after(name, 4, 1) for name in NAMED}
-        found |= {f"fresh {name}": fresh_weights(folder / "fresh", name, 4) for name in FRESH}
         found["evaluation"] = evaluation_losses(folder, 2)
         if torch.distributed.get_rank() == 0:
             torch.save(found, folder / "out.pt")
@@ -115,12 +114,24 @@ def test_ranks_make_the_same_training(tmp_path: Path) -> None:
     for name in NAMED:
         whole = weights_after(name, 8, 1)
         assert difference(whole, found[name]) <= LIMIT or couples(name), name
+    for size, loss in evaluation_losses(tmp_path, 4).items():
+        assert float(found["evaluation"][size]) == pytest.approx(float(loss), rel=1e-6), size
+
+
+def test_ranks_make_the_same_training_on_fresh_groups(tmp_path: Path) -> None:
+    """Groups that are sampled and ranked in training: 1 x 8 and 2 ranks x 4 prompts."""
+
+    def rank() -> None:
+        found = {name: fresh_weights(tmp_path / "ranks", name, 4) for name in FRESH}
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, tmp_path / "out.pt")
+
+    on_ranks(rank, tmp_path)
+    found = torch.load(tmp_path / "out.pt", weights_only=True)
     for name in FRESH:
         whole = fresh_weights(tmp_path / "alone", name, 8)
         assert moved(whole) > 1e-3
-        assert difference(whole, found[f"fresh {name}"]) <= LIMIT, name
-    for size, loss in evaluation_losses(tmp_path, 4).items():
-        assert float(found["evaluation"][size]) == pytest.approx(float(loss), rel=1e-6), size
+        assert difference(whole, found[name]) <= LIMIT, name
 
 
 def test_the_document_has_a_line_for_every_method() -> None:

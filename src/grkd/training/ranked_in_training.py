@@ -81,8 +81,4 @@ def fresh_groups(
 def check_columns(panel: Panel, groups: Iterable[Group], where: str) -> None:
     """Raises UserError for a column that a ranker reads and no record has."""
     has = {name for group in groups for name in group.columns or {}} - {"prompt"}
-    for name in sorted(panel.reads - _KNOWN - has):
-        listed = ", ".join(sorted(has)) or "none beside the prompts"
-        raise UserError(
-            f"rankers: one reads the column {name!r}, and no record of {where} has it; columns: {listed}"[:400]
-        )
+    panel.check_columns(has, _KNOWN, where=where, what="rankers")

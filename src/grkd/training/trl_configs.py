@@ -96,7 +96,7 @@ def _of_transformers(config: Any) -> dict[str, Any]:
     plain = TrainingArguments(output_dir=config.output_dir, use_cpu=config.use_cpu)
     found: dict[str, Any] = {"output_dir": config.output_dir, "use_cpu": config.use_cpu}
     for name in _OF_TRANSFORMERS:
-        value = getattr(config, name, None)
+        value: Any = getattr(config, name, None)
         if value != getattr(plain, name, None) and name not in _OLD_NAMES:
             value = value.to_dict() if hasattr(value, "to_dict") else value
             found[name] = float(value) if name in _FLOATS and isinstance(value, int) else value
