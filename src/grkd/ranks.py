@@ -9,14 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
 
 from grkd.console import LINE_EVERY_SECONDS
 from grkd.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 Value = TypeVar("Value")
 
@@ -24,8 +25,10 @@ Value = TypeVar("Value")
 PATIENCE = datetime.timedelta(hours=24)
 
 
-def ranks() -> PartialState:
+def ranks() -> "PartialState":
     """The state of this launch: num_processes, process_index, is_main_process."""
+    from accelerate import PartialState  # here, since it takes seconds
+
     # By itself accelerate sees processes on CPUs only if it is told so.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
@@ -46,6 +49,8 @@ def from_main(made: Callable[[], Value], reason: str = "") -> Value:
     """What `made` gives on the main process, on every process. A UserError there is raised on every process."""
     if ranks().num_processes == 1:
         return made()
+    from accelerate.utils import broadcast_object_list
+
     found: list[Any] = [None, None]
     if ranks().is_main_process:
         try:
@@ -63,6 +68,8 @@ def gathered(values: list[Value], reason: str) -> list[Value]:
     """The values of all processes, those of process 0 first, on every process."""
     if ranks().num_processes == 1:
         return values
+    from accelerate.utils import gather_object
+
     with _said(reason, LINE_EVERY_SECONDS):
         return list(gather_object(values))
 

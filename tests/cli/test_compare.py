@@ -148,7 +148,7 @@ def test_several_processes_give_the_same_figures(tiny_recipe: Path, folder: Path
     [
         (["--methods", "kd,nope"], "unknown method 'nope'"),
         (["--methods", "kd,kd"], "--methods: expected different names"),
-        (["--seeds", "0"], "--processes and --seeds must be 1 or more"),
+        (["--seeds", "0"], "--seeds must be from 1 to 1000, got 0"),
         (["search.metric=accuracy"], "search.metric: unknown metric 'accuracy'; available: "),
         (["search.metric=exact_match"], "search.metric: unknown metric 'exact_match'"),
     ],

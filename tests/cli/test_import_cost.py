@@ -70,6 +70,9 @@ def test_the_losses_need_torch_alone() -> None:
         ("run", "teacher.training={report_to: nope}", "teacher.training.report_to: unknown tracker 'nope'"),
         ("run --check", "training.extra={adam_beta: 0.9}", "did you mean 'adam_beta"),
         ("compare", "training.extra={adam_beta2: much}", "training.extra.adam_beta2: expected float, got 'much'"),
+        ("run --check", "training.report_to=clearml", "training.report_to: clearml is not installed"),
+        ("compare --check", "training.extra={optim: adamw_trch}", "did you mean 'adamw_torch'"),
+        ("run --check", "training.extra={optim: galore_adamw}", "galore_adamw needs the package galore_torch"),
     ],
 )
 def test_a_mistake_in_what_goes_to_transformers_needs_torch_alone(
@@ -99,6 +102,28 @@ def test_a_mistake_in_a_classifier_needs_no_transformers(tmp_path: Path, change:
         "-m", "grkd", "run", "--check", str(recipe), "teacher.training={epochs: 1}", change
     )
     assert (status, part in said) == (2, True)
-    # sklearn has the digits, accelerate the ranks.
-    assert not packages(modules) & {"transformers", "peft", "datasets", "matplotlib", "triton"}
+    assert packages(modules) & HEAVY <= {"torch"}
     assert "torch._dynamo" not in modules
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("data.train=absent.jsonl", "absent.jsonl: no such file"),
+        ("data.train=bad.jsonl", "bad.jsonl, line 1: prompt must be text"),
+        ("evaluation={top_k: 1000}", "evaluation.top_k: 1000 is above the teacher's vocabulary of 40"),
+        ("evaluation.questions=bad.jsonl", "bad.jsonl, line 1: question must be text"),
+        ("student.layers=[0, 7]", "student.layers: the teacher has 3 layers"),
+        ("student.lora={target_modules: [no_such]}", "no module of the model is named ['no_such']; it has down_proj"),
+        ("student.lora={r: 1000000000}", "student.lora.r: 1000000000 is above the model's width of 32"),
+        ("methods=[rkd]", "the method reads a classifier's features"),
+        ("responses.temperature=0", "responses.temperature: at 0 all 2 responses"),
+    ],
+)
+def test_a_mistake_in_a_language_recipe_needs_torch_alone(tiny_recipe: Path, change: str, part: str) -> None:
+    bad = tiny_recipe.parent / "bad.jsonl"
+    bad.write_text('{"prompt": 3}')
+    change = change.replace("absent.jsonl", str(bad.with_name("absent.jsonl"))).replace("bad.jsonl", str(bad))
+    status, said, modules = imported("-m", "grkd", "run", "--check", str(tiny_recipe), "responses.n=2", change)
+    assert (status, part in said) == (2, True), said
+    assert packages(modules) & HEAVY <= {"torch"}

@@ -25,6 +25,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the recipe's)")
     add("--processes", type=int, default=1, metavar="N", help="students at a time on one device")
     add("--minutes", type=float, metavar="M", help="classifiers: begin nothing new after M minutes")
+    add("--check", action="store_true", help="say what is wrong before weights are loaded, else print the recipe")
     until = ("teach", "search", "finals")
     add("--until", choices=until, default="finals", help="classifiers: stop after this part")
 
@@ -34,10 +35,14 @@ def run(options: argparse.Namespace) -> int:
     from grkd import recipe
 
     read = recipe.read(options.recipe, options.overrides)
-    from grkd.pipeline.check import check_settings
+    from grkd.pipeline.compare import chosen, compare
 
-    check_settings(read)  # before the next import, which takes seconds
-    from grkd.pipeline.compare import compare
+    if options.check:
+        from grkd.pipeline.check import check_recipe
 
+        read = chosen(read, methods=options.methods, seeds=options.seeds)
+        check_recipe(read)
+        print(recipe.dump(read), end="")
+        return 0
     names = ("methods", "seeds", "processes", "minutes", "until")
     return compare(read, **{name: getattr(options, name) for name in names})

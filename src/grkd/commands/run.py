@@ -36,12 +36,10 @@ def run(options: argparse.Namespace) -> int:
     if options.deep and not options.check:
         raise UserError("--deep belongs to --check: grkd run RECIPE --check --deep")
     read = recipe.read(options.recipe, options.overrides)
-    from grkd.pipeline.check import check_deeply, check_recipe, check_settings
+    from grkd.pipeline import run as pipeline
+    from grkd.pipeline.check import check_deeply, check_recipe
 
     if not options.check:
-        check_settings(read)  # before the next import, which takes seconds
-        from grkd.pipeline import run as pipeline
-
         return pipeline.run(read)
     check_recipe(read)
     if options.deep:

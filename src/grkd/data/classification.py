@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -62,11 +65,9 @@ def digits(*, heldout_fraction: float, seed: int, limit: int | None = None) -> C
     limit: keep that many training examples, classes in their shares. Source: UCI optdigits (test part), CC BY 4.0.
     Raises UserError for a fraction or limit out of range.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, targets = load_digits(return_X_y=True)
-    inputs = torch.from_numpy(pixels).float() / 16
-    labels = torch.from_numpy(targets).long()
+    values = _digits_file()
+    inputs = torch.from_numpy(values[:, :-1]).float() / 16
+    labels = torch.from_numpy(values[:, -1]).long()
     train, heldout = stratified_split(labels, heldout_fraction, seed=seed)
     if limit is not None:
         train = train[stratified_sample(labels[train], limit, seed=seed)]
@@ -78,3 +79,16 @@ def digits(*, heldout_fraction: float, seed: int, limit: int | None = None) -> C
         heldout_labels=labels[heldout],
         class_names=[str(digit) for digit in range(10)],
     )
+
+
+def _digits_file() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """64 pixels and the digit per example, as `load_digits` reads them; importing scikit-learn takes seconds."""
+    spec = find_spec("sklearn")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    return np.hstack([pixels, targets[:, None]])

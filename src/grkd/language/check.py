@@ -1,53 +1,26 @@
 """What a language recipe gets wrong, as far as files, configs and methods tell: no weights, no network."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from grkd import objectives
 from grkd.errors import UserError
 from grkd.language.lora import adapted
-from grkd.language.prepare import check_answers, check_choice, data_examples
-from grkd.metrics.exact_match import read_questions
 from grkd.models.cut import check_layers, fresh
 from grkd.models.load import known_config, quiet
-from grkd.recipe import LanguageRecipe, Method, Model, Student
+from grkd.recipe import LanguageRecipe, Model, Student
 from grkd.run.training import check
 
 
 def check_language(recipe: LanguageRecipe) -> None:
-    """Raises UserError for the first thing that would end the run later: data, questions, methods, models' shapes.
+    """Raises UserError for the first thing that transformers and configs show beside `check_files`.
 
     What only a config tells (layers, top_k, LoRA's modules) is looked at where the config is at hand.
     """
-    for method in recipe.methods:
-        _check_method(method)
     check(recipe.training)
-    check_choice(recipe.responses)
-    for questions in _questions(recipe):
-        read_questions(Path(questions))
-    if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
-        for split, example in data_examples(recipe):
-            check_answers(recipe.responses, split, example)
     _check_models(recipe)
-
-
-def _check_method(method: Method) -> None:
-    if objectives.load(method.name, **method.options).needs_features:
-        raise UserError(f"{method.label}: the method reads a classifier's features, a language model has none")
-
-
-def _questions(recipe: LanguageRecipe) -> Iterator[str]:
-    if recipe.evaluation.questions is not None:
-        yield recipe.evaluation.questions
-    if recipe.evaluation.curve_questions is not None:
-        yield recipe.evaluation.curve_questions
-    if recipe.search is not None and recipe.search.questions is not None:
-        yield recipe.search.questions
 
 
 def _check_models(recipe: LanguageRecipe) -> None:

@@ -26,7 +26,7 @@ def adapted(student: PreTrainedModel, lora: Lora) -> Any:
     try:
         with ties_are_ours():
             made = get_peft_model(student, config)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: more memory than there is
         raise UserError(f"student.lora: {one_line(error)}") from None
     untie_adapted(made)
     return made

@@ -11,19 +11,17 @@ from grkd.console import console
 from grkd.data.chat import encode_prompt, encode_response
 from grkd.data.language import within_context
 from grkd.data.left_out import LeftOut
-from grkd.data.prompts import Example, shared_prompts, split_heldout
-from grkd.data.sources import gathered, named_records, read_examples
+from grkd.data.prompts import Example, shared_prompts
 from grkd.data.tables import write_table
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
+from grkd.language.examples import SPLITS, check_answers, check_choice, data_examples, from_data, groups_from_data
 from grkd.language.tables import PROMPTS
-from grkd.recipe import LanguageRecipe, Responses
+from grkd.recipe import Responses
 from grkd.run.folder import identity
 from grkd.run.training import check
-
-SPLITS = ("train", "heldout")
 
 
 def prepare(context: LanguageContext) -> Path:
@@ -69,29 +67,6 @@ def prepare(context: LanguageContext) -> Path:
     return context.run.stage("prepare", inputs, make, quick=True)
 
 
-def from_data(responses: Responses) -> bool:
-    """Whether any response is taken from the data."""
-    return responses.source == "data" or (responses.mixture is not None and responses.mixture.data > 0)
-
-
-def groups_from_data(responses: Responses) -> bool:
-    """Whether whole groups are taken from the data, so that a line with one response is a mistake."""
-    return responses.source == "data" and responses.n > 1
-
-
-def check_choice(responses: Responses) -> None:
-    """Raises UserError for settings that can leave nothing to choose from."""
-    if responses.candidates is not None and responses.n == 1 < responses.candidates:
-        raise UserError("responses.candidates: of several the most different n are kept; set responses.n to 2 or more")
-    sampled = responses.n if responses.source in ("teacher", "student") else 0
-    if responses.mixture is not None:
-        sampled = max(responses.mixture.teacher, responses.mixture.student)
-    if responses.temperature == 0 and sampled > 1:
-        raise UserError(
-            f"responses.temperature: at 0 all {sampled} responses of a model to a prompt are the same; set it above 0"
-        )
-
-
 def _say_what_is_shared(found: list[tuple[str, Example]]) -> None:
     heldout = [example for split, example in found if split == "heldout"]
     if shared := shared_prompts(heldout, [example for split, example in found if split == "train"]):
@@ -104,36 +79,6 @@ def _say_what_is_left_out(responses: Responses, records: list[dict[str, Any]]) -
         console.print(
             f"[yellow]the data has up to {longest} responses a prompt; responses.n = 1 takes the first of them[/yellow]"
         )
-
-
-def data_examples(recipe: LanguageRecipe) -> list[tuple[str, Example]]:
-    """(split, example) of the whole data, ids made unique across the two files."""
-    data = recipe.data
-    train = _read(recipe, data.train, data.train_split, limit=data.limit)
-    if data.heldout is not None or data.heldout_split is not None:
-        heldout = _read(recipe, data.heldout, data.heldout_split)
-    else:
-        train, heldout = split_heldout(train, data.heldout_fraction, recipe.seeds[0])
-    return [("train", example) for example in train] + [("heldout", example) for example in heldout]
-
-
-def _read(recipe: LanguageRecipe, path: str | None, split: str | None, limit: int | None = None) -> list[Example]:
-    """The examples of a file, or of a split of the data set by name; without those left unanswered where others are."""
-    data, groups = recipe.data, from_data(recipe.responses)
-    if path is not None:
-        examples = read_examples(Path(path), limit=limit, groups=groups, turns=data.train_on_turns)
-    else:
-        assert data.dataset is not None
-        assert split is not None
-        found = named_records(data.dataset, split=split, name=data.name, streaming=data.streaming)
-        name = f"{data.dataset}, split {split}"
-        examples = gathered(found, name, limit=limit, groups=groups, turns=data.train_on_turns)
-    if groups:  # the user's last words in a conversation of which other turns are learnt
-        examples = [example for example in examples if example.answers or example.record is None]
-    options = data.chat_template_kwargs
-    if not options:
-        return examples
-    return [replace(example, template_options={**options, **(example.template_options or {})}) for example in examples]
 
 
 class _Encoded:
@@ -227,19 +172,3 @@ class _Encoded:
         for note, count in self.notes.items():
             if count:
                 console.print(f"[yellow]data: {count} {escape(note)}[/yellow]", soft_wrap=True)
-
-
-def check_answers(responses: Responses, split: str, example: Example) -> None:
-    """Raises UserError where an example has fewer responses than the recipe takes from the data."""
-    found = len(example.answers)
-    if not from_data(responses) or found >= (2 if groups_from_data(responses) else 1):
-        return
-    if found:
-        raise UserError(
-            f"data: {split} example {example.id} has one response, but responses.n is {responses.n}; a group needs "
-            "2 or more: give it more, drop it, or set responses.n to 1"
-        )
-    raise UserError(
-        f"data: {split} example {example.id} has no completion or responses, but responses.source is "
-        f"{responses.source}, which takes them from the data"
-    )

@@ -7,7 +7,7 @@ from typing import Any
 from grkd.data.conversation import Messages
 from grkd.data.prompts import Example
 from grkd.files import parse_json
-from grkd.language.prepare import data_examples
+from grkd.language.examples import data_examples
 from grkd.rankers import Panel, Prompt
 from grkd.recipe import LanguageRecipe
 

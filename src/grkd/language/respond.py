@@ -15,7 +15,7 @@ from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
-from grkd.language.prepare import SPLITS
+from grkd.language.examples import SPLITS
 from grkd.language.sampling import Sampler, samplers
 from grkd.language.tables import RESPONSES
 from grkd.models.generate import free_memory

@@ -16,7 +16,7 @@ from grkd.data.tables import read_table, write_table
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.language.context import LanguageContext
-from grkd.language.prepare import SPLITS
+from grkd.language.examples import SPLITS
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies

@@ -28,14 +28,22 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_first(recipe: Recipe) -> None:
-    """What a run or comparison checks before its folder is made; the rest of a classifier's comes with its data."""
-    from grkd.run.device import device
+    """What a run or comparison checks before its folder is made; the rest of a classifier's comes with its data.
 
-    check_settings(recipe)
+    What needs neither transformers nor accelerate comes first: to import them takes seconds.
+    """
+    _check_output(Path(recipe.output))
+    _check_names(recipe)
+    if isinstance(recipe, LanguageRecipe):
+        from grkd.language.check_files import check_files
+
+        check_files(recipe)
     from grkd.ranks import uses_fsdp
+    from grkd.run.device import device
 
     if isinstance(recipe, ClassifierRecipe) and uses_fsdp():
         raise UserError("FSDP shards language models; start a classifier's run without --use_fsdp")
+
     device(recipe.device)
     if isinstance(recipe, LanguageRecipe):
         from grkd.language.check import check_language
@@ -43,12 +51,7 @@ def check_first(recipe: Recipe) -> None:
         check_language(recipe)
 
 
-def check_settings(recipe: Recipe) -> None:
-    """What needs neither PyTorch nor transformers: commands ask before they import them, which takes seconds.
-
-    Raises UserError for an output that cannot be written, an unknown tracker and mistakes in training.extra.
-    """
-    _check_output(Path(recipe.output))
+def _check_names(recipe: Recipe) -> None:
     check_names(recipe.training)
     if isinstance(recipe, ClassifierRecipe) and recipe.teacher.training is not None:
         try:

@@ -4,18 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from transformers.utils import logging
-
 from grkd import objectives
-from grkd.classify.compare import compare_classifier
 from grkd.errors import UserError
-from grkd.language.compare import compare_language
 from grkd.pipeline.check import check_first
 from grkd.ranks import uses_fsdp
 from grkd.recipe import LanguageRecipe, Method, Recipe
 from grkd.run.folder import RunFolder
-from grkd.run.results import collect, publish
 
+_MOST_SEEDS = 1000
 Until = Literal["teach", "search", "finals"]
 
 
@@ -30,35 +26,54 @@ def compare(
 ) -> int:
     """Compare the recipe's methods, or those named, on the same prompts, groups, teacher scores and optimiser steps.
 
-    methods: labels of the recipe's methods, or names of methods with their defaults, separated by commas. seeds: 0 to
-    seeds - 1 in place of the recipe's. processes: students (of classifiers: packs of students) trained at a time.
+    methods, seeds: see `chosen`. processes: students (of classifiers: packs of students) trained at a time.
     Of classifiers alone, minutes: begin nothing new after so many; until: the last part to do.
     Returns 0, or 1 where a method failed (it is shown as failed, the others went on). The same command goes on after a
     kill. Raises UserError for a mistake in the recipe or an unknown method.
     """
-    if processes < 1 or (seeds is not None and seeds < 1):
-        raise UserError("--processes and --seeds must be 1 or more")
+    recipe = chosen(recipe, methods=methods, seeds=seeds)
+    if processes < 1:
+        raise UserError(f"--processes must be 1 or more, got {processes}")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UserError(f"--minutes must be a number above 0, got {minutes}")
     if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
         raise UserError("--minutes and --until are for classifiers; a language model's comparison is stopped by a kill")
     if uses_fsdp():
         raise UserError("grkd compare trains each student in one process: start it without FSDP, with --processes N")
-    _check_options(recipe)
-    if methods is not None:
-        recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
-    if seeds is not None:
-        recipe = replace(recipe, seeds=list(range(seeds)))
     check_first(recipe)
+    from transformers.utils import logging  # after the check: it takes seconds
+
+    from grkd.run.results import collect, publish
+
     logging.disable_progress_bar()
     run = RunFolder(Path(recipe.output))
     with run.locked():
         if isinstance(recipe, LanguageRecipe):
+            from grkd.language.compare import compare_language
+
             status = compare_language(recipe, run, processes=processes)
         else:
+            from grkd.classify.compare import compare_classifier
+
             status = compare_classifier(recipe, run, processes=processes, minutes=minutes, until=until)
         if run.ranks.is_main_process:
             collect(recipe, run.path, status)
             publish(run.path)
     return 0 if all(outcome == "done" for outcome in status.values()) else 1
+
+
+def chosen(recipe: Recipe, *, methods: str | None = None, seeds: int | None = None) -> Recipe:
+    """The recipe with other methods or seeds.
+
+    methods: labels of the recipe's methods, or names of methods with their defaults, separated by commas. seeds: 0 to
+    seeds - 1 in place of the recipe's. Raises UserError for unknown methods, and a search's options that fit none.
+    """
+    if seeds is not None and not 1 <= seeds <= _MOST_SEEDS:
+        raise UserError(f"--seeds must be from 1 to {_MOST_SEEDS}, got {seeds}")
+    _check_options(recipe)
+    if methods is not None:
+        recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
+    return recipe if seeds is None else replace(recipe, seeds=list(range(seeds)))
 
 
 def _check_options(recipe: Recipe) -> None:

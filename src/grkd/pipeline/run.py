@@ -4,17 +4,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from accelerate import PartialState
-from transformers.utils import logging
-
-from grkd.classify.compare import run_classifier
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.language.stages import before_training, distil
 from grkd.pipeline.check import check_first
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe
 from grkd.run.folder import RunFolder
-from grkd.run.results import collect, publish
 
 __all__ = ["run", "stages"]
 
@@ -25,6 +19,10 @@ def run(recipe: Recipe) -> int:
     Raises UserError for the user's mistakes, before anything is written where they can be seen before.
     """
     check_first(recipe)
+    from transformers.utils import logging  # after the check: it takes seconds
+
+    from grkd.run.results import collect, publish
+
     logging.disable_progress_bar()  # ours say more
     folder = RunFolder(Path(recipe.output))
     existed = folder.path.exists()
@@ -44,8 +42,12 @@ def run(recipe: Recipe) -> int:
 def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     """Every stage of a recipe that is not complete yet; "done" or "failed: reason" by method and seed."""
     if isinstance(recipe, ClassifierRecipe):
+        from grkd.classify.compare import run_classifier
+
         return run_classifier(recipe, folder)
     assert isinstance(recipe, LanguageRecipe)
+    from grkd.language.stages import before_training, distil
+
     if recipe.search is not None:
         console.print("search: left out; grkd run trains every method as it is written, grkd compare tunes them")
     context = before_training(recipe, folder)
@@ -66,6 +68,8 @@ def _each(recipe: Recipe, train: Callable[[Method, int], None]) -> Iterator[tupl
             except (UserError, OSError):
                 raise
             except Exception as error:
+                from accelerate import PartialState
+
                 if PartialState().num_processes > 1:  # the other ranks are still in this training and wait for us
                     raise
                 traceback.print_exc()

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from accelerate import PartialState
 from filelock import FileLock, Timeout
 from rich.markup import escape
 
@@ -24,6 +24,9 @@ from grkd.files import digest, file_digest, write_json
 from grkd.inventory import damages
 from grkd.recipe import Section, to_plain
 from grkd.run.manifest import BEGUN, read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 Made = TypeVar("Made")
 
@@ -39,9 +42,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.ranks = ranks.ranks()
-        if self.ranks.num_processes > 1:  # one of several processes speaks
-            console.quiet = console.quiet or not self.ranks.is_main_process
+
+    @cached_property
+    def ranks(self) -> "PartialState":
+        """The processes of this launch; accelerate is imported when they are first asked for, which takes seconds."""
+        found = ranks.ranks()
+        if found.num_processes > 1:  # one of several processes speaks
+            console.quiet = console.quiet or not found.is_main_process
+        return found
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -187,6 +195,8 @@ def path_digest(path: Path) -> Any:
 
 def environment(command: str) -> dict[str, Any]:
     """Versions, hardware, commit and date: what a reader needs to judge the figures of a run."""
+    from accelerate import PartialState
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = {name: _version(name) for name in ("grkd", "torch", "transformers", "accelerate", "peft")}
     return {

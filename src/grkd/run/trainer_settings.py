@@ -5,11 +5,12 @@ The names are read from the source of the installed version, so they are never t
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from grkd.errors import UserError
 from grkd.recipe import Training
@@ -23,20 +24,51 @@ _PLAIN: dict[str, Any] = {
 _KEYWORDS = ("none", "all", "auto")
 
 
+# Packages that a tracker needs, where they are not named as it is; any of each group.
+_TRACKERS = {
+    "azure_ml": [["azureml"]],
+    "dagshub": [["dagshub"], ["mlflow"]],
+    "flyte": [["flytekit"]],
+    "kubeflow": [],
+    "tensorboard": [["tensorboard", "tensorboardX"]],
+}
+# Optimisers that need a package, by a pattern of their names.
+_OPTIMISERS = {
+    r"adamw_torch_[48]bit": "torchao",
+    r".*bnb.*|.*_8bit|paged_.*|lion_.*|ademamix.*": "bitsandbytes",
+    r"galore_.*": "galore_torch",
+    r".*lomo": "lomo_optim",
+    r"grokadamw": "grokadamw",
+    r"apollo_.*": "apollo_torch",
+    r"schedule_free_.*": "schedulefree",
+    r"stable_adamw": "optimi",
+    r"adamw_apex_fused": "apex",
+    r"adamw_anyprecision": "torchdistx",
+    r".*_xla": "torch_xla",
+    r".*_npu_.*": "torch_npu",
+}
+
+
 def check_names(training: Training) -> None:
-    """Raises UserError for a tracker that transformers does not know, and for mistakes in `extra`; imports neither."""
+    """Raises UserError for trackers, mistakes in `extra` and packages that are missing; imports none of them."""
     check_trackers(training)
     if training.extra and (fields := argument_types()):
         check_extra(training.extra, fields)
+    optimiser = str(training.extra.get("optim", ""))
+    needed = next((package for names, package in _OPTIMISERS.items() if re.fullmatch(names, optimiser)), None)
+    if needed is not None and find_spec(needed) is None:
+        raise UserError(f"training.extra.optim: {optimiser} needs the package {needed}, which is not installed")
 
 
 def check_trackers(training: Training) -> None:
-    """Raises UserError for a tracker in report_to that transformers does not know."""
+    """Raises UserError for a tracker in report_to that transformers does not know, or that is not installed."""
     for name in given_trackers(training):
         known = trackers()
         if known and name not in known:
             listed = ", ".join(sorted(known))
             raise UserError(f"training.report_to: unknown tracker {name[:60]!r}; known: none, {listed}")
+        if not all(any(map(find_spec, packages)) for packages in _TRACKERS.get(name, [[name]])):
+            raise UserError(f"training.report_to: {name} is not installed; pip install it, or set none")
 
 
 def given_trackers(training: Training) -> list[str]:
@@ -63,6 +95,11 @@ def check_extra(extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
             TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
         except ValidationError:
             wanted = str(getattr(kind, "__name__", kind)).replace("typing.", "")
+            if choices := get_args(kind) if get_origin(kind) is Literal else ():
+                near = difflib.get_close_matches(str(value), choices, n=1)
+                wanted = f"one of {', '.join(choices[:6])}, ..." if not near else f"one of {len(choices)} names"
+                tail = f"; did you mean {near[0]!r}?" if near else ""
+                raise UserError(f"training.extra.{name}: expected {wanted}, got {repr(value)[:60]}{tail}") from None
             raise UserError(f"training.extra.{name}: expected {wanted}, got {repr(value)[:60]}") from None
         except PydanticUserError:
             continue  # a type that pydantic cannot check
@@ -86,10 +123,22 @@ def argument_types() -> dict[str, Any]:
             lines = [
                 line for line in node.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
             ]
-            return {ast.unparse(line.target): _plain_type(line.annotation) for line in lines}
+            return {ast.unparse(line.target): _type(line.annotation) for line in lines}
     return {}
 
 
+def _type(annotation: ast.expr) -> Any:
+    """A plain type, or the names of an enumeration of the same file that is written `E | str`; else None."""
+    words = ast.unparse(annotation)
+    for node in _source("training_args.py"):
+        if isinstance(node, ast.ClassDef) and words in (node.name, f"{node.name} | str", f"Union[{node.name}, str]"):
+            values = [line.value for line in node.body if isinstance(line, ast.Assign)]
+            names = tuple(value.value for value in values if isinstance(value, ast.Constant))
+            return Literal[names] if names else None
+    return _plain_type(annotation)
+
+
+@lru_cache(maxsize=2)
 def _source(name: str) -> list[ast.stmt]:
     """The statements of one of transformers' files."""
     spec = find_spec("transformers")

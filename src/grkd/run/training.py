@@ -21,7 +21,7 @@ from grkd.files import write_json
 from grkd.objectives import Objective
 from grkd.recipe import Method, Training
 from grkd.run.device import fitting_threads
-from grkd.run.trainer_settings import check_extra, check_trackers, given_trackers
+from grkd.run.trainer_settings import check_extra, check_trackers
 from grkd.training import (
     DistillationTrainer,
     FiniteSteps,
@@ -53,7 +53,7 @@ def arguments(
     """
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     check_extra(training.extra, get_type_hints(TrainingArguments))
-    _check_reports(training)
+    check_trackers(training)
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "run_name": run_name,
@@ -85,16 +85,6 @@ def arguments(
         name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
         settings[name] = True
     return TrainingArguments(**(settings | training.extra))
-
-
-def _check_reports(training: Training) -> None:
-    """Raises UserError for trackers that transformers does not know or that are not installed."""
-    check_trackers(training)
-    for name in given_trackers(training):
-        from transformers.integrations import get_available_reporting_integrations
-
-        if name not in get_available_reporting_integrations():
-            raise UserError(f"training.report_to: {name} is not installed; pip install it, or set none")
 
 
 def check(training: Training, methods: Sequence[Method] = (), candidates: int | None = None) -> None:

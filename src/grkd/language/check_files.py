@@ -1,0 +1,106 @@
+"""What a language recipe gets wrong, as far as its files tell: transformers is not imported, which takes seconds."""
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grkd import objectives
+from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
+from grkd.language.examples import check_answers, check_choice, data_examples
+from grkd.metrics.exact_match import read_questions
+from grkd.recipe import LanguageRecipe, Lora, Method
+
+_WHOLE_MODEL = "all-linear"
+
+
+def check_files(recipe: LanguageRecipe) -> None:
+    """Raises UserError for the first mistake in methods, data, questions, and in what config.json and weights name."""
+    for method in recipe.methods:
+        _check_method(method)
+    check_choice(recipe.responses)
+    for questions in _questions(recipe):
+        read_questions(Path(questions))
+    _check_numbers(recipe)
+    if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
+        for split, example in data_examples(recipe):
+            check_answers(recipe.responses, split, example)
+
+
+def _check_method(method: Method) -> None:
+    if objectives.load(method.name, **method.options).needs_features:
+        raise UserError(f"{method.label}: the method reads a classifier's features, a language model has none")
+
+
+def _questions(recipe: LanguageRecipe) -> Iterator[str]:
+    if recipe.evaluation.questions is not None:
+        yield recipe.evaluation.questions
+    if recipe.evaluation.curve_questions is not None:
+        yield recipe.evaluation.curve_questions
+    if recipe.search is not None and recipe.search.questions is not None:
+        yield recipe.search.questions
+
+
+def _check_numbers(recipe: LanguageRecipe) -> None:
+    """Layers, top_k and LoRA's numbers against the config.json of local folders; models of other forms come later."""
+    teacher, spec = _config(recipe.teacher.model), recipe.student
+    vocabulary, depth = teacher.get("vocab_size"), teacher.get("num_hidden_layers")
+    if isinstance(vocabulary, int) and recipe.evaluation.top_k > vocabulary:
+        text = f"{recipe.evaluation.top_k} is above the teacher's vocabulary of {vocabulary} tokens"
+        raise UserError(f"evaluation.top_k: {text}")
+    if isinstance(depth, int) and spec.layers is not None and spec.layers[-1] >= depth:
+        raise UserError(
+            f"student.layers: the teacher has {depth} layers, numbers 0 to {depth - 1}, got {spec.layers[-1]}"
+        )
+    if spec.lora is not None:
+        folder = spec.model or recipe.teacher.model
+        _check_lora(spec.lora, folder, _config(folder) if spec.config is None else {})
+
+
+def _check_lora(lora: Lora, folder: str, config: dict[str, Any]) -> None:
+    width = config.get("hidden_size")
+    if isinstance(width, int) and lora.r > width:
+        raise UserError(f"student.lora.r: {lora.r} is above the model's width of {width}; a rank of 8 to 64 is usual")
+    modules = _modules(Path(folder))
+    wanted = lora.target_modules
+    if not modules or wanted == _WHOLE_MODEL:
+        return
+    if isinstance(wanted, str):
+        try:
+            found = any(re.fullmatch(wanted, name) for name in modules)
+        except re.error as error:
+            raise UserError(f"student.lora.target_modules: {wanted!r} is no regular expression ({error})") from None
+    else:
+        found = any(name == word or name.endswith(f".{word}") for name in modules for word in wanted)
+    if not found:
+        last = sorted({name.rpartition(".")[2] for name in modules if not name.rpartition(".")[2].isdigit()})
+        listed = ", ".join(last[:12])
+        raise UserError(f"student.lora.target_modules: no module of the model is named {wanted}; it has {listed}")
+
+
+def _config(model: str) -> dict[str, Any]:
+    """The text part of a local folder's config.json; empty where there is none, or it is damaged (said later)."""
+    path = Path(model) / "config.json"
+    try:
+        found = parse_json(path.read_bytes()) if path.is_file() else {}
+    except (NotJSON, OSError):
+        return {}
+    found = found if isinstance(found, dict) else {}
+    text = found.get("text_config", found)
+    return text if isinstance(text, dict) else {}
+
+
+def _modules(folder: Path) -> set[str]:
+    """Names of modules with weights, from the headers of safetensors files; empty where there are none."""
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        try:
+            with path.open("rb") as stream:
+                (size,) = struct.unpack("<Q", stream.read(8))
+                header = parse_json(stream.read(min(size, 1 << 26)))
+        except (OSError, struct.error, ValueError):
+            return set()
+        names |= {name.rpartition(".")[0] for name in header if name != "__metadata__"}
+    return names
