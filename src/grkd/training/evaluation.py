@@ -12,10 +12,9 @@ from torch import nn
 
 from grkd.objectives import Batch, Level, Objective, Term
 from grkd.training.on_policy import mixed
-from grkd.training.rows import DRAW_SEED, RowSource, draw_seed
+from grkd.training.rows import DRAW_SEED, REPEATED, RowSource, draw_seed
 
 _EXAMPLES = "examples"
-REPEATED = "repeated"  # key of a micro-batch of training whose examples all belong to another place of the epoch
 _NO_STEP = -1  # of draws in evaluation, which belong to no optimiser step
 
 

@@ -17,7 +17,7 @@ from grkd.rankers.combine import votes
 from grkd.training.groups_file import GroupsFile
 from grkd.training.groups_of_responses import chosen, scores_of
 from grkd.training.on_policy import answer_seeds, answered_anew, group_seeds
-from grkd.training.rows import Places
+from grkd.training.rows import REPEATED, Places
 
 if TYPE_CHECKING:
     from grkd.training.language_rows import LanguageRows
@@ -69,6 +69,7 @@ class _Part:
     groups: list[Group]
     asked: list[int]
     step: int
+    repeated: bool = False  # at an epoch's end: sampled, since all processes take part, but neither ranked nor kept
     sampled: dict[int, list[list[float]]] = field(default_factory=dict)  # log-probabilities per token, by group
     batch: dict[str, Any] = field(default_factory=dict)
 
@@ -113,7 +114,8 @@ def sampled_parts(
     parts, prompts, seeds = [], [], []
     for batch, (step, first) in zip(batches, places, strict=True):
         of_groups = group_seeds(seed, step, first, len(batch["groups"]))
-        part = _Part(groups=list(batch["groups"]), asked=answered_anew(of_groups, share), step=step)
+        asked = answered_anew(of_groups, share)
+        part = _Part(groups=list(batch["groups"]), asked=asked, step=step, repeated=REPEATED in batch)
         for number in part.asked:
             group = part.groups[number]
             part.groups[number] = replace(group, items=_places(group, rows.fresh), reference_log_probs=None)
@@ -167,9 +169,10 @@ def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part]
     """Ask the rankers about the new groups and note their scores and votes; the groups are kept."""
     needs_hidden = rows.teacher is not None and ("teacher" in fresh.panel.needs or "row" in objective.levels)
     teacher = [rows.teacher_log_probs(part.batch) if needs_hidden else None for part in parts]
-    asked = [(part, number) for part in parts for number in part.asked]
+    own = [(part, values) for part, values in zip(parts, teacher, strict=True) if not part.repeated]
+    asked = [(part, number) for part, _ in own for number in part.asked]
     if asked:
-        _order(fresh, parts, asked, teacher)
+        _order(fresh, [part for part, _ in own], asked, [values for _, values in own])
 
 
 def _finish(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from grkd.training.evaluation import REPEATED
+from grkd.training.rows import REPEATED
 
 
 def in_passes(

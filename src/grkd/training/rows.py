@@ -19,6 +19,8 @@ Places = Sequence[tuple[int, int]]
 
 # Key of a batch's seed, from which every row's own follows; the seeds of two examples lie _EXAMPLE apart.
 DRAW_SEED = "draw_seed"
+# Key of a micro-batch of training whose examples all belong to another place of the epoch.
+REPEATED = "repeated"
 _EXAMPLE = 1 << 24
 
 

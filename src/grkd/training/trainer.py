@@ -4,7 +4,6 @@ Over 300 lines: what transformers' Trainer lets a subclass change is methods of 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint, has_length
 
@@ -22,19 +21,20 @@ from grkd.data.language import example_length
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.models.adapters import shares_weights
-from grkd.models.shard import PlainCopy, check_same_weights, is_sharded
+from grkd.models.shard import check_same_weights, is_sharded
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import CompiledLayers, training_flops
-from grkd.training.evaluation import REPEATED, evaluation_loss, keeping_examples, prefixed, without_repeats
+from grkd.training.evaluation import evaluation_loss, prefixed
 from grkd.training.on_policy import mixed
 from grkd.training.passes import in_passes
 from grkd.training.resolution import say_lost_steps
-from grkd.training.rows import DRAW_SEED, Counts, RowSource, draw_seed, mean_scores, seconds_per_step
+from grkd.training.rows import DRAW_SEED, REPEATED, Counts, RowSource, draw_seed, mean_scores, seconds_per_step
 from grkd.training.sampled_ahead import SampledAhead
+from grkd.training.several_processes import SeveralProcesses
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(SeveralProcesses):
     """Trains a student with an objective of grkd.objectives.
 
     loss of an optimiser step = at each level, sum over its rows (tokens, examples or prompts, over micro-batches and
@@ -87,7 +87,6 @@ class DistillationTrainer(Trainer):
         self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
         self.steps_per_generation = steps_per_generation
         self._ahead = SampledAhead()
-        self._plain: PlainCopy | None = None  # of a student that FSDP2 shards
         self._step_counts: dict[Level, Tensor] = {}
         self._logged_at = 0
         self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
@@ -133,16 +132,6 @@ class DistillationTrainer(Trainer):
             self._ahead.batches = self._renewed(batches, num_batches)
         return self._ahead.take(num_batches)
 
-    def _micro_batches(self, epoch_iterator: Iterator[Any], count: int, device: torch.device) -> list[dict[str, Any]]:
-        """The next micro-batches, every example of an epoch once."""
-        batches, _ = super().get_batch_samples(epoch_iterator, count, device)
-        if self.accelerator.num_processes == 1:
-            return batches
-        whole = self.args.dataloader_drop_last or self.accelerator.split_batches or not has_length(self.train_dataset)
-        examples = 0 if whole else len(self.train_dataset)
-        own = without_repeats(batches, self.rows, self.accelerator, self.args.train_batch_size, examples)
-        return [self._prepare_inputs(batch) for batch in own]
-
     def _counts(self, batch: dict[str, Any]) -> Counts:
         counts = self.rows.count(batch)
         return dict.fromkeys(counts, 0) if REPEATED in batch else counts
@@ -159,25 +148,6 @@ class DistillationTrainer(Trainer):
         for batch, old in zip(renewed, batches, strict=True):
             batch |= {REPEATED: True} if REPEATED in old else {}
         return renewed
-
-    def _to_sample(self) -> nn.Module:
-        """The student as it is now; a whole copy where its weights are sharded, so that ranks need not wait for each
-        other's tokens."""
-        if self._plain is None:
-            return self.model_wrapped
-        return self._plain.refreshed(self.model, torch.bfloat16 if self.args.bf16 else None)
-
-    def whole_student(self) -> nn.Module | None:
-        """The student with all its weights; where they are sharded, on the main process alone, and None on the others.
-
-        Every process must call it.
-        """
-        if self._plain is None:
-            # Without the mixed precision of training: a student that is loaded from its folder computes the same.
-            whole: nn.Module = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
-            return whole
-        state = self.accelerator.get_state_dict(self.model_wrapped)
-        return self._plain.holding(state) if self.accelerator.is_main_process else None
 
     def _first_example(self, micro_batch: int, size: int) -> int:
         """The number, in its optimiser step, of the first example of this rank's micro-batch.
@@ -306,37 +276,12 @@ class DistillationTrainer(Trainer):
             metrics |= prefixed(measured.reduced(self.accelerator), metric_key_prefix)
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
 
-    def get_train_dataloader(self) -> DataLoader:
-        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
-        with self._examples_kept():
-            return super().get_train_dataloader()
-
     def _measured(self) -> Any:
         """What the next evaluation measures beside the loss (grkd.training.evaluation_metrics.Measured); None: nothing.
 
         Overridden by GRKDTrainer.
         """
         return None
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
-        with self._examples_kept():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As get_eval_dataloader, for `predict`."""
-        with self._examples_kept():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _examples_kept(self) -> Iterator[None]:
-        collate = self.rows.collate
-        if self.accelerator.num_processes > 1:
-            self.data_collator = keeping_examples(collate)
-        try:
-            yield
-        finally:
-            self.data_collator = collate
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -365,18 +310,9 @@ class DistillationTrainer(Trainer):
         if self.is_world_process_zero():
             say_lost_steps(self.model, self.args)
         found = get_last_checkpoint(str(self.args.output_dir)) if resume_from_checkpoint is True else None
-        if self.is_fsdp_enabled and self._plain is None:
-            self._plain = PlainCopy(self.model)
+        self._keep_plain()
         self._ahead.resume_from(resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else found)
         return super().train(resume_from_checkpoint, *arguments, **options)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As transformers' Trainer, which saves nothing here where checkpoints are sharded: then the whole student."""
-        super().save_model(output_dir, _internal_call)
-        if self.is_fsdp_enabled and not _internal_call:
-            kind = str(self.accelerator.state.fsdp_plugin.state_dict_type)
-            if "FULL_STATE_DICT" not in kind:
-                self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
 
     def _save_checkpoint(self, *arguments: Any) -> None:
         super()._save_checkpoint(*arguments)

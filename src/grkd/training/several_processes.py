@@ -1,0 +1,89 @@
+"""What transformers' Trainer leaves to be done where several processes train one student."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from grkd.models.shard import PlainCopy
+from grkd.training.evaluation import keeping_examples, without_repeats
+from grkd.training.rows import RowSource
+
+
+class SeveralProcesses(Trainer):
+    """A Trainer that counts every example of an epoch once, and gives and saves a sharded student whole."""
+
+    rows: RowSource
+    _plain: PlainCopy | None = None  # of a student that FSDP2 shards
+
+    def _keep_plain(self) -> None:
+        """Before the student is sharded: keep what a whole copy of it is made from."""
+        if self.is_fsdp_enabled and self._plain is None:
+            self._plain = PlainCopy(self.model)
+
+    def _micro_batches(self, epoch_iterator: Iterator[Any], count: int, device: torch.device) -> list[dict[str, Any]]:
+        """The next micro-batches, every example of an epoch once."""
+        batches, _ = super().get_batch_samples(epoch_iterator, count, device)
+        if self.accelerator.num_processes == 1:
+            return batches
+        whole = self.args.dataloader_drop_last or self.accelerator.split_batches or not has_length(self.train_dataset)
+        examples = 0 if whole else len(self.train_dataset)
+        own = without_repeats(batches, self.rows, self.accelerator, self.args.train_batch_size, examples)
+        return [self._prepare_inputs(batch) for batch in own]
+
+    def _to_sample(self) -> nn.Module:
+        """The student as it is now; a whole copy where its weights are sharded, so that ranks need not wait for each
+        other's tokens."""
+        if self._plain is None:
+            return self.model_wrapped
+        return self._plain.refreshed(self.model, torch.bfloat16 if self.args.bf16 else None)
+
+    def whole_student(self) -> nn.Module | None:
+        """The student with all its weights; where they are sharded, on the main process alone, and None on the others.
+
+        Every process must call it.
+        """
+        if self._plain is None:
+            # Without the mixed precision of training: a student that is loaded from its folder computes the same.
+            whole: nn.Module = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+            return whole
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        return self._plain.holding(state) if self.accelerator.is_main_process else None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
+        with self._examples_kept():
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
+        with self._examples_kept():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As get_eval_dataloader, for `predict`."""
+        with self._examples_kept():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _examples_kept(self) -> Iterator[None]:
+        collate = self.rows.collate
+        if self.accelerator.num_processes > 1:
+            self.data_collator = keeping_examples(collate)
+        try:
+            yield
+        finally:
+            self.data_collator = collate
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As transformers' Trainer, which saves nothing here where checkpoints are sharded: then the whole student."""
+        super().save_model(output_dir, _internal_call)
+        if self.is_fsdp_enabled and not _internal_call:
+            kind = str(self.accelerator.state.fsdp_plugin.state_dict_type)
+            if "FULL_STATE_DICT" not in kind:
+                self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
