@@ -29,7 +29,7 @@ from grkd.run.training import arguments
 from grkd.training import DistillationTrainer, LanguageRows
 
 GIB = 2**30
-WARM_UP = 3  # steps that are not measured
+WARM_UP = 2  # steps that are not measured
 BATCH, PROMPT, RESPONSE = 16, 256, 512  # per GPU; tokens
 LARGE_BATCH = 8
 # What a case is: how the student is spread, where the teacher lies, and in what the student's weights are kept.

@@ -1,6 +1,6 @@
 """Training on one and two GPUs: tokens per second and memory, for both pairs of the paper, beside TRL.
 
-    python -m benchmarks.scaling [--only alone,two,large] [--pairs gemma,llama] [--steps 6] [--tiny]
+    python -m benchmarks.scaling [--only alone,two,large] [--pairs gemma,llama] [--steps 5] [--tiny]
         [--date YYYY-MM-DD] [--commit HASH] [--out FILE]
     python -m benchmarks.scaling table
 
@@ -16,6 +16,7 @@ stay. `table` measures nothing: it writes the table of docs/performance.md.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 PARTS = ("alone", "two", "large")
 PAIRS = {"gemma": "gemma-2 9B to 2B", "llama": "llama-3 8B to 3B"}
 ALONE = ["grkd, DDP", "grkd, DDP, bfloat16 weights", "TRL, DDP, bfloat16 weights"]
-TWO = [*ALONE, "grkd, FSDP2", "grkd, FSDP2, teacher sharded"]
+TWO = ["grkd, DDP", "TRL, DDP, bfloat16 weights", "grkd, FSDP2", "grkd, FSDP2, teacher sharded"]
 LARGE = ["grkd, FSDP2, teacher offloaded"]
 _LIMIT_SECONDS = 200  # of one launch
 
@@ -53,25 +54,32 @@ def started(pair: str, cases: list[str], folder: Path, settings: argparse.Namesp
     return subprocess.Popen([sys.executable, *words], env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def finished(launches: dict[str, Any], folder: Path) -> None:
-    """Wait for launches; say how each ended."""
+def ended(launches: dict[str, Any], folder: Path) -> Iterator[None]:
+    """Wait for launches, a moment at a time; say how each ended. They are ended with this process."""
+    begun = time.perf_counter()
+    try:
+        while any(process.poll() is None for process in launches.values()):
+            if time.perf_counter() - begun > _LIMIT_SECONDS:
+                break
+            time.sleep(1)
+            yield
+    finally:
+        for process in launches.values():
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
     for name, process in launches.items():
-        try:
-            status = process.wait(_LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            status = f"stopped after {_LIMIT_SECONDS} s"
-        print(f"{name}: {'done' if status == 0 else status}", flush=True)
-    for log in folder.glob("*.log"):
+        print(f"{name}: status {process.returncode}, {time.perf_counter() - begun:.0f} s", flush=True)
+    for log in sorted(folder.glob("*.log")):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        print(*(line for line in lines if line.startswith("{")), sep="\n", flush=True)
         if any("failed" in line or "Error" in line for line in lines):
             print(f"--- end of {log.name}", *lines[-60:], sep="\n", flush=True)
         log.unlink()
+    yield
 
 
 def measured(settings: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The rows of the parts that are asked for, after each launch; those of one that fails are missing."""
+    """The rows so far, again and again; those of a launch that fails or takes too long are missing."""
     count = torch.cuda.device_count()
     gpus = [str(number) for number in range(min(2, count))]
     pairs = [PAIRS[name] for name in settings.pairs]
@@ -82,20 +90,16 @@ def measured(settings: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
             return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
         if "alone" in settings.only:
-            begun = time.perf_counter()
             each = {
                 pair: started(pair, ALONE, folder, settings, gpus[number % max(1, len(gpus)) :][:1])
                 for number, pair in enumerate(pairs)
             }
-            finished(each, folder)
-            print(f"alone: {time.perf_counter() - begun:.0f} s", flush=True)
-            yield rows()
+            for _ in ended(each, folder):
+                yield rows()
         for part, names, cases in (("two", pairs, TWO), ("large", ["large teacher"], LARGE)):
             for pair in names if part in settings.only else ():
-                begun = time.perf_counter()
-                finished({pair: started(pair, cases, folder, settings, gpus)}, folder)
-                print(f"{pair}: {time.perf_counter() - begun:.0f} s", flush=True)
-                yield rows()
+                for _ in ended({pair: started(pair, cases, folder, settings, gpus)}, folder):
+                    yield rows()
 
 
 def main() -> None:
@@ -104,16 +108,24 @@ def main() -> None:
         scaling_table.write_page()
         return
     settings = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the launches, too
     gpu = torch.cuda.is_available()
-    said = about(settings.date, "python -m benchmarks.scaling " + " ".join(sys.argv[1:]), gpu=gpu)
+    command = "python -m benchmarks.scaling " + " ".join(sys.argv[1:])
+    said = about(settings.date, command, gpu=gpu)
     out = settings.out or RESULTS / f"{said['date']}-scaling.json"
     rows = {_key(row): row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]} if out.exists() else {}
     hardware = f"{torch.cuda.device_count()} x {said['hardware']}" if gpu else said["hardware"]
-    result: dict[str, Any] = {**said, "hardware": hardware, "commit": settings.commit, "rows": []}
+    source = {"date": said["date"], "commit": settings.commit, "command": said.pop("command")}
+    result: dict[str, Any] = {**said, "hardware": hardware, "rows": list(rows.values())}
+    shown: set[tuple[str, str, int]] = set()
     for new in measured(settings):
-        rows |= {_key(row): row for row in new}
-        result["rows"] = list(rows.values())
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        for row in new:
+            if _key(row) not in shown:
+                shown.add(_key(row))
+                print(json.dumps(row), flush=True)
+                rows[_key(row)] = {**row, **source}
+                result["rows"] = list(rows.values())
+                out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(scaling_table.sections(result))
 
 
@@ -125,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help="such as alone,two")
     parser.add_argument("--pairs", type=lambda text: text.split(","), default=list(PAIRS), help="gemma, llama")
-    parser.add_argument("--steps", type=int, default=6, help="measured steps")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps")
     parser.add_argument("--tiny", action="store_true", help="tiny models on two processes, to try the script on a CPU")
     parser.add_argument("--date")
     parser.add_argument("--commit", help="of the code that is measured")
