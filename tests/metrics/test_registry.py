@@ -18,6 +18,9 @@ LOWER = {
     "ece",
     "expected_calibration_error",
     "brier",
+    "query_ms",
+    "index_mb",
+    "model_mb",
 }
 
 

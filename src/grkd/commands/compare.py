@@ -24,10 +24,10 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--methods", metavar="A,B", help="labels of the recipe's methods, or other methods' names")
     add("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the recipe's)")
     add("--processes", type=int, default=1, metavar="N", help="students at a time on one device")
-    add("--minutes", type=float, metavar="M", help="classifiers: begin nothing new after M minutes")
+    add("--minutes", type=float, metavar="M", help="classifiers, rankers: begin nothing new after M minutes")
     add("--check", action="store_true", help="say what is wrong before weights are loaded, else print the recipe")
     until = ("teach", "search", "finals")
-    add("--until", choices=until, default="finals", help="classifiers: stop after this part")
+    add("--until", choices=until, default="finals", help="classifiers, rankers: stop after this part")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -74,6 +74,14 @@ METRICS = {
         _correlation("votes_kendall_tau", "Kendall tau with people's votes"),
         _unit_interval("outside_auroc", "AUROC of inputs of no class (probability)"),
         _unit_interval("outside_auroc_logit", "AUROC of inputs of no class (logit)"),
+        _unit_interval("corpus_ndcg10", "NDCG@10 over the corpus"),
+        _unit_interval("corpus_mrr", "MRR over the corpus"),
+        _unit_interval("corpus_map", "MAP over the corpus"),
+        _unit_interval("corpus_recall100", "recall@100 over the corpus"),
+        _unit_interval("list_ndcg10", "NDCG@10 over the candidates"),
+        _unit_interval("list_mrr", "MRR over the candidates"),
+        _unit_interval("list_map", "MAP over the candidates"),
+        _unit_interval("list_recall10", "recall@10 over the candidates"),
         share("exact_match", "exact match"),
         _nats("nll_nats", "negative log-likelihood"),
         _nats("forward_kl_nats", "forward KL", against_teacher=True),
@@ -91,6 +99,9 @@ METRICS = {
         _calibration_error("expected_calibration_error"),
         Metric(name="brier", label="Brier score", direction=-1, low=0.0, high=2.0),
         share("best_has_top_grade", "favourite has the top grade"),
+        Metric(name="query_ms", label="time per query", unit="ms", direction=-1, decimals=2, low=0.0),
+        Metric(name="index_mb", label="index", unit="MB", direction=-1, decimals=1, low=0.0),
+        Metric(name="model_mb", label="model", unit="MB", direction=-1, decimals=1, low=0.0),
     )
 }
 

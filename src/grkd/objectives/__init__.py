@@ -16,7 +16,18 @@ from grkd.objectives import methods
 from grkd.objectives._options import Mistake, Option, OptionPath, meant, nearest, option, options_of, wanted
 
 if TYPE_CHECKING:
-    from grkd.objectives._base import Batch, Choice, Features, Level, Objective, ResponseTokens, Term, Votes, combine
+    from grkd.objectives._base import (
+        Batch,
+        Choice,
+        Features,
+        LeastTeacher,
+        Level,
+        Objective,
+        ResponseTokens,
+        Term,
+        Votes,
+        combine,
+    )
     from grkd.objectives._module import GRKDLoss
     from grkd.objectives.methods.grkd import GRKD
     from grkd.objectives.presets import PRESETS
@@ -28,6 +39,7 @@ __all__ = [
     "Choice",
     "Features",
     "GRKDLoss",
+    "LeastTeacher",
     "Level",
     "Mistake",
     "Objective",
@@ -50,7 +62,8 @@ __all__ = [
 ]
 
 _WITH_TORCH = {"GRKDLoss": "_module", "GRKD": "methods.grkd", "PRESETS": "presets"} | dict.fromkeys(
-    ("Batch", "Choice", "Features", "Level", "Objective", "ResponseTokens", "Term", "Votes", "combine"), "_base"
+    ("Batch", "Choice", "Features", "LeastTeacher", "Level", "Objective", "ResponseTokens", "Term", "Votes", "combine"),
+    "_base",
 )
 
 

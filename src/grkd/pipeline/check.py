@@ -8,11 +8,12 @@ from typing import Any
 
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.recipe import ClassifierRecipe, LanguageRecipe, Recipe
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, RankRecipe, Recipe
 from grkd.run.trainer_settings import check_names
 
 _PROMPTS = 8
 _EXAMPLES = 256
+_LISTS = 64
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -25,6 +26,13 @@ def check_recipe(recipe: Recipe) -> None:
         from grkd.run.folder import RunFolder
 
         check_classifier(ClassifierContext(recipe, RunFolder(Path(recipe.output))))
+
+    if isinstance(recipe, RankRecipe):
+        from grkd.lists.check import check_rank
+        from grkd.lists.context import RankContext
+        from grkd.run.folder import RunFolder
+
+        check_rank(RankContext(recipe, RunFolder(Path(recipe.output))))
 
 
 def check_first(recipe: Recipe) -> None:
@@ -41,8 +49,8 @@ def check_first(recipe: Recipe) -> None:
     from grkd.ranks import uses_fsdp
     from grkd.run.device import device
 
-    if isinstance(recipe, ClassifierRecipe) and uses_fsdp():
-        raise UserError("FSDP shards language models; start a classifier's run without --use_fsdp")
+    if not isinstance(recipe, LanguageRecipe) and uses_fsdp():
+        raise UserError("FSDP shards language models; start a classifier's or ranker's run without --use_fsdp")
 
     device(recipe.device)
     if isinstance(recipe, LanguageRecipe):
@@ -70,6 +78,9 @@ def small(recipe: Recipe, folder: Path) -> Recipe:
         if teacher.training is not None:
             teacher = replace(teacher, training=replace(teacher.training, **step))
         return replace(recipe, teacher=teacher, data=replace(recipe.data, limit=limit, student_limit=None))
+    if isinstance(recipe, RankRecipe):
+        limit = min(recipe.data.limit or _LISTS, _LISTS)
+        return replace(recipe, search=None, data=replace(recipe.data, limit=limit, candidates=8))
     data = replace(
         recipe.data,
         heldout=None,

@@ -8,7 +8,7 @@ from grkd import objectives
 from grkd.errors import UserError
 from grkd.pipeline.check import check_first
 from grkd.ranks import uses_fsdp
-from grkd.recipe import LanguageRecipe, Method, Recipe
+from grkd.recipe import LanguageRecipe, Method, RankRecipe, Recipe
 from grkd.run.folder import RunFolder
 
 _MOST_SEEDS = 1000
@@ -27,7 +27,7 @@ def compare(
     """Compare the recipe's methods, or those named, on the same prompts, groups, teacher scores and optimiser steps.
 
     methods, seeds: see `chosen`. processes: students (of classifiers: packs of students) trained at a time.
-    Of classifiers alone, minutes: begin nothing new after so many; until: the last part to do.
+    Of classifiers and rankers, minutes: begin nothing new after so many; until: the last part to do.
     Returns 0, or 1 where a method failed (it is shown as failed, the others went on). The same command goes on after a
     kill. Raises UserError for a mistake in the recipe or an unknown method.
     """
@@ -37,7 +37,7 @@ def compare(
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"--minutes must be a number above 0, got {minutes}")
     if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
-        raise UserError("--minutes and --until are for classifiers; a language model's comparison is stopped by a kill")
+        raise UserError("--minutes and --until are not for language models: stop their comparison by a kill")
     if uses_fsdp():
         raise UserError("grkd compare trains each student in one process: start it without FSDP, with --processes N")
     check_first(recipe)
@@ -52,6 +52,10 @@ def compare(
             from grkd.language.compare import compare_language
 
             status = compare_language(recipe, run, processes=processes)
+        elif isinstance(recipe, RankRecipe):
+            from grkd.lists.compare import compare_lists
+
+            status = compare_lists(recipe, run, processes=processes, minutes=minutes, until=until)
         else:
             from grkd.classify.compare import compare_classifier
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.pipeline.check import check_first
-from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Recipe
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, RankRecipe, Recipe
 from grkd.run.folder import RunFolder
 
 __all__ = ["run", "stages"]
@@ -45,6 +45,10 @@ def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
         from grkd.classify.compare import run_classifier
 
         return run_classifier(recipe, folder)
+    if isinstance(recipe, RankRecipe):
+        from grkd.lists.compare import run_lists
+
+        return run_lists(recipe, folder)
     assert isinstance(recipe, LanguageRecipe)
     from grkd.language.stages import before_training, distil
 

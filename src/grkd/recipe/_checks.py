@@ -1,5 +1,6 @@
 """What types cannot say: keys that exclude or need each other."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from grkd.data.conversation import SET_BY_US
 from grkd.errors import UserError
 from grkd.recipe._managed import managed
 from grkd.recipe._paths import path_mistakes
-from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Prompts, Recipe, Responses, Score, Student
+from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Prompts, RankRecipe, Recipe, Responses, Score, Student
 from grkd.recipe._words import KeyPath, Problem
 
 
@@ -25,6 +26,8 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield from _prompts(recipe.data)
         yield from _responses(recipe.responses)
         yield from _score(recipe.score)
+    elif isinstance(recipe, RankRecipe):
+        yield from _rank(recipe)
     else:
         yield from _training(raw["teacher"], ("teacher",))
         for section, path in ((raw, ()), (raw["teacher"], ("teacher",))):
@@ -190,3 +193,27 @@ def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
     for name, model in (("teacher", recipe.teacher), ("student", recipe.student)):
         if model.weights is not None and not model.has_factory:
             yield Problem((name, "weights"), f"only for built-in networks and factories; {model.model!r} has its own")
+
+
+def _rank(recipe: RankRecipe) -> Iterator[Problem]:
+    data, teacher, student = recipe.data, recipe.teacher, recipe.student
+    yield from _one_of(("data",), data, ("train", "folder"))
+    for name in ("split", "dense_model"):
+        if data.folder is None and getattr(data, name) is not None:
+            yield Problem(("data", name), "belongs to data.folder, which is not given")
+    if data.heldout is not None and data.train is None:
+        yield Problem(("data", "heldout"), "belongs to data.train, which is not given")
+    if data.folder is not None and not teacher.models and data.pool == "mined":
+        yield Problem(("teacher", "models"), "mined candidates have no order of their own; name a model")
+    if teacher.from_data is False and not teacher.models:
+        yield Problem(("teacher", "from_data"), "without it nobody orders the candidates; name models")
+    if teacher.top is not None and teacher.says != "order":
+        yield Problem(("teacher", "top"), "belongs to says: order")
+    if teacher.prompt is not None and not {"{query}", "{document}"} <= set(re.findall(r"\{\w+\}", teacher.prompt)):
+        yield Problem(("teacher", "prompt"), "expected a text with {query} and {document} in it")
+    if student.model != "tower" and student.hidden:
+        yield Problem(("student", "hidden"), "belongs to model: tower")
+    if student.model == "tower" and student.kind != "bi_encoder":
+        yield Problem(("student", "kind"), "a tower is a bi_encoder")
+    if recipe.search is not None and recipe.search.questions is not None:
+        yield Problem(("search", "questions"), "of language models; take it out")

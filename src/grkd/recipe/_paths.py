@@ -27,7 +27,7 @@ def placed(section: Part, folder_of: Callable[[KeyPath], Path], at: KeyPath = ()
         if mark is not None and isinstance(value, str):
             changed[name] = _absolute(value, mark.kind, folder_of(key))
         elif mark is not None and isinstance(value, list):
-            changed[name] = [_ranker(entry, folder_of((*key, index))) for index, entry in enumerate(value)]
+            changed[name] = [_entry(entry, mark, folder_of((*key, index))) for index, entry in enumerate(value)]
         elif is_dataclass(value) and not isinstance(value, type):
             changed[name] = placed(value, folder_of, key)
     return replace(section, **changed)  # type: ignore[type-var]
@@ -64,6 +64,13 @@ def _mark(hint: Any) -> IsPath | None:
         if isinstance(part, IsPath):
             return part
     return next((mark for part in get_args(hint) if (mark := _mark(part)) is not None), None)
+
+
+def _entry(entry: Any, mark: IsPath, folder: Path) -> Any:
+    """An entry of a list of models or of rankers, its path made absolute."""
+    if mark.kind == "rankers":
+        return _ranker(entry, folder)
+    return _absolute(entry, mark.kind, folder) if isinstance(entry, str) else entry
 
 
 def _ranker(entry: Any, folder: Path) -> Any:

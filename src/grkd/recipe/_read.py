@@ -15,7 +15,7 @@ from grkd.recipe import _methods, _yaml
 from grkd.recipe._checks import checks_of_methods, cross_checks
 from grkd.recipe._paths import placed
 from grkd.recipe._secrets import INSTEAD, secrets
-from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Recipe
+from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, RankRecipe, Recipe
 from grkd.recipe._words import (
     KeyPath,
     Problem,
@@ -31,7 +31,7 @@ from grkd.recipe._words import (
     wrong,
 )
 
-TASKS: dict[str, type[Recipe]] = {"language_model": LanguageRecipe, "classifier": ClassifierRecipe}
+TASKS: dict[str, type[Recipe]] = {"language_model": LanguageRecipe, "classifier": ClassifierRecipe, "rank": RankRecipe}
 _INSTEAD = {"steps": "epochs", "epochs": "steps"}
 _LONGEST = 300  # characters of what a message says about a key
 _EXPLAINED = 200  # unknown keys that are compared with the known ones

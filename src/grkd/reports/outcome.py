@@ -9,7 +9,11 @@ from grkd.reports.summary import Cell, Line, Summary, Verdict
 from grkd.reports.tables import and_list, number
 
 # What the paragraph speaks about; the table has the rest.
-_SPOKEN = {"classifier": ("accuracy", "kendall_tau"), "language_model": ("forward_kl_nats", "kendall_tau")}
+_SPOKEN = {
+    "classifier": ("accuracy", "kendall_tau"),
+    "language_model": ("forward_kl_nats", "kendall_tau"),
+    "rank": ("corpus_ndcg10", "list_ndcg10", "kendall_tau"),
+}
 _FAR = "the intervals of this single run do not overlap"
 _PREDICATES = {  # "better" and "worse" only where a test over seeds supports them
     "better": "{are} significantly better",

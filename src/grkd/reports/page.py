@@ -19,7 +19,7 @@ from grkd.reports.summary import Summary, summarise
 from grkd.reports.table_formats import shown
 from grkd.reports.tables import DASH, cost, costs, duration, footnotes, header, name_of, show
 
-_TASKS = {"language_model": "language model", "classifier": "classifier"}
+_TASKS = {"language_model": "language model", "classifier": "classifier", "rank": "ranker"}
 _VERSIONS = ("grkd", "python", "torch", "transformers")
 _MACHINE = ("gpu", "cpu", "platform", "git_commit", "date")
 _NAMES = {"gpu": "GPU", "cpu": "CPU", "platform": "platform", "git_commit": "git commit", "date": "date"}

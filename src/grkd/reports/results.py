@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, TypeAdapter, ValidationError
@@ -15,7 +15,7 @@ from grkd.files import NotJSON, parse_json
 BEFORE = "before"  # the student before distillation
 TEACHER = "teacher"
 
-Task = Literal["language_model", "classifier"]
+Task = Literal["language_model", "classifier", "rank"]
 Kind = TypeVar("Kind")
 
 
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         title=(results.title if results else "") or str(recipe.get("title") or folder.resolve().name),
-        task=task if task in ("language_model", "classifier") else None,
+        task=task if task in get_args(Task) else None,
         method_names=_method_names(recipe),
         status=results.status if results else {},
         counts=results.counts if results else {},

@@ -192,7 +192,7 @@ def _worse_notes(summary: Summary) -> list[str]:
 
 def costs(summary: Summary) -> list[str]:
     """Names of the columns that say what a training took: those that any method has."""
-    unit = "examples" if summary.task == "classifier" else "tokens"
+    unit = {"classifier": "examples", "rank": "lists"}.get(summary.task or "", "tokens")
     kinds = {f"{unit} seen": "rows_seen", "training time": "seconds"}
     return [name for name, kind in kinds.items() if any(getattr(line, kind) is not None for line in summary.lines)]
 

@@ -34,6 +34,8 @@ Made = TypeVar("Made")
 _FILES = (".lock", "recipe.yaml", "environment.json", "results.json", "search.json", "report.html")
 
 _SMALL = 4 << 20  # bytes; files up to here are hashed whenever their stage is used again
+# Keys of recipes whose values are paths, if something is there.
+_PATHS = ("model", "train", "heldout", "dataset", "image_folder", "folder", "weights", "questions", "dense_model")
 _HASH_WHOLE = 64 << 20  # larger files enter a digest by size and time of change, not by content
 
 
@@ -171,10 +173,12 @@ def identity(section: Section) -> dict[str, Any]:
     """
     plain = to_plain(section)
     plain.pop("placement", None)  # where a teacher's weights lie, not what they are
-    for key in ("model", "train", "heldout", "dataset", "image_folder", "folder", "weights", "questions"):
+    for key in _PATHS:
         # A data set's name is a path only if the recipe's reader made it absolute: "digits" is never a folder.
         if isinstance(plain.get(key), str) and (key != "dataset" or Path(plain[key]).is_absolute()):
             plain[key] = _content(plain[key])
+    if isinstance(plain.get("models"), list):
+        plain["models"] = [_content(name) for name in plain["models"]]
     return plain
 
 

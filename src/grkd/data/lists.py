@@ -1,0 +1,171 @@
+"""Lists: queries with their candidates, and what is known of their order; read from JSON Lines."""
+
+import difflib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
+
+# What the data say of the candidates' order: a score each, an order of all of them, or tiers (an order with ties).
+Word = Literal["scores", "order", "tiers"]
+_KEYS = ("query", "candidates", "scores", "order", "tiers", "grades")
+_WORDS = ("scores", "order", "tiers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedList:
+    """A query, the numbers of its candidates among the documents, and what is known of them.
+
+    word: a number per candidate, higher is better, None if there is none for it: scores, or minus the tier's number.
+    kind: what `word` is. grades: people's judgements, 0 is not relevant.
+    """
+
+    query: str
+    candidates: tuple[int, ...]
+    word: tuple[float | None, ...] | None = None
+    kind: Word | None = None
+    grades: tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """Lists over one corpus. judged: of each list, document number -> grade, also beyond its candidates."""
+
+    documents: tuple[str, ...]
+    train: tuple[RankedList, ...]
+    heldout: tuple[RankedList, ...] = ()
+    judged: dict[str, dict[int, float]] = field(default_factory=dict)  # by query
+    left_out: dict[str, frozenset[int]] = field(default_factory=dict)  # by query: documents that are never ranked
+
+    @property
+    def word(self) -> Word | None:
+        """The least that any list has: "tiers" below "order" below "scores"; None: some list has nothing."""
+        kinds = {one.kind for one in (*self.train, *self.heldout)}
+        if None in kinds:
+            return None
+        return next((kind for kind in ("tiers", "order") if kind in kinds), "scores")
+
+
+def read_lists(train: Path, heldout: Path | None = None) -> Lists:
+    """Lists from JSON Lines: {"query", "candidates"} and one of "scores", "order", "tiers"; "grades" beside or alone.
+
+    candidates: two texts or more, each once. scores: a number per candidate, null for no opinion. order: numbers of
+    candidates, from 0, best first. tiers: lists of such numbers, best first. Candidates that an order or tiers leave
+    out share the last place. grades: people's judgements, a whole number from 0 per candidate; alone they are tiers.
+    Raises UserError with file and line for what is missing, unknown, malformed or of another length.
+    """
+    numbers: dict[str, int] = {}
+    found = tuple(_list(line, row, numbers) for line, row in _rows(train))
+    held = () if heldout is None else tuple(_list(line, row, numbers) for line, row in _rows(heldout))
+    if not found:
+        raise UserError(f'{train}: no lists in it; it needs a line for each, {{"query": ..., "candidates": [...]}}')
+    judged: dict[str, dict[int, float]] = {}
+    for one in (*found, *held):
+        if one.grades is not None:
+            pairs = zip(one.candidates, one.grades, strict=True)
+            judged.setdefault(one.query, {}).update({number: grade for number, grade in pairs if grade is not None})
+    return Lists(documents=tuple(numbers), train=found, heldout=held, judged=judged)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
+        raise UserError(f"{path}: {reason[0].lower()}{reason[1:]}") from None
+    for line, entry in enumerate(content.split("\n"), start=1):
+        where = f"{path}: line {line}"
+        if not entry.strip():
+            continue
+        try:
+            row = parse_json(entry)
+        except NotJSON as error:
+            raise UserError(f"{where}: no JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected an object with query and candidates, got {_shown(row)}")
+        yield where, row
+
+
+def _list(where: str, row: dict[str, Any], numbers: dict[str, int]) -> RankedList:
+    for key in row:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_KEYS)}"
+            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+    query, texts = row.get("query"), row.get("candidates")
+    if not isinstance(query, str) or not query.strip():
+        raise UserError(f"{where}: query: expected a text, got {_shown(query)}")
+    if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(one, str) and one.strip() for one in texts):
+        raise UserError(f"{where}: candidates: expected two texts or more, got {_shown(texts)}")
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise UserError(f"{where}: candidates: {_shown(twice)} is there twice; keep one of them")
+    given = [key for key in _WORDS if row.get(key) is not None]
+    if len(given) > 1:
+        raise UserError(f"{where}: {' and '.join(given)} are both given; keep one of them")
+    grades = _grades(where, row["grades"], len(texts)) if row.get("grades") is not None else None
+    word = grades
+    kind: Word | None = "tiers" if grades else None
+    if given:
+        word, kind = _word(where, given[0], row[given[0]], len(texts))
+    candidates = tuple(numbers.setdefault(text, len(numbers)) for text in texts)
+    return RankedList(query=query, candidates=candidates, word=word, kind=kind, grades=grades)
+
+
+def _word(where: str, key: str, value: Any, count: int) -> tuple[tuple[float | None, ...], Word]:
+    if key == "scores":
+        return _numbers(f"{where}: scores", value, count), "scores"
+    if not isinstance(value, list):
+        raise UserError(f"{where}: {key}: expected a list, got {_shown(value)}")
+    tiers = [[one] for one in value] if key == "order" else value
+    if not tiers or not all(isinstance(tier, list) and tier for tier in tiers):
+        raise UserError(f"{where}: {key}: expected lists of candidates' numbers, best first, got {_shown(value)}")
+    places = tiered(f"{where}: {key}", tiers, count)
+    return tuple(-place for place in places), "order" if len(set(places)) == count else "tiers"
+
+
+def tiered(where: str, tiers: Sequence[Sequence[Any]], count: int) -> list[float]:
+    """The number of each candidate's tier, from 0 for the best; those left out share the last one.
+
+    Raises UserError, which begins with `where`, for numbers that are no candidate's or come twice.
+    """
+    places = [float(len(tiers))] * count
+    seen: set[int] = set()
+    for number, tier in enumerate(tiers):
+        for one in tier:
+            if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < count:
+                raise UserError(f"{where}: expected numbers of candidates, 0 to {count - 1}, got {_shown(one)}")
+            if one in seen:
+                raise UserError(f"{where}: candidate {one} is there twice")
+            seen.add(one)
+            places[one] = float(number)
+    return places
+
+
+def _numbers(where: str, value: Any, count: int) -> tuple[float | None, ...]:
+    if not isinstance(value, list) or len(value) != count:
+        got = f"{len(value)} of them" if isinstance(value, list) else _shown(value)
+        raise UserError(f"{where}: expected one number for each of the {count} candidates, got {got}")
+    for one in value:
+        known = isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+        if one is not None and not known:
+            raise UserError(f"{where}: expected numbers (null: no opinion), got {_shown(one)}")
+    return tuple(None if one is None else float(one) for one in value)
+
+
+def _grades(where: str, value: Any, count: int) -> tuple[float | None, ...]:
+    grades = _numbers(f"{where}: grades", value, count)
+    for grade in grades:
+        if grade is not None and (grade < 0 or grade != int(grade)):
+            raise UserError(f"{where}: grades: expected whole numbers from 0 (not relevant), got {grade:g}")
+    return grades
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:40] + "..."

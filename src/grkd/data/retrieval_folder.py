@@ -1,0 +1,164 @@
+"""A retrieval set in a folder as BEIR has it: corpus.jsonl, queries.jsonl, judgements in qrels."""
+
+import csv
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
+
+_TRAINED_ON, _HELD_OUT = ("train",), ("test", "dev", "heldout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalFolder:
+    """The texts by number. judged: query number -> document number -> grade. parts: query number -> "train",
+    "validation" or "test", empty if the folder has no split. left_out: query number -> documents never ranked."""
+
+    documents: tuple[str, ...]
+    queries: tuple[str, ...]
+    judged: dict[int, dict[int, float]]
+    parts: dict[int, str]
+    left_out: dict[int, frozenset[int]] = field(default_factory=dict)
+
+
+def read_retrieval_folder(folder: Path, *, split: str | None = None) -> RetrievalFolder:
+    """Read corpus.jsonl, queries.jsonl (either may end in .gz) and the judgements.
+
+    Texts: {"_id" or "id", "text"} and an optional "title". Judgements: qrels/train.tsv, dev.tsv, test.tsv, which split
+    the queries; or one qrels.tsv, and split.tsv (query, and a column per split; `split` names the column, else the
+    first). Columns of qrels: query, document, grade, with a header. left_out.tsv or source_documents.tsv: pairs of
+    query and document that are never ranked, such as the document that a query was written from.
+    Raises UserError with file and line.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one with corpus.jsonl, queries.jsonl and qrels.tsv")
+    documents, numbers = _texts(_file(folder, "corpus.jsonl"))
+    queries, query_numbers = _texts(_file(folder, "queries.jsonl"))
+    judged: dict[int, dict[int, float]] = {}
+    parts: dict[int, str] = {}
+    for path, part in _qrels(folder):
+        for where, row in _table(path, 3):
+            query, document = _known(where, row[0], query_numbers), _known(where, row[1], numbers)
+            judged.setdefault(query, {})[document] = _grade(where, row[2])
+            if part is not None:
+                parts[query] = part
+    if not parts and (folder / "split.tsv").is_file():
+        parts = _split(folder / "split.tsv", split, query_numbers)
+    return RetrievalFolder(
+        documents=documents,
+        queries=queries,
+        judged=judged,
+        parts=parts,
+        left_out=_left_out(folder, query_numbers, numbers),
+    )
+
+
+def _file(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise UserError(f"{folder}: has no {name} (nor {name}.gz); a retrieval set needs corpus, queries and qrels")
+
+
+def _texts(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    texts: list[str] = []
+    numbers: dict[str, int] = {}
+    for where, row in _json_lines(path):
+        name = row.get("_id", row.get("id"))
+        text = row.get("text")
+        if not isinstance(name, str | int) or not isinstance(text, str):
+            raise UserError(f"{where}: expected _id (or id) and text")
+        if str(name) in numbers:
+            raise UserError(f"{where}: the id {str(name)!r} is there twice")
+        title = row.get("title")
+        numbers[str(name)] = len(texts)
+        texts.append(f"{title} {text}".strip() if isinstance(title, str) and title else text)
+    if not texts:
+        raise UserError(f"{path}: no texts in it")
+    return tuple(texts), numbers
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    open_text = gzip.open if path.suffix == ".gz" else open
+    with open_text(path, "rt", encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+            except NotJSON as error:
+                raise UserError(f"{path}: line {number}: no JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}: line {number}: expected an object with _id and text")
+            yield f"{path}: line {number}", row
+
+
+def _qrels(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    if (folder / "qrels.tsv").is_file():
+        yield folder / "qrels.tsv", None
+        return
+    found = sorted((folder / "qrels").glob("*.tsv"))
+    if not found:
+        raise UserError(f"{folder}: has no judgements; expected qrels.tsv, or train.tsv and test.tsv in qrels/")
+    for path in found:
+        yield path, _part(str(path), path.stem)
+
+
+def _table(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
+    """Rows behind the header; TREC's own four columns (query, 0, document, grade) lose the second."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        for number, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
+            if number == 1 or not row:
+                continue
+            if len(row) == columns + 1 and row[1] == "0":
+                row = [row[0], *row[2:]]
+            if len(row) < columns:
+                raise UserError(f"{path}: line {number}: expected {columns} columns separated by tabs, got {len(row)}")
+            yield f"{path}: line {number}", row
+
+
+def _known(where: str, name: str, numbers: dict[str, int]) -> int:
+    if name not in numbers:
+        raise UserError(f"{where}: there is no query or document with the id {name!r}")
+    return numbers[name]
+
+
+def _grade(where: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{where}: expected a number as the grade, got {text!r}") from None
+
+
+def _split(path: Path, column: str | None, numbers: dict[str, int]) -> dict[int, str]:
+    with path.open(encoding="utf-8-sig") as lines:
+        header = lines.readline().rstrip("\r\n").split("\t")
+    columns = header[1:]
+    column = columns[0] if column is None and columns else column
+    if column not in columns:
+        raise UserError(f"{path}: data.split: there is no column {column!r}; columns: {', '.join(columns)}")
+    place = header.index(str(column))
+    return {_known(where, row[0], numbers): _part(where, row[place]) for where, row in _table(path, place + 1)}
+
+
+def _part(where: str, name: str) -> str:
+    if name in _TRAINED_ON:
+        return "train"
+    if name in ("validation", "dev"):
+        return "validation"
+    if name in _HELD_OUT:
+        return "test"
+    raise UserError(f"{where}: unknown part {name!r}; known: train, validation (or dev), test")
+
+
+def _left_out(folder: Path, queries: dict[str, int], documents: dict[str, int]) -> dict[int, frozenset[int]]:
+    found: dict[int, set[int]] = {}
+    for name in ("left_out.tsv", "source_documents.tsv"):
+        if (folder / name).is_file():
+            for where, row in _table(folder / name, 2):
+                found.setdefault(_known(where, row[0], queries), set()).add(_known(where, row[1], documents))
+    return {query: frozenset(several) for query, several in found.items()}

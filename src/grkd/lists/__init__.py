@@ -1,0 +1,1 @@
+"""`task: rank`: lists of candidates ordered by a teacher, learnt by a small student; one file per stage."""

@@ -1,0 +1,87 @@
+"""What a list's recipe gets wrong, as far as data and methods tell."""
+
+from dataclasses import replace
+
+import torch
+
+from grkd import objectives
+from grkd.errors import UserError
+from grkd.lists.context import RankContext
+from grkd.lists.libraries import library
+from grkd.lists.prepare import read
+from grkd.lists.score import check_signal, given, uses_data
+from grkd.lists.train import check_metric
+from grkd.objectives import Batch, Objective
+from grkd.recipe import RankRecipe
+
+
+def check_rank(context: RankContext) -> None:
+    """Raises UserError for the first thing that would end the run later; reads the data, writes nothing.
+
+    A folder's candidates are not mined: the teacher and BM25 are only looked for.
+    """
+    recipe = context.recipe
+    for name in ("sentence_transformers", "ir_measures", *(["bm25s"] if _mines(recipe) else [])):
+        library(name)
+    if recipe.search is not None and recipe.search.metric is not None:
+        check_metric(recipe.search.metric)
+    for method in recipe.methods:
+        check_method(method.label, objectives.load(method.name, **method.options))
+    kind = _kind(context)
+    if uses_data(recipe) and kind is None:
+        raise UserError(
+            "teacher: some lists have no scores, order, tiers or grades; add them, or name models in teacher.models"
+        )
+    for method in recipe.methods:
+        check_signal(
+            method.label,
+            objectives.load(method.name, **method.options),
+            given(recipe, kind),
+            places_as_scores=recipe.teacher.places_as_scores,
+        )
+    from grkd.run.training import check  # imports transformers, which takes seconds
+
+    check(recipe.training)
+
+
+def check_method(label: str, objective: Objective) -> None:
+    """Reject a method that ranks whole responses, needs labels, or compares the same candidate of several rows."""
+    if objective.levels != ("row",):
+        raise UserError(f"{label}: a method on whole responses cannot train on lists; choose grkd with preset: lists")
+    if objective.on_policy:
+        raise UserError(f"{label}: a ranker writes no responses; set on_policy_fraction: 0")
+    if objective.needs_features:
+        raise UserError(f"{label}: reads features of classifiers, which lists do not have")
+    if objective.couples_rows:
+        text = "compares the same candidate of several rows, and lists have none in common"
+        raise UserError(f"{label}: {text}; set intra_class_weight: 0, or over: candidates")
+    if not objective.needs_teacher:
+        raise UserError(f"{label}: does not learn from a teacher, and lists have nothing else")
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, objective.least_candidates, generator=generator) for _ in range(2))
+    try:
+        objective.terms(Batch(student=student, teacher=teacher, seeds=generator))
+    except ValueError as error:
+        hint = "set label_first: false" if getattr(objective, "label_first", False) else "set label_weight: 0"
+        raise UserError(f"{label}: {error}; lists have no labels, {hint}") from None
+
+
+def _mines(recipe: RankRecipe) -> bool:
+    return recipe.data.folder is not None and recipe.data.pool == "mined"
+
+
+def _kind(context: RankContext) -> str | None:
+    """What the data say of the candidates, by reading them; mined candidates have nothing."""
+    if _mines(context.recipe):
+        data = context.recipe.data
+        read(_judged(context)) if data.folder is not None else None
+        return None
+    about, _ = read(context)
+    kind: str | None = about["kind"]
+    return kind
+
+
+def _judged(context: RankContext) -> RankContext:
+    """The same folder with the judged documents as candidates: reads every file, and mines nothing."""
+    data = replace(context.recipe.data, pool="judged")
+    return RankContext(replace(context.recipe, data=data), context.run)

@@ -1,0 +1,90 @@
+"""What the stages of a list's task share: the recipe, its folders and device, and the prepared lists."""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file
+from torch import Tensor
+
+from grkd.files import read_json
+from grkd.recipe import RankRecipe, Training
+from grkd.run.device import device
+from grkd.run.folder import RunFolder
+
+TRAIN, VALIDATION, HELDOUT = 0, 1, 2  # parts of the queries
+NONE = -1  # in the place of a candidate that does not exist
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedLists:
+    """What the prepare stage left, on the CPU.
+
+    candidates: numbers of documents, NONE behind the last. word: what the data say of them, NaN for nothing.
+    grades: people's judgements, NaN where there is none. part: TRAIN, VALIDATION or HELDOUT, per query.
+    judged: rows of (query, document, grade). left_out: rows of (query, document).
+    """
+
+    queries: list[str]
+    documents: list[str]
+    candidates: Int[Tensor, "queries candidates"]
+    word: Float[Tensor, "queries candidates"]
+    grades: Float[Tensor, "queries candidates"]
+    part: Int[Tensor, " queries"]
+    judged: Float[Tensor, "judgements 3"]
+    left_out: Int[Tensor, "pairs 2"]
+    kind: str | None  # of the word: scores, order or tiers
+
+    @property
+    def exists(self) -> Bool[Tensor, "queries candidates"]:
+        return self.candidates != NONE
+
+    def of(self, *parts: int) -> Int[Tensor, " queries"]:
+        """Numbers of the queries of these parts."""
+        return torch.isin(self.part, torch.tensor(parts)).nonzero().squeeze(-1)
+
+
+class RankContext:
+    """Everything that a stage needs; another process opens it by the recipe alone."""
+
+    def __init__(self, recipe: RankRecipe, run: RunFolder) -> None:
+        self.recipe, self.run = recipe, run
+        self.device = device(recipe.device)
+
+    @property
+    def seed(self) -> int:
+        """Of the data's split and the search."""
+        return self.recipe.seeds[0]
+
+    @cached_property
+    def lists(self) -> PreparedLists:
+        folder = self.run.path / "prepare"
+        found: dict[str, Any] = {**load_file(folder / "lists.safetensors"), **read_json(folder / "lists.json")}
+        return PreparedLists(**found)
+
+    @cached_property
+    def search_queries(self) -> tuple[Tensor, Tensor]:
+        """(fit, validation): queries that trials are trained and measured on; the data's own if it has one."""
+        assert self.recipe.search is not None
+        train, validation = self.lists.of(TRAIN), self.lists.of(VALIDATION)
+        if len(validation):
+            return train, validation
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
+        count = max(1, round(len(train) * self.recipe.search.validation_fraction))
+        return train[order[count:]].sort().values, train[order[:count]].sort().values
+
+    def keys(self) -> dict[str, str]:
+        """What the students' lists and the teacher's order were made from."""
+        return {name: self.run.key(name) for name in ("prepare", "score")}
+
+    def training_at(self, learning_rate: float, *, search: bool) -> Training:
+        """The recipe's training section at another learning rate; a trial may be shorter."""
+        training = dataclasses.replace(self.recipe.training, learning_rate=learning_rate)
+        share = self.recipe.search.steps_share if search and self.recipe.search is not None else 1.0
+        if share == 1.0:
+            return training
+        if training.steps is not None:
+            return dataclasses.replace(training, steps=max(1, round(share * training.steps)))
+        return dataclasses.replace(training, epochs=share * training.epochs)

@@ -1,0 +1,55 @@
+"""A tower for CPUs: the words of a text, embedded, averaged and projected; opened by sentence-transformers alone."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from grkd.errors import UserError
+from grkd.lists.libraries import library
+
+_WORD = re.compile(r"\w+")
+_UNKNOWN = "[UNK]"
+
+
+def build_tower(
+    texts: Sequence[str], *, dimensions: int, hidden: Sequence[int] = (), words: int = 20_000, seed: int
+) -> Any:
+    """A SentenceTransformer of StaticEmbedding, Dense layers with tanh, and Normalize.
+
+    The first weights of a word are random, times its inverse document frequency log((1 + n) / (1 + df)) + 1: before
+    training, and without hidden layers, cosines are those of TF-IDF up to a random projection.
+    texts: those that choose the words: the most frequent that at least two texts have.
+    Raises UserError for texts without such a word.
+    """
+    modules = library("sentence_transformers.sentence_transformer.modules")
+    frequency = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
+    common = [word for word, count in sorted(frequency.items(), key=lambda one: (-one[1], one[0])) if count > 1]
+    if not common:
+        raise UserError("student: tower: no word stands in two texts; give more texts, or a transformers encoder")
+    vocabulary = {_UNKNOWN: 0, **{word: number for number, word in enumerate(common[:words], start=1)}}
+    widths = [*hidden, dimensions]
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(len(vocabulary), widths[0], generator=generator) / math.sqrt(widths[0])
+    rarity = [0.0] + [math.log((1 + len(texts)) / (1 + frequency[word])) + 1 for word in list(vocabulary)[1:]]
+    layers: list[Any] = [modules.StaticEmbedding(_tokenizer(vocabulary), weights * torch.tensor(rarity).unsqueeze(-1))]
+    for before, after in pairwise(widths):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + len(layers))
+            layers += [modules.Normalize(), modules.Dense(before, after, activation_function=torch.nn.Tanh())]
+    return library("sentence_transformers").SentenceTransformer(modules=[*layers, modules.Normalize()], device="cpu")
+
+
+def _tokenizer(vocabulary: dict[str, int]) -> Any:
+    """Lower-case words; what is no word is dropped, and an unknown word has the first row."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    # What stands between the words is split off and removed.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), behavior="removed")
+    return tokenizer

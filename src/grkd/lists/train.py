@@ -1,0 +1,188 @@
+"""The third stage: students, one per method and seed, trained by transformers' Trainer; a kill leaves checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from grkd import objectives
+from grkd.compare.search import Space
+from grkd.compare.study import Study, journal_of
+from grkd.errors import UserError
+from grkd.files import digest, read_json, write_json
+from grkd.lists.card import card_of
+from grkd.lists.context import TRAIN, VALIDATION, RankContext
+from grkd.lists.evaluate import evaluate_student, validation_metrics
+from grkd.lists.metrics import ON_VALIDATION
+from grkd.lists.rows import ListRows
+from grkd.lists.score import signal
+from grkd.lists.student import Student, new_student, opened, save_student
+from grkd.metrics.registry import higher_is_better
+from grkd.recipe import Method, RankRecipe, to_plain
+from grkd.run.folder import RunFolder, identity
+
+# Of the training section: a student has a learning rate of its own, and the rest changes no student.
+_NO_EFFECT = ("learning_rate", "log_every", "save_every", "steps_per_generation", "fused_head", "report_to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentJob:
+    """One student to train, in this process or another: `trial` numbers a trial of a search; None is a final run."""
+
+    recipe: RankRecipe
+    method: Method  # with the options of this student
+    seed: int
+    learning_rate: float
+    trial: int | None = None
+
+    @property
+    def name(self) -> str:
+        kind = f"seed{self.seed}" if self.trial is None else f"trial{self.trial}"
+        return f"{self.method.label}-{kind}"
+
+
+def train_student(job: StudentJob) -> None:
+    """Train, measure and write one student."""
+    context = RankContext(job.recipe, RunFolder(Path(job.recipe.output)))
+    if job.trial is not None:
+        _trial(context, job)
+        return
+    inputs = student_inputs(context, job)
+
+    def make(work: Path) -> None:
+        from grkd.run.training import drop_checkpoints
+
+        student = _trained(context, job, work, search=False)
+        if context.run.ranks.is_main_process:
+            save_student(student, work / "model", card_of(context, job.method, job.seed, job.learning_rate))
+            drop_checkpoints(work)
+
+    folder = context.run.stage(f"train/{job.name}", inputs, make) / "model"
+    evaluate_student(
+        context,
+        job.name,
+        lambda: opened(str(folder), job.recipe.student, context.device),
+        context.run.key(f"train/{job.name}"),
+    )
+
+
+def evaluate_before(context: RankContext) -> None:
+    """The student before distillation, at the first seed."""
+    key = digest([identity(context.recipe.student), context.seed])
+    evaluate_student(context, "before", lambda: new_student(context, seed=context.seed), key)
+
+
+def student_inputs(context: RankContext, job: StudentJob) -> dict[str, Any]:
+    """What a trained student depends on."""
+    recipe, teacher = context.recipe, context.recipe.teacher
+    training = {name: value for name, value in to_plain(recipe.training).items() if name not in _NO_EFFECT}
+    return {
+        "method": {"name": job.method.name, "options": job.method.options},
+        "learning_rate": job.learning_rate,
+        "seed": job.seed,
+        "student": identity(recipe.student),
+        "training": training,
+        "seen": {name: getattr(teacher, name) for name in ("says", "top", "places_as_scores")},
+        **context.keys(),
+    }
+
+
+def _trial(context: RankContext, job: StudentJob) -> None:
+    """Train a trial without the validation queries, and keep only its metrics there."""
+    recipe, main = context.recipe, context.run.ranks.is_main_process
+    inputs = {**student_inputs(context, job), "search": digest(to_plain(recipe)["search"])}
+
+    def make(work: Path) -> None:
+        from grkd.run.training import drop_checkpoints
+
+        student = _trained(context, job, work, search=True)
+        if main:
+            write_json(work / "metrics.json", validation_metrics(context, student))
+            drop_checkpoints(work)
+
+    folder = context.run.stage(f"search/{job.name}", inputs, make)
+    if main:
+        spent = read_json(folder / "training.json")
+        values = {name: found["value"] for name, found in read_json(folder / "metrics.json").items()}
+        value = values.get(metric(context))
+        assert job.trial is not None
+        study_of(context, job.method.label).tell(
+            job.trial,
+            value=value,
+            failure="its validation queries give no value" if value is None else None,
+            lasting=value is None,
+            details={"steps": spent["steps"], "seconds": spent["seconds"], "metrics": values},
+        )
+
+
+def _trained(context: RankContext, job: StudentJob, work: Path, *, search: bool) -> Student:
+    from grkd.run.training import train
+
+    objective = objectives.load(job.method.name, **job.method.options)
+    student = new_student(context, seed=job.seed)
+    train(
+        student,
+        queries_of(context, search=search).tolist(),
+        objective=objective,
+        rows=ListRows(student, context.lists, signal(context, objective)),
+        training=context.training_at(job.learning_rate, search=search),
+        folder=work,
+        seed=job.seed,
+        where=context.device,
+        bf16=False,
+        description=f"{'search' if search else 'train'} {job.name}",
+    )
+    return student
+
+
+def queries_of(context: RankContext, *, search: bool) -> Tensor:
+    """Queries that a student is trained on: a trial leaves the validation part out."""
+    return context.search_queries[0] if search else context.lists.of(TRAIN, VALIDATION)
+
+
+def metric(context: RankContext) -> str:
+    """What the search goes by: NDCG by people's grades, or without any Kendall's tau with the teacher."""
+    search = context.recipe.search
+    assert search is not None
+    return search.metric or ("list_ndcg10" if bool(context.lists.grades.isfinite().any()) else "kendall_tau")
+
+
+def check_metric(name: str) -> None:
+    """Reject an unknown search metric."""
+    if name not in ON_VALIDATION:
+        raise UserError(f"search.metric: unknown metric {name!r}; available: {', '.join(ON_VALIDATION)}")
+
+
+def space(recipe: RankRecipe, method: Method) -> Space:
+    """What the search may set for a method: the learning rate, and its options that the recipe lists."""
+    assert recipe.search is not None
+    rates = recipe.search.learning_rate or [recipe.training.learning_rate]
+    return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
+
+
+def job_at(context: RankContext, method: Method, settings: Mapping[str, Any], trial: int | None) -> StudentJob:
+    """A method with settings of the search, at the search's seed."""
+    options = {name: value for name, value in settings.items() if name != "learning_rate"}
+    tried = replace(method, options={**method.options, **options})
+    rate = settings["learning_rate"]
+    return StudentJob(recipe=context.recipe, method=tried, seed=context.seed, learning_rate=rate, trial=trial)
+
+
+def study_of(context: RankContext, label: str) -> Study:
+    """A method's study in the run folder; the same in every process."""
+    recipe = context.recipe
+    search, method = recipe.search, next(each for each in recipe.methods if each.label == label)
+    assert search is not None
+    inputs = student_inputs(context, job_at(context, method, {"learning_rate": 1.0}, 0))
+    measured = {"metric": metric(context), "fraction": search.validation_fraction, "share": search.steps_share}
+    return Study(
+        journal_of(context.run.path),
+        label=label,
+        key=digest({**inputs, "search": measured}),
+        space=space(recipe, method),
+        trials=search.trials,
+        seed=context.seed,
+        maximise=higher_is_better(metric(context)),
+    )
