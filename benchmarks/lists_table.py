@@ -1,0 +1,141 @@
+"""docs/results-lists.md from the kept figures of the comparison on lists: tables, paired tests, targets, edges."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grkd.compare.search import at_edge
+from grkd.files import read_json, write_text
+from grkd.statistics import PairedDifference, holm, paired_bootstrap
+
+KINDS = {
+    "scores": "scores",
+    "warped": "warped",
+    "two": "two",
+    "order": "full order",
+    "top5": "top 5",
+    "top1": "top 1",
+    "tiers": "noisy tiers",
+}
+PARTIAL = ("order", "top5", "top1", "tiers")
+OURS, RIVAL = "grkd", "plackett_luce"
+_INTRODUCTION = """\
+A small ranker (words, 64 dimensions) learns from a sentence encoder (all-MiniLM-L6-v2) how to order 32 candidates per
+query, by what the teacher gives: its scores; scores that a rising function of its own bends for every query (warped);
+the mean of its and BM25's z-scores (two); a full order; its first five or its first candidate against the rest; four
+tiers of an order in which 30 % of the pairs are turned round (noisy tiers). Methods that need scores get
+-log(place) where there are none. Every method has 12 trials, its whole grid of 3 learning rates and 4 settings,
+measured on validation queries; figures are NDCG@10 in % on test queries, means of five seeds: over the whole corpus,
+of `wikiqa` over each question's own sentences.
+
+`kd_z` is `kd` on z-scores; `plackett_luce_top5` counts the first five places; without ties `plackett_luce` is ListMLE.
+`pld` ranks ties by index. Bold: the best of its column. `*`: worse than the best, `+`: better than all others (paired
+bootstrap over queries, p < .05 after Holm's correction over the methods of the column)."""
+
+Values = dict[tuple[str, str], NDArray[np.float64]]  # (method, kind) -> mean over seeds, per query
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page; the same results give the same bytes."""
+    found = [read_json(path) for path in sorted(results.glob("*.json")) if path.stem != "environment"]
+    environment = read_json(results / "environment.json")
+    made = f"{environment['date'][:10]}, {environment['gpu'] or environment['cpu']}, PyTorch {environment['torch']}"
+    parts = [
+        "# Small rankers: which method, by what the teacher gives",
+        f"Made by `python -m benchmarks.lists table` from benchmarks/results/lists/ ({made}).",
+        _INTRODUCTION,
+        "## Targets\n\n" + targets(found),
+        *(f"## {one['set']}\n\n{section(one)}" for one in found),
+        "## Settings at the edge of their range\n\n" + edges(found),
+    ]
+    write_text(page, "\n\n".join(parts) + "\n")
+
+
+def values(one: dict[str, Any]) -> Values:
+    """Per query, the mean over seeds."""
+    return {(row["method"], row["kind"]): np.mean(row["ndcg10"], axis=0) for row in one["rows"]}
+
+
+def section(one: dict[str, Any]) -> str:
+    """The table of a set."""
+    found, count = values(one), one["counts"]
+    shown = [kind for kind in KINDS if any(other == kind for _, other in found)]
+    methods = list(dict.fromkeys(method for method, _ in found))
+    cells = {kind: column(found, kind) for kind in shown}
+    lines = [["", *(KINDS[kind] for kind in shown)], ["---"] + ["---:"] * len(shown)]
+    lines += [[f"`{method}`", *(cells[kind].get(method, "-") for kind in shown)] for method in methods]
+    notes = [
+        f"{count['train']} training, {count['validation']} validation and {count['test_with_relevant']} test queries, "
+        f"{count['documents']} documents."
+    ]
+    if one["teacher"] is not None:
+        notes.append(f"The teacher's own order of its 32 candidates: {100 * one['teacher']:.1f}.")
+    if (OURS, "votes") in found:
+        notes.append(f"`{OURS}` on the votes of the two teachers: {100 * found[OURS, 'votes'].mean():.1f}.")
+    return " ".join(notes) + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def column(found: Values, kind: str) -> dict[str, str]:
+    """method -> its cell in a column."""
+    own = {method: value for (method, other), value in found.items() if other == kind}
+    best = max(own, key=lambda method: float(own[method].mean()))
+    others = [method for method in own if method != best]
+    tests = [paired_bootstrap(own[method], own[best]) for method in others]
+    worse = {method: p < 0.05 for method, p in zip(others, holm([test.p for test in tests]), strict=True)}
+    mark = "+" if worse and all(worse.values()) else ""
+    cells = {method: f"{100 * own[method].mean():.1f}{'*' if worse[method] else ''}" for method in others}
+    return {best: f"**{100 * own[best].mean():.1f}**{mark}", **cells}
+
+
+def targets(sets: list[dict[str, Any]]) -> str:
+    """Per set: `grkd` against `plackett_luce` on every kind of order, and against the best if scores are given."""
+    lines = [
+        ["set", "teacher", "`grkd` against", "difference", "95 % interval", "p", ""],
+        ["---"] * 3 + ["---:"] * 3 + ["---"],
+    ]
+    for one in sets:
+        found = values(one)
+        for kind in PARTIAL:
+            if (OURS, kind) in found:
+                test = paired_bootstrap(found[OURS, kind], found[RIVAL, kind])
+                reached = "reached" if test.p >= 0.05 or test.difference > 0 else "missed"
+                lines.append(_line(one["set"], kind, RIVAL, test, reached))
+        if (OURS, "scores") in found:
+            rivals = [method for method, kind in found if kind == "scores" and method != OURS]
+            best = max(rivals, key=lambda method: float(found[method, "scores"].mean()))
+            test = paired_bootstrap(found[OURS, "scores"], found[best, "scores"])
+            lines.append(_line(one["set"], "scores", best, test, "reached" if test.difference >= -0.003 else "missed"))
+    text = (
+        "Set before: with an order of any kind `grkd` (preset lists: pairs between tiers) significantly better than or "
+        "level with a tie-aware Plackett-Luce; with full scores at most .3 points behind the best method. p is of this "
+        "comparison alone."
+    )
+    return text + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _line(name: str, kind: str, rival: str, test: PairedDifference, outcome: str) -> list[str]:
+    interval = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
+    return [name, KINDS[kind], f"`{rival}`", f"{100 * test.difference:+.2f}", interval, f"{test.p:.3f}", outcome]
+
+
+def edges(sets: list[dict[str, Any]]) -> str:
+    """How often each method's best settings stand at an edge: a better one may lie beyond."""
+    found: dict[str, dict[str, int]] = {}
+    for one in sets:
+        for row in one["rows"]:
+            tried = [
+                record for record in one["search"] if (record["method"], record["kind"]) == (row["method"], row["kind"])
+            ]
+            space = {"rate": sorted({record["rate"] for record in tried})}
+            names = {name for record in tried for name, value in record["options"].items() if isinstance(value, float)}
+            space |= {name: sorted({record["options"][name] for record in tried}) for name in names}
+            count = found.setdefault(row["method"], {"picks": 0, "rate": 0, "setting": 0})
+            count["picks"] += 1
+            edge = at_edge(space, {"rate": row["rate"], **row["options"]})
+            count["rate"] += "rate" in edge
+            count["setting"] += any(name != "rate" for name in edge)
+    lines = ["| method | picks | learning rate at an edge | setting at an edge |", "| --- | ---: | ---: | ---: |"]
+    lines += [f"| `{name}` | {one['picks']} | {one['rate']} | {one['setting']} |" for name, one in found.items()]
+    return "\n".join(lines)

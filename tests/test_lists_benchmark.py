@@ -1,0 +1,95 @@
+"""The comparison on lists: towers trained together are those trained alone, NDCG is ir-measures', the page is made."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import random as random_sparse
+
+from benchmarks import lists, lists_table
+from benchmarks._lists_data import KINDS, ListSet, said
+from benchmarks._lists_towers import Teacher, _ndcg, trained
+from grkd.files import read_json, write_json
+from grkd.metrics.retrieval import retrieval_measures
+
+
+def a_set(queries: int = 36, documents: int = 30, words: int = 25) -> ListSet:
+    generator = np.random.default_rng(0)
+
+    def texts(count: int) -> object:
+        return random_sparse(count, words, density=0.4, format="csr", random_state=generator, dtype=np.float32)
+
+    candidates = np.stack([generator.permutation(documents)[:8] for _ in range(queries)])
+    return ListSet(
+        queries=texts(queries),  # type: ignore[arg-type]
+        documents=texts(documents),  # type: ignore[arg-type]
+        rarity=np.ones(words, dtype=np.float32),
+        candidates=candidates,
+        scores=generator.normal(size=candidates.shape).astype(np.float32),
+        bm25=generator.normal(size=candidates.shape).astype(np.float32) * 9,
+        pool=np.empty((queries, 0), dtype=np.int32),
+        grades=generator.integers(-1, 3, size=(queries, documents)).astype(np.int8),
+        part=np.repeat([0, 1, 2], queries // 3).astype(np.int8),
+    )
+
+
+def test_towers_trained_together_are_those_trained_alone() -> None:
+    found = a_set()
+    heard = lists.teachers(found)
+    towers = [
+        lists.tower("grkd", "top5", 1.0, 0.01),
+        lists.tower("grkd", "scores", 1.0, 0.03),  # the same call of the objective
+        lists.tower("kd", "scores", 2.0, 0.01),
+        lists.tower("grkd", "votes", 1.0, 0.01),
+    ]
+    options = {"queries": np.arange(12), "steps": 3, "seed": 1, "device": torch.device("cpu")}
+    together = trained(found, towers, heard, **options)
+    for number, tower in enumerate(towers):
+        alone = trained(found, [tower], heard, **options)
+        torch.testing.assert_close(together[:, [number]], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together[:, 0], together[:, 1])
+
+
+def test_ndcg_is_that_of_ir_measures() -> None:
+    found = a_set()
+    scores = torch.randn(1, 36, 30, generator=torch.Generator().manual_seed(0))
+    ours = _ndcg(scores, torch.from_numpy(found.grades).float())[0]
+    ranked, judged = {}, {}
+    for query in range(36):
+        there = np.flatnonzero(found.grades[query] >= 0)
+        ranked[str(query)] = {str(one): float(scores[0, query, one]) for one in there}
+        judged[str(query)] = {str(one): float(found.grades[query, one]) for one in there}
+    theirs = retrieval_measures(ranked, judged, over="list")["list_ndcg10"]
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_each_kind_of_teacher_says(kind: str) -> None:
+    found = a_set()
+    order, scores = said(found, kind)
+    tiers = {"top5": 6, "top1": 2, "tiers": 4, "order": 8}
+    for row in range(len(order)):
+        if kind in tiers:
+            assert len(order[row].unique()) == tiers[kind]
+            torch.testing.assert_close(scores[row], -torch.log1p(-order[row]))
+        if kind in ("warped", "order"):  # no pair is turned round
+            assert torch.equal(order[row].argsort(), torch.from_numpy(found.scores[row]).argsort())
+    assert isinstance(Teacher(order=order, scores=scores), Teacher)
+
+
+def test_a_run_is_kept_and_its_page_has_every_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "METHODS", {name: lists.METHODS[name] for name in ("grkd", "kd", "plackett_luce")})
+    monkeypatch.setattr(lists, "load", lambda _: a_set())
+    options = {"steps": 1, "seeds": 2, "device": torch.device("cpu"), "kinds": ("scores", "top5")}
+    lists.run_set(tmp_path / "tiny.npz", tmp_path, **options)
+    found = read_json(tmp_path / "tiny.json")
+    assert len(found["search"]) == 3 * 2 * 12
+    assert {(row["method"], row["kind"]) for row in found["rows"]} == {
+        (method, kind) for method in lists.METHODS for kind in ("scores", "top5")
+    }
+    write_json(tmp_path / "environment.json", {"date": "2026-11-28", "gpu": None, "cpu": "two cores", "torch": "2"})
+    lists_table.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "## tiny" in page
+    assert page.count("`plackett_luce` |") >= 2
