@@ -190,7 +190,10 @@ def _bm25(found: RetrievalFolder, candidates: NDArray[Any]) -> NDArray[Any]:
     index = bm25s.BM25()
     index.index(bm25s.tokenize(list(found.documents), **quiet), show_progress=False)
     asked = bm25s.tokenize(list(found.queries), return_ids=False, **quiet)
-    return np.stack([index.get_scores(words)[own] for words, own in zip(asked, candidates, strict=True)])
+    nothing = np.zeros(candidates.shape[1])  # for a query of stop words alone
+    return np.stack(
+        [index.get_scores(words)[own] if words else nothing for words, own in zip(asked, candidates, strict=True)]
+    )
 
 
 def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], NDArray[Any]]:
