@@ -1,0 +1,46 @@
+"""benchmarks/scaling.py: what its table says, and that docs/performance.md has it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import scaling, scaling_table
+
+
+def test_table_of_two_gpus_beside_one() -> None:
+    def row(pair: str, case: str, gpus: int, step_ms: float, tokens: int, gib: float, **more: float) -> dict[str, Any]:
+        measured = {"step_ms": step_ms, "tokens_per_second": tokens, "peak_gib_per_gpu": gib, **more}
+        return {
+            "pair": pair,
+            "case": case,
+            "gpus": gpus,
+            "date": "2026-01-01",
+            "commit": "c",
+            "command": "m",
+            **measured,
+        }
+
+    rows = [
+        row("p", "grkd, DDP", 1, 1000.0, 100, 5.0),
+        row("p", "grkd, DDP", 2, 1100.4, 190, 6.0),
+        row("p", "grkd, FSDP2", 2, 1.0, 180, 3.0),
+        row("large", "grkd, FSDP2, teacher offloaded", 2, 2000.0, 50, 20.0, teacher_gib=48.0, limit_gib_per_gpu=24.0),
+    ]
+    text = scaling_table.sections({"hardware": "2 x GPU", "versions": {"torch": "2", "trl": None}, "rows": rows})
+    assert text.splitlines()[0] == "2 x GPU; torch 2. 2026-01-01, commit c: `m`."
+    assert text.splitlines()[4:] == [
+        "| large | grkd, FSDP2, teacher offloaded | 2 | 2,000 | 50 |  | 20.0 of 24.0 allowed; teacher 48.0 |",
+        "| p | grkd | 1 | 1,000 | 100 |  | 5.0 |",
+        "| p | grkd, DDP | 2 | 1,100 | 190 | 0.95 | 6.0 |",
+        "| p | grkd, FSDP2 | 2 | 1 | 180 | 0.90 | 3.0 |",
+    ]
+
+
+def test_the_page_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(committed := scaling_table.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(scaling_table, "PAGE", page)
+    monkeypatch.setattr("sys.argv", ["scaling", "table"])
+    scaling.main()
+    assert page.read_text(encoding="utf-8") == committed
