@@ -17,7 +17,17 @@ from grkd.endpoint._outcomes import BadAnswer, Budget, BudgetReached, Reply, Req
 from grkd.endpoint.threads import within
 from grkd.errors import UserError
 
-__all__ = ["BadAnswer", "Budget", "BudgetReached", "Endpoint", "Messages", "Reply", "RequestFailed"]
+__all__ = [
+    "BadAnswer",
+    "Budget",
+    "BudgetReached",
+    "Endpoint",
+    "Messages",
+    "Reply",
+    "RequestFailed",
+    "base_url",
+    "key_of",
+]
 
 Messages = list[dict[str, str]]
 Answer = TypeVar("Answer")
@@ -96,14 +106,15 @@ class Endpoint:
         temperature: float = 0.0,
         logprobs: int | None = None,
         seed: int | None = None,
+        top_p: float | None = None,
     ) -> Reply:
         """One answer. 429, 5xx, cut connections, timeouts and unreadable answers are tried again, ever later.
 
-        A Retry-After header is obeyed. An option that the endpoint does not know (logprobs, seed, temperature) is left
-        out from then on. Raises UserError for a refused key, an unknown model or an endpoint that was moved,
+        A Retry-After header is obeyed. An option that the endpoint does not know (logprobs, seed, top_p, temperature)
+        is left out from then on. Raises UserError for a refused key, an unknown model or an endpoint that was moved,
         RequestFailed for a request given up, BudgetReached.
         """
-        options = {"temperature": temperature, "seed": seed, "logprobs": logprobs}
+        options = {"temperature": temperature, "top_p": top_p, "seed": seed, "logprobs": logprobs}
         return self._tried(
             lambda: self._body(messages, max_tokens, options),
             self._client.chat.completions.create,
@@ -262,7 +273,7 @@ class Endpoint:
         if "max_tokens" in body and "max_completion_tokens" in refusal:
             self._limit = "max_completion_tokens"
             return True
-        for name in ("logprobs", "seed", "temperature"):
+        for name in ("logprobs", "seed", "top_p", "temperature"):
             if name in refusal and name in body:
                 self.dropped = sorted({*self.dropped, name})
                 return True

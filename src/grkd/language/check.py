@@ -10,7 +10,7 @@ from grkd.errors import UserError
 from grkd.language.lora import adapted
 from grkd.models.cut import check_layers, fresh
 from grkd.models.load import known_config, quiet
-from grkd.recipe import LanguageRecipe, Model, Student
+from grkd.recipe import LanguageRecipe, Model, Student, weights_of
 from grkd.run.training import check
 
 
@@ -24,7 +24,8 @@ def check_language(recipe: LanguageRecipe) -> None:
 
 
 def _check_models(recipe: LanguageRecipe) -> None:
-    teacher, spec = _config(recipe.teacher), recipe.student
+    weights, spec = weights_of(recipe), recipe.student
+    teacher = None if weights is None else _config(weights)
     if teacher is not None:
         vocabulary = teacher.get_text_config(decoder=True).vocab_size
         if recipe.evaluation.top_k > vocabulary:

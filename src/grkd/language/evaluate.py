@@ -28,7 +28,7 @@ from grkd.models.generate import generate_responses
 from grkd.models.load import cast_weights, load_language_model
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered
-from grkd.recipe import LanguageRecipe
+from grkd.recipe import LanguageRecipe, Model
 from grkd.run.device import dtype
 from grkd.run.folder import identity
 from grkd.statistics import bootstrap_interval
@@ -82,7 +82,8 @@ def evaluate_teacher(context: LanguageContext) -> Path:
 
     def make(work: Path) -> None:
         main = context.run.ranks.is_main_process
-        if context.models.teacher_tokenizer is not None:  # its prompts are other token ids
+        # The prompts of another vocabulary are other token ids; other kinds of teachers are asked for what is learnt.
+        if context.models.teacher_tokenizer is not None or not isinstance(context.recipe.teacher, Model):
             if main:
                 write_json(work / "answers.json", [])
             return
@@ -138,7 +139,7 @@ def rank_metrics(
     Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
     teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
     """
-    tokens = context.models.teacher_tokenizer is None
+    tokens = context.models.tokens_cross
     rows = language_rows(context, groups, teacher=tokens)
     rows.to(context.models.device)
     own: list[_Part] = []

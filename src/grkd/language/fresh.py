@@ -1,6 +1,6 @@
 """Groups that a student samples while it is trained: who ranks them, what rankers read, where they are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,28 @@ import torch
 from grkd.console import console
 from grkd.data.chat import decode_response
 from grkd.data.language import Group
+from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.scorer import local_teacher, panel_of
+from grkd.language.served import served_teacher
 from grkd.objectives import Objective
-from grkd.rankers import Panel, Resources
-from grkd.recipe import LanguageRecipe, Method, Score
+from grkd.rankers import Panel, Resources, Teacher
+from grkd.recipe import LanguageRecipe, Method, Score, shows_tokens
 from grkd.training.fresh_groups import FreshGroups, orders
 from grkd.training.groups_file import GroupsFile
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
 
 
-def method_panel(settings: Score, method: Method) -> Panel:
+def method_panel(recipe: LanguageRecipe, method: Method) -> Panel:
     """The method's own rankers, else the recipe's. Raises UserError for an unknown ranker or option."""
-    if method.rankers is None:
-        return panel_of(settings if method.combine is None else replace(settings, combine=method.combine))
-    return panel_of(replace(settings, reward=None, calibration=None, rankers=method.rankers, combine=method.combine))
+    settings: Score = recipe.score
+    if method.rankers is not None:
+        settings = replace(settings, reward=None, calibration=None, rankers=method.rankers, combine=method.combine)
+    elif method.combine is not None:
+        settings = replace(settings, combine=method.combine)
+    return panel_of(settings, recipe.teacher)
 
 
 def samples_groups(recipe: LanguageRecipe, objective: Objective) -> bool:
@@ -49,11 +54,11 @@ def fresh_groups(
 
     Raises UserError for rankers that cannot be used here.
     """
-    panel = method_panel(context.recipe.score, method)
+    panel = method_panel(context.recipe, method)
     if orders(objective):
         panel.open(
             Resources(
-                teacher=None if teacher is None else lambda: local_teacher(context, teacher),
+                teacher=_asked(context, panel, teacher),
                 device=context.models.device,
                 folder=context.run.path / "rankers" / f"training-{context.run.ranks.process_index}",
                 batch_size=context.recipe.score.batch_size,
@@ -72,13 +77,28 @@ def fresh_groups(
     )
 
 
+def _asked(context: LanguageContext, panel: Panel, live: Any) -> Callable[[], Teacher] | None:
+    """What opens the teacher of the rankers. Raises UserError for one that cannot score the student's tokens."""
+    if live is not None:
+        return lambda: local_teacher(context, live)
+    if context.models.served is None or not shows_tokens(context.recipe):
+        return None
+    by_token = {member.ranker.name for member in panel.members} & {"log_prob", "calibrated"}
+    if by_token and context.models.teacher_tokenizer is not None:
+        raise UserError(
+            f"ranker {by_token.pop()}: the served teacher has another vocabulary than the student, whose responses are "
+            "sampled in training; name the ranker choice or judge, or set responses.when: before"
+        )
+    return lambda: served_teacher(context, "training")
+
+
 def with_columns(context: LanguageContext, method: Method, groups: Sequence[Group]) -> list[Group]:
     """The groups with what rankers read: the prompt, and the other columns of its record.
 
     Raises UserError for a column that a ranker reads and no record has.
     """
     data, found = context.recipe.data, record_columns(context.recipe)
-    panel = method_panel(context.recipe.score, method)
+    panel = method_panel(context.recipe, method)
     check_columns(panel, found, [group.id for group in groups], where=data.source)
     messages = {record["group"]: record["messages"] for record in read_records(context.run, "train")}
     return [

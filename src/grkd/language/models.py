@@ -15,7 +15,7 @@ from grkd.models.load import check_same_vocabulary, context_length, load_languag
 from grkd.models.save import save_student
 from grkd.models.shard import shard
 from grkd.ranks import ranks
-from grkd.recipe import LanguageRecipe, Method
+from grkd.recipe import LanguageRecipe, Method, Model, ServedModel, Student, shows_tokens, weights_of
 from grkd.run.device import device, dtype
 from grkd.run.folder import RunFolder
 
@@ -44,34 +44,44 @@ class LanguageModels:
 
         Raises UserError where a model cannot be loaded, or tokenizers differ and the methods need one vocabulary.
         """
-        teacher_spec, student_spec = self.recipe.teacher, self.recipe.student
-        teacher_tokenizer = load_tokenizer(
-            teacher_spec.model,
-            gguf_file=teacher_spec.gguf_file,
-            revision=teacher_spec.revision,
-            trust_remote_code=teacher_spec.trust_remote_code,
-        )
-        tokenizer = teacher_tokenizer
-        if student_spec.model is not None:
-            tokenizer = load_tokenizer(
-                student_spec.model,
-                gguf_file=student_spec.gguf_file,
-                revision=student_spec.revision,
-                trust_remote_code=student_spec.trust_remote_code,
-            )
+        student_spec, own = self.recipe.student, self._own_tokenizer()
+        tokenizer = own if student_spec.model is None else _tokenizer_of(student_spec)
+        assert tokenizer is not None
+        teacher_tokenizer = tokenizer if own is None else own
         shared = teacher_tokenizer is tokenizer or not self._difference(teacher_tokenizer, tokenizer)
-        teacher = self._load_teacher()
+        weights = None if self.served is not None and student_spec.model is not None else weights_of(self.recipe)
+        teacher = None if weights is None else self._load_teacher()
         student = self._make_student(teacher)
-        if teacher_spec.gguf_file is not None or teacher_spec.model.endswith(".gguf"):
+        if weights is not None and (weights.gguf_file is not None or weights.model.endswith(".gguf")):
+            assert teacher is not None
             save_student(teacher, teacher_tokenizer, work / "teacher", card="The teacher of this run, dequantised.\n")
         if student_spec.model is None or student_spec.gguf_file is not None or student_spec.model.endswith(".gguf"):
             save_student(student, tokenizer, work / "student", card="The student of this run before distillation.\n")
         tokenizer.save_pretrained(work / "tokenizer")
         if not shared:
             teacher_tokenizer.save_pretrained(work / "teacher_tokenizer")
-            _check_head("teacher", teacher, vocabulary_size(teacher_tokenizer))
+            if teacher is not None:
+                _check_head("teacher", teacher, vocabulary_size(teacher_tokenizer))
         write_json(work / "tokens.json", _numbers(tokenizer, student, teacher if shared else None))
         self._tokenizer = tokenizer
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The teacher's; None for a served teacher that is said to have the student's."""
+        name = None if self.served is None else self.served.tokenizer
+        if name is not None:
+            return load_tokenizer(name)
+        weights = weights_of(self.recipe)
+        return None if weights is None else _tokenizer_of(weights)
+
+    @property
+    def served(self) -> ServedModel | None:
+        """The teacher's section if it is behind a server."""
+        return self.recipe.teacher if isinstance(self.recipe.teacher, ServedModel) else None
+
+    @property
+    def tokens_cross(self) -> bool:
+        """Whether the teacher scores the student's own tokens: it gives log-probabilities, in one vocabulary."""
+        return self.teacher_tokenizer is None and shows_tokens(self.recipe)
 
     def check_vocabularies(self) -> None:
         """Raises UserError where a prepared run's vocabularies differ and its methods need one.
@@ -115,13 +125,14 @@ class LanguageModels:
         return found
 
     def teacher(self) -> PreTrainedModel:
-        """The teacher, in evaluation mode on the run's device, or spread over the processes (teacher.placement)."""
+        """The teacher's weights at hand, in evaluation mode on the run's device, or spread over the processes."""
+        spec = weights_of(self.recipe)
+        assert spec is not None
         if (self.prepared / "teacher").is_dir():
-            where = dtype(self.recipe.teacher.dtype, self.device)
-            model = load_language_model(str(self.prepared / "teacher"), dtype=where)
+            model = load_language_model(str(self.prepared / "teacher"), dtype=dtype(spec.dtype, self.device))
         else:
             model = self._load_teacher()
-        placement = self.recipe.teacher.placement
+        placement = spec.placement
         if placement == "whole":
             return model.to(self.device).eval().requires_grad_(False)
         return shard(model, self.device, offload=placement == "offloaded")
@@ -129,7 +140,8 @@ class LanguageModels:
     @property
     def teacher_is_spread(self) -> bool:
         """Whether each process holds a part of the teacher, so that it answers only if all ask together."""
-        return self.recipe.teacher.placement != "whole" and ranks().num_processes > 1
+        teacher = self.recipe.teacher
+        return isinstance(teacher, Model) and teacher.placement != "whole" and ranks().num_processes > 1
 
     def student(self) -> PreTrainedModel:
         """The student before distillation, on the CPU, in the dtype that its weights are trained in."""
@@ -143,7 +155,8 @@ class LanguageModels:
         )
 
     def _load_teacher(self) -> PreTrainedModel:
-        spec = self.recipe.teacher
+        spec = weights_of(self.recipe)
+        assert spec is not None
         return load_language_model(
             spec.model,
             gguf_file=spec.gguf_file,
@@ -152,11 +165,13 @@ class LanguageModels:
             trust_remote_code=spec.trust_remote_code,
         )
 
-    def _make_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
+    def _make_student(self, teacher: PreTrainedModel | None) -> PreTrainedModel:
         spec = self.recipe.student
         if spec.layers is not None:
+            assert teacher is not None
             return truncated(teacher, spec.layers)
         if spec.config is not None:
+            assert teacher is not None
             return fresh(teacher.config, spec.config, seed=self.recipe.seeds[0])
         assert spec.model is not None
         return load_language_model(
@@ -166,6 +181,13 @@ class LanguageModels:
             dtype=torch.float32,
             trust_remote_code=spec.trust_remote_code,
         )
+
+
+def _tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
+    assert spec.model is not None
+    return load_tokenizer(
+        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
 
 
 def _needs_one_vocabulary(recipe: LanguageRecipe) -> str:

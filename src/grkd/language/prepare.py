@@ -18,6 +18,7 @@ from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS, check_answers, check_choice, data_examples, from_data, groups_from_data
+from grkd.language.served import teacher_identity
 from grkd.language.tables import PROMPTS
 from grkd.recipe import Responses
 from grkd.run.folder import identity
@@ -34,7 +35,7 @@ def prepare(context: LanguageContext) -> Path:
     check_choice(responses)
     inputs = {
         "data": identity(context.recipe.data),
-        "teacher": identity(context.recipe.teacher),
+        "teacher": teacher_identity(context.recipe.teacher),
         "student": identity(context.recipe.student),
         "max_new_tokens": responses.max_new_tokens,
         "from_data": from_data(responses),

@@ -17,6 +17,7 @@ from grkd.files import write_json
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.sampling import Sampler, samplers
+from grkd.language.served_sampling import ServedSampler
 from grkd.language.tables import RESPONSES
 from grkd.models.generate import free_memory
 from grkd.models.shard import in_turns
@@ -118,8 +119,8 @@ class _Answers:
         self.stops = set(context.models.numbers["stop_ids"])
         self.quotas = _quotas(self.settings)
         self.shares = shared_out(self.settings.candidates or self.settings.n, self.quotas)
-        self.samplers: dict[str, Sampler] = samplers(context, self.shares, prompts)
-        self.teacher = self.samplers["teacher"].model if "teacher" in self.samplers else None
+        self.samplers: dict[str, Sampler | ServedSampler] = samplers(context, self.shares, prompts)
+        self.teacher = getattr(self.samplers.get("teacher"), "model", None)
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ from grkd.objectives import Objective
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder
 from grkd.teacher.signal import HiddenCache, TeacherHead
+from grkd.teacher.stored_scores import TopKScores
 from grkd.training import LanguageRows
 from grkd.training.fresh_groups import orders
 from grkd.training.groups_of_responses import chosen
@@ -39,6 +40,8 @@ def language_rows(
     on_policy = objective is not None and objective.on_policy > 0
     if not teacher:
         return LanguageRows(**common)
+    if context.models.served is not None:
+        return LanguageRows(**common, stored=TopKScores(context.run.path / "score" / "top_k"))
     cache, head = HiddenCache(context.run.path / "score" / "hidden"), context.run.path / "score" / "head.safetensors"
     if on_policy or not all(item.id in cache for group in groups for item in group.items):
         live = context.models.teacher()
@@ -50,8 +53,9 @@ def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Ob
     """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it."""
     shared = context.models.teacher_tokenizer is None
     by_token = objective.needs_teacher and "row" in objective.levels
-    asked = orders(objective) and "teacher" in method_panel(context.recipe.score, method).needs
-    teacher = context.models.teacher() if by_token or asked or objective.teacher_mixed_in else None
+    asked = orders(objective) and "teacher" in method_panel(context.recipe, method).needs
+    in_process = by_token or (asked and context.models.served is None) or objective.teacher_mixed_in
+    teacher = context.models.teacher() if in_process else None
     return LanguageRows(
         **_common(context, objective),
         tokens_per_batch=context.recipe.training.tokens_per_batch,

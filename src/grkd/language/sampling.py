@@ -10,15 +10,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.answers.kept import kept_answers
 from grkd.console import console
-from grkd.data.chat import decode_response, encode_prompt, encode_response, stop_token_ids
+from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
 from grkd.data.language import vocabulary_size
 from grkd.data.prompts import restored
-from grkd.data.template import NotRendered
-from grkd.data.thoughts import of_channels, opening
+from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
+from grkd.language.self_teacher import ShownPrompts
+from grkd.language.served_sampling import ServedSampler
+from grkd.language.text_to_ids import student_ids_of
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
+from grkd.recipe import SelfTeacher
 from grkd.run.device import dtype
 
 Record = dict[str, Any]
@@ -27,10 +30,14 @@ Record = dict[str, Any]
 _SEED_OF = {"teacher": 0, "student": 1 << 52}
 
 
-def samplers(context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]) -> dict[str, "Sampler"]:
+def samplers(
+    context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]
+) -> dict[str, "Sampler | ServedSampler"]:
     """A sampler for each model among the sources; shares: responses a prompt from each. `prompts`: of the whole run."""
-    made: dict[str, Sampler] = {}
-    if "teacher" in shares:
+    made: dict[str, Sampler | ServedSampler] = {}
+    if "teacher" in shares and context.models.served is not None:
+        made["teacher"] = ServedSampler(context, shares["teacher"])
+    elif "teacher" in shares:
         kind = Sampler if context.models.teacher_tokenizer is None else ForeignSampler
         made["teacher"] = kind(context, context.models.teacher(), "teacher", shares["teacher"], prompts)
     if "student" in shares:
@@ -55,6 +62,8 @@ class Sampler:
     ) -> None:
         self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
         self.model, self.source, self.share = model, source, share
+        own_prompts = source == "teacher" and isinstance(self.recipe.teacher, SelfTeacher)
+        self.shown = ShownPrompts(context) if own_prompts else None
         numbers = context.models.numbers
         self.student_stop_ids, self.pad_token_id = numbers["stop_ids"], numbers["pad_token_id"]
         # Folders of earlier versions name the student's alone.
@@ -106,10 +115,13 @@ class Sampler:
         return [[found[at * self.share + copy] for copy in range(self.share)] for at in range(len(prompts))]
 
     def _room(self, prompts: Sequence[Record]) -> int | None:
-        return max(len(prompt["prompt_ids"]) for prompt in prompts) + self.settings.max_new_tokens
+        return max(map(len, self._prompt_ids(prompts))) + self.settings.max_new_tokens
 
     def _prompt_ids(self, prompts: Iterable[Record]) -> list[list[int]]:
-        return [prompt["prompt_ids"] for prompt in prompts]
+        if self.shown is None:
+            return [prompt["prompt_ids"] for prompt in prompts]
+        room = self.settings.max_new_tokens
+        return [self.shown(prompt, prompt["id"], response_tokens=room) for prompt in prompts]
 
     def _student_ids(self, prompt: Record, response: Response) -> list[int]:
         ids = response.response_ids
@@ -156,27 +168,7 @@ class ForeignSampler(Sampler):
         return encoded
 
     def _student_ids(self, prompt: Record, response: Response) -> list[int]:
-        """The response's text in the student's tokens; none where the student's chat template cannot write it.
-
-        The text starts with the thought that the teacher's prompt opens. Of a text with channels the final one is the
-        answer and the others are thoughts, where the student's template has a place for them.
-        """
+        """The response's text in the student's tokens, from the thought that the teacher's prompt opens."""
         text = decode_response(self.own, response.response_ids, self.stop_ids)
         text = self.opened[prompt["id"]] + text
-        ids: list[int] = []
-        message = of_channels(text)
-        forms = [text] if message is None else [message, message["content"]]
-        for form in forms:
-            try:
-                ids = encode_response(
-                    self.models.tokenizer,
-                    restored(prompt, completion=form),
-                    stop_ids=self.student_stop_ids,
-                    system=self.recipe.data.system,
-                )
-                break
-            except NotRendered:
-                continue
-        if not response.finished:  # the teacher was cut short: no stop token that it did not write
-            ids = ids[:-1]
-        return ids[: self.settings.max_new_tokens]
+        return student_ids_of(self.models, self.recipe, prompt, text, finished=response.finished)

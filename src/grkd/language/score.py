@@ -50,13 +50,14 @@ def score(context: LanguageContext) -> Path:
     asks for them again.
     """
     context.models.check_vocabularies()
-    panel = panel_of(context.recipe.score)
-    cached = cached_splits(context.recipe, shared=context.models.teacher_tokenizer is None)
+    panel = panel_of(context.recipe.score, context.recipe.teacher)
+    cached = cached_splits(context.recipe, shared=context.models.tokens_cross)
     inputs = {
         "score": {
             "signal": context.recipe.score.signal,
             "batch_size": context.recipe.score.batch_size,
             **panel.identity(),
+            **({"top_k": context.models.served.top_k} if cached and context.models.served is not None else {}),
         },
         "respond": context.run.key("respond"),
         "device": context.models.device.type,

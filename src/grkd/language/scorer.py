@@ -15,23 +15,31 @@ from grkd.data.prompts import restored
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.record_columns import GroupData
+from grkd.language.self_teacher import ShownPrompts
+from grkd.language.served import served_teacher
 from grkd.models.load import vocabulary_size
 from grkd.rankers import Panel, Ranked, Resources, panel
-from grkd.recipe import Score
+from grkd.recipe import Score, SelfTeacher, ServedModel, Teacher, rankers_of, shows_tokens
 from grkd.teacher.in_own_words import item_in_own_words
 from grkd.teacher.local import LocalTeacher
 from grkd.teacher.signal import HiddenCache, TeacherHead
+from grkd.teacher.stored_scores import TopKScores
 
 Record = dict[str, Any]
 
 
-def panel_of(settings: Score) -> Panel:
-    """The recipe's rankers: score.rankers, or the one that score.reward names.
+def panel_of(settings: Score, teacher: Teacher | None = None) -> Panel:
+    """The recipe's rankers: score.rankers, or the one that score.reward names, or the teacher's own word.
+
+    teacher: a judge without a URL is this one, and so is whoever orders the responses if it gives no log-probabilities.
 
     Raises UserError for an unknown ranker or option.
     """
     if settings.rankers is not None:
-        return panel(settings.rankers, combine=settings.combine or "weights")
+        entries = settings.rankers if teacher is None else rankers_of(settings.rankers, teacher)
+        return panel(entries, combine=settings.combine or "weights")
+    if settings.reward is None and isinstance(teacher, ServedModel) and not teacher.log_probs:
+        return panel(rankers_of(["judge"], teacher))
     ratio = {} if settings.calibration is None else {"ratio": settings.calibration}
     return panel([{"name": settings.reward or "log_prob", **ratio}])
 
@@ -77,38 +85,44 @@ class Scorer:
         answers: folder for the answers of judges.
         """
         resources = Resources(
-            teacher=lambda: self.teacher,
+            teacher=(lambda: self.teacher) if shows_tokens(self.recipe) else None,
             device=self.models.device,
             folder=answers,
             batch_size=self.recipe.score.batch_size,
         )
         self.panel.open(resources)
-        in_16_bits = self.teacher.model.dtype == torch.bfloat16
-        cache = HiddenCache(self.work / "hidden", dtype="bfloat16" if in_16_bits else "float32")
-        self.cache = cache if self.cached else None
-        own, config = self.models.teacher_tokenizer, self.teacher.model.generation_config
+        self.signal = self._signal()
+        own = self.models.teacher_tokenizer
+        config = None if self.models.served is not None else self.teacher.model.generation_config
         self.stop_ids = [] if own is None else stop_token_ids(own, config)
 
     @cached_property
-    def teacher(self) -> LocalTeacher:
+    def teacher(self) -> Any:
+        """A LocalTeacher or a ServedTeacher, opened."""
+        if self.models.served is not None:
+            return served_teacher(self.context, "score")
         return local_teacher(self.context, self.models.teacher())
+
+    @cached_property
+    def shown(self) -> ShownPrompts:
+        """Prompts as a self-teacher reads them."""
+        return ShownPrompts(self.context)
+
+    def _signal(self) -> HiddenCache | TopKScores | None:
+        """What the teacher shows of tokens is stored here; None if no method or measure asks for it."""
+        if not self.cached:
+            return None
+        if self.models.served is not None:
+            return TopKScores(self.work / "top_k")
+        in_16_bits = self.teacher.model.dtype == torch.bfloat16
+        return HiddenCache(self.work / "hidden", dtype="bfloat16" if in_16_bits else "float32")
 
     def __call__(self, number: int, groups: Sequence[Sequence[Record]]) -> list[Record]:
         """One record per response, of score.SCORES, in order; `number` names the chunk's hidden states."""
         records = [record for group in groups for record in group]
-        items = [self._item(record) for record in records]
-        if self.cache is not None and not self._head_saved:
-            self._save_head(items)
-        keep = {record["id"] for record in records if record["split"] in self.cached}
-        means, hidden = self.teacher.scored(items, keep=keep)
-        for record, mean in zip(records, means, strict=True):
-            finite(mean, "the teacher's mean log-probability", record)
-        ranked = self._ranked(groups, iter(means))
-        if self.cache is not None:
-            # A kill may have come between the two files of a chunk.
-            new = {item_id: states for item_id, states in hidden.items() if item_id not in self.cache}
-            if new:
-                self.cache.write_shard(new, number=number)
+        means = self._means(number, records) if shows_tokens(self.recipe) else None
+        ranked = self._ranked(groups, means)
+        known: Sequence[float | None] = [None] * len(records) if means is None else means
         return [
             {
                 "id": record["id"],
@@ -118,11 +132,35 @@ class Scorer:
                 "teacher_reward": _known(ranked.order.scores[row, place]),
                 "ranker_scores": [_known(values[row, place]) for values in ranked.by_ranker.values()],
             }
-            for (row, place, record), mean in zip(_places(groups), means, strict=True)
+            for (row, place, record), mean in zip(_places(groups), known, strict=True)
         ]
 
-    def _ranked(self, groups: Sequence[Sequence[Record]], means: Iterator[float]) -> Ranked:
-        """The panel's word on these groups."""
+    def _means(self, number: int, records: Sequence[Record]) -> list[float]:
+        """Mean log-probabilities of the responses; what the teacher shows of tokens is stored as shard `number`."""
+        items = [self._item(record) for record in records]
+        keep = {record["id"] for record in records if record["split"] in self.cached}
+        if self.models.served is not None:
+            large = self.work / f"asked-{number:05d}.jsonl"  # until the shard is written
+            means, shown = self.teacher.scored(items, keep=keep, store=large)
+        else:
+            large = None
+            if self.signal is not None and not self._head_saved:
+                self._save_head(items)
+            means, shown = self.teacher.scored(items, keep=keep)
+        for record, mean in zip(records, means, strict=True):
+            finite(mean, "the teacher's mean log-probability", record)
+        if self.signal is not None:
+            # A kill may have come between the two files of a chunk.
+            new = {item_id: rows for item_id, rows in shown.items() if item_id not in self.signal}
+            if new:
+                self.signal.write_shard(new, number=number)
+        if large is not None:
+            large.unlink(missing_ok=True)
+        found: list[float] = means
+        return found
+
+    def _ranked(self, groups: Sequence[Sequence[Record]], means: Sequence[float] | None) -> Ranked:
+        """The panel's word on these groups. means: of all responses, None from a teacher without log-probabilities."""
         names = {name for group in groups for name in self._data(group).columns}
         columns: dict[str, list[Any]] = {
             name: [self._data(group).columns.get(name) for group in groups] for name in names
@@ -131,7 +169,9 @@ class Scorer:
             columns[name] = [group[0][name] for group in groups]
         for name in ("response_ids", "finished", "data_score"):
             columns[name] = [[record[name] for record in group] for group in groups]
-        columns["teacher_log_prob"] = [[next(means) for _ in group] for group in groups]
+        if means is not None:
+            each = iter(means)
+            columns["teacher_log_prob"] = [[next(each) for _ in group] for group in groups]
         system = self.recipe.data.system
         prompts = [self._data(group).asked(group[0]["messages"], system=system) for group in groups]
         return self.panel(prompts, [[record["response"] for record in group] for group in groups], columns)
@@ -150,6 +190,9 @@ class Scorer:
 
     def _item(self, record: Record) -> Item:
         """Prompt and response in the teacher's tokens: the very tokens that the student trains on, where they share."""
+        if isinstance(self.recipe.teacher, SelfTeacher):
+            prompt_ids = self.shown(record, record["group"], response_tokens=len(record["response_ids"]))
+            return Item(id=record["id"], prompt_ids=prompt_ids, response_ids=record["response_ids"])
         if self.models.teacher_tokenizer is None:
             return Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
         return item_in_own_words(

@@ -17,6 +17,7 @@ from grkd.language.fresh import method_panel, samples_groups, with_columns
 from grkd.language.reference import with_reference
 from grkd.language.rows import language_rows, rows_of_fresh_groups, training_groups
 from grkd.language.score import read_groups
+from grkd.language.served import named
 from grkd.models.save import save_student
 from grkd.objectives import Objective
 from grkd.recipe import Method, Student, to_plain
@@ -55,7 +56,7 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
         names = ("n", "max_new_tokens", "stored_share")
         sampled = {name: getattr(context.recipe.responses, name) for name in names}
         if orders(objective):
-            sampled["rankers"] = method_panel(context.recipe.score, method).identity()
+            sampled["rankers"] = method_panel(context.recipe, method).identity()
     elif not objective.on_policy:
         del training["steps_per_generation"]  # of sampling in training alone
     return {
@@ -151,7 +152,7 @@ def _save(
         trained = trained.merge_and_unload()
     environment = read_json(context.run.path / "environment.json")
     facts = {
-        "teacher": context.recipe.teacher.model,
+        "teacher": named(context.recipe.teacher),
         "student before": to_plain(context.recipe.student),
         "method": {"name": method.name, **method.options},
         "seed": seed,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from grkd.console import console
+from grkd.endpoint.client import base_url, key_of
 from grkd.errors import UserError
-from grkd.recipe import ClassifierRecipe, LanguageRecipe, RankRecipe, Recipe
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, RankRecipe, Recipe, ServedModel
 from grkd.run.trainer_settings import check_names
 
 _PROMPTS = 8
@@ -61,6 +62,8 @@ def check_first(recipe: Recipe) -> None:
 
 def _check_names(recipe: Recipe) -> None:
     check_names(recipe.training)
+    if isinstance(recipe, LanguageRecipe) and isinstance(recipe.teacher, ServedModel):
+        key_of(base_url(recipe.teacher.url, "teacher"), recipe.teacher.key_env, "teacher")
     if isinstance(recipe, ClassifierRecipe) and recipe.teacher.training is not None:
         try:
             check_names(recipe.teacher.training)

@@ -1,6 +1,7 @@
 """A run, as typed dataclasses (`_tree`), read strictly from YAML and `key=value` words (`read`) and written back."""
 
 from grkd.recipe._read import read
+from grkd.recipe._teachers import rankers_of, shows_tokens, weights_of
 from grkd.recipe._tree import (
     ClassifierData,
     ClassifierEvaluation,
@@ -24,7 +25,10 @@ from grkd.recipe._tree import (
     Score,
     Search,
     Section,
+    SelfTeacher,
+    ServedModel,
     Student,
+    Teacher,
     Training,
 )
 from grkd.recipe._write import dump, schema, to_plain
@@ -52,10 +56,16 @@ __all__ = [
     "Score",
     "Search",
     "Section",
+    "SelfTeacher",
+    "ServedModel",
     "Student",
+    "Teacher",
     "Training",
     "dump",
+    "rankers_of",
     "read",
     "schema",
+    "shows_tokens",
     "to_plain",
+    "weights_of",
 ]

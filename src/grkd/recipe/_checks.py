@@ -9,6 +9,7 @@ from grkd.data.conversation import SET_BY_US
 from grkd.errors import UserError
 from grkd.recipe._managed import managed
 from grkd.recipe._paths import path_mistakes
+from grkd.recipe._teachers import asked_of_teacher, rankers_of, teacher_mistakes
 from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Prompts, RankRecipe, Recipe, Responses, Score, Student
 from grkd.recipe._words import KeyPath, Problem
 
@@ -23,6 +24,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(("seeds",), f"expected different seeds, got {recipe.seeds}")
     if isinstance(recipe, LanguageRecipe):
         yield from _student(recipe.student)
+        yield from teacher_mistakes(recipe)
         yield from _prompts(recipe.data)
         yield from _responses(recipe.responses)
         yield from _score(recipe.score)
@@ -41,8 +43,9 @@ def checks_of_methods(recipe: Recipe) -> Iterator[Problem]:
     """Methods that do not fit the rest of the recipe, and rankers. Imports them, and torch with them."""
     if isinstance(recipe, LanguageRecipe):
         yield from _asked_of_responses(recipe)
-        yield from _rankers(("score", "rankers"), recipe.score.rankers, recipe.score.combine)
+        yield from _rankers(("score", "rankers"), _filled(recipe, recipe.score.rankers), recipe.score.combine)
         yield from _in_training(recipe)
+        yield from asked_of_teacher(recipe)
 
 
 def _training(raw: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
@@ -112,6 +115,10 @@ def _score(score: Score) -> Iterator[Problem]:
         yield Problem(("score", "rankers"), "expected at least one ranker, such as log_prob, got an empty list")
 
 
+def _filled(recipe: LanguageRecipe, entries: Sequence[Any] | None) -> list[Any] | None:
+    return None if entries is None else rankers_of(entries, recipe.teacher)
+
+
 def _rankers(path: KeyPath, entries: Sequence[Any] | None, combine: str | None) -> Iterator[Problem]:
     """What is wrong with a list of rankers; none is opened."""
     if not entries:
@@ -153,7 +160,7 @@ def _in_training(recipe: LanguageRecipe) -> Iterator[Problem]:
             text = "a method's own rankers order what it samples in training; set responses.when: in_training"
             yield Problem((*path, own[0]), text)
         else:
-            yield from _rankers((*path, "rankers"), method.rankers, method.combine)
+            yield from _rankers((*path, "rankers"), _filled(recipe, method.rankers), method.combine)
 
 
 def _asked_of_responses(recipe: LanguageRecipe) -> Iterator[Problem]:

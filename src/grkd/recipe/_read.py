@@ -180,21 +180,23 @@ def _explained(error: ValidationError, raw: dict[str, Any], section: type[Recipe
             continue
         seen.add(path)
         if absent:
-            words = _methods.EXPECTED if path == ("methods",) else expected(hint_at(section, path))
+            words = _methods.EXPECTED if path == ("methods",) else expected(hint_at(section, path, raw))
             yield missing(path, words)
         elif finding["type"] == "unexpected_keyword_argument" and len(seen) > _EXPLAINED:
             yield Problem(path, "unknown key", unknown=True)
         elif finding["type"] == "unexpected_keyword_argument":
-            known = [field.name for field in fields(section_of(hint_at(section, path[:-1])))]
+            known = [field.name for field in fields(section_of(hint_at(section, path[:-1], raw)))]
             yield unknown_key(path, known, elsewhere=keys_below(section))
         else:
-            yield wrong(path, hint_at(section, path), value)
+            yield wrong(path, hint_at(section, path, raw), value)
 
 
 def _followed(raw: Any, location: KeyPath) -> tuple[KeyPath, Any]:
     """As much of pydantic's location as is in the recipe (it names members of unions too), and the value there."""
     path: KeyPath = ()
     for key in location:
+        if isinstance(key, str) and key.startswith("<"):  # the tag of a section that is told by its keys
+            continue
         inside = key in raw if isinstance(raw, dict) else isinstance(raw, list) and isinstance(key, int)
         if not inside:
             break

@@ -6,7 +6,7 @@ Over 300 lines: one class per section of a recipe, looked for in one place.
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from grkd.recipe._words import WHOLE_BELOW
 
@@ -107,6 +107,44 @@ class Model(Section):
     dtype: Dtype = "auto"  # auto: float32 on a CPU, bfloat16 on a GPU
     trust_remote_code: bool = False
     placement: Literal["whole", "sharded", "offloaded"] = "whole"  # of several GPUs: docs/guide/several-gpus.md
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel(Section):
+    """A teacher behind an OpenAI-compatible server, such as vLLM. Its key comes from the environment alone."""
+
+    url: Text  # such as http://127.0.0.1:8000/v1
+    served_model: Text  # its name there
+    model: ModelPath | None = None  # the same model on this machine: the first responses are compared with it
+    tokenizer: ModelPath | None = None  # the served model's; null: that of `model`, else the student's
+    log_probs: bool = True  # the server gives log-probabilities of prompts, as vLLM does; false: text alone
+    top_k: Count = 20  # likeliest tokens that token-level methods learn from; vLLM's --max-logprobs must allow it
+    tolerance_nats: Positive = 0.1  # per token: largest difference between the server and `model`
+    key_env: Text | None = None  # environment variable with the key; null: OPENAI_API_KEY, if the server wants one
+    concurrency: Count = 8  # requests at a time
+    timeout_seconds: Positive = 600.0  # longest wait for one answer
+    max_requests: Count | None = None  # most requests per command, retries included
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTeacher(Section):
+    """The student before training, which is shown more than the student will be: a solution, say, or instructions."""
+
+    self: Literal[True]
+    context: Text  # column of the records whose text the teacher reads as a system message
+
+
+def _kind_of_teacher(value: Any) -> str:
+    """The tag of a teacher's section, by the key that tells: a mapping of the recipe, or the section itself."""
+    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "<served>" if "url" in keys else "<self>" if "self" in keys else "<model>"
+
+
+# Tags stand in pydantic's locations of mistakes; <> keeps them apart from keys.
+Teacher = Annotated[
+    Annotated[Model, Tag("<model>")] | Annotated[ServedModel, Tag("<served>")] | Annotated[SelfTeacher, Tag("<self>")],
+    Discriminator(_kind_of_teacher),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +346,7 @@ class LanguageRecipe(Section):
 
     task: Literal["language_model"]
     output: Annotated[FilePath, Field(min_length=1)]
-    teacher: Model
+    teacher: Teacher
     student: Student
     data: Prompts
     methods: list[Method]

@@ -6,6 +6,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic import Discriminator, Tag
+
 KeyPath = tuple[str | int, ...]
 
 _NOUNS = {
@@ -127,27 +129,48 @@ def _section(section: Any) -> str:
 
 def section_of(hint: Any) -> Any:
     """The dataclass that a hint names, also inside Optional; None where it names none."""
-    return next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+    return next((part for part in (hint, *get_args(hint)) if is_dataclass(part) and isinstance(part, type)), None)
 
 
-def hint_at(section: Any, path: KeyPath) -> Any:
-    """The type of a key's value; Any inside free mappings."""
-    hint = section
+def of_value(hint: Any, value: Any) -> Any:
+    """Of a union whose members are told apart by their keys, the member that this value is meant to be."""
+    metadata = getattr(hint, "__metadata__", ())
+    told = next((each for each in metadata if isinstance(each, Discriminator)), None)
+    if told is None:
+        return hint
+    assert callable(told.discriminator)
+    tag = told.discriminator(value)
+    members = {
+        each.tag: member
+        for member in get_args(get_args(hint)[0])
+        for each in getattr(member, "__metadata__", ())
+        if isinstance(each, Tag)
+    }
+    return get_args(members[str(tag)])[0]
+
+
+def hint_at(section: Any, path: KeyPath, raw: Any) -> Any:
+    """The type of a key's value; Any inside free mappings. raw: the recipe, as far as it has these keys."""
+    hint, value = section, raw
     for key in path:
+        inside = isinstance(value, dict) and key in value
+        inside = inside or (isinstance(value, list) and isinstance(key, int) and key < len(value))
+        value = value[key] if inside else None
         inner = section_of(hint)
         if inner is not None:
             hint = get_type_hints(inner, include_extras=True).get(str(key), Any)
         else:
             parts = (part for part in (hint, *get_args(hint)) if get_origin(part) in (list, dict))
             hint = next((get_args(part)[-1] for part in parts if get_args(part)), Any)
+        hint = of_value(hint, value)
     return hint
 
 
 def keys_below(section: Any) -> list[str]:
     """Every dotted key of a section and the sections in it (not those in lists)."""
     found = []
-    for name, hint in get_type_hints(section).items():
-        inner = section_of(hint)
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        inner = section_of(of_value(hint, {}))
         if name in {field.name for field in fields(section)}:
             found += [name, *(f"{name}.{key}" for key in (keys_below(inner) if inner else ()))]
     return found

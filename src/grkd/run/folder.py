@@ -35,7 +35,18 @@ _FILES = (".lock", "recipe.yaml", "environment.json", "results.json", "search.js
 
 _SMALL = 4 << 20  # bytes; files up to here are hashed whenever their stage is used again
 # Keys of recipes whose values are paths, if something is there.
-_PATHS = ("model", "train", "heldout", "dataset", "image_folder", "folder", "weights", "questions", "dense_model")
+_PATHS = (
+    "model",
+    "tokenizer",
+    "train",
+    "heldout",
+    "dataset",
+    "image_folder",
+    "folder",
+    "weights",
+    "questions",
+    "dense_model",
+)
 _HASH_WHOLE = 64 << 20  # larger files enter a digest by size and time of change, not by content
 
 

@@ -17,6 +17,7 @@ from grkd.models.packed_attention import check_packing, take_packed_attention
 from grkd.models.shard import in_turns, is_sharded
 from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
 from grkd.teacher.signal import HiddenCache, TeacherHead
+from grkd.teacher.stored_scores import StoredScores
 from grkd.training.fresh_groups import FreshGroups, renewed
 from grkd.training.groups_of_responses import chosen, group_of, padded, scores_of, spread
 from grkd.training.on_policy import Sampler
@@ -35,10 +36,10 @@ from grkd.training.token_rows import (
 class LanguageRows:
     """Level "row": a row is a response token, a candidate a vocabulary entry. "response": a prompt and its responses.
 
-    The teacher of tokens is a live model, or a cache of its hidden states with its head, or absent; that of responses
-    is the scores of the groups. Candidates beyond `vocabulary` are padding of the embedding matrices and are cut on
-    both sides. trains_on: which responses of a group are used, see grkd.objectives.Objective. sampler: writes the
-    responses of on-policy methods. fresh: the groups that are sampled in training, and who ranks them.
+    The teacher of tokens is a live model, or a cache of its hidden states with its head, or stored scores, or absent;
+    that of responses is the scores of the groups. Candidates beyond `vocabulary` are padding of the embedding matrices
+    and are cut on both sides. trains_on: which responses of a group are used, see grkd.objectives.Objective.
+    sampler: writes the responses of on-policy methods. fresh: groups sampled in training, and who ranks them.
     tokens_per_batch: batches are packed in rows without padding (grkd.data.packed), and one with more tokens than this
     is learnt from in several passes, groups staying together; None: they are padded.
     teacher_in_training: False: the live teacher's scores of tokens are only measured with, when no gradient is taken.
@@ -54,6 +55,7 @@ class LanguageRows:
         teacher: Any = None,
         cache: HiddenCache | None = None,
         head: TeacherHead | None = None,
+        stored: StoredScores | None = None,
         trains_on: Choice = "all",
         sampler: Sampler | None = None,
         fresh: FreshGroups | None = None,
@@ -62,8 +64,11 @@ class LanguageRows:
     ) -> None:
         if (cache is None) != (head is None) or (cache is not None and teacher is not None):
             raise ValueError("give a live teacher, or a cache and its head, or neither")
+        if stored is not None and (cache is not None or teacher is not None):
+            raise ValueError("stored scores of tokens take the place of a teacher and of a cache")
         self.pad_token_id, self.vocabulary = pad_token_id, vocabulary
         self.teacher, self.cache, self.head = teacher, cache, head
+        self.stored = stored
         self.trains_on, self.sampler, self.fresh = trains_on, sampler, fresh
         self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
         self.teacher_in_training = teacher_in_training
@@ -81,6 +86,8 @@ class LanguageRows:
         if self.cache is not None:
             # Rows in the order of response_mask: item by item, each token of its response.
             batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in items])
+        if self.stored is not None:
+            batch |= self.stored.collate([item.id for item in items])
         batch |= scores_of(groups)
         if self.tokens_per_batch is not None:
             batch["group_sizes"] = [len(group.items) for group in groups]
@@ -147,7 +154,7 @@ class LanguageRows:
         """The batches with the on-policy share of their prompts answered anew."""
         if self.sampler is None:
             raise ValueError("an on-policy method needs a sampler")
-        if self.cache is not None:
+        if self.cache is not None or self.stored is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
         share = self.fresh_share(objective)
         asked = self.teacher if self.fresh is None or self.fresh.teacher is None else self.fresh.teacher
@@ -280,6 +287,8 @@ class LanguageRows:
             return self._given_scores(batch)
 
     def _given_scores(self, batch: dict[str, Any]) -> Tensor | None:
+        if self.stored is not None:
+            return self.stored.scores(batch, vocabulary=self.vocabulary)
         head = self._head() if "teacher_hidden" in batch else None
         if head is not None:
             return head(batch["teacher_hidden"])[:, : self.vocabulary]

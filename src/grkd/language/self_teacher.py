@@ -1,0 +1,50 @@
+"""Prompts as a self-teacher reads them: with a text of their record that the student will not see."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from grkd.data.chat import encode_prompt
+from grkd.data.prompts import restored
+from grkd.errors import UserError
+from grkd.language.context import LanguageContext
+from grkd.language.record_columns import GroupData, record_columns
+from grkd.recipe import SelfTeacher
+
+
+class ShownPrompts:
+    """Token ids of prompts with the column's text as a system message, after the recipe's or the record's own.
+
+    columns: of the records, by group; None reads the data files.
+    """
+
+    def __init__(self, context: LanguageContext, columns: Mapping[str, GroupData] | None = None) -> None:
+        teacher = context.recipe.teacher
+        assert isinstance(teacher, SelfTeacher)
+        self.column, self.system = teacher.context, context.recipe.data.system
+        self.tokenizer, self.data = context.models.tokenizer, context.recipe.data
+        self.room = context.models.numbers["context"]
+        self.columns = record_columns(context.recipe) if columns is None else columns
+
+    def __call__(self, record: Mapping[str, Any], group: str, *, response_tokens: int) -> list[int]:
+        """Of one prompt's record. Raises UserError without the text, or if it leaves no room for the response."""
+        text = self.columns[group].columns.get(self.column) if group in self.columns else None
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(
+                f"teacher.context: record {group} of {self.data.source} has no text in the column {self.column!r}; "
+                "give every record one, or take the record out"
+            )
+        example = restored(dict(record))
+        first, *rest = example.conversation
+        own = first["content"] if first["role"] in ("system", "developer") else self.system
+        plain = rest if first["role"] in ("system", "developer") else [first, *rest]
+        example = replace(example, prompt=None, messages=plain)
+        if self.tokenizer.chat_template is None:
+            raise UserError("teacher.self: the tokenizer has no chat template, which would hold teacher.context")
+        ids = encode_prompt(self.tokenizer, example, system="\n\n".join(part for part in (own, text) if part))
+        if len(ids) + response_tokens > self.room:
+            raise UserError(
+                f"teacher.context: {group} and its response take {len(ids) + response_tokens} tokens with the text of "
+                f"{self.column!r}, the context is {self.room}; shorten it, or lower responses.max_new_tokens"
+            )
+        return ids

@@ -1,0 +1,80 @@
+"""The recipe's served teacher, opened: its client, tokenizer, journal, and the copy that it is compared with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from grkd.data.language import Item
+from grkd.endpoint.client import Budget, Endpoint
+from grkd.language.context import LanguageContext
+from grkd.models.generate import free_memory
+from grkd.models.load import vocabulary_size
+from grkd.recipe import ServedModel, Teacher, weights_of
+from grkd.run.folder import identity
+from grkd.served import ServedTeacher
+from grkd.teacher.local import LocalTeacher
+
+# Keys that say how the teacher is asked, not what it answers.
+_OPERATIONAL = ("url", "tolerance_nats", "key_env", "concurrency", "timeout_seconds", "max_requests", "top_k")
+
+
+def served_teacher(context: LanguageContext, name: str) -> ServedTeacher:
+    """The teacher, opened. Its answers lie in the run's folder teacher/<name>, outside the stages: a stage that is
+    made again asks nothing again. Raises UserError for a server that cannot be used."""
+    spec = context.models.served
+    assert spec is not None
+    own = context.models.teacher_tokenizer
+    teacher = ServedTeacher(
+        endpoint_of(spec),
+        context.models.tokenizer if own is None else own,
+        folder=context.run.path / "teacher" / f"{name}-{context.run.ranks.process_index}",
+        concurrency=spec.concurrency,
+        top_k=spec.top_k,
+        local=None if spec.model is None else lambda items: _local_means(context, items),
+        tolerance_nats=spec.tolerance_nats,
+    )
+    teacher.open()
+    return teacher
+
+
+def endpoint_of(spec: ServedModel) -> Endpoint:
+    """The client of a served teacher. Raises UserError without the openai package, or a key that the URL needs."""
+    return Endpoint(
+        spec.url,
+        spec.served_model,
+        role="teacher",
+        key_env=spec.key_env,
+        timeout_seconds=spec.timeout_seconds,
+        budget=Budget(max_requests=spec.max_requests),
+    )
+
+
+def teacher_identity(teacher: Teacher) -> dict[str, Any]:
+    """What the teacher's answers depend on: a served model may move to another URL."""
+    plain = identity(teacher)
+    if isinstance(teacher, ServedModel):
+        return {key: value for key, value in plain.items() if key not in _OPERATIONAL}
+    return plain
+
+
+def named(teacher: Teacher) -> str:
+    """The teacher's name in tables and model cards."""
+    if isinstance(teacher, ServedModel):
+        return f"{teacher.served_model} (served)"
+    return getattr(teacher, "model", None) or "the student before training"
+
+
+def _local_means(context: LanguageContext, items: Sequence[Item]) -> list[float]:
+    """Mean log-probabilities under the copy on this machine, which is loaded for it alone."""
+    assert weights_of(context.recipe) is not None
+    own = context.models.teacher_tokenizer
+    tokenizer = context.models.tokenizer if own is None else own
+    model = context.models.teacher()
+    try:
+        local = LocalTeacher(model, tokenizer, vocabulary=vocabulary_size(tokenizer), batch_size=len(items))
+        with torch.no_grad():
+            return local.scored(items)[0]
+    finally:
+        del model
+        free_memory()

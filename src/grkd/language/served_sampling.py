@@ -1,0 +1,97 @@
+"""Responses of a served teacher to the prompts of a shard, as the student's token ids."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
+from grkd.data.prompts import restored
+from grkd.errors import UserError
+from grkd.files import parse_json
+from grkd.language.context import LanguageContext
+from grkd.language.served import endpoint_of
+from grkd.language.text_to_ids import student_ids_of
+from grkd.served.answers import Written
+from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
+
+Record = dict[str, Any]
+
+
+class ServedSampler:
+    """As grkd.language.sampling.Sampler: `share` responses to every prompt. They are kept outside the stage.
+
+    A server that gives log-probabilities gets token ids; another gets messages and its texts are encoded.
+    """
+
+    def __init__(self, context: LanguageContext, share: int) -> None:
+        self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
+        assert context.models.served is not None
+        self.spec, self.share, self.own = context.models.served, share, context.models.teacher_tokenizer
+        self.stop_ids = context.models.numbers["stop_ids"] if self.own is None else stop_token_ids(self.own)
+        folder = context.run.path / "teacher" / f"respond-{context.run.ranks.process_index}"
+        self.write = ServedWriter(endpoint_of(self.spec), folder=folder, concurrency=self.spec.concurrency)
+        self.write.server.open()
+
+    def __call__(
+        self,
+        prompts: Sequence[Record],
+        number: int,
+        progress: Callable[[int, int], None],
+        counts: Counter[str],
+        journal: Path,
+    ) -> list[list[list[int]]]:
+        """Token ids of the responses to each prompt; number and journal of the shard are not needed here."""
+        asked = [
+            Asked(id=prompt["id"], prompt=self._prompt(prompt), seed=seed_of(self.recipe.seeds[0], prompt["id"], copy))
+            for prompt in prompts
+            for copy in range(self.share)
+        ]
+        drawing = Drawing(
+            max_tokens=self.settings.max_new_tokens,
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            stop_ids=tuple(self.stop_ids) if self.spec.log_probs else (),
+        )
+        begun = time.perf_counter()
+        written = self.write(asked, drawing)
+        counts["generation_ms"] += round(1000 * (time.perf_counter() - begun))
+        found = []
+        for at, answer in enumerate(written):
+            ids = self._ids(prompts[at // self.share], answer)
+            counts["responses_not_rendered"] += not ids
+            counts["generated_tokens"] += len(ids)
+            progress(1, len(ids))
+            found.append(ids)
+        return [found[at * self.share : (at + 1) * self.share] for at in range(len(prompts))]
+
+    def _prompt(self, prompt: Record) -> Any:
+        system = self.recipe.data.system
+        if not self.spec.log_probs:
+            messages = parse_json(prompt["messages"])
+            if system is None or messages[0]["role"] in ("system", "developer"):
+                return messages
+            return [{"role": "system", "content": system}, *messages]
+        ids = prompt["prompt_ids"] if self.own is None else encode_prompt(self.own, restored(prompt), system=system)
+        context, length = self.write.server.context, len(ids) + self.settings.max_new_tokens
+        if context is not None and length > context:
+            raise UserError(
+                f"teacher: prompt {prompt['id']} and its response take {length} of its tokens, the server's context is "
+                f"{context}; lower data.max_prompt_tokens or responses.max_new_tokens, or raise --max-model-len"
+            )
+        return ids
+
+    def _ids(self, prompt: Record, answer: Written) -> list[int]:
+        """The response in the student's tokens; none if the student's chat template cannot write it."""
+        if answer.ids is not None and self.own is None:
+            return self._stopped(answer.ids, answer.finished)
+        text = answer.text if answer.ids is None else decode_response(self.own, answer.ids, self.stop_ids)
+        return student_ids_of(self.models, self.recipe, prompt, text, finished=answer.finished)
+
+    def _stopped(self, ids: list[int], finished: bool) -> list[int]:
+        """With the student's stop token at the end of a finished response, in place of the teacher's own."""
+        if not finished or (ids and ids[-1] in self.stop_ids):
+            return ids
+        special = ids and ids[-1] in self.models.tokenizer.all_special_ids
+        return [*(ids[:-1] if special else ids), self.stop_ids[0]]

@@ -1,0 +1,75 @@
+"""Teacher scores of response tokens that are stored as numbers: no teacher's weight is needed to train from them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from grkd.teacher.signal import HiddenCache
+
+TopK = tuple[Int[Tensor, "response k"], Float[Tensor, "response k"]]
+
+_SMALLEST = 1e-7  # of the tail's mass, whose logarithm must be finite
+_KEY = "teacher_top_k"
+
+
+@runtime_checkable
+class StoredScores(Protocol):
+    """What training asks of them. Rows are response tokens, item by item."""
+
+    def __contains__(self, item_id: object) -> bool: ...
+
+    def collate(self, item_ids: Sequence[str]) -> dict[str, Tensor]:
+        """What a batch of these items needs; the keys are its own."""
+        ...
+
+    def scores(self, batch: Mapping[str, Any], *, vocabulary: int) -> Float[Tensor, "rows vocabulary"] | None:
+        """Log-probabilities of every entry from what `collate` put into the batch; None for a batch without."""
+        ...
+
+
+class TopKScores:
+    """The k likeliest entries per token and their log-probabilities, in shards of `folder`. (They are StoredScores.)
+
+    The other entries share what is left of the mass equally, so they are tied below the k: 8k bytes per token.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._rows = HiddenCache(folder)  # rows [response, 2k]: ids, exact as float32 below 2^24, and log-probabilities
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._rows
+
+    def __getitem__(self, item_id: str) -> TopK:
+        """Ids and log-probabilities, nats; raises KeyError for an item that is not there."""
+        ids, log_probs = self._rows[item_id].chunk(2, dim=-1)
+        return ids.int(), log_probs
+
+    def write_shard(self, items: Mapping[str, TopK], *, number: int | None = None) -> Path:
+        """Write one more shard; see HiddenCache."""
+        rows = {name: torch.cat([ids.float(), log_probs.float()], dim=-1) for name, (ids, log_probs) in items.items()}
+        return self._rows.write_shard(rows, number=number)
+
+    def collate(self, item_ids: Sequence[str]) -> dict[str, Tensor]:
+        return {_KEY: torch.cat([self._rows[item_id] for item_id in item_ids])}
+
+    def scores(self, batch: Mapping[str, Any], *, vocabulary: int) -> Float[Tensor, "rows vocabulary"] | None:
+        if _KEY not in batch:
+            return None
+        ids, log_probs = batch[_KEY].chunk(2, dim=-1)
+        return with_tail(ids.long(), log_probs, vocabulary=vocabulary)
+
+
+def with_tail(
+    ids: Int[Tensor, "rows k"], log_probs: Float[Tensor, "rows k"], *, vocabulary: int
+) -> Float[Tensor, "rows vocabulary"]:
+    """log p of every entry: p_i of the k, and (1 - sum_k p) / (vocabulary - k) of each other one. float32, nats.
+
+    No tail entry is above the k-th: each of them was below it, and so is their mean.
+    """
+    left = (1 - log_probs.double().exp().sum(-1, keepdim=True)).clamp_min(_SMALLEST)
+    tail = (left / max(vocabulary - ids.shape[-1], 1)).log().to(log_probs.dtype)
+    return tail.expand(-1, vocabulary).scatter(-1, ids, log_probs)

@@ -1,0 +1,82 @@
+"""A self-teacher reads a column of the record that the student does not see."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grkd.errors import UserError
+from grkd.language.context import LanguageContext
+from grkd.language.prepare import prepare
+from grkd.language.respond import read_records, respond
+from grkd.language.rows import language_rows
+from grkd.language.score import read_groups, score
+from grkd.pipeline.check import check_recipe
+from grkd.recipe import LanguageRecipe, read
+from grkd.run.folder import RunFolder
+
+
+def words(recipe: Path, teacher: Path, *more: str, solutions: bool = True) -> list[str]:
+    lines = [
+        {"prompt": f"w{at} w{at + 3}", **({"solution": f"w{at + 9}"} if solutions or at else {})} for at in range(8)
+    ]
+    (recipe.parent / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = f"data={{train: {recipe.parent / 'prompts.jsonl'}, system: w1}}"
+    return ["teacher={self: true, context: solution}", f"student={{model: {teacher}}}", data, "methods=[kd]", *more]
+
+
+def scored(recipe_path: Path, *more: str) -> LanguageContext:
+    recipe = read(recipe_path, list(more))
+    assert isinstance(recipe, LanguageRecipe)
+    context = LanguageContext.open(recipe, RunFolder(Path(recipe.output)))
+    prepare(context)
+    respond(context)
+    score(context)
+    return context
+
+
+def test_scores_are_those_of_the_prompt_with_the_solution(tiny_recipe: Path, tiny_teacher: Path) -> None:
+    context = scored(tiny_recipe, *words(tiny_recipe, tiny_teacher))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_teacher), AutoTokenizer.from_pretrained(tiny_teacher)
+    solutions = {"train/" + str(at + 1): f"w{at + 9}" for at in range(8)}
+    groups = read_groups(context.run, "train")
+    rows = language_rows(context, groups)
+    records = {record["id"]: record for record in read_records(context.run, "train")}
+    taught = rows.forward(context.models.student(), rows.collate(groups[:2]), levels=("row",)).batches["row"].teacher
+    assert taught is not None
+    expected = []
+    for group in groups[:2]:
+        item, record = group.items[0], records[group.items[0].id]
+        solution = solutions.get(group.id) or pytest.fail(group.id)
+        turns = [
+            {"role": "system", "content": f"w1\n\n{solution}"},
+            {"role": "user", "content": record["prompt"]},
+        ]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        assert solution not in tokenizer.decode(item.prompt_ids).split() or solution in record["prompt"].split()
+        with torch.no_grad():
+            logits = model(torch.tensor([ids + item.response_ids])).logits[0, len(ids) - 1 : -1]
+        expected.append(logits)
+        own = logits.log_softmax(-1).gather(-1, torch.tensor(item.response_ids).unsqueeze(-1)).mean().item()
+        assert group.teacher_scores[0] == pytest.approx(own, abs=1e-4)
+    torch.testing.assert_close(taught, torch.cat(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_a_record_without_the_text_is_named(tiny_recipe: Path, tiny_teacher: Path) -> None:
+    with pytest.raises(UserError, match=r"teacher.context: record \w+/1 of .* has no text in the column 'solution'"):
+        scored(tiny_recipe, *words(tiny_recipe, tiny_teacher, solutions=False))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["student={layers: [0]}"], "a self-teacher is the student before training; give student.model"),
+        (["methods=[opd]"], "a self-teacher scores stored ones"),
+        (["score.reward=choice"], "a self-teacher is not asked for choices"),
+    ],
+)
+def test_what_a_self_teacher_cannot_do(tiny_recipe: Path, tiny_teacher: Path, more: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_recipe(read(tiny_recipe, words(tiny_recipe, tiny_teacher, *more)))

@@ -1,0 +1,148 @@
+"""Runs whose teacher is behind a server: the same as with the teacher in this process, and nothing asked twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grkd.errors import UserError
+from grkd.language.context import LanguageContext
+from grkd.language.prepare import prepare
+from grkd.language.respond import read_records, respond
+from grkd.language.rows import language_rows
+from grkd.language.score import read_groups, score
+from grkd.pipeline.check import check_recipe
+from grkd.recipe import LanguageRecipe, read
+from grkd.run.folder import RunFolder
+from tests._model_server import ModelServer
+
+pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
+
+
+@pytest.fixture(scope="module")
+def running(tiny_teacher: Path) -> Iterator[ModelServer]:
+    made = ModelServer(tiny_teacher)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def model_server(running: ModelServer) -> Iterator[ModelServer]:
+    yield running
+    running.faults, running.always = [], None
+    running.asked.clear()
+    running.answered.clear()
+
+
+def served(server: ModelServer, folder: Path, **keys: Any) -> str:
+    """`teacher=` of a recipe; folder: of the same model here."""
+    options = {"url": server.url, "served_model": "s", "model": folder, "top_k": 12, "tolerance_nats": 1e-3, **keys}
+    return "teacher={" + ", ".join(f"{key}: {value}" for key, value in options.items() if value is not None) + "}"
+
+
+def opened(recipe_path: Path, *words: str, output: str = "run") -> LanguageContext:
+    recipe = read(recipe_path, [*words, f"output={recipe_path.parent / output}", "data.limit=10"])
+    assert isinstance(recipe, LanguageRecipe)
+    return LanguageContext.open(recipe, RunFolder(Path(recipe.output)))
+
+
+def scored(context: LanguageContext) -> LanguageContext:
+    prepare(context)
+    respond(context)
+    score(context)
+    return context
+
+
+def test_scores_and_tokens_are_those_of_the_teacher_here(
+    tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer
+) -> None:
+    # The student answers in both runs, so both have the same responses.
+    words = ["responses.source=student", "responses.n=2", "methods=[kd]"]
+    here = scored(opened(tiny_recipe, *words, output="here"))
+    there = scored(opened(tiny_recipe, *words, served(model_server, tiny_teacher, top_k=40)))
+    for split in ("train", "heldout"):
+        groups, own = read_groups(there.run, split), read_groups(here.run, split)
+        for group, other in zip(groups, own, strict=True):
+            assert group.items == other.items
+            assert group.teacher_scores == pytest.approx(other.teacher_scores, abs=1e-4)
+        student = there.models.student()
+        found = []
+        for context, kept in ((there, groups), (here, own)):
+            rows = language_rows(context, kept)
+            found.append(rows.forward(student, rows.collate(kept[:3]), levels=("row",)).batches["row"].teacher)
+        served_scores, here_scores = found
+        assert served_scores is not None
+        assert here_scores is not None
+        # All 40 entries were asked for: there is no tail.
+        torch.testing.assert_close(served_scores, here_scores.log_softmax(-1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_killed_run_asks_nothing_twice(tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer) -> None:
+    words = ["methods=[kd]", served(model_server, tiny_teacher)]
+    context = opened(tiny_recipe, *words)
+    prepare(context)
+    model_server.faults = [*[""] * 7, "refuses key"]
+    with pytest.raises(UserError, match="wants a key"):
+        respond(context)
+    respond(opened(tiny_recipe, *words))
+    model_server.faults = [*[""] * 5, "refuses key"]
+    with pytest.raises(UserError, match="wants a key"):
+        score(opened(tiny_recipe, *words))
+    again = opened(tiny_recipe, *words)
+    score(again)
+    asked = [str(body) for body in model_server.answered]
+    responses = sum(len(read_records(again.run, split)) for split in ("train", "heldout"))
+    assert len(asked) == len(set(asked)) == 2 * responses == 20
+    assert not list((again.run.path / "score").glob("asked-*"))
+    # Neither another URL nor other settings of the client ask anything again.
+    moved = opened(tiny_recipe, *words, "teacher.concurrency=2", "teacher.url=http://127.0.0.1:9/v1")
+    prepare(moved)
+    respond(moved)
+
+
+def test_a_chat_api_writes_responses_and_orders_them(
+    tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer
+) -> None:
+    def reply(body: dict[str, Any]) -> str:
+        question = body["messages"][-1]["content"]
+        return "Order: [1] > [2]" if "## Response" in question else f"w{len(question) % 9} w{body.get('seed', 0) % 30}"
+
+    model_server.reply = reply
+    student = f"student={{model: {tiny_teacher}}}"
+    words = [served(model_server, tiny_teacher, log_probs="false", model=None), student, "responses.n=2"]
+    context = scored(opened(tiny_recipe, *words, "methods=[seqkd, dpo]"))
+    assert read_records(context.run, "train")[0]["response"].startswith("w")
+    assert not any("prompt" in body for body in model_server.asked)
+    # Each response is named the best once, by its place alone: neither is better.
+    assert {score for group in read_groups(context.run, "train") for score in group.teacher_scores} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["teacher.url=ftp://x"], "teacher.url: a URL looks like http://127.0.0.1:8000/v1"),
+        (["teacher.url=https://api.example/v1"], "no key for https://api.example/v1; set the environment variable"),
+        (["teacher.key_env=MY_KEY"], "set the environment variable MY_KEY"),
+        (["teacher.model=null"], "a served teacher has no layers to keep; give student.model"),
+        (["evaluation.top_k=30"], r"evaluation.top_k: is above teacher.top_k \(12\)"),
+        (["score.signal=live"], "live belongs to a teacher that answers plain prompts in this process"),
+        (["methods=[opd]"], "so it must be in this process"),
+        (["teacher.log_probs=false"], "compares tokens, and the teacher gives no log-probabilities; choose seqkd"),
+        (["teacher.log_probs=false", "methods=[dpo]", "responses.n=2", "score.reward=choice"], "name the ranker judge"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_asked(
+    tiny_recipe: Path,
+    tiny_teacher: Path,
+    model_server: ModelServer,
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match=said) as caught:
+        check_recipe(read(tiny_recipe, [served(model_server, tiny_teacher), *words]))
+    assert len(str(caught.value)) < 400
+    assert not model_server.asked
