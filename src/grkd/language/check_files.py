@@ -11,7 +11,7 @@ from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
 from grkd.language.examples import check_answers, check_choice, data_examples
 from grkd.metrics.exact_match import read_questions
-from grkd.recipe import LanguageRecipe, Lora, Method
+from grkd.recipe import LanguageRecipe, Lora, Method, weights_of
 
 _WHOLE_MODEL = "all-linear"
 
@@ -45,7 +45,8 @@ def _questions(recipe: LanguageRecipe) -> Iterator[str]:
 
 def _check_numbers(recipe: LanguageRecipe) -> None:
     """Layers, top_k and LoRA's numbers against the config.json of local folders; models of other forms come later."""
-    teacher, spec = _config(recipe.teacher.model), recipe.student
+    weights, spec = weights_of(recipe), recipe.student
+    teacher = {} if weights is None else _config(weights.model)
     vocabulary, depth = teacher.get("vocab_size"), teacher.get("num_hidden_layers")
     if isinstance(vocabulary, int) and recipe.evaluation.top_k > vocabulary:
         text = f"{recipe.evaluation.top_k} is above the teacher's vocabulary of {vocabulary} tokens"
@@ -55,7 +56,7 @@ def _check_numbers(recipe: LanguageRecipe) -> None:
             f"student.layers: the teacher has {depth} layers, numbers 0 to {depth - 1}, got {spec.layers[-1]}"
         )
     if spec.lora is not None:
-        folder = spec.model or recipe.teacher.model
+        folder = spec.model or ("" if weights is None else weights.model)
         _check_lora(spec.lora, folder, _config(folder) if spec.config is None else {})
 
 
