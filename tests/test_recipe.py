@@ -72,11 +72,11 @@ BROKEN = [
     ("methods: [kd, grkd]\n", "", ": methods: missing (expected a list of methods, such as [kd, grkd])"),
     ("student: {model: mlp}", "student: {}", ":4: student.model: missing (expected text that is not empty)"),
     ("teacher", "teachr", ":3: teachr: unknown key; did you mean 'teacher'?"),
-    ("task: classifier\n", "", ": task: missing (expected one of language_model, classifier)"),
+    ("task: classifier\n", "", ": task: missing (expected one of language_model, classifier, rank)"),
     (
         "classifier",
         "clasifier",
-        ":1: task: expected one of language_model, classifier, got 'clasifier'; did you mean 'classifier'?",
+        ":1: task: expected one of language_model, classifier, rank, got 'clasifier'; did you mean 'classifier'?",
     ),
     (None, "learning_rate: 3", ":9: learning_rate: unknown key; did you mean 'training.learning_rate'?"),
     (None, "responses: {}", ":9: responses: unknown key; known: " + ", ".join(CLASSIFIER_KEYS)),
@@ -436,8 +436,8 @@ def test_every_recipe_of_the_project_is_read_and_comes_back(path: Path) -> None:
     assert data is None or Path(data).is_file() or Path(data).name in MADE_BY_THE_USER
 
 
-def test_there_are_recipes_for_both_tasks() -> None:
-    assert {recipe.read(path).task for path in EXAMPLES} == {"classifier", "language_model"}
+def test_there_are_recipes_for_every_task() -> None:
+    assert {recipe.read(path).task for path in EXAMPLES} == {"classifier", "language_model", "rank"}
 
 
 def test_the_schema_knows_every_key_and_every_method() -> None:
