@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from grkd import __version__
 from grkd.commands import COMMANDS
 from grkd.errors import UserError
+
+_GRACE_SECONDS = 5.0  # in which a process that is to end may close its files
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,11 +88,16 @@ def _say(line: str) -> None:
 
 
 def _reports() -> bool:
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:  # before the next import, which takes seconds
+    if not _several():  # before the next import, which takes seconds
         return True
     from grkd.ranks import first_to_report
 
     return first_to_report()
+
+
+def _several() -> bool:
+    """Whether this process is one of several of a launch."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _listen_for_sigterm() -> Any:
@@ -106,7 +114,27 @@ def _listen_for_sigterm() -> Any:
                 child.terminate()
         raise _Terminated
 
+    if _several():
+        _end_although_blocked()
     return signal.signal(signal.SIGTERM, terminate)
+
+
+def _end_although_blocked() -> None:
+    """End this process some seconds after SIGTERM, also while it waits for others in a collective of the GPU.
+
+    There Python's handler never runs, and the launcher would wait for 30 s. The signal's number arrives on a pipe.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while os.read(reader, 1) != bytes([signal.SIGTERM]):
+            pass
+        time.sleep(_GRACE_SECONDS)
+        os._exit(143)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -30,7 +30,10 @@ def ranks() -> "PartialState":
     from accelerate import PartialState  # here, since it takes seconds
 
     # By itself accelerate sees processes on CPUs only if it is told so.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    if state.device.type == "cpu" and state.device.index is not None:
+        state.device = torch.device("cpu")  # torch up to 2.11 loads no checkpoint onto "cpu:0"
+    return state
 
 
 def uses_fsdp() -> bool:

@@ -4,8 +4,6 @@ Two GPUs split a batch into other shapes, so kernels round differently: limits a
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 
 from tests.distributed import _work
-from tests.distributed._launch import launch
+from tests.distributed._launch import launch, python
 from tests.distributed.test_run import assert_same_run, recipe
 from tests.distributed.test_training import assert_same, works
 
@@ -52,7 +50,7 @@ def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tin
     settings = {"device": "cuda", "placement": "sharded", "batch": 2}
     words = ["tests/distributed/_grkd.py", "run", str(recipe(two, tiny_teacher, tiny_prompts, **settings))]
     failed = launch(*words, WAY="fsdp", FAIL_AT="13")
-    assert failed.returncode != 0
+    assert failed.returncode not in (0, -6), failed.stderr[-6000:]
     said = [line for line in failed.stderr.splitlines() if line.startswith("grkd: ")]
     assert said == ["grkd: error: process 1 cannot go on"], failed.stderr[-4000:]
     ended = launch(*words, WAY="fsdp")
@@ -60,9 +58,8 @@ def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tin
     assert "going on where it stopped" in ended.stderr
 
     alone = recipe(one, tiny_teacher, tiny_prompts, **settings | {"placement": "whole", "batch": 4})
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
-    command = [sys.executable, "-m", "grkd", "run", str(alone)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    ran = python("-m", "grkd", "run", str(alone), CUDA_VISIBLE_DEVICES=first)
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert_same_run(one / "run", two / "run", atol=ATOL)
 
@@ -72,10 +69,7 @@ def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny
     written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement="sharded", batch=2)
     written.write_text(written.read_text().replace("dtype: float32", "dtype: auto"))
     options = ["--num_processes=2", "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "grkd", "run", str(written)]
-    ran = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200, check=False
-    )
+    ran = python("-m", "accelerate.commands.launch", *options, "-m", "grkd", "run", str(written))
     assert ran.returncode == 0, ran.stderr[-6000:]
     for stage in ("prepare", "respond", "score", "train/kd-seed0", "train/fresh-seed0", "evaluate/fresh-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
