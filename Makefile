@@ -40,7 +40,7 @@ demo: $(VENV)/.demo
 	$(BIN)/grkd demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not gpu2' -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not gpu2' -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -24,6 +24,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take a third of a tiny run's time: only tests of reports draw them, and those marked so."""
+    if "figures" not in request.keywords and "tests/reports" not in request.path.as_posix():
+        monkeypatch.setattr("grkd.reports.page.draw", lambda *_, **__: [])
+
+
 SPECIAL = ["<pad>", "<unk>", "<turn>", "<end>"]
 WORDS = ["user", "assistant", *[f"w{number}" for number in range(34)]]
 TEMPLATE = (

@@ -1,6 +1,7 @@
 """`grkd compare` on a tiny language model: the same search and steps for all, resumed run by run, failures shown."""
 
 import json
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,11 @@ def test_figures_and_searches_of_older_settings_are_not_shown(
     assert not (folder / "search.json").exists()
 
 
-@pytest.mark.slow
-def test_several_processes_give_the_same_figures(tiny_recipe: Path, folder: Path) -> None:
+def test_several_processes_give_the_same_metrics(
+    tiny_recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes are forks here; tests/run/test_jobs.py starts new ones."""
+    monkeypatch.setattr("grkd.run.jobs.get_context", lambda _: get_context("fork"))
     assert compare(tiny_recipe, "--methods", "kd,grkd", "--seeds", "1") == 0
     alone = load(folder / "results.json")["rows"]
     other = folder.with_name("other")

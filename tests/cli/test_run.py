@@ -36,6 +36,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
+@pytest.mark.figures
 def test_language_run(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", str(tiny_recipe)]) == 0
     folder = tiny_recipe.parent / "run"
@@ -59,10 +60,11 @@ def test_language_run(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     page = (folder / "report.html").read_text()
     assert "kd" in page
+    assert "<svg" in page
     assert "report:" in capsys.readouterr().err
     before = snapshot(folder)
     assert cli.main(["run", str(tiny_recipe)]) == 0
-    assert snapshot(folder) == before, "a finished stage was made again"
+    assert snapshot(folder) == before, "a finished stage was rebuilt"
     assert cli.main(["report", str(folder)]) == 0
 
 

@@ -1,13 +1,9 @@
 """The Triton form of weighted pairs against the plain one in float64, through Triton's interpreter.
 
-The interpreter is switched on before the first import of triton, hence another process, which runs this file again.
+test_interpreter.py runs this file again, in a process that has the interpreter switched on.
 """
 
-import importlib.util
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +12,7 @@ from grkd.kernels.weighted_pairs import weighted_pairs
 from grkd.losses import weighted_pairs as plain
 
 TRITON = os.environ.get("GRKD_KERNELS") == "triton"
-interpreted = pytest.mark.skipif(not TRITON, reason="runs through the interpreter: see the last test")
+interpreted = pytest.mark.skipif(not TRITON, reason="runs through the interpreter: see test_interpreter.py")
 
 
 @interpreted
@@ -48,28 +44,6 @@ def test_equals_the_plain_form(candidates: int, spread: float, masked: bool, pai
 def test_no_rows() -> None:
     empty = torch.zeros(0, 4)
     assert weighted_pairs(empty, empty, importance=empty, implementation="triton").shape == (0,)
-
-
-@pytest.mark.skipif(TRITON, reason="this is what runs the others")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_through_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "GRKD_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "-p",
-        "no:benchmark",
-        __file__,
-    ]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=200)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "20 passed" in done.stdout
 
 
 def test_on_a_cpu_it_is_the_plain_form() -> None:

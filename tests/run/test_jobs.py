@@ -4,6 +4,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -35,7 +36,8 @@ def test_a_job_that_fails_leaves_the_others_be(processes: int) -> None:
     assert found == {"a": "done", "bad": "failed: ValueError: two lines", "c": "done", "d": "done"}
 
 
-def test_a_process_that_dies_takes_only_what_was_under_way() -> None:
+def test_a_process_that_dies_takes_only_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grkd.run.jobs.get_context", lambda _: get_context("fork"))
     beside, found = "a long one", {}
     queue = ["a", "dead", beside, "last", "more"]
     for job, outcome in run_jobs(queue, work, processes=2, description="jobs"):
