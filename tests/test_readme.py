@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import demo_results
 from grkd import objectives, recipe
 from grkd.models.cut import truncated
 from grkd.models.load import load_language_model, load_tokenizer
@@ -18,15 +19,15 @@ def block(language: str, number: int = 0) -> str:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)[number]
 
 
-def test_tables_come_from_the_result_files() -> None:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("demo_results", ROOT / "benchmarks" / "demo_results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.readme(README) == README, "run: python -m benchmarks.demo_results write"
+def test_tables_and_picture_come_from_the_result_files() -> None:
+    assert demo_results.readme(README) == README, "run: python -m benchmarks.demo_results write"
+    # Titles and values are in the labels; positions depend on matplotlib's version.
+    shown, made = (
+        re.findall('aria-label="[^"]*"', text)
+        for text in ((ROOT / "docs" / "report.svg").read_text(encoding="utf-8"), demo_results.picture())
+    )
+    assert shown == made, "run: python -m benchmarks.demo_results write"
+    assert len(shown) == 4
 
 
 def test_yaml_is_a_recipe(tmp_path: Path) -> None:
