@@ -159,7 +159,8 @@ def _keep(context: ClassifierContext, job: StudentJob, trained: Trained | None) 
         losses = enumerate(trained.losses_nats, start=1)
         lines = [f'{{"step": {round(per_epoch * n)}, "loss_nats": {loss!r}}}\n' for n, loss in losses]
         write_text(work / "metrics.jsonl", "".join(lines))
-        write_json(work / "training.json", {"steps": trained.steps, "seconds": trained.seconds})
+        spent = {"steps": trained.steps, "seconds": trained.seconds, "rows_seen": trained.rows_seen}
+        write_json(work / "training.json", spent)
 
     run.stage(f"train/{job.name}", student_inputs(context, job), make)
 

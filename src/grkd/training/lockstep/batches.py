@@ -16,8 +16,8 @@ class DeviceExamples:
     """A training set on one device.
 
     inputs: images [examples, channels, height, width] (uint8 in 0..255, or float), or float features
-    [examples, width]. labels: of the students. teacher_scores, teacher_features: of a teacher that has spoken already
-    (inputs that never change); a live teacher is given to the training itself.
+    [examples, width]. labels: of the students. teacher_scores, teacher_features: computed
+    beforehand, for inputs that never change; a live teacher is given to the training itself.
     """
 
     inputs: Tensor

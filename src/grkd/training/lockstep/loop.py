@@ -25,12 +25,13 @@ Watch = Callable[[int, Mapping[str, nn.Module]], Collection[str]]
 class Trained:
     """A student after its training.
 
-    losses_nats: mean of every epoch. seconds: its share of the time of all. stopped: the epoch after which `watch`
-    ended it. failure: why it has no result.
+    losses_nats: mean of every epoch. rows_seen: examples. seconds: its share of the time of all. stopped: the epoch
+    after which `watch` ended it. failure: why it has no result.
     """
 
     module: nn.Module
     steps: int = 0
+    rows_seen: int = 0
     seconds: float = 0.0
     losses_nats: list[float] = field(default_factory=list)
     stopped: int | None = None
@@ -97,7 +98,7 @@ class _Teacher:
         self.bf16 = plan.bf16
 
     @torch.no_grad()
-    def said(self, batch: DeviceBatch) -> DeviceBatch:
+    def with_scores(self, batch: DeviceBatch) -> DeviceBatch:
         """The batch with the teacher's scores and features."""
         with torch.autocast(batch.inputs.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             logits = scores(self.module, batch.inputs)
@@ -124,7 +125,7 @@ class _Run:
         while number < self.steps and self.active:
             first = number
             for batch in itertools.islice(self.batches.epoch(), self.steps - number):
-                self._step(batch if self.teacher is None else self.teacher.said(batch), number)
+                self._step(batch if self.teacher is None else self.teacher.with_scores(batch), number)
                 number += 1
             epoch += 1
             self._take_losses(number - first)
@@ -135,6 +136,7 @@ class _Run:
         for name, sums in self.sums.items():
             self.found[name].losses_nats = [float(total) / count for count, total in sums]
             self.found[name].steps = sum(count for count, _ in sums)
+            self.found[name].rows_seen = self.found[name].steps * self.batches.batch_size
         seconds, steps = time.perf_counter() - since, sum(trained.steps for trained in self.found.values())
         for trained in self.found.values():
             trained.seconds = seconds * trained.steps / max(1, steps)
@@ -159,7 +161,7 @@ class _Run:
                 self._leave(name)
 
     def _capture(self, batch: DeviceBatch) -> None:
-        """CUDA graphs of the students whose objectives allow it; a refusal costs speed alone, and is said."""
+        """CUDA graphs of the students whose objectives allow it; a refusal costs only speed, and is reported."""
         if not graphs_run_on(batch.labels.device):
             return
         static = StaticBatch.like(batch)
