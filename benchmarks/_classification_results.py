@@ -1,4 +1,4 @@
-"""Kept results of the classification experiments, read back, and how their figures are written."""
+"""Kept results of the classification experiments, read back, and how their metrics are written."""
 
 import json
 import math

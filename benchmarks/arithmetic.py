@@ -1,7 +1,7 @@
 """Which method teaches a small model arithmetic word problems best: the comparison behind docs/results.md.
 
     python -m benchmarks.arithmetic run FOLDER [--processes N] [--part start|compare] [key=value ...]
-    python -m benchmarks.arithmetic keep FOLDER      # FOLDER's figures -> benchmarks/results/arithmetic/
+    python -m benchmarks.arithmetic keep FOLDER      # FOLDER's metrics -> benchmarks/results/arithmetic/
     python -m benchmarks.arithmetic table            # benchmarks/results/arithmetic/ -> docs/results.md
 
 Teacher: SmolLM2-135M-Instruct, fine-tuned on MAWPS (fold 0), ASDiv and GSM8K with their equations as short chains.

@@ -1,4 +1,4 @@
-"""docs/results.md from the kept figures of the arithmetic comparison: table, paired tests over questions, search."""
+"""docs/results.md from the kept results of the arithmetic comparison: table, paired tests over questions, search."""
 
 from pathlib import Path
 from typing import Any

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/classification")
 KEPT = ROOT / "benchmarks" / "results" / "classification"
 FOLDERS = {"banking77": "intent_text", "clinc150": "intent_text"}
-HEAVY = ("tensors", "score", "copies", "checkpoints", "best")  # folders that are made again in seconds
+HEAVY = ("tensors", "score", "copies", "checkpoints", "best")  # folders that are rebuilt in seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def one(options: argparse.Namespace) -> int:
 
 
 def bundle(options: argparse.Namespace) -> int:
-    """A .tgz of runs/classification without what is large and quickly made again; unpack it in the project's root."""
+    """A .tgz of runs/classification without what is large and quickly rebuilt; unpack it in the project's root."""
     with tarfile.open(options.file, "w:gz") as archive:
         for path in sorted(RUNS.rglob("*")):
             parts = path.relative_to(RUNS).parts

@@ -160,7 +160,7 @@ def _at_edge(experiment: Experiment, label: str) -> str:
 
 
 def _labels(experiments: Sequence[Experiment]) -> list[str]:
-    """What the search did not choose, once a label; where experiments differ, a line for each."""
+    """What the search did not choose, once per label; where experiments differ, a line for each."""
     places: dict[tuple[str, str, str], list[str]] = {}
     for experiment in experiments:
         for label, method in experiment.methods.items():

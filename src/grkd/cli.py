@@ -176,7 +176,7 @@ def _of_the_machine(error: Exception) -> str | None:
 
 
 def _quiet() -> None:
-    """No telemetry and no chatter of libraries; what matters is said by us."""
+    """No telemetry and no log output of libraries; what matters is said by us."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The error that means: the user can mend this."""
+"""The error that means: the user can fix this."""
 
 
 class UserError(ValueError):

@@ -2,6 +2,7 @@
 
 Scores have the shape [rows, candidates] (any number of leading axes works); a mask is True where a candidate exists.
 Everything here is computed in at least float32: scores rounded to bf16 would make ties that the teacher does not have.
+Over 300 lines: half of them are the docstrings of the public functions.
 """
 
 from dataclasses import dataclass
@@ -25,22 +26,77 @@ _MASKED, _TAKEN = -1e30, -2e30
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates chosen for each row: `indices` into the candidates, `mask` False where a row had too few."""
+    """Candidates chosen for each row.
+
+    Parameters
+    ----------
+    indices : int Tensor [*rows, group]
+        Places among the candidates.
+    mask : bool Tensor [*rows, group]
+        False where a row had too few candidates.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.top(torch.tensor([[1.0, 3.0, 2.0]]), 2).mask
+    tensor([[True, True]])
+    """
 
     indices: Int[Tensor, "*rows group"]
     mask: Bool[Tensor, "*rows group"]
 
 
 def wide(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Scores in float32, or in float64 where they are float64 already."""
+    """Scores in float32, or in float64 if they are float64 already.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Of any shape and floating-point type.
+
+    Returns
+    -------
+    Tensor
+        The same values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.wide(torch.ones(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
 def checked_mask(mask: Tensor | None, scores: Float[Tensor, "*rows candidates"]) -> Bool[Tensor, "*rows candidates"]:
-    """The mask as bool, all True where None.
+    """The mask as bool, all True if it is None.
 
-    Raises ValueError for a shape other than the scores' (a mask never broadcasts) and for a floating-point mask
-    (which is more often an additive 0/-inf mask than a selection).
+    Parameters
+    ----------
+    mask : Tensor or None
+        True where a candidate exists.
+    scores : Tensor [*rows, candidates]
+        The scores that it belongs to.
+
+    Returns
+    -------
+    bool Tensor [*rows, candidates]
+        The mask.
+
+    Raises
+    ------
+    ValueError
+        For a shape other than the scores' (a mask never broadcasts), and for a floating-point mask (which is more
+        often an additive 0/-inf mask than a selection).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.checked_mask(None, torch.zeros(1, 3))
+    tensor([[True, True, True]])
     """
     if mask is None:
         return torch.ones_like(scores, dtype=torch.bool)
@@ -54,10 +110,41 @@ def checked_mask(mask: Tensor | None, scores: Float[Tensor, "*rows candidates"])
 def pairs(
     teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None
 ) -> Bool[Tensor, "*rows candidates candidates"]:
-    """Pairs (i, j) that the teacher orders: P = {(i, j) : t_i > t_j}, both unmasked.
+    """Pairs (i, j) that the teacher orders.
 
-    Equal teacher scores make no pair. Entry [..., i, j] is True where i is preferred.
-    Raises ValueError for a mask of another shape. Source: arXiv 2504.20482.
+        P = {(i, j) : t_i > t_j, both unmasked}
+
+    Equal teacher scores make no pair.
+
+    Parameters
+    ----------
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher; any number of leading axes works.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+
+    Returns
+    -------
+    bool Tensor [*rows, candidates, candidates]
+        Entry [..., i, j] is True if i is preferred to j.
+
+    Raises
+    ------
+    ValueError
+        For a mask of another shape.
+
+    References
+    ----------
+    arXiv 2504.20482.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.pairs(torch.tensor([2.0, 1.0, 1.0])).int()
+    tensor([[0, 1, 1],
+            [0, 0, 0],
+            [0, 0, 0]], dtype=torch.int32)
     """
     exists = checked_mask(mask, teacher_scores)
     scores = wide(teacher_scores)
@@ -66,7 +153,32 @@ def pairs(
 
 
 def has_pair(teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None) -> Bool[Tensor, "*rows"]:
-    """Rows in which the teacher orders at least one pair: its unmasked scores are not all equal."""
+    """Rows in which the teacher orders at least one pair: its unmasked scores are not all equal.
+
+    Parameters
+    ----------
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher; any number of leading axes works.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+
+    Returns
+    -------
+    bool Tensor [*rows]
+        True for rows with a pair.
+
+    Raises
+    ------
+    ValueError
+        For a mask of another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.has_pair(torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
+    tensor([ True, False])
+    """
     exists = checked_mask(mask, teacher_scores)
     scores = wide(teacher_scores)
     highest = scores.masked_fill(~exists, -torch.inf).amax(-1)
@@ -74,9 +186,35 @@ def has_pair(teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor 
 
 
 def top(teacher_scores: Float[Tensor, "*rows candidates"], size: int, *, mask: Tensor | None = None) -> Group:
-    """The `size` candidates that the teacher scores highest, best first.
+    """The candidates that the teacher scores highest, best first.
 
-    Raises UserError where size is below 2 or above the number of candidates, ValueError for a mask of another shape.
+    Parameters
+    ----------
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher; any number of leading axes works.
+    size : int
+        Candidates per group, from 2 to the number of candidates.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+
+    Returns
+    -------
+    Group
+        `size` candidates per row.
+
+    Raises
+    ------
+    UserError
+        For a size out of range.
+    ValueError
+        For a mask of another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.top(torch.tensor([[1.0, 5.0, 3.0]]), 2).indices
+    tensor([[1, 2]])
     """
     return _largest(wide(teacher_scores), size, checked_mask(mask, teacher_scores))
 
@@ -90,15 +228,49 @@ def sample(
     seeds: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Group:
-    """`size` candidates drawn one after the other from softmax(t / temperature) without replacement.
+    """Candidates drawn one after the other from softmax(t / temperature), without replacement.
 
-    Two random numbers per draw: a block of candidates by its mass, then a candidate of the block; masses are taken
-    relative to the largest score that is left, so that draws far below the top are right too.
-    seeds: int64 [*rows], one per row; the row's draw is a function of its seed and scores alone. Without
-    seeds the generator (on the scores' device) makes the draw repeatable; None draws from torch's global state.
-    Raises UserError where size is below 2 or above the number of candidates or temperature <= 0,
-    ValueError for a mask or seeds of another shape.
-    Source: arXiv 2504.20482 ("sample outputs under temperature T"; without replacement is our reading).
+    Two random numbers per draw: a block of candidates by its mass, then a candidate of the block. Masses are relative
+    to the largest score that is left, so draws far below the top are right too.
+
+    Parameters
+    ----------
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher; any number of leading axes works.
+    size : int
+        Candidates per group, from 2 to the number of candidates.
+    temperature : float
+        Divides the scores before they are drawn from; above 0.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    seeds : int64 Tensor [*rows], optional
+        One seed per row: the row's draw is a function of its seed and scores alone.
+    generator : torch.Generator, optional
+        On the scores' device; makes the draw repeatable if there are no seeds. None: torch's global state.
+
+    Returns
+    -------
+    Group
+        `size` candidates per row, in the order of the draws.
+
+    Raises
+    ------
+    UserError
+        For a size out of range, or a temperature that is not above 0.
+    ValueError
+        For a mask or seeds of another shape.
+
+    References
+    ----------
+    arXiv 2504.20482 ("sample outputs under temperature T"; without replacement is our reading).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> group = groups.sample(torch.tensor([[9.0, 0.0, 9.0, 0.0]]), 2, seeds=torch.tensor([0]))
+    >>> group.indices.sort().values  # the two likely ones
+    tensor([[0, 2]])
     """
     if not temperature > 0:
         raise UserError(f"temperature of the group must be above 0, got {temperature}")
@@ -123,9 +295,41 @@ def choose(
     seeds: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Group | None:
-    """The group by name: "all" (None: nothing to gather), "top" or "sample" (see there for seeds and generator).
+    """The group by the name of its choice.
 
-    Raises UserError for an unknown choice or a missing size, and what `top` and `sample` raise.
+    Parameters
+    ----------
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher; any number of leading axes works.
+    choice : {"all", "top", "sample"}
+        Which candidates.
+    size : int, optional
+        Candidates per group; not for "all".
+    temperature : float
+        Divides the scores before they are drawn from; above 0.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    seeds : int64 Tensor [*rows], optional
+        One seed per row: the row's draw is a function of its seed and scores alone.
+    generator : torch.Generator, optional
+        On the scores' device; makes the draw repeatable if there are no seeds. None: torch's global state.
+
+    Returns
+    -------
+    Group or None
+        None for "all": there is nothing to gather.
+
+    Raises
+    ------
+    UserError
+        For an unknown choice, a missing size, and what `top` and `sample` refuse.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.choose(torch.tensor([[1.0, 5.0, 3.0]]), "top", size=2).indices
+    tensor([[1, 2]])
     """
     if choice == "all":
         return None
@@ -139,7 +343,27 @@ def choose(
 
 
 def uniforms_of_groups(seeds: Int[Tensor, " rows"], size: int) -> Float[Tensor, "rows size 2"]:
-    """The two random numbers in (0, 1) of each draw of a group: what `sample` and the kernel read."""
+    """The two random numbers in (0, 1) of each draw of a group: what `sample` and the kernels read.
+
+    Parameters
+    ----------
+    seeds : int64 Tensor [rows]
+        One seed per row.
+    size : int
+        Draws per row.
+
+    Returns
+    -------
+    Tensor [rows, size, 2]
+        Uniform in (0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import groups
+    >>> groups.uniforms_of_groups(torch.tensor([0, 1]), 3).shape
+    torch.Size([2, 3, 2])
+    """
     return uniforms(seeds, 2 * size).reshape(-1, size, 2)
 
 

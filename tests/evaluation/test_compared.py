@@ -62,7 +62,7 @@ def test_the_judges_prompt_from_a_file(
     bad = words(server, tiny_teacher, data, "mt_bench", judge_prompt=prompt)
     assert "--judge-prompt is an option of arena_hard" in run(capsys, bad)[2]
     absent = words(server, tiny_teacher, data, "arena_hard", judge_prompt=data / "absent.txt")
-    assert "absent.txt: cannot be read" in run(capsys, absent)[2]
+    assert "absent.txt: no such file" in run(capsys, absent)[2]
 
 
 def test_another_template_or_baseline_is_another_comparison(

@@ -150,7 +150,7 @@ def test_data_with_groups_of_its_own(tiny_recipe: Path, capsys: pytest.CaptureFi
     assert kept("responses.n=2", "responses.candidates=3") == [("w1 w1 w1", 5), ("w9 w8", 2)]
     assert "responses.n = 1" not in capsys.readouterr().err
     assert kept() == [("w1 w1 w1", 5)]
-    assert "up to 5 responses a prompt; responses.n = 1 takes the first of them" in " ".join(
+    assert "up to 5 responses per prompt; responses.n = 1 takes the first of them" in " ".join(
         capsys.readouterr().err.split()
     )
     assert kept("responses.n=2", "responses.max_new_tokens=2") == [("w1 w1", 5), ("w9 w8", 2)]

@@ -47,7 +47,7 @@ class TestMistakes:
         assert text.startswith("score.reward is data, but the response p1#1 (from the data) has no score; give teacher")
         responses[3]["data_score"] = math.nan
         text = self.refused(tmp_path, teacher, "score.reward=data", responses=responses)
-        assert text.startswith("the data's score of the response p1#1 is nan (prompt: 'w3 w4'); mend the data")
+        assert text.startswith("the data's score of the response p1#1 is nan (prompt: 'w3 w4'); fix the data")
 
     def test_a_response_without_tokens(self, tmp_path: Path, teacher: Path) -> None:
         responses = records(4, 2)

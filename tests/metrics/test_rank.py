@@ -98,7 +98,7 @@ def test_chunks_equal_the_whole(measure: Callable[..., Tensor], monkeypatch: pyt
     student, teacher = scores(2, 5, 8)
     whole = measure(student, teacher)
     assert whole.shape == (2, 5)
-    monkeypatch.setattr(rank, "_ENTRIES", 150)  # two rows a chunk
+    monkeypatch.setattr(rank, "_ENTRIES", 150)  # two rows per chunk
     assert torch.equal(measure(student, teacher), whole)
 
 

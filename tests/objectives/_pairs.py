@@ -19,7 +19,7 @@ ENDS = [(1, 2), (0, 3), (1, 0), (1, 3), None, None]
 
 
 def a_batch() -> Batch:
-    """Scores in nats a token, in float64."""
+    """Scores in nats per token, in float64."""
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(6, 4, generator=generator, dtype=torch.float64) - 1
     return Batch(

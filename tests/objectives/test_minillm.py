@@ -209,7 +209,7 @@ def test_stored_responses_have_weights_of_one() -> None:
 
 
 def test_clip_lets_go_of_what_is_pushed_far_enough() -> None:
-    """Two tokens a response: the first is pushed by the second's reward."""
+    """Two tokens per response: the first is pushed by the second's reward."""
     student = torch.zeros(4, 2, dtype=torch.float64)
     teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
     batch = Batch(

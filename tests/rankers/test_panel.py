@@ -136,7 +136,7 @@ class TestPanel:
 
 
 class TestIdentity:
-    """What a stage that stores scores is made again for."""
+    """What a stage that stores scores is rebuilt for."""
 
     def test_options_and_combination_count(self) -> None:
         entries: list[Any] = [{"name": "verifier", "kind": "number"}, {"name": "log_prob", "weight": 2.0}]

@@ -1,4 +1,4 @@
-"""Right or wrong: which answers a response has, and which of them are equal."""
+"""Right or wrong: which answer a response has, and which of them are equal."""
 
 import math
 import sys

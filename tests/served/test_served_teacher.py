@@ -139,7 +139,7 @@ def test_a_fault_that_stays_is_one_line(
 def test_another_model_than_the_one_at_hand_is_refused(model_server: ModelServer, folder: Path, tmp_path: Path) -> None:
     same, other = local(folder), local(save_llama(tmp_path / "other", tokenizer(), seed=7))
     teacher(model_server, None, local=lambda items: same.scored(items)[0], tolerance_nats=1e-4).scored(ITEMS)
-    with pytest.raises(UserError, match=r"nats a token from the server.*Usual causes: another model") as caught:
+    with pytest.raises(UserError, match=r"nats per token from the server.*Usual causes: another model") as caught:
         teacher(model_server, None, local=lambda items: other.scored(items)[0]).scored(ITEMS)
     assert len(str(caught.value)) < 400
 

@@ -114,7 +114,7 @@ def test_the_share_that_is_answered_anew() -> None:
     assert not set(seeds) & set(on_policy.group_seeds(0, step=4, first=0, groups=4000))
 
 
-# Eight prompts a step: micro-batches of eight, of two and of four.
+# Eight prompts per step: micro-batches of eight, of two and of four.
 STEPS_OF_EIGHT = [
     {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
     {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},

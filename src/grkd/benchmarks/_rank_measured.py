@@ -158,7 +158,7 @@ class RankMeasurement:
             for name, values in token_measures(*chunk, top_k=min(self.top_k, student.vocabulary)).items():
                 columns.setdefault(name, []).append(values)
         lengths = [len(item.response_ids) for item in items]
-        # Off the device once a measure, and widened where memory is cheap.
+        # Off the device once per measure, and widened where memory is cheap.
         whole = {name: torch.cat(parts).cpu().double().split(lengths) for name, parts in columns.items()}
         return [{name: parts[number] for name, parts in whole.items()} for number in range(len(items))]
 

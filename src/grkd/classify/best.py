@@ -16,7 +16,7 @@ from grkd.files import read_json
 from grkd.metrics.registry import higher_is_better
 
 _NOTE = (
-    "Chosen by the held-out metric: among many students the best one is also lucky, so its own figure is too good. "
+    "Chosen by the held-out metric: among many students the best one is also lucky, so its own metric is too good. "
     "The means over seeds are in results.json."
 )
 

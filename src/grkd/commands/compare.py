@@ -5,7 +5,7 @@ from pathlib import Path
 
 SUMMARY = "tune methods and compare them"
 DESCRIPTION = """\
-Which method wins on your data: every method is tuned with the same number of tries (the recipe's `search` section) on
+Which method wins on your data: every method is tuned with the same number of trials (the recipe's `search` section) on
 a part of the training prompts, then trained with every seed on the same prompts, response groups, teacher scores and
 optimiser steps; one table with 95 % intervals and paired tests. The same command goes on after a kill; a method that
 fails is shown as failed, the others go on.

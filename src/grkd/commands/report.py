@@ -21,7 +21,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     add("--output", type=Path, help="the page (default: RUN/report.html of the first run)")
     add("--evaluations", nargs="+", metavar="[LABEL=]DIR", help="outputs of `grkd eval`, as one table")
-    add("--paper", choices=("gemma2", "llama3"), help="show the paper's own figures of this pair beside")
+    add("--paper", choices=("gemma2", "llama3"), help="show the paper's own results of this pair beside ours")
 
 
 def run(options: argparse.Namespace) -> int:

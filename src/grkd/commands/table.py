@@ -23,7 +23,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("runs", nargs="+", metavar="[LABEL=]RUN", help="a folder that `grkd eval` wrote")
     add("--format", choices=("markdown", "latex", "csv", "json"), default="markdown")
-    add("--paper", choices=("gemma2", "llama3"), help="show the paper's own figures of this pair beside")
+    add("--paper", choices=("gemma2", "llama3"), help="show the paper's own results of this pair beside ours")
     add("--student", metavar="LABEL", help="the row that gains are counted from (default: student)")
     add("--teacher", metavar="LABEL", help="the row that comes first (default: teacher)")
     add("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")

@@ -1,4 +1,4 @@
-"""Which settings to try next: the same number of trials for every method, over lists of values.
+"""Which settings the next trial takes: the same number of trials for every method, over lists of values.
 
 Pure functions on plain records: `grkd.compare.study` keeps the records.
 """

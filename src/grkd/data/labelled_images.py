@@ -86,7 +86,7 @@ def read_image(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
             image = ImageOps.fit(image.convert("RGB"), (size, size), method=Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{path}: cannot be read as an image ({str(error).splitlines()[0]}); mend or remove it"
+            f"{path}: cannot be read as an image ({str(error).splitlines()[0]}); repair or remove it"
         ) from None
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 

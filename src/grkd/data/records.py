@@ -232,7 +232,11 @@ def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]
     context = next((each for each in contexts if each), [])
     if context:
         given = whole if parts.text is None else [{"role": "user", "content": parts.text}]
-        if given and _said(context)[-len(given) :] != _said(given) and _said(given)[-len(context) :] != _said(context):
+        if (
+            given
+            and _texts(context)[-len(given) :] != _texts(given)
+            and _texts(given)[-len(context) :] != _texts(context)
+        ):
             raise UserError(f"{where}: the prompt is not the one that chosen answers; keep one of them")
         whole = context if len(context) >= len(given) else given
         parts.text = None
@@ -244,7 +248,7 @@ def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]
     return answers
 
 
-def _said(messages: Messages) -> list[tuple[str, str]]:
+def _texts(messages: Messages) -> list[tuple[str, str]]:
     return [(message["role"], message["content"].strip()) for message in messages]
 
 

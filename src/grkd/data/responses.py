@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from grkd.data.conversation import REASONING, Message, Messages, message_of
 from grkd.data.prompts import Example
 from grkd.data.template import NotRendered, find, knows_tags, render, styles
-from grkd.data.thoughts import TAGS, Said, prompt_tail, said
+from grkd.data.thoughts import TAGS, Content, content_of, prompt_tail
 
 # Stand for control tokens that a completion spells, while the template is at work: private use, so in no real text.
 _OPEN, _CLOSE, _FILLER = "\ue000", "\ue001", "\ue002"
@@ -54,7 +54,7 @@ def rendered_response(
             raise NotRendered(example, "its completion has reasoning or tool calls, and there is no chat template")
         return _pieces(message["content"], literals)
     try:
-        given = said(message)
+        given = content_of(message)
     except ValueError as error:
         raise NotRendered(example, str(error)) from None
     if given.thoughts is None and any(given.answer.startswith(opened) for opened, _ in TAGS):
@@ -63,7 +63,7 @@ def rendered_response(
     if closed and given.thoughts:
         if notes is not None:
             notes["thoughts left out: the template's prompt closes them (chat_template_kwargs may turn them on)"] += 1
-        given = Said(answer=given.answer)
+        given = Content(answer=given.answer)
         message = {key: value for key, value in message.items() if key not in REASONING} | {"content": given.answer}
     place = _Place(example=example, prompt=prompt, given=given, message=message, stops=stops, control=control)
     return _pieces(place.response(_wholes(tokenizer, example, messages, message)), literals)
@@ -88,7 +88,7 @@ class _Place:
 
     example: Example
     prompt: str
-    given: Said
+    given: Content
     message: Message
     stops: Sequence[str]
     control: Sequence[str]
@@ -186,7 +186,7 @@ class _Place:
         return rest[: sum(min(found))] if found else rest[:otherwise]
 
 
-def _bare(rest: str, given: Said, tags: tuple[str, str] | None) -> int | None:
+def _bare(rest: str, given: Content, tags: tuple[str, str] | None) -> int | None:
     """Where the answer ends in a finished turn that holds the answer, and perhaps the thoughts, and nothing else."""
     thoughts = re.escape(given.thoughts or "")
     opened, closed = (re.escape(tag) for tag in tags or given.tags)

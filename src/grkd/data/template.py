@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grkd.data.conversation import REASONING, Message, Messages
 from grkd.data.prompts import Example
-from grkd.data.thoughts import TAGS, said
+from grkd.data.thoughts import TAGS, content_of
 from grkd.errors import UserError
 
 
@@ -45,7 +45,11 @@ class Style:
         return [self._message(message) for message in (*before, self._with_thoughts(last))]
 
     def _with_thoughts(self, message: Message) -> Message:
-        if self.reasoning == "given" or message["role"] != "assistant" or (told := said(message)).thoughts is None:
+        if (
+            self.reasoning == "given"
+            or message["role"] != "assistant"
+            or (told := content_of(message)).thoughts is None
+        ):
             return message
         rest = {key: value for key, value in message.items() if key not in REASONING}
         if self.reasoning == "inline":
@@ -84,7 +88,7 @@ def styles(messages: Messages, *, tags_known: bool = False) -> Iterator[Style]:
     tags_known: the template knows tags of thoughts, so thoughts of a field may be written inside the text.
     """
     last = messages[-1]
-    thoughts = last["role"] == "assistant" and said(last).thoughts is not None
+    thoughts = last["role"] == "assistant" and content_of(last).thoughts is not None
     ways = ("given", *REASONING, *(("inline",) if tags_known else ())) if thoughts else ("given",)
     calls = any("tool_calls" in message for message in messages)
     roles = {message["role"] for message in messages}
@@ -142,7 +146,7 @@ def rendered_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, messag
     errors: list[NotRendered] = []
     for message in messages:
         try:
-            said(message)
+            content_of(message)
         except ValueError as error:
             raise NotRendered(example, str(error)) from None
     for style in styles(messages):
@@ -176,7 +180,7 @@ def _missing(example: Example, messages: Messages, text: str) -> str | None:
     for message in messages:
         content = message["content"]
         if message["role"] == "assistant":
-            content = said(message).answer
+            content = content_of(message).answer
             names = [call["function"]["name"] for call in message.get("tool_calls", ())]
             if any(name not in text for name in names):
                 return "the tool calls"

@@ -19,7 +19,7 @@ _CHANNEL = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Content:
     """An answer and the thoughts before it. inline: the whole text as it was given, where it holds the thoughts."""
 
     answer: str
@@ -34,7 +34,7 @@ class Said:
         return self.inline or f"{opened}\n{self.thoughts}\n{closed}\n\n{self.answer}"
 
 
-def said(message: Message) -> Said:
+def content_of(message: Message) -> Content:
     """What an assistant's message says; thoughts in the text count as the message's where it has no field of them.
 
     Raises ValueError for thoughts in both places that differ.
@@ -49,8 +49,8 @@ def said(message: Message) -> Said:
         thoughts = head.lstrip().removeprefix(opened)
         if field is not None and field.strip() != thoughts.strip():
             raise ValueError("they have thoughts in the text and others in a field")
-        return Said(answer=answer.strip(), thoughts=thoughts.strip(), inline=content, tags=tags)
-    return Said(answer=content.strip(), thoughts=None if field is None else field.strip())
+        return Content(answer=answer.strip(), thoughts=thoughts.strip(), inline=content, tags=tags)
+    return Content(answer=content.strip(), thoughts=None if field is None else field.strip())
 
 
 def prompt_tail(prompt: str) -> tuple[int, tuple[str, str] | None, bool]:

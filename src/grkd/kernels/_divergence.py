@@ -19,7 +19,7 @@ def divergence_rows(
     temperature: float = 1.0,
     beta: float = 0.5,
 ) -> Float[Tensor, " rows"]:
-    """One value a row, in nats; p_S and p_T are softmaxes at `temperature`.
+    """One value per row, in nats; p_S and p_T are softmaxes at `temperature`.
 
     soft_target: -sum p_T log p_S;  forward_kl: KL(p_T || p_S);  reverse_kl: KL(p_S || p_T)
     jsd: beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S

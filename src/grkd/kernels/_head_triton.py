@@ -253,7 +253,7 @@ def _teacher_rows(size: int, inputs: HeadInputs) -> int:
 def _lean(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
     """Pass 1: rows' statistics and groups. Pass 2: blocks of the vocabulary, whose weight gradient is then complete.
 
-    The products of pass 1 are made again in pass 2; no sum over chunks of the whole weight gradient is ever held.
+    The products of pass 1 are computed again in pass 2; no sum over chunks of the whole weight gradient is ever held.
     Without gradients pass 1 is all.
     """
     hidden, weight = inputs.student_hidden, inputs.student_weight

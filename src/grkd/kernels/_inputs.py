@@ -55,7 +55,7 @@ class HeadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPlan:
-    """How the work is cut: tokens a chunk, fast or lean, dtype of the sums, which gradients are wanted,
+    """How the work is cut: tokens per chunk, fast or lean, dtype of the sums, which gradients are wanted,
     dtype of the weight's gradient (the weight's own, where the products run in a narrower one)."""
 
     chunk: int

@@ -121,7 +121,7 @@ def tiles_kernel(
     """One block of candidates of a row whose range is above `widest`, against all of the row.
 
     A masked candidate's teacher score is NaN: it is neither above nor below any other, so it makes no pair.
-    Where the scores lie within `safe` of their middle, exp(s_j - s_i) is a product of numbers made once a candidate.
+    Where the scores lie within `safe` of their middle, exp(s_j - s_i) is a product of numbers made once per candidate.
     """
     row = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks

@@ -29,7 +29,7 @@ def all_pairs(
     normalize: Normalize = "pairs",
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "*rows"]:
-    """grkd.losses.group_relative, fast: the same value and gradient (formula and options there), one value a row.
+    """grkd.losses.group_relative, fast: the same value and gradient (formula and options there), one value per row.
 
     Hard pairs of many candidates are summed by Chebyshev interpolation (O(candidates * nodes), see
     docs/kernels.md for the bound) where the range of the row's student scores / tau allows it, else pair by pair in

@@ -77,9 +77,9 @@ def distillation_head(
     times T^2 where `t_squared`; beta belongs to the JSD. cap(x) = softcap * tanh(x / softcap), each model its own.
 
     weights: [vocabulary or more, width]; DTensors are gathered, their gradients averaged over ranks as FSDP2 does.
-    row_mask: bool, True where the row counts; row_weights: w_r, one a row. rows: the divisor, a number or a 0-d tensor
-    (a trainer passes the global count); None takes the number of rows that count. Here every term has the same
-    divisor, as in objectives.combine(terms, rows=...).
+    row_mask: bool, True where the row counts; row_weights: w_r, one per row. rows: the divisor, a number or
+    a 0-d tensor (a trainer passes the global count); None takes the number of rows that count. Here every term has the
+    same divisor, as in objectives.combine(terms, rows=...).
     chunk: rows whose logits are held at once (None: about 1.3 GB of logits on CUDA). memory="lean": on CUDA, blocks of
     the vocabulary and both products twice; less memory, half again the time.
     accumulate: dtype of the weight gradient's sum over chunks.

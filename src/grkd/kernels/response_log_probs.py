@@ -30,9 +30,9 @@ def selected_log_probs(
     chunk: int = 1024,
     implementation: Implementation = "auto",
 ) -> Float[Tensor, " rows"]:
-    """log softmax(cap(h W^T + b) / temperature)[label], in nats and at least float32: one value a row.
+    """log softmax(cap(h W^T + b) / temperature)[label], in nats and at least float32: one value per row.
 
-    No [rows, vocabulary] tensor: `chunk` rows of float32 logits at a time, made again in the backward pass.
+    No [rows, vocabulary] tensor: `chunk` rows of float32 logits at a time, computed again in the backward pass.
     cap(x) = softcap * tanh(x / softcap).
     labels: token of each row; below 0 the row gives 0 and no gradient, whatever its hidden state holds (NaN too).
     vocabulary: the softmax is over the first so many entries (an lm_head may be padded); None takes all.

@@ -1,4 +1,7 @@
-"""A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
+"""A language model's last stage: what a student learnt, measured on held-out prompts and questions.
+
+Over 300 lines: what is measured of ranks, of answers and of samples shares one student in one precision.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,7 +108,7 @@ def to_rank(student: nn.Module) -> Any:
 
 
 def to_answer(context: LanguageContext, student: nn.Module) -> Any:
-    """The student, in place, as it writes text, in tries and in runs that count: as when responses are sampled from it.
+    """The student, in place, as it writes text, in trials and in final runs: as when responses are sampled from it.
 
     That is bfloat16 on a GPU and float32 on a CPU, or what student.dtype says. It is no longer fit for to_rank.
     """

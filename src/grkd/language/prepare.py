@@ -78,7 +78,8 @@ def _say_what_is_left_out(responses: Responses, records: list[dict[str, Any]]) -
     longest = max(len(record["data_response_ids"] or []) for record in records)
     if longest > responses.n == 1:
         console.print(
-            f"[yellow]the data has up to {longest} responses a prompt; responses.n = 1 takes the first of them[/yellow]"
+            f"[yellow]the data has up to {longest} responses per prompt; responses.n = 1 takes the first of them"
+            "[/yellow]"
         )
 
 

@@ -60,7 +60,7 @@ def respond(context: LanguageContext) -> Path:
 
 
 def read_records(run: RunFolder, split: str) -> list[Record]:
-    """The respond stage's records of a split, a record a response, in the order of the data."""
+    """The respond stage's records of a split, a record per response, in the order of the data."""
     shards = sorted((run.path / "respond").glob("shard-*.parquet"))
     records = [record for shard in shards for record in read_table(shard)]
     return [record for record in records if record["split"] == split]
@@ -239,7 +239,7 @@ def _check_left(counts: dict[str, int], settings: Responses) -> None:
             raise UserError(
                 f"responses: no {split} prompt has {min(settings.n, 2)} different responses "
                 f"({counts['duplicates_dropped']} were duplicates, {counts['empty_dropped']} empty); "
-                "raise responses.temperature or responses.candidates, or mend the data"
+                "raise responses.temperature or responses.candidates, or fix the data"
             )
 
 
@@ -253,7 +253,7 @@ def _say(counts: dict[str, int], settings: Responses) -> None:
         parts.append(f"{counts['duplicates_dropped']:,} duplicates and {counts['empty_dropped']:,} empty dropped")
         parts.append(f"{counts['groups_dropped']:,} prompts dropped with fewer than 2 different responses")
     if "generated_tokens" in counts:
-        parts.append(f"{counts['generated_tokens_per_second']:,} tokens/s a process")
+        parts.append(f"{counts['generated_tokens_per_second']:,} tokens/s per process")
     console.print(f"respond: {', '.join(parts)}", soft_wrap=True)
     if lost := counts.get("responses_not_rendered"):
         console.print(f"[yellow]{lost:,} responses left out: the student's chat template cannot write them[/yellow]")

@@ -33,7 +33,7 @@ _SEED_OF = {"teacher": 0, "student": 1 << 52}
 def samplers(
     context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]
 ) -> dict[str, "Sampler | ServedSampler"]:
-    """A sampler for each model among the sources; shares: responses a prompt from each. `prompts`: of the whole run."""
+    """A sampler per model among the sources; shares: responses per prompt from each. `prompts`: of the whole run."""
     made: dict[str, Sampler | ServedSampler] = {}
     if "teacher" in shares and context.models.served is not None:
         made["teacher"] = ServedSampler(context, shares["teacher"])

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 TOKENS = pa.list_(pa.int32())
 
-# A line a prompt. data_*: what the data has as responses, where responses.source takes them from there.
+# One line per prompt. data_*: what the data has as responses, where responses.source takes them from there.
 PROMPTS = pa.schema(
     {
         "id": pa.string(),
@@ -18,7 +18,7 @@ PROMPTS = pa.schema(
     }
 )
 
-# A line a response; `id` is <group>#<index>, `group` the prompt's id.
+# One line per response; `id` is <group>#<index>, `group` the prompt's id.
 RESPONSES = pa.schema(
     {
         "id": pa.string(),

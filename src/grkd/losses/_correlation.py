@@ -13,14 +13,43 @@ def pearson_distance(
     *,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """1 - Pearson's correlation of each row's unmasked values, in [0, 2], one value a row.
+    """1 - Pearson's correlation of each row's unmasked values, in [0, 2], one value per row.
 
-    r = sum_k (s_k - mean s)(t_k - mean t) / (|s - mean s| |t - mean t|)
-    A side that is constant over a row correlates with nothing: r = 0, and no gradient. A row with fewer than two
-    unmasked values gives 0. No gradient reaches the teacher.
-    Raises ValueError for shapes that differ.
-    Source: Huang et al., arXiv 2205.10536, Eq. 5-6 (there with 1e-8 added to the denominator, which also damps the
-    correlation of very small values; here it is exact down to the dtype's smallest numbers).
+        r = sum_k (s_k - mean s)(t_k - mean t) / (|s - mean s| |t - mean t|)
+
+    Values that are constant over a row correlate with nothing: r = 0, and no gradient. A row with fewer than two
+    unmasked values gives 0.
+
+    Parameters
+    ----------
+    student_values : Tensor [*rows, candidates]
+        Any values, such as probabilities.
+    teacher_values : Tensor [*rows, candidates]
+        The same of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+
+    Returns
+    -------
+    Tensor [*rows]
+        1 - r, without unit.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Huang et al., arXiv 2205.10536, Eq. 5-6. There 1e-8 is added to the denominator, which also damps the correlation of
+    very small values; here it is exact down to the dtype's smallest numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import pearson_distance
+    >>> pearson_distance(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 5.0]]))
+    tensor([1.5000])
     """
     if student_values.shape != teacher_values.shape:
         raise ValueError(

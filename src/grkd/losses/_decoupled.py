@@ -16,13 +16,50 @@ def decoupled_kl(
     mask: Tensor | None = None,
     temperature: float = 1.0,
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """(target, non-target) KL divergences in nats, one value of each a row; no T^2.
+    """The two parts of a KL divergence with labels: the true class against the rest, and the rest among themselves.
 
-    p = softmax(scores / T); b = (p_label, 1 - p_label); p^ = p over the other classes, made to sum to 1
-    target = KL(b_T || b_S);  non-target = KL(p^_T || p^_S);  KL(p_T || p_S) = target + (1 - p_T(label)) * non-target
-    A row whose label is negative or masked gives 0 in both. No gradient reaches the teacher.
-    Raises UserError for temperature <= 0, ValueError for shapes that differ.
-    Source: Zhao et al., arXiv 2203.08679, Eq. 5-6.
+        p = softmax(scores / T);  b = (p_label, 1 - p_label);  p^ = p over the other classes, made to sum to 1
+        target = KL(b_T || b_S);  non-target = KL(p^_T || p^_S)
+        KL(p_T || p_S) = target + (1 - p_T(label)) * non-target
+
+    A row whose label is negative or masked gives 0 in both. There is no factor T^2.
+
+    Parameters
+    ----------
+    student_scores : Tensor [rows, candidates]
+        Logits of the student.
+    teacher_scores : Tensor [rows, candidates]
+        Logits of the teacher. No gradient reaches them.
+    labels : int Tensor [rows]
+        The true candidate of each row; negative: unknown.
+    mask : bool Tensor [rows, candidates], optional
+        True where a candidate exists.
+    temperature : float
+        Divides both sides' scores before the softmax; above 0.
+
+    Returns
+    -------
+    (Tensor [rows], Tensor [rows])
+        target and non-target, in nats.
+
+    Raises
+    ------
+    UserError
+        For a temperature that is not above 0.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Zhao et al., arXiv 2203.08679, Eq. 5-6.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import decoupled_kl
+    >>> student, teacher = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[2.0, 1.0, 0.0]])
+    >>> decoupled_kl(student, teacher, torch.tensor([0]))
+    (tensor([0.2291]), tensor([0.1109]))
     """
     if not temperature > 0:
         raise UserError(f"temperature must be above 0, got {temperature}")

@@ -16,19 +16,51 @@ def expected_disagreement(
     mask: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*rows"]:
-    """The chance that one draw from the student and one from the teacher differ, in [0, 1], one value a row.
+    """Chance that one draw from the student and one from the teacher differ, in [0, 1], one value per row.
 
-    L = 1 - sum_k q_k p_k,  q = softmax(s / T), p = softmax(t / T) over the unmasked candidates.
-    Its gradient is a candidate's advantage over its group, with the teacher's probability as the reward:
-    dL/ds_k = -q_k (p_k - sum_j q_j p_j) / T = -(q_k / T) sum_j q_j (p_k - p_j),
-    pairs weighted by the gap of the teacher's probabilities and by how plausible both are to the student.
-    Bounded, so that a row whose teacher is wrong pulls no harder than its probability. At its least, 1 - max p, all of
-    the student's probability is on the teacher's best: it wants an anchor (soft targets).
-    A row with no unmasked candidate gives 0. No gradient reaches the teacher.
-    Raises UserError for temperature <= 0, ValueError for shapes that differ.
-    Source: ours; the advantage is the group relative one of GRPO (arXiv 2402.03300) without its division by the group's
-    deviation, in expectation over the student's draws; with labels in place of p it is the mean absolute error of
-    Ghosh et al., arXiv 1712.09482, up to a factor.
+        L = 1 - sum_k q_k p_k,  q = softmax(s / T), p = softmax(t / T) over the unmasked candidates
+        dL/ds_k = -q_k (p_k - sum_j q_j p_j) / T
+
+    The gradient is a candidate's advantage over its group with the teacher's probability as the reward. The loss is
+    bounded, so a row whose teacher is wrong pulls no harder than its probability. At its minimum, 1 - max p, all of the
+    student's probability is on the teacher's best candidate: it wants an anchor (soft targets). A row without an
+    unmasked candidate gives 0.
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    temperature : float
+        Divides both sides' scores before the softmax; above 0.
+
+    Returns
+    -------
+    Tensor [*rows]
+        A probability.
+
+    Raises
+    ------
+    UserError
+        For a temperature that is not above 0.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Ours. The advantage is that of GRPO (arXiv 2402.03300) without its division by the group's deviation, in expectation
+    over the student's draws. With labels in place of p it is the mean absolute error of Ghosh et al., arXiv
+    1712.09482, up to a factor.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import expected_disagreement
+    >>> expected_disagreement(torch.zeros(1, 4), torch.zeros(1, 4))
+    tensor([0.7500])
     """
     if student_scores.shape != teacher_scores.shape:
         raise ValueError(

@@ -19,14 +19,48 @@ def generalized_jsd(
     beta: float = 0.5,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*rows"]:
-    """Generalised Jensen-Shannon divergence of two softmaxes at `temperature`, in nats, one value per row.
+    """Generalised Jensen-Shannon divergence of two softmaxes, in nats, one value per row.
 
-    D = beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S
-    beta 0 is the forward KL(p_T || p_S) and beta 1 the reverse KL(p_S || p_T), taken by name: D itself goes to 0 there,
-    and D / beta and D / (1 - beta) go to the two.
-    A row with no unmasked candidate gives 0. No gradient reaches the teacher.
-    Raises UserError for options out of range, ValueError for shapes that differ.
-    Source: Agarwal et al., arXiv 2306.13649, Eq. 1.
+        D = beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S
+
+    beta 0 is the forward KL(p_T || p_S) and beta 1 the reverse KL(p_S || p_T), by name: D itself goes to 0 there, and
+    D / beta and D / (1 - beta) go to the two. A row without an unmasked candidate gives 0.
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    beta : float
+        Between forward KL (0) and reverse KL (1).
+    temperature : float
+        Divides both sides' scores before the softmax; above 0.
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For an option out of range.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Agarwal et al., arXiv 2306.13649, Eq. 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import generalized_jsd
+    >>> generalized_jsd(torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]]), beta=0.5)  # log 2
+    tensor([0.6931])
     """
     if student_scores.shape != teacher_scores.shape:
         raise ValueError(
@@ -50,7 +84,30 @@ def generalized_jsd_of(
     *,
     beta: float,
 ) -> Float[Tensor, "*rows"]:
-    """generalized_jsd of log-probabilities over the candidates that exist (None: all), as masked_log_softmax gives."""
+    """`generalized_jsd` of log-probabilities that exist already, one value per row.
+
+    Parameters
+    ----------
+    student_log_probs, teacher_log_probs : Tensor [*rows, candidates]
+        As `masked_log_softmax` gives them, in nats.
+    exists : bool Tensor [*rows, candidates] or None
+        True where a candidate exists; None: everywhere.
+    beta : float
+        Between forward KL (0) and reverse KL (1).
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import generalized_jsd_of, masked_log_softmax
+    >>> log_probs = masked_log_softmax(torch.tensor([[2.0, 1.0]]), None, 1.0)
+    >>> generalized_jsd_of(log_probs, log_probs, None, beta=0.5)
+    tensor([-5.3848e-08])
+    """
     student, teacher = student_log_probs, teacher_log_probs
     if beta == 0:
         terms = teacher.exp() * (teacher - student)

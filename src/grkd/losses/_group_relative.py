@@ -28,15 +28,55 @@ def group_relative(
 ) -> Float[Tensor, "*rows"]:
     """Group relative loss: how badly the student orders the pairs that the teacher orders, in nats, one value per row.
 
-    P = {(i, j) : t_i > t_j, both unmasked};  d_ij = (s_i - s_j) / tau;  q_ij = sigmoid((t_i - t_j) / tau)
-    hard: L = -(1/Z) sum_P log sigmoid(d_ij)
-    soft: L = -(1/Z) sum_P [q_ij log sigmoid(d_ij) + (1 - q_ij) log sigmoid(-d_ij)]
-    pair_target: the name of a form ("hard", "soft", "margin"), or any PairForm: L = (1/Z) sum_P value(d_ij, D_ij).
-    Z = |P| for normalize="pairs", the number of unmasked candidates for "candidates".
-    A row with no pair (all tied, or fewer than two candidates) gives 0. No gradient reaches the teacher.
-    Unmasked scores must be finite. Work is O(candidates^2) a row; memory is bounded by tiles recomputed in backward.
-    Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that differ.
-    Source: arXiv 2504.20482 (hard, pairs). Soft targets and the per-candidate mean are ours, see docs/method.md.
+        P = {(i, j) : t_i > t_j, both unmasked};  d_ij = (s_i - s_j) / tau;  q_ij = sigmoid((t_i - t_j) / tau)
+        hard: L = -(1/Z) sum_P log sigmoid(d_ij)
+        soft: L = -(1/Z) sum_P [q_ij log sigmoid(d_ij) + (1 - q_ij) log sigmoid(-d_ij)]
+        any form: L = (1/Z) sum_P value(d_ij, D_ij),  D_ij = (t_i - t_j) / tau
+        Z = |P| for "pairs", the number of unmasked candidates for "candidates"
+
+    A row without a pair (all tied, or fewer than two candidates) gives 0. Work is O(candidates^2) per row; memory is
+    bounded by tiles that are recomputed in the backward pass.
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    tau : float
+        Scale of score differences; above 0.
+    pair_target : str or PairForm
+        "hard", "soft", "margin", or a form of your own.
+    normalize : {"pairs", "candidates"}
+        What a row's sum is divided by.
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For tau that is not above 0, or an unknown option.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    arXiv 2504.20482 (hard, pairs). Soft targets and the mean per candidate are ours, see docs/method.md.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import group_relative
+    >>> student, teacher = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[3.0, 2.0, 1.0]])
+    >>> group_relative(student, teacher)  # three undecided pairs: log 2
+    tensor([0.6931])
+    >>> group_relative(student, teacher, normalize="candidates", pair_target="soft")
+    tensor([0.6931])
     """
     form = pair_form(pair_target)
     _check(student_scores, teacher_scores, tau, normalize)

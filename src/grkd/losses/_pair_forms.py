@@ -16,11 +16,29 @@ Margins = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PairForm:
-    """The loss of a pair (i, j) with t_i > t_j, by d = (s_i - s_j) / tau and D = (t_i - t_j) / tau, element by element.
+    """The loss of one pair (i, j) with t_i > t_j, element by element.
 
-    value: in nats. slope: d value / d d. Both must be finite at every finite margin, since they are computed for pairs
-    that the teacher does not order too. kernel: id under which the Triton kernels compute this form; None: torch does.
-    A form of one's own: PairForm("hinge", lambda d, D: (1 - d).relu(), lambda d, D: -(d < 1).to(d.dtype)).
+        d = (s_i - s_j) / tau,  D = (t_i - t_j) / tau
+
+    Parameters
+    ----------
+    name : str
+        As it is written in recipes and messages.
+    value : callable
+        (d, D) -> loss in nats. Finite at every finite margin: it is computed for pairs that the teacher does not order
+        too.
+    slope : callable
+        (d, D) -> d value / d d; finite as well.
+    kernel : int, optional
+        Id under which the Triton kernels compute this form. None: torch computes it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import PairForm, group_relative
+    >>> hinge = PairForm("hinge", lambda d, D: (1 - d).relu(), lambda d, D: -(d < 1).to(d.dtype))
+    >>> group_relative(torch.tensor([[0.0, 0.25]]), torch.tensor([[1.0, 0.0]]), pair_target=hinge)
+    tensor([1.2500])
     """
 
     name: str
@@ -63,7 +81,29 @@ PAIR_FORMS = {form.name: form for form in (HARD, SOFT, MARGIN)}
 
 
 def pair_form(form: PairForm | str) -> PairForm:
-    """The form of this name, or the form itself. Raises UserError for an unknown name."""
+    """The pair form of this name, or the form itself.
+
+    Parameters
+    ----------
+    form : str or PairForm
+        "hard", "soft", "margin", or a form.
+
+    Returns
+    -------
+    PairForm
+        The form.
+
+    Raises
+    ------
+    UserError
+        For an unknown name.
+
+    Examples
+    --------
+    >>> from grkd.losses import pair_form
+    >>> pair_form("soft").name
+    'soft'
+    """
     if isinstance(form, PairForm):
         return form
     if form not in PAIR_FORMS:

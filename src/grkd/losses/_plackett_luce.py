@@ -23,15 +23,46 @@ def plackett_luce(
     mask: Tensor | None = None,
     top_k: int | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """Negative log-probability of the teacher's order under the student's scores, in nats, one value a row.
+    """Negative log-probability of the teacher's order under the student's scores, in nats, one value per row.
 
-    L = -sum_{k=1..K} [ s_(k) - log sum_{i >= k} exp s_(i) ]
-    (1), (2), ...: the unmasked candidates by falling t; equal t by index, the lower first (a fully tied row is ranked
-    by index, so a caller for whom ties are no preference leaves rows without a pair out).
-    K: top_k places, the first ones (every candidate stays in the sums); all where None, or where there are fewer.
-    Fewer than two unmasked candidates give 0. No gradient reaches the teacher. Unmasked scores must be finite.
-    Raises UserError for top_k below 1, ValueError for shapes that differ.
-    Source: Plackett, 1975; as a loss (ListMLE): Xia et al., ICML 2008.
+        L = -sum_{k=1..K} [ s_(k) - log sum_{i >= k} exp s_(i) ]
+
+    (1), (2), ... are the unmasked candidates by falling t. Equal t are ordered by index, the lower first: leave out
+    rows without a pair if ties are no preference. Fewer than two unmasked candidates give 0.
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    top_k : int, optional
+        Number of first places K in the sum; every candidate stays in the inner sums. None: all places.
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For top_k below 1.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Plackett, 1975; as a loss (ListMLE): Xia et al., ICML 2008.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import plackett_luce
+    >>> plackett_luce(torch.zeros(1, 3), torch.tensor([[3.0, 2.0, 1.0]]))  # one of 3! orders: log 6
+    tensor([1.7918])
     """
     _check_shapes(student_scores, teacher_scores)
     if top_k is not None and top_k < 1:
@@ -53,13 +84,46 @@ def rankings_jsd(
     mask: Tensor | None = None,
     ranks: int,
 ) -> Float[Tensor, " rows"]:
-    """Jensen-Shannon divergence of the two Plackett-Luce distributions over rankings, in nats, one value a row.
+    """Jensen-Shannon divergence of two Plackett-Luce distributions over rankings, in nats, one value per row.
 
-    JSD = 1/2 KL(P_T || M) + 1/2 KL(P_S || M),  M = (P_T + P_S) / 2,  at most log 2
-    P(pi) = prod_k exp(s_pi(k)) / sum_{i >= k} exp(s_pi(i)) over the rankings pi of the first `ranks` places
-    ranks >= candidates - 1 is the distribution over all candidates! permutations (the last place is what is left).
-    Missing candidates are in no ranking. A row with fewer than two gives 0. No gradient reaches the teacher.
-    Raises UserError for ranks below 1 or for more than 65,536 rankings, ValueError for shapes that differ.
+        JSD = 1/2 KL(P_T || M) + 1/2 KL(P_S || M),  M = (P_T + P_S) / 2,  at most log 2
+        P(pi) = prod_k exp(s_pi(k)) / sum_{i >= k} exp(s_pi(i)),  pi: rankings of the first `ranks` places
+
+    Missing candidates are in no ranking. A row with fewer than two candidates gives 0.
+
+    Parameters
+    ----------
+    student_scores : Tensor [rows, candidates]
+        Scores of the student.
+    teacher_scores : Tensor [rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [rows, candidates], optional
+        True where a candidate exists.
+    ranks : int
+        Number of first places. candidates - 1 or more: the distribution over all candidates! permutations.
+
+    Returns
+    -------
+    Tensor [rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For ranks below 1, or more than 65,536 rankings.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Plackett, 1975 (the distribution).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import rankings_jsd
+    >>> rankings_jsd(torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]]), ranks=1)  # log 2
+    tensor([0.6931])
     """
     _check_shapes(student_scores, teacher_scores)
     exists = checked_mask(mask, student_scores)

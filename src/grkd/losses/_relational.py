@@ -18,11 +18,38 @@ def relational_distance(
     *,
     counted: Bool[Tensor, " rows"],
 ) -> Float[Tensor, " rows"]:
-    """How far each row's distances to the other rows differ between student and teacher, one value a row.
+    """How far each row's distances to the other rows differ between student and teacher, one value per row.
 
-    D(i, j) = |x_i - x_j| / mean distance over all pairs;  L_i = mean over j != i of Huber(D_S(i, j) - D_T(i, j))
-    The mean over rows is the paper's loss as a mean over pairs. Rows that do not count make no pair and give 0.
-    Source: Park et al., arXiv 1904.05068, Eq. 4-7 (Huber with delta 1).
+        D(i, j) = |x_i - x_j| / mean distance over all pairs
+        L_i = mean over j != i of Huber(D_S(i, j) - D_T(i, j))
+
+    The mean over rows is the paper's loss as a mean over pairs.
+
+    Parameters
+    ----------
+    student_features : Tensor [rows, student_features]
+        What the student's last layer reads.
+    teacher_features : Tensor [rows, teacher_features]
+        The same of the teacher; the widths may differ.
+    counted : bool Tensor [rows]
+        Rows that are compared; the others give 0.
+
+    Returns
+    -------
+    Tensor [rows]
+        Without unit.
+
+    References
+    ----------
+    Park et al., arXiv 1904.05068, Eq. 4-7 (Huber with delta 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import relational_distance
+    >>> points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
+    >>> relational_distance(points, 7 * points, counted=torch.ones(3, dtype=torch.bool))
+    tensor([0., 0., 0.])
     """
     pairs = _pairs(counted)
     student, teacher = (
@@ -39,12 +66,38 @@ def relational_angle(
     *,
     counted: Bool[Tensor, " rows"],
 ) -> Float[Tensor, " rows"]:
-    """How far the angles at each row differ between student and teacher, one value a row.
+    """How far the angles at each row differ between student and teacher, one value per row.
 
-    A(i, j, k) = cos of the angle at x_j between x_i and x_k
-    L_j = mean over i != k, both not j, of Huber(A_S - A_T); the mean over rows is the mean over triplets.
-    Rows that do not count are in no triplet and give 0. Work is O(rows^3); memory is bounded by blocks of vertices.
-    Source: Park et al., arXiv 1904.05068, Eq. 8-10 (Huber with delta 1).
+        A(i, j, k) = cos of the angle at x_j between x_i and x_k
+        L_j = mean over i != k, both not j, of Huber(A_S - A_T)
+
+    The mean over rows is the mean over triplets. Work is O(rows^3); memory is bounded by blocks of vertices.
+
+    Parameters
+    ----------
+    student_features : Tensor [rows, student_features]
+        What the student's last layer reads.
+    teacher_features : Tensor [rows, teacher_features]
+        The same of the teacher; the widths may differ.
+    counted : bool Tensor [rows]
+        Rows that are compared; the others give 0.
+
+    Returns
+    -------
+    Tensor [rows]
+        Without unit.
+
+    References
+    ----------
+    Park et al., arXiv 1904.05068, Eq. 8-10 (Huber with delta 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import relational_angle
+    >>> line, corner = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> relational_angle(line, corner, counted=torch.ones(3, dtype=torch.bool))[0]  # cos 0 against cos 90: 1/2
+    tensor(0.5000)
     """
     student = torch.where(counted.unsqueeze(-1), wide(student_features), 0.0)
     teacher = torch.where(counted.unsqueeze(-1), wide(teacher_features.detach()), 0.0)

@@ -16,13 +16,47 @@ def soft_target(
     temperature: float = 1.0,
     t_squared: bool = False,
 ) -> Float[Tensor, "*rows"]:
-    """Cross-entropy of the student under the teacher's soft targets, in nats, one value a row.
+    """Cross-entropy of the student under the teacher's soft targets, in nats, one value per row.
 
-    L_soft = -sum_k p_T(k) log p_S(k),  p_T = softmax(t / T), p_S = softmax(s / T) over the unmasked candidates;
-    times T^2 where t_squared is set (it keeps the gradient's size as T grows).
-    A row with no unmasked candidate gives 0. No gradient reaches the teacher.
-    Raises UserError for temperature <= 0, ValueError for shapes that differ.
-    Source: Hinton et al., arXiv 1503.02531; arXiv 2504.20482 uses it without T^2.
+        L = -sum_k p_T(k) log p_S(k),  p_T = softmax(t / T), p_S = softmax(s / T) over the unmasked candidates
+
+    A row without an unmasked candidate gives 0.
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    temperature : float
+        Divides both sides' scores before the softmax; above 0.
+    t_squared : bool
+        Multiply by T^2, which keeps the gradient's size as T grows.
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For a temperature that is not above 0.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Hinton et al., arXiv 1503.02531; arXiv 2504.20482 uses it without T^2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import soft_target
+    >>> soft_target(torch.zeros(1, 4), torch.tensor([[2.0, 1.0, 0.0, -1.0]]))  # log 4
+    tensor([1.3863])
     """
     teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
     loss = cross_entropy_of(student_log_probs, teacher_log_probs, exists)
@@ -34,7 +68,28 @@ def cross_entropy_of(
     teacher_log_probs: Float[Tensor, "*rows candidates"],
     exists: Bool[Tensor, "*rows candidates"] | None,
 ) -> Float[Tensor, "*rows"]:
-    """-sum_k p_T(k) log p_S(k) over the candidates that exist (None: all), in nats, of what masked_log_softmax gave."""
+    """-sum_k p_T(k) log p_S(k) of log-probabilities that exist already, in nats, one value per row.
+
+    Parameters
+    ----------
+    student_log_probs, teacher_log_probs : Tensor [*rows, candidates]
+        As `masked_log_softmax` gives them, in nats.
+    exists : bool Tensor [*rows, candidates] or None
+        True where a candidate exists; None: everywhere.
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import cross_entropy_of, masked_log_softmax
+    >>> uniform = masked_log_softmax(torch.zeros(1, 2), None, 1.0)
+    >>> cross_entropy_of(uniform, uniform, None)
+    tensor([0.6931])
+    """
     return -_sum(teacher_log_probs.exp() * student_log_probs, exists)
 
 
@@ -45,9 +100,39 @@ def forward_kl(
     mask: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*rows"]:
-    """KL(p_T || p_S) in nats, one value a row: the soft-target cross-entropy less the teacher's entropy.
+    """KL(p_T || p_S) in nats, one value per row: the soft-target cross-entropy less the teacher's entropy.
 
-    Raises UserError for temperature <= 0, ValueError for shapes that differ.
+        KL = sum_k p_T(k) (log p_T(k) - log p_S(k)),  p = softmax(scores / T) over the unmasked candidates
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    temperature : float
+        Divides both sides' scores before the softmax; above 0.
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For a temperature that is not above 0.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import forward_kl
+    >>> forward_kl(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    tensor([0.4621])
     """
     teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
     return _sum(teacher_log_probs.exp() * (teacher_log_probs - student_log_probs), exists)
@@ -56,7 +141,29 @@ def forward_kl(
 def masked_log_softmax(
     scores: Float[Tensor, "*rows candidates"], exists: Bool[Tensor, "*rows candidates"] | None, temperature: float
 ) -> Float[Tensor, "*rows candidates"]:
-    """log softmax(scores / temperature) over the candidates that exist (None: all); elsewhere it means nothing."""
+    """log softmax(scores / temperature) over the candidates that exist.
+
+    Parameters
+    ----------
+    scores : Tensor [*rows, candidates]
+        Any scores.
+    exists : bool Tensor [*rows, candidates] or None
+        True where a candidate exists; None: everywhere.
+    temperature : float
+        Divides the scores; above 0.
+
+    Returns
+    -------
+    Tensor [*rows, candidates]
+        Log-probabilities in nats, in at least float32; without meaning where a candidate is missing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import masked_log_softmax
+    >>> masked_log_softmax(torch.zeros(1, 2), None, 1.0)
+    tensor([[-0.6931, -0.6931]])
+    """
     scores = wide(scores) if temperature == 1 else wide(scores) / temperature
     if exists is None:
         return scores.log_softmax(-1)

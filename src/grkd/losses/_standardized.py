@@ -11,12 +11,39 @@ _LEAST_DEVIATION = 1e-7
 
 
 def standardized(scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None) -> Tensor:
-    """z-scores of each row over its unmasked candidates; 0 at masked ones, the scores' shape, at least float32.
+    """z-scores of each row over its unmasked candidates; 0 at masked ones.
 
-    z_k = (s_k - mean) / deviation, with mean and (biased) standard deviation over the row's unmasked candidates.
-    softmax(z / T) is then the same for s and a * s + b, a > 0: teacher and student need not agree in scale.
-    Raises ValueError for a mask of another shape.
-    Source: Sun et al., arXiv 2403.01427, Algorithm 1.
+        z_k = (s_k - mean) / deviation,  mean and (biased) standard deviation over the row's unmasked candidates
+
+    softmax(z / T) is the same for s and a * s + b, a > 0: teacher and student need not agree in scale.
+
+    Parameters
+    ----------
+    scores : Tensor [*rows, candidates]
+        Any scores.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+
+    Returns
+    -------
+    Tensor [*rows, candidates]
+        Without unit, in at least float32.
+
+    Raises
+    ------
+    ValueError
+        For a mask of another shape.
+
+    References
+    ----------
+    Sun et al., arXiv 2403.01427, Algorithm 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import standardized
+    >>> standardized(torch.tensor([[1.0, 3.0]]))
+    tensor([[-1.,  1.]])
     """
     if mask is None:
         variance, mean = torch.var_mean(wide(scores), -1, correction=0, keepdim=True)

@@ -21,18 +21,49 @@ def tiered_plackett_luce(
     mask: Tensor | None = None,
     top_k: int | None = None,
 ) -> Float[Tensor, " rows"]:
-    """Negative log-probability of the teacher's partial order under the student's scores, in nats, per row.
+    """Negative log-probability of the teacher's partial order under the student's scores, in nats, one value per row.
 
-    Candidates with equal teacher scores form a tier. L = -sum over tiers T of log P(T before B), B: all candidates
-    below T, where P adds up the Plackett-Luce probabilities of every order inside T. Without ties it is plackett_luce;
-    the last tier has probability 1, whatever its order.
-    Plackett-Luce is a race: candidate i arrives after an exponential time with rate exp(s_i). With L = sum over B of
-    exp(s_i): P(T before B) = integral over t of L exp(-L t) prod over T of (1 - exp(-exp(s_i) t)), which the
-    trapezoidal rule over log t gives to about 1e-9.
-    top_k: only tiers whose first place is among the first top_k count; None: all.
-    Rows with fewer than two tiers give 0. No gradient reaches the teacher. Unmasked scores must be finite.
-    Raises UserError for top_k below 1, ValueError for shapes that differ.
-    Source: Plackett, 1975; the race: Yellott, 1977; ties added up: ours.
+        L = -sum over tiers T of log P(T before B),  B: all candidates below T
+
+    Candidates with equal teacher scores form a tier; P adds up the Plackett-Luce probabilities of every order inside T.
+    Without ties it is `plackett_luce`; the last tier has probability 1, whatever its order. Plackett-Luce is a race:
+    candidate i arrives after an exponential time with rate exp(s_i). With R = sum over B of exp(s_i), P(T before B) is
+    the integral over t of R exp(-R t) prod over T of (1 - exp(-exp(s_i) t)), which the trapezoidal rule over log t
+    gives to about 1e-9. Rows with fewer than two tiers give 0.
+
+    Parameters
+    ----------
+    student_scores : Tensor [rows, candidates]
+        Scores of the student. Unmasked scores must be finite.
+    teacher_scores : Tensor [rows, candidates]
+        Scores of the teacher; equal scores are a tier. No gradient reaches them.
+    mask : bool Tensor [rows, candidates], optional
+        True where a candidate exists.
+    top_k : int, optional
+        Only tiers whose first place is among the first top_k count. None: all.
+
+    Returns
+    -------
+    Tensor [rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For top_k below 1.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Plackett, 1975; the race: Yellott, 1977; ties added up: ours.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import tiered_plackett_luce
+    >>> tiered_plackett_luce(torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]))  # two of three come first: log 3
+    tensor([1.0986])
     """
     if student_scores.shape != teacher_scores.shape:
         shapes = tuple(student_scores.shape), tuple(teacher_scores.shape)

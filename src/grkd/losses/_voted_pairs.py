@@ -21,17 +21,53 @@ def voted_pairs(
     tau: float = 1.0,
     normalize: Normalize = "pairs",
 ) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
-    """The pair loss with a target and a weight per pair: one value per row in nats, and which rows have a pair.
+    """Pair loss with a target and a weight per pair, in nats, one value per row, and which rows have a pair.
 
-    L = -(1/Z) sum_{i<j} w_ij [q_ij log sigmoid(d_ij) + (1 - q_ij) log sigmoid(-d_ij)],  d_ij = (s_i - s_j) / tau
-    targets: q in [0, 1], the share of the opinions that put i above j; only entries with i < j are read.
-    weights: w >= 0, such as the number of opinions; 0: the pair is not compared (None: 1 for every pair).
-    Z = sum_{i<j} w_ij for normalize="pairs", the number of unmasked candidates for "candidates".
+        L = -(1/Z) sum_{i<j} w_ij [q_ij log sigmoid(d_ij) + (1 - q_ij) log sigmoid(-d_ij)],  d_ij = (s_i - s_j) / tau
+        Z = sum_{i<j} w_ij for "pairs", the number of unmasked candidates for "candidates"
+
     Pairs with a masked candidate, or of weight 0, are not read: what stands there may be NaN. A row without any pair
-    gives 0 and does not count. No gradient reaches targets and weights. One strict order (q of 0 and 1, all weights 1)
-    gives grkd.losses.group_relative; candidates of one tier have weight 0 among themselves.
-    Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that do not fit.
-    Source: ours; with one opinion per pair it is RankNet (Burges et al., ICML 2005).
+    gives 0 and does not count. One strict order (q of 0 and 1, all weights 1) gives `group_relative`; candidates of
+    one tier have weight 0 among themselves.
+
+    Parameters
+    ----------
+    student_scores : Tensor [rows, candidates]
+        Scores of the student.
+    targets : Tensor [rows, candidates, candidates]
+        q in [0, 1], the share of the opinions that put i above j; only entries with i < j are read. No gradient.
+    weights : Tensor [rows, candidates, candidates], optional
+        w >= 0, such as the number of opinions; 0: the pair is not compared. None: 1 for every pair. No gradient.
+    mask : bool Tensor [rows, candidates], optional
+        True where a candidate exists.
+    tau : float
+        Scale of score differences; above 0.
+    normalize : {"pairs", "candidates"}
+        What a row's sum is divided by.
+
+    Returns
+    -------
+    (Tensor [rows], bool Tensor [rows])
+        The loss in nats, and rows with a pair.
+
+    Raises
+    ------
+    UserError
+        For tau that is not above 0, or an unknown option.
+    ValueError
+        For shapes that do not fit.
+
+    References
+    ----------
+    Ours; with one opinion per pair it is RankNet (Burges et al., ICML 2005).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import voted_pairs
+    >>> targets = torch.full((1, 2, 2), 0.75)  # three of four opinions put the first above the second
+    >>> voted_pairs(torch.zeros(1, 2), targets)
+    (tensor([0.6931]), tensor([True]))
     """
     rows, candidates = student_scores.shape
     for name, given in (("targets", targets), ("weights", weights)):

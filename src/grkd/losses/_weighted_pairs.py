@@ -31,15 +31,56 @@ def weighted_pairs(
     normalize: Normalize = "pairs",
     sums: Sums | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """Group relative loss with a weight w_ij = |v_i - v_j| on every pair, v = importance; one value per row.
+    """Group relative loss with a weight per pair, in nats, one value per row.
 
-    P = {(i, j) : t_i > t_j, both unmasked};  d = (s_i - s_j) / tau;  D = (t_i - t_j) / tau
-    L = (1/Z) sum_P w_ij value(d, D), value: of the pair form (grkd.losses.PairForm), by name or as an object.
-    Z = the sum of the weights for normalize="pairs", the number of unmasked candidates for "candidates".
-    A row whose weights sum to 0 gives 0. No gradient reaches the teacher; gradients are taken in the forward pass,
-    in tiles, so memory is bounded; `sums` is another way to take them (grkd.kernels.weighted_pairs).
-    Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that differ.
-    Source: ours; with equal weights it is grkd.losses.group_relative (arXiv 2504.20482).
+        P = {(i, j) : t_i > t_j, both unmasked};  w_ij = |v_i - v_j|;  d = (s_i - s_j) / tau;  D = (t_i - t_j) / tau
+        L = (1/Z) sum_P w_ij value(d, D)
+        Z = the sum of the weights for "pairs", the number of unmasked candidates for "candidates"
+
+    A row whose weights sum to 0 gives 0. Gradients are taken in the forward pass, in tiles, so memory is bounded.
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    importance : Tensor [*rows, candidates]
+        v of every candidate. No gradient reaches it.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    tau : float
+        Scale of score differences; above 0.
+    pair_target : str or PairForm
+        "hard", "soft", "margin", or a form of your own.
+    normalize : {"pairs", "candidates"}
+        What a row's sum is divided by.
+    sums : callable, optional
+        Another way to take sums and gradients (grkd.kernels.weighted_pairs).
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For tau that is not above 0, or an unknown option.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Ours; with equal weights it is `group_relative` (arXiv 2504.20482).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import rank_discount, weighted_pairs
+    >>> student, teacher = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[3.0, 2.0, 1.0]])
+    >>> weighted_pairs(student, teacher, importance=rank_discount(teacher))
+    tensor([1.0507])
     """
     _check(student_scores, teacher_scores, importance, tau, normalize)
     form = pair_form(pair_target)
@@ -64,12 +105,47 @@ def pair_margins(
 ) -> Float[Tensor, "*rows"]:
     """The margin form summed over all pairs of unmasked candidates in O(candidates), one value per row.
 
-    L = (1/Z) sum_{i<j} (d - D)^2 / 8,  d = (s_i - s_j) / tau;  D = (t_i - t_j) / tau
-    Z as in weighted_pairs, with all weights 1. Tied candidates are a pair too: their margin is 0.
-    Uses sum over pairs of (x_i - x_j)^2 = n * sum (x_i - mean x)^2 with x = (s - t) / tau.
-    A row with fewer than two candidates gives 0. No gradient reaches the teacher.
-    Raises UserError for tau <= 0 or an unknown option, ValueError for shapes that differ.
-    Source: ours.
+        L = (1/Z) sum_{i<j} (d - D)^2 / 8,  d = (s_i - s_j) / tau;  D = (t_i - t_j) / tau
+
+    Z as in `weighted_pairs`, with all weights 1. Tied candidates are a pair too: their margin is 0. Uses the sum over
+    pairs of (x_i - x_j)^2 = n * sum (x_i - mean x)^2 with x = (s - t) / tau. A row with fewer than two candidates
+    gives 0.
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    tau : float
+        Scale of score differences; above 0.
+    normalize : {"pairs", "candidates"}
+        What a row's sum is divided by.
+
+    Returns
+    -------
+    Tensor [*rows]
+        Without unit.
+
+    Raises
+    ------
+    UserError
+        For tau that is not above 0, or an unknown option.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    References
+    ----------
+    Ours.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import pair_margins
+    >>> pair_margins(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]))  # 2^2 / 8
+    tensor([0.5000])
     """
     _check(student_scores, teacher_scores, teacher_scores, tau, normalize)
     exists = None if mask is None else checked_mask(mask, student_scores)
@@ -92,10 +168,38 @@ def _check(student: Tensor, teacher: Tensor, importance: Tensor, tau: float, nor
 
 
 def rank_discount(teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None) -> Tensor:
-    """1 / log2(1 + rank) of every candidate, 1 for the teacher's best; equal scores share the better rank.
+    """1 / log2(1 + rank) of every candidate, 1 for the teacher's best; 0 at masked candidates.
 
-    The importance of rank-discounted pairs: |v_i - v_j| is what DCG loses for a unit of gain where the two change
-    places (LambdaRank: Burges, MSR-TR-2010-82). 0 at masked candidates. O(n log n).
+    Equal scores share the better rank. As `importance`, |v_i - v_j| is what DCG loses per unit of gain if the two
+    change places. O(n log n).
+
+    Parameters
+    ----------
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+
+    Returns
+    -------
+    Tensor [*rows, candidates]
+        Without unit.
+
+    Raises
+    ------
+    ValueError
+        For a mask of another shape.
+
+    References
+    ----------
+    LambdaRank: Burges, MSR-TR-2010-82.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import rank_discount
+    >>> rank_discount(torch.tensor([[1.0, 5.0, 3.0]]))
+    tensor([[0.5000, 1.0000, 0.6309]])
     """
     exists = checked_mask(mask, teacher_scores)
     scores = torch.where(exists, -wide(teacher_scores.detach()), torch.inf).contiguous()

@@ -75,21 +75,64 @@ def __getattr__(name: str) -> Any:
 
 
 def names() -> list[str]:
-    """Every method that comes with grkd, in alphabetical order."""
+    """Every method that comes with grkd, in alphabetical order.
+
+    Returns
+    -------
+    list of str
+        Names of files in grkd/objectives/methods.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> "grkd" in objectives.names()
+    True
+    """
     return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
 
 
 def summaries() -> dict[str, str]:
-    """The first line of every method's file by the method's name; no file is imported."""
+    """The first line of every method's file; no file is imported.
+
+    Returns
+    -------
+    dict of str to str
+        By the method's name.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> set(objectives.summaries()) == set(objectives.names())
+    True
+    """
     folder = Path(methods.__path__[0])
     files = {name: ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")) for name in names()}
     return {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in files.items()}
 
 
 def method(name: str) -> "type[Objective]":
-    """The dataclass of a method's options, by name or import path ("package.module:Class").
+    """The dataclass of a method's options.
 
-    Raises UserError for an unknown name, and for a path that names no subclass of Objective.
+    Parameters
+    ----------
+    name : str
+        A method's name, or "package.module:Class" of your own.
+
+    Returns
+    -------
+    type
+        A subclass of `Objective`.
+
+    Raises
+    ------
+    UserError
+        For an unknown name, and for a path that names no subclass of Objective.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> objectives.method("kd").__name__
+    'KD'
     """
     if is_import_path(name):
         from grkd.objectives._base import Objective
@@ -103,12 +146,46 @@ def method(name: str) -> "type[Objective]":
 
 
 def method_name(name: str) -> str:
-    """The name of a method in messages and labels: of an import path, its class."""
+    """The name of a method in messages and labels: of an import path, its class.
+
+    Parameters
+    ----------
+    name : str
+        A method's name or import path.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> objectives.method_name("my_package.losses:Mine")
+    'Mine'
+    """
     return name.rpartition(":")[2]
 
 
 def method_table(*columns: str) -> str:
-    """The documentation's table of methods in Markdown: columns "learns_from", "minimises", "source" of every class."""
+    """The documentation's table of methods in Markdown, one row per method.
+
+    Parameters
+    ----------
+    *columns : {"learns_from", "minimises", "source"}
+        Attributes of the methods' classes.
+
+    Returns
+    -------
+    str
+        The table.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> print(objectives.method_table("source").splitlines()[0])
+    | method | source |
+    """
     heads = {"learns_from": "what the student learns from", "minimises": "what it minimises", "source": "source"}
     lines = [["method", *(heads[column] for column in columns)], ["---"] * (1 + len(columns))]
     order = ["grkd", *(name for name in names() if name != "grkd")]
@@ -117,10 +194,32 @@ def method_table(*columns: str) -> str:
 
 
 def load(name: str, **options: Any) -> "Objective":
-    """A method with its options: load("kd", temperature=4.0), load("grkd", preset="tokens", **{"pairs.tau": 0.5}).
+    """A method with its options.
 
-    name: a method's, or "package.module:Class" of your own.
-    Raises UserError for an unknown method or option, or a bad value.
+    Parameters
+    ----------
+    name : str
+        A method's name, or "package.module:Class" of your own.
+    **options : Any
+        The method's options, see `grkd methods NAME`; of grkd also a preset, and options of parts by dotted path.
+
+    Returns
+    -------
+    Objective
+        The method.
+
+    Raises
+    ------
+    UserError
+        For an unknown method or option, or a bad value.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> objectives.load("kd", temperature=4.0).temperature
+    4.0
+    >>> objectives.load("grkd", preset="tokens", **{"pairs.tau": 0.5}).ranking[0].tau
+    0.5
     """
     chosen = method(name)
     for mistake in chosen.mistakes(options):

@@ -1,4 +1,7 @@
-"""What every objective is: options in a frozen dataclass, and terms with one loss per row."""
+"""What every objective is: options in a frozen dataclass, and terms with one loss per row.
+
+Over 300 lines: half of them are the docstrings of the public classes.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,10 +27,14 @@ LeastTeacher = Literal["scores", "order", "tiers"]
 
 @dataclass(frozen=True, kw_only=True)
 class Votes:
-    """Targets of pairs that were given from outside: opinions of rankers, tiers (grkd.losses.voted_pairs).
+    """Targets of pairs that were given from outside: opinions of rankers, tiers (`grkd.losses.voted_pairs`).
 
-    targets: q_ij in [0, 1], the share of the opinions that put candidate i above j; entries with i < j are read.
-    weights: how many opinions, or how much they count; 0: the pair is not compared. None: 1 for every pair.
+    Parameters
+    ----------
+    targets : Tensor [rows, candidates, candidates]
+        q_ij in [0, 1], the share of the opinions that put candidate i above j; entries with i < j are read.
+    weights : Tensor [rows, candidates, candidates], optional
+        How many opinions, or how much they count; 0: the pair is not compared. None: 1 for every pair.
     """
 
     targets: Float[Tensor, "rows candidates candidates"]
@@ -36,7 +43,15 @@ class Votes:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What the last layers of a classifier's student and teacher read; the widths may differ."""
+    """What the last layers of a classifier's student and teacher read; the widths may differ.
+
+    Parameters
+    ----------
+    student : Tensor [rows, student_features]
+        With the student's graph.
+    teacher : Tensor [rows, teacher_features]
+        Of the teacher.
+    """
 
     student: Float[Tensor, "rows student_features"]
     teacher: Float[Tensor, "rows teacher_features"]
@@ -46,9 +61,14 @@ class Features:
 class ResponseTokens:
     """The tokens of a batch's responses, one response after the other.
 
-    log_probs: log-probability of each token under the student, with its graph.
-    place: row * candidates + candidate of the response that a token belongs to.
-    sampled_log_probs: log-probability with which each was drawn; NaN for tokens of stored responses, None: all stored.
+    Parameters
+    ----------
+    log_probs : Tensor [tokens]
+        Log-probability of each token under the student in nats, with its graph.
+    place : int Tensor [tokens]
+        row * candidates + candidate of the response that a token belongs to.
+    sampled_log_probs : Tensor [tokens], optional
+        Log-probability in nats with which each was drawn; NaN for tokens of stored responses. None: all are stored.
     """
 
     log_probs: Float[Tensor, " tokens"]
@@ -60,21 +80,47 @@ class ResponseTokens:
 class Batch:
     """Rows of scores that an objective turns into losses.
 
-    student: [rows, candidates]; teacher: the same shape, or None for methods without one.
-    mask: True where a candidate exists; a row that is False throughout counts nowhere.
-    labels: the true candidate of each row, where known. progress: of training, in [0, 1].
-    seeds: int64, one per row: of the draw of its group, so that it does not depend on how rows are split. Or a
-    generator that draws for all rows; None uses torch's global state.
+    At level "row" a row is an example or a token. At level "response" a row is a prompt and a candidate a response;
+    scores are then mean token log-probabilities of responses, in nats per token (the teacher's: its reward).
 
-    level "response": a row is a prompt, a candidate a response; scores are mean token log-probabilities of responses
-    in nats a token (the teacher's: its reward). lengths: tokens of each response; reference: mean token
-    log-probabilities under the student before training; tokens: the responses' tokens one by one.
+    Parameters
+    ----------
+    student : Tensor [rows, candidates]
+        The student's scores, with their graph.
+    teacher : Tensor [rows, candidates], optional
+        The teacher's; None for methods without one.
+    mask : bool Tensor [rows, candidates], optional
+        True where a candidate exists; a row that is False throughout counts nowhere.
+    labels : int Tensor [rows], optional
+        The true candidate of each row, where known.
+    progress : float
+        Of training, in [0, 1].
+    seeds : int64 Tensor [rows] or torch.Generator, optional
+        One seed per row for the draw of its group, so that it does not depend on how rows are split; or a generator
+        that draws for all rows. None: torch's global state.
+    level : {"row", "response"}
+        What a row is.
+    lengths : int Tensor [rows, candidates], optional
+        Tokens of each response.
+    reference : Tensor [rows, candidates], optional
+        Mean token log-probabilities under the student before training, in nats.
+    response : int Tensor [rows], optional
+        Rows that are tokens: the response that each belongs to, rising from 0.
+    sampled_log_probs : Tensor [rows], optional
+        Rows that are tokens: log-probability in nats with which the label was drawn, if it was drawn in training.
+    features : Features, optional
+        Of classifiers.
+    votes : Votes, optional
+        Targets of pairs of candidates, in place of those that the teacher's scores would give.
+    tokens : ResponseTokens, optional
+        The responses' tokens one by one.
 
-    votes: targets of pairs of candidates, in place of those that the teacher's scores would give.
-
-    Rows that are tokens, one response after the other: response says which response a row belongs to (rising from 0);
-    sampled_log_probs: log-probability with which a row's token (its label) was drawn, where it was drawn in training.
-    features: of classifiers.
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.objectives import Batch
+    >>> Batch(student=torch.zeros(2, 3), mask=torch.tensor([[True] * 3, [False] * 3])).counted()
+    tensor([ True, False])
     """
 
     student: Float[Tensor, "rows candidates"]
@@ -106,7 +152,26 @@ class Batch:
 class Term:
     """One part of an objective: `weight` times the mean of `rows` over the rows that count.
 
-    tokens: number of tokens of each row, where the sum is to be divided by the tokens instead of the rows.
+    Parameters
+    ----------
+    name : str
+        In logs.
+    weight : float
+        Above 0.
+    rows : Tensor [rows]
+        One loss per row.
+    counted : bool Tensor [rows]
+        Which rows count.
+    tokens : Tensor [rows], optional
+        Number of tokens of each row, if the sum is to be divided by the tokens instead of the rows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.objectives import Term
+    >>> term = Term(name="mine", weight=1.0, rows=torch.tensor([2.0, 9.0]), counted=torch.tensor([True, False]))
+    >>> term.total(), term.count()
+    (tensor(2.), tensor(1.))
     """
 
     name: str
@@ -129,9 +194,32 @@ class Term:
 class Objective(ABC):
     """A method's options. `terms` says what it minimises; `combine` makes a scalar of it.
 
-    learns_from, minimises, source: its row in the tables of the documentation.
-    needs_teacher: the teacher's scores of rows. needs_reference: Batch.reference.
-    trains_on: which responses of a group it reads.
+    A method is a frozen dataclass that derives from this class; its fields are its options (`option`).
+
+    Attributes
+    ----------
+    learns_from, minimises, source : str
+        Its row in the tables of the documentation.
+    needs_teacher : bool
+        Whether it reads the teacher's scores of rows.
+    needs_reference : bool
+        Whether it reads Batch.reference.
+    trains_on : {"all", "best", "ends", "teacher", "data"}
+        Which responses of a group it is trained on.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> from grkd.objectives import Batch, Objective, Term, combine, option
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class SquaredError(Objective):
+    ...     weight: float = option(1.0, "weight of the squared difference of scores")
+    ...     def terms(self, batch):
+    ...         rows = (batch.student - batch.required_teacher()).square().sum(-1)
+    ...         return (Term(name="squared_error", weight=self.weight, rows=rows, counted=batch.counted()),)
+    >>> combine(SquaredError(weight=0.5).terms(Batch(student=torch.ones(2, 3), teacher=torch.zeros(2, 3))))
+    tensor(1.5000)
     """
 
     learns_from: ClassVar[str] = ""
@@ -142,7 +230,7 @@ class Objective(ABC):
     trains_on: ClassVar[Choice] = "all"
 
     @classmethod
-    def options(cls, given: Mapping[str, Any]) -> dict[str, Option]:
+    def options(cls, given: Mapping[str, Any]) -> Mapping[str, Option]:
         """Every option that may be set, by name; some methods have more beside some that are given."""
         return options_of(cls)
 
@@ -225,11 +313,32 @@ def combine(
     rows: Float[Tensor, ""] | int | None = None,
     tokens: Float[Tensor, ""] | int | None = None,
 ) -> Float[Tensor, ""]:
-    """Weighted sum of the terms' means.
+    """Weighted sum of the terms' means: what is minimised.
 
-    rows, tokens: the divisors of terms per row and of terms per token. A trainer passes the global numbers over
-    micro-batches and ranks, so that the gradient does not depend on how they are split; None divides each term by its
-    own count.
+        L = sum over terms of weight * (sum of its rows that count) / divisor
+
+    Parameters
+    ----------
+    terms : sequence of Term
+        As an objective's `terms(batch)` gives them.
+    rows : int or Tensor, optional
+        Divisor of terms per row. A trainer passes the global number over micro-batches and ranks, so that the gradient
+        does not depend on how they are split. None: each term's own count.
+    tokens : int or Tensor, optional
+        The same of terms per token.
+
+    Returns
+    -------
+    Tensor []
+        The loss.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import objectives
+    >>> batch = objectives.Batch(student=torch.zeros(2, 4), teacher=torch.eye(2, 4), progress=0.5)
+    >>> objectives.combine(objectives.load("grkd").terms(batch))
+    tensor(1.0397)
     """
     parts = []
     for term in terms:
@@ -241,7 +350,7 @@ def combine(
 def labelled(batch: Batch) -> Bool[Tensor, " rows"]:
     """Rows with a label that is not negative and, where there is a mask, one of the row's candidates.
 
-    Raises ValueError where the batch has no labels, or not one a row (they never broadcast).
+    Raises ValueError where the batch has no labels, or not one per row (they never broadcast).
     """
     if batch.labels is None:
         raise ValueError("a term on hard labels needs labels")

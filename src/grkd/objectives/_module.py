@@ -14,13 +14,41 @@ from grkd.objectives.parts import Part
 
 
 class GRKDLoss(nn.Module):
-    """GRKD in one call: loss = GRKDLoss()(student_logits, teacher_logits, progress=step / last_step) -> scalar.
+    """GRKD in one call, for any training loop: a scalar loss of two tensors of logits.
 
-    preset: "paper" (the default), "tokens" or "classes". ranking, anchor: parts in place of the preset's, such as
-    ranking=[Pairs(tau=0.5)] (grkd.objectives.parts). options: alpha_shape, alpha_ceiling, label_weight and
-    teacher_temperature, see grkd.objectives.GRKD for the formula; an option of a part by its dotted path,
-    **{"pairs.tau": 0.5}. seed: makes the draw of sampled groups repeatable.
-    Raises UserError for unknown options and bad values, as a recipe does.
+        L = alpha * sum(ranking) + (1 - alpha) * sum(anchor) + label_weight * cross-entropy,  alpha by the progress
+
+    Parameters
+    ----------
+    preset : {"paper", "tokens", "classes"}
+        The composition to start from.
+    ranking, anchor : sequence of Part, optional
+        Parts in place of the preset's, such as ranking=[Pairs(tau=0.5)] (grkd.objectives.parts).
+    seed : int, optional
+        Makes the draw of sampled groups repeatable.
+    **options : Any
+        alpha_shape, alpha_ceiling, label_weight and teacher_temperature (`grkd methods grkd`), and options of parts by
+        dotted path, such as **{"pairs.tau": 0.5}.
+
+    Raises
+    ------
+    UserError
+        For unknown options and bad values, as a recipe does.
+
+    References
+    ----------
+    arXiv 2504.20482.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd import GRKDLoss
+    >>> criterion = GRKDLoss()
+    >>> student_logits, teacher_logits = torch.zeros(2, 3), torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    >>> criterion(student_logits, teacher_logits, progress=1.0)  # pairs alone: log 2
+    tensor(0.6931)
+    >>> criterion(student_logits, teacher_logits, progress=0.0)  # soft targets alone: log 3
+    tensor(1.0986)
     """
 
     def __init__(
@@ -54,11 +82,28 @@ class GRKDLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean loss over the rows, in nats.
 
-        student_logits, teacher_logits: [batch, classes] or [batch, positions, vocabulary].
-        mask: True where it counts; of the logits' shape (candidates), or without their last axis (rows, positions).
-        labels: the true candidate of each row, for label_weight > 0. progress: 0 at the first step, 1 at the last.
         The pair term is a mean over the rows that have a pair, the other terms over all rows that count.
-        Raises ValueError for shapes that do not fit.
+
+        Parameters
+        ----------
+        student_logits, teacher_logits : Tensor [*rows, candidates]
+            Such as [batch, classes] or [batch, positions, vocabulary].
+        progress : float
+            Of training: 0 at the first step, 1 at the last.
+        mask : bool Tensor, optional
+            True where it counts; of the logits' shape (candidates), or without their last axis (rows, positions).
+        labels : int Tensor [*rows], optional
+            The true candidate of each row, for label_weight > 0.
+
+        Returns
+        -------
+        Tensor []
+            In nats.
+
+        Raises
+        ------
+        ValueError
+            For shapes that do not fit.
         """
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(

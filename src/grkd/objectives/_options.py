@@ -6,21 +6,64 @@ An option is a field of a frozen dataclass: tau: float = option(1.0, "scale of s
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 # Where a value stands: ("alpha_ceiling",), or ("ranking", 0, "tau") inside a list of parts.
 OptionPath = tuple[str | int, ...]
 
 
-def option(default: Any, help: str, *, choices: Iterable[str] = ()) -> Any:
-    """A field with a default and one line of help; choices: names that a text may be, where its type is no Literal."""
-    return field(default=default, metadata={"help": help, "choices": tuple(choices)})
+def option(default: Any = MISSING, help: str = "", *, choices: Iterable[str] = (), operational: bool = False) -> Any:
+    """A field of a dataclass of options, of a method, a part or a ranker.
+
+    Parameters
+    ----------
+    default : Any
+        Its default; without one the option must be given.
+    help : str
+        One line.
+    choices : iterable of str
+        Names that a text may be, if its type is no Literal.
+    operational : bool
+        Whether the option says how a ranker works, not what it finds: a change of it makes no other result.
+
+    Returns
+    -------
+    dataclasses.Field
+        The field.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from grkd.objectives import option
+    >>> @dataclass(frozen=True)
+    ... class Options:
+    ...     tau: float = option(1.0, "scale of score differences")
+    >>> Options().tau
+    1.0
+    """
+    return field(default=default, metadata={"help": help, "choices": tuple(choices), "operational": operational})
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a method or a part."""
+    """One option of a method or a part.
+
+    Parameters
+    ----------
+    name : str
+        As it is written in recipes.
+    hint : type
+        float, int, bool, str or a Literal.
+    default : Any
+        Its default.
+    help : str
+        One line.
+    choices : tuple of str
+        Names that a text may be, if its type is no Literal.
+    """
 
     name: str
     hint: Any
@@ -33,8 +76,24 @@ class Option:
 class Mistake:
     """What is wrong with one given option.
 
-    known: all names that there are, where the name is the mistake. hint: the type wanted, where the value is of
-    another. text: anything else, in words.
+    Parameters
+    ----------
+    path : tuple of str and int
+        Where the option stands, such as ("ranking", 0, "tau").
+    value : Any
+        What was given.
+    text : str, optional
+        Anything else that is wrong, in words.
+    hint : type, optional
+        The type wanted, if the value is of another.
+    known : tuple of str, optional
+        All names that there are, if the name is the mistake.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> [mistake.sentence() for mistake in objectives.method("kd").mistakes({"temprature": 2.0})][0][:60]
+    "unknown option 'temprature' (did you mean 'temperature'?); k"
     """
 
     path: OptionPath
@@ -57,14 +116,37 @@ class Mistake:
         return f"{self.place} must be {wanted(self.hint, self.value)}, got {self.value!r}"
 
 
-def options_of(owner: type) -> dict[str, Option]:
-    """The options of a dataclass by name."""
+def options_of(owner: type) -> Mapping[str, Option]:
+    """The options of a dataclass.
+
+    Parameters
+    ----------
+    owner : type
+        A method or a part.
+
+    Returns
+    -------
+    mapping of str to Option
+        By name.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> objectives.options_of(objectives.method("kd"))["temperature"].default
+    2.0
+    """
+    return _read_once(owner)
+
+
+@cache
+def _read_once(owner: Any) -> Mapping[str, Option]:
+    """Types are evaluated at every call of get_type_hints, which takes milliseconds."""
     hints = get_type_hints(owner)
     found = {}
     for one in fields(owner):
         words = (one.metadata.get("help", ""), one.metadata.get("choices", ()))
         found[one.name] = Option(one.name, hints[one.name], one.default, *words)
-    return found
+    return MappingProxyType(found)
 
 
 def mistakes(known: Mapping[str, Option], given: Mapping[str, Any], place: OptionPath = ()) -> list[Mistake]:
@@ -87,6 +169,24 @@ def wanted(hint: Any, value: Any) -> str | None:
     """What an option of this type must be, if the value is something else; other types are the method's to check.
 
     YAML gives a text for `"2"` and for `yes` in quotes: taken as they are, they would fail late or count as true.
+
+    Parameters
+    ----------
+    hint : type
+        float, int, bool, str or a Literal.
+    value : Any
+        What was given.
+
+    Returns
+    -------
+    str or None
+        Such as "a finite number"; None if the value fits.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> objectives.wanted(float, "2")
+    'a finite number'
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and not (number and math.isfinite(value)):
@@ -109,7 +209,26 @@ def listed(names: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant; of dotted names the last word counts too."""
+    """The known name that was probably meant; of dotted names the last word counts too.
+
+    Parameters
+    ----------
+    word : str
+        What was given.
+    known : iterable of str
+        Names that there are.
+
+    Returns
+    -------
+    str or None
+        None if nothing is near.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> objectives.nearest("temprature", ["temperature", "weight"])
+    'temperature'
+    """
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1)
     if near:

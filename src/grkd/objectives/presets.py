@@ -9,7 +9,7 @@ from grkd.objectives.parts.soft_target import SoftTarget
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2504.20482: hard pairs, soft targets at T = 1, alpha linear to 1.
     "paper": {"ranking": (Pairs(),), "anchor": (SoftTarget(),)},
-    # Pairs as printed, held by soft targets at T = 2 until the end.
+    # Pairs as in the paper, held by soft targets at T = 2 until the end.
     "tokens": {
         "ranking": (Pairs(),),
         "anchor": (SoftTarget(temperature=2.0, t_squared=True),),
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Pairs alone, from the first step on: reads only the order, so that ties and partial orders are enough.
     "lists": {"ranking": (Pairs(),), "anchor": (), "alpha_shape": "constant"},
-    # Soft targets first; then pairs as printed and, weighing more, groups of the batch's examples.
+    # Soft targets first; then pairs as in the paper and, weighing more, groups of the batch's examples.
     "classes": {
         "ranking": (
             Pairs(weight=4.0),

@@ -1,4 +1,4 @@
-"""`grkd compare`: every method on one fair footing, tuned with the same number of tries, and one table."""
+"""`grkd compare`: every method on one fair footing, tuned with the same number of trials, and one table."""
 
 from dataclasses import replace
 from pathlib import Path

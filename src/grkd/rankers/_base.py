@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, final, runtime_checkable
 
@@ -24,13 +24,22 @@ Value = float | int | None  # of one response; None and NaN: no opinion
 Given = Sequence[Sequence[Value]]  # one list per group
 
 
-def option(default: Any = MISSING, *, help: str, operational: bool = False) -> Any:
-    """A ranker's option with one line of help; operational: it says how the ranker works, not what it finds."""
-    return field(default=default, metadata={"help": help, "operational": operational})
-
-
 class Tally(NamedTuple):
-    """A sum, and the number of things that it is the mean of (0: it is a plain count). Tallies of parts add up."""
+    """A sum, and the number of things that it is the mean of. Tallies of parts add up.
+
+    Parameters
+    ----------
+    total : float
+        The sum.
+    over : int
+        The number; 0: a plain count.
+
+    Examples
+    --------
+    >>> from grkd.rankers import Tally
+    >>> (Tally(1.0, 2) + Tally(2.0, 2)).value
+    0.75
+    """
 
     total: float
     over: int
@@ -48,7 +57,7 @@ class Teacher(Protocol):
     """What rankers ask of a teacher, local or served. One list per group, one value per response."""
 
     def mean_log_probs(self, prompts: Prompts, responses: Responses, columns: Columns) -> Sequence[Sequence[float]]:
-        """Mean token log-probability of each response, in nats a token.
+        """Mean token log-probability of each response, in nats per token.
 
         Columns prompt_ids and response_ids hold token ids of the student's vocabulary: a teacher that shares it must
         score those, since text that is tokenised again can have other tokens.
@@ -62,9 +71,18 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What rankers may use. teacher: loads it, called when a ranker needs it; None: there is none.
+    """What rankers may use.
 
-    folder: for answers of endpoints, kept between runs; None: they are kept in memory. batch_size: sequences at a time.
+    Parameters
+    ----------
+    teacher : callable, optional
+        Loads the teacher; called when a ranker needs it. None: there is none.
+    device : torch.device
+        For rankers that load a model.
+    folder : Path, optional
+        For answers of endpoints, kept between runs. None: they are kept in memory.
+    batch_size : int
+        Sequences at a time.
     """
 
     teacher: Callable[[], Teacher] | None = None
@@ -77,15 +95,39 @@ class Resources:
 class Ranker(ABC):
     """Scores the responses of each group: higher is better, NaN is no opinion.
 
-        ranker = rankers.load("verifier", answer="solution")
-        ranker.open(Resources())
-        scores = ranker(prompts, responses, columns)    # float64 [groups, n]
+    A subclass is a dataclass of options with a method `score`. Calling a ranker gives float64 [groups, n].
 
-    prompts: one per group, text or messages. responses: one list of texts per group; shorter lists are padded with NaN.
-    columns: the records' other columns, one value per group. Reserved, for what is known of the groups: group (id) and
-    prompt_ids (token ids); with one entry per response: response_ids, finished (it ended by itself), data_score, and
-    teacher_log_prob (so that no second forward pass is made).
-    needs: "teacher", "device" (loads a model), "endpoint" (asks over HTTP) or "none".
+    Parameters
+    ----------
+    prompts : sequence of str or messages
+        Of a call: one per group.
+    responses : sequence of sequence of str
+        Of a call: the texts of each group. Shorter lists are padded with NaN.
+    columns : mapping of str to sequence, optional
+        Of a call: the records' other columns, one value per group. Reserved names: group (id), prompt_ids (token ids);
+        with one entry per response: response_ids, finished (it ended by itself), data_score, and teacher_log_prob (so
+        that no second forward pass is made).
+
+    Attributes
+    ----------
+    needs : {"none", "teacher", "device", "endpoint"}
+        What `open` takes from its resources: "device" loads a model, "endpoint" asks over HTTP.
+
+    Raises
+    ------
+    UserError
+        For a missing column, and for an infinite score.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from grkd.rankers import Ranker
+    >>> @dataclass(kw_only=True)
+    ... class Shortest(Ranker):
+    ...     def score(self, prompts, responses, columns):
+    ...         return [[-len(text) for text in group] for group in responses]
+    >>> Shortest()(["Hi"], [["Hello!", "Hi."]])
+    array([[-6., -3.]])
     """
 
     needs: ClassVar[Need] = "none"

@@ -18,13 +18,47 @@ _NO_RANKERS = ("agreement", "combine", "panel")  # the room's other files
 
 
 def names() -> list[str]:
-    """Every ranker in this folder, in alphabetical order."""
+    """Every ranker that comes with grkd, in alphabetical order.
+
+    Returns
+    -------
+    list of str
+        Names of files in grkd/rankers.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> "verifier" in rankers.names()
+    True
+    """
     files = (path.stem for path in Path(__file__).parent.glob("*.py"))
     return sorted(name for name in files if not name.startswith("_") and name not in _NO_RANKERS)
 
 
 def ranker(name: str) -> type[Ranker]:
-    """The dataclass of a ranker's options, by file name or as package.module:Class. Raises UserError for neither."""
+    """The dataclass of a ranker's options.
+
+    Parameters
+    ----------
+    name : str
+        A ranker's name, or "package.module:Class" of your own.
+
+    Returns
+    -------
+    type
+        A subclass of `Ranker`.
+
+    Raises
+    ------
+    UserError
+        For an unknown name, and for a path that names no ranker.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> rankers.ranker("data").__name__
+    'Data'
+    """
     if ":" in name:
         found = imported(name)
         if not (isinstance(found, type) and issubclass(found, Ranker)):
@@ -37,15 +71,55 @@ def ranker(name: str) -> type[Ranker]:
 
 
 def option_types(chosen: type[Ranker]) -> dict[str, Any]:
-    """A ranker's options and their types."""
+    """A ranker's options and their types.
+
+    Parameters
+    ----------
+    chosen : type
+        A subclass of `Ranker`.
+
+    Returns
+    -------
+    dict of str to type
+        By the option's name.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> "answer" in rankers.option_types(rankers.ranker("verifier"))
+    True
+    """
     hints = get_type_hints(chosen)
     return {field.name: hints[field.name] for field in fields(chosen) if field.init}
 
 
 def load(name: str, **options: Any) -> Ranker:
-    """A ranker with its options: load("verifier", answer="solution", kind="math").
+    """A ranker with its options.
 
-    Raises UserError for an unknown ranker or option, one that is missing, or a bad value.
+    Parameters
+    ----------
+    name : str
+        A ranker's name, or "package.module:Class" of your own.
+    **options : Any
+        The ranker's options, see docs/guide/rankers.md.
+
+    Returns
+    -------
+    Ranker
+        Call its `open` before it scores.
+
+    Raises
+    ------
+    UserError
+        For an unknown ranker or option, one that is missing, or a bad value.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> verifier = rankers.load("verifier", answer="solution", kind="number")
+    >>> verifier.open(rankers.Resources())
+    >>> verifier(["2 + 2?"], [["It is 4.", "It is 5."]], {"solution": ["4"]})
+    array([[1., 0.]])
     """
     chosen = ranker(name)
     kinds = option_types(chosen)

@@ -35,13 +35,33 @@ def agreement(
     *,
     tallies: Mapping[str, Mapping[str, Tally]] | None = None,
 ) -> dict[str, Any]:
-    """{"groups", "responses", "rankers": {label: shares}, "pairs": [{"rankers", "kendall_tau", "groups"}]}.
+    """How rankers agree, and what they could not order.
 
-    Per ranker: abstentions (share of the responses without a score), ties (share of the pairs with two scores that are
-    equal; null without such a pair), groups_without_pair (share of the groups in which it orders nothing), and what the
-    ranker itself tallies (position_bias, unreadable, ...). Per pair of rankers: the mean of Kendall's tau-b over the
-    groups in which it is defined, and their number; null where there is none.
-    exists: bool [groups, n], True where there is a response.
+    Parameters
+    ----------
+    scores : mapping of str to float64 array [groups, n]
+        By the ranker's label; NaN: no opinion.
+    exists : bool array [groups, n]
+        True where there is a response.
+    tallies : mapping, optional
+        What the rankers counted themselves, by label.
+
+    Returns
+    -------
+    dict
+        "groups" and "responses" (numbers); "rankers": per label abstentions (share of the responses without a score),
+        ties (share of the pairs with two scores that are equal; None without such a pair), groups_without_pair, and
+        tallies such as position_bias; "pairs": per two rankers the mean of Kendall's tau-b over the groups in which it
+        is defined, and their number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from grkd import rankers
+    >>> one, other = np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 3.0, 2.0]])
+    >>> found = rankers.agreement({"one": one, "other": other}, np.ones((1, 3), dtype=bool))
+    >>> round(found["pairs"][0]["kendall_tau"], 4)  # two pairs agree, one does not
+    0.3333
     """
     labels = list(scores)
     pairs = []

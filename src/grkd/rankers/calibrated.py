@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from grkd.errors import UserError
-from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, Teacher, option
+from grkd.objectives import option
+from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, Teacher
 from grkd.rankers._teacher import known_log_probs, teacher_of, verdicts_of
 from grkd.teacher.annotator import calibrated
 

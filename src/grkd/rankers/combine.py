@@ -18,9 +18,14 @@ COMBINATIONS: tuple[str, ...] = get_args(Combination)
 class Votes:
     """Votes on the pairs of each group.
 
-    share: q[g, i, j] in [0, 1], share of the opinions on (i, j) that put i above j; q[j, i] = 1 - q[i, j], 1/2 where
-    there is no opinion. weight: w[g, i, j] >= 0, symmetric: the number of opinions, each counted with its ranker's
-    weight; 0 where there is none.
+    Parameters
+    ----------
+    share : float64 array [groups, n, n]
+        q[g, i, j] in [0, 1], share of the opinions on (i, j) that put i above j; q[j, i] = 1 - q[i, j], 1/2 where
+        there is no opinion.
+    weight : float64 array [groups, n, n]
+        w[g, i, j] >= 0, symmetric: the number of opinions, each counted with its ranker's weight; 0 where there is
+        none.
     """
 
     share: Float[np.ndarray, "groups n n"]
@@ -38,7 +43,15 @@ class Votes:
 
 @dataclass(frozen=True)
 class Order:
-    """One order per group: scores (higher is better, NaN: no place), and the votes that they come from, if any."""
+    """One order per group.
+
+    Parameters
+    ----------
+    scores : float64 array [groups, n]
+        Higher is better; NaN: no place.
+    votes : Votes, optional
+        What the scores come from, if they were combined by votes.
+    """
 
     scores: Float[np.ndarray, "groups n"]
     votes: Votes | None = None
@@ -50,10 +63,35 @@ def order(
     weights: Sequence[float] | None = None,
     combine: str = "weights",
 ) -> Order:
-    """The rankers' scores as one order, by name: see `weighted`, `summed`, `lexicographic` and `votes`.
+    """The rankers' scores as one order.
 
-    One ranker alone keeps its scores as they are ("sum" multiplies them by its weight); for "votes" its pairs are hard.
-    Raises ValueError as these do.
+    Parameters
+    ----------
+    scores : sequence of float64 array [groups, n]
+        One array per ranker, higher is better; NaN: no opinion.
+    weights : sequence of float, optional
+        One per ranker; None: 1.
+    combine : {"weights", "sum", "lexicographic", "votes"}
+        See `weighted`, `summed`, `lexicographic` and `votes`. One ranker alone keeps its scores as they are ("sum"
+        multiplies them by its weight); for "votes" its pairs are hard.
+
+    Returns
+    -------
+    Order
+        Scores [groups, n], and votes for "votes".
+
+    Raises
+    ------
+    ValueError
+        For no rankers, scores of different shapes, or a weight that is not above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from grkd import rankers
+    >>> judge, verifier = np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 1.0, 0.0]])
+    >>> rankers.order([verifier, judge], combine="lexicographic").scores
+    array([[0.5, 1. , 0. ]])
     """
     if combine == "votes":
         found = votes(scores, weights)
@@ -66,11 +104,35 @@ def order(
 
 
 def votes(scores: Sequence[Float[np.ndarray, "groups n"]], weights: Sequence[float] | None = None) -> Votes:
-    """Votes of rankers r with weight v_r (default 1) on the pairs of each group.
+    """Votes of rankers on the pairs of each group.
 
-    o_r(i, j) = 1 where r scores both i and j and its scores differ, else 0: a tie and a missing score are abstentions.
-    w_ij = sum_r v_r o_r(i, j);   q_ij = sum_r v_r o_r(i, j) [s_ri > s_rj] / w_ij, 1/2 where w_ij = 0.
-    Raises ValueError for no rankers, scores of different shapes, or a weight that is not above 0.
+        o_r(i, j) = 1 if r scores both i and j and its scores differ, else 0: a tie and a missing score are abstentions
+        w_ij = sum_r v_r o_r(i, j);   q_ij = sum_r v_r o_r(i, j) [s_ri > s_rj] / w_ij, 1/2 where w_ij = 0
+
+    Parameters
+    ----------
+    scores : sequence of float64 array [groups, n]
+        One array per ranker, higher is better; NaN: no opinion.
+    weights : sequence of float, optional
+        v_r, one per ranker; None: 1.
+
+    Returns
+    -------
+    Votes
+        q and w, each [groups, n, n].
+
+    Raises
+    ------
+    ValueError
+        For no rankers, scores of different shapes, or a weight that is not above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from grkd import rankers
+    >>> rankers.votes([np.array([[2.0, 1.0]]), np.array([[2.0, 1.0]]), np.array([[0.0, 1.0]])]).share[0].round(2)
+    array([[0.5 , 0.67],
+           [0.33, 0.5 ]])
     """
     _check(scores, weights)
     groups, n = scores[0].shape

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.rankers._base import Columns, Given, Prompts, Ranker, Responses, Value, option
+from grkd.objectives import option
+from grkd.rankers._base import Columns, Given, Prompts, Ranker, Responses, Value
 
 
 @dataclass(kw_only=True)

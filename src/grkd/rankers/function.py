@@ -10,7 +10,8 @@ from typing import Any
 from grkd.errors import UserError
 from grkd.files import file_digest
 from grkd.imports import imported
-from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value, option
+from grkd.objectives import option
+from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value
 
 
 @dataclass(kw_only=True)

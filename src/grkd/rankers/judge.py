@@ -9,8 +9,9 @@ import numpy as np
 
 from grkd.endpoint.judge import Budget, Judge, Judgement, Request
 from grkd.errors import UserError
+from grkd.objectives import option
 from grkd.rankers import _prompts
-from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, conversation, option
+from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, conversation
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from grkd.rankers._teacher import known_log_probs, teacher_of
 
 @dataclass(kw_only=True)
 class LogProb(Ranker):
-    """s(y) = 1/|y| sum_t log p_T(y_t | x, y_<t), in nats a token.
+    """s(y) = 1/|y| sum_t log p_T(y_t | x, y_<t), in nats per token.
 
     Column teacher_log_prob: these values, where a forward pass of the teacher has given them already.
     Source: the score of a response in arXiv 2502.14272 (PAD).

@@ -1,4 +1,7 @@
-"""A panel: one ranker or several, and how their scores make one order."""
+"""A panel: one ranker or several, and how their scores make one order.
+
+Over 300 lines: half of them are the docstrings of the public functions.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +17,17 @@ _COST = {"none": 0, "endpoint": 1, "device": 2, "teacher": 3}  # of opening: mis
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A ranker on a panel. label: its name in reports and tables."""
+    """A ranker on a panel.
+
+    Parameters
+    ----------
+    ranker : Ranker
+        The ranker.
+    label : str
+        Its name in reports and tables.
+    weight : float
+        Above 0.
+    """
 
     ranker: Ranker
     label: str
@@ -23,16 +36,34 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """What a panel says of groups: the one order, and each ranker's scores [groups, n] by label."""
+    """A panel's scores of groups.
+
+    Parameters
+    ----------
+    order : Order
+        The one order.
+    by_ranker : dict of str to float64 array [groups, n]
+        Each ranker's scores by its label.
+    """
 
     order: Order
     by_ranker: dict[str, Scores]
 
 
 class Panel:
-    """`with panel(["verifier", "log_prob"], combine="votes") as judges: judges.open(...); judges(prompts, ...)`.
+    """Rankers that are opened, called and closed together; made by `panel`.
 
-    members: in the order that "lexicographic" reads them. Raises UserError for no members, or two of one label.
+    Parameters
+    ----------
+    members : sequence of Member
+        In the order that "lexicographic" reads them.
+    combine : {"weights", "lexicographic", "votes"}
+        See `order`.
+
+    Raises
+    ------
+    UserError
+        For no members, or two with one label.
     """
 
     def __init__(self, members: Sequence[Member], *, combine: str = "weights") -> None:
@@ -116,18 +147,66 @@ class Panel:
 
 
 def panel(entries: Sequence[Any], *, combine: str = "weights") -> Panel:
-    """A panel of entries: a ranker's name, a mapping {name, label, weight, options...}, a Ranker, or a function.
+    """Several rankers, and how their scores make one order.
 
-    A function has the signature of TRL's reward functions. Raises UserError for what is none of these.
+    Parameters
+    ----------
+    entries : sequence
+        Each a ranker's name, a mapping {name, label, weight, options...}, a `Ranker`, or a function with the signature
+        of TRL's reward functions.
+    combine : {"weights", "lexicographic", "votes"}
+        See `order`.
+
+    Returns
+    -------
+    Panel
+        Open it with the resources that its rankers need, then call it like a ranker.
+
+    Raises
+    ------
+    UserError
+        For an entry that is none of these.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> shortest = lambda prompts, completions, **columns: [-len(text) for text in completions]
+    >>> with rankers.panel([shortest]) as judges:
+    ...     judges.open(rankers.Resources())
+    ...     judges(["Hi"], [["Hello!", "Hello to you, too!"]]).order.scores
+    array([[ -6., -18.]])
     """
     return Panel([member(entry) for entry in entries], combine=combine)
 
 
 def reward_panel(functions: Any, *, weights: Sequence[float] | None = None, combine: str = "sum") -> Panel:
-    """A panel of TRL's `reward_funcs`: one or a list of functions, sequence-classification models, or their names.
+    """A panel of TRL's `reward_funcs`; their scores are summed as they are, as TRL does by default.
 
-    weights: TRL's `reward_weights`, one per function. Their scores are summed as they are, as TRL does by default.
-    Raises UserError for another number of weights than functions, and for what is no reward function.
+    Parameters
+    ----------
+    functions : function, model, str or list of these
+        Reward functions, sequence-classification models, or their names.
+    weights : sequence of float, optional
+        TRL's `reward_weights`, one per function.
+    combine : {"weights", "sum", "lexicographic", "votes"}
+        See `order`.
+
+    Returns
+    -------
+    Panel
+        One member per function.
+
+    Raises
+    ------
+    UserError
+        For another number of weights than functions, and for what is no reward function.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> shortest = lambda prompts, completions, **columns: [-len(text) for text in completions]
+    >>> rankers.reward_panel([shortest, shortest], weights=[1.0, 3.0]).weights
+    [1.0, 3.0]
     """
     listed = list(functions) if isinstance(functions, list | tuple) else [functions]
     members = [_reward(function) for function in listed]
@@ -140,7 +219,33 @@ def reward_panel(functions: Any, *, weights: Sequence[float] | None = None, comb
 
 
 def weighted_members(members: Sequence[Member], weights: Sequence[float] | None, where: str) -> list[Member]:
-    """The members with these weights. Raises UserError for another number of weights, or one that is not above 0."""
+    """The members of a panel with these weights.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        The members.
+    weights : sequence of float or None
+        One per member, above 0. None: the members as they are.
+    where : str
+        What the members are called in errors.
+
+    Returns
+    -------
+    list of Member
+        The members.
+
+    Raises
+    ------
+    UserError
+        For another number of weights, or one that is not above 0.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> rankers.weighted_members([rankers.member("log_prob")], [2.0], "rankers")[0].weight
+    2.0
+    """
     if weights is None:
         return list(members)
     if len(weights) != len(members) or not all(0 < weight < float("inf") for weight in weights):
@@ -164,7 +269,29 @@ def _reward(function: Any) -> Member:
 
 
 def member(entry: Any) -> Member:
-    """One entry of `panel`. Raises UserError for an unknown ranker or option, and a weight that is not above 0."""
+    """One entry of `panel`.
+
+    Parameters
+    ----------
+    entry : str, mapping, Ranker or function
+        See `panel`.
+
+    Returns
+    -------
+    Member
+        The ranker with its label and weight.
+
+    Raises
+    ------
+    UserError
+        For an unknown ranker or option, and a weight that is not above 0.
+
+    Examples
+    --------
+    >>> from grkd import rankers
+    >>> rankers.member({"name": "log_prob", "weight": 2.0}).weight
+    2.0
+    """
     if isinstance(entry, str):
         return Member(ranker=load(entry), label=entry)
     if isinstance(entry, Ranker):

@@ -12,7 +12,8 @@ from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.models.complete import check_complete
 from grkd.models.load import context_length
-from grkd.rankers._base import Columns, Given, Need, Prompt, Prompts, Ranker, Resources, Responses, conversation, option
+from grkd.objectives import option
+from grkd.rankers._base import Columns, Given, Need, Prompt, Prompts, Ranker, Resources, Responses, conversation
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any, Literal
 
 from grkd.errors import UserError
+from grkd.objectives import option
 from grkd.rankers import _answers
-from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, option
+from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses
 
 Kind = Literal["answer", "math", "number", "text", "choice", "regex"]
 

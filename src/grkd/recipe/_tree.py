@@ -208,14 +208,14 @@ class Responses(Section):
     """
 
     source: Literal["teacher", "student", "data", "mixture"] = "teacher"
-    n: Count = 1  # responses a prompt; a mixture's numbers add up to it
+    n: Count = 1  # responses per prompt; a mixture's numbers add up to it
     candidates: Count | None = None  # sampled a prompt, of which the n most different are kept; null: n
     mixture: Mixture | None = None
     max_new_tokens: Count = 256
     temperature: NonNegative = 1.0  # 0: greedy
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     batch_size: Count | None = None  # responses generated at a time; null: what a GPU's memory holds, 16 on a CPU
-    shard_size: Count = 64  # prompts a file; whole shards survive a kill
+    shard_size: Count = 64  # prompts per file; complete shards survive a kill
     when: Literal["before", "in_training"] = "before"
     stored_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # in_training: prompts that keep their stored groups
 

@@ -1,4 +1,4 @@
-"""Table 1 of the paper, as printed: facts to compare with, none of them measured by this project.
+"""Table 1 of the paper: facts to compare with, none of them measured by this project.
 
 Source: Li, Zhou, Chen, "Group Relative Knowledge Distillation: Learning from Teacher's Relational Inductive Bias",
 arXiv 2504.20482 (2025), Table 1. Columns: AlpacaEval 2 LC and WR, Arena-Hard WR, MT-Bench, GSM8K.

@@ -32,7 +32,7 @@ class Estimate:
 class Evaluation:
     """One benchmark of one model. limit: only so many questions; complete: no judgement is missing.
 
-    items: one record a question or response, for paired tests. conditions: settings that must be the same in two
+    items: one record per question or response, for paired tests. conditions: settings that must be the same in two
     results for a comparison of them to mean anything (the judge, the worked examples, ...).
     """
 

@@ -1,4 +1,4 @@
-"""A run's folder: stages as whole folders with a manifest, made once, taken up again after a kill."""
+"""A run's folder: stages as complete folders with a manifest, made once, resumed after a kill."""
 
 import datetime
 import os
@@ -66,7 +66,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process out of the same folder. Raises UserError where one is at work in it."""
+        """Keep a second process out of the same folder. Raises UserError if one is at work in it."""
         self._writable()
         for name in _FILES:
             if (self.path / name).is_dir():
@@ -84,8 +84,8 @@ class RunFolder:
         try:
             yield
         finally:
-            # The file goes while it is locked: who has opened it meanwhile then sees that it has no name any more, and
-            # takes the next one. After the release they would hold it beside who makes the next one.
+            # Unlink the lock file before it is released: a waiting process then notices that its file was unlinked and
+            # retries on a new one. Afterwards it could lock the stale file while a third process locks the new one.
             with suppress(OSError):
                 (self.path / ".lock").unlink()
             lock.release()
@@ -105,9 +105,10 @@ class RunFolder:
         """The finished folder of a stage, made now unless it is there already with the same inputs.
 
         `make` writes into the folder that it is given; after a kill it is called again on what it had written, if the
-        inputs are still the same. A whole stage with other inputs is kept as `<stage>.old`.
-        A UserError leaves nothing of a stage that had not begun its work, nor of a quick one; finished shards and
-        checkpoints of the others stay, since the mistake (an unreachable hub, say) may be mended.
+        inputs are still the same. A complete stage with other inputs is kept as `<stage>.old`.
+        On a UserError the partial folder is deleted if the stage wrote nothing yet or is `quick`. Otherwise finished
+        shards and checkpoints are kept, so that the command can be repeated after the cause (such as an unreachable
+        hub) is fixed.
         """
         key, final = digest(inputs), self.path / name
         if self.from_main(lambda: self._whole(final, key)):
@@ -132,7 +133,7 @@ class RunFolder:
         return final
 
     def key(self, name: str) -> str:
-        """Digest of what a whole stage was made from; the input of the stages after it."""
+        """Digest of what a complete stage was made from; the input of the stages after it."""
         found = read_manifest(self.path / name)
         if found is None:
             raise UserError(f"{self.path / name}: the stage is not there; give the command that makes it again")
@@ -154,7 +155,7 @@ class RunFolder:
         if damaged and self.ranks.is_main_process:
             names = ", ".join(map(str, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
             stage = escape(str(folder.relative_to(self.path)))
-            console.print(f"[yellow]{stage}: damaged: {escape(names)}; it is made again[/yellow]", soft_wrap=True)
+            console.print(f"[yellow]{stage}: damaged: {escape(names)}; it is rebuilt[/yellow]", soft_wrap=True)
         return not damaged
 
     def _prepare(self, work: Path, key: str) -> None:
@@ -209,7 +210,7 @@ def path_digest(path: Path) -> Any:
 
 
 def environment(command: str) -> dict[str, Any]:
-    """Versions, hardware, commit and date: what a reader needs to judge the figures of a run."""
+    """Versions, hardware, commit and date: what a reader needs to judge the metrics of a run."""
     from accelerate import PartialState
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

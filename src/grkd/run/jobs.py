@@ -21,12 +21,12 @@ NOT_YET = "failed: not run yet; give the same command again"
 def run_jobs(
     queue: list[Job], work: Callable[[Job], object], *, processes: int, description: str
 ) -> Generator[tuple[Job, str], None, None]:
-    """Every job with its outcome, "done" or "failed: reason", as they end; one that fails leaves the others be.
+    """Run jobs; yield each with its outcome, "done" or "failed: reason", as it ends. A failure stops no other.
 
-    queue: jobs are taken from its front. Between two outcomes, who reads them may add jobs and put them in another
-    order; the end is reached when the queue is empty and nothing is under way.
-    processes: above 1, `work` (a function of a module) and the jobs are sent to that many processes, which do one job
-    after the other, spread over the GPUs; a process that dies takes its job with it, and those under way beside it.
+    queue: jobs are taken from its front. The caller may append to or reorder it between two results. Iteration ends
+    when the queue is empty and no job is running.
+    processes: number of worker processes, spread over the GPUs. Above 1, `work` must be a function of a module. If a
+    worker dies, every job running at that moment is reported as failed; queued jobs continue.
     """
     while queue:
         if processes == 1 or len(queue) < 2:

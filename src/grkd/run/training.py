@@ -115,7 +115,7 @@ def train(
     description: str,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> nn.Module | None:
-    """Train in `folder` (checkpoints/, metrics.jsonl, training.json), going on from the last whole checkpoint.
+    """Train in `folder` (checkpoints/, metrics.jsonl, training.json), resumed from the last complete checkpoint.
 
     Returns the student; None on all processes but the main one if its weights are sharded.
     """

@@ -15,7 +15,7 @@ from grkd.run.manifest import MANIFEST, read_manifest
 
 _ASIDE = (".old", ".damaged", ".partial")
 _SHOWN = 5  # damaged files that a line names
-# What a run writes beside its stages; made again by every command.
+# What a run writes beside its stages; rewritten by every command.
 _FILES = ("environment.json", "results.json", "search.json")
 
 

@@ -39,7 +39,7 @@ def check_same_model(
     *,
     tolerance_nats: float,
 ) -> None:
-    """Compare mean log-probabilities, nats a token, with those of the model on this machine (None: it is not here).
+    """Compare mean log-probabilities, nats per token, with those of the model on this machine (None: it is not here).
 
     Raises UserError for a difference above the tolerance, naming what usually causes one.
     """
@@ -50,7 +50,7 @@ def check_same_model(
     worst = max(range(len(items)), key=lambda at: differences[at])
     if not differences[worst] <= tolerance_nats:
         raise UserError(
-            f"teacher: mean log-probability of {items[worst].id}: {served[worst]:.3f} nats a token from the server, "
+            f"teacher: mean log-probability of {items[worst].id}: {served[worst]:.3f} nats per token from the server, "
             f"{own[worst]:.3f} from teacher.model here (tolerance_nats {tolerance_nats:g}). Usual causes: another "
             "model, revision or quantisation is served; a template or BOS is added; another vocabulary; prompts are cut"
         )

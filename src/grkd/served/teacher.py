@@ -72,7 +72,7 @@ class ServedTeacher:
     def mean_log_probs(
         self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]
     ) -> list[list[float]]:
-        """Mean token log-probability of each response, nats a token, from columns prompt_ids and response_ids.
+        """Mean token log-probability of each response, nats per token, from columns prompt_ids and response_ids.
 
         The ids must be of the teacher's vocabulary. Raises UserError without these columns, and as `scored`.
         """

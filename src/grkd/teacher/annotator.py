@@ -119,7 +119,8 @@ def verdicts(
 def calibrated(log_prob: float, choice: float, *, ratio: float) -> float:
     """ratio * log_prob + (1 - ratio) * choice: the reward of PAD, arXiv 2502.14272, with its calibration ratio.
 
-    log_prob: mean token log-probability of a response under the teacher, nats a token; choice: of choice_scores, nats.
+    log_prob: mean token log-probability of a response under the teacher, nats per token; choice: of choice_scores, in
+    nats.
     """
     return ratio * log_prob + (1 - ratio) * choice
 

@@ -141,7 +141,7 @@ class LocalTeacher:
     def _log_probs(
         self, batch: dict[str, Tensor], *, hidden: bool = False
     ) -> tuple[Float[Tensor, " batch"], Tensor | None]:
-        """Mean token log-probabilities, nats a token; hidden states [batch, response, hidden] where asked for.
+        """Mean token log-probabilities, nats per token; hidden states [batch, response, hidden] where asked for.
 
         From hidden states no logits of the whole batch are made: at 256,000 entries they would take gigabytes.
         """

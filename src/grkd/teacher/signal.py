@@ -1,7 +1,7 @@
 """The teacher's signal for distillation by token: its last hidden states, stored once, and its head.
 
-The hidden states of a response take a few kB a token where its logits take 100-500 kB, and head(hidden) gives the exact
-logits back in training, without the teacher's body in memory.
+The hidden states of a response take a few kB per token, its logits 100-500 kB, and head(hidden) gives the exact logits
+back in training, without the teacher's body in memory.
 """
 
 import json
@@ -113,7 +113,7 @@ def mean_log_probs(
     response_ids: Int[Tensor, "batch response"],
     response_mask: Bool[Tensor, "batch response"],
 ) -> Float[Tensor, " batch"]:
-    """Mean log-probability of each response's tokens, in nats a token, computed in float32; 0 for an empty response.
+    """Mean log-probability of each response's tokens, in nats per token, computed in float32; 0 for an empty response.
 
     (1/R) sum_r log softmax(logits_r)[y_r] over unmasked r.
     """

@@ -34,11 +34,27 @@ def check_objective(
 ) -> None:
     """Run every check on an objective, at each of its levels.
 
-    bases: option -> the objective to vary it from, for options that do something only together with others
-    ({"clip": MyMethod(weights="sequence")}; of a part: "ranking.pairs.group_size").
-    deterministic: the objective with draws that do not depend on how rows are batched, if it draws.
-    minimum_at_teacher: whether a student equal to its teacher has no gradient and the least loss; None: not checked.
-    Raises AssertionError for the first check that fails.
+    Parameters
+    ----------
+    objective : Objective
+        A method, or grkd composed of your parts.
+    bases : mapping of str to Objective, optional
+        By option: the objective to vary it from, for options that do something only together with others
+        ({"clip": MyMethod(weights="sequence")}; of a part: "ranking.pairs.group_size").
+    deterministic : Objective, optional
+        The objective with draws that do not depend on how rows are batched, if it draws.
+    minimum_at_teacher : bool, optional
+        Whether a student equal to its teacher has no gradient and the least loss. None: not checked.
+
+    Raises
+    ------
+    AssertionError
+        For the first check that fails, in one line.
+
+    Examples
+    --------
+    >>> from grkd import objectives, testing
+    >>> testing.check_objective(objectives.load("kd"), minimum_at_teacher=True)
     """
     for level in objective.levels:
         for check in CHECKS:

@@ -16,10 +16,32 @@ ROWS, CANDIDATES = 8, 9
 def a_batch(
     rows: int = ROWS, candidates: int = CANDIDATES, *, masked: bool = False, seed: int = 0, level: Level = "row"
 ) -> Batch:
-    """Float64 scores; with `masked`, some candidates and one whole row are missing.
+    """A batch for checks, in float64, with everything that its level may have.
 
-    Whatever a level may have is there: rows are tokens of four responses that were drawn in training, and examples
-    with features; responses have lengths and scores under a reference model.
+    At level "row" rows are tokens of four responses that were drawn in training, and examples with features; at level
+    "response" responses have lengths and scores under a reference model.
+
+    Parameters
+    ----------
+    rows, candidates : int
+        Its size.
+    masked : bool
+        Whether some candidates and one whole row are missing.
+    seed : int
+        Of the random scores.
+    level : {"row", "response"}
+        What a row is.
+
+    Returns
+    -------
+    Batch
+        The batch.
+
+    Examples
+    --------
+    >>> from grkd import testing
+    >>> testing.a_batch(2, 5).student.shape
+    torch.Size([2, 5])
     """
     generator = torch.Generator().manual_seed(seed)
     student, teacher, order = (
@@ -48,7 +70,26 @@ def a_batch(
 
 
 def take(batch: Batch, rows: Any) -> Batch:
-    """Some of the rows, as a batch."""
+    """Some of the rows, as a batch.
+
+    Parameters
+    ----------
+    batch : Batch
+        The batch.
+    rows : slice or int Tensor
+        Which rows.
+
+    Returns
+    -------
+    Batch
+        These rows.
+
+    Examples
+    --------
+    >>> from grkd import testing
+    >>> testing.take(testing.a_batch(4), slice(1, 3)).student.shape[0]
+    2
+    """
     taken = {f.name: getattr(batch, f.name)[rows] for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
     if "response" in taken:  # numbers of responses start from 0 in every batch
         taken["response"] = torch.unique(taken["response"], return_inverse=True)[1]
@@ -75,7 +116,31 @@ def with_tokens(batch: Batch) -> Batch:
 def loss_and_gradient(
     objective: Objective, batch: Batch, *, rows: int | None = None, term: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Loss and the student's gradient; groups are drawn from the same seed every time."""
+    """Loss and the student's gradient; groups are drawn from the same seed every time.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+    batch : Batch
+        The batch.
+    rows : int, optional
+        The divisor. None: each term's own count.
+    term : int, optional
+        The only term that is taken. None: all.
+
+    Returns
+    -------
+    (Tensor [], Tensor [rows, candidates])
+        The loss, and its gradient by the student's scores.
+
+    Examples
+    --------
+    >>> from grkd import objectives, testing
+    >>> loss, gradient = testing.loss_and_gradient(objectives.load("kd"), testing.a_batch())
+    >>> gradient.shape == testing.a_batch().student.shape
+    True
+    """
     student = batch.student.detach().clone().requires_grad_()
     moved = with_tokens(replace(batch, student=student, seeds=torch.Generator().manual_seed(7)))
     terms = objective.terms(moved)

@@ -142,7 +142,27 @@ def check_split_batch(objective: Objective, level: Level) -> None:
 
 
 def check_minimum(objective: Objective, level: Level, at_teacher: bool) -> None:
-    """A student equal to its teacher is at the minimum, or is not."""
+    """Check whether a student equal to its teacher has no gradient and the least loss.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+    level : {"row", "response"}
+        Of the batch.
+    at_teacher : bool
+        Whether the minimum is there, or must not be.
+
+    Raises
+    ------
+    AssertionError
+        If it is otherwise.
+
+    Examples
+    --------
+    >>> from grkd import objectives, testing
+    >>> testing.check_minimum(objectives.load("kd"), "row", True)
+    """
     batch = a_batch(level=level)
     assert batch.teacher is not None
     loss, gradient = loss_and_gradient(objective, replace(batch, student=batch.teacher + 0.5))
@@ -156,7 +176,23 @@ def check_minimum(objective: Objective, level: Level, at_teacher: bool) -> None:
 
 
 def check_teacher(objective: Objective) -> None:
-    """needs_teacher is what it says."""
+    """Check that the method asks for its teacher exactly if it reads one.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+
+    Raises
+    ------
+    AssertionError
+        If needs_teacher is wrong.
+
+    Examples
+    --------
+    >>> from grkd import objectives, testing
+    >>> testing.check_teacher(objectives.load("ce"))
+    """
     batch = replace(a_batch(level=objective.levels[0]), teacher=None)
     if not objective.needs_teacher:
         complete = a_batch(level=objective.levels[0])

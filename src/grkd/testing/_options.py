@@ -16,7 +16,27 @@ from grkd.testing._batches import a_batch, loss_and_gradient
 
 
 def check_options(objective: Objective, bases: Mapping[str, Objective] | None = None) -> None:
-    """Every option has help, and every value that is accepted for it changes the loss, its gradient or the sampling."""
+    """Check that every option has help and an effect.
+
+    Every value that is accepted for it must change the loss, its gradient or the sampling.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+    bases : mapping of str to Objective, optional
+        By option: the objective to vary it from. None: the objective itself.
+
+    Raises
+    ------
+    AssertionError
+        For the first option without help or effect.
+
+    Examples
+    --------
+    >>> from grkd import objectives, testing
+    >>> testing.check_options(objectives.load("kd"))
+    """
     bases = bases or {}
     for path in option_paths(objective):
         base = bases.get(path, objective)
@@ -35,7 +55,24 @@ def check_options(objective: Objective, bases: Mapping[str, Objective] | None = 
 
 
 def option_paths(objective: Objective) -> list[str]:
-    """Every option of an objective, and of its parts: alpha_ceiling, ranking.pairs.tau."""
+    """Every option of an objective, and of its parts by dotted path.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+
+    Returns
+    -------
+    list of str
+        Such as alpha_ceiling, ranking.pairs.tau.
+
+    Examples
+    --------
+    >>> from grkd import objectives, testing
+    >>> "ranking.pairs.tau" in testing.option_paths(objectives.load("grkd"))
+    True
+    """
     found = []
     for name, one in options_of(type(objective)).items():
         value = getattr(objective, name)
@@ -48,7 +85,26 @@ def option_paths(objective: Objective) -> list[str]:
 
 
 def alternatives(objective: Objective, path: str) -> Iterator[tuple[Any, Objective]]:
-    """Other values for an option, and the objective with each; values that are refused are left out."""
+    """Other values for an option, and the objective with each; values that are refused are left out.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+    path : str
+        The option, see `option_paths`.
+
+    Yields
+    ------
+    (Any, Objective)
+        The value, and the objective that has it.
+
+    Examples
+    --------
+    >>> from grkd import objectives, testing
+    >>> all(made.temperature == value for value, made in testing.alternatives(objectives.load("kd"), "temperature"))
+    True
+    """
     name, _, inner = path.partition(".")
     if not inner:
         for value in _others(options_of(type(objective))[name], getattr(objective, name)):

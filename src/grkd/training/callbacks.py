@@ -16,7 +16,7 @@ from grkd.files import NotJSON, parse_json
 
 
 class ProgressBar(TrainerCallback):
-    """A rich bar with steps a second, time left and the loss."""
+    """A rich bar with steps per second, time left and the loss."""
 
     def __init__(self, description: str) -> None:
         self.description = description
@@ -54,12 +54,12 @@ class ProgressBar(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Writes one JSON line a log; after a resume, lines beyond the checkpoint's step are dropped first."""
+    """Writes one JSON line per log; after a resume, lines beyond the checkpoint's step are dropped first."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._clock, self._step = 0.0, 0
-        # Of training, the legs before a kill counted in. Rows are tokens or examples.
+        # Totals of the whole training, including the part before a restart. A row is a token or an example.
         self.seconds = self.rows_seen = self._rows_before = 0.0
 
     def seconds_now(self) -> float:
@@ -123,7 +123,7 @@ class BesideTraining(TrainerCallback):
 
 
 class FiniteSteps(TrainerCallback):
-    """Ends a training whose loss or gradients are no longer finite: no further step would mend its weights.
+    """Ends a training whose loss or gradients are no longer finite: no further step would repair its weights.
 
     At the last step and at a checkpoint a line is logged, so that what came since the last one is counted and seen.
     """

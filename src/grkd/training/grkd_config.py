@@ -12,11 +12,18 @@ from grkd.errors import UserError
 class RecordArguments:
     """How records become token ids.
 
-    max_length: of prompt and response in tokens; longer responses are left out and counted.
-    system: a system message before every prompt without its own.
-    train_on_turns: "all" assistant turns of a conversation, or the "last".
-    chat_template_kwargs: variables of the chat template, such as enable_thinking; a record's own come first.
-    train_split, eval_split: the splits of a DatasetDict.
+    Parameters
+    ----------
+    max_length : int, optional
+        Longest prompt and response together, in tokens; longer responses are left out and counted.
+    system : str, optional
+        System message before every prompt without its own.
+    train_on_turns : {"all", "last"}
+        Which assistant turns of a conversation are learnt.
+    chat_template_kwargs : dict or JSON text, optional
+        Variables of the chat template, such as enable_thinking; a record's own come first.
+    train_split, eval_split : str, optional
+        Splits of a DatasetDict.
     """
 
     max_length: int | None = 1024
@@ -33,13 +40,22 @@ class RecordArguments:
 class SamplingArguments:
     """Responses that are sampled from the student in training, at temperature 1 over the whole vocabulary.
 
-    max_new_tokens: per response.
-    num_generations: responses per prompt in a group that rankers order.
-    stored_share: share of the prompts that keep the responses made before training.
-    steps_per_generation: optimiser steps whose responses are sampled at once; see DistillationTrainer.
-    sampling_batch_size: responses sampled at a time; None: what the memory holds on a GPU, else 64.
-    reward_weights: one weight per ranker.
-    keep_groups: keep every group with its scores in output_dir/groups.
+    Parameters
+    ----------
+    max_new_tokens : int
+        Longest response, in tokens.
+    num_generations : int
+        Responses per prompt in a group that rankers order.
+    stored_share : float
+        Share of the prompts that keep the responses made before training.
+    steps_per_generation : int
+        Optimiser steps whose responses are sampled in one call; see DistillationTrainer.
+    sampling_batch_size : int, optional
+        Responses sampled at a time. None: what the memory holds on a GPU, else 64.
+    reward_weights : list of float, optional
+        One weight per ranker.
+    keep_groups : bool
+        Keep every group with its scores in output_dir/groups.
     """
 
     max_new_tokens: int = 256
@@ -62,14 +78,35 @@ class SamplingArguments:
 class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
     """transformers.TrainingArguments, RecordArguments, SamplingArguments, and the method.
 
-    method, method_options: see `grkd methods`.
-    teacher_model_name_or_path: the teacher, where the trainer is not given one.
-    teacher_placement: of a teacher given by its name on several GPUs: "whole" on each, "sharded" over them, or
-    "offloaded": sharded and kept in the host's memory.
-    fused_head, compile_layers: see DistillationTrainer. tokens_per_batch: see LanguageRows.
-    eval_metrics: what `evaluate` measures beside the loss; see grkd.training.evaluation_metrics.
-    eval_top_k: the teacher's candidates whose order is measured at every token.
     per_device_train_batch_size counts prompts, each with all its responses.
+
+    Parameters
+    ----------
+    method : str
+        A method's name or import path, see `grkd methods`.
+    method_options : dict or JSON text, optional
+        Its options.
+    teacher_model_name_or_path : str, optional
+        The teacher, if the trainer is given none.
+    teacher_placement : {"whole", "sharded", "offloaded"}
+        Of a teacher given by its name on several GPUs: whole on each, sharded over them, or sharded and kept in the
+        host's memory.
+    fused_head : bool, optional
+        Compute the loss without the logits of the whole batch, see DistillationTrainer.
+    tokens_per_batch : int, optional
+        See LanguageRows.
+    compile_layers : str
+        See DistillationTrainer.
+    eval_metrics : list of str, optional
+        What `evaluate` measures beside the loss; see grkd.training.evaluation_metrics.
+    eval_top_k : int
+        The teacher's candidates whose order is measured at every token.
+
+    Examples
+    --------
+    >>> from grkd import GRKDConfig
+    >>> GRKDConfig(method="kd", method_options={"temperature": 2.0}, use_cpu=True).method
+    'kd'
     """
 
     method: str = "grkd"

@@ -1,4 +1,7 @@
-"""GRKDTrainer: any method of grkd behind the arguments that transformers' and TRL's trainers have."""
+"""GRKDTrainer: any method of grkd behind the arguments that transformers' and TRL's trainers have.
+
+Over 300 lines: a fifth of them are the docstring of GRKDTrainer.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,26 +41,72 @@ __all__ = ["GRKDConfig", "GRKDTrainer"]
 class GRKDTrainer(DistillationTrainer):
     """Distils teacher_model into model: by tokens, by scored responses, or by groups that are sampled and ranked.
 
-        GRKDTrainer(model=student, teacher_model=teacher, args=GRKDConfig(...), train_dataset=records,
-                    processing_class=tokenizer).train()
-        GRKDTrainer(model=student, args=GRKDConfig(method="grpo"), rankers=[{"name": "verifier"}], ...).train()
-
-    model, teacher_model: a model, or the name or folder of one.
-    rankers: who orders groups of args.num_generations responses that the student samples at every step, as in a recipe
-    (grkd.rankers.panel). combine: how several make one order: weights, sum, lexicographic or votes.
-    reward_funcs: the same by TRL's name: functions, sequence-classification models or their names, whose rewards are
-    summed. args.reward_weights: of either.
-    train_dataset, eval_dataset: records (a list of dicts, a datasets.Dataset or IterableDataset, a DatasetDict with
-    args.train_split, the path of a file) with `messages`, `prompt` + `completion`, `prompt` + `responses`
-    (+ `teacher_scores`), or `prompt` + `chosen` / `rejected`; a `prompt` alone for methods that sample, and for seqkd,
-    whose teacher answers first. eval_dataset may be a dict of sets by name.
-    teacher_processing_class: the teacher's tokenizer, where its model carries no name to load it by.
     A teacher that is the student itself, or shares weights with it, is copied and frozen as it is then.
-    peft_config: of peft, for LoRA; the base model, with adapters off, is then dpo's reference.
-    objective: in place of args.method. compute_metrics: see grkd.training.evaluation_metrics.Measured.
-    The other arguments are those of transformers.Trainer.
-    Raises UserError for methods that need what is not given, another vocabulary than the student's where tokens are
-    compared, and records that are malformed.
+
+    Parameters
+    ----------
+    model : nn.Module or str
+        The student, or its name or folder.
+    teacher_model : nn.Module or str, optional
+        The teacher.
+    args : GRKDConfig, optional
+        Settings of the training and the method.
+    rankers : sequence, optional
+        Who orders groups of args.num_generations responses that the student samples at every step, as in a recipe; see
+        grkd.rankers.panel.
+    combine : {"weights", "sum", "lexicographic", "votes"}, optional
+        How several rankers make one order.
+    reward_funcs : function, model, str or list of these, optional
+        Rankers by TRL's name: functions, sequence-classification models or their names, whose rewards are summed.
+        args.reward_weights weighs them.
+    train_dataset, eval_dataset : records
+        A list of dicts, a datasets.Dataset or IterableDataset, a DatasetDict with args.train_split, or the path of a
+        file. Records have `messages`, `prompt` + `completion`, `prompt` + `responses` (+ `teacher_scores`), or
+        `prompt` + `chosen` / `rejected`; a `prompt` alone for methods that sample, and for seqkd, whose teacher answers
+        first. eval_dataset may be a dict of sets by name.
+    processing_class : PreTrainedTokenizerBase, optional
+        The tokenizer. None: loaded by the model's name.
+    teacher_processing_class : PreTrainedTokenizerBase, optional
+        The teacher's tokenizer, if its model has no name to load it by.
+    peft_config : peft.PeftConfig, optional
+        For LoRA; the base model, with adapters off, is then dpo's reference.
+    objective : Objective, optional
+        In place of args.method.
+    **kwargs : Any
+        The other arguments of transformers.Trainer. compute_metrics: see grkd.training.evaluation_metrics.Measured.
+
+    Raises
+    ------
+    UserError
+        For methods that need what is not given, another vocabulary than the student's if tokens are compared, and
+        malformed records.
+
+    References
+    ----------
+    arXiv 2504.20482 (the default method).
+
+    Examples
+    --------
+    >>> from contextlib import redirect_stdout
+    >>> from tempfile import TemporaryFile, mkdtemp
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    >>> from grkd import GRKDConfig, GRKDTrainer
+    >>> words = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1, "one": 2, "two": 3}, unk_token="<pad>"))
+    >>> words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<pad>")
+    >>> sizes = {"vocab_size": 4, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "eos_token_id": 1}
+    >>> teacher, student = (LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=layers)) for layers in (2, 1))
+    >>> args = GRKDConfig(mkdtemp(), max_steps=2, use_cpu=True, report_to="none", disable_tqdm=True)
+    >>> records = [{"prompt": "one", "completion": "two two"}]
+    >>> trainer = GRKDTrainer(
+    ...     student, teacher, args, train_dataset=records,
+    ...     processing_class=tokenizer, teacher_processing_class=tokenizer,
+    ... )
+    >>> with redirect_stdout(TemporaryFile("w")):  # losses
+    ...     found = trainer.train()
+    >>> found.global_step
+    2
     """
 
     def __init__(

@@ -36,9 +36,9 @@ def row_seeds(batch: dict[str, Any], examples: Int[Tensor, " rows"], places: Int
 
 @dataclass(frozen=True, kw_only=True)
 class Forward:
-    """What one forward pass of the student gives: a batch a level, with the student's graph.
+    """Result of one forward pass of the student: one batch per level, still attached to the autograd graph.
 
-    head_inputs: of grkd.kernels.distillation_head, in place of the batch of rows.
+    head_inputs: inputs of grkd.kernels.distillation_head, in place of the batch of rows.
     """
 
     batches: dict[Level, Batch] = field(default_factory=dict)
@@ -167,4 +167,4 @@ class ClassRows:
         return [batch]
 
     def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
-        """Nothing to move: the teacher has spoken already."""
+        """Nothing to move: the teacher's scores are already part of the batch."""

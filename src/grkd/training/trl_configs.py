@@ -25,8 +25,34 @@ def from_trl(config: Any, **changes: Any) -> GRKDConfig:
     """The same training as a GRKDConfig: of trl's GRPOConfig, DPOConfig, DistillationConfig or GKDConfig (1.16).
 
     TrainingArguments are copied; what TRL adds is mapped as in docs/guide/from-trl.md. Arguments that only say how TRL
-    works are named in one line. changes: fields of GRKDConfig that are set in place of the config's.
-    Raises UserError for another config, and for an argument that changes what is learnt and is not here.
+    works are named in one line.
+
+    Parameters
+    ----------
+    config : trl config
+        One of the four above.
+    **changes : Any
+        Fields of GRKDConfig that are set in place of the config's.
+
+    Returns
+    -------
+    GRKDConfig
+        For `GRKDTrainer`.
+
+    Raises
+    ------
+    UserError
+        For another config, and for an argument that changes what is learnt and is not here.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from grkd import from_trl
+    >>> from trl import DPOConfig
+    >>> with warnings.catch_warnings(action="ignore"):  # of transformers about trl
+    ...     config = from_trl(DPOConfig("out", beta=0.2, report_to="none", bf16=False, use_cpu=True))
+    >>> config.method, config.method_options["beta"]
+    ('dpo', 0.2)
     """
     kind = next((each.__name__ for each in type(config).__mro__ if each.__name__ in CONFIGS), None)
     if kind is None:

@@ -61,7 +61,7 @@ class GRKD(Objective):
             raise UserError("grkd: every loss term has weight 0; set the weight of a part, or label_weight, above 0")
 
     @classmethod
-    def options(cls, given: Mapping[str, Any]) -> dict[str, Option]:
+    def options(cls, given: Mapping[str, Any]) -> Mapping[str, Option]:
         """The fields, `preset`, and every option of the parts by its dotted path.
 
         pairs.tau: of every part of this name; ranking.pairs.tau: of those in the list; ranking.0.tau: by its number.

@@ -20,7 +20,7 @@ class PAD(Objective):
     P_S(pi) = prod_k exp(beta s_pi(k)) / sum_{i >= k} exp(beta s_pi(i)), P_T the same of the teacher's scores t
     target "distribution": L = JSD(P_T, P_S) = 1/2 KL(P_T || M) + 1/2 KL(P_S || M), M = (P_T + P_S) / 2, a row each
     target "ranking": L = -log P_S(pi_T), pi_T the teacher's ranking (equal scores by index)
-    s: mean token log-probability under the student, t: the teacher's calibrated reward, both in nats a token.
+    s: mean token log-probability under the student, t: the teacher's calibrated reward, both in nats per token.
     ranks: how many places of a ranking are looked at, 1 to 6. A group of up to ranks + 1 responses is ranked whole;
     of a larger one it is the distribution of its first places. All n! / (n - ranks)! of them are enumerated.
     Groups of one response do not count, nor, for "ranking", those whose scores are all equal.

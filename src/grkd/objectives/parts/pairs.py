@@ -89,7 +89,7 @@ class Pairs(AxisPart, GroupPart):
 
     tau: float = option(1.0, "scale of score differences")
     target: str | PairForm = option("hard", "form of a pair: hard, soft, or one of your own", choices=("hard", "soft"))
-    normalize: Normalize = option("pairs", "divisor of the sum: number of pairs (as printed) or of candidates")
+    normalize: Normalize = option("pairs", "divisor of the sum: number of pairs (as in the paper) or of candidates")
     temperature: float = option(1.0, "over: batch: temperature of the log-probabilities that are the scores")
 
     def check(self) -> None:

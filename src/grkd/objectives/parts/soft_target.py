@@ -26,13 +26,13 @@ class SoftTarget(AxisPart):
     cross_entropy: -sum_k p_T(k) log p_S(k), the paper's; it has forward_kl's gradient. forward_kl: KL(p_T || p_S).
     reverse_kl: KL(p_S || p_T). jsd: 1/2 KL(p_T || M) + 1/2 KL(p_S || M), M = (p_T + p_S) / 2.
     p: softmax(scores / temperature) over all candidates. over: batch: over the rows' shares of a candidate,
-    p(k | a) / sum_b p(k | b): which rows a candidate belongs to. Columns with fewer than two rows are not counted.
+    p(k | a) / sum_b p(k | b): which row a candidate belongs to. Columns with fewer than two rows are not counted.
     Source: Hinton et al., arXiv 1503.02531; arXiv 2504.20482 uses it without T^2. Over the batch: ours.
     """
 
     temperature: float = option(1.0, "temperature T of both softmaxes")
     t_squared: bool = option(False, "multiply by T^2, which keeps the gradient's size as T grows")
-    divergence: MatchedBy = option("cross_entropy", "cross_entropy (as printed), forward_kl, reverse_kl or jsd")
+    divergence: MatchedBy = option("cross_entropy", "cross_entropy (as in the paper), forward_kl, reverse_kl or jsd")
 
     def check(self) -> None:
         above_zero(self.short_name(), self, "temperature")

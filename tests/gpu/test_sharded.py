@@ -8,7 +8,7 @@ import torch
 from tests.kernels._sharded import WAYS, same_step
 
 pytestmark = [
-    pytest.mark.gpu2,
+    pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
     pytest.mark.filterwarnings("ignore"),
 ]
