@@ -79,7 +79,7 @@ def planned(
 
 
 def best_rate(trials: Sequence[Mapping[str, Any]]) -> float | None:
-    """The learning rate with the best value, the lowest of several; None where no trial has one."""
+    """The learning rate with the best value, the lowest of several; None if no trial has one."""
     known = [(trial["value"], -trial["learning_rate"]) for trial in trials if trial["value"] is not None]
     return -max(known)[1] if known else None
 

@@ -194,7 +194,7 @@ def sitting(run_folder: Path, folder: Path, options: argparse.Namespace) -> dict
 
 
 def merged(places: list[Path]) -> dict[str, Any]:
-    """Several --out folders as one. Raises SystemExit where their questions or plans differ."""
+    """Several --out folders as one. Raises SystemExit if their questions or plans differ."""
     files = [read_json(place / FILE if place.is_dir() else place) for place in places]
     found = {**files[0], "sittings": [], "runs": {}}
     for one in files:

@@ -60,7 +60,7 @@ def by_label(found: Found) -> dict[str, list[Any]]:
 def compared(found: Found, label: str, rival: str) -> PairedDifference | None:
     """Exact match of one method minus another's, over the seeds that both have, resampled over questions.
 
-    A question's value is the mean over the seeds. None where they share no seed.
+    A question's value is the mean over the seeds. None if they share no seed.
     """
     ours, theirs = ({run["seed"]: run for run in by_label(found).get(name, [])} for name in (label, rival))
     shared = sorted(set(ours) & set(theirs))

@@ -29,7 +29,7 @@ class NotJSON(ValueError):
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to; it becomes `path` when the block ends well, and is removed when it does not.
 
-    Raises UserError where a folder has that name.
+    Raises UserError if a folder has that name.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder is in the place of this file; delete or rename it")

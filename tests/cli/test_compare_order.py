@@ -12,7 +12,7 @@ from grkd import cli
 from grkd.files import write_json
 from grkd.language import compare as compare_language
 from grkd.reports import markdown_table, read_run
-from grkd.run import jobs as _pool
+from grkd.run import jobs
 from grkd.run.jobs import NOT_YET
 
 # The slowest are not the first of the recipe; `still` answers nothing anew, so it is no slower than ce.
@@ -87,7 +87,7 @@ def test_nobody_waits_for_the_search_of_another_method(
         def __init__(self, workers: int, **_: Any) -> None:
             super().__init__(workers)
 
-    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", Threads)
     stage.slow = "minillm-trial0"
     assert compare(tiny_recipe, "--processes", "2") == 0
     at = stage.ended.index("minillm-trial0")

@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from grkd import cli, objectives
 from grkd.language import evaluate as language_evaluation
-from grkd.language import sampling as _sampling
-from grkd.language import stages
+from grkd.language import sampling, stages
 from grkd.models.load import cast_weights
 from grkd.recipe import Training
 from grkd.run import training as _train
@@ -81,7 +80,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
         monkeypatch.setattr(module, name, call)
 
-    noted(_sampling, "generate_responses", "sample", 0)
+    noted(sampling, "generate_responses", "sample", 0)
     noted(language_evaluation, "answered", "answer", 1)
     noted(language_evaluation, "sample_answers", "answer", 1)
     noted(language_evaluation, "rank_metrics", "rank", 1)
@@ -94,7 +93,7 @@ def test_tries_and_runs_are_measured_alike(
 ) -> None:
     """gpu: with the dtype that a GPU would choose for answers."""
     if gpu:
-        for module in (_sampling, language_evaluation):
+        for module in (sampling, language_evaluation):
             monkeypatch.setattr(module, "dtype", lambda name, where: torch.bfloat16)
     monkeypatch.setattr(stages, "evaluate_teacher", lambda *_: None)
     questions = tiny_recipe.parent / "questions.jsonl"

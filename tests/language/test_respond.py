@@ -10,7 +10,7 @@ import pytest
 from grkd.data.groups import choose_diverse
 from grkd.errors import UserError
 from grkd.files import read_json
-from grkd.language import sampling as _sampling
+from grkd.language import sampling
 from grkd.models.generate import Response
 from grkd.run.results import collect
 from tests.language._responding import W, counts, groups, made
@@ -63,7 +63,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *responses: list[int]) -> None:
             for ids in [responses[index % len(responses)]]
         ]
 
-    monkeypatch.setattr(_sampling, "generate_responses", generate)
+    monkeypatch.setattr(sampling, "generate_responses", generate)
 
 
 def test_duplicates_and_empty_ones_are_dropped_and_counted(
@@ -117,7 +117,7 @@ def test_groups_without_two_different_responses_are_dropped(tiny_recipe: Path, m
         word = {index: W + (index % 2 if prompt[-4] % 2 else 0) for index, prompt in enumerate(prompts)}
         yield [Response(index, [word[index], 3], finished=True) for index in range(len(prompts))]
 
-    monkeypatch.setattr(_sampling, "generate_responses", generate)
+    monkeypatch.setattr(sampling, "generate_responses", generate)
     _, run = made(tiny_recipe, "responses.n=2")
     ids = {record["prompt_ids"][-4] % 2 for each in groups(run).values() for record in each}
     assert ids == {1}  # <turn> user ... w<n> <end> <turn> assistant

@@ -14,7 +14,7 @@ TEACHER = [
     [0.1, 9.0, 9.0, 9.0],
 ]
 MASK = [[True] * 4, [True] * 4, [True, True, True, False], [True] * 4, [True] * 4, [True, False, False, False]]
-# (best, worst) of each group by hand, None where there is no pair.
+# (best, worst) of each group by hand, None if there is no pair.
 ENDS = [(1, 2), (0, 3), (1, 0), (1, 3), None, None]
 
 

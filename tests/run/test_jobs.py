@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from grkd.run import jobs as _pool
+from grkd.run import jobs
 from grkd.run.jobs import run_jobs
 
 
@@ -53,7 +53,7 @@ def test_jobs_that_become_ready_are_taken_in_the_order_of_the_queue(
     processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two at a time, what is added while a slow job is under way is done before it ends."""
-    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", Threads)
     slow = "a" * 20
     queue, ended = [slow, "b", "c"], []
     for job, outcome in run_jobs(queue, work, processes=processes, description="jobs"):
@@ -74,7 +74,7 @@ def test_a_queue_that_grows_from_one_job_is_shared_out(monkeypatch: pytest.Monke
             sizes.append(self._max_workers)
             return super().submit(work, *words)
 
-    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Noted)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", Noted)
     queue, ended = ["a"], []
     for job, _ in run_jobs(queue, work, processes=2, description="jobs"):
         ended.append(job)
@@ -98,7 +98,7 @@ def test_no_job_is_lost_where_the_pool_takes_no_more(monkeypatch: pytest.MonkeyP
                 raise BrokenProcessPool
             return super().submit(work, *words)
 
-    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", Broken)
     found = dict(run_jobs(["a", "a long one", "last", "more"], work, processes=2, description="jobs"))
     assert found["a long one"].startswith("failed: its process died")
     assert found == {"a": "done", "a long one": found["a long one"], "last": "done", "more": "done"}
@@ -113,8 +113,8 @@ def test_the_bar_grows_with_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
             shown.append((values["completed"], values["total"]))
             super().update(task_id, **values)
 
-    monkeypatch.setattr(_pool, "ProcessPoolExecutor", Threads)
-    monkeypatch.setattr(_pool, "progress_bar", Bar)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(jobs, "progress_bar", Bar)
     queue = ["a", "b"]
     for job, _ in run_jobs(queue, work, processes=2, description="jobs"):
         queue += [2 * job] if len(job) == 1 else []

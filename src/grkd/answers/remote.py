@@ -26,7 +26,7 @@ class RemoteModel:
     def answers(
         self, conversations: Sequence[Messages], *, stored: set[int], sampling: Sampling, temperature: float
     ) -> Iterator[tuple[int, Text]]:
-        """As LocalModel's. Raises UserError where a request gets no answer, after those on their way came in."""
+        """As LocalModel's. Raises UserError if a request gets no answer, after those on their way came in."""
         calls = {
             index: partial(self._one, messages, sampling, temperature)
             for index, messages in enumerate(conversations)

@@ -97,7 +97,7 @@ def judge_request(
 ) -> Request:
     """What the judge is asked about one instruction: both outputs, in the order that is_switched says.
 
-    Raises UserError where the alpaca-eval package, which holds the prompt, is missing.
+    Raises UserError if the alpaca-eval package, which holds the prompt, is missing.
     """
     first, second = (output, baseline_output) if is_switched(instruction) else (baseline_output, output)
     values = {"instruction": instruction, "output_1": first, "output_2": second}
@@ -115,7 +115,7 @@ def is_switched(instruction: str) -> bool:
 
 
 def parse(judgement: Judgement, *, instruction: str) -> float | None:
-    """Preference from 1 (baseline) to 2 (model) out of a judgement; None where it is neither m nor M, or one of their
+    """Preference from 1 (baseline) to 2 (model) out of a judgement; None if it is neither m nor M, or one of their
     log-probabilities is not a number.
 
     With log-probabilities: 2 - p(m) / (p(m) + p(M)) of the first token, m being the output seen first; a choice that

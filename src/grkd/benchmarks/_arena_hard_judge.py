@@ -123,7 +123,7 @@ def judge_request(
 
 
 def parse(judgement: str, *, protocol: JudgeProtocol) -> str | None:
-    """The verdict's label, such as A>>B; None where there is none or where labels contradict each other.
+    """The verdict's label, such as A>>B; None if there is none or where labels contradict each other.
 
     The first pattern with a match decides.
     """

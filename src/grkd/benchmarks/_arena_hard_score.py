@@ -97,7 +97,7 @@ def score(
 def question_items(battles: Sequence[Mapping[str, Any]], *, baseline: str = BASELINE) -> list[dict[str, Any]]:
     """One model's battles by question, for paired tests: id, win_percent and battles (how many have a winner).
 
-    win_percent: (wins + ties / 2) / battles, None where no battle has a winner. Raises UserError as `score`.
+    win_percent: (wins + ties / 2) / battles, None if no battle has a winner. Raises UserError as `score`.
     """
     models, shares, _ = _shares(battles, baseline)
     assert len(models) == 1, models

@@ -61,7 +61,7 @@ def run(
     items: id, question, answer, prompt, response, found_* and correct_* (0 or 1) for both matches, and `correct`, that
     of accuracy, in the file's order (for statistics.mcnemar).
     settings also count prompts_truncated: those longer than the context allows, cut by lm-eval on the left.
-    Raises UserError where lm-eval, data, model or chat template are missing, or the context is too short.
+    Raises UserError if lm-eval, data, model or chat template are missing, or the context is too short.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("GSM8K needs lm-eval: pip install 'grkd[eval]'")

@@ -51,7 +51,7 @@ class MTBench:
 def read(data: Path, *, limit: int | None = None) -> MTBench:
     """The benchmark from `data`/mt_bench; `limit` questions spread evenly, so that every category has its share.
 
-    Raises UserError where a file is missing (it says where to get it) or not as it should be.
+    Raises UserError if a file is missing (it says where to get it) or not as it should be.
     """
     folder = data / "mt_bench"
     inner = folder / "mt_bench" if (folder / "mt_bench").is_dir() else folder
@@ -109,7 +109,7 @@ def judge_request(
 
 
 def rating(judgement: str) -> float | None:
-    """The first [[n]] of a judgement, where n is from 1 to 10; None where there is none: nothing is guessed.
+    """The first [[n]] of a judgement, where n is from 1 to 10; None if there is none: nothing is guessed.
 
     FastChat also takes [n] and numbers out of range; here those count as unparsable.
     """

@@ -72,7 +72,7 @@ class RankMeasurement:
     def _teacher_of(
         self, source: RunSource, named: str | None, *, stored_is_enough: bool
     ) -> LiveTeacher | CachedTeacher | None:
-        """The teacher of tokens; None where it has other tokens, and the run's stored scores of responses are there."""
+        """The teacher of tokens; None if it has other tokens, and the run's stored scores of responses are there."""
         if named is None and source.cache is not None:
             return CachedTeacher(source.cache, self.student)
         try:

@@ -118,7 +118,7 @@ class Student:
 class LiveTeacher:
     """A teacher with the student's vocabulary, on its device, loaded when it is first needed.
 
-    Raises OtherTokens where vocabularies differ, UserError where its tokenizer cannot be loaded.
+    Raises OtherTokens if vocabularies differ, UserError where its tokenizer cannot be loaded.
     """
 
     def __init__(self, name: str, student: Student) -> None:

@@ -70,7 +70,7 @@ class RunSource:
 
 
 def live_teacher(source: Path, named: str | None) -> str | None:
-    """The teacher that the rank task loads: the one named, else a run's; None where there is none or it is cached."""
+    """The teacher that the rank task loads: the one named, else a run's; None if there is none or it is cached."""
     if named is not None or not source.is_dir():
         return named
     return None if _cache(source / "score") else _teacher_of(source)
@@ -79,7 +79,7 @@ def live_teacher(source: Path, named: str | None) -> str | None:
 def read_run(folder: Path, *, limit: int | None) -> RunSource:
     """The held-out part of a run folder that has been through its score stage; the first `limit` prompts.
 
-    Raises UserError where a stage is missing, nothing is held out, or a response has no score.
+    Raises UserError if a stage is missing, nothing is held out, or a response has no score.
     """
     shards = sorted((folder / "respond").glob("shard-*.parquet"))
     numbers, score = folder / "prepare" / "tokens.json", folder / "score"

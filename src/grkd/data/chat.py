@@ -22,7 +22,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = 
 
     The tokenizer's eos comes first where it has one. The template's own end of turn is the first special token after
     an assistant's text; it is added because some published generation configs leave it out.
-    Raises UserError where there is none at all.
+    Raises UserError if there is none at all.
     """
     configured = getattr(generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list | tuple) else [configured]

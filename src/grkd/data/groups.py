@@ -64,7 +64,7 @@ def shared_out(total: int, quotas: Mapping[str, int]) -> dict[str, int]:
     """`total` candidates divided among sources in proportion to their quotas, each at least its quota.
 
     Shares are rounded down and what is left goes, one each, to the largest remainders (the earlier source of equal
-    ones). Raises ValueError where total is below the sum of the quotas, or where that sum is 0.
+    ones). Raises ValueError if total is below the sum of the quotas, or where that sum is 0.
     """
     wanted = sum(quotas.values())
     if not 0 < wanted <= total:

@@ -70,7 +70,7 @@ class KnownData(ClassificationData):
     class_groups: dict[str, list[str]] = field(default_factory=dict)
 
     def limited(self, size: int, *, seed: int) -> "KnownData":
-        """With `size` of the training examples, classes in their shares. Raises UserError where that is too few.
+        """With `size` of the training examples, classes in their shares. Raises UserError if that is too few.
 
         The teacher's classes: recipes that share a teacher have the same examples, whatever labels their students see.
         """

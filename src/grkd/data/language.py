@@ -195,7 +195,7 @@ def vocabulary_size(tokenizer: Any) -> int:
 
 
 def check_head_size(model: Any, tokenizer: Any, *, role: str = "model") -> int:
-    """The tokenizer's vocabulary size; raises UserError where the model's head has fewer rows than that."""
+    """The tokenizer's vocabulary size; raises UserError if the model's head has fewer rows than that."""
     size, head = vocabulary_size(tokenizer), model.get_output_embeddings().weight.shape[0]
     if head < size:
         raise UserError(
@@ -209,7 +209,7 @@ def shared_vocabulary_size(tokenizer: Any, *models: Any) -> int:
     """Number of leading logits that mean a token, for every model that shares the tokenizer.
 
     Heads are padded to different sizes (151,936 / 152,064 rows for one tokenizer): cut logits to this before any loss.
-    Raises UserError where a model's head is smaller.
+    Raises UserError if a model's head is smaller.
     """
     for model in models:
         check_head_size(model, tokenizer)
@@ -217,7 +217,7 @@ def shared_vocabulary_size(tokenizer: Any, *models: Any) -> int:
 
 
 def cut_vocabulary(logits: Float[Tensor, "*rows head"], size: int) -> Float[Tensor, "*rows vocabulary"]:
-    """The first `size` logits: those that mean a token. Raises ValueError where there are fewer."""
+    """The first `size` logits: those that mean a token. Raises ValueError if there are fewer."""
     if logits.shape[-1] < size:
         raise ValueError(f"{logits.shape[-1]} logits cannot be cut to a vocabulary of {size}")
     return logits[..., :size]

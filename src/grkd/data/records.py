@@ -184,7 +184,7 @@ def _answers(whole: Messages, place: int, parts: _Parts) -> bool:
 
 
 def _group(record: dict[str, Any], parts: _Parts, where: str) -> tuple[list[Answer] | None, list[float] | None]:
-    """The responses of a record and their scores, each None where it has none; a pair may hold the prompt too."""
+    """The responses of a record and their scores, each None if it has none; a pair may hold the prompt too."""
     given = {key: record[key] for key in (*GROUP_KEYS, *PAIR_KEYS) if record.get(key) is not None}
     if any(key in given for key in PAIR_KEYS):
         if given.keys() != set(PAIR_KEYS):

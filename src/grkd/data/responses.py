@@ -43,7 +43,7 @@ def rendered_response(
     It is what the template writes of the whole conversation behind the prompt's text. Thoughts: where the prompt opens
     them, the rest of them follows, also where the template drops them from finished turns; where it closes them empty,
     they are left out, and noted. Everything else of the conversation must be as the template writes it.
-    Raises NotRendered where it is not.
+    Raises NotRendered if it is not.
     """
     message = _without_stop(message_of(example.completion or ""), stops)
     message, literals = _hidden(message, control)

@@ -85,7 +85,7 @@ def named_records(
 
 
 def split_of(records: Any, split: str | None, where: str, option: str) -> Any:
-    """The records themselves, or a split of a dict of splits; raises UserError where none is named."""
+    """The records themselves, or a split of a dict of splits; raises UserError if none is named."""
     if not isinstance(records, dict):
         return records
     names = ", ".join(map(str, records))

@@ -33,7 +33,7 @@ def stratified_split(
 def stratified_sample(labels: Int[Tensor, " examples"], size: int, *, seed: int) -> Int[Tensor, " sample"]:
     """Rising indices of `size` examples in which each class has its share, and at least one.
 
-    All examples where there are no more than `size`. Raises UserError where size is below the number of classes.
+    All examples where there are no more than `size`. Raises UserError if size is below the number of classes.
     """
     if size >= len(labels):
         return torch.arange(len(labels))

@@ -141,7 +141,7 @@ def render(
 def rendered_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, messages: Messages) -> str:
     """The text before a response, in the first style in which all that messages and tools say is in it.
 
-    Earlier thoughts may be left out, as most templates do. Raises NotRendered where something else is.
+    Earlier thoughts may be left out, as most templates do. Raises NotRendered if something else is.
     """
     errors: list[NotRendered] = []
     for message in messages:

@@ -32,7 +32,7 @@ def demo(output: Path, *, part: str = "all", data: Path | None = None) -> int:
     """Run the demo's recipes (or one part) below `output` and write output/report.html over both.
 
     data: of the part rank: a retrieval set in a folder; None: the documentation of installed packages.
-    Raises UserError where the wheel with the teacher is not installed.
+    Raises UserError if the wheel with the teacher is not installed.
     """
     if part == "rank":
         return _rank(output, data)

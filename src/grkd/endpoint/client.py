@@ -79,7 +79,7 @@ class Endpoint:
         return [str(model["id"]) for model in self.listed() or []] or None
 
     def listed(self) -> list[dict[str, Any]] | None:
-        """The models that the endpoint lists, with all that it says of them; None where it has no list.
+        """The models that the endpoint lists, with all that it says of them; None if it has no list.
 
         Raises UserError for an endpoint that cannot be reached or refuses the key.
         """

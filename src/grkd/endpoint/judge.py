@@ -60,7 +60,7 @@ class Judge:
     (None: it is kept in memory).
 
     A request whose judgement is stored is not sent again; the same model's judgement counts whatever its URL was.
-    Raises UserError where the openai package or the key is missing or the URL is none.
+    Raises UserError if the openai package or the key is missing or the URL is none.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ def use_triton(tensor: Tensor, implementation: Implementation) -> bool:
     """True where the Triton form runs on this tensor.
 
     "auto" takes it for CUDA tensors of at most 32 bits when Triton is installed; "torch" never.
-    Raises UserError where "triton" is asked for and cannot run, or for an unknown name.
+    Raises UserError if "triton" is asked for and cannot run, or for an unknown name.
     """
     if implementation not in ("auto", "torch", "triton"):
         raise UserError(f"unknown implementation {implementation!r}; known: auto, torch, triton")

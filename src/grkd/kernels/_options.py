@@ -92,7 +92,7 @@ class HeadOptions:
 def implementation_of(form: PairForm, known: tuple[str, ...], implementation: Implementation) -> Implementation:
     """ "torch" for a pair form that the kernels do not know, else what was asked for.
 
-    Raises UserError where "triton" is asked for such a form.
+    Raises UserError if "triton" is asked for such a form.
     """
     if form.kernel in known:
         return implementation

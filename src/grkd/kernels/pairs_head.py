@@ -50,7 +50,7 @@ def pairs_head(
     group: integers [*rows, group], -1 where a row has fewer. The teacher's scores of the group are given
     (teacher_scores, [*rows, group], a cache's) or computed in the same way from teacher_hidden and teacher_weight.
     The other options are distillation_head's. Weight rows that no group names get gradient 0.
-    Raises UserError where the teacher's side is missing or given twice, ValueError for shapes that do not fit.
+    Raises UserError if the teacher's side is missing or given twice, ValueError for shapes that do not fit.
     """
     if (teacher_scores is None) == (teacher_hidden is None or teacher_weight is None):
         raise UserError("pairs_head needs teacher_scores, or teacher_hidden and teacher_weight (not both)")

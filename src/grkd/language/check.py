@@ -52,7 +52,7 @@ def _config(spec: Model | Student) -> PreTrainedConfig | None:
 
 
 def _without_weights(config: PreTrainedConfig, spec: Student, seed: int) -> Any:
-    """The student's modules on the meta device. Raises UserError where fresh weights would not fit into memory."""
+    """The student's modules on the meta device. Raises UserError if fresh weights would not fit into memory."""
     with torch.device("meta"), quiet():
         if spec.config is None:
             return AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)

@@ -82,7 +82,7 @@ def _check_lora(lora: Lora, folder: str, config: dict[str, Any]) -> None:
 
 
 def _config(model: str) -> dict[str, Any]:
-    """The text part of a local folder's config.json; empty where there is none, or it is damaged (said later)."""
+    """The text part of a local folder's config.json; empty if there is none, or it is damaged (said later)."""
     path = Path(model) / "config.json"
     try:
         found = parse_json(path.read_bytes()) if path.is_file() else {}

@@ -65,7 +65,7 @@ def check_choice(responses: Responses) -> None:
 
 
 def check_answers(responses: Responses, split: str, example: Example) -> None:
-    """Raises UserError where an example has fewer responses than the recipe takes from the data."""
+    """Raises UserError if an example has fewer responses than the recipe takes from the data."""
     found = len(example.answers)
     if not from_data(responses) or found >= (2 if groups_from_data(responses) else 1):
         return

@@ -11,7 +11,7 @@ from grkd.recipe import Lora
 
 
 def adapted(student: PreTrainedModel, lora: Lora) -> Any:
-    """The student with low-rank adapters. Raises UserError where peft is not installed or finds no such module."""
+    """The student with low-rank adapters. Raises UserError if peft is not installed or finds no such module."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:

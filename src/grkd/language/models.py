@@ -42,7 +42,7 @@ class LanguageModels:
     def make(self, work: Path) -> None:
         """Fill the prepare stage's folder.
 
-        Raises UserError where a model cannot be loaded, or tokenizers differ and the methods need one vocabulary.
+        Raises UserError if a model cannot be loaded, or tokenizers differ and the methods need one vocabulary.
         """
         student_spec, own = self.recipe.student, self._own_tokenizer()
         tokenizer = own if student_spec.model is None else _tokenizer_of(student_spec)
@@ -84,7 +84,7 @@ class LanguageModels:
         return self.teacher_tokenizer is None and shows_tokens(self.recipe)
 
     def check_vocabularies(self) -> None:
-        """Raises UserError where a prepared run's vocabularies differ and its methods need one.
+        """Raises UserError if a prepared run's vocabularies differ and its methods need one.
 
         `make` looks too; but the methods of a run may change after it was prepared.
         """
@@ -92,7 +92,7 @@ class LanguageModels:
             self._difference(self.teacher_tokenizer, self.tokenizer)
 
     def _difference(self, teacher_tokenizer: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether vocabularies differ. Raises UserError where they do and more than text and scores must cross."""
+        """Whether vocabularies differ. Raises UserError if they do and more than text and scores must cross."""
         try:
             check_same_vocabulary(teacher_tokenizer, tokenizer)
         except UserError as error:
@@ -191,7 +191,7 @@ def _tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
 
 
 def _needs_one_vocabulary(recipe: LanguageRecipe) -> str:
-    """What to change in a recipe whose methods take tokens across, as words; empty where none does.
+    """What to change in a recipe whose methods take tokens across, as words; empty if none does.
 
     The teacher's responses need no shared tokens: the student gets them as text.
     """

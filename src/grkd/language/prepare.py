@@ -125,7 +125,7 @@ class _Encoded:
     def _answers(self, example: Example) -> tuple[list[list[int]] | None, list[float] | None]:
         """Every response that the data has, cut at the limit of length, and their scores.
 
-        None where none is taken from there. Raises NotRendered where fewer can be written than a group needs.
+        None where none is taken from there. Raises NotRendered if fewer can be written than a group needs.
         """
         responses = self.recipe.responses
         if not from_data(responses):
@@ -150,7 +150,7 @@ class _Encoded:
         return list(found.values()), scores
 
     def check(self, counts: dict[str, int]) -> None:
-        """Raises UserError where a split has no prompt left, with the reason."""
+        """Raises UserError if a split has no prompt left, with the reason."""
         for split in SPLITS:
             if counts[f"prompts_{split}"]:
                 continue

@@ -36,7 +36,7 @@ def respond(context: LanguageContext) -> Path:
     """Groups of responses in shards of whole groups that survive a kill; ranks share the shards.
 
     Leaves shard-*.parquet (RESPONSES) and counts.json. What a shard holds depends on the recipe and its prompts alone,
-    not on the rank that makes it. Raises UserError where no group of a split is left.
+    not on the rank that makes it. Raises UserError if no group of a split is left.
     """
     settings = context.recipe.responses
     inputs = {"responses": to_plain(settings), "prepare": context.run.key("prepare"), "seed": context.recipe.seeds[0]}

@@ -75,7 +75,7 @@ def _common(context: LanguageContext, objective: Objective | None) -> dict[str, 
 
 
 def training_groups(run: RunFolder, method: Method, objective: Objective, groups: Sequence[Group]) -> list[Group]:
-    """The groups that a method can learn from. Raises UserError where there are none.
+    """The groups that a method can learn from. Raises UserError if there are none.
 
     Left out, and counted on the console: groups without a response of the kind that it is trained on; for methods that
     compare responses alone, groups whose responses have the same score throughout.

@@ -22,7 +22,7 @@ _RANKS: tuple[LeastTeacher, ...] = ("tiers", "order", "scores")  # from the leas
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What students learn from. scores: of the candidates, 0 where there is none. shares, weights: votes on pairs."""
+    """What students learn from. scores: of the candidates, 0 if there is none. shares, weights: votes on pairs."""
 
     scores: Float[Tensor, "queries candidates"]
     exists: Bool[Tensor, "queries candidates"]

@@ -127,7 +127,7 @@ def in_order(names: Iterable[str]) -> tuple[Metric, ...]:
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether more of a metric is better. Raises UserError where the registry does not know its direction."""
+    """Whether more of a metric is better. Raises UserError if the registry does not know its direction."""
     direction = metric_of(name).direction
     if not direction:
         known = ", ".join(name for name, metric in METRICS.items() if metric.direction)

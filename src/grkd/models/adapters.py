@@ -38,7 +38,7 @@ def adapter_base(place: str, *, revision: str | None = None) -> str | None:
 def merged(place: str, load_base: Callable[[], PreTrainedModel], *, revision: str | None = None) -> PreTrainedModel:
     """The base model with the adapter of `place` merged into its weights: an ordinary model.
 
-    Raises UserError where peft is not installed, or for an adapter that is no change of weights (prompt tuning).
+    Raises UserError if peft is not installed, or for an adapter that is no change of weights (prompt tuning).
     """
     try:
         from peft import PeftConfig, PeftModel

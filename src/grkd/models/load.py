@@ -75,7 +75,7 @@ def load_tokenizer(
 def known_config(
     model: str, *, gguf_file: str | None = None, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedConfig | None:
-    """The config of a local folder, or of a hub name that was downloaded before; None where it is not at hand.
+    """The config of a local folder, or of a hub name that was downloaded before; None if it is not at hand.
 
     Raises UserError for a folder that is not there or a config that cannot be read. No network, no weights.
     """

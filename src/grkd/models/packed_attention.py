@@ -211,7 +211,7 @@ def _plain(module: nn.Module, name: str) -> Callable[..., tuple[Tensor, Tensor |
 
 @torch.no_grad()
 def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) -> None:
-    """Raises UserError where a model's logits for a packed row are not those of its sequences one by one.
+    """Raises UserError if a model's logits for a packed row are not those of its sequences one by one.
 
     Models with a state over the row (convolutions, recurrences) or an attention of their own mix the sequences.
     """

@@ -301,10 +301,10 @@ class Objective(ABC):
         return "group_relative", "soft_target"
 
     def check_candidates(self, candidates: int) -> None:  # noqa: B027  (most methods take any number)
-        """Raises UserError where the options do not fit this number of candidates: asked before a run starts."""
+        """Raises UserError if the options do not fit this number of candidates: asked before a run starts."""
 
     def check_for_tokens(self) -> None:  # noqa: B027
-        """Raises UserError where the options do not fit rows whose candidates are a vocabulary."""
+        """Raises UserError if the options do not fit rows whose candidates are a vocabulary."""
 
 
 def combine(
@@ -350,7 +350,7 @@ def combine(
 def labelled(batch: Batch) -> Bool[Tensor, " rows"]:
     """Rows with a label that is not negative and, where there is a mask, one of the row's candidates.
 
-    Raises ValueError where the batch has no labels, or not one per row (they never broadcast).
+    Raises ValueError if the batch has no labels, or not one per row (they never broadcast).
     """
     if batch.labels is None:
         raise ValueError("a term on hard labels needs labels")

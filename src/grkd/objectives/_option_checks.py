@@ -15,28 +15,28 @@ def well_typed(owner: str, options: Any) -> None:
 
 
 def above_zero(method: str, options: Any, *names: str) -> None:
-    """Raises UserError where one of the options is not above 0."""
+    """Raises UserError if one of the options is not above 0."""
     for name in names:
         if not getattr(options, name) > 0:
             raise UserError(f"{method}: {name} must be above 0, got {getattr(options, name)}")
 
 
 def not_negative(method: str, options: Any, *names: str) -> None:
-    """Raises UserError where one of the options is below 0."""
+    """Raises UserError if one of the options is below 0."""
     for name in names:
         if not getattr(options, name) >= 0:
             raise UserError(f"{method}: {name} must be 0 or more, got {getattr(options, name)}")
 
 
 def some_weight(method: str, options: Any, *names: str) -> None:
-    """Raises UserError where one of these weights is below 0, or where all are 0."""
+    """Raises UserError if one of these weights is below 0, or where all are 0."""
     not_negative(method, options, *names)
     if not any(getattr(options, name) for name in names):
         raise UserError(f"{method}: {', '.join(names)} are all 0; set one above 0")
 
 
 def known(method: str, options: Any, choices: dict[str, Sequence[str]]) -> None:
-    """Raises UserError where an option is not one of its choices."""
+    """Raises UserError if an option is not one of its choices."""
     for name, values in choices.items():
         if getattr(options, name) not in values:
             raise UserError(f"{method}: unknown {name} {getattr(options, name)!r}; known: {', '.join(values)}")

@@ -55,7 +55,7 @@ def by_pattern(pattern: re.Pattern[str], reference: str | None, response: str) -
 
 
 def math_grader() -> Callable[[str, str], Grade]:
-    """Grades expressions with math-verify: equal in value, not in writing. Raises UserError where it is missing."""
+    """Grades expressions with math-verify: equal in value, not in writing. Raises UserError if it is missing."""
     try:
         from math_verify import parse, verify
     except ImportError:

@@ -10,7 +10,7 @@ from grkd.teacher.annotator import Verdict
 
 
 def teacher_of(name: str, resources: Resources) -> Teacher:
-    """The teacher. Raises UserError where there is none."""
+    """The teacher. Raises UserError if there is none."""
     if resources.teacher is None:
         raise UserError(f"ranker {name} asks the teacher, and there is none here; name another ranker")
     return resources.teacher()

@@ -91,7 +91,7 @@ class JudgeRanker(Ranker):
         return Request(id="", messages=messages, max_tokens=self.answer_tokens)
 
     def _asked(self, named: Sequence[tuple[str, Request]]) -> Mapping[str, Judgement]:
-        """Judgements by name. Raises UserError where the budget is used up, or requests got no answer at all."""
+        """Judgements by name. Raises UserError if the budget is used up, or requests got no answer at all."""
         if self._judge is None:
             raise ValueError("open the ranker first")
         requests = [

@@ -132,7 +132,7 @@ def _keys(key: str) -> list[str]:
 
 
 def _index(inside: Any, name: str, path: KeyPath, here: str) -> Any:
-    """The key of a mapping or the number of a list's entry. Raises UserError where there is none."""
+    """The key of a mapping or the number of a list's entry. Raises UserError if there is none."""
     if isinstance(inside, dict):
         return name
     if not isinstance(inside, list):

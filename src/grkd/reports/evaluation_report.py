@@ -78,7 +78,7 @@ def remarks(found: EvaluationReport) -> tuple[str, ...]:
 
 
 def as_json(found: EvaluationReport) -> dict[str, Any]:
-    """Rows of the table, comparisons with their p-values, and notes, as plain values; None where there is no number."""
+    """Rows of the table, comparisons with their p-values, and notes, as plain values; None if there is no number."""
     names = [column.name for column in found.table.columns] if found.table is not None else []
     rows = found.table.rows if found.table is not None else ()
     return {
@@ -97,7 +97,7 @@ def as_json(found: EvaluationReport) -> dict[str, Any]:
 
 
 def paired_view(paired: Paired) -> dict[str, Any] | None:
-    """The comparisons as cells for the page; None where there is nothing to say."""
+    """The comparisons as cells for the page; None if there is nothing to say."""
     if not _any(paired):
         return None
     rows = [{"cells": _cells(one), "better": one.better is not None} for one in paired.comparisons]

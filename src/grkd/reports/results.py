@@ -168,7 +168,7 @@ def split_name(name: str) -> tuple[str, int | None]:
 
 
 def _read(path: Path, check: Callable[[Any], Kind]) -> Kind | None:
-    """A JSON file, checked, or None where there is none."""
+    """A JSON file, checked, or None if there is none."""
     if not path.is_file():
         return None
     try:

@@ -17,7 +17,7 @@ def write_manifest(folder: Path, *, key: str, inputs: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
-    """The manifest (or begun.json) of a stage's folder; None where there is none. Raises UserError if it is damaged."""
+    """The manifest (or begun.json) of a stage's folder; None if there is none. Raises UserError if it is damaged."""
     path = folder / name
     if not path.exists():
         return None

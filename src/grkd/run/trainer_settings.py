@@ -80,7 +80,7 @@ def given_trackers(training: Training) -> list[str]:
 def check_extra(extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Raises UserError for a field that transformers.TrainingArguments has not, or a value of another type.
 
-    fields: the type of every field; None where it is not known.
+    fields: the type of every field; None if it is not known.
     """
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 

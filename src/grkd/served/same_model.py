@@ -11,7 +11,7 @@ _FEWEST = 2  # tokens that must differ
 
 
 def check_vocabulary(tokenizer: Any, item: Item, texts: Sequence[str]) -> None:
-    """Raises UserError where the server decodes a response's ids to other texts than this tokenizer.
+    """Raises UserError if the server decodes a response's ids to other texts than this tokenizer.
 
     Spaces, tokens without a text and halves of characters are not compared.
     """

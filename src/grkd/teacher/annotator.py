@@ -56,7 +56,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """log_wins: of each response, in nats; None where nothing was asked. cut: responses were shown without their ends.
+    """log_wins: of each response, in nats; None if nothing was asked. cut: responses were shown without their ends.
 
     first: mean probability of the response shown first, over all pairs in both orders; 1/2 without a position bias.
     Nothing is asked about fewer than two responses, nor where the conversation leaves no room for them.
@@ -147,7 +147,7 @@ def _labels(tokenizer: Any, stop_ids: list[int]) -> Letters:
     """The first ids in which the replies A and B differ, as they follow a question.
 
     Where the tokenizer writes something before the letter (a space of its own, a template's empty thoughts), that
-    belongs to the prompt. Raises UserError where both letters are one token.
+    belongs to the prompt. Raises UserError if both letters are one token.
     """
     probe = _example(tokenizer, "the question of multiple choice", [{"role": "user", "content": "1"}], "2", "3")
     found: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}

@@ -124,7 +124,7 @@ class LocalTeacher:
     def probe_head(self, items: Sequence[Item], *, required: bool = False) -> bool:
         """Find out on a few items whether logits can be recomputed from hidden states; False: logits are not finite.
 
-        required: hidden states are to be stored. Raises UserError where they give other logits and are required.
+        required: hidden states are to be stored. Raises UserError if they give other logits and are required.
         """
         batch = self._batch(items[:2])  # few: these logits are made whole
         self._from_hidden = None

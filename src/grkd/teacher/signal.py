@@ -95,7 +95,7 @@ def head_logits(model: PreTrainedModel, hidden: Float[Tensor, "*rows hidden"]) -
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
-    """Raises UserError where head_logits(final_hidden) are not the model's own logits on this batch, up to rounding."""
+    """Raises UserError if head_logits(final_hidden) are not the model's own logits on this batch, up to rounding."""
     mask = batch["response_mask"]
     live = wide(response_logits(model, batch)[mask])
     rebuilt = wide(head_logits(model, final_hidden(model, batch))[mask])
@@ -184,7 +184,7 @@ class HiddenCache:
     ) -> Float[Tensor, "batch response hidden"]:
         """The items' hidden states in the layout of a batch: row i holds item_ids[i], zeros behind its end.
 
-        Raises UserError where an item is missing or has another length than its response.
+        Raises UserError if an item is missing or has another length than its response.
         """
         lengths = response_mask.sum(-1).tolist()
         rows = []
@@ -213,7 +213,7 @@ class HiddenCache:
 
 
 def _opened(path: Path) -> Any:
-    """A safetensors file, memory-mapped; raises UserError where it cannot be read."""
+    """A safetensors file, memory-mapped; raises UserError if it cannot be read."""
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:

@@ -76,7 +76,7 @@ def without_tied(model: nn.Module, missing: Iterable[str]) -> list[str]:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a marked checkpoint; None where nothing is."""
+    """What is wrong with a marked checkpoint; None if nothing is."""
     mark = checkpoint / _WHOLE
     if mark.stat().st_size == 0:  # of an earlier version
         return None

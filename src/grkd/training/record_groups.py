@@ -67,7 +67,7 @@ class RecordEncoder:
     def __call__(self, records: Any, where: str) -> Any:
         """Groups of token ids; None for no records. The first process of a launch makes them for all.
 
-        Raises UserError where the method can learn from none of them."""
+        Raises UserError if the method can learn from none of them."""
         if records is None:
             return None
         # The teacher answers on every process: its layers may be spread over them.

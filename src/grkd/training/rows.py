@@ -81,7 +81,7 @@ class RowSource(Protocol):
         """
 
     def fresh_share(self, objective: Objective) -> float:
-        """Share of the examples that are answered anew in training. Raises UserError where that cannot be."""
+        """Share of the examples that are answered anew in training. Raises UserError if that cannot be."""
 
     def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
         """The parts of a micro-batch that go through the models one after the other; whole: only one."""

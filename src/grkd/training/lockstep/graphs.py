@@ -94,7 +94,7 @@ class GraphedStep:
 
 @contextmanager
 def _refusing_reads() -> Iterator[None]:
-    """Raises RuntimeError where the host waits for the device."""
+    """Raises RuntimeError if the host waits for the device."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch calls this mode a prototype
         torch.cuda.set_sync_debug_mode("error")

@@ -28,7 +28,7 @@ class WideHead(nn.Linear):
 
 
 def with_wide_head(module: nn.Module) -> tuple[nn.Module, WideHead | None]:
-    """The module with its last nn.Linear made a WideHead (names and weights stay), and that; None where it has none."""
+    """The module with its last nn.Linear made a WideHead (names and weights stay), and that; None if it has none."""
     names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
     if not names:
         return module, None
