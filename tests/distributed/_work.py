@@ -170,7 +170,7 @@ def sharded_teacher(folder: Path, device: str) -> dict[str, Any]:
     state = ranks()
     asking = [state.process_index] if state.num_processes > 1 else [0, 1]  # alone: what both would ask
     for kind in ("sharded", "offloaded"):
-        model: Any = shard(tiny(2, 3), place, offload=kind == "offloaded")
+        model: Any = shard(tiny(2, 3), place, offload=kind == "offloaded" and state.num_processes > 1)
         assert is_sharded(model) == (state.num_processes > 1)
         teacher = LocalTeacher(model, None, vocabulary=VOCABULARY, batch_size=1)
         answers = []

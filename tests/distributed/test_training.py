@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from grkd.errors import UserError
+from grkd.models.shard import shard
 from tests._forked import on_ranks
 from tests.distributed import _work
 
@@ -38,6 +40,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_make_what_one_makes(way: str, name: str, found: Path, tmp_path: Path) -> None:
     two: dict[str, Any] = torch.load(found / f"{way}-{name}.pt", weights_only=True)
     assert_same(name, _work.WORK[name](tmp_path, "cpu"), two, atol=1e-6)
+
+
+def test_one_process_offloads_nothing() -> None:
+    with pytest.raises(UserError, match="by several processes together"):
+        shard(_work.tiny(2, 3), torch.device("cpu"), offload=True)
 
 
 def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: float) -> None:

@@ -36,13 +36,16 @@ def shard(
     embeddings and head, which stay whole: objectives read the head between forward passes.
     offload: the parts wait in the memory of the host, for a teacher that all GPUs together cannot hold.
     prepare: called with each layer just before it is spread, for a model whose layers are still on the meta device.
-    Every process must call the model equally often; see in_turns. A single process gets the model as it is.
+    Every process must call the model equally often; see in_turns. A single process gets the model as it is. Raises
+    UserError for offload in a single process.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     model = model.eval().requires_grad_(False)
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        if offload:
+            raise UserError("a teacher is offloaded by several processes together; start them with accelerate launch")
         if prepare is not None:
             for layer in _layers(model):
                 prepare(layer)
