@@ -1,8 +1,9 @@
 """One launch of benchmarks/scaling.py: every process trains the named cases; the first writes a row per case.
 
-    python -m benchmarks._scaling_work PAIR FOLDER STEPS CASE [CASE ...]      (alone, or under torchrun)
+    python -m benchmarks._scaling_work FOLDER STEPS "PAIR: CASE" ["PAIR: CASE" ...]      (alone, or under torchrun)
 
-A case that fails is named on standard output and left out. The models are made once where cases share them.
+A case that fails is named on standard output and left out; among several processes it ends the launch. Teachers are
+kept from one case to the next where both have the same.
 """
 
 import gc
@@ -73,6 +74,17 @@ class Launch:
         self.prompt, self.response = (4, 8) if tiny else (PROMPT, RESPONSE)
         self.teacher_dtype = torch.float32 if tiny else torch.bfloat16
         self._teacher: tuple[str, PreTrainedModel] | None = None
+        if self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
+        self.facts: dict[str, Any] = self._limited() if pair == "large teacher" else {}
+
+    def _limited(self) -> dict[str, Any]:
+        """Let each GPU hold half of the teacher's weights at most."""
+        teacher_gib = gib(self.teacher_config, self.teacher_dtype)
+        if self.device.type == "cuda":
+            there = torch.cuda.get_device_properties(self.device).total_memory / GIB
+            torch.cuda.set_per_process_memory_fraction(teacher_gib / 2 / there, self.device)
+        return {"teacher_gib": round(teacher_gib, 1), "limit_gib_per_gpu": round(teacher_gib / 2, 1)}
 
     def teacher(self, placement: str) -> PreTrainedModel:
         """The teacher, kept from the case before if it lies where it should; a sharded one has random layers, too."""
@@ -163,22 +175,21 @@ def free() -> None:
 
 
 def main() -> None:
-    pair, folder, steps, *cases = sys.argv[1:]
-    launch = Launch(pair, Path(folder), int(steps), tiny=os.environ.get("GRKD_TINY") == "1")
-    facts: dict[str, Any] = {}
-    if pair == "large teacher":
-        teacher_gib = gib(launch.teacher_config, launch.teacher_dtype)
-        facts = {"teacher_gib": round(teacher_gib, 1), "limit_gib_per_gpu": round(teacher_gib / 2, 1)}
-        if launch.device.type == "cuda":
-            there = torch.cuda.get_device_properties(launch.device).total_memory / GIB
-            torch.cuda.set_per_process_memory_fraction(teacher_gib / 2 / there, launch.device)
-    for number, case in enumerate(cases):
+    folder, steps, *words = sys.argv[1:]
+    tiny = os.environ.get("GRKD_TINY") == "1"
+    launch: Launch | None = None
+    for number, word in enumerate(words):
+        pair, case = word.split(": ")
         try:
-            row = launch.measured(case) | facts
+            if launch is None or launch.pair != pair:
+                launch = None
+                free()
+                launch = Launch(pair, Path(folder), int(steps), tiny=tiny)
+            row = launch.measured(case) | launch.facts
         except Exception:
-            print(f"{pair}: {case} failed on process {ranks().process_index}", flush=True)
+            print(f"{word} failed on process {ranks().process_index}", flush=True)
             traceback.print_exc()
-            if launch.processes > 1:
+            if ranks().num_processes > 1:
                 os._exit(1)  # the others wait for this one
             continue
         finally:
@@ -186,7 +197,6 @@ def main() -> None:
         if ranks().is_main_process:
             name = f"{pair}-{launch.processes}-{number}.json".replace(" ", "_")
             (Path(folder) / name).write_text(json.dumps(row), encoding="utf-8")
-            print(json.dumps(row), flush=True)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_LIMIT_SECONDS = 100
+_LIMIT_SECONDS = 70
 
 
 def launch(*arguments: str, processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
