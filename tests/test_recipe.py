@@ -62,12 +62,12 @@ CLASSIFIER_KEYS = [field.name for field in fields(ClassifierRecipe)]
 # Text of CLASSIFIER to replace (None: add at the end), its replacement, the exact line.
 BROKEN = [
     ("learning_rate", "learning_rat", ":8: training.learning_rat: unknown key; did you mean 'learning_rate'?"),
-    ("1e-4", "fast", ":8: training.learning_rate: expected a number above 0, got 'fast'"),
-    ("1e-4", "'3'", ":8: training.learning_rate: expected a number above 0, got '3'"),
-    ("1e-4", "-1", ":8: training.learning_rate: expected a number above 0, got -1"),
-    ("1e-4", "true", ":8: training.learning_rate: expected a number above 0, got true"),
-    ("1e-4", ".nan", ":8: training.learning_rate: expected a number above 0, got nan"),
-    ("1e-4", "1e999", ":8: training.learning_rate: expected a number above 0, got inf"),
+    ("1e-4", "fast", ":8: training.learning_rate: expected a number above 0 and of at most 1000, got 'fast'"),
+    ("1e-4", "'3'", ":8: training.learning_rate: expected a number above 0 and of at most 1000, got '3'"),
+    ("1e-4", "-1", ":8: training.learning_rate: expected a number above 0 and of at most 1000, got -1"),
+    ("1e-4", "true", ":8: training.learning_rate: expected a number above 0 and of at most 1000, got true"),
+    ("1e-4", ".nan", ":8: training.learning_rate: expected a number above 0 and of at most 1000, got nan"),
+    ("1e-4", "1e999", ":8: training.learning_rate: expected a number above 0 and of at most 1000, got inf"),
     ("teacher: {model: mlp}\n", "", ": teacher: missing (expected a mapping with model)"),
     ("methods: [kd, grkd]\n", "", ": methods: missing (expected a list of methods, such as [kd, grkd])"),
     ("student: {model: mlp}", "student: {}", ":4: student.model: missing (expected text that is not empty)"),
@@ -80,7 +80,8 @@ BROKEN = [
     ),
     (None, "learning_rate: 3", ":9: learning_rate: unknown key; did you mean 'training.learning_rate'?"),
     (None, "responses: {}", ":9: responses: unknown key; known: " + ", ".join(CLASSIFIER_KEYS)),
-    (None, "  epochs: 10s\n  warmup: 1", ":9: training.epochs: expected a number above 0, got '10s' (and 1 more)"),
+    (None, "  epochs: 10s\n  warmup: 1", ":9: training.epochs: expected a number above 0 and of at most 1e+06, got "
+     "'10s'; line 10: training.warmup: expected a number of at least 0 and below 1, got 1"),
     (None, "  epochs: 2\n  steps: 9", ":10: training.steps: given together with epochs; keep one of the two"),
     (None, "  warmup: 1", ":9: training.warmup: expected a number of at least 0 and below 1, got 1"),
     (None, "  batch_size: 8.0", ":9: training.batch_size: expected a whole number of at least 1, got 8.0"),
@@ -278,7 +279,10 @@ def test_steps_on_the_command_line_take_the_place_of_epochs_in_the_file() -> Non
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["training.learning_rate=fast"], "training.learning_rate: expected a number above 0, got 'fast'"),
+        (
+            ["training.learning_rate=fast"],
+            "training.learning_rate: expected a number above 0 and of at most 1000, got 'fast'",
+        ),
         (["training.learning_rat=1"], "training.learning_rat: unknown key; did you mean 'learning_rate'?"),
         (["trainig.epochs=1"], "trainig: unknown key; did you mean 'training'?"),
         (["methods.0.tau=1"], "methods.0.tau: unknown key; known: temperature, t_squared, soft_weight, label_weight, "

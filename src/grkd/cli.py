@@ -41,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+_LONGEST = 380  # characters of an error
+
+
 class _Terminated(BaseException):
     """SIGTERM, as batch systems send it some seconds before they kill."""
 
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
         return status
     except UserError as error:
-        _say(f"grkd: error: {' '.join(str(error).split())}")
+        _say(f"grkd: error: {_short(str(error))}")
         return 2
     except BrokenPipeError:
         if not _reader_has_left():
@@ -71,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = _of_the_machine(error)
         if message is not None:
-            _say(f"grkd: error: {message}")
+            _say(f"grkd: error: {_short(message)}")
             return 2
         if _reports():
             raise
@@ -85,6 +88,12 @@ def _say(line: str) -> None:
     """A line on standard error; of several processes of one launch the first that ends says it."""
     if _reports():
         print(line, file=sys.stderr)
+
+
+def _short(message: str) -> str:
+    """A message as one line of fewer than 400 characters: its beginning and its end, where a long path is between."""
+    words = " ".join(message.split())
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 160]} ... {words[-150:]}"
 
 
 def _reports() -> bool:
@@ -140,6 +149,8 @@ def _end_although_blocked() -> None:
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; key=value words may also follow an option, where argparse by itself gives up."""
     top = parser()
+    if any("\0" in word for word in (sys.argv[1:] if argv is None else argv)):
+        top.error("an argument holds a NUL character")
     options, rest = top.parse_known_args(argv)
     if rest and (options.command not in ("run", "compare") or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -162,7 +173,7 @@ def _reader_has_left() -> bool:
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """One line for a full disk or a folder that may not be written, in whatever exception it arrives; else None."""
+    """One line for a full disk, a path that cannot be or may not be written, in whatever exception; else None."""
     if isinstance(error, PermissionError):
         return f"{error.filename}: permission denied"
     if isinstance(error, IsADirectoryError | NotADirectoryError):
@@ -170,6 +181,8 @@ def _of_the_machine(error: Exception) -> str | None:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return "the disk is full; finished stages are kept, free some space and give the same command again"
+    if code in (errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP, errno.ENOENT, errno.EIO) and error.filename is not None:  # type: ignore[attr-defined]
+        return f"{str(error.filename)[:120]}: {error.strerror}"  # type: ignore[attr-defined]
     if code == errno.EROFS:
         return f"{getattr(error, 'filename', None)}: the file system is read-only"
     return None

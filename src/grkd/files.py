@@ -33,7 +33,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder is in the place of this file; delete or rename it")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{path.parent}: a file is in the place of this folder; delete or rename it") from None
     aside = path.with_name(f"{path.name}{_ASIDE}-{os.getpid()}")
     try:
         yield aside

@@ -58,6 +58,14 @@ def test_two_turns_as_a_plain_greedy_loop_gives_them(tiny_teacher: Path, tmp_pat
     assert any(text for turns in wanted.values() for text in turns)
 
 
+def test_variables_of_the_chat_template_reach_it_and_are_part_of_the_identity(tiny_teacher: Path) -> None:
+    plain, asked = local(tiny_teacher), local(tiny_teacher, template_options={"mood": "w7"})
+    asked.tokenizer.chat_template = "{{ messages[0]['content'] }}{% if mood %} {{ mood }}{% endif %}"
+    messages = [{"role": "user", "content": "w1"}]
+    assert asked.tokenizer.convert_ids_to_tokens(asked._encoded(messages)) == ["w1", "w7"]
+    assert asked.identity == {**plain.identity, "chat_template_kwargs": {"mood": "w7"}}
+
+
 def test_every_answer_is_stored_with_its_prompt_and_cost(tiny_teacher: Path, tmp_path: Path) -> None:
     found = answer(local(tiny_teacher), QUESTIONS, sampling=SAMPLING, store=tmp_path / "a.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]

@@ -122,6 +122,40 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkey
     assert "disk is full" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["report", "x" * 5000], "File name too long"),
+        (["groups", "a\0b"], "an argument holds a NUL character"),
+        (["methods", "x" * 3000], "unknown method"),
+        (["methods", ""], "unknown method ''"),
+        (["compare", "tiny.yaml", "--minutes", "nan"], "--minutes must be a number above 0"),
+        (["compare", "tiny.yaml", "--check", "--methods", "nope"], "unknown method 'nope'"),
+        (["run", "tiny.yaml", "search={options: {dkd: {beta: [1]}}}"], "no method of the recipe has this label"),
+        (["run", "tiny.yaml", "search={options: {kd: {temperature: [0]}}}"], "search.options.kd: kd: temperature must"),
+        (
+            ["run", "tiny.yaml", "training.extra={adam_beta1: 1}"],
+            "adam_beta1: expected a number of at least 0 and below",
+        ),
+        (["run", "tiny.yaml", "teacher.revision=main"], "teacher.revision: "),
+        (["run", "tiny.yaml", "responses.max_new_tokens=64"], "leave no room for a prompt in the context of 64"),
+        (["run", "tiny.yaml", "methods=[{name: kd, temperature: 1e300}]"], "temperature: must be at most 1e+09"),
+        (
+            ["run", "tiny.yaml", "methods=[{name: kd, temprature: 2}]", "training.epochs=0"],
+            "did you mean 'temperature'?; training.epochs: expected a number above 0",
+        ),
+    ],
+)
+def test_every_mistake_is_one_short_line(
+    capsys: pytest.CaptureFixture[str], tiny_recipe: Path, words: list[str], part: str
+) -> None:
+    status, line = run(capsys, *(tiny_recipe if word == "tiny.yaml" else word for word in words))
+    assert status == 2
+    assert part in line
+    assert len(line) < 400
+    assert not (tiny_recipe.parent / "run").exists()
+
+
 def test_second_process_in_the_same_folder(capsys: pytest.CaptureFixture[str], tiny_recipe: Path) -> None:
     from filelock import FileLock
 

@@ -34,8 +34,8 @@ def test_items_give_the_figures_back_and_two_models_are_compared(
     by_task = {one["task"]: one for one in json.loads(out)["comparisons"]}
     # 9 in both turns against 7 and 5; a tie in every game against a win and a loss.
     assert (by_task["mt_bench"]["difference"], by_task["mt_bench"]["p"]) == (3.0, 2 ** (1 - QUESTIONS))
-    assert by_task["mt_bench"]["better"] is None  # four questions show nothing
-    assert (by_task["arena_hard"]["difference"], by_task["arena_hard"]["better"]) == (0.0, None)
+    assert by_task["mt_bench"]["ahead"] is None  # four questions show nothing
+    assert (by_task["arena_hard"]["difference"], by_task["arena_hard"]["ahead"]) == (0.0, None)
     assert {one["items"] for one in by_task.values()} == {QUESTIONS}
 
 

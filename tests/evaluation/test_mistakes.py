@@ -26,6 +26,8 @@ from tests.evaluation._command import free_port, run, words
         ({"fewshot": -1, "tasks": "gsm8k"}, ["--fewshot", "0 or more"]),
         ({"fewshot": 3}, ["--fewshot is an option of gsm8k"]),
         ({"timeout": 0}, ["--timeout"]),
+        ({"limit": 2**31}, ["--limit must be below 2^31"]),
+        ({"tasks": "gsm8k", "chat_template_kwargs": '{"a": 1}'}, ["--tasks gsm8k renders its own prompts"]),
         ({"tasks": "exact_match"}, ["--questions FILE"]),
         ({"tasks": "rank"}, ["--prompts"]),
         ({"model": "./absent"}, ["absent"]),

@@ -56,7 +56,7 @@ def test_right_or_wrong_by_hand() -> None:
     assert (found.a, found.b, found.items, found.only_right) == ("b", "a", 20, (1, 8))
     assert found.difference == pytest.approx(-35.0)  # 17 right of 20 against 10, in %
     assert found.p == found.p_holm == pytest.approx(0.0390625)
-    assert found.better == "a"
+    assert found.ahead == "a"
     bounds = paired_bootstrap(B, A)
     assert (found.low, found.high) == pytest.approx((100 * bounds.low, 100 * bounds.high))
 
@@ -68,10 +68,8 @@ def test_holm_counts_all_pairs_of_a_figure() -> None:
     assert p["c", "b"] == pytest.approx((0.0078125, 0.0234375))
     assert p["b", "a"] == pytest.approx((0.0390625, 0.078125))
     assert p["c", "a"] == pytest.approx((1.0, 1.0))
-    assert [one.better for one in paired.comparisons] == [None, None, "c"]
-    assert paired.verdicts == (
-        "GSM8K: accuracy (%): c is better than b (p = 0.023 after Holm's correction, 20 items).",
-    )
+    assert [one.ahead for one in paired.comparisons] == [None, None, "c"]
+    assert paired.verdicts == ("GSM8K: accuracy (%): c is ahead of b (p = 0.023 after Holm's correction, 20 items).",)
 
 
 def test_lower_is_better_for_divergences_and_tokens_weigh() -> None:
@@ -89,7 +87,7 @@ def test_lower_is_better_for_divergences_and_tokens_weigh() -> None:
     found = only(paired.comparisons, "forward KL of tokens")
     means = [(tokens * column).sum() / tokens.sum() for column in values.values()]
     assert found.difference == pytest.approx(means[1] - means[0])
-    assert found.better == "b"
+    assert found.ahead == "b"
     # Every token its own value, whole prompts drawn.
     spread = np.repeat(values["b"] - values["a"], tokens)
     expected = bootstrap_interval(spread, groups=np.repeat(np.arange(30) // 3, tokens), resamples=10_000)
@@ -110,15 +108,15 @@ def test_battles_weigh_as_in_the_win_rate() -> None:
 
 def test_without_a_difference_nothing_is_better() -> None:
     (same,) = compare([evaluation("a", right(A)), evaluation("b", right(A))]).comparisons
-    assert (same.difference, same.p, same.better) == (0, 1, None)
+    assert (same.difference, same.p, same.ahead) == (0, 1, None)
     (one,) = compare([evaluation("a", right([1])), evaluation("b", right([0]))]).comparisons
-    assert (one.p, one.better) == (1.0, None)
+    assert (one.p, one.ahead) == (1.0, None)
     single = [{"id": "x", "win_percent": 10.0}], [{"id": "x", "win_percent": 90.0}]
     (none,) = compare(
         [evaluation(label, items, "alpaca_eval") for label, items in zip("ab", single, strict=True)]
     ).comparisons
     assert np.isnan(none.p)
-    assert none.better is None
+    assert none.ahead is None
 
 
 def test_common_items_only_and_their_count() -> None:
@@ -189,7 +187,7 @@ MARKDOWN = """\
 | metric | models | items | difference | 95 % interval | p | p (Holm) | verdict |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 | GSM8K: accuracy (%) | b \u2212 a | 20 | \u221235.00 | [\u221260.00, \u221210.00] | 0.0391 (1 : 8) | 0.0391 \
-| a is better |
+| a is ahead |
 
 - The same items for both models, paired by id."""
 
@@ -202,7 +200,7 @@ def test_the_table_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert MARKDOWN in out
     assert cli.main(["table", *runs, "--format", "csv"]) == 0
     said = capsys.readouterr()
-    verdict = "GSM8K: accuracy (%): a is better than b (p = 0.039 after Holm's correction, 20 items)."
+    verdict = "GSM8K: accuracy (%): a is ahead of b (p = 0.039 after Holm's correction, 20 items)."
     assert verdict in said.err
     assert verdict not in said.out
     assert cli.main(["table", *runs, "--format", "latex"]) == 0
@@ -221,7 +219,7 @@ def test_the_table_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (one,) = found["comparisons"]
     expected = {"task": "gsm8k", "figure": "accuracy", "a": "grkd", "b": "student", "items": 20, "test": "McNemar"}
     assert {name: one[name] for name in expected} == expected
-    assert (one["only_a_right"], one["only_b_right"], one["better"]) == (8, 1, "grkd")
+    assert (one["only_a_right"], one["only_b_right"], one["ahead"]) == (8, 1, "grkd")
     assert one["p"] == pytest.approx(0.0390625)
 
 
@@ -234,7 +232,7 @@ def test_rank_fidelity_alone_has_no_table_but_comparisons(tmp_path: Path, capsys
     out = capsys.readouterr().out
     assert out.startswith("**Paired comparisons**")
     assert "| rank: Kendall tau of responses | grkd \u2212 kd | 12 | +0.200 |" in out
-    assert "grkd is better" in out
+    assert "grkd is ahead" in out
     assert cli.main(["table", *runs, "--format", "latex"]) == 2
     assert "no metric of the table; use markdown or json" in capsys.readouterr().err
 
@@ -251,7 +249,7 @@ def test_the_report_prints_and_shows_them(
         assert words in out, words
     text = page.read_text(encoding="utf-8")
     assert "<h3>Paired comparisons</h3>" in text
-    assert '<span class="mark better">a is better</span>' in text
+    assert '<span class="mark better">a is ahead</span>' in text
     assert "0.0391 (1 : 8)" in text
 
 
@@ -271,6 +269,6 @@ def test_five_percent_is_kept() -> None:
     for _ in range(20):
         pair = [evaluation(label, right(generator.integers(2, size=50).tolist())) for label in "ab"]
         found += compare(pair).comparisons
-    assert sum(one.better is not None for one in found) <= 3
+    assert sum(one.ahead is not None for one in found) <= 3
     assert all(x.p == x.p_holm for x in found)
     assert list(itertools.islice((one.items for one in found), 2)) == [50, 50]

@@ -33,15 +33,17 @@ class LocalModel:
         dtype: torch.dtype,
         batch_size: int = 8,
         trust_remote_code: bool = False,
+        template_options: dict[str, Any] | None = None,
     ) -> None:
         self.name, self.device, self.dtype, self.batch_size = model, device, dtype, batch_size
-        self._remote = trust_remote_code
+        self._remote, self._options = trust_remote_code, template_options or None
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model, trust_remote_code=trust_remote_code)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The model's content (see model_digest) and the precision of its answers."""
-        return {"model": model_digest(self.name), "dtype": str(self.dtype).removeprefix("torch.")}
+        """The model's content (see model_digest), the precision of its answers, variables of its chat template."""
+        known = {"model": model_digest(self.name), "dtype": str(self.dtype).removeprefix("torch.")}
+        return known if self._options is None else {**known, "chat_template_kwargs": self._options}
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -65,7 +67,9 @@ class LocalModel:
 
     def _encoded(self, messages: Messages) -> list[int]:
         if self.tokenizer.chat_template is not None:
-            return encode_prompt(self.tokenizer, Example(id="question", messages=messages))
+            return encode_prompt(
+                self.tokenizer, Example(id="question", messages=messages, template_options=self._options)
+            )
         # A model without a chat template is a base model: the turns are one text.
         text = "\n\n".join(message["content"] for message in messages)
         return encode_prompt(self.tokenizer, Example(id="question", prompt=text))

@@ -8,6 +8,7 @@ from grkd.answers.question import Question, Sampling, Text
 from grkd.console import progress_bar
 from grkd.endpoint.client import Messages
 from grkd.endpoint.journal import Journal
+from grkd.errors import UserError
 from grkd.files import digest
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def answer(
             for question, record in zip(group, records, strict=True):
                 line = journal.get(record["key"])
                 assert line is not None
+                if not all(name in line for name in Text.__dataclass_fields__):
+                    raise UserError(f"{store}: the stored answer to {question.id!r} is damaged; remove its line")
                 found[question.id].append(Text(**{name: line[name] for name in Text.__dataclass_fields__}))
     return found
 

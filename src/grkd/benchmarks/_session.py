@@ -42,6 +42,7 @@ class Session:
             dtype=self.dtype,
             batch_size=model.batch_size,
             trust_remote_code=model.trust_remote_code,
+            template_options=model.chat_template_kwargs,
         )
 
     @property

@@ -24,6 +24,7 @@ class ModelSettings:
     device: str = "auto"
     dtype: str = "auto"
     trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat template, such as enable_thinking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,5 +94,7 @@ def check_numbers(settings: Settings) -> None:
     for name in ("limit", "concurrency", "max_requests", "max_tokens", "answer_tokens", "judge_tokens", "batch_size"):
         if flat.get(name) is not None and flat[name] < 1:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more, got {flat[name]}")
+        if flat.get(name) is not None and flat[name] >= 2**31:
+            raise UserError(f"--{name.replace('_', '-')} must be below 2^31")
     if not 0 < settings.timeout_seconds < math.inf:
         raise UserError(f"--timeout must be above 0 seconds, got {settings.timeout_seconds}")

@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
     if options.check:
         from grkd.pipeline.check import check_recipe
 
-        read = chosen(read, methods=options.methods, seeds=options.seeds)
         check_recipe(read)
+        read = chosen(read, methods=options.methods, seeds=options.seeds)
         print(recipe.dump(read), end="")
         return 0
     names = ("methods", "seeds", "processes", "minutes", "until")

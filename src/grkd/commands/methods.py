@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     out = Output(highlight=False)
     if options.markdown:
         print(objectives.method_table("learns_from"), objectives.method_table("minimises", "source"), sep="\n", end="")
-    elif options.name:
+    elif options.name is not None:
         _one(out, options.name)
     else:
         _all(out)

@@ -10,7 +10,7 @@ Print the paper's Table 1 for any models: teacher, student and methods against A
 GSM8K, gains over the student in brackets. RUN is an output folder of `grkd eval`; LABEL=RUN names its row.
 
 Below it, for models that answered the same items (rank fidelity and exact match too): the paired difference with its
-95 % interval, McNemar's test or the paired bootstrap, Holm's correction, and which model is better at 5 %.
+95 % interval, McNemar's test or the paired bootstrap, Holm's correction, and which model is ahead at 5 %.
 
   grkd table teacher=runs/eval-9b student=runs/eval-2b grkd=runs/eval-grkd --paper gemma2
   grkd table runs/eval-* --student gemma-2-2b-it --format latex --output table1.tex

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from grkd.benchmarks import Option, Settings, all_benchmarks, settings_from
+from grkd.data.conversation import read_template_options
+from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 
 ONLY_COMMAND = ("command", "task")
 
@@ -51,7 +54,19 @@ def _add_model(group: Any) -> None:
     add("--batch-size", type=int, metavar="N", help="answers at a time of a local MODEL (default: 8)")
     add("--device", choices=("auto", "cpu", "cuda"))
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"))
+    words = "variables of a local MODEL's chat template, such as '{\"enable_thinking\": false}'"
+    add("--chat-template-kwargs", type=_template_options, metavar="JSON", help=words)
     add("--trust-remote-code", action="store_true", default=None, help="run code that MODEL's folder brings along")
+
+
+def _template_options(text: str) -> dict[str, Any]:
+    """Variables of the chat template, as records and recipes have them."""
+    try:
+        return read_template_options(parse_json(text), "it") or {}
+    except NotJSON as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error}); give an object") from None
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_judge(group: Any) -> None:

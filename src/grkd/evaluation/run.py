@@ -68,6 +68,11 @@ def check(settings: Settings) -> list[Benchmark]:
     if needing and settings.data is not None and not settings.data.is_dir():
         raise UserError(f"--data: no folder {settings.data}; it holds {', '.join(f'{one.name}/' for one in needing)}")
     check_numbers(settings)
+    if settings.model.chat_template_kwargs:
+        without = next((one.name for one in chosen if one.name in ("rank", "gsm8k")), None)
+        if without is not None or settings.model.model.startswith(("http://", "https://")):
+            text = f"--tasks {without} renders its own prompts" if without else "a server renders its own prompts"
+            raise UserError(f"--chat-template-kwargs: {text}; leave it out")
     _check_own(settings, chosen)
     return chosen
 
@@ -113,7 +118,12 @@ def _earlier(session: Session) -> dict[str, Any]:
     if not path.exists():
         return {}
     found = read_json(path)
-    if found["identity"] != session.source.identity:
+    tasks = found.get("tasks") if isinstance(found, dict) else None
+    if not isinstance(tasks, dict) or not all(
+        isinstance(one, dict) for one in (*tasks.values(), found.get("settings"))
+    ):
+        raise UserError(f"{path}: damaged, no result of grkd eval; delete it and give the same command again")
+    if found.get("identity") != session.source.identity:
         return {}
     limit = found["settings"].get("limit")  # earlier versions had one for all tasks
     return {task: {"limit": limit, **result} for task, result in found["tasks"].items()}

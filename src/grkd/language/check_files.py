@@ -9,7 +9,7 @@ from typing import Any
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
-from grkd.language.examples import check_answers, check_choice, data_examples
+from grkd.language.examples import check_answers, check_choice, data_examples, from_data
 from grkd.metrics.exact_match import read_questions
 from grkd.recipe import LanguageRecipe, Lora, Method, weights_of
 
@@ -47,6 +47,14 @@ def _check_numbers(recipe: LanguageRecipe) -> None:
     """Layers, top_k and LoRA's numbers against the config.json of local folders; models of other forms come later."""
     weights, spec = weights_of(recipe), recipe.student
     teacher = {} if weights is None else _config(weights.model)
+    for name, model in (("teacher", weights), ("student", spec)):
+        if model is None or model.revision is None or model.model is None:
+            continue
+        if Path(model.model).is_dir():
+            raise UserError(f"{name}.revision: {model.model} is a folder, which has no revisions; take it out")
+    context, longest = teacher.get("max_position_embeddings"), recipe.responses.max_new_tokens
+    if isinstance(context, int) and longest >= context and not from_data(recipe.responses):
+        raise UserError(f"responses.max_new_tokens: {longest} leave no room for a prompt in the context of {context}")
     vocabulary, depth = teacher.get("vocab_size"), teacher.get("num_hidden_layers")
     if isinstance(vocabulary, int) and recipe.evaluation.top_k > vocabulary:
         text = f"{recipe.evaluation.top_k} is above the teacher's vocabulary of {vocabulary} tokens"

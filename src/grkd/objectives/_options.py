@@ -11,6 +11,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+_LARGEST = 1e9  # of any weight, temperature or scale: beyond, float32 has no room for what is made of it
+
 # Where a value stands: ("alpha_ceiling",), or ("ranking", 0, "tau") inside a list of parts.
 OptionPath = tuple[str | int, ...]
 
@@ -155,6 +157,8 @@ def mistakes(known: Mapping[str, Option], given: Mapping[str, Any], place: Optio
     for name, value in given.items():
         if name not in known:
             found.append(Mistake((*place, name), value, known=tuple(known)))
+        elif known[name].hint is float and type(value) in (int, float) and _LARGEST < abs(value) < math.inf:
+            found.append(Mistake((*place, name), value, text=f"must be at most {_LARGEST:g}, got {value:g}"))
         elif wanted(known[name].hint, value):
             found.append(Mistake((*place, name), value, hint=known[name].hint))
     return found

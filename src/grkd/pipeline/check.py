@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from grkd import objectives
 from grkd.console import console
 from grkd.endpoint.client import base_url, key_of
 from grkd.errors import UserError
@@ -20,6 +21,7 @@ _LISTS = 64
 def check_recipe(recipe: Recipe) -> None:
     """Raises UserError for the first mistake that data, configs, methods and options show. Loads no weights of language
     models, asks no network, writes nothing."""
+    check_search(recipe)
     check_first(recipe)
     if isinstance(recipe, ClassifierRecipe):
         from grkd.classify.check import check_classifier
@@ -58,6 +60,26 @@ def check_first(recipe: Recipe) -> None:
         from grkd.language.check import check_language
 
         check_language(recipe)
+
+
+def check_search(recipe: Recipe) -> None:
+    """Raises UserError for options of a search that reach no method, or that a method refuses."""
+    if recipe.search is None:
+        return
+    labels = {method.label: method for method in recipe.methods}
+    for label, options in recipe.search.options.items():
+        if label not in labels:
+            raise UserError(
+                f"search.options.{label}: no method of the recipe has this label; labels: {', '.join(labels)}"
+            )
+        if "preset" in options:
+            raise UserError(f"search.options.{label}.preset: give each preset as a method with a label of its own")
+        for name, values in options.items():
+            for value in values:
+                try:
+                    objectives.load(labels[label].name, **{**labels[label].options, name: value})
+                except UserError as error:
+                    raise UserError(f"search.options.{label}: {error}") from None
 
 
 def _check_names(recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from grkd import objectives
 from grkd.errors import UserError
-from grkd.pipeline.check import check_first
+from grkd.pipeline.check import check_first, check_search
 from grkd.ranks import uses_fsdp
 from grkd.recipe import LanguageRecipe, Method, RankRecipe, Recipe
 from grkd.run.folder import RunFolder
@@ -74,25 +74,10 @@ def chosen(recipe: Recipe, *, methods: str | None = None, seeds: int | None = No
     """
     if seeds is not None and not 1 <= seeds <= _MOST_SEEDS:
         raise UserError(f"--seeds must be from 1 to {_MOST_SEEDS}, got {seeds}")
-    _check_options(recipe)
+    check_search(recipe)
     if methods is not None:
         recipe = replace(recipe, methods=[_method(recipe, name) for name in _named(methods)])
     return recipe if seeds is None else replace(recipe, seeds=list(range(seeds)))
-
-
-def _check_options(recipe: Recipe) -> None:
-    """Reject options of a search that reach no method, or that a method refuses, before anything costs time."""
-    labels = {method.label: method for method in recipe.methods}
-    for label, options in (recipe.search.options if recipe.search is not None else {}).items():
-        if label not in labels:
-            raise UserError(
-                f"search.options.{label}: no method of the recipe has this label; labels: {', '.join(labels)}"
-            )
-        if "preset" in options:
-            raise UserError(f"search.options.{label}.preset: give each preset as a method with a label of its own")
-        for name, values in options.items():
-            for value in values:
-                objectives.load(labels[label].name, **{**labels[label].options, name: value})
 
 
 def _named(methods: str) -> list[str]:

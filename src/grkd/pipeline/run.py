@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.pipeline.check import check_first
+from grkd.pipeline.check import check_first, check_search
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, RankRecipe, Recipe
 from grkd.run.folder import RunFolder
 
@@ -18,6 +18,7 @@ def run(recipe: Recipe) -> int:
 
     Raises UserError for the user's mistakes, before anything is written where they can be seen before.
     """
+    check_search(recipe)
     check_first(recipe)
     from transformers.utils import logging  # after the check: it takes seconds
 

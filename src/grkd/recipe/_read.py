@@ -105,13 +105,22 @@ class _Source:
         self.origins[(*path, index)] = (order, here)
 
     def error(self, problems: list[Problem]) -> UserError:
-        """The first problem in one line; unknown keys come first, since they explain missing ones."""
+        """The problems in one line, as many as fit; unknown keys come first, since they explain missing ones."""
         explained = {(*problem.path[:-1], problem.meant) for problem in problems if problem.meant}
         left = [problem for problem in problems if problem.unknown or problem.path not in explained]
-        first = min(left, key=lambda problem: (not problem.unknown, self._origin(problem.path)[0]))
-        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-        where, text = self.place(first.path), f"{dotted(first.path)}{first.text}"
-        return UserError(f"{where}: {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}{more}")
+        first, *others = sorted(left, key=lambda problem: (not problem.unknown, self._origin(problem.path)[0]))
+        text, shown = f"{dotted(first.path)}{first.text}", 1
+        for other in others:
+            line = self._origin(other.path)[0]
+            place = "" if line >= _COMMAND_LINE else f"line {line}: "
+            longer = f"{text}; {place}{dotted(other.path)}{other.text}"
+            if len(longer) > _LONGEST:
+                break
+            text, shown = longer, shown + 1
+        more = f" (and {len(left) - shown} more)" if len(left) > shown else ""
+        return UserError(
+            f"{self.place(first.path)}: {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}{more}"
+        )
 
     def from_command_line(self, path: KeyPath) -> bool:
         """Whether the value at a key was given as a `key=value` word."""
@@ -157,15 +166,22 @@ def _build(raw: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
         # JSON, not Python: in pydantic's strict mode a mapping becomes a dataclass only there.
         recipe = _checker(task)(json.dumps(plain))
     except ValidationError as error:
-        return None, [*_explained(error, raw, TASKS[task]), *problems]
-    problems += cross_checks(recipe, raw)
-    if problems:  # methods' options are looked at last: they need torch, which takes seconds
-        return None, problems
+        return None, [*_explained(error, raw, TASKS[task]), *(problems or _of_options(raw, task))]
+    crossed = list(cross_checks(recipe, raw))
+    if problems or crossed:
+        return None, [*crossed, *(problems or _of_options(raw, task))]
     methods, problems = _methods.check(raw["methods"], task)
     if problems:
         return None, problems
     recipe = replace(recipe, methods=methods)
     return recipe, list(checks_of_methods(recipe))
+
+
+def _of_options(raw: dict[str, Any], task: str) -> list[Problem]:
+    """Mistakes in options of methods, beside others; methods without options need not be imported, nor torch."""
+    entries = raw.get("methods")
+    given = isinstance(entries, list) and any(isinstance(entry, dict) and len(entry) > 1 for entry in entries)
+    return _methods.check(entries, task)[1] if given and entries else []
 
 
 def _explained(error: ValidationError, raw: dict[str, Any], section: type[Recipe]) -> Iterator[Problem]:

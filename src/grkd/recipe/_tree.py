@@ -15,6 +15,10 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, lt=WHOLE_BELOW)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Rate = Annotated[float, Field(gt=0, le=1e3)]  # a learning rate
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
+GroupSize = Annotated[int, Field(ge=1, le=4096)]
+Whole = Annotated[int, Field(ge=0, lt=WHOLE_BELOW)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -28,7 +32,7 @@ class IsPath:
     kind: Literal["file", "model", "network", "rankers"]
 
 
-FilePath = Annotated[str, IsPath("file")]
+FilePath = Annotated[str, Field(min_length=1), IsPath("file")]
 ModelPath = Annotated[str, Field(min_length=1), IsPath("model")]
 NetworkPath = Annotated[str, Field(min_length=1), IsPath("network")]
 Combine = Literal["weights", "sum", "lexicographic", "votes"]
@@ -64,7 +68,7 @@ class Lora(Section):
     """Train low-rank adapters (peft) instead of all weights; they are merged into the saved student."""
 
     r: Count = 16
-    alpha: Positive = 32.0
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 32.0
     dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
 
@@ -73,14 +77,14 @@ class Lora(Section):
 class Training(Section):
     """One optimiser run; lengths in optimiser steps, `batch_size` in examples a device and micro-batch."""
 
-    epochs: Positive = 1.0
+    epochs: Epochs = 1.0
     steps: Count | None = None  # instead of epochs
     batch_size: Count = 8
     gradient_accumulation: Count = 1
-    learning_rate: Positive = 1e-4
+    learning_rate: Rate = 1e-4
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup: Fraction = 0.1  # share of the steps
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     max_grad_norm: NonNegative = 1.0
     # Compute layers twice, which takes less memory; auto: of language models, where the GPU's memory is too small.
     gradient_checkpointing: bool | Literal["auto"] = "auto"
@@ -208,11 +212,11 @@ class Responses(Section):
     """
 
     source: Literal["teacher", "student", "data", "mixture"] = "teacher"
-    n: Count = 1  # responses per prompt; a mixture's numbers add up to it
-    candidates: Count | None = None  # sampled a prompt, of which the n most different are kept; null: n
+    n: GroupSize = 1  # responses per prompt; a mixture's numbers add up to it
+    candidates: GroupSize | None = None  # sampled a prompt, of which the n most different are kept; null: n
     mixture: Mixture | None = None
     max_new_tokens: Count = 256
-    temperature: NonNegative = 1.0  # 0: greedy
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0  # 0: greedy
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     batch_size: Count | None = None  # responses generated at a time; null: what a GPU's memory holds, 16 on a CPU
     shard_size: Count = 64  # prompts per file; complete shards survive a kill
@@ -249,7 +253,7 @@ class LanguageEvaluation(Section):
     answer_tokens: Count = 256  # longest answer to them
     answer_batch_size: Count = 64
     batch_size: Count = 8
-    samples: Annotated[int, Field(ge=0)] = 4
+    samples: Whole = 4
     sample_tokens: Count = 64
     # Questions that a student answers while it is trained, every so many steps: exact match over training's time
     # (train/<student>/curve.jsonl). They train nothing; their time is not counted.
@@ -318,10 +322,10 @@ class Search(Section):
     never sees the validation part. metric: null takes the task's own.
     """
 
-    trials: Count = 6
-    learning_rate: list[Positive] = field(default_factory=list)  # empty: training.learning_rate alone
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 6
+    learning_rate: list[Rate] = field(default_factory=list)  # empty: training.learning_rate alone
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    metric: str | None = None
+    metric: Text | None = None
     questions: FilePath | None = None  # language models, metric exact_match: JSONL of {"question", "answer"}
     steps_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # language models: share of a trial's steps
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -335,7 +339,7 @@ class Lockstep(Section):
     momentum: Fraction = 0.9  # of sgd, Nesterov's
     augment: bool = False  # images: random crops (after padding by 4 pixels) and flips, which the teacher sees too
     students: Count = 16  # trained together, at most
-    search_epochs: Positive | None = None  # of a trial; null: as training
+    search_epochs: Epochs | None = None  # of a trial; null: as training
     prune: bool = True  # half-way, trials below the median of those that have ended stop
     teachers: FilePath | None = None  # folder where trained teachers are kept for other recipes; null: the output
 
@@ -345,7 +349,7 @@ class LanguageRecipe(Section):
     """Distil a language model."""
 
     task: Literal["language_model"]
-    output: Annotated[FilePath, Field(min_length=1)]
+    output: FilePath
     teacher: Teacher
     student: Student
     data: Prompts
@@ -365,7 +369,7 @@ class ClassifierRecipe(Section):
     """Distil a classifier."""
 
     task: Literal["classifier"]
-    output: Annotated[FilePath, Field(min_length=1)]
+    output: FilePath
     teacher: ClassifierModel
     student: ClassifierModel
     data: ClassifierData
@@ -445,7 +449,7 @@ class RankRecipe(Section):
     """Distil a ranker of documents, passages, products or labels."""
 
     task: Literal["rank"]
-    output: Annotated[FilePath, Field(min_length=1)]
+    output: FilePath
     data: RankData
     methods: list[Method]
     teacher: RankTeacher = field(default_factory=RankTeacher)

@@ -115,7 +115,11 @@ def _limits(metadata: Iterable[Any]) -> list[str]:
     """The limits of a pydantic Field in words."""
     limits = [limit for field in metadata for limit in getattr(field, "metadata", ())]
     named = [(word, getattr(limit, kind, WHOLE_BELOW)) for limit in limits for kind, word in _LIMITS.items()]
-    found = [f"{word} {value}" for word, value in named if value != WHOLE_BELOW]
+    found = [
+        f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}"
+        for word, value in named
+        if value != WHOLE_BELOW
+    ]
     found += ["that is not empty" for limit in limits if hasattr(limit, "min_length")]
     return [" and ".join(found)] if found else []
 

@@ -22,7 +22,7 @@ from grkd.reports.table_formats import FORMATS, markdown_text, shown
 from grkd.reports.table_formats import render as render_table
 
 ALL_FORMATS = (*FORMATS, "json")
-NONE_SHOWN = "none shown"  # where no model is shown to be better
+NONE_SHOWN = "none shown"  # where no model is shown to be ahead
 
 _HEADERS = ("metric", "models", "items", "difference", "95 % interval", "p", "p (Holm)", "verdict")
 
@@ -73,7 +73,7 @@ def render(found: EvaluationReport, form: str) -> str:
 
 
 def remarks(found: EvaluationReport) -> tuple[str, ...]:
-    """What goes beside a CSV table: the table's notes, and who is better."""
+    """What goes beside a CSV table: the table's notes, and who is ahead."""
     return (*(found.table.notes if found.table is not None else ()), *found.paired.verdicts)
 
 
@@ -100,7 +100,7 @@ def paired_view(paired: Paired) -> dict[str, Any] | None:
     """The comparisons as cells for the page; None if there is nothing to say."""
     if not _any(paired):
         return None
-    rows = [{"cells": _cells(one), "better": one.better is not None} for one in paired.comparisons]
+    rows = [{"cells": _cells(one), "ahead": one.ahead is not None} for one in paired.comparisons]
     return {"headers": _HEADERS, "rows": rows, "notes": paired.notes}
 
 
@@ -117,13 +117,13 @@ def print_evaluations(found: EvaluationReport, console: Console) -> None:
         _print(console, "Benchmarks", table, found.table.notes)
     if _any(found.paired):
         table = RichTable("metric", "models", show_edge=False, pad_edge=False, header_style="bold")
-        for name in ("difference", "p (Holm)", "better"):
+        for name in ("difference", "p (Holm)", "ahead"):
             table.add_column(name, justify="right", no_wrap=True)
         for one in found.paired.comparisons:
             figure, models, items, difference, interval, _, p, _ = map(escape, _cells(one))
-            better = NONE_SHOWN if one.better is None else escape(one.better)
-            style = "" if one.better is None else "bold"
-            table.add_row(figure, f"{models}\n{items} items", f"{difference}\n{interval}", p, better, style=style)
+            ahead = NONE_SHOWN if one.ahead is None else escape(one.ahead)
+            style = "" if one.ahead is None else "bold"
+            table.add_row(figure, f"{models}\n{items} items", f"{difference}\n{interval}", p, ahead, style=style)
         _print(console, "Paired comparisons", table, found.paired.notes)
 
 
@@ -155,7 +155,7 @@ def _cells(one: PairedComparison) -> list[str]:
     decimals = one.measure.metric.decimals
     low, high = (_number(bound, decimals) for bound in (one.low, one.high))
     p = _p(one.p) if one.only_right is None else f"{_p(one.p)} ({one.only_right[0]} : {one.only_right[1]})"
-    better = one.better
+    ahead = one.ahead
     return [
         one.measure.title,
         f"{one.a} \u2212 {one.b}",
@@ -164,7 +164,7 @@ def _cells(one: PairedComparison) -> list[str]:
         f"[{low}, {high}]",
         p,
         _p(one.p_holm),
-        NONE_SHOWN if better is None else f"{better} is better",
+        NONE_SHOWN if ahead is None else f"{ahead} is ahead",
     ]
 
 
@@ -183,7 +183,7 @@ def _comparison_json(one: PairedComparison) -> dict[str, Any]:
         "test": "paired bootstrap" if one.only_right is None else "McNemar",
         "only_a_right": counts[0],
         "only_b_right": counts[1],
-        "better": one.better,
+        "ahead": one.ahead,
     }
 
 

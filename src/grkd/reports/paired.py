@@ -1,9 +1,9 @@
-"""Which of several models is better, item by item: paired tests between evaluations of the same benchmark.
+"""Which of several models is ahead, item by item: paired tests between evaluations of the same benchmark.
 
 Every metric here is a mean over items, or a ratio of sums over them. Two models are compared on the items that both
 have, matched by id. The interval of the difference is a paired bootstrap over items (over whole prompts, where several
 items belong to one); p is McNemar's exact test where an item is right or wrong, else the paired bootstrap's.
-Holm's correction counts all pairs of models of one metric; "better" means a corrected p below 0.05.
+Holm's correction counts all pairs of models of one metric; "ahead" means a corrected p below 0.05.
 """
 
 import itertools
@@ -44,8 +44,11 @@ class PairedComparison:
     only_right: tuple[int, int] | None = None
 
     @property
-    def better(self) -> str | None:
-        """The label of the model that is better at 5 %, None where neither is shown to be."""
+    def ahead(self) -> str | None:
+        """The label of the model that is ahead on these items at 5 %, None where neither is shown to be.
+
+        A word about two models, each trained once: that a method is better takes several seeds.
+        """
         if not self.p_holm < SIGNIFICANT or self.difference == 0:
             return None
         return self.a if (self.difference > 0) == self.measure.higher_is_better else self.b
@@ -61,12 +64,12 @@ class Paired:
     @property
     def verdicts(self) -> tuple[str, ...]:
         """One sentence per comparison that shows a difference."""
-        found = [(one, one.better) for one in self.comparisons]
+        found = [(one, one.ahead) for one in self.comparisons]
         return tuple(
-            f"{one.measure.title}: {better} is better than {one.b if better == one.a else one.a} "
+            f"{one.measure.title}: {ahead} is ahead of {one.b if ahead == one.a else one.a} "
             f"(p = {one.p_holm:.2g} after Holm's correction, {one.items} items)."
-            for one, better in found
-            if better is not None
+            for one, ahead in found
+            if ahead is not None
         )
 
 
@@ -207,7 +210,11 @@ def _how(shown: Sequence[PairedComparison], *, left_out: bool) -> Iterator[str]:
     )
     yield (
         "p (Holm) is corrected over all pairs of models of one metric, not over metrics; "
-        '"better" means that it is below 0.05, "none shown" that it is not.'
+        '"ahead" means that it is below 0.05, "none shown" that it is not.'
+    )
+    yield (
+        "Each row is one model, trained once. Who is ahead on these items is no claim that a method is better: that "
+        "takes three seeds or more (grkd compare)."
     )
     if left_out:
         yield (

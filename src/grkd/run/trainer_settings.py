@@ -5,6 +5,7 @@ The names are read from the source of the installed version, so they are never t
 
 import ast
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -32,6 +33,8 @@ _TRACKERS = {
     "kubeflow": [],
     "tensorboard": [["tensorboard", "tensorboardX"]],
 }
+# Numbers that PyTorch's optimisers refuse when training begins, hours after the recipe was read.
+_BELOW = {"adam_beta1": 1.0, "adam_beta2": 1.0, "adam_epsilon": math.inf}
 # Optimisers that need a package, by a pattern of their names.
 _OPTIMISERS = {
     r"adamw_torch_[48]bit": "torchao",
@@ -54,6 +57,10 @@ def check_names(training: Training) -> None:
     check_trackers(training)
     if training.extra and (fields := argument_types()):
         check_extra(training.extra, fields)
+    for name, value in training.extra.items():
+        if (below := _BELOW.get(name)) is not None and isinstance(value, int | float) and not 0 <= value < below:
+            most = "" if below == math.inf else f" and below {below}"
+            raise UserError(f"training.extra.{name}: expected a number of at least 0{most}, got {value}")
     optimiser = str(training.extra.get("optim", ""))
     needed = next((package for names, package in _OPTIMISERS.items() if re.fullmatch(names, optimiser)), None)
     if needed is not None and find_spec(needed) is None:
