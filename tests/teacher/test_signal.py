@@ -21,7 +21,7 @@ from transformers import (
 
 from grkd.data.language import Item, collate, response_logits
 from grkd.errors import UserError
-from grkd.teacher import signal
+from grkd.teacher import row_shards
 from grkd.teacher.signal import HiddenCache, TeacherHead, check_head, final_hidden, head_logits, mean_log_probs
 
 FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -148,7 +148,7 @@ def test_only_the_items_own_rows_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     cache, read = HiddenCache(tmp_path), []
 
     class Spy:
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, _cure: str) -> None:
             self.file = safe_open(path, framework="pt")
 
         def get_slice(self, name: str) -> Any:
@@ -161,7 +161,7 @@ def test_only_the_items_own_rows_are_read(tmp_path: Path, monkeypatch: pytest.Mo
 
             return Slice()
 
-    monkeypatch.setattr(signal, "_opened", Spy)
+    monkeypatch.setattr(row_shards, "opened", Spy)
     assert cache["b"].shape == (5, 3)
     assert read == [(2, 7)]
 
@@ -185,7 +185,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(signal, "save_file", fails)
+    monkeypatch.setattr(row_shards, "save_file", fails)
     cache = HiddenCache(tmp_path)
     with pytest.raises(OSError, match="disk full"):
         cache.write_shard({"a": torch.ones(1, 1)})
@@ -194,7 +194,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_more_shards_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal, "_OPEN_FILES", 2)
+    monkeypatch.setattr(row_shards, "_OPEN_FILES", 2)
     cache = HiddenCache(tmp_path)
     for number in range(5):
         cache.write_shard({str(number): torch.full((1, 1), float(number))})

@@ -6,7 +6,7 @@ A command imports what it needs in `run`: `grkd --help` must not wait for PyTorc
 import argparse
 from collections.abc import Callable
 
-from grkd.commands import compare, demo, evaluate, groups, methods, report, run, table, verify
+from grkd.commands import cache, compare, demo, evaluate, groups, methods, report, run, table, verify
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -20,4 +20,5 @@ COMMANDS = {
     "eval": evaluate,
     "table": table,
     "verify": verify,
+    "cache": cache,
 }

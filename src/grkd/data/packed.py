@@ -71,7 +71,7 @@ def _row(ids: Tensor, lengths: list[tuple[int, int]], pad_token_id: int, multipl
 # What else a batch of groups may hold, by what its rows are.
 _OF_ITEMS = ("response_ids", "response_mask", "item_index")
 _OF_GROUPS = ("group_mask", "ranked_mask", "teacher_scores", "vote_targets", "vote_weights", "reference")
-_OF_TOKENS = ("teacher_hidden", "teacher_top_k", "sampled_log_probs")
+_OF_TOKENS = ("teacher_hidden", "teacher_top_k", "teacher_ranks", "sampled_log_probs")
 GROUP_NUMBERS = "group_numbers"  # of a part: the groups' numbers in the whole batch
 
 

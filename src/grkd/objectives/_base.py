@@ -112,6 +112,8 @@ class Batch:
         Of classifiers.
     votes : Votes, optional
         Targets of pairs of candidates, in place of those that the teacher's scores would give.
+    soft_weights : Tensor [rows], optional
+        Factor of each row's soft targets, for teacher scores that stand for a sample of the candidates.
     tokens : ResponseTokens, optional
         The responses' tokens one by one.
 
@@ -136,11 +138,16 @@ class Batch:
     sampled_log_probs: Float[Tensor, " rows"] | None = None
     features: Features | None = None
     votes: Votes | None = None
+    soft_weights: Float[Tensor, " rows"] | None = None
     tokens: ResponseTokens | None = None
 
     def counted(self) -> Bool[Tensor, " rows"]:
         """Rows with at least one candidate."""
         return checked_mask(self.mask, self.student).any(-1)
+
+    def soft_weighted(self, losses: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """The rows' losses of soft targets, times soft_weights if there are any."""
+        return losses if self.soft_weights is None else losses * self.soft_weights
 
     def required_teacher(self) -> Float[Tensor, "rows candidates"]:
         if self.teacher is None:

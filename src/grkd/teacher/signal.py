@@ -5,13 +5,12 @@ back in training, without the teacher's body in memory.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,8 +19,9 @@ from grkd.data.language import model_inputs, response_logits
 from grkd.errors import UserError
 from grkd.files import parse_json, whole_file
 from grkd.groups import wide
+from grkd.teacher.row_shards import RowShards, opened
 
-_OPEN_FILES = 64  # far below what a process may hold open
+_CURE = "delete it and run the score stage again"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -73,7 +73,7 @@ class TeacherHead(nn.Module):
     @classmethod
     def load(cls, path: Path, *, dtype: torch.dtype | None = None) -> "TeacherHead":
         """Read what `save` wrote, on the CPU, in `dtype` where given."""
-        settings = {name: parse_json(value) for name, value in _opened(path).metadata().items()}
+        settings = {name: parse_json(value) for name, value in opened(path, _CURE).metadata().items()}
         tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
         return cls(tensors["weight"], bias=tensors.get("bias"), **settings)
 
@@ -122,62 +122,14 @@ def mean_log_probs(
     return torch.where(response_mask, chosen, 0.0).sum(-1) / response_mask.sum(-1).clamp_min(1)
 
 
-class HiddenCache:
-    """Hidden states of responses by item id, in safetensors shards in a folder; a shard is whole or absent.
+class HiddenCache(RowShards):
+    """Hidden states of responses by item id: RowShards of the tensor `hidden` [response, hidden].
 
-    A shard holds one tensor, the rows of its items one after the other, and their ids and lengths. Opening the folder
-    reads the ids alone; `cache[item_id]` reads that item's rows from the memory-mapped file. After a kill, open the
-    folder again and go on with the items that are not in it.
     dtype: of what is written ("float32" or "bfloat16": half the space, exact for a teacher that runs in it).
     """
 
     def __init__(self, folder: Path, *, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
-        self.folder, self.dtype = folder, _DTYPES[dtype]
-        self._places: dict[str, tuple[Path, int, int]] = {}
-        self._open: dict[Path, Any] = {}
-        for path in sorted(folder.glob("hidden-*.safetensors")):
-            self._take(path)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __contains__(self, item_id: object) -> bool:
-        return item_id in self._places
-
-    def __getitem__(self, item_id: str) -> Float[Tensor, "response hidden"]:
-        """The item's hidden states, as they were stored; raises KeyError for an item that is not there."""
-        path, start, end = self._places[item_id]
-        if path not in self._open:
-            while len(self._open) >= _OPEN_FILES:
-                self._open.pop(next(iter(self._open)))
-            self._open[path] = _opened(path)
-        rows: Tensor = self._open[path].get_slice("hidden")[start:end]
-        return rows
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # each worker process opens the files itself
-
-    def write_shard(self, items: Mapping[str, Float[Tensor, "_ hidden"]], *, number: int | None = None) -> Path:
-        """Write one more shard: item id -> hidden states [R_i, hidden], R_i at least 1.
-
-        number: of its file, for several processes that write into one folder; None takes the next one that is free.
-        Raises ValueError for no items, ids that are in the cache already, or states of another form.
-        """
-        known = [item_id for item_id in items if item_id in self]
-        if known or not items:
-            raise ValueError(f"in the cache already: {known}" if known else "a shard needs at least one item")
-        if any(rows.dim() != 2 or not len(rows) for rows in items.values()):
-            raise ValueError("hidden states must be [response, hidden] with at least one row")
-        rows = torch.cat([rows.detach().to("cpu", self.dtype) for rows in items.values()])
-        described = {"ids": json.dumps(list(items)), "lengths": json.dumps([len(rows) for rows in items.values()])}
-        path = self.folder / f"hidden-{self._next() if number is None else number:06d}.safetensors"
-        with whole_file(path) as aside:
-            save_file({"hidden": rows}, aside, metadata=described)
-        self._take(path)
-        return path
+        super().__init__(folder, name="hidden", dtype=_DTYPES[dtype], cure=_CURE)
 
     def padded(
         self, item_ids: Sequence[str], response_mask: Bool[Tensor, "batch response"]
@@ -199,22 +151,3 @@ class HiddenCache:
                 )
             rows.append(nn.functional.pad(hidden, (0, 0, 0, response_mask.shape[-1] - length)))
         return torch.stack(rows)
-
-    def _take(self, path: Path) -> None:
-        described = _opened(path).metadata()
-        start = 0
-        for item_id, length in zip(parse_json(described["ids"]), parse_json(described["lengths"]), strict=True):
-            self._places[item_id] = (path, start, start + length)
-            start += length
-
-    def _next(self) -> int:
-        numbers = [int(path.stem.removeprefix("hidden-")) for path in self.folder.glob("hidden-*.safetensors")]
-        return max(numbers, default=-1) + 1
-
-
-def _opened(path: Path) -> Any:
-    """A safetensors file, memory-mapped; raises UserError if it cannot be read."""
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the score stage again") from error

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
+from grkd import objectives
 from grkd.errors import UserError
+from grkd.objectives import Objective
 
 
 @dataclass
@@ -127,3 +129,32 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
         self.check_sampling()
         if self.teacher_placement not in ("whole", "sharded", "offloaded"):
             raise UserError(f"teacher_placement must be whole, sharded or offloaded, got {self.teacher_placement!r}")
+
+    @property
+    def layers_compiled(self) -> bool | None:
+        """compile_layers as DistillationTrainer takes it. A text, since command lines give texts."""
+        known = {"auto": None, "true": True, "false": False}
+        if (name := str(self.compile_layers).lower()) not in known:
+            raise UserError(f"compile_layers must be auto, true or false, got {self.compile_layers!r}")
+        return known[name]
+
+
+def checked_arguments(args: Any) -> GRKDConfig:
+    """The arguments, GRKDConfig() for None. Raises UserError for those of another class."""
+    args = GRKDConfig() if args is None else args
+    if not isinstance(args, GRKDConfig):
+        raise UserError(
+            "args must be a GRKDConfig: transformers' TrainingArguments with a method and its options; "
+            "grkd.from_trl makes one of a config of TRL"
+        )
+    args.logging_nan_inf_filter = False  # a loss that is no number must be seen
+    args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
+    return args
+
+
+def objective_of(args: GRKDConfig) -> Objective:
+    """The method that the arguments name. Raises UserError for an unknown one, or options that are no object."""
+    options = args.method_options or {}
+    if isinstance(options, str):
+        raise UserError(f"method_options must be a JSON object, got {options!r}")
+    return objectives.load(args.method, **options)

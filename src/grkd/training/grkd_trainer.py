@@ -4,6 +4,7 @@ Over 300 lines: a fifth of them are the docstring of GRKDTrainer.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,26 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from grkd import objectives
-from grkd.console import console
-from grkd.data.language import check_head_size, unwrapped
+from grkd.data.language import unwrapped
 from grkd.data.sources import split_of
-from grkd.errors import UserError
-from grkd.models.adapters import apart, shares_weights
 from grkd.models.attention import honour_softcap
 from grkd.models.load import load_language_model, load_tokenizer
 from grkd.models.save import stopping_config
 from grkd.objectives import Objective
+from grkd.teacher.rank_cache import RankCache, missing_from
 from grkd.training.before_training import Before
+from grkd.training.cached_ranks import groups_of_cache, opened_cache
 from grkd.training.callbacks import FiniteSteps
 from grkd.training.evaluation import prefixed
 from grkd.training.evaluation_metrics import TOKENS, Measured, check_metrics
-from grkd.training.grkd_config import GRKDConfig
+from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_of
 from grkd.training.groups_file import KeepGroups
-from grkd.training.language_rows import LanguageRows
-from grkd.training.on_policy import on_policy_sampler
 from grkd.training.ranked_in_training import check_columns, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.teacher_answers import TeacherAnswers
-from grkd.training.teacher_side import TeacherNeeds, TeacherSide, needs_of, teacher_side
+from grkd.training.teacher_side import needs_of, teacher_side
 from grkd.training.trainer import DistillationTrainer
+from grkd.training.trainer_rows import apart_from, rows_of
 
 __all__ = ["GRKDConfig", "GRKDTrainer"]
 
@@ -68,6 +66,9 @@ class GRKDTrainer(DistillationTrainer):
         The tokenizer. None: loaded by the model's name.
     teacher_processing_class : PreTrainedTokenizerBase, optional
         The teacher's tokenizer, if its model has no name to load it by.
+    teacher_cache : RankCache, str or Path, optional
+        A folder of `grkd cache build`, in place of the teacher of tokens, for kd and grkd. Without train_dataset its
+        own prompts and responses are trained on.
     peft_config : peft.PeftConfig, optional
         For LoRA; the base model, with adapters off, is then dpo's reference.
     objective : Objective, optional
@@ -122,12 +123,13 @@ class GRKDTrainer(DistillationTrainer):
         eval_dataset: Iterable[Any] | dict[str, Iterable[Any]] | str | Path | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_cache: RankCache | str | Path | None = None,
         peft_config: Any = None,
         objective: Objective | None = None,
         **kwargs: Any,
     ) -> None:
-        args = _checked(args)
-        objective = _objective(args) if objective is None else objective
+        args = checked_arguments(args)
+        objective = objective_of(args) if objective is None else objective
         self._metrics = check_metrics(args.eval_metrics)
         panel = checked_panel(rankers, reward_funcs, combine, args, objective)
         name = model if isinstance(model, str) else str(getattr(model.config, "name_or_path", ""))
@@ -139,6 +141,9 @@ class GRKDTrainer(DistillationTrainer):
             panel_needs=set() if panel is None else panel.needs,
             metrics=[metric for metric in self._metrics if metric in TOKENS],
         )
+        ranks = opened_cache(teacher_cache, objective, args, tokenizer)
+        if ranks is not None:
+            needs = replace(needs, tokens=None)
         side = teacher_side(
             args.teacher_model_name_or_path if teacher_model is None else teacher_model,
             needs,
@@ -147,7 +152,7 @@ class GRKDTrainer(DistillationTrainer):
             device=args.device,
             placement=args.teacher_placement,
         )
-        side = _apart(side, student)
+        side = apart_from(student, side)
         honour_softcap(student)
         samples = panel is not None or objective.on_policy > 0
         encode = RecordEncoder(
@@ -170,7 +175,8 @@ class GRKDTrainer(DistillationTrainer):
                 device=args.device,
                 system=args.system,
             )
-        rows = _rows(side, needs, encode, args, objective, samples=samples, student=student)
+        rows = rows_of(side, needs, encode, args, objective, samples=samples, student=student)
+        self._ranks = rows.ranks = ranks
         if peft_config is not None:
             from peft import get_peft_model
 
@@ -184,6 +190,8 @@ class GRKDTrainer(DistillationTrainer):
         if isinstance(eval_dataset, dict) and args.eval_split is not None:
             eval_dataset = split_of(eval_dataset, args.eval_split, "eval_dataset", "args.eval_split")
         eval_groups = encoded(encode, as_path(eval_dataset), "eval_dataset")
+        if ranks is not None:
+            train_groups, eval_groups = groups_of_cache(ranks, train_groups, eval_groups)
         say_shared(train_groups, eval_groups)
         if panel is not None:
             check_columns(panel, train_groups or (), "train_dataset")
@@ -194,7 +202,7 @@ class GRKDTrainer(DistillationTrainer):
             rows=rows,
             fused_head=args.fused_head,
             steps_per_generation=args.steps_per_generation,
-            compile_layers=_compile(args.compile_layers),
+            compile_layers=args.layers_compiled,
             train_dataset=train_groups,
             eval_dataset=eval_groups,
             processing_class=tokenizer,
@@ -232,7 +240,10 @@ class GRKDTrainer(DistillationTrainer):
         return super().predict(self._encoded(test_dataset, "test_dataset"), *arguments, **options)
 
     def _encoded(self, records: Any, where: str) -> Any:
-        return self._before.evaluation_set(encoded(self._encode, records, where), where, self)
+        found = encoded(self._encode, records, where)
+        if self._ranks is not None and isinstance(found, list):
+            missing_from(self._ranks, found, where)
+        return self._before.evaluation_set(found, where, self)
 
     def _measured(self) -> Measured | None:
         if not self._metrics and self.compute_metrics is None:
@@ -256,71 +267,3 @@ class GRKDTrainer(DistillationTrainer):
                 model.generation_config.save_pretrained(self.args.output_dir if output_dir is None else output_dir)
         finally:
             model.generation_config = own
-
-
-def _checked(args: Any) -> GRKDConfig:
-    args = GRKDConfig() if args is None else args
-    if not isinstance(args, GRKDConfig):
-        raise UserError(
-            "args must be a GRKDConfig: transformers' TrainingArguments with a method and its options; "
-            "grkd.from_trl makes one of a config of TRL"
-        )
-    args.logging_nan_inf_filter = False  # a loss that is no number must be seen
-    args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
-    return args
-
-
-def _objective(args: GRKDConfig) -> Objective:
-    options = args.method_options or {}
-    if isinstance(options, str):
-        raise UserError(f"method_options must be a JSON object, got {options!r}")
-    return objectives.load(args.method, **options)
-
-
-def _compile(given: str) -> bool | None:
-    """compile_layers as DistillationTrainer takes it. A text, since command lines give texts."""
-    known = {"auto": None, "true": True, "false": False}
-    if (name := str(given).lower()) not in known:
-        raise UserError(f"compile_layers must be auto, true or false, got {given!r}")
-    return known[name]
-
-
-def _apart(side: TeacherSide | None, student: nn.Module) -> TeacherSide | None:
-    """The teacher, as a frozen copy if it shares weights with the student."""
-    if side is None or not shares_weights(side.model, student):
-        return side
-    console.print("teacher_model shares weights with the student: a frozen copy of it teaches")
-    return side.replaced(apart(side.model, student))  # before adapters are put into the student
-
-
-def _rows(
-    side: TeacherSide | None,
-    needs: TeacherNeeds,
-    encode: RecordEncoder,
-    args: GRKDConfig,
-    objective: Objective,
-    *,
-    samples: bool,
-    student: Any,
-) -> LanguageRows:
-    """Rows with the teacher of tokens, which LanguageRows freezes, and the sampler of responses."""
-    vocabulary = check_head_size(student, encode.tokenizer, role="student")
-    shared = side is not None and side.shared and (needs.tokens is not None or needs.ranker)
-    teacher = side.model if side is not None and shared else None
-    sampler = on_policy_sampler(
-        teacher,
-        batch_size=args.sampling_batch_size,
-        max_new_tokens=args.max_new_tokens,
-        stop_ids=encode.stop_ids,
-        pad_token_id=encode.pad_token_id,
-        vocabulary=vocabulary,
-    )
-    return LanguageRows(
-        pad_token_id=encode.pad_token_id,
-        vocabulary=vocabulary,
-        teacher=teacher,
-        teacher_in_training=objective.needs_teacher,
-        tokens_per_batch=args.tokens_per_batch,
-        trains_on=objective.trains_on,
-        sampler=sampler if samples else None,
-    )

@@ -1,4 +1,7 @@
-"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
+"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses.
+
+Over 300 lines: one class, for every source of a teacher's scores and both levels.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,8 +19,10 @@ from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.packed_attention import check_packing, take_packed_attention
 from grkd.models.shard import in_turns, is_sharded
 from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
+from grkd.teacher.rank_cache import RankCache
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.teacher.stored_scores import StoredScores
+from grkd.training.cached_ranks import cached_batch
 from grkd.training.fresh_groups import FreshGroups, renewed
 from grkd.training.groups_of_responses import chosen, group_of, padded, scores_of, spread
 from grkd.training.on_policy import Sampler
@@ -72,6 +77,7 @@ class LanguageRows:
         self.trains_on, self.sampler, self.fresh = trains_on, sampler, fresh
         self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
         self.teacher_in_training = teacher_in_training
+        self.ranks: RankCache | None = None  # in place of a teacher of tokens: grkd.training.cached_ranks
         self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
     def collate(self, examples: Sequence[Group | Item]) -> dict[str, Any]:
@@ -88,6 +94,8 @@ class LanguageRows:
             batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in items])
         if self.stored is not None:
             batch |= self.stored.collate([item.id for item in items])
+        if self.ranks is not None:
+            batch["teacher_ranks"] = torch.cat([self.ranks[item] for item in items])
         batch |= scores_of(groups)
         if self.tokens_per_batch is not None:
             batch["group_sizes"] = [len(group.items) for group in groups]
@@ -208,10 +216,13 @@ class LanguageRows:
     def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
         mask = batch["response_mask"]
         response = torch.arange(len(mask), device=mask.device).unsqueeze(-1).expand_as(mask)[mask]
+        if self.ranks is not None:
+            ranks, records = self.ranks, batch["teacher_ranks"]
+            return cached_batch(student, records, ranks.codec, temperature=ranks.origin.temperature, response=response)
         return Batch(
             seeds=token_seeds(batch),
             student=student,
-            teacher=self._teacher_scores(batch),
+            teacher=self._teacher_scores(batch) if self.teacher_in_training or not torch.is_grad_enabled() else None,
             labels=labels,
             response=response,
             sampled_log_probs=batch.get("sampled_log_probs"),
@@ -254,7 +265,7 @@ class LanguageRows:
 
     def _head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
         """What grkd.kernels.distillation_head reads: both sides' hidden states and heads; None where one is special."""
-        if self.cache is None and self.teacher is None:
+        if self.ranks is not None or (self.cache is None and self.teacher is None):
             return None
         teacher = self._head()
         assert teacher is not None
@@ -280,13 +291,8 @@ class LanguageRows:
             "vocabulary": self.vocabulary,
         }
 
+    @torch.no_grad()
     def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
-        if torch.is_grad_enabled() and not self.teacher_in_training:
-            return None
-        with torch.no_grad():
-            return self._given_scores(batch)
-
-    def _given_scores(self, batch: dict[str, Any]) -> Tensor | None:
         if self.stored is not None:
             return self.stored.scores(batch, vocabulary=self.vocabulary)
         head = self._head() if "teacher_hidden" in batch else None

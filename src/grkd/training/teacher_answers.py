@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import nn
 
 from grkd.answers.kept import kept_answers
 from grkd.console import track
@@ -22,6 +21,7 @@ from grkd.files import digest
 from grkd.models.generate import Response, free_memory, generate_responses
 from grkd.models.load import context_length
 from grkd.models.shard import is_sharded
+from grkd.models.weights_digest import weights_digest
 from grkd.training.teacher_side import TeacherSide
 
 TEMPERATURE, TOP_P = 1.0, 0.95  # the defaults of `responses` in a recipe
@@ -119,14 +119,3 @@ class TeacherAnswers:
                     f"{where}: prompt {example.id} and its response take {len(ids) + self.max_new_tokens} of the "
                     f"teacher's tokens, its context is {context}; lower max_new_tokens, or leave the record out"
                 )
-
-
-@torch.no_grad()
-def weights_digest(model: nn.Module) -> str:
-    """A digest of a model's weights, by the name, shape, sum and mean square of each: one pass, no copy."""
-    parts = []
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            wide = value.float()
-            parts.append([name, list(value.shape), float(wide.sum()), float(wide.square().mean())])
-    return digest(parts)

@@ -135,12 +135,11 @@ class GRKD(Objective):
 
     @property
     def least_candidates(self) -> int:
-        return max((part.least_candidates for name in _LISTS for part in self._active(name, "row")), default=2)
+        return max((part.least_candidates for part in self.active_parts("row")), default=2)
 
     @property
     def least_teacher(self) -> LeastTeacher:
-        rows = [part for name in _LISTS for part in self._active(name, "row")]
-        return "tiers" if all(part.least_teacher == "tiers" for part in rows) else "scores"
+        return "tiers" if all(part.least_teacher == "tiers" for part in self.active_parts("row")) else "scores"
 
     def alpha(self, progress: float) -> float:
         """Weight of the ranking parts at this point of training."""
@@ -150,14 +149,12 @@ class GRKD(Objective):
         return {"alpha": self.alpha(progress)}
 
     def check_candidates(self, candidates: int) -> None:
-        for name in _LISTS:
-            for part in self._active(name, "row"):
-                part.check_candidates(candidates)
+        for part in self.active_parts("row"):
+            part.check_candidates(candidates)
 
     def check_for_tokens(self) -> None:
-        for name in _LISTS:
-            for part in self._active(name, "row"):
-                part.check_for_tokens()
+        for part in self.active_parts("row"):
+            part.check_for_tokens()
 
     @property
     def head_names(self) -> tuple[str, str]:
@@ -196,6 +193,10 @@ class GRKD(Objective):
         if batch.level == "row" and self.label_weight:
             found.append(label_term(batch, self.label_weight))
         return tuple(found)
+
+    def active_parts(self, level: Level) -> list[Part]:
+        """The parts of both lists on a level that have a weight at some step of training."""
+        return [part for name in _LISTS for part in self._active(name, level)]
 
     def _active(self, name: str, level: Level | None = None) -> list[Part]:
         """Parts of a list, and of a level, whose weight is above 0 at the first or the last step of training."""

@@ -1,0 +1,79 @@
+"""`grkd cache`: the teacher's order of candidates at every token, stored once; training then needs no teacher."""
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "store a teacher's order of candidates, so that training needs no teacher"
+DESCRIPTION = """\
+Build, describe or check a cache of ranks: at every response token the teacher's best candidates in its order.
+
+  grkd cache build recipe.yaml runs/cache                     # 16 candidates and 8-bit log-probabilities per token
+  grkd cache build recipe.yaml runs/cache --order-only        # 38 bytes per token with a vocabulary of 262,144
+  grkd cache build recipe.yaml runs/cache --choose sample     # a sample: unbiased soft targets
+  grkd cache info runs/cache
+  grkd cache verify runs/cache                                # exit status 1 if a file is damaged
+
+A build runs the recipe's prepare and respond stages first. The same command again goes on where it was killed.
+Train from it with GRKDTrainer(teacher_cache="runs/cache"), methods kd and grkd.
+"""
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    kinds = command.add_subparsers(dest="what", required=True, metavar="build | info | verify")
+    build = kinds.add_parser("build", help="fill a cache from a recipe's teacher")
+    build.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    build.add_argument("folder", type=Path, metavar="FOLDER")
+    build.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
+    build.add_argument("--entries", type=int, default=16, metavar="G", help="candidates per token (default: 16)")
+    build.add_argument(
+        "--choose", choices=("top", "sample"), default="top", help="the teacher's top (default), or a sample of its own"
+    )
+    build.add_argument("--order-only", action="store_true", help="no log-probabilities: pairs alone can be learnt")
+    build.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="of the soft targets and the sample (default: 1)"
+    )
+    for name, text in (("info", "what a cache holds"), ("verify", "look for damage")):
+        kinds.add_parser(name, help=text).add_argument("folder", type=Path, metavar="FOLDER")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status of the command."""
+    if options.what == "build":
+        return _build(options)
+    from grkd.console import Output
+    from grkd.teacher.rank_cache import RankCache
+
+    out = Output(highlight=False)
+    cache = RankCache(options.folder, writing=options.what == "info")
+    if options.what == "info":
+        for name, value in cache.described().items():
+            out.print(f"{name:24} {value}", soft_wrap=True)
+        return 0
+    problems = list(cache.problems())
+    for problem in problems:
+        out.print(problem, soft_wrap=True)
+    out.print(f"{len(problems)} problems" if problems else f"{len(cache.records):,} responses undamaged")
+    return 1 if problems else 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    from grkd import recipe
+    from grkd.errors import UserError
+
+    read = recipe.read(options.recipe, options.overrides)
+    if not isinstance(read, recipe.LanguageRecipe):
+        raise UserError(f"{options.recipe}: a cache of ranks is made from a recipe of task: language_model")
+    if not options.temperature > 0:
+        raise UserError(f"--temperature must be above 0, got {options.temperature}")
+    from grkd.language.cache_of_ranks import build_cache
+
+    build_cache(
+        read,
+        options.folder,
+        entries=options.entries,
+        choose=options.choose,
+        log_probs=not options.order_only,
+        temperature=options.temperature,
+    )
+    return 0

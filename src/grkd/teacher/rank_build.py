@@ -1,0 +1,88 @@
+"""Filling a cache of ranks from a teacher in memory, shard by shard."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel
+
+from grkd.console import progress_bar
+from grkd.data.language import Group, Item, collate, response_logits
+from grkd.errors import UserError
+from grkd.teacher.rank_cache import RankCache, content_key
+from grkd.teacher.rank_codec import Candidates
+from grkd.teacher.rank_draws import candidates_of
+
+_RESPONSES_PER_SHARD = 256
+_TOKENS_AT_A_TIME = 256  # whose scores are ordered at once: of 262k candidates 268 MB in float32
+
+
+@torch.no_grad()
+def fill(cache: RankCache, teacher: PreTrainedModel, groups: Sequence[Group], *, batch_size: int) -> None:
+    """Write the records of all responses of these groups that the cache lacks; ranks share the shards.
+
+    A shard's draws depend on the cache's seed and the shard's number, not on ranks or kills.
+    Raises UserError for a teacher whose scores are not finite.
+    """
+    items = {
+        content_key(item): (item, source)
+        for group in groups
+        for item, source in zip(group.items, group.sources, strict=True)
+    }
+    keys = list(items)
+    shards = [keys[at : at + _RESPONSES_PER_SHARD] for at in range(0, len(keys), _RESPONSES_PER_SHARD)]
+    state = PartialState()
+    mine = range(state.process_index, len(shards), state.num_processes)
+    missing = [number for number in mine if any(key not in cache.records for key in shards[number])]
+    with progress_bar() as bar:
+        task = bar.add_task("cache of ranks", total=sum(len(shards[number]) for number in missing), unit="responses")
+        for number in missing:
+            part = [(key, *items[key]) for key in shards[number] if key not in cache.records]
+            _write_shard(cache, teacher, number, part, batch_size=batch_size)
+            bar.update(task, advance=len(part))
+    state.wait_for_everyone()
+
+
+def _write_shard(
+    cache: RankCache, teacher: PreTrainedModel, number: int, part: Sequence[tuple[str, Item, str]], *, batch_size: int
+) -> None:
+    new = [(key, item, source) for key, item, source in part if key not in cache.texts]
+    if new:
+        cache.texts.write_shard(
+            {key: torch.tensor([*item.prompt_ids, *item.response_ids])[:, None] for key, item, _ in new},
+            number=number,
+            metadata={
+                "names": [item.id for _, item, _ in new],
+                "prompt_lengths": [len(item.prompt_ids) for _, item, _ in new],
+                "sources": [source for _, _, source in new],
+            },
+        )
+    seed = cache.origin.seed * 1_000_003 + number
+    draws = torch.Generator(teacher.device).manual_seed(seed)
+    rounding = torch.Generator().manual_seed(seed + 1)
+    found: dict[str, torch.Tensor] = {}
+    ordered = sorted(part, key=lambda each: len(each[1].prompt_ids) + len(each[1].response_ids))
+    for start in range(0, len(ordered), batch_size):
+        chosen = ordered[start : start + batch_size]
+        records = _records(cache, teacher, [item for _, item, _ in chosen], draws, rounding)
+        lengths = [len(item.response_ids) for _, item, _ in chosen]
+        found |= {key: rows for (key, _, _), rows in zip(chosen, records.split(lengths), strict=True)}
+    cache.records.write_shard({key: found[key] for key, _, _ in part}, number=number)
+
+
+def _records(
+    cache: RankCache, teacher: PreTrainedModel, items: Sequence[Item], draws: torch.Generator, rounding: torch.Generator
+) -> torch.Tensor:
+    batch: dict[str, Any] = {
+        name: value.to(teacher.device) for name, value in collate(items, pad_token_id=0).items()
+    }  # padding is masked, so any id will do
+    scores = response_logits(teacher, batch)[batch["response_mask"]][:, : cache.codec.vocabulary]
+    if not scores.isfinite().all():
+        names = ", ".join(item.id for item in items[:4])
+        raise UserError(f"the teacher's scores of {names} are not finite; try teacher.dtype: float32")
+    parts = []
+    for rows in scores.split(_TOKENS_AT_A_TIME):
+        candidates: Candidates = candidates_of(rows, cache.codec, temperature=cache.origin.temperature, generator=draws)
+        parts.append(cache.codec.encode(candidates, generator=rounding))
+    return torch.cat(parts)

@@ -1,0 +1,143 @@
+"""Rows from a cache of ranks: the student's scores of the candidates that are cached, beside the teacher's order."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from grkd.errors import UserError
+from grkd.groups import wide
+from grkd.objectives import Batch, Objective, Votes
+from grkd.objectives.methods.grkd import GRKD
+from grkd.objectives.methods.kd import KD
+from grkd.objectives.parts.pairs import Pairs
+from grkd.objectives.parts.soft_target import SoftTarget
+from grkd.teacher.rank_cache import RankCache, missing_from, vocabulary_digest
+from grkd.teacher.rank_codec import RankCodec
+from grkd.training.evaluation_metrics import TOKENS
+
+if TYPE_CHECKING:
+    from grkd.training.grkd_config import GRKDConfig
+
+_NOTHING = -1e4  # score of a candidate that the teacher gives no probability
+
+
+def cached_batch(
+    student: Float[Tensor, "tokens vocabulary"],
+    records: UInt8[Tensor, "tokens bytes"],
+    codec: RankCodec,
+    *,
+    temperature: float,
+    **columns: Any,
+) -> Batch:
+    """Candidates are those of each token's record and, if the cache has log-probabilities, all others as one.
+
+    The student's score of all others is T log sum exp(s / T) over them, T the cache's `temperature`, so that softmaxes
+    at T over these candidates are the student's own probabilities. Pairs are those that the record orders, as votes.
+    Top candidates: the soft targets are the teacher's over the candidates and all others, a lower bound of the full
+    divergence. A sample: cross-entropy with weights p / pi; `soft_weights` brings back their sum, so that its mean over
+    samples is the full cross-entropy.
+    """
+    found = codec.decode(records)
+    picked, tiers = student.gather(-1, found.ids), found.tiers
+    size, soft = tiers.shape[-1], found.log_weights
+    scores = -tiers.float() if soft is None else temperature * soft
+    if soft is not None and codec.entries < codec.vocabulary:
+        rest = student.scatter(-1, found.ids, -torch.inf)
+        others = temperature * (wide(rest) / temperature).logsumexp(-1, keepdim=True)
+        of_teacher = torch.full_like(scores[:, :1], _NOTHING)
+        if found.log_tail is not None:
+            of_teacher = temperature * found.log_tail[:, None]
+        picked, scores = torch.cat([picked, others.to(picked.dtype)], -1), torch.cat([scores, of_teacher], -1)
+    weights = torch.zeros(len(tiers), picked.shape[-1], picked.shape[-1], device=student.device)
+    weights[:, :size, :size] = (tiers.unsqueeze(-1) != tiers.unsqueeze(-2)).float()
+    return Batch(
+        student=picked,
+        teacher=scores,
+        votes=Votes(targets=torch.ones_like(weights).triu(1), weights=weights),
+        soft_weights=soft.exp().sum(-1) if soft is not None and codec.choose == "sample" else None,
+        **columns,
+    )
+
+
+def opened_cache(given: Any, objective: Objective, args: "GRKDConfig", tokenizer: Any) -> RankCache | None:
+    """The cache of a folder, if it serves the method and the student's vocabulary. Raises UserError if it does not."""
+    if given is None:
+        return None
+    cache = given if isinstance(given, RankCache) else RankCache(Path(given))
+    check_fits(objective, args.method, cache)
+    if vocabulary_digest(tokenizer) != cache.origin.vocabulary:
+        raise UserError(
+            f"{cache.folder}: it was made for another vocabulary than the student's; take a student with the tokenizer "
+            f"of {cache.origin.teacher}"
+        )
+    measured = [name for name in args.eval_metrics or () if name in TOKENS]
+    if measured:
+        raise UserError(
+            f"eval_metrics {', '.join(measured)} need the teacher itself, not a cache of ranks; leave them out"
+        )
+    return cache
+
+
+def groups_of_cache(cache: RankCache, train: Any, evaluation: Any) -> tuple[Any, Any]:
+    """The groups that are trained on and evaluated: the cache's own if none are given.
+
+    Raises UserError for given ones that the cache lacks.
+    """
+    sets = evaluation if isinstance(evaluation, dict) else {"": evaluation or ()}
+    for where, groups in [
+        ("train_dataset", train or ()),
+        *((f"eval_dataset {name}".strip(), own) for name, own in sets.items()),
+    ]:
+        missing_from(cache, groups, where)
+    train = cache.groups("train") if train is None else train
+    if not train:
+        raise UserError(f"{cache.folder}: it holds no training responses; give train_dataset")
+    return train, evaluation if evaluation is not None else cache.groups("heldout") or None
+
+
+def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
+    """Raises UserError for a method, or an option of it, that the cache's entries cannot serve."""
+    if isinstance(objective, KD):
+        problems = [("label_weight", objective.label_weight), ("standardize", objective.standardize)]
+        problems += [("teacher_temperature", objective.teacher_temperature != 1)]
+        _refuse(name, problems)
+        _check_soft(name, objective.temperature, "cross_entropy", cache)
+    elif isinstance(objective, GRKD):
+        problems = [("label_weight", objective.label_weight), ("on_policy_fraction", objective.on_policy_fraction)]
+        problems += [("teacher_temperature", objective.teacher_temperature != 1)]
+        _refuse(name, problems)
+        for part in objective.active_parts("row"):
+            if isinstance(part, Pairs) and part.over == "candidates" and part.target == "hard":
+                continue
+            if isinstance(part, SoftTarget) and part.over == "candidates":
+                _check_soft(name, part.temperature, part.divergence, cache)
+                continue
+            raise UserError(f"{name}: part {part.short_name()} cannot be computed from a cache of ranks; take it out")
+        if not any(isinstance(part, Pairs | SoftTarget) for part in objective.active_parts("row")):
+            raise UserError(f"{name} reads no teacher's scores of tokens; leave the cache out")
+    else:
+        raise UserError(f"{name} cannot learn from a cache of ranks; use kd, or grkd with hard pairs and soft_target")
+
+
+def _check_soft(name: str, temperature: float, divergence: str, cache: RankCache) -> None:
+    if not cache.codec.log_probs:
+        raise UserError(
+            f"{name} has soft targets, and {cache.folder} holds the order alone; build it with --log-probs, or set "
+            "soft_target.weight: 0"
+        )
+    if temperature != cache.origin.temperature:
+        raise UserError(
+            f"{name}: soft targets at temperature {temperature:g}, and {cache.folder} has those at "
+            f"{cache.origin.temperature:g}; change one of them"
+        )
+    if cache.codec.choose == "sample" and divergence not in ("cross_entropy", "forward_kl"):
+        raise UserError(f"{name}: {divergence} needs a cache of the top candidates; build it with --choose top")
+
+
+def _refuse(name: str, given: list[tuple[str, Any]]) -> None:
+    for option, value in given:
+        if value:
+            raise UserError(f"{name}: {option} cannot be used with a cache of ranks; take it out")
