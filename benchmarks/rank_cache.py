@@ -1,0 +1,122 @@
+"""How fast a cache of ranks is read, beside a training step that needs it, and how many bytes it takes.
+
+    python -m benchmarks.rank_cache [--vocabulary 49152] [--layers 12] [--hidden 576] [--responses 256] [--tokens 64]
+        [--device cpu] [--date YYYY-MM-DD] [--out FILE]
+
+Random records of 16 candidates with log-probabilities, written as shards and read response by response in random
+order. Rows: impl, tokens_per_second. read: records from the memory-mapped shards. decode: records to candidates.
+step: forward, loss (kd) and backward of a student with random weights on the same number of tokens, records given.
+read_and_decode_over_step says how many times faster than the step both together are. bytes_per_token: of the records.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks._measure import about
+from grkd import objectives
+from grkd.objectives import combine
+from grkd.teacher.rank_codec import Candidates, RankCodec
+from grkd.teacher.row_shards import RowShards
+from grkd.training.cached_ranks import cached_batch
+
+_PER_SHARD = 64
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("vocabulary", 49_152), ("layers", 12), ("hidden", 576), ("responses", 256), ("tokens", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--date")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    codec = RankCodec(vocabulary=options.vocabulary, log_probs=True)
+    with tempfile.TemporaryDirectory() as folder:
+        shards = _written(Path(folder), codec, options.responses, options.tokens)
+        names = random.Random(0).sample(sorted(shards), len(shards))
+        tokens = len(names) * options.tokens
+        read = _rate(tokens, lambda: [shards[name] for name in names], device)
+        records = torch.cat([shards[name] for name in names]).to(device)
+        decode = _rate(tokens, lambda: codec.decode(records), device)
+        step = _step_rate(codec, records[: 8 * options.tokens], options, device)
+    both = 1 / (1 / read + 1 / decode)
+    rates = {"read": read, "decode": decode, "step": step}
+    command = f"python -m benchmarks.rank_cache {' '.join(arguments or sys.argv[1:])}"
+    model = f"{options.layers} layers of {options.hidden}, vocabulary {options.vocabulary}"
+    result = {
+        **about(options.date, command.strip(), gpu=device.type == "cuda"),
+        "case": f"{model}, responses of {options.tokens} tokens, float32",
+        "rows": [{"impl": name, "tokens_per_second": round(rate)} for name, rate in rates.items()],
+        "read_and_decode_over_step": round(both / step, 1),
+        "bytes_per_token": codec.record_bytes,
+        "threads": torch.get_num_threads(),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text)
+
+
+def _written(folder: Path, codec: RankCodec, responses: int, tokens: int) -> RowShards:
+    """Records of random candidates, in shards."""
+    shards = RowShards(folder, name="ranks", dtype=torch.uint8, cure="")
+    draws = torch.Generator().manual_seed(0)
+    for start in range(0, responses, _PER_SHARD):
+        names = [f"{number:06d}" for number in range(start, min(start + _PER_SHARD, responses))]
+        rows = len(names) * tokens
+        ids = torch.rand(rows, 4 * codec.entries, generator=draws).mul(codec.vocabulary).long()
+        given = Candidates(
+            ids=ids[:, : codec.entries],
+            tied=torch.zeros(rows, codec.entries - 1, dtype=torch.bool),
+            log_weights=-8 * torch.rand(rows, codec.entries, generator=draws),
+            log_tail=-8 * torch.rand(rows, generator=draws),
+        )
+        shards.write_shard(dict(zip(names, codec.encode(given).split(tokens), strict=True)))
+    return shards
+
+
+def _step_rate(codec: RankCodec, records: torch.Tensor, options: Any, device: torch.device) -> float:
+    config = LlamaConfig(
+        vocab_size=options.vocabulary,
+        hidden_size=options.hidden,
+        intermediate_size=options.hidden * 8 // 3,
+        num_hidden_layers=options.layers,
+        num_attention_heads=max(1, options.hidden // 64),
+        num_key_value_heads=max(1, options.hidden // 64),
+    )
+    student, kd = LlamaForCausalLM(config).to(device), objectives.load("kd", temperature=1.0)
+    ids = torch.randint(options.vocabulary, (len(records) // options.tokens, options.tokens), device=device)
+
+    def step() -> None:
+        logits = student(ids).logits.flatten(0, 1)
+        combine(kd.terms(cached_batch(logits, records, codec, temperature=1.0))).backward()
+
+    return _rate(len(records), step, device)
+
+
+def _rate(tokens: int, work: Callable[[], Any], device: torch.device) -> float:
+    """Tokens per second of the second call."""
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return tokens / (time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()
