@@ -8,10 +8,11 @@ from grkd.data.language import Group, Item
 from grkd.errors import UserError
 from grkd.files import digest
 from grkd.language.context import LanguageContext
-from grkd.language.prepare import SPLITS, prepare
+from grkd.language.examples import SPLITS
+from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
 from grkd.models.weights_digest import weights_digest
-from grkd.recipe import LanguageRecipe
+from grkd.recipe import LanguageRecipe, Model
 from grkd.run.folder import RunFolder
 from grkd.teacher.rank_build import fill
 from grkd.teacher.rank_cache import Origin, RankCache, content_key, vocabulary_digest
@@ -26,6 +27,9 @@ def build_cache(
     A killed build goes on where it was. Raises UserError for a teacher of another vocabulary, and for a folder that was
     made otherwise.
     """
+    if not isinstance(recipe.teacher, Model):
+        raise UserError("a cache of ranks is filled from a teacher in memory; give teacher: {model: ...}")
+    name = recipe.teacher.model
     run = RunFolder(Path(recipe.output))
     with run.locked():
         context = LanguageContext.open(recipe, run)
@@ -39,7 +43,7 @@ def build_cache(
         codec = RankCodec(vocabulary=models.numbers["vocabulary"], entries=entries, choose=choose, log_probs=log_probs)
         keys = sorted(content_key(item) for group in groups for item in group.items)
         origin = Origin(
-            teacher=recipe.teacher.model,
+            teacher=name,
             weights=weights_digest(teacher),
             vocabulary=vocabulary_digest(models.tokenizer),
             template=digest(models.tokenizer.chat_template),
