@@ -1,4 +1,4 @@
-"""A real vLLM on the CPU serves a real model (`make vllm-test`): the teacher's scores, a killed run, a saved student."""
+"""A real vLLM on the CPU (`make vllm-test`): the teacher's scores, a run killed twice, a student that grkd saved."""
 
 import os
 import signal

@@ -74,8 +74,9 @@ def _entry(entry: Any, mark: IsPath, folder: Path) -> Any:
 
 
 def _ranker(entry: Any, folder: Path) -> Any:
-    """A ranker with the folder of its reward model made absolute."""
-    if not isinstance(entry, dict) or entry.get("name") != "reward_model" or not isinstance(entry.get("model"), str):
+    """A ranker with the folder of its model made absolute."""
+    has_model = isinstance(entry, dict) and entry.get("name") in ("reward_model", "another_teacher")
+    if not has_model or not isinstance(entry.get("model"), str):
         return entry
     return {**entry, "model": _absolute(entry["model"], "model", folder)}
 
