@@ -11,7 +11,8 @@ from grkd.data.prompts import Example
 from grkd.endpoint.client import Budget, Endpoint
 from grkd.errors import UserError
 from grkd.models.load import load_language_model, load_tokenizer, vocabulary_size
-from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, conversation, option
+from grkd.objectives import option
+from grkd.rankers._base import Columns, Given, Need, Prompts, Ranker, Resources, Responses, conversation
 from grkd.rankers._teacher import verdicts_of
 from grkd.served import ServedTeacher
 from grkd.teacher.in_own_words import item_in_own_words
