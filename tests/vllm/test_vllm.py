@@ -131,12 +131,12 @@ evaluation: {{samples: 1, sample_tokens: 4}}
     tokenizer, model = load_tokenizer(str(student)), load_language_model(str(student), dtype=torch.float32)
     stops = stop_token_ids(tokenizer, model.generation_config)
     prompts = prompt_ids(tokenizer)
-    options = {"max_new_tokens": 40, "temperature": 0.0, "top_p": 1.0, "stop_ids": stops, "pad_token_id": stops[0]}
+    options = {"max_new_tokens": 60, "temperature": 0.0, "top_p": 1.0, "stop_ids": stops, "pad_token_id": stops[0]}
     own = {each.index: each for part in generate_responses(model, prompts, seed=0, **options) for each in part}
     with serving(student, "student", tmp_path / "student.log") as url:
         client = Endpoint(url, "student", role="student")
         for at, ids in enumerate(prompts):  # no stop tokens are given: the saved files alone must name them
-            body = {"prompt": ids, "max_tokens": 40, "temperature": 0.0, "return_token_ids": True}
+            body = {"prompt": ids, "max_tokens": 60, "temperature": 0.0, "return_token_ids": True}
             choice = client.completion(body, lambda answer: answer["choices"][0])
             assert choice["token_ids"] == own[at].response_ids
             assert (choice["finish_reason"] == "stop") == own[at].finished
