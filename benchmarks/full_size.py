@@ -113,7 +113,7 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
             rows[name] = measured(case, work, sides, result["product_flops_per_second"], arguments.warm_up)
         except Exception as error:  # a peer that fails must not end the run
             rows[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        rows[name]["against"] = case.against
+        rows[name] |= {"against": case.against, "command": result["command"]}
         print(f"{pair} {name}: {rows[name]}", flush=True)
         student = work = None
         teacher.set_attn_implementation(before)
@@ -145,7 +145,8 @@ def main(words: Sequence[str] | None = None) -> None:
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
     )
-    result = about(arguments.date, " ".join(["python -m benchmarks.full_size", *words]), gpu=device.type == "cuda")
+    told = [word for at, word in enumerate(words) if "--out" not in (word, words[at - 1]) and "--out=" not in word]
+    result = about(arguments.date, " ".join(["python -m benchmarks.full_size", *told]), gpu=device.type == "cuda")
     result["product_flops_per_second"] = product_rate(device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for pair in arguments.pairs:

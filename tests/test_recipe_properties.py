@@ -142,6 +142,8 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
     for training in (plain["training"], teacher.get("training")):
         if training and training["steps"]:
             training["epochs"] = None
+        if training and plain["task"] == "classifier":
+            training.update(tokens_per_batch=None, compile="auto")
     for section in [*plain.values(), plain, *[inner for outer in plain.values() for inner in _inner(outer)]]:
         if isinstance(section, dict):
             for key in [key for key, value in section.items() if value is None]:

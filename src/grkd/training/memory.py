@@ -43,7 +43,7 @@ class ModelSize:
             intermediate=config.intermediate_size,
             queries=heads * width,
             keys=(getattr(config, "num_key_value_heads", None) or heads) * width,
-            norms=max(2, norms // config.num_hidden_layers),
+            norms=max(2, (norms - 1) // config.num_hidden_layers),  # one is behind the layers
             vocabulary=config.vocab_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         )
@@ -103,7 +103,7 @@ def training_memory(
     )
 
 
-def _kept(size: ModelSize, width: int, compiled: bool) -> float:
+def _kept(size: ModelSize, width: int, compiled: bool) -> int:
     """Bytes that one layer keeps of a token for its backward pass."""
     attention = 2 * (2 * size.queries + 2 * size.keys)
     if compiled:
