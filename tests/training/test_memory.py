@@ -45,7 +45,7 @@ def test_parts_at_the_sizes_of_the_paper() -> None:
 
 @pytest.mark.parametrize("result", sorted(RESULTS.glob("*-full-size-*.json")), ids=lambda path: path.stem)
 def test_near_what_was_measured(result: Path) -> None:
-    """Peaks of the packed, compiled cases on a GPU: between 3 % below the model's and 15 %."""
+    """Peaks of the packed, compiled cases on a GPU: the model is at most 3 % too low and 20 % too high."""
     measured = json.loads(result.read_text(encoding="utf-8"))
     teacher, student = map(ModelSize.of, configs(measured["pair"]))
     for name, row in measured["cases"].items():
@@ -54,7 +54,7 @@ def test_near_what_was_measured(result: Path) -> None:
                 student, teacher=teacher, tokens=12_288, response_tokens=8_192, recompute=name == "tokens",
                 masters=False, compiled=True,
             )  # fmt: skip
-            assert 0.97 * row["peak_gib"] < found.total / 2**30 < 1.15 * row["peak_gib"]
+            assert 0.97 * row["peak_gib"] < found.total / 2**30 < 1.2 * row["peak_gib"]
 
 
 def test_the_largest_forward_pass() -> None:
