@@ -89,7 +89,8 @@ class GRKDTrainer(DistillationTrainer):
     Examples
     --------
     >>> from contextlib import redirect_stdout
-    >>> from tempfile import TemporaryFile, mkdtemp
+    >>> from io import StringIO
+    >>> from tempfile import mkdtemp
     >>> from tokenizers import Tokenizer, models, pre_tokenizers
     >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     >>> from grkd import GRKDConfig, GRKDTrainer
@@ -104,7 +105,7 @@ class GRKDTrainer(DistillationTrainer):
     ...     student, teacher, args, train_dataset=records,
     ...     processing_class=tokenizer, teacher_processing_class=tokenizer,
     ... )
-    >>> with redirect_stdout(TemporaryFile("w")):  # losses
+    >>> with redirect_stdout(StringIO()):  # losses
     ...     found = trainer.train()
     >>> found.global_step
     2
