@@ -179,9 +179,9 @@ def test_an_error_on_one_of_several_ranks_ends_the_run(tiny_recipe: Path, monkey
         raise RuntimeError("out of memory")
 
     one = recipe.read(tiny_recipe, ["methods=[kd]"])
-    monkeypatch.setattr(whole_run, "PartialState", lambda: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(num_processes=1))
     assert dict(whole_run._each(one, fails)) == {"kd-seed0": "failed: RuntimeError: out of memory"}
-    monkeypatch.setattr(whole_run, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(RuntimeError, match="out of memory"):
         dict(whole_run._each(one, fails))
 

@@ -13,15 +13,13 @@ from grkd.run.folder import RunFolder
 W = 6  # id of the word w0 in the tiny tokenizer; 3 is <end>
 
 
-def made(recipe_path: Path, *words: str, output: str = "run", ranks: Any = None) -> tuple[LanguageRecipe, RunFolder]:
+def made(recipe_path: Path, *words: str, output: str = "run") -> tuple[LanguageRecipe, RunFolder]:
     """The first two stages of the tiny recipe, with changes."""
     recipe = read(
         recipe_path, ["methods=[ce]", "responses.batch_size=30", *words, f"output={recipe_path.parent / output}"]
     )
     assert isinstance(recipe, LanguageRecipe)
     run = RunFolder(Path(recipe.output))
-    if ranks is not None:
-        run.ranks = ranks
     context = LanguageContext.open(recipe, run)
     prepare(context)
     respond(context)

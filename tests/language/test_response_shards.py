@@ -1,8 +1,8 @@
 """Shards of groups: the same whoever makes them and after a kill; a teacher with another vocabulary."""
 
 import json
+import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from grkd.errors import UserError
 from grkd.language import respond as language_responses
 from grkd.run.folder import RunFolder
+from tests._forked import on_ranks
 from tests.language._responding import W, counts, groups, made
 
 MIXED = [
@@ -28,14 +29,6 @@ def shards(run: RunFolder) -> dict[str, Any]:
 
 def timeless(run: RunFolder) -> dict[str, int]:
     return {name: value for name, value in counts(run).items() if "second" not in name}
-
-
-MIXED = [
-    "responses.source=mixture",
-    "responses.n=3",
-    "responses.candidates=5",
-    "responses.mixture={teacher: 1, student: 2}",
-]
 
 
 def test_killed_between_shards_and_taken_up_again(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,30 +57,20 @@ def test_killed_between_shards_and_taken_up_again(tiny_recipe: Path, monkeypatch
     assert timeless(cut) == timeless(whole)
 
 
-def test_two_ranks_make_the_same_groups_as_one(tiny_recipe: Path) -> None:
-    """Rank 1 makes its shards and is stopped where the ranks wait for each other; rank 0 makes the others."""
+def test_two_ranks_make_the_same_groups_as_one(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real = tiny_recipe.parent, language_responses.write_table
 
-    class Stopped(Exception):
-        pass
+    def noted(path: Path, *arguments: Any) -> None:
+        with (folder / f"rank-{os.environ['RANK']}.txt").open("a") as file:
+            file.write(f"{path.name}\n")
+        real(path, *arguments)
 
-    waits: list[None] = []
-
-    def wait() -> None:
-        waits.append(None)
-        if (tiny_recipe.parent / "two" / "respond.partial").exists() and list(
-            (tiny_recipe.parent / "two" / "respond.partial").glob("shard-*")
-        ):
-            raise Stopped
-
-    common = {"num_processes": 2, "local_process_index": 0, "is_main_process": True}
-    with pytest.raises(Stopped):
-        made(
-            tiny_recipe, *MIXED, output="two", ranks=SimpleNamespace(process_index=1, wait_for_everyone=wait, **common)
-        )
-    first = sorted(path.name for path in (tiny_recipe.parent / "two" / "respond.partial").glob("shard-*"))
-    assert first == ["shard-00001.parquet", "shard-00003.parquet"]
-    zero = SimpleNamespace(process_index=0, wait_for_everyone=lambda: None, **common)
-    _, two = made(tiny_recipe, *MIXED, output="two", ranks=zero)
+    with monkeypatch.context() as patch:
+        patch.setattr(language_responses, "write_table", noted)
+        on_ranks(lambda: made(tiny_recipe, *MIXED, output="two"), folder / "ranks")
+    written = [(folder / f"rank-{rank}.txt").read_text().split() for rank in range(2)]
+    assert written == [[f"shard-0000{number}.parquet" for number in mine] for mine in ((0, 2), (1, 3))]
+    two = RunFolder(folder / "two")
     _, one = made(tiny_recipe, *MIXED, output="one")
     assert shards(two) == shards(one)
     assert timeless(two) == timeless(one)
