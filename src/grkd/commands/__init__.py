@@ -6,7 +6,7 @@ A command imports what it needs in `run`: `grkd --help` must not wait for PyTorc
 import argparse
 from collections.abc import Callable
 
-from grkd.commands import cache, compare, demo, evaluate, groups, methods, report, run, table, verify
+from grkd.commands import cache, compare, demo, evaluate, groups, methods, report, run, schema, table, verify
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -20,5 +20,6 @@ COMMANDS = {
     "eval": evaluate,
     "table": table,
     "verify": verify,
+    "schema": schema,
     "cache": cache,
 }

@@ -1,6 +1,7 @@
 """A run, as typed dataclasses (`_tree`), read strictly from YAML and `key=value` words (`read`) and written back."""
 
 from grkd.recipe._read import read
+from grkd.recipe._reference import reference
 from grkd.recipe._teachers import rankers_of, shows_tokens, weights_of
 from grkd.recipe._tree import (
     ClassifierData,
@@ -64,6 +65,7 @@ __all__ = [
     "dump",
     "rankers_of",
     "read",
+    "reference",
     "schema",
     "shows_tokens",
     "to_plain",

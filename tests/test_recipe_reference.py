@@ -1,0 +1,32 @@
+"""The JSON schema and the reference page follow the types."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from grkd import cli, recipe
+from grkd.recipe._read import TASKS
+
+PAGE = Path(__file__).parents[1] / "docs" / "guide" / "recipe-reference.md"
+
+
+def test_the_page_is_that_of_the_types() -> None:
+    assert PAGE.read_text(encoding="utf-8") == recipe.reference(), f"grkd schema --markdown --output {PAGE}"
+
+
+def test_every_key_has_a_line_and_a_default() -> None:
+    page = recipe.reference()
+    for section in (*TASKS.values(), recipe.Training, recipe.Responses, recipe.Lora):
+        for field in fields(section):
+            assert f"| `{field.name}` | " in page
+    assert "| `warmup` | a number of at least 0 and below 1 | `0.1` | share of the steps |" in page
+    assert "| `output` | text that is not empty | needed |" in page
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(recipe.schema()))
+    assert cli.main(["schema", "--markdown", "--output", str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == recipe.reference()
