@@ -126,6 +126,14 @@ def test_a_limit_takes_the_first_queries_of_each_part() -> None:
     assert first_of_each([2, 0], None) == [0, 1]
 
 
+def test_a_set_with_one_judgement_per_query_passes_the_check(tmp_path: Path) -> None:
+    write_teacher(tmp_path / "teacher")
+    judged = (write_folder(tmp_path / "set") / "qrels.tsv").read_text().splitlines()
+    once = {line.split("\t")[0]: line for line in judged}
+    (tmp_path / "set" / "qrels.tsv").write_text("\n".join(once.values()) + "\n")
+    check_recipe(recipe(tmp_path, text=FOLDER))
+
+
 def test_the_deep_check_trains_one_step_and_leaves_nothing(tmp_path: Path) -> None:
     write_folder(tmp_path / "set")
     write_teacher(tmp_path / "teacher")

@@ -1,10 +1,11 @@
 """What a list's recipe gets wrong, as far as data and methods tell."""
 
-from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from grkd import objectives
+from grkd.data.retrieval_folder import read_retrieval_folder
 from grkd.errors import UserError
 from grkd.lists.context import RankContext
 from grkd.lists.libraries import library
@@ -72,16 +73,10 @@ def _mines(recipe: RankRecipe) -> bool:
 
 def _kind(context: RankContext) -> str | None:
     """What the data say of the candidates, by reading them; mined candidates have nothing."""
-    if _mines(context.recipe):
-        data = context.recipe.data
-        read(_judged(context)) if data.folder is not None else None
+    data = context.recipe.data
+    if data.folder is not None and data.pool == "mined":
+        read_retrieval_folder(Path(data.folder), split=data.split)
         return None
     about, _ = read(context)
     kind: str | None = about["kind"]
     return kind
-
-
-def _judged(context: RankContext) -> RankContext:
-    """The same folder with the judged documents as candidates: reads every file, and mines nothing."""
-    data = replace(context.recipe.data, pool="judged")
-    return RankContext(replace(context.recipe, data=data), context.run)
