@@ -103,7 +103,9 @@ def test_packed_cached_signal(tmp_path: Path) -> None:
         hidden = final_hidden(teacher, padded)
     cache.write_shard({item.id: rows[: len(item.response_ids)] for item, rows in zip(items, hidden, strict=True)})
     signal = {"cache": cache, "head": TeacherHead.of(teacher)}
-    assert_same(learnt(tmp_path, "kd", None, signal=signal), learnt(tmp_path, "kd", 40, signal=signal))
+    stored = learnt(tmp_path, "kd", None, signal=signal)
+    assert_same(stored, learnt(tmp_path, "kd", 40, signal=signal))
+    assert_same(stored, learnt(tmp_path, "kd", None))  # hidden states that a thread reads are the live teacher's
 
 
 def test_a_row_holds_what_the_padded_batch_holds() -> None:
@@ -121,6 +123,10 @@ def test_a_row_holds_what_the_padded_batch_holds() -> None:
         pack([items[2], items[0]], pad_token_id=0, multiple=8),
     )
     assert part["sampled_log_probs"].tolist() == [5.0, 0.0, 1.0]
+    signal = {**sized, "a signal": torch.arange(6.0)}
+    assert part_of(signal, [2, 0], pad_token_id=0)["a signal"].tolist() == [5.0, 0.0, 1.0]
+    with pytest.raises(ValueError, match="unknown has no row per response token"):
+        part_of({**sized, "unknown": torch.zeros(7)}, [2, 0], pad_token_id=0)
     for name in ("input_ids", "position_ids", "cu_seq_lens", "predicts"):
         torch.testing.assert_close(part[name], own[name])
 

@@ -71,6 +71,7 @@ def _row(ids: Tensor, lengths: list[tuple[int, int]], pad_token_id: int, multipl
 # What else a batch of groups may hold, by what its rows are.
 _OF_ITEMS = ("response_ids", "response_mask", "item_index")
 _OF_GROUPS = ("group_mask", "ranked_mask", "teacher_scores", "vote_targets", "vote_weights", "reference")
+_OF_ROW = ("input_ids", "position_ids", "cu_seq_lens", "predicts")
 _OF_TOKENS = ("teacher_hidden", "teacher_top_k", "teacher_ranks", "sampled_log_probs")
 GROUP_NUMBERS = "group_numbers"  # of a part: the groups' numbers in the whole batch
 
@@ -91,9 +92,23 @@ def part_of(
     part: dict[str, Any] = {GROUP_NUMBERS: of["groups"], "group_sizes": [sizes[number] for number in numbers]}
     for rows, names in (("items", _OF_ITEMS), ("groups", _OF_GROUPS), ("tokens", _OF_TOKENS)):
         part |= {name: batch[name].index_select(0, of[rows]) for name in names if name in batch}
+    part |= {name: batch[name].index_select(0, of["tokens"]) for name in _others(batch)}
     ids = batch["input_ids"][0].index_select(0, of["places"])
     part |= _row(ids, [lengths[item] for item in items], pad_token_id, multiple)
     return {**{name: value for name, value in batch.items() if not isinstance(value, Tensor)}, **part}
+
+
+def _others(batch: Mapping[str, Any]) -> list[str]:
+    """Keys of what a teacher's signal has put into a batch: a row per response token.
+
+    Raises ValueError for anything else, which must not be lost in silence.
+    """
+    known = {*_OF_ITEMS, *_OF_GROUPS, *_OF_TOKENS, *_OF_ROW, GROUP_NUMBERS}
+    names = [name for name, value in batch.items() if isinstance(value, Tensor) and name not in known]
+    tokens = sum(response for _, response in batch["lengths"])
+    if unfit := [name for name in names if not batch[name].dim() or len(batch[name]) != tokens]:
+        raise ValueError(f"a packed batch cannot be split: {', '.join(unfit)} has no row per response token")
+    return names
 
 
 def _ranges(sizes: Sequence[int], numbers: Sequence[int]) -> list[int]:

@@ -6,8 +6,9 @@ back in training, without the teacher's body in memory.
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -130,6 +131,25 @@ class HiddenCache(RowShards):
 
     def __init__(self, folder: Path, *, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
         super().__init__(folder, name="hidden", dtype=_DTYPES[dtype], cure=_CURE)
+        self._reader: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_reader": None}
+
+    def rows_later(self, item_ids: Sequence[str], *, pinned: bool) -> "Future[Tensor]":
+        """The items' hidden states one after the other, [tokens, hidden], read by a thread while other work goes on.
+
+        pinned: in memory that a GPU copies from without waiting. Raises KeyError now for an item that is not there.
+        """
+        for item_id in item_ids:
+            self._places[item_id]
+        if self._reader is None:
+            self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hidden states")
+        return self._reader.submit(self._rows, item_ids, pinned)
+
+    def _rows(self, item_ids: Sequence[str], pinned: bool) -> Tensor:
+        rows = torch.cat([self[item_id] for item_id in item_ids])
+        return rows.pin_memory() if pinned else rows
 
     def padded(
         self, item_ids: Sequence[str], response_mask: Bool[Tensor, "batch response"]

@@ -28,9 +28,11 @@ from grkd.training.groups_of_responses import chosen, group_of, padded, scores_o
 from grkd.training.on_policy import Sampler
 from grkd.training.rows import Counts, Forward, Places
 from grkd.training.token_rows import (
+    arrived,
     item_means,
     log_probs_of_head,
     log_probs_of_logits,
+    stored_hidden,
     teacher_hidden,
     token_hidden,
     token_logits,
@@ -89,9 +91,9 @@ class LanguageRows:
         items = [item for group in groups for item in group.items]
         layout = collate if self.tokens_per_batch is None else pack
         batch: dict[str, Any] = layout(items, pad_token_id=self.pad_token_id)
-        if self.cache is not None:
+        if self.cache is not None and self.head is not None:
             # Rows in the order of response_mask: item by item, each token of its response.
-            batch["teacher_hidden"] = torch.cat([self.cache[item.id] for item in items])
+            batch["teacher_hidden"] = stored_hidden(self.cache, self.head, [item.id for item in items])
         if self.stored is not None:
             batch |= self.stored.collate([item.id for item in items])
         if self.ranks is not None:
@@ -122,6 +124,7 @@ class LanguageRows:
         dtype: torch.dtype | None = None,
     ) -> Forward:
         """Token rows from logits, or as inputs of the fused head; responses from hidden states, without logits."""
+        arrived(batch)
         if is_packed(batch) and not self._packing_checked:
             self._packing_checked = True
             for side in (model, self.teacher):
@@ -211,6 +214,7 @@ class LanguageRows:
         parts = bins(sizes, self.tokens_per_batch)
         if len(parts) == 1:
             return [batch]
+        arrived(batch)
         return [part_of(batch, part, pad_token_id=self.pad_token_id) for part in parts]
 
     def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:

@@ -1,5 +1,6 @@
 """Rows of response tokens from a model and a batch, padded or packed: one row a token, item by item."""
 
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from grkd.data.language import HeadInputs, captured_hidden, response_logits
 from grkd.data.packed import GROUP_NUMBERS, is_packed, packed_final_hidden, packed_hidden, packed_logits
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
-from grkd.teacher.signal import final_hidden
+from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training.rows import DRAW_SEED, row_seeds
 
 
@@ -32,6 +33,19 @@ def token_hidden(model: nn.Module, batch: dict[str, Any]) -> HeadInputs | None:
 def teacher_hidden(model: Any, batch: dict[str, Any]) -> Float[Tensor, "tokens hidden"]:
     """Hidden states of a teacher's body; its head is not called."""
     return packed_final_hidden(model, batch) if is_packed(batch) else final_hidden(model, batch)[batch["response_mask"]]
+
+
+def stored_hidden(cache: HiddenCache, head: TeacherHead, item_ids: list[str]) -> "Tensor | Future[Tensor]":
+    """Hidden states of the teacher from a cache; on their way, but in a worker process of a data loader."""
+    if torch.utils.data.get_worker_info() is not None:
+        return torch.cat([cache[item_id] for item_id in item_ids])
+    return cache.rows_later(item_ids, pinned=head.weight.is_cuda)
+
+
+def arrived(batch: dict[str, Any]) -> None:
+    """Wait, in place, for hidden states that are on their way, and bring them to the batch's device."""
+    if isinstance(found := batch.get("teacher_hidden"), Future):
+        batch["teacher_hidden"] = found.result().to(batch["input_ids"].device, non_blocking=True)
 
 
 def token_seeds(batch: dict[str, Any]) -> Tensor | None:
