@@ -20,6 +20,7 @@ from grkd.errors import UserError
 from grkd.files import digest, write_json
 from grkd.language import evaluate
 from grkd.language.context import LanguageContext
+from grkd.language.rank_metrics import MEASURED, rank_metrics
 from grkd.language.score import read_groups
 from grkd.language.search import Job, LanguageSearch, metric, search_job
 from grkd.language.stages import before_training, distil
@@ -108,7 +109,7 @@ def attempt(job: Job) -> None:
             student = evaluate.to_answer(context, student)
             metrics = evaluate.answered(context, student, search.questions, work / "exact_match.json")
         else:
-            metrics = evaluate.rank_metrics(context, evaluate.to_rank(student), validation, description=description)
+            metrics = rank_metrics(context, evaluate.to_rank(student), validation, description=description)
         write_json(work / "metrics.json", metrics)
         drop_checkpoints(work)
 
@@ -201,7 +202,7 @@ def _check_metric(recipe: LanguageRecipe) -> None:
     if recipe.search is None:
         return
     by, answers = metric(recipe.search), ["exact_match"] if recipe.search.questions else []
-    known = [*answers, *evaluate.MEASURED]
+    known = [*answers, *MEASURED]
     if by not in known:
         raise UserError(f"search.metric: unknown metric {by!r}; available: {', '.join(known)}")
 

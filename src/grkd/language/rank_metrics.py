@@ -1,0 +1,120 @@
+"""Rank fidelity of a student: its distribution and its order of responses beside the teacher's, on held-out groups."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from grkd.console import track
+from grkd.data.language import Group
+from grkd.language.context import LanguageContext
+from grkd.language.rows import language_rows
+from grkd.metrics.rank_measures import against_teacher, response_measures
+from grkd.models.shard import in_turns
+from grkd.ranks import gathered
+from grkd.statistics import bootstrap_interval
+from grkd.training import LanguageRows
+
+# Of the measures of a prompt's responses, those that speak of their order.
+_OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
+# What rank_metrics measures; nothing of tokens where the vocabularies differ.
+MEASURED = (
+    *("soft_cross_entropy_nats", "forward_kl_nats", "reverse_kl_nats", *_OF_RESPONSES),
+    *(f"response_{name}" for name in _OF_RESPONSES),
+)
+
+
+def rank_metrics(
+    context: LanguageContext,
+    student: nn.Module,
+    groups: Sequence[Group],
+    *,
+    description: str,
+    by_group: dict[str, list[float]] | None = None,
+) -> dict[str, Any]:
+    """metric -> {value, low, high}: means over the groups' tokens, and over prompts for the order of their responses.
+
+    by_group: gets the student's mean log-probability of every response, by the group's id.
+
+    Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
+    teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
+    """
+    tokens = context.models.tokens_cross
+    rows = language_rows(context, groups, teacher=tokens)
+    rows.to(context.models.device)
+    own: list[_Part] = []
+    with in_turns(rows.teacher):
+        for seen, part in _parts(context, groups, description):
+            own.append(_measured(context, rows, student, part, seen, tokens=tokens))
+    parts = sorted(gathered(own, description), key=lambda part: part.first)
+    if by_group is not None:
+        for measured in parts:
+            by_group.update(measured.means)
+    metrics: dict[str, Any] = {}
+    if tokens:
+        numbers = np.concatenate([part.prompts for part in parts])
+        for metric in parts[0].tokens:
+            values = np.concatenate([part.tokens[metric] for part in parts])
+            metrics[metric] = bootstrap_interval(values, groups=numbers).as_json()
+    if any(len(group.items) > 1 for group in groups):
+        for metric in _OF_RESPONSES:
+            found = np.concatenate([part.responses[metric] for part in parts])
+            ordered = found[~np.isnan(found)]  # a group without a pair has no order
+            if len(ordered):
+                metrics[f"response_{metric}"] = bootstrap_interval(ordered).as_json()
+    return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Measures of some groups, the first of which is number `first` of all.
+
+    tokens: by metric, a value per token; prompts: each token's group number. responses: by metric, a value per group.
+    means: mean log-probability of every response, by group.
+    """
+
+    first: int
+    tokens: dict[str, np.ndarray]
+    prompts: np.ndarray
+    responses: dict[str, np.ndarray]
+    means: dict[str, list[float]]
+
+
+@torch.no_grad()
+def _measured(
+    context: LanguageContext, rows: LanguageRows, student: nn.Module, part: Sequence[Group], first: int, *, tokens: bool
+) -> _Part:
+    batch = {key: value.to(context.models.device) for key, value in rows.collate(part).items()}
+    found = rows.forward(student, batch, levels=("row", "response") if tokens else ("response",)).batches
+    of_tokens: dict[str, torch.Tensor] = {}
+    if tokens:
+        teacher = found["row"].teacher
+        assert teacher is not None
+        of_tokens = against_teacher(found["row"].student, teacher, top_k=context.recipe.evaluation.top_k)
+    order = found["response"]
+    assert order.teacher is not None
+    assert order.mask is not None
+    of_responses = response_measures(order.student.double(), order.teacher.double(), order.mask)
+    lengths = [sum(len(item.response_ids) for item in group.items) for group in part]
+    means = zip(part, order.student.tolist(), strict=True)
+    return _Part(
+        first=first,
+        tokens={metric: values.double().cpu().numpy() for metric, values in of_tokens.items()},
+        prompts=np.repeat(np.arange(first, first + len(part)), lengths),
+        responses={metric: of_responses[metric].cpu().numpy() for metric in _OF_RESPONSES},
+        means={group.id: values[: len(group.items)] for group, values in means},
+    )
+
+
+def _parts(
+    context: LanguageContext, groups: Sequence[Group], description: str
+) -> Iterator[tuple[int, Sequence[Group]]]:
+    """This process's batches of about evaluation.batch_size responses, each beside the number of groups before it."""
+    step = max(1, context.recipe.evaluation.batch_size // max(len(group.items) for group in groups))
+    ranks = context.run.ranks
+    own = range(0, len(groups), step)[ranks.process_index :: ranks.num_processes]
+    for at in track(own, description, unit="batch"):
+        yield at, groups[at : at + step]
