@@ -17,6 +17,7 @@ import random
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,11 @@ def sitting(run_folder: Path, folder: Path, options: argparse.Namespace) -> dict
     }
 
 
-def merged(places: list[Path]) -> dict[str, Any]:
-    """Several --out folders as one. Raises SystemExit if their questions or plans differ."""
+def merged(places: list[Path], without: Sequence[str] = ()) -> dict[str, Any]:
+    """Several --out folders as one, some runs left out. Raises SystemExit if their questions or plans differ.
+
+    Of sittings whose runs are all left out only the first, which made the trials, is kept.
+    """
     files = [read_json(place / FILE if place.is_dir() else place) for place in places]
     found = {**files[0], "sittings": [], "runs": {}}
     for one in files:
@@ -204,7 +208,11 @@ def merged(places: list[Path]) -> dict[str, Any]:
         first = len(found["sittings"])
         found["sittings"] += one["sittings"]
         moved = {name: {**each, "sitting": each["sitting"] + first} for name, each in one["runs"].items()}
-        found["runs"] |= {name: each for name, each in moved.items() if name not in found["runs"]}
+        found["runs"] |= {name: each for name, each in moved.items() if name not in (*found["runs"], *without)}
+    used = sorted({0, *(run["sitting"] for run in found["runs"].values())})
+    found["sittings"] = [found["sittings"][number] for number in used]
+    for name, each in found["runs"].items():
+        found["runs"][name] = {**each, "sitting": used.index(each["sitting"])}
     return found
 
 
@@ -241,13 +249,14 @@ def main() -> int:
     add("--commit", help="what the code is, where there is no git")
     keeping = commands.add_parser("keep")
     keeping.add_argument("places", type=Path, nargs="+")
+    keeping.add_argument("--without", nargs="*", default=[], help="runs to leave out, such as kd-seed0")
     commands.add_parser("table")
     options = parser.parse_args()
     if options.command == "run":
         return run(options)
     if options.command == "keep":
         RESULTS.mkdir(parents=True, exist_ok=True)
-        write_json(RESULTS / FILE, merged(options.places))
+        write_json(RESULTS / FILE, merged(options.places, options.without))
     else:
         write_page(RESULTS / FILE, ROOT / "docs" / "results-on-policy.md")
     return 0

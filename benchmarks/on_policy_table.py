@@ -19,7 +19,8 @@ Found = Mapping[str, Any]
 def write_page(results: Path, page: Path) -> None:
     """Write the page and the figure beside it; the same results give the same bytes."""
     found = read_json(results)
-    write_curves(found, page.with_suffix(".svg"))
+    if found["runs"]:
+        write_curves(found, page.with_suffix(".svg"))
     write_text(page, page_of(found, figure=page.with_suffix(".svg").name))
 
 
@@ -35,18 +36,53 @@ def page_of(found: Found, *, figure: str) -> str:
         "Made by `python -m benchmarks.on_policy table` from benchmarks/results/on-policy/on-policy.json\n"
         f"({made}; `{command}`).",
         f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} test questions.\n"
-        f"Every run trains for about {budget:g} s on one GPU, with up to {seeds} seeds, from one start;\n"
-        "32 prompts x 8 responses per step. The number of steps comes from the pace of the trials, so the\n"
-        "seconds differ a little; they are in the table.",
+        f"A final run trains about {budget:g} s on one GPU; {seeds} seeds so far. A step: 32 prompts x 8 responses.\n"
+        "The number of steps comes from the pace of the trials, so the seconds differ a little; they are in the table.",
+        *final_sections(found, figure),
+        "## Pace\n\n" + pace_table(found),
+        "## Learning rates that were tried\n\n" + trials_table(found),
+        "## Starts\n\n" + starts_table(found),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def final_sections(found: Found, figure: str) -> list[str]:
+    """What the final runs say; where there are none, that and what the next sitting has to do."""
+    if not found["runs"]:
+        return [
+            "**The final runs are not made yet.** So far there are the supervised starts, the trials of the learning\n"
+            "rates, and the pace of every method: nothing below says which method is better.\n\n"
+            "What is left to do, on one GPU or several with nothing else at work on the machine. It begins anew: a\n"
+            "pace holds for one machine and its load. `--seconds` ends a sitting cleanly, the same command goes on.\n\n"
+            "```\npython -m benchmarks.on_policy run FOLDER --data DATA --out OUT --seconds 3000\n"
+            "python -m benchmarks.on_policy keep OUT\npython -m benchmarks.on_policy table\n```"
+        ]
+    return [
         "## What lost\n\n" + "\n".join(verdicts(found)),
         "## Table\n\n" + main_table(found),
         *(f"## Against `{rival}`\n\n" + paired_table(found, rival) for rival in RIVALS if rival in by_label(found)),
         "## Over GPU time\n\nExact match on validation questions while the students are trained, means over seeds.\n\n"
         f"![exact match over seconds of training]({figure})",
-        "## Learning rates that were tried\n\n" + trials_table(found),
-        "## Starts\n\n" + starts_table(found),
     ]
-    return "\n\n".join(parts) + "\n"
+
+
+def pace_table(found: Found) -> str:
+    """What a step takes in the trials, by its parts, and how many steps a final run has."""
+    rows = [["", "ms per step", "sample", "rank and teacher", "train", "steps planned"], ["---", *["---:"] * 5]]
+    for label in dict.fromkeys(trial["method"] for trial in found["trials"].values()):
+        trials = [one for one in found["trials"].values() if one["method"] == label and one.get("ms")]
+        if not trials:
+            continue
+        ms = [f"{np.mean([trial['ms'][part] for trial in trials]):.0f}" for part in ("sample", "rank", "train")]
+        whole = f"{1000 * np.mean([trial['seconds_per_step'] for trial in trials]):.0f}"
+        rows.append([label, whole, *ms, str(found["plan"].get(label, {}).get("steps", "-"))])
+    note = (
+        "32 prompts x 8 responses; means over the trials, without the first steps. Where groups are ranked and the\n"
+        "method needs the teacher, its forward pass is in `rank and teacher`, as is that of the student before\n"
+        "training for `dpo`; for `opd` and `gkd` the teacher is in `train`.\n"
+        "`kd` learns from stored responses and hidden states of the teacher."
+    )
+    return f"{note}\n\n{_table(rows)}"
 
 
 def by_label(found: Found) -> dict[str, list[Any]]:
@@ -142,7 +178,7 @@ def trials_table(found: Found) -> str:
         chosen = "yes" if trial["learning_rate"] == plan.get("learning_rate") else ""
         rows.append([trial["method"], f"{trial['learning_rate']:g}", value, pace, chosen])
     note = (
-        "The same rates and the same number of short trials for every method, measured on the validation questions. "
+        "The same rates and the same number of short trials for every method, measured on the validation questions.\n"
         "Methods that differ in the ranker alone take the rate and the pace of `grkd-verifier`."
     )
     return f"{note}\n\n{_table(rows)}"

@@ -86,6 +86,11 @@ def test_sittings_go_on_and_make_a_page(
     monkeypatch.setattr(on_policy, "RESULTS", tmp_path / "kept")
     monkeypatch.setattr(on_policy, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
+    assert sitting(monkeypatch, "keep", str(tmp_path / "second"), "--without", *found["runs"]) == 0
+    assert sitting(monkeypatch, "table") == 0
+    page = (tmp_path / "docs" / "results-on-policy.md").read_text()
+    assert "The final runs are not made yet." in page
+    assert "## What lost" not in page
     assert sitting(monkeypatch, "keep", str(tmp_path / "second")) == 0
     assert sitting(monkeypatch, "table") == 0
     assert "| student before |" in (tmp_path / "docs" / "results-on-policy.md").read_text()
