@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grkd import cli
+from grkd.reports import read_run, write_page
 from grkd.reports.groups import HELD_OUT, GroupView, held_out_groups, tally
 from grkd.training.groups_file import GROUPS
 
@@ -121,3 +122,19 @@ def test_a_run_without_groups_and_a_damaged_file(run_folder: Path, capsys: pytes
     (run_folder / "evaluate" / "before" / "groups.parquet").write_bytes(b"PAR1 cut")
     assert cli.main(["groups", str(run_folder)]) == 2
     assert "groups.parquet: damaged" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_changed_most(run_folder: Path) -> None:
+    (run_folder / "results.json").write_text('{"task": "language_model", "title": "<b>", "rows": []}')
+    write_page([read_run(run_folder)], run_folder / "report.html")
+    text = (run_folder / "report.html").read_text()
+    groups = held_out_groups(run_folder)
+    for student in ("before", "grkd-seed0"):
+        wrong, pairs = tally(groups, student)
+        assert f"{wrong} of {pairs} pairs swapped" in text
+    assert text.count('class="swapped"') == 4  # both responses of the one pair that "before" swaps in each group
+    assert text.count('<details class="card group"') == len(groups)
+    assert "<script" not in text
+    (run_folder / "evaluate" / "before" / "groups.parquet").write_bytes(b"PAR1")
+    write_page([read_run(run_folder)], run_folder / "report.html")
+    assert "groups.parquet: damaged" in (run_folder / "report.html").read_text()

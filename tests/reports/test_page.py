@@ -87,8 +87,8 @@ def test_page_of_several_runs(make_run: MakeRun, tmp_path: Path) -> None:
         assert expected in words
     assert words.index("four") < words.index("empty answer")
     assert re.search(r"prompts dropped too long\s*3", " ".join(words.split()))
-    # a: accuracy; loss, two terms, alpha, gradient norm. b: two metrics and the same five.
-    assert page.tags["svg"] == 6 + 7
+    # a: differences, accuracy; loss, two terms, alpha, gradient norm. b: differences, two metrics and the same five.
+    assert page.tags["svg"] == 7 + 8
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in page.roles)
     assert any("grkd 94.87 %" in (attributes["aria-label"] or "") for attributes in page.roles)
 
@@ -120,7 +120,7 @@ def test_page_of_an_unfinished_run_says_what_is_missing(make_run: MakeRun, tmp_p
     told = " ".join(" ".join(page.words).split())
     assert f"Not there, and so not shown: {'train/*/metrics.jsonl' if gone == 'train' else gone}" in told
     assert ("No results yet." in told) == (gone == "results.json")
-    assert page.tags["svg"] == {"results.json": 5, "train": 1}.get(gone, 6)
+    assert page.tags["svg"] == {"results.json": 5, "train": 2}.get(gone, 7)
 
 
 def test_failed_trainings_are_listed(make_run: MakeRun, tmp_path: Path) -> None:
@@ -205,7 +205,8 @@ def test_a_method_keeps_its_colour_in_every_run_and_figure(make_run: MakeRun) ->
 
 def test_figures_hold_text_and_page_colours_only(make_run: MakeRun) -> None:
     for drawing in draw(read_run(make_run()), prefix="p"):
-        assert "training progress (%)" in drawing.svg or "accuracy (%), higher is better" in drawing.svg
+        axes = ("training progress (%)", "accuracy (%), higher is better", "right is better")
+        assert any(text in drawing.svg for text in axes)
         assert not re.search(r"#[0-9a-f]{6}\b(?![^<]*clip)", drawing.svg.replace('href="#', "")), drawing.title
         assert "<style" not in drawing.svg
         assert all(name.startswith("p-") for name in re.findall(r'\bid="([^"]*)"', drawing.svg))

@@ -15,7 +15,7 @@ class Drawing:
     caption: str
     note: str
     svg: str
-    section: Literal["results", "training"]
+    section: Literal["verdict", "results", "training"]
 
 
 def short(label: str) -> str:

@@ -9,11 +9,13 @@ from matplotlib.ticker import MaxNLocator
 
 from grkd.metrics.registry import Metric
 from grkd.reports._curves import curves, quantities
+from grkd.reports._differences import differences
 from grkd.reports._drawing import WIDTH_INCHES, Drawing, short, wrapped
 from grkd.reports._svg import colour_of, inline, marker_of, style, unique
 from grkd.reports.results import BEFORE, Run
 from grkd.reports.summary import Line, Summary, summarise
 from grkd.reports.tables import name_of, number
+from grkd.reports.verdict import deciding_metric
 
 
 def palette(runs: Sequence[Run]) -> dict[str, int]:
@@ -27,7 +29,9 @@ def draw(run: Run, *, places: Mapping[str, int] | None = None, prefix: str = "ru
     places = palette([run]) if places is None else places
     summary = summarise(run)
     with style():
-        drawings = [_dots(summary, metric, places) for metric in summary.metrics]
+        deciding = deciding_metric(summary)
+        drawings = [differences(run, summary, deciding, places)] if deciding is not None else []
+        drawings += [_dots(summary, metric, places) for metric in summary.metrics]
         drawings += [curves(run.curves, quantity, places) for quantity in quantities(run.curves)]
     found = [drawing for drawing in drawings if drawing is not None]
     return [replace(one, svg=unique(one.svg, f"{prefix}-{place}-")) for place, one in enumerate(found, start=1)]

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from grkd.files import write_text
 from grkd.reports._drawing import Drawing
+from grkd.reports._group_view import groups_view
 from grkd.reports._svg import variable_of
 from grkd.reports.evaluation_report import EvaluationReport, paired_view
 from grkd.reports.figures import draw, palette
@@ -18,6 +19,7 @@ from grkd.reports.results import BEFORE, TEACHER, Run, Sample
 from grkd.reports.summary import Summary, summarise
 from grkd.reports.table_formats import shown
 from grkd.reports.tables import DASH, cost, costs, duration, footnotes, header, name_of, show
+from grkd.reports.verdict import verdict
 
 _TASKS = {"language_model": "language model", "classifier": "classifier", "rank": "ranker"}
 _VERSIONS = ("grkd", "python", "torch", "transformers")
@@ -72,6 +74,8 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "anchor": anchor,
         "title": run.title,
         "task": _TASKS.get(run.task or "", "run"),
+        "verdict": verdict(summary),
+        "picture": _section("Verdict", drawings)["figures"],
         "outcome": outcome(run, summary),
         "missing": run.missing,
         "failures": run.failures,
@@ -79,6 +83,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "table": _table(summary, places),
         "notes": footnotes(summary),
         "sections": [_section("Results", drawings), _section("Training", drawings)],
+        "groups": groups_view(run, places),
         "samples": [_sample_view(sample, places) for sample in run.samples],
         "command": run.environment.get("command"),
         "recipe": run.recipe,

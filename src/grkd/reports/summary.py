@@ -137,7 +137,7 @@ def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | Non
         top = None
     base = values[baseline] if baseline is not None else {}
     others = [label for label in labels if label not in (baseline, BEFORE, TEACHER)]
-    differences = {label: _paired(values[label], base) for label in others}
+    differences = {label: paired_values(values[label], base) for label in others}
     differing = significant({label: p_value(differences[label]) for label in others if label in whole})
     return {
         label: _cell(
@@ -188,7 +188,7 @@ def _cell(
     )
 
 
-def _paired(values: dict[int | None, float], others: dict[int | None, float]) -> list[float]:
+def paired_values(values: dict[int | None, float], others: dict[int | None, float]) -> list[float]:
     """Differences seed by seed; a side without seeds (the student before distillation) stands against every seed."""
     if None in others:
         return [value - others[None] for value in values.values()]
@@ -209,7 +209,7 @@ def _verdict(metric: Metric, lines: Sequence[Line]) -> Verdict | None:
         for label in others
         if cells[label].complete and set(ours) == set(cells[label].values) and len(ours) >= LEAST_SEEDS
     ]
-    beaten = significant({label: p_value(_paired(ours, cells[label].values)) for label in testable})
+    beaten = significant({label: p_value(paired_values(ours, cells[label].values)) for label in testable})
     return Verdict(
         metric=metric,
         best=best,

@@ -22,6 +22,7 @@ from grkd.statistics._intervals import (
     seed_interval,
     wilson_interval,
 )
+from grkd.statistics._power import pairs_needed, power, shown_difference
 
 __all__ = [
     "Interval",
@@ -36,6 +37,9 @@ __all__ = [
     "paired_bootstrap_ratio",
     "paired_bootstrap_ratios",
     "paired_t",
+    "pairs_needed",
+    "power",
     "seed_interval",
+    "shown_difference",
     "wilson_interval",
 ]

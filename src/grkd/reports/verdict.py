@@ -1,0 +1,137 @@
+"""The verdict on a run in one sentence: what to ship, or what is missing to say so. It says no more than the tests."""
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Literal
+
+from grkd.metrics.registry import Metric
+from grkd.reports.results import BEFORE
+from grkd.reports.seeds import LEAST_SEEDS
+from grkd.reports.summary import Cell, Summary, paired_values
+from grkd.reports.tables import and_list, number
+from grkd.statistics import pairs_needed, shown_difference
+
+_WORTH_NAMING = 40  # seeds; who would run more rather reads what a few more would show
+_A_FEW = 5
+
+Kind = Literal["ship", "unclear", "none", "few"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """kind: ship (a method is shown to be best), unclear (no difference shown), none (nothing beats the student
+    before), few (too few seeds for any test)."""
+
+    kind: Kind
+    text: str
+
+
+def deciding_metric(summary: Summary) -> Metric | None:
+    """What decides: the first metric of the table with a direction that says something of the teacher, too.
+
+    Where there is none, agreement with the teacher decides.
+    """
+    known = [metric for metric in summary.metrics if metric.direction and _valued(summary, metric)]
+    return next((metric for metric in known if not metric.against_teacher), known[0] if known else None)
+
+
+def verdict(summary: Summary) -> Conclusion | None:
+    """The verdict by the deciding metric; None where there is nothing to compare."""
+    metric = deciding_metric(summary)
+    if metric is None:
+        return None
+    cells = _valued(summary, metric)
+    best = max(cells, key=lambda label: (cells[label].mean or 0.0) * metric.direction)
+    base = summary.line(summary.baseline) if summary.baseline is not None else None
+    before = None if base is None or base.label == best else base.cells[metric.name]
+    if before is not None and before.mean is not None and not _better(cells[best].mean, before.mean, metric):
+        return Conclusion(kind="none", text=f"No method beats {_named(summary)}: {_value(before, metric)}.")
+    if len(cells) < 2 and (before is None or before.mean is None):
+        return None
+    if summary.most_seeds < LEAST_SEEDS:
+        return _few(summary, metric, cells, best)
+    if before is not None and before.mean is not None and cells[best].complete and not cells[best].differs:
+        text = f"No method is shown to beat {_named(summary)} ({metric.label} {_value(before, metric)})"
+        return Conclusion(kind="none", text=text + _missing(cells[best], before, metric) + ".")
+    if len(cells) < 2:
+        assert before is not None
+        gain = _gain(cells[best], before, metric)
+        return Conclusion(kind="ship", text=f"Ship {best}: {_stands(cells[best], metric)}, {gain} {_named(summary)}.")
+    return _among(summary, metric, cells, best)
+
+
+def _among(summary: Summary, metric: Metric, cells: dict[str, Cell], best: str) -> Conclusion:
+    """Of several methods with enough seeds."""
+    found = summary.verdicts.get(metric.name)
+    others = [label for label in cells if label != best]
+    second = max(others, key=lambda label: (cells[label].mean or 0.0) * metric.direction)
+    if found is not None and found.best == best and found.better:
+        gain = _gain(cells[best], cells[second], metric)
+        return Conclusion(kind="ship", text=f"Ship {best}: {_stands(cells[best], metric)}, {gain} {second}, the next.")
+    level = list(found.not_better_than) if found is not None and found.best == best else others
+    near = level if len(level) < 4 else [second]
+    text = f"No difference shown between {and_list([best, *near])}"
+    if len(level) > len(near):
+        text += f" and {len(level) - len(near)} others"
+    rest = f"; {best} is better than {and_list(found.better_than)}" if found is not None and found.better_than else ""
+    return Conclusion(kind="unclear", text=text + _missing(cells[best], cells[second], metric) + rest + ".")
+
+
+def _few(summary: Summary, metric: Metric, cells: dict[str, Cell], best: str) -> Conclusion:
+    seeds = "one seed shows" if summary.most_seeds < 2 else "two seeds show"
+    ahead = f"{best} is ahead in {metric.label} ({_value(cells[best], metric)}), but {seeds} no difference"
+    if len(cells) < 2:
+        ahead = f"{best} is ahead of {_named(summary)} ({_value(cells[best], metric)}), but {seeds} no difference"
+    return Conclusion(kind="few", text=f"Not decided: {ahead}; run {LEAST_SEEDS} seeds or more.")
+
+
+def _missing(one: Cell, other: Cell, metric: Metric) -> str:
+    """How many more seeds would show the difference of two cells, as words that follow a sentence."""
+    differences = paired_values(one.values, other.values)
+    if len(differences) < LEAST_SEEDS:
+        return ""
+    mean, deviation = math.fsum(differences) / len(differences), statistics.stdev(differences)
+    if not deviation > 1e-9 * abs(mean):
+        return ""
+    have = len(differences)
+    needed = pairs_needed(mean, deviation) if mean else None
+    if needed is not None and needed <= have + _WORTH_NAMING:
+        more = max(1, needed - have)
+        seeds = "1 more seed" if more == 1 else f"{more} more seeds"
+        return f" ({_size(mean, metric)}); {seeds} would show a difference of this size"
+    seen = _size(shown_difference(deviation, have + _A_FEW), metric)
+    return f" ({_size(mean, metric)}); {_A_FEW} more seeds would show {seen}"
+
+
+def _gain(one: Cell, other: Cell, metric: Metric) -> str:
+    differences = paired_values(one.values, other.values)
+    mean = math.fsum(differences) / len(differences) if differences else (one.mean or 0.0) - (other.mean or 0.0)
+    return f"{_size(mean, metric)} {'above' if metric.direction > 0 else 'below'}"
+
+
+def _stands(cell: Cell, metric: Metric) -> str:
+    return f"{metric.label} {_value(cell, metric)} over {len(cell.values)} seeds"
+
+
+def _value(cell: Cell, metric: Metric) -> str:
+    assert cell.mean is not None
+    return "\u00a0".join([number(cell.mean, metric), *([metric.unit] if metric.unit else [])])
+
+
+def _size(difference: float, metric: Metric) -> str:
+    """A difference without its sign; of shares in points."""
+    unit = "points" if metric.unit == "%" else metric.unit
+    return "\u00a0".join([number(abs(difference), metric), *([unit] if unit else [])])
+
+
+def _named(summary: Summary) -> str:
+    return "the student before distillation" if summary.baseline == BEFORE else f"{summary.baseline}, without a teacher"
+
+
+def _better(mean: float | None, than: float, metric: Metric) -> bool:
+    return mean is not None and (mean - than) * metric.direction > 0
+
+
+def _valued(summary: Summary, metric: Metric) -> dict[str, Cell]:
+    return {line.label: line.cells[metric.name] for line in summary.methods if line.cells[metric.name].mean is not None}

@@ -1,0 +1,85 @@
+"""The page in a real browser: wide, phone and dark, nothing wider than the screen, no word broken, by keyboard."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from grkd.reports import read_run, write_page
+from grkd.reports.groups import HELD_OUT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium on the PATH")
+    with found.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page_file(make_run: Callable[..., Path]) -> Path:
+    """A run with samples and a group of long responses."""
+    folder = make_run(task="language_model", samples=[{"prompt": "2 + 2?", "answers": {"grkd": "4" * 300}}])
+    for name, student in (("before", [-2.0, -1.0]), ("grkd-seed0", [-1.0, -2.0])):
+        lines = [
+            {
+                "id": "heldout/0",
+                "prompt": "What is 2 + 2?",
+                "responses": ["4" * 200, "a long answer " * 20],
+                "scores": [1.0, 0.0],
+                "by_ranker": [("verifier", [1.0, 0.0])],
+                "student": student,
+            }
+        ]
+        (folder / "evaluate" / name).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(lines, schema=HELD_OUT), folder / "evaluate" / name / "groups.parquet")
+    write_page([read_run(folder)], folder / "report.html")
+    return folder / "report.html"
+
+
+# Of every header cell: is a word of it wider than the cell, or broken into lines?
+BROKEN_WORDS = """() => [...document.querySelectorAll("thead th")].filter(cell => {
+  const range = document.createRange(), text = cell.firstChild;
+  if (!text || text.nodeType !== 3) return false;
+  return [...text.data.matchAll(/[a-z_-]{3,}/gi)].some(word => {
+    range.setStart(text, word.index); range.setEnd(text, word.index + word[0].replace(/-.*/, "").length);
+    return range.getClientRects().length > 1;
+  });
+}).map(cell => cell.textContent)"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (390, "dark")])
+def test_looks(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(page_file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(BROKEN_WORDS) == []
+    dark = "rgb(15, 18, 22)"
+    assert (page.evaluate("getComputedStyle(document.body).backgroundColor") == dark) == (scheme == "dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == []
+    page.close()
+
+
+def test_by_keyboard(browser: Any, page_file: Path) -> None:
+    page = browser.new_page()
+    page.goto(page_file.as_uri())
+    opened = page.evaluate("document.querySelector('details.group').open")
+    page.focus("details.group summary")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.querySelector('details.group').open") is not opened
+    page.close()
