@@ -72,7 +72,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
             for kind in ("gt", "ge", "lt", "le", "min_length")
             if hasattr(limit, kind)
         }
-        return _limited(arguments[0], limits) if isinstance(arguments[0], type) else values(arguments[0])
+        plain = isinstance(arguments[0], type) and not is_dataclass(arguments[0])
+        return _limited(arguments[0], limits) if plain else values(arguments[0])
     if origin in (Union, UnionType):
         return st.one_of(*[values(part) for part in arguments])
     if origin is Literal:
