@@ -17,6 +17,7 @@ from grkd.models.shard import in_turns
 from grkd.ranks import gathered
 from grkd.statistics import bootstrap_interval
 from grkd.training import LanguageRows
+from grkd.training.fresh_groups import moved
 
 # Of the measures of a prompt's responses, those that speak of their order.
 _OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
@@ -87,7 +88,7 @@ class _Part:
 def _measured(
     context: LanguageContext, rows: LanguageRows, student: nn.Module, part: Sequence[Group], first: int, *, tokens: bool
 ) -> _Part:
-    batch = {key: value.to(context.models.device) for key, value in rows.collate(part).items()}
+    batch = moved(rows.collate(part), context.models.device)
     found = rows.forward(student, batch, levels=("row", "response") if tokens else ("response",)).batches
     of_tokens: dict[str, torch.Tensor] = {}
     if tokens:
