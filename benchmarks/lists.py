@@ -23,7 +23,7 @@ import torch
 from benchmarks import lists_table
 from benchmarks._lists_data import KINDS, SETS, ListSet, counts, load, prepared, said
 from benchmarks._lists_towers import Teacher, Tower, ndcg10, trained
-from grkd.files import read_json, write_json
+from grkd.files import read_json, write_json, write_text
 from grkd.rankers.combine import votes
 from grkd.run.folder import environment
 
@@ -110,6 +110,18 @@ def run_set(path: Path, out: Path, *, steps: int, seeds: int, device: torch.devi
         print(f"{path.stem} {row['kind']:8} {row['method']:20} {100 * np.mean(row['ndcg10']):6.2f}", flush=True)
 
 
+def keep(folder: Path) -> None:
+    """The figures of a run without places on disk: per query the mean over seeds, per seed the mean over queries."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("*.json")):
+        found = read_json(path)
+        for row in found.get("rows", []):
+            seeds = np.array(row["ndcg10"])
+            row["by_seed"] = [round(float(value), 5) for value in seeds.mean(1)]
+            row["ndcg10"] = [[round(float(value), 4) for value in seeds.mean(0)]]
+        write_text(RESULTS / path.name, json.dumps(found, separators=(",", ":")) + "\n")
+
+
 def _of(tried: list[Tower], label: str, kind: str) -> list[int]:
     return [number for number, one in enumerate(tried) if (one.label, one.kind) == (label, kind)]
 
@@ -142,14 +154,14 @@ def main() -> None:
         lists_table.write_page(RESULTS, PAGE)
         return
     if options.action == "keep":
-        for path in [*sorted(options.folder.glob("*.json"))]:
-            (RESULTS / path.name).parent.mkdir(parents=True, exist_ok=True)
-            (RESULTS / path.name).write_text(json.dumps(read_json(path), separators=(",", ":")) + "\n")
+        keep(options.folder)
         return
     out = options.out or options.folder
     out.mkdir(parents=True, exist_ok=True)
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
+    if options.action == "run":
+        write_json(out / "environment.json", environment("python -m benchmarks.lists run"))
     for name in options.only.split(","):
         try:
             if options.action == "prepare":
@@ -169,8 +181,6 @@ def main() -> None:
                 )
         except Exception as error:  # one set's failure leaves the others
             print(f"{name}: failed: {type(error).__name__}: {error}", flush=True)
-    if options.action == "run":
-        write_json(out / "environment.json", environment("python -m benchmarks.lists run"))
 
 
 if __name__ == "__main__":

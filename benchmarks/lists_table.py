@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._lists_data import SETS
 from grkd.compare.search import at_edge
 from grkd.files import read_json, write_text
 from grkd.statistics import PairedDifference, holm, paired_bootstrap
@@ -27,13 +28,17 @@ query, by what the teacher gives: its scores; scores that a rising function of i
 the mean of its and BM25's z-scores (two); a full order; its first five or its first candidate against the rest; four
 tiers of an order in which 30 % of the pairs are turned round (noisy tiers). Methods that need scores get
 -log(place) where there are none. Every method has 12 trials, its whole grid of 3 learning rates and 4 settings,
-measured on validation queries; figures are NDCG@10 in % on test queries, means of five seeds: over the whole corpus,
-of `wikiqa` over each question's own sentences.
+measured on validation queries; figures are NDCG@10 in % on test queries, means of five seeds, over the whole corpus
+(of `wikiqa` over each question's own sentences).
 
 `kd_z` is `kd` on z-scores; `plackett_luce_top5` counts the first five places; without ties `plackett_luce` is ListMLE.
 `pld` ranks ties by index. Bold: the best of its column. `*`: worse than the best, `+`: better than all others (paired
 bootstrap over queries, p < .05 after Holm's correction over the methods of the column)."""
 
+_EDGES = """\
+A better setting may lie beyond an edge: where most picks stand there, the order of the methods is not settled.
+
+"""
 Values = dict[tuple[str, str], NDArray[np.float64]]  # (method, kind) -> mean over seeds, per query
 
 
@@ -46,11 +51,17 @@ def write_page(results: Path, page: Path) -> None:
         "# Small rankers: which method, by what the teacher gives",
         f"Made by `python -m benchmarks.lists table` from benchmarks/results/lists/ ({made}).",
         _INTRODUCTION,
+        *_not_measured({one["set"] for one in found}),
         "## Targets\n\n" + targets(found),
         *(f"## {one['set']}\n\n{section(one)}" for one in found),
-        "## Settings at the edge of their range\n\n" + edges(found),
+        "## Settings at the edge of their range\n\n" + _EDGES + edges(found),
     ]
     write_text(page, "\n\n".join(parts) + "\n")
+
+
+def _not_measured(there: set[str]) -> list[str]:
+    missing = [f"`{name}`" for name in SETS if name not in there]
+    return [f"Not measured yet, though the command knows them: {', '.join(missing)}."] if missing else []
 
 
 def values(one: dict[str, Any]) -> Values:
