@@ -28,6 +28,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     # grpo needs rankers: see test_fresh_groups.py.
     **{name: (name, {}) for name in objectives.names() if name != "grpo"},
     "rkd": ("rkd", {"on": "logits"}),
+    "ranknet": ("ranknet", {"sigma": 0.01}),  # a sum over hundreds of pairs: at sigma 1 its steps are of no use
     "grkd": ("grkd", SAMPLED),
     "grkd over responses": ("grkd", {"ranking": [RESPONSES]}),
     "grkd over both": ("grkd", {"ranking": [PAIRS, RESPONSES]}),
