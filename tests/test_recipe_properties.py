@@ -105,6 +105,7 @@ def sections(section: type) -> st.SearchStrategy[dict[str, Any]]:
         "train": PATHS,
         "heldout": PATHS,
         "questions": PATHS,
+        "curve_questions": PATHS,
         "image_folder": PATHS,
         "weights": PATHS,
         "teachers": PATHS,
@@ -134,6 +135,8 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
         data.update(dataset=None, name=None, split=None, heldout_split=None, streaming=False, chat_template_kwargs={})
         responses = plain["responses"]
         responses.update(source="teacher", mixture=None, candidates=responses["candidates"] and responses["n"] + 1)
+        if responses["when"] == "in_training":
+            responses.update(temperature=1.0, top_p=0.95)  # what training samples at
     else:
         student.update(model="cnn", training=None)
         teacher["weights"] = data["dataset"] = data["image_folder"] = data["folder"] = data["teacher_labels"] = None

@@ -6,11 +6,32 @@ from typing import Any
 import pytest
 
 from grkd.data.chat import stop_token_ids
+from grkd.language.models import LanguageModels
 from grkd.language.sampling import ForeignSampler
 from grkd.models.generate import Response
+from grkd.recipe import LanguageRecipe
 from tests.data.test_templates import ASK, ASK_THINKING, FIELDS, TURNS, bytewise
 
 CHANNELS = "<|channel|>analysis<|message|>easy<|end|><|start|>assistant<|channel|>final<|message|>yes"
+
+
+class Models(LanguageModels):
+    """A student's tokenizer and its stop tokens, without a run."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        return {"stop_ids": stop_token_ids(self.tokenizer)}
+
+
+class Recipe(LanguageRecipe):
+    """What is read of a recipe here."""
+
+    def __init__(self) -> None:
+        for name, value in {"data": {"system": None}, "responses": {"max_new_tokens": 1000}}.items():
+            object.__setattr__(self, name, SimpleNamespace(**value))
 
 
 def crossed(template: str, text: str, *, opened: str = "", finished: bool = True) -> str:
@@ -20,10 +41,8 @@ def crossed(template: str, text: str, *, opened: str = "", finished: bool = True
     sampler: Any = object.__new__(ForeignSampler)
     sampler.own, sampler.stop_ids = teacher, [teacher.convert_tokens_to_ids("<|return|>")]
     sampler.opened = {"train/1": opened}
-    sampler.models = SimpleNamespace(tokenizer=student)
-    sampler.student_stop_ids = stop_token_ids(student)
-    sampler.recipe = SimpleNamespace(data=SimpleNamespace(system=None))
-    sampler.settings = SimpleNamespace(max_new_tokens=1000)
+    sampler.models = Models(student)
+    sampler.recipe = Recipe()
     ids = teacher(text + ("<|return|>" if finished else ""))["input_ids"]
     prompt = {"id": "train/1", "messages": '[{"role": "user", "content": "2+2?"}]', "context": None}
     found = sampler._student_ids(prompt, Response(index=0, response_ids=ids, finished=finished))

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from grkd import cli, objectives
+from grkd.language import compare as language_compare
 from grkd.language import evaluate as language_evaluation
 from grkd.language import sampling, stages
 from grkd.models.load import cast_weights
@@ -83,7 +84,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     noted(sampling, "generate_responses", "sample", 0)
     noted(language_evaluation, "answered", "answer", 1)
     noted(language_evaluation, "sample_answers", "answer", 1)
-    noted(language_evaluation, "rank_metrics", "rank", 1)
+    for module in (language_evaluation, language_compare):
+        noted(module, "rank_metrics", "rank", 1)
     return found
 
 

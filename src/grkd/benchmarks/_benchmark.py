@@ -84,6 +84,7 @@ class Benchmark:
     "conditions" (what must be equal in two results for a comparison to mean anything), and counts and notes.
     measures: what is compared item by item. columns: of `grkd table`. options: of this benchmark alone.
     note: what a reader must know about the paired comparisons.
+    own_prompts: it renders prompts in a way that --chat-template-kwargs does not reach.
     """
 
     name: str
@@ -98,3 +99,4 @@ class Benchmark:
     order: int = 100
     from_file: FromFile | None = None
     note: str | None = None
+    own_prompts: bool = False

@@ -69,6 +69,7 @@ BENCHMARK = Benchmark(
     data_hint="gsm8k/ (train.jsonl, test.jsonl)",
     check=check,
     run=run,
+    own_prompts=True,
     measures=(Measure(metric=METRICS["accuracy"], key="correct", right_or_wrong=True),),
     columns=(Column(name="gsm8k_percent", unit="%", metrics=("accuracy", "exact_match"), scale=100.0, always=True),),
     options=(

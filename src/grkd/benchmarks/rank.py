@@ -107,6 +107,7 @@ BENCHMARK = Benchmark(
     order=6,
     check=check,
     run=run,
+    own_prompts=True,
     measures=tuple(_measures()),
     options=(
         Option(name="teacher", metavar="MODEL", help="the teacher whose order the student was to learn"),

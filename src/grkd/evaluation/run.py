@@ -69,7 +69,7 @@ def check(settings: Settings) -> list[Benchmark]:
         raise UserError(f"--data: no folder {settings.data}; it holds {', '.join(f'{one.name}/' for one in needing)}")
     check_numbers(settings)
     if settings.model.chat_template_kwargs:
-        without = next((one.name for one in chosen if one.name in ("rank", "gsm8k")), None)
+        without = next((one.name for one in chosen if one.own_prompts), None)
         if without is not None or settings.model.model.startswith(("http://", "https://")):
             text = f"--tasks {without} renders its own prompts" if without else "a server renders its own prompts"
             raise UserError(f"--chat-template-kwargs: {text}; leave it out")

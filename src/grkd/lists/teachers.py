@@ -1,6 +1,5 @@
 """Models that score the candidates of a query: bi-encoders, cross-encoders, language models asked one by one."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.errors import UserError
+from grkd.files import read_json
 from grkd.lists.context import RankContext
 from grkd.lists.libraries import library
 
@@ -140,4 +140,4 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def _is_cross_encoder(model: str) -> bool:
     """By the settings that sentence-transformers 6 writes beside a model."""
     path = Path(model) / "config_sentence_transformers.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == "CrossEncoder"
+    return path.is_file() and read_json(path).get("model_type") == "CrossEncoder"
