@@ -34,6 +34,7 @@ from benchmarks._full_size_cases import CASES, Case
 from benchmarks._full_size_models import PAIRS, built, configs, random_items, step_flops, word_tokenizer
 from benchmarks._full_size_runs import RUNS, Work
 from benchmarks._measure import about
+from grkd.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
@@ -145,8 +146,12 @@ def main(words: Sequence[str] | None = None) -> None:
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
     )
-    told = [word for at, word in enumerate(words) if "--out" not in (word, words[at - 1]) and "--out=" not in word]
+    elsewhere = ("--out", "--commit")  # of these the result says nothing, or says it by itself
+    told = [
+        word for at, word in enumerate(words) if not (word.startswith(elsewhere) or (at and words[at - 1] in elsewhere))
+    ]
     result = about(arguments.date, " ".join(["python -m benchmarks.full_size", *told]), gpu=device.type == "cuda")
+    result["commit"] = arguments.commit or environment(result["command"])["git_commit"]
     result["product_flops_per_second"] = product_rate(device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for pair in arguments.pairs:
@@ -165,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="small models")
     parser.add_argument("--date")
+    parser.add_argument("--commit", help="what the code is, where there is no git")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser
 
