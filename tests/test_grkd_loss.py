@@ -1,5 +1,6 @@
 """GRKDLoss, the module for anyone's own training loop."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -172,3 +173,9 @@ def test_a_bad_option_is_a_user_error_and_the_options_show() -> None:
         with pytest.raises(UserError, match=said):
             GRKDLoss(**options)
     assert "tau=0.5" in repr(GRKDLoss(ranking=[Pairs(tau=0.5)]))
+
+
+def test_parts_that_are_no_list_are_a_user_error() -> None:
+    """Without the types that these tests check at every call, as users run it."""
+    with pytest.raises(UserError, match="GRKDLoss: ranking: expected a list of parts"):
+        inspect.unwrap(GRKDLoss.__init__)(object.__new__(GRKDLoss), ranking=3)

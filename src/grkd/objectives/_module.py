@@ -1,6 +1,6 @@
 """GRKD as an nn.Module for anyone's own training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,12 @@ class GRKDLoss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        lists = {name: list(given) for name, given in (("ranking", ranking), ("anchor", anchor)) if given is not None}
+        parts = {"ranking": ranking, "anchor": anchor}
+        lists = {
+            name: list(given) if isinstance(given, Iterable) else given
+            for name, given in parts.items()
+            if given is not None
+        }
         given = {"preset": preset, **lists, **options}
         for mistake in GRKD.mistakes(given):
             raise UserError(f"GRKDLoss: {mistake.sentence()}")
