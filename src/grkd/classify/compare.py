@@ -15,9 +15,8 @@ from grkd.classify.score import score, score_copies
 from grkd.classify.search import metric, search_job, study_of
 from grkd.classify.teach import alone, teach
 from grkd.classify.train import JobGroup, StudentJob, failure_of, is_trained, note_failure, train_group
-from grkd.compare.study import Study, Trial
+from grkd.compare.rounds import best_trials
 from grkd.console import console
-from grkd.files import write_json
 from grkd.recipe import ClassifierRecipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, NOT_YET, run_jobs
@@ -88,39 +87,25 @@ def _as_written(context: ClassifierContext) -> Finals:
 
 
 def _searched(context: ClassifierContext, processes: int, deadline: float | None) -> Finals:
-    """Final runs with the best settings per method. Methods with an unfinished search, or whose trials all failed, are
-    omitted."""
-    recipe, main = context.recipe, context.run.ranks.is_main_process
+    """Final runs with the best settings per method that has a best trial."""
+    recipe = context.recipe
     assert recipe.search is not None
-    studies = {method.label: study_of(context, method.label) for method in recipe.methods} if main else {}
-    by = metric(recipe.search)
-
-    def note() -> None:
-        if main:
-            found = [record for study in studies.values() for record in study.records(metric=by)]
-            write_json(context.run.path / "search.json", found)
-
-    def failed(job: StudentJob, reason: str) -> None:
-        if main and job.trial is not None and studies[job.method.label].is_running(job.trial):
-            studies[job.method.label].tell(job.trial, failure=reason)
-
-    while True:
-        jobs = [
-            search_job(context, method, trial.settings, trial.number)
-            for method in recipe.methods
-            for trial in _next_trials(context, studies, method.label)
-        ]
-        if not jobs:
-            break
-        _train(context, jobs, processes, deadline, description="search", failed=failed, note=note)
-        if deadline is not None and time.time() > deadline:
-            break
-    note()
+    main = context.run.ranks.is_main_process
+    found = best_trials(
+        context.run,
+        {method.label: study_of(context, method.label) for method in recipe.methods} if main else {},
+        recipe.methods,
+        metric=metric(recipe.search),
+        job_of=lambda method, trial: search_job(context, method, trial.settings, trial.number),
+        train=lambda jobs, failed, note: _train(
+            context, jobs, processes, deadline, description="search", failed=failed, note=note
+        ),
+        deadline=deadline,
+    )
     finals = {}
     for method in recipe.methods:
-        best = _best_trial(context, studies, method.label)
-        if best is not None:
-            chosen = search_job(context, method, best.settings, None)
+        if method.label in found:
+            chosen = search_job(context, method, found[method.label].settings, None)
             finals[method.label] = [replace(chosen, seed=seed) for seed in recipe.seeds]
     return finals
 
@@ -190,14 +175,6 @@ def _status(context: ClassifierContext, finals: Mapping[str, Sequence[StudentJob
             name = f"{method.label}-seed{seed}"
             status[name] = _outcome(context, own[name]) if name in own else without
     return status
-
-
-def _next_trials(context: ClassifierContext, studies: Mapping[str, Study], label: str) -> list[Trial]:
-    return context.run.from_main(lambda: studies[label].next())
-
-
-def _best_trial(context: ClassifierContext, studies: Mapping[str, Study], label: str) -> Trial | None:
-    return context.run.from_main(lambda: studies[label].best())
 
 
 def _without_final(context: ClassifierContext, label: str, finals: Mapping[str, Sequence[StudentJob]]) -> str:

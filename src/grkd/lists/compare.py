@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from grkd.compare.study import Study, Trial
+from grkd.compare.rounds import best_trials
 from grkd.console import console
 from grkd.files import digest, read_json, write_json
 from grkd.lists.best import keep_best
@@ -84,48 +84,26 @@ def _as_written(context: RankContext) -> Finals:
 
 
 def _searched(context: RankContext, processes: int, deadline: float | None) -> Finals:
-    """Final runs with the best settings per method. Methods with an unfinished search, or whose trials all failed, are
-    omitted."""
-    recipe, main = context.recipe, context.run.ranks.is_main_process
-    studies = {method.label: study_of(context, method.label) for method in recipe.methods} if main else {}
-    by = metric(context)
-
-    def note() -> None:
-        if main:
-            found = [record for study in studies.values() for record in study.records(metric=by)]
-            write_json(context.run.path / "search.json", found)
-
-    def failed(job: StudentJob, reason: str) -> None:
-        if main and job.trial is not None and studies[job.method.label].is_running(job.trial):
-            studies[job.method.label].tell(job.trial, failure=reason)
-
-    def next_trials(label: str) -> list[Trial]:
-        return context.run.from_main(lambda: studies[label].next())
-
-    while True:
-        trials = [(method, trial) for method in recipe.methods for trial in next_trials(method.label)]
-        jobs = [job_at(context, method, trial.settings, trial.number) for method, trial in trials]
-        if not jobs:
-            break
-        _train(jobs, processes, deadline, description="search", failed=failed, note=note)
-        if deadline is not None and time.time() > deadline:
-            break
-    note()
-    return _finals_of(context, studies)
-
-
-def _finals_of(context: RankContext, studies: Mapping[str, Study]) -> Finals:
-    found = {}
-    for method in context.recipe.methods:
-
-        def best(label: str = method.label) -> Trial | None:
-            return studies[label].best()
-
-        trial = context.run.from_main(best)
-        if trial is not None:
-            chosen = job_at(context, method, trial.settings, None)
-            found[method.label] = [replace(chosen, seed=seed) for seed in context.recipe.seeds]
-    return found
+    """Final runs with the best settings per method that has a best trial."""
+    recipe = context.recipe
+    main = context.run.ranks.is_main_process
+    found = best_trials(
+        context.run,
+        {method.label: study_of(context, method.label) for method in recipe.methods} if main else {},
+        recipe.methods,
+        metric=metric(context),
+        job_of=lambda method, trial: job_at(context, method, trial.settings, trial.number),
+        train=lambda jobs, failed, note: _train(
+            jobs, processes, deadline, description="search", failed=failed, note=note
+        ),
+        deadline=deadline,
+    )
+    finals = {}
+    for method in recipe.methods:
+        if method.label in found:
+            chosen = job_at(context, method, found[method.label].settings, None)
+            finals[method.label] = [replace(chosen, seed=seed) for seed in recipe.seeds]
+    return finals
 
 
 def _run_finals(context: RankContext, finals: Finals, processes: int, deadline: float | None) -> None:
