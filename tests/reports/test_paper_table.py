@@ -249,8 +249,12 @@ def test_mistakes_are_one_line(tmp_path: Path, runs: list[str]) -> None:
     (tmp_path / "empty").mkdir()
     broken = tmp_path / "broken" / "gsm8k"
     broken.mkdir(parents=True)
+    deep = tmp_path / "deep" / "home" / "me" / "runs" / "gsm8k"  # a disk is not searched
+    deep.mkdir(parents=True)
+    (deep / "result.json").write_text("{}")
     cases = [
         ([str(tmp_path / "absent")], "no such folder; give an output of `grkd eval`, or LABEL=FOLDER"),
+        ([str(tmp_path / "deep")], "no evaluation.json and no TASK/result.json in it"),
         ([str(tmp_path / "empty")], "no evaluation.json and no TASK/result.json in it"),
         (
             [*runs, str(results(tmp_path / "again", "grkd", VALUES["grkd"]))],

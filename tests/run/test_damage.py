@@ -162,7 +162,11 @@ def test_verify_finds_what_a_rerun_may_not_hash(
 def test_verify_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", str(tmp_path / "none")]) == 2
     assert cli.main(["verify", str(tmp_path)]) == 2
-    assert "no stage of a run is in it" in capsys.readouterr().err
+    deep = tmp_path / "home" / "me" / "runs" / "mine" / "score"
+    deep.mkdir(parents=True)
+    (deep / "manifest.json").write_text("{}")
+    assert cli.main(["verify", str(tmp_path)]) == 2, "a disk is not searched for runs"
+    assert capsys.readouterr().err.count("no stage of a run is in it") == 2
 
 
 def test_stages_of_earlier_versions_have_no_digests(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

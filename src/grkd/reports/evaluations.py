@@ -107,7 +107,8 @@ def _named(run: str) -> tuple[str | None, Path]:
 
 def _in(folder: Path) -> list[Evaluation]:
     found = []
-    for path in sorted([*folder.rglob("evaluation.json"), *folder.rglob("result.json")]):
+    names = [f"{depth}{name}" for depth in ("", "*/", "*/*/", "*/*/*/") for name in ("evaluation.json", "result.json")]
+    for path in sorted(path for name in names for path in folder.glob(name)):
         aside = any(part.endswith((".old", ".partial")) for part in path.relative_to(folder).parts)
         if aside or (path.name == "result.json" and (path.parent.parent / "evaluation.json").is_file()):
             continue

@@ -64,7 +64,8 @@ def verify(run: Path, *, repair: bool = False) -> int:
 
 def _stages(run: Path) -> list[Path]:
     """Folders of finished stages, those of `<stage>.old` and the like left out."""
-    found = [path.parent for path in run.rglob(MANIFEST)]
+    # A stage lies at most two folders deep (train/<student>), in a folder of runs three: no walk over a whole disk.
+    found = [path.parent for depth in ("*", "*/*", "*/*/*") for path in run.glob(f"{depth}/{MANIFEST}")]
     return sorted(path for path in found if not any(part.endswith(_ASIDE) for part in path.relative_to(run).parts))
 
 
