@@ -20,8 +20,8 @@ _OPERATIONAL = ("url", "tolerance_nats", "key_env", "concurrency", "timeout_seco
 
 
 def served_teacher(context: LanguageContext, name: str) -> ServedTeacher:
-    """The teacher, opened. Its answers lie in the run's folder teacher/<name>, outside the stages: a stage that is
-    made again asks nothing again. Raises UserError for a server that cannot be used."""
+    """The teacher, opened. Its answers lie in the run's folder teacher/<name>, outside the stages: a stage that
+    is rebuilt asks nothing twice. Raises UserError for a server that cannot be used."""
     spec = context.models.served
     assert spec is not None
     own = context.models.teacher_tokenizer

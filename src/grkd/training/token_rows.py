@@ -1,4 +1,4 @@
-"""Rows of response tokens from a model and a batch, padded or packed: one row a token, item by item."""
+"""Rows of response tokens from a model and a batch, padded or packed: one row per token, item by item."""
 
 from concurrent.futures import Future
 from typing import Any
