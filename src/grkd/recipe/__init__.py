@@ -1,37 +1,26 @@
-"""A run, as typed dataclasses (`_tree`), read strictly from YAML and `key=value` words (`read`) and written back."""
+"""A run, as typed dataclasses (a file per task), read strictly from YAML and `key=value` arguments and written back."""
 
-from grkd.recipe._read import read
-from grkd.recipe._reference import reference
-from grkd.recipe._teachers import rankers_of, shows_tokens, weights_of
-from grkd.recipe._tree import (
-    ClassifierData,
-    ClassifierEvaluation,
-    ClassifierModel,
-    ClassifierRecipe,
+from grkd.recipe._classifier import ClassifierData, ClassifierEvaluation, ClassifierModel, ClassifierRecipe, Lockstep
+from grkd.recipe._language import (
     LanguageEvaluation,
     LanguageRecipe,
-    Lockstep,
     Lora,
-    Method,
     Mixture,
     Model,
     Prompts,
-    RankData,
-    RankEvaluation,
-    RankRecipe,
-    RankStudent,
-    RankTeacher,
-    Recipe,
     Responses,
     Score,
-    Search,
-    Section,
     SelfTeacher,
     ServedModel,
     Student,
     Teacher,
-    Training,
 )
+from grkd.recipe._rank import RankData, RankEvaluation, RankRecipe, RankStudent, RankTeacher
+from grkd.recipe._read import read
+from grkd.recipe._recipe import Recipe
+from grkd.recipe._reference import reference
+from grkd.recipe._sections import Method, Search, Section, Training
+from grkd.recipe._teachers import rankers_of, shows_tokens, weights_of
 from grkd.recipe._write import dump, schema, to_plain
 
 __all__ = [

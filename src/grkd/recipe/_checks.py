@@ -7,10 +7,13 @@ from typing import Any
 from grkd import objectives
 from grkd.data.conversation import SET_BY_US
 from grkd.errors import UserError
+from grkd.recipe._classifier import ClassifierRecipe
+from grkd.recipe._language import LanguageRecipe, Prompts, Responses, Score, Student
 from grkd.recipe._managed import managed
 from grkd.recipe._paths import path_mistakes
+from grkd.recipe._rank import RankRecipe
+from grkd.recipe._recipe import Recipe
 from grkd.recipe._teachers import asked_of_teacher, rankers_of, teacher_mistakes
-from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, Prompts, RankRecipe, Recipe, Responses, Score, Student
 from grkd.recipe._words import KeyPath, Problem
 
 

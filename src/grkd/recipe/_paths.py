@@ -6,7 +6,8 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from grkd.recipe._tree import BUILT_IN_NETWORKS, IsPath
+from grkd.recipe._classifier import BUILT_IN_NETWORKS
+from grkd.recipe._sections import IsPath
 from grkd.recipe._words import KeyPath, Problem, got
 
 Part = TypeVar("Part")

@@ -13,9 +13,12 @@ from grkd.errors import UserError
 from grkd.files import read_text
 from grkd.recipe import _methods, _yaml
 from grkd.recipe._checks import checks_of_methods, cross_checks
+from grkd.recipe._classifier import ClassifierRecipe
+from grkd.recipe._language import LanguageRecipe
 from grkd.recipe._paths import placed
+from grkd.recipe._rank import RankRecipe
+from grkd.recipe._recipe import Recipe
 from grkd.recipe._secrets import INSTEAD, secrets
-from grkd.recipe._tree import ClassifierRecipe, LanguageRecipe, RankRecipe, Recipe
 from grkd.recipe._words import (
     KeyPath,
     Problem,

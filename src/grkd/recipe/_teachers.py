@@ -6,7 +6,7 @@ from typing import Any
 from grkd import objectives
 from grkd.endpoint.client import base_url
 from grkd.errors import UserError
-from grkd.recipe._tree import LanguageRecipe, Model, SelfTeacher, ServedModel, Teacher
+from grkd.recipe._language import LanguageRecipe, Model, SelfTeacher, ServedModel, Teacher
 from grkd.recipe._words import KeyPath, Problem
 
 _NEED_LOG_PROBS = ("log_prob", "choice", "calibrated")  # rankers

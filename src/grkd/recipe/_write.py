@@ -8,7 +8,8 @@ from pydantic import Field, TypeAdapter
 
 from grkd import objectives
 from grkd.recipe import _yaml
-from grkd.recipe._tree import Combine, Method, Recipe, Section, Training
+from grkd.recipe._recipe import Recipe
+from grkd.recipe._sections import Combine, Method, Section, Training
 
 
 def to_plain(section: Section) -> dict[str, Any]:

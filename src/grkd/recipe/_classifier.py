@@ -1,0 +1,107 @@
+"""The recipe of a classifier: every key that it may have, its type and its default."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from grkd.recipe._sections import (
+    Count,
+    Device,
+    Epochs,
+    FilePath,
+    Fraction,
+    Method,
+    NetworkPath,
+    Search,
+    Section,
+    Seed,
+    Training,
+)
+
+BUILT_IN_NETWORKS = ("mlp", "cnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierModel(Section):
+    """A classifier: "mlp" or "cnn" (built in), "package.module:factory", a transformers hub name or folder."""
+
+    model: NetworkPath
+    options: dict[str, Any] = field(default_factory=dict)  # of the built-in network or the factory
+    training: Training | None = None  # of the teacher: train it first on the labels; None: it is loaded as it is
+    weights: FilePath | None = None  # a safetensors file for built-in networks and factories
+
+    @property
+    def has_factory(self) -> bool:
+        """Built in, or made by a factory: no transformers model."""
+        return self.model in BUILT_IN_NETWORKS or (":" in self.model and "/" not in self.model)
+
+
+CifarLabels = Literal["clean", "aggregate", "random1", "random2", "random3", "worst"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierData(Section):
+    """One of: `dataset` (digits is built in, of the others the user gives the `folder`: see grkd.data.known_sets),
+    `train` (CSV or JSONL of text and label), `image_folder` (class/file)."""
+
+    dataset: Literal["digits", "cifar10", "tiny_imagenet32", "banking77", "clinc150"] | None = None
+    folder: FilePath | None = None  # of a dataset that is not built in
+    labels: CifarLabels = "clean"  # cifar10: the students' training labels; others are people's, with their mistakes
+    teacher_labels: CifarLabels | None = None  # cifar10: the teacher's; null: the same
+    train: FilePath | None = None
+    heldout: FilePath | None = None
+    image_folder: FilePath | None = None  # with train/ and heldout/ inside, or one folder a class
+    text: str = "text"  # column names
+    label: str = "label"
+    features: Literal["tokens", "tfidf"] = "tokens"  # how text reaches networks that are no transformers models
+    image_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    max_tokens: Count = 128
+    limit: Count | None = None  # use only this many training examples (drawn with the seed, classes in their shares)
+    copies: Annotated[int, Field(ge=0, le=10_000)] = (
+        0  # texts: of each, with words left out, which the teacher scores too
+    )
+    word_dropout: Fraction = 0.2  # how likely a word is left out of a copy
+    student_limit: Count | None = None  # students see only this many of them, drawn anew for each seed; the teacher all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation(Section):
+    """groups: name -> classes that look alike, such as breeds of dog; accuracy is also measured inside each."""
+
+    batch_size: Count = 256
+    groups: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lockstep(Section):
+    """How networks on data in memory are trained: on the device, several students together on the same batches."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Fraction = 0.9  # of sgd, Nesterov's
+    augment: bool = False  # images: random crops (after padding by 4 pixels) and flips, which the teacher sees too
+    students: Count = 16  # trained together, at most
+    search_epochs: Epochs | None = None  # of a trial; null: as training
+    prune: bool = True  # half-way, trials below the median of those that have ended stop
+    teachers: FilePath | None = None  # folder where trained teachers are kept for other recipes; null: the output
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe(Section):
+    """Distil a classifier."""
+
+    task: Literal["classifier"]
+    output: FilePath
+    teacher: ClassifierModel
+    student: ClassifierModel
+    data: ClassifierData
+    methods: list[Method]
+    title: str | None = None
+    seeds: list[Seed] = field(default_factory=lambda: [0])
+    device: Device = "auto"
+    training: Training = field(default_factory=Training)
+    evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)
+    search: Search | None = None
+    lockstep: Lockstep = field(default_factory=Lockstep)
+    keep: Literal["best", "all"] = "best"  # in best/: the best student; all: each method's best seed, too
