@@ -1,5 +1,6 @@
 """Many towers at once: one product of all their words' weights, and one call of an objective for all that share it."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,14 @@ SCALE, DIMENSIONS, BATCH = 20.0, 64, 32
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """One student: its method with options, its learning rate, and which teacher it learns from."""
+    """One student: its method with options, its learning rate, and which teacher it learns from.
 
-    label: str
+    scale: multiplies its scores before the loss.
+    """
+
     method: str
     options: dict[str, Any]
+    scale: float = 1.0
     learning_rate: float
     kind: str
 
@@ -43,31 +47,43 @@ def trained(
     *,
     queries: np.ndarray,
     steps: int,
-    seed: int,
+    seeds: Sequence[int],
     device: torch.device,
 ) -> Tensor:
-    """Weights of the words, [words, towers, dimensions], after `steps` of Adam on the same batches.
+    """Weights of the words, [seeds, words, towers, dimensions], after `steps` of Adam.
 
-    The towers start equal: random words times their rarity. Rates: linear warm-up over a tenth, then a cosine to 0.
+    The towers of a seed start equal (random words times their rarity) and see the same batches.
+    Rates: linear warm-up over a tenth, then a cosine to 0.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     rarity = torch.from_numpy(lists.rarity).unsqueeze(-1)
-    first = torch.randn(len(rarity), DIMENSIONS, generator=generator) / DIMENSIONS**0.5 * rarity
-    weights = first.to(device).unsqueeze(1).repeat(1, len(towers), 1).requires_grad_()
+    first = torch.stack([torch.randn(len(rarity), DIMENSIONS, generator=own) for own in generators])
+    first = (first / DIMENSIONS**0.5 * rarity).to(device)
+    weights = first.unsqueeze(2).repeat(1, 1, len(towers), 1).requires_grad_()
     moments = torch.zeros_like(weights), torch.zeros_like(weights)
-    rates = torch.tensor([tower.learning_rate for tower in towers], device=device).view(1, -1, 1)
+    rates = torch.tensor([tower.learning_rate for tower in towers], device=device).view(-1, 1)
     groups = _grouped(towers)
-    order: list[int] = []
+    orders: list[list[int]] = [[] for _ in seeds]
     for step in range(steps):
-        if len(order) < BATCH:
-            order += torch.randperm(len(queries), generator=generator).tolist()
-        chosen, order = queries[order[:BATCH]], order[BATCH:]
-        scores = _scores(lists, chosen, weights, device)
+        chosen = [_batch(order, queries, own) for order, own in zip(orders, generators, strict=True)]
+        scores = torch.stack(
+            [_scores(lists, one, own, device) for one, own in zip(chosen, weights.unbind(0), strict=True)]
+        )
         progress = schedules.progress_at(step, steps)
-        losses = [_loss(scores, group, towers, teachers, chosen, progress) for group in groups]
-        (gradient,) = torch.autograd.grad(torch.cat(losses).sum(), weights)
+        rows = torch.from_numpy(np.stack(chosen))
+        loss = torch.stack([_loss(scores, group, towers, teachers, rows, progress) for group in groups]).sum()
+        (gradient,) = torch.autograd.grad(loss, weights)
         _adam(weights, gradient, moments, rates * _rate(step, steps), step)
     return weights.detach()
+
+
+def _batch(order: list[int], queries: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """The next queries of a seed; `order` is what is left of its epoch."""
+    if len(order) < BATCH:
+        order += torch.randperm(len(queries), generator=generator).tolist()
+    chosen = queries[order[:BATCH]]
+    del order[:BATCH]
+    return chosen
 
 
 def ndcg10(lists: ListSet, weights: Tensor, queries: np.ndarray, *, device: torch.device) -> np.ndarray:
@@ -76,19 +92,19 @@ def ndcg10(lists: ListSet, weights: Tensor, queries: np.ndarray, *, device: torc
     Over the query's pool or, without one, all documents. Linear gain, as trec_eval.
     """
     found = []
-    documents = None if lists.pool.shape[1] else _dense(lists.documents, device)
+    documents = None if lists.pool.shape[1] else _words(lists.documents, device)
     for part in torch.arange(weights.shape[1]).split(max(1, (1 << 30) // (4 * lists.documents.shape[0] * DIMENSIONS))):
         own = weights[:, part[0] : part[-1] + 1]
         offered = None if documents is None else _embedded(documents, own)
         columns = []
         for rows in np.array_split(queries, max(1, len(queries) // 64)):
-            asked = _embedded(_dense(lists.queries[rows], device), own)
+            asked = _embedded(_words(lists.queries[rows], device), own)
             grades = torch.from_numpy(lists.grades[rows]).to(device).float()
             if offered is not None:
                 scores = torch.einsum("qnd,cnd->nqc", asked, offered)
             else:
                 used, place = np.unique(lists.pool[rows].clip(0), return_inverse=True)
-                of_pool = _embedded(_dense(lists.documents[used], device), own)
+                of_pool = _embedded(_words(lists.documents[used], device), own)
                 scores = torch.einsum("qnd,qcnd->nqc", asked, of_pool[torch.from_numpy(place.reshape(grades.shape))])
             columns.append(_ndcg(scores, grades).cpu())
         found.append(torch.cat(columns, -1))
@@ -109,8 +125,8 @@ def _ndcg(scores: Tensor, grades: Tensor, k: int = 10) -> Tensor:
 def _scores(lists: ListSet, chosen: np.ndarray, weights: Tensor, device: torch.device) -> Tensor:
     """[towers, queries, candidates] of a batch."""
     used, place = np.unique(lists.candidates[chosen], return_inverse=True)
-    asked = _embedded(_dense(lists.queries[chosen], device), weights)
-    offered = _embedded(_dense(lists.documents[used], device), weights)
+    asked = _embedded(_words(lists.queries[chosen], device), weights)
+    offered = _embedded(_words(lists.documents[used], device), weights)
     place = torch.from_numpy(place.reshape(len(chosen), -1)).to(device)
     return SCALE * torch.einsum("qnd,qcnd->nqc", asked, offered[place])
 
@@ -134,32 +150,30 @@ def _loss(
     group: Sequence[int],
     towers: Sequence[Tower],
     teachers: dict[str, Teacher],
-    chosen: np.ndarray,
+    rows: Tensor,
     progress: float,
 ) -> Tensor:
-    """The loss of each tower of a group: rows of all of them in one call, divided by the rows of a batch."""
+    """Sum of the losses of a group's towers, each a mean over its batch: scores [seeds, towers, queries, candidates].
+
+    One call of the objective has the rows of all seeds and towers. rows: the queries' numbers, [seeds, queries].
+    """
     tower = towers[group[0]]
     objective = objectives.load(tower.method, **tower.options)
     given = [teachers[towers[number].kind] for number in group]
-    rows = torch.from_numpy(chosen)
     heard = [one.scores if objective.least_teacher == "scores" else one.order for one in given]
+
+    def of_batch(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([value[rows] for value in values], 1).flatten(0, 2).to(scores.device)
+
     votes = None
     if tower.kind == "votes":
         shares, weights = zip(*(one.votes for one in given if one.votes is not None), strict=True)
-        votes = Votes(
-            targets=torch.cat([one[rows] for one in shares]).to(scores.device),
-            weights=torch.cat([one[rows] for one in weights]).to(scores.device),
-        )
-    terms = objective.terms(
-        Batch(
-            student=scores[list(group)].flatten(0, 1),
-            teacher=torch.cat([one[rows] for one in heard]).to(scores.device),
-            progress=progress,
-            votes=votes,
-        )
-    )
-    parts = [term.weight * torch.where(term.counted, term.rows, 0.0).view(len(group), -1).mean(-1) for term in terms]
-    return torch.stack(parts).sum(0)
+        votes = Votes(targets=of_batch(shares), weights=of_batch(weights))
+    scales = torch.tensor([towers[number].scale for number in group], device=scores.device).view(-1, 1, 1)
+    student = (scores[:, list(group)] * scales).flatten(0, 2)
+    terms = objective.terms(Batch(student=student, teacher=of_batch(heard), progress=progress, votes=votes))
+    total = [term.weight * torch.where(term.counted, term.rows, 0.0).sum() for term in terms]
+    return torch.stack(total).sum() / rows.shape[-1]
 
 
 def _rate(step: int, steps: int) -> float:
@@ -179,5 +193,10 @@ def _adam(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rat
     weights.sub_(first.div(size).mul_(rates / (1 - 0.9 ** (step + 1))))
 
 
-def _dense(words: csr_matrix, device: torch.device) -> Tensor:
-    return torch.from_numpy(words.toarray()).to(device)
+def _words(words: csr_matrix, device: torch.device) -> Tensor:
+    """Words of texts as a matrix: sparse on a CPU; a GPU is faster with all the zeros."""
+    parts = (torch.from_numpy(part) for part in (words.indptr, words.indices, words.data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls this layout "beta"
+        found = torch.sparse_csr_tensor(*parts, size=words.shape, check_invariants=False).to(device)
+        return found if device.type == "cpu" else found.to_dense()

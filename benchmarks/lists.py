@@ -5,15 +5,17 @@
     python -m benchmarks.lists keep OUT      # figures -> benchmarks/results/lists/
     python -m benchmarks.lists table         # benchmarks/results/lists/ -> docs/results-lists.md
 
-Students: towers of 64 dimensions on words, trained together (benchmarks/_lists_towers.py). Every method has 12 trials:
-its whole grid of 3 learning rates and 4 settings, measured by NDCG@10 on validation queries, which neither students
-nor teacher were trained on; then five seeds at the best settings, measured on the test queries.
+Students: towers of 64 dimensions on words, trained together (benchmarks/_lists_towers.py). Every method has 12 trials
+over learning rates and one setting (benchmarks/_lists_search.py: a coarse pass, then around its best), measured by
+NDCG@10 on validation queries, which neither students nor teacher were trained on; then five seeds at the best
+settings, measured on the test queries. A set that is on disk already is left as it is.
 """
 
 import argparse
-import itertools
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +24,60 @@ import torch
 
 from benchmarks import lists_table
 from benchmarks._lists_data import KINDS, SETS, ListSet, counts, load, prepared, said
+from benchmarks._lists_search import RATES, SETTINGS, TRIALS, Point, first_points, next_points, settled
 from benchmarks._lists_towers import Teacher, Tower, ndcg10, trained
+from grkd import objectives
 from grkd.files import read_json, write_json, write_text
 from grkd.rankers.combine import votes
 from grkd.run.folder import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "lists", ROOT / "docs" / "results-lists.md"
-RATES = (0.003, 0.01, 0.03)
-# label -> method, fixed options, and the option that the search sets.
-METHODS: dict[str, tuple[str, dict[str, Any], str, tuple[Any, ...]]] = {
-    "grkd": ("grkd", {"preset": "lists"}, "pairs.tau", (0.5, 1.0, 2.0, 4.0)),
-    "kd": ("kd", {}, "temperature", (0.5, 1.0, 2.0, 4.0)),
-    "kd_z": ("kd", {"standardize": True}, "temperature", (0.25, 0.5, 1.0, 2.0)),
-    "dist": ("dist", {"intra_class_weight": 0.0, "label_weight": 0.0}, "temperature", (0.5, 1.0, 2.0, 4.0)),
-    "margin_mse": ("margin_mse", {"pairs": "all"}, "scale", (0.5, 1.0, 2.0, 4.0)),
-    "ranknet": ("ranknet", {}, "sigma", (0.25, 0.5, 1.0, 2.0)),
-    "lambdaloss": ("lambdaloss", {}, "sigma", (0.25, 0.5, 1.0, 2.0)),
-    "pld": ("pld", {"label_first": False}, "temperature", (0.5, 1.0, 2.0, 4.0)),
-    "plackett_luce": ("plackett_luce", {}, "tau", (0.5, 1.0, 2.0, 4.0)),
-    "plackett_luce_top5": ("plackett_luce", {"top_k": 5}, "tau", (0.5, 1.0, 2.0, 4.0)),
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method, its fixed options, the option that is searched, and its first two values.
+
+    scale: the option does no more than divide (-1) or multiply (1) the student's scores. Towers with different values
+    of it then share one call of the loss, on scores that are scaled before.
+    """
+
+    method: str
+    fixed: dict[str, Any]
+    option: str
+    first: tuple[float, float]
+    scale: int = 0
+
+    def options(self, value: float) -> dict[str, Any]:
+        return {**self.fixed, self.option: value}
+
+
+_UNLABELLED = {"intra_class_weight": 0.0, "label_weight": 0.0}
+METHODS: dict[str, Entry] = {
+    "grkd": Entry("grkd", {"preset": "lists"}, "pairs.tau", (1.0, 4.0), -1),
+    "kd": Entry("kd", {}, "temperature", (1.0, 4.0)),
+    "kd_z": Entry("kd", {"standardize": True}, "temperature", (0.5, 2.0)),
+    "dist": Entry("dist", _UNLABELLED, "temperature", (1.0, 4.0)),
+    "margin_mse": Entry("margin_mse", {"pairs": "all"}, "scale", (1.0, 4.0)),
+    "ranknet": Entry("ranknet", {}, "sigma", (0.25, 1.0), 1),
+    "lambdaloss": Entry("lambdaloss", {}, "sigma", (0.25, 1.0), 1),
+    "pld": Entry("pld", {"label_first": False}, "temperature", (1.0, 4.0)),
+    "plackett_luce": Entry("plackett_luce", {}, "tau", (1.0, 4.0), -1),
+    "plackett_luce_top5": Entry("plackett_luce", {"top_k": 5}, "tau", (1.0, 4.0), -1),
 }
+Line = tuple[str, str]  # label of a method, kind of teacher
 
 
-def tower(label: str, kind: str, value: Any, rate: float) -> Tower:
-    method, fixed, option, _ = METHODS[label]
-    return Tower(label=label, method=method, options={**fixed, option: value}, learning_rate=rate, kind=kind)
+def tower(line: Line, point: Point) -> Tower:
+    entry, value = METHODS[line[0]], SETTINGS[point[1]]
+    return Tower(
+        method=entry.method,
+        options=entry.fixed if entry.scale else entry.options(value),
+        scale=value**entry.scale,
+        learning_rate=RATES[point[0]],
+        kind=line[1],
+    )
 
 
 def teachers(lists: ListSet) -> dict[str, Teacher]:
@@ -58,72 +88,86 @@ def teachers(lists: ListSet) -> dict[str, Teacher]:
     return {**found, "votes": Teacher(order=found["two"].order, scores=found["two"].scores, votes=pair)}
 
 
+def lines_of(kinds: Sequence[str]) -> dict[Line, Line]:
+    """Every line of the table -> the one that is trained for it.
+
+    To a method that reads the order alone, scores and warped scores are the full order: it is trained once.
+    """
+    found = {(label, kind): (label, kind) for label in METHODS for kind in kinds}
+    for label, kind in found:
+        entry = METHODS[label]
+        order_alone = objectives.load(entry.method, **entry.fixed).least_teacher != "scores"
+        if order_alone and kind in ("scores", "warped") and "order" in kinds:
+            found[label, kind] = (label, "order")
+    return found | ({("grkd", "votes"): ("grkd", "votes")} if "two" in kinds else {})
+
+
 def run_set(path: Path, out: Path, *, steps: int, seeds: int, device: torch.device, kinds: tuple[str, ...]) -> None:
     """The search and the final runs of one set; what is on disk already is kept."""
     lists, target = load(path), out / f"{path.stem}.json"
     if target.exists():
         print(f"{path.stem}: done before, kept", flush=True)
         return
-    heard, since = teachers(lists), time.time()
-    labels = [(label, kind) for label in METHODS for kind in kinds]
-    labels += [("grkd", "votes")] if "two" in kinds else []
-    tried = [
-        tower(label, kind, value, rate)
-        for label, kind in labels
-        for value, rate in itertools.product(METHODS[label][3], RATES)
-    ]
+    heard, since, lines = teachers(lists), time.time(), lines_of(kinds)
     fit, validation, test = (np.flatnonzero(lists.part == number) for number in range(3))
+    tried: dict[Line, dict[Point, float]] = {line: {} for line in dict.fromkeys(lines.values())}
+    while asked := [
+        (line, point)
+        for line, done in tried.items()
+        for point in next_points(done, first_points(METHODS[line[0]].first))
+    ]:
+        towers = [tower(*one) for one in asked]
+        weights = trained(lists, towers, heard, queries=fit, steps=steps, seeds=[0], device=device)
+        values = np.nanmean(ndcg10(lists, weights[0], validation, device=device), -1)
+        del weights
+        for (line, point), value in zip(asked, values, strict=True):
+            tried[line][point] = float(value)
+        print(f"{path.stem}: {len(asked)} trials, {time.time() - since:.0f} s", flush=True)
+    best = {line: max(done, key=done.__getitem__) for line, done in tried.items()}
+    towers = [tower(*one) for one in best.items()]
     train = np.concatenate([fit, validation])
-    weights = trained(lists, tried, heard, queries=fit, steps=steps, seed=0, device=device)
-    values = np.nanmean(ndcg10(lists, weights, validation, device=device), -1)
-    del weights
-    search = [
-        {
-            "method": one.label,
-            "kind": one.kind,
-            "options": one.options,
-            "rate": one.learning_rate,
-            "value": float(value),
-        }
-        for one, value in zip(tried, values, strict=True)
-    ]
-    print(f"{path.stem}: {len(tried)} trials in {time.time() - since:.0f} s", flush=True)
-    best = [tried[max(_of(tried, *pair), key=values.__getitem__)] for pair in labels]
-    finals = []
-    for seed in range(seeds):
-        weights = trained(lists, best, heard, queries=train, steps=steps, seed=seed, device=device)
-        finals.append(ndcg10(lists, weights, test, device=device))
-        print(f"{path.stem}: seed {seed} after {time.time() - since:.0f} s", flush=True)
-    reached = np.stack(finals)  # [seeds, towers, queries]
-    known = ~np.isnan(reached[0, 0])
-    rows = [
-        {"method": one.label, "kind": one.kind, "options": one.options, "rate": one.learning_rate,
-         "ndcg10": [[round(float(v), 4) for v in seed] for seed in reached[:, number][:, known]]}
-        for number, one in enumerate(best)
-    ]  # fmt: skip
+    weights = trained(lists, towers, heard, queries=train, steps=steps, seeds=range(seeds), device=device)
+    reached = np.stack([ndcg10(lists, own, test, device=device) for own in weights])  # [seeds, towers, queries]
     write_json(target, {
-        "set": path.stem, "counts": counts(lists) | {"test_with_relevant": int(known.sum())}, "steps": steps,
-        "seconds": round(time.time() - since), "search": search, "rows": rows,
-        "teacher": _teacher_value(lists, test),
+        "set": path.stem, "counts": counts(lists), "steps": steps, "trials": TRIALS,
+        "seconds": round(time.time() - since), "environment": environment("python -m benchmarks.lists run"),
+        "search": [_searched(line, done) for line, done in tried.items()],
+        **_rows(lines, best, reached), "teacher": _teacher_value(lists, test),
     })  # fmt: skip
-    for row in rows:
-        print(f"{path.stem} {row['kind']:8} {row['method']:20} {100 * np.mean(row['ndcg10']):6.2f}", flush=True)
+    for (label, kind), own in zip(best, reached.transpose(1, 0, 2), strict=True):
+        print(f"{path.stem} {kind:8} {label:20} {100 * np.nanmean(own):6.2f}", flush=True)
+    print(f"{path.stem}: done after {time.time() - since:.0f} s", flush=True)
+
+
+def _searched(line: Line, done: dict[Point, float]) -> dict[str, Any]:
+    """The trials of a line, and whether its best is at no edge of them."""
+    trials = [[RATES[rate], SETTINGS[setting], round(value, 5)] for (rate, setting), value in done.items()]
+    return {"method": line[0], "kind": line[1], "settled": settled(done), "trials": trials}
+
+
+def _rows(lines: dict[Line, Line], best: dict[Line, Point], reached: np.ndarray) -> dict[str, Any]:
+    """A row per line of the table: the settings it had, and NDCG@10 per seed and query with a relevant document."""
+    known = ~np.isnan(reached[0, 0])
+    places = {line: number for number, line in enumerate(best)}
+    rows = []
+    for (label, kind), source in lines.items():
+        rate, setting = best[source]
+        settings = {"options": METHODS[label].options(SETTINGS[setting]), "rate": RATES[rate]}
+        values = [[round(float(value), 4) for value in seed] for seed in reached[:, places[source]][:, known]]
+        rows.append({"method": label, "kind": kind, "trained": source[1], **settings, "ndcg10": values})
+    return {"rows": rows, "test_with_relevant": int(known.sum())}
 
 
 def keep(folder: Path) -> None:
-    """The figures of a run without places on disk: per query the mean over seeds, per seed the mean over queries."""
+    """The figures of a run for the repository: per query the mean over seeds, per seed the mean over queries."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("*.json")):
         found = read_json(path)
-        for row in found.get("rows", []):
+        for row in found["rows"]:
             seeds = np.array(row["ndcg10"])
             row["by_seed"] = [round(float(value), 5) for value in seeds.mean(1)]
             row["ndcg10"] = [[round(float(value), 4) for value in seeds.mean(0)]]
         write_text(RESULTS / path.name, json.dumps(found, separators=(",", ":")) + "\n")
-
-
-def _of(tried: list[Tower], label: str, kind: str) -> list[int]:
-    return [number for number, one in enumerate(tried) if (one.label, one.kind) == (label, kind)]
 
 
 def _teacher_value(lists: ListSet, test: np.ndarray) -> float | None:
@@ -160,8 +204,6 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
-    if options.action == "run":
-        write_json(out / "environment.json", environment("python -m benchmarks.lists run"))
     for name in options.only.split(","):
         try:
             if options.action == "prepare":

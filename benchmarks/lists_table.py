@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._lists_data import SETS
-from grkd.compare.search import at_edge
 from grkd.files import read_json, write_text
 from grkd.statistics import PairedDifference, holm, paired_bootstrap
 
@@ -27,16 +26,18 @@ A small ranker (words, 64 dimensions) learns from a sentence encoder (all-MiniLM
 query, by what the teacher gives: its scores; scores that a rising function of its own bends for every query (warped);
 the mean of its and BM25's z-scores (two); a full order; its first five or its first candidate against the rest; four
 tiers of an order in which 30 % of the pairs are turned round (noisy tiers). Methods that need scores get
--log(place) where there are none. Every method has 12 trials, its whole grid of 3 learning rates and 4 settings,
-measured on validation queries; figures are NDCG@10 in % on test queries, means of five seeds, over the whole corpus
-(of `wikiqa` over each question's own sentences).
+-log(place) where there are none. Every method has 12 trials over learning rates (half a decade apart) and one setting
+(a factor of 2 apart): six coarse ones, then around the best, measured on validation queries. Figures are NDCG@10 in %
+on test queries, means of five seeds, over the whole corpus (of `wikiqa` over each question's own sentences).
 
 `kd_z` is `kd` on z-scores; `plackett_luce_top5` counts the first five places; without ties `plackett_luce` is ListMLE.
 `pld` ranks ties by index. Bold: the best of its column. `*`: worse than the best, `+`: better than all others (paired
 bootstrap over queries, p < .05 after Holm's correction over the methods of the column)."""
 
-_EDGES = """\
-A better setting may lie beyond an edge: where most picks stand there, the order of the methods is not settled.
+_SETTLED = """\
+A pick is settled if the next lower and higher learning rate and the next lower and higher setting were tried and are
+worse on the validation queries: it stands at no edge. Where scores and warped scores are to a method the full order,
+the pick is counted once.
 
 """
 Values = dict[tuple[str, str], NDArray[np.float64]]  # (method, kind) -> mean over seeds, per query
@@ -44,9 +45,9 @@ Values = dict[tuple[str, str], NDArray[np.float64]]  # (method, kind) -> mean ov
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page; the same results give the same bytes."""
-    found = [read_json(path) for path in sorted(results.glob("*.json")) if path.stem != "environment"]
-    environment = read_json(results / "environment.json")
-    made = f"{environment['date'][:10]}, {environment['gpu'] or environment['cpu']}, PyTorch {environment['torch']}"
+    found = [read_json(path) for path in sorted(results.glob("*.json"))]
+    where = {_where(one["environment"]) for one in found}
+    made = "; ".join(sorted(where))
     parts = [
         "# Small rankers: which method, by what the teacher gives",
         f"Made by `python -m benchmarks.lists table` from benchmarks/results/lists/ ({made}).",
@@ -54,9 +55,15 @@ def write_page(results: Path, page: Path) -> None:
         *_not_measured({one["set"] for one in found}),
         "## Targets\n\n" + targets(found),
         *(f"## {one['set']}\n\n{section(one)}" for one in found),
-        "## Settings at the edge of their range\n\n" + _EDGES + edges(found),
+        "## How settled the search is\n\n" + _SETTLED + settled_picks(found),
     ]
     write_text(page, "\n\n".join(parts) + "\n")
+
+
+def _where(environment: dict[str, Any]) -> str:
+    """Date, hardware and version of a set's run."""
+    machine = environment["gpu"] or environment["cpu"]
+    return f"{environment['date'][:10]}, {machine}, PyTorch {environment['torch']}"
 
 
 def _not_measured(there: set[str]) -> list[str]:
@@ -78,8 +85,8 @@ def section(one: dict[str, Any]) -> str:
     lines = [["", *(KINDS[kind] for kind in shown)], ["---"] + ["---:"] * len(shown)]
     lines += [[f"`{method}`", *(cells[kind].get(method, "-") for kind in shown)] for method in methods]
     notes = [
-        f"{count['train']} training, {count['validation']} validation and {count['test_with_relevant']} test queries, "
-        f"{count['documents']} documents."
+        f"{count['train']} training, {count['validation']} validation and {one['test_with_relevant']} test queries, "
+        f"{count['documents']} documents; {one['steps']} steps of 32 queries."
     ]
     if one["teacher"] is not None:
         notes.append(f"The teacher's own order of its 32 candidates: {100 * one['teacher']:.1f}.")
@@ -131,22 +138,19 @@ def _line(name: str, kind: str, rival: str, test: PairedDifference, outcome: str
     return [name, KINDS[kind], f"`{rival}`", f"{100 * test.difference:+.2f}", interval, f"{test.p:.3f}", outcome]
 
 
-def edges(sets: list[dict[str, Any]]) -> str:
-    """How often each method's best settings stand at an edge: a better one may lie beyond."""
-    found: dict[str, dict[str, int]] = {}
-    for one in sets:
-        for row in one["rows"]:
-            tried = [
-                record for record in one["search"] if (record["method"], record["kind"]) == (row["method"], row["kind"])
-            ]
-            space = {"rate": sorted({record["rate"] for record in tried})}
-            names = {name for record in tried for name, value in record["options"].items() if isinstance(value, float)}
-            space |= {name: sorted({record["options"][name] for record in tried}) for name in names}
-            count = found.setdefault(row["method"], {"picks": 0, "rate": 0, "setting": 0})
-            count["picks"] += 1
-            edge = at_edge(space, {"rate": row["rate"], **row["options"]})
-            count["rate"] += "rate" in edge
-            count["setting"] += any(name != "rate" for name in edge)
-    lines = ["| method | picks | learning rate at an edge | setting at an edge |", "| --- | ---: | ---: | ---: |"]
-    lines += [f"| `{name}` | {one['picks']} | {one['rate']} | {one['setting']} |" for name, one in found.items()]
+def settled_picks(sets: list[dict[str, Any]]) -> str:
+    """Per method: picks, how many are settled, and the learning rates and settings they chose."""
+    lines = ["| method | picks | settled | learning rates | settings |", "| --- | ---: | ---: | --- | --- |"]
+    searched = [one for found in sets for one in found["search"]]
+    for name in dict.fromkeys(one["method"] for one in searched):
+        own = [one for one in searched if one["method"] == name]
+        best = [max(one["trials"], key=lambda trial: float(trial[2])) for one in own]
+        settled = sum(one["settled"] for one in own)
+        ranges = [_range([trial[axis] for trial in best]) for axis in (0, 1)]
+        lines.append(f"| `{name}` | {len(own)} | {settled} | {ranges[0]} | {ranges[1]} |")
     return "\n".join(lines)
+
+
+def _range(values: list[float]) -> str:
+    """Lowest, median and highest."""
+    return f"{min(values):g} to {max(values):g}, median {np.median(values):g}"

@@ -5,13 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.sparse import random as random_sparse
 
 from benchmarks import lists, lists_table
 from benchmarks._lists_data import KINDS, ListSet, said
+from benchmarks._lists_search import TRIALS, beside, first_points, next_points, settled
 from benchmarks._lists_towers import Teacher, _ndcg, trained
-from grkd.files import read_json, write_json
+from grkd import objectives
+from grkd.files import read_json
 from grkd.metrics.retrieval import retrieval_measures
+from grkd.objectives import Batch
 
 
 def a_set(queries: int = 36, documents: int = 30, words: int = 25) -> ListSet:
@@ -38,17 +43,51 @@ def test_towers_trained_together_are_those_trained_alone() -> None:
     found = a_set()
     heard = lists.teachers(found)
     towers = [
-        lists.tower("grkd", "top5", 1.0, 0.01),
-        lists.tower("grkd", "scores", 1.0, 0.03),  # the same call of the objective
-        lists.tower("kd", "scores", 2.0, 0.01),
-        lists.tower("grkd", "votes", 1.0, 0.01),
+        lists.tower(("grkd", "top5"), (3, 7)),
+        lists.tower(("grkd", "scores"), (4, 8)),  # the same call of the objective
+        lists.tower(("kd", "scores"), (3, 8)),
+        lists.tower(("grkd", "votes"), (3, 7)),
     ]
-    options = {"queries": np.arange(12), "steps": 3, "seed": 1, "device": torch.device("cpu")}
-    together = trained(found, towers, heard, **options)
+    options = {"queries": np.arange(12), "steps": 3, "device": torch.device("cpu")}
+    together = trained(found, towers, heard, seeds=[1, 2], **options)
     for number, tower in enumerate(towers):
-        alone = trained(found, [tower], heard, **options)
-        torch.testing.assert_close(together[:, [number]], alone, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(together[:, 0], together[:, 1])
+        for place, seed in enumerate((1, 2)):
+            alone = trained(found, [tower], heard, seeds=[seed], **options)
+            torch.testing.assert_close(together[[place]][:, :, [number]], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together[:, :, 0], together[:, :, 1])
+    assert not torch.allclose(together[0], together[1])
+
+
+@pytest.mark.parametrize("label", [label for label, entry in lists.METHODS.items() if entry.scale])
+def test_an_option_that_scales_the_scores_is_taken_out_of_the_loss(label: str) -> None:
+    entry, value = lists.METHODS[label], 2.0
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(3, 6, generator=generator) for _ in range(2))
+    batches = Batch(student=student, teacher=teacher), Batch(student=student * value**entry.scale, teacher=teacher)
+    options = entry.options(value), entry.fixed
+    rows = [
+        objectives.load(entry.method, **own).terms(batch)[0].rows for own, batch in zip(options, batches, strict=True)
+    ]
+    torch.testing.assert_close(*rows)
+
+
+@given(st.tuples(st.integers(2, 7), st.integers(4, 12)), st.floats(0.1, 3))
+def test_the_search_spends_its_trials_around_the_best(peak: tuple[int, int], slope: float) -> None:
+    def value(point: tuple[int, int]) -> float:
+        return -abs(point[0] - peak[0]) - slope * abs(point[1] - peak[1])
+
+    done: dict[tuple[int, int], float] = {}
+    first = first_points((1.0, 4.0))
+    while asked := next_points(done, first):
+        assert not set(asked) & set(done)
+        done |= {point: value(point) for point in asked}
+    assert len(done) == TRIALS
+    assert set(first) <= set(done)
+    best = max(done, key=done.__getitem__)
+    assert settled(done) == (set(beside(best)) <= set(done))
+    if peak in ((4, 8), (3, 8), (4, 9)):  # within a step of a coarse point: found, with all that is beside it
+        assert best == peak
+        assert settled(done)
 
 
 def test_ndcg_is_that_of_ir_measures() -> None:
@@ -84,11 +123,11 @@ def test_a_run_is_kept_and_its_page_has_every_set(tmp_path: Path, monkeypatch: p
     options = {"steps": 1, "seeds": 2, "device": torch.device("cpu"), "kinds": ("scores", "top5")}
     lists.run_set(tmp_path / "tiny.npz", tmp_path, **options)
     found = read_json(tmp_path / "tiny.json")
-    assert len(found["search"]) == 3 * 2 * 12
+    assert all(len(one["trials"]) == TRIALS for one in found["search"])
+    assert found["environment"]["torch"] == torch.__version__
     assert {(row["method"], row["kind"]) for row in found["rows"]} == {
         (method, kind) for method in lists.METHODS for kind in ("scores", "top5")
     }
-    write_json(tmp_path / "environment.json", {"date": "2026-11-28", "gpu": None, "cpu": "two cores", "torch": "2"})
     lists_table.write_page(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert "## tiny" in page
