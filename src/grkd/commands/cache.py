@@ -14,7 +14,7 @@ Build, describe or check a cache of ranks: at every response token the teacher's
   grkd cache verify runs/cache                                # exit status 1 if a file is damaged
 
 A build runs the recipe's prepare and respond stages first. The same command again goes on where it was killed.
-Train from it with GRKDTrainer(teacher_cache="runs/cache"), methods kd and grkd.
+Train from it with `teacher: {cache: runs/cache}` in a recipe, or GRKDTrainer(teacher_cache="runs/cache").
 """
 
 

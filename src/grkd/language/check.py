@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from grkd.errors import UserError
+from grkd.language.cached import check_cache
 from grkd.language.lora import adapted
 from grkd.models.cut import check_layers, fresh
 from grkd.models.load import known_config, quiet
@@ -20,6 +21,7 @@ def check_language(recipe: LanguageRecipe) -> None:
     What only a config tells (layers, top_k, LoRA's modules) is looked at where the config is at hand.
     """
     check(recipe.training)
+    check_cache(recipe)
     _check_models(recipe)
 
 

@@ -1,5 +1,6 @@
 """The models of a language run: made once in the prepare stage, loaded from there by the others."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from grkd.models.load import check_same_vocabulary, context_length, load_languag
 from grkd.models.save import save_student
 from grkd.models.shard import shard
 from grkd.ranks import ranks
-from grkd.recipe import LanguageRecipe, Method, Model, ServedModel, Student, shows_tokens, weights_of
+from grkd.recipe import CachedTeacher, LanguageRecipe, Method, Model, ServedModel, Student, shows_tokens, weights_of
 from grkd.run.device import device, dtype
 from grkd.run.folder import RunFolder
+from grkd.teacher.rank_cache import RankCache
 
 _NO_LIMIT = 1 << 20  # context of a model whose config names none
 
@@ -77,6 +79,12 @@ class LanguageModels:
     def served(self) -> ServedModel | None:
         """The teacher's section if it is behind a server."""
         return self.recipe.teacher if isinstance(self.recipe.teacher, ServedModel) else None
+
+    @cached_property
+    def cached(self) -> RankCache | None:
+        """The cache of ranks that takes the teacher's place."""
+        teacher = self.recipe.teacher
+        return RankCache(Path(teacher.cache)) if isinstance(teacher, CachedTeacher) else None
 
     @property
     def tokens_cross(self) -> bool:

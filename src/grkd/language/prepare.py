@@ -16,6 +16,7 @@ from grkd.data.tables import write_table
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.files import write_json
+from grkd.language.cached import check_tokens
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS, check_answers, check_choice, data_examples, from_data, groups_from_data
 from grkd.language.served import teacher_identity
@@ -50,6 +51,7 @@ def prepare(context: LanguageContext) -> Path:
         _say_what_is_shared(found)
         console.print("loading teacher and student")
         context.models.make(work)
+        check_tokens(context)
         check(context.recipe.training, context.recipe.methods, context.models.numbers_in(work)["vocabulary"])
         encoded = _Encoded(context, context.models.numbers_in(work))
         for split, example in found:

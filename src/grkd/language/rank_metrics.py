@@ -16,6 +16,7 @@ from grkd.metrics.rank_measures import against_teacher, response_measures
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered
 from grkd.statistics import bootstrap_interval
+from grkd.teacher.cached_teacher import token_measures
 from grkd.training import LanguageRows
 from grkd.training.fresh_groups import moved
 
@@ -43,7 +44,9 @@ def rank_metrics(
     Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
     teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
     """
-    tokens = context.models.tokens_cross
+    ranks = context.models.cached
+    measures = MEASURED if ranks is None else token_measures(ranks)
+    tokens = context.models.tokens_cross and bool(measures)
     rows = language_rows(context, groups, teacher=tokens)
     rows.to(context.models.device)
     own: list[_Part] = []
@@ -57,7 +60,7 @@ def rank_metrics(
     metrics: dict[str, Any] = {}
     if tokens:
         numbers = np.concatenate([part.prompts for part in parts])
-        for metric in parts[0].tokens:
+        for metric in (each for each in parts[0].tokens if each in measures):
             values = np.concatenate([part.tokens[metric] for part in parts])
             metrics[metric] = bootstrap_interval(values, groups=numbers).as_json()
     if any(len(group.items) > 1 for group in groups):

@@ -14,6 +14,7 @@ from grkd.data.tables import read_metadata, read_table, write_table
 from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import write_json
+from grkd.language.cached import CachedSampler
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.sampling import Sampler, samplers
@@ -119,7 +120,7 @@ class _Answers:
         self.stops = set(context.models.numbers["stop_ids"])
         self.quotas = _quotas(self.settings)
         self.shares = shared_out(self.settings.candidates or self.settings.n, self.quotas)
-        self.samplers: dict[str, Sampler | ServedSampler] = samplers(context, self.shares, prompts)
+        self.samplers: dict[str, Sampler | ServedSampler | CachedSampler] = samplers(context, self.shares, prompts)
         self.teacher = getattr(self.samplers.get("teacher"), "model", None)
 
     def __call__(

@@ -14,6 +14,7 @@ from grkd.language.fresh import fresh_groups, method_panel
 from grkd.objectives import Objective
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder
+from grkd.teacher.cached_teacher import DenseScores
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.teacher.stored_scores import TopKScores
 from grkd.training import LanguageRows
@@ -40,6 +41,10 @@ def language_rows(
     on_policy = objective is not None and objective.on_policy > 0
     if not teacher:
         return LanguageRows(**common)
+    if (ranks := context.models.cached) is not None:
+        rows = LanguageRows(**common, stored=DenseScores(ranks, groups) if objective is None else None)
+        rows.ranks = None if objective is None else ranks
+        return rows
     if context.models.served is not None:
         return LanguageRows(**common, stored=TopKScores(context.run.path / "score" / "top_k"))
     cache, head = HiddenCache(context.run.path / "score" / "hidden"), context.run.path / "score" / "head.safetensors"

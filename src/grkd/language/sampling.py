@@ -15,6 +15,7 @@ from grkd.data.language import vocabulary_size
 from grkd.data.prompts import restored
 from grkd.data.thoughts import opening
 from grkd.errors import UserError
+from grkd.language.cached import CachedSampler
 from grkd.language.context import LanguageContext
 from grkd.language.self_teacher import ShownPrompts
 from grkd.language.served_sampling import ServedSampler
@@ -32,9 +33,11 @@ _SEED_OF = {"teacher": 0, "student": 1 << 52}
 
 def samplers(
     context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]
-) -> dict[str, "Sampler | ServedSampler"]:
+) -> dict[str, "Sampler | ServedSampler | CachedSampler"]:
     """A sampler per model among the sources; shares: responses per prompt from each. `prompts`: of the whole run."""
-    made: dict[str, Sampler | ServedSampler] = {}
+    if context.models.cached is not None:
+        return {source: CachedSampler(context, source, share, prompts) for source, share in shares.items()}
+    made: dict[str, Sampler | ServedSampler | CachedSampler] = {}
     if "teacher" in shares and context.models.served is not None:
         made["teacher"] = ServedSampler(context, shares["teacher"])
     elif "teacher" in shares:

@@ -20,6 +20,7 @@ from grkd.language.served import served_teacher
 from grkd.models.load import vocabulary_size
 from grkd.rankers import Panel, Ranked, Resources, panel
 from grkd.recipe import Score, SelfTeacher, ServedModel, Teacher, rankers_of, shows_tokens
+from grkd.teacher.cached_teacher import CachedTeacher
 from grkd.teacher.in_own_words import item_in_own_words
 from grkd.teacher.local import LocalTeacher
 from grkd.teacher.signal import HiddenCache, TeacherHead
@@ -93,12 +94,14 @@ class Scorer:
         self.panel.open(resources)
         self.signal = self._signal()
         own = self.models.teacher_tokenizer
-        config = None if self.models.served is not None else self.teacher.model.generation_config
+        config = getattr(getattr(self.teacher, "model", None), "generation_config", None) if own is not None else None
         self.stop_ids = [] if own is None else stop_token_ids(own, config)
 
     @cached_property
     def teacher(self) -> Any:
-        """A LocalTeacher or a ServedTeacher, opened."""
+        """A LocalTeacher, a ServedTeacher, opened, or a CachedTeacher."""
+        if self.models.cached is not None:
+            return CachedTeacher(self.models.cached, self.models.tokenizer)
         if self.models.served is not None:
             return served_teacher(self.context, "score")
         return local_teacher(self.context, self.models.teacher())
@@ -110,7 +113,7 @@ class Scorer:
 
     def _signal(self) -> HiddenCache | TopKScores | None:
         """What the teacher shows of tokens is stored here; None if no method or measure asks for it."""
-        if not self.cached:
+        if not self.cached or self.models.cached is not None:
             return None
         if self.models.served is not None:
             return TopKScores(self.work / "top_k")

@@ -1,19 +1,22 @@
 """The recipe's served teacher, opened: its client, tokenizer, journal, and the copy that it is compared with."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from grkd.data.language import Item
 from grkd.endpoint.client import Budget, Endpoint
+from grkd.files import digest
 from grkd.language.context import LanguageContext
 from grkd.models.generate import free_memory
 from grkd.models.load import vocabulary_size
-from grkd.recipe import ServedModel, Teacher, weights_of
+from grkd.recipe import CachedTeacher, ServedModel, Teacher, weights_of
 from grkd.run.folder import identity
 from grkd.served import ServedTeacher
 from grkd.teacher.local import LocalTeacher
+from grkd.teacher.rank_cache import RankCache
 
 # Keys that say how the teacher is asked, not what it answers.
 _OPERATIONAL = ("url", "tolerance_nats", "key_env", "concurrency", "timeout_seconds", "max_requests", "top_k")
@@ -52,6 +55,8 @@ def endpoint_of(spec: ServedModel) -> Endpoint:
 
 def teacher_identity(teacher: Teacher) -> dict[str, Any]:
     """What the teacher's answers depend on: a served model may move to another URL."""
+    if isinstance(teacher, CachedTeacher):
+        return {"ranks": digest(RankCache(Path(teacher.cache)).header)}
     plain = identity(teacher)
     if isinstance(teacher, ServedModel):
         return {key: value for key, value in plain.items() if key not in _OPERATIONAL}
@@ -62,6 +67,8 @@ def named(teacher: Teacher) -> str:
     """The teacher's name in tables and model cards."""
     if isinstance(teacher, ServedModel):
         return f"{teacher.served_model} (served)"
+    if isinstance(teacher, CachedTeacher):
+        return f"{RankCache(Path(teacher.cache)).origin.teacher} (cache of ranks)"
     return getattr(teacher, "model", None) or "the student before training"
 
 

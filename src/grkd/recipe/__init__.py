@@ -2,6 +2,7 @@
 
 from grkd.recipe._classifier import ClassifierData, ClassifierEvaluation, ClassifierModel, ClassifierRecipe, Lockstep
 from grkd.recipe._language import (
+    CachedTeacher,
     LanguageEvaluation,
     LanguageRecipe,
     Lora,
@@ -24,6 +25,7 @@ from grkd.recipe._teachers import rankers_of, shows_tokens, weights_of
 from grkd.recipe._write import dump, schema, to_plain
 
 __all__ = [
+    "CachedTeacher",
     "ClassifierData",
     "ClassifierEvaluation",
     "ClassifierModel",

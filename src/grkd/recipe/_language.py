@@ -74,15 +74,28 @@ class SelfTeacher(Section):
     context: Text  # column of the records whose text the teacher reads as a system message
 
 
+@dataclass(frozen=True, kw_only=True)
+class CachedTeacher(Section):
+    """A cache of ranks in place of the teacher: its prompts' responses and the teacher's order of their tokens."""
+
+    cache: FilePath  # folder of `grkd cache build`; no weight of the teacher is needed here
+
+
+_TELLING = {"url": "served", "self": "self", "cache": "cached"}
+
+
 def _kind_of_teacher(value: Any) -> str:
     """The tag of a teacher's section, by the key that tells: a mapping of the recipe, or the section itself."""
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return "<served>" if "url" in keys else "<self>" if "self" in keys else "<model>"
+    return next((f"<{tag}>" for key, tag in _TELLING.items() if key in keys), "<model>")
 
 
 # Tags stand in pydantic's locations of mistakes; <> keeps them apart from keys.
 Teacher = Annotated[
-    Annotated[Model, Tag("<model>")] | Annotated[ServedModel, Tag("<served>")] | Annotated[SelfTeacher, Tag("<self>")],
+    Annotated[Model, Tag("<model>")]
+    | Annotated[ServedModel, Tag("<served>")]
+    | Annotated[SelfTeacher, Tag("<self>")]
+    | Annotated[CachedTeacher, Tag("<cached>")],
     Discriminator(_kind_of_teacher),
 ]
 

@@ -6,18 +6,21 @@ from typing import Any
 from grkd import objectives
 from grkd.endpoint.client import base_url
 from grkd.errors import UserError
-from grkd.recipe._language import LanguageRecipe, Model, SelfTeacher, ServedModel, Teacher
+from grkd.recipe._language import CachedTeacher, LanguageRecipe, Model, SelfTeacher, ServedModel, Teacher
 from grkd.recipe._words import KeyPath, Problem
 
 _NEED_LOG_PROBS = ("log_prob", "choice", "calibrated")  # rankers
+_NAMES: dict[type, str] = {SelfTeacher: "a self-teacher", CachedTeacher: "a cache of ranks"}
 
 
 def weights_of(recipe: LanguageRecipe) -> Model | None:
-    """The teacher's weights on this machine, as a model; None for a served one that is nowhere else.
+    """The teacher's weights on this machine, as a model; None for a cache, and a served one that is nowhere else.
 
     Of a self-teacher: the student's. Of a served teacher: the copy that it is compared with.
     """
     teacher, student = recipe.teacher, recipe.student
+    if isinstance(teacher, CachedTeacher):
+        return None
     if isinstance(teacher, ServedModel):
         return None if teacher.model is None else Model(model=teacher.model)
     if isinstance(teacher, SelfTeacher):
@@ -48,6 +51,12 @@ def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
         if student.model is None:
             yield Problem(path, "a self-teacher is the student before training; give student.model")
         return
+    if isinstance(teacher, CachedTeacher):
+        if student.model is None:
+            yield Problem(("student",), "a cache of ranks has no layers to keep; give student.model")
+        if recipe.responses.when == "in_training":
+            yield Problem(("responses", "when"), "a cache of ranks knows stored responses alone; take it out")
+        return
     try:
         base_url(teacher.url, "teacher.url")
     except UserError as error:
@@ -70,8 +79,9 @@ def asked_of_teacher(recipe: LanguageRecipe) -> Iterator[Problem]:
             yield Problem(("methods", index), f"{method.label} {words}")
         yield from _rankers(recipe, ("methods", index, "rankers"), method.rankers)
     yield from _rankers(recipe, ("score", "rankers"), recipe.score.rankers)
-    if isinstance(teacher, SelfTeacher) and recipe.score.reward in ("choice", "calibrated"):
-        yield Problem(("score", "reward"), "a self-teacher is not asked for choices; use log_prob, or name rankers")
+    if isinstance(teacher, SelfTeacher | CachedTeacher) and recipe.score.reward in ("choice", "calibrated"):
+        text = f"{_NAMES[type(teacher)]} is not asked for choices; use log_prob, or name rankers"
+        yield Problem(("score", "reward"), text)
     if not shows_tokens(recipe) and recipe.score.rankers is None and recipe.score.reward in _NEED_LOG_PROBS:
         text = "the teacher gives no log-probabilities (teacher.log_probs); name the ranker judge, or data"
         yield Problem(("score", "reward"), text)
@@ -80,6 +90,8 @@ def asked_of_teacher(recipe: LanguageRecipe) -> Iterator[Problem]:
 def _cannot(recipe: LanguageRecipe, objective: Any) -> str:
     """Why a method does not work with this teacher, as the end of a sentence; empty if it does."""
     by_token = objective.needs_teacher and "row" in objective.levels
+    if isinstance(recipe.teacher, CachedTeacher) and (objective.on_policy > 0 or objective.teacher_mixed_in > 0):
+        return "learns from responses sampled in training, and a cache of ranks knows stored ones alone"
     if isinstance(recipe.teacher, SelfTeacher) and (objective.on_policy > 0 or recipe.responses.when == "in_training"):
         return "learns from responses sampled in training; a self-teacher scores stored ones: responses.when: before"
     new_responses = objective.on_policy > 0 or recipe.responses.when == "in_training"
@@ -109,8 +121,9 @@ def rankers_of(entries: Sequence[Any], teacher: Teacher) -> list[Any]:
 def _rankers(recipe: LanguageRecipe, path: KeyPath, entries: Sequence[Any] | None) -> Iterator[Problem]:
     for index, entry in enumerate(entries or []):
         name = entry if isinstance(entry, str) else entry.get("name")
-        if isinstance(recipe.teacher, SelfTeacher) and name in ("choice", "calibrated"):
-            yield Problem((*path, index), f"a self-teacher is not asked for choices; use log_prob in place of {name}")
+        if isinstance(recipe.teacher, SelfTeacher | CachedTeacher) and name in ("choice", "calibrated"):
+            text = f"{_NAMES[type(recipe.teacher)]} is not asked for choices; use log_prob in place of {name}"
+            yield Problem((*path, index), text)
         if not shows_tokens(recipe) and name in _NEED_LOG_PROBS:
             text = f"{name} needs log-probabilities, and the teacher gives none (teacher.log_probs); use judge"
             yield Problem((*path, index), text)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from grkd.console import progress_bar
 from grkd.data.language import Group, Item, collate, response_logits
 from grkd.errors import UserError
+from grkd.groups import wide
 from grkd.teacher.rank_cache import RankCache, content_key
 from grkd.teacher.rank_codec import Candidates
 from grkd.teacher.rank_draws import candidates_of
@@ -62,18 +63,24 @@ def _write_shard(
     draws = torch.Generator(teacher.device).manual_seed(seed)
     rounding = torch.Generator().manual_seed(seed + 1)
     found: dict[str, torch.Tensor] = {}
+    means: dict[str, float] = {}
     ordered = sorted(part, key=lambda each: len(each[1].prompt_ids) + len(each[1].response_ids))
     for start in range(0, len(ordered), batch_size):
         chosen = ordered[start : start + batch_size]
-        records = _records(cache, teacher, [item for _, item, _ in chosen], draws, rounding)
+        records, log_probs = _records(cache, teacher, [item for _, item, _ in chosen], draws, rounding)
         lengths = [len(item.response_ids) for _, item, _ in chosen]
         found |= {key: rows for (key, _, _), rows in zip(chosen, records.split(lengths), strict=True)}
-    cache.records.write_shard({key: found[key] for key, _, _ in part}, number=number)
+        each = log_probs.double().cpu().split(lengths)
+        means |= {key: float(values.mean()) for (key, _, _), values in zip(chosen, each, strict=True)}
+    keys = [key for key, _, _ in part]
+    metadata = {"means": [means[key] for key in keys]}
+    cache.records.write_shard({key: found[key] for key in keys}, number=number, metadata=metadata)
 
 
 def _records(
     cache: RankCache, teacher: PreTrainedModel, items: Sequence[Item], draws: torch.Generator, rounding: torch.Generator
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The records of the responses' tokens, item by item, and each token's log-probability, nats."""
     batch: dict[str, Any] = {
         name: value.to(teacher.device) for name, value in collate(items, pad_token_id=0).items()
     }  # padding is masked, so any id will do
@@ -81,8 +88,10 @@ def _records(
     if not scores.isfinite().all():
         names = ", ".join(item.id for item in items[:4])
         raise UserError(f"the teacher's scores of {names} are not finite; try teacher.dtype: float32")
-    parts = []
-    for rows in scores.split(_TOKENS_AT_A_TIME):
+    labels = batch["response_ids"][batch["response_mask"]]
+    parts, log_probs = [], []
+    for rows, own in zip(scores.split(_TOKENS_AT_A_TIME), labels.split(_TOKENS_AT_A_TIME), strict=True):
+        log_probs.append(wide(rows).log_softmax(-1).gather(-1, own[:, None])[:, 0])
         candidates: Candidates = candidates_of(rows, cache.codec, temperature=cache.origin.temperature, generator=draws)
         parts.append(cache.codec.encode(candidates, generator=rounding))
-    return torch.cat(parts)
+    return torch.cat(parts), torch.cat(log_probs)

@@ -23,6 +23,7 @@ from grkd.teacher.row_shards import RowShards
 FORMAT, VERSION = "grkd rank cache", 1
 HEADER = "cache.json"
 _CURE = "delete it and give `grkd cache build` again"
+_OWN = "GRKDTrainer: leave train_dataset out; recipes: responses.source: teacher"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,25 @@ class RankCache:
     def __getitem__(self, item: Item) -> UInt8[Tensor, "response bytes"]:
         """The records of a response's tokens. Raises KeyError for one that is not there."""
         return self.records[content_key(item)]
+
+    def means(self) -> dict[str, float]:
+        """Mean log-probability of each response under the teacher, nats per token, by content key.
+
+        Raises UserError for a cache of an earlier version, which holds none.
+        """
+        found: dict[str, float] = {}
+        for path in self.records.files():
+            about = self.records.metadata(path)
+            if "means" not in about:
+                raise UserError(f"{path}: it holds no log-probabilities of responses; {_CURE}")
+            found |= zip(about["ids"], about["means"], strict=True)
+        return found
+
+    def check_whole(self) -> None:
+        """Raises UserError, naming the files, if any is missing or not as it was written."""
+        if damaged := damages(self.folder, self.header):
+            names = ", ".join(map(str, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
+            raise UserError(f"{self.folder}: the cache is damaged: {names}; build it again, or copy it again")
 
     def groups(self, split: str) -> list[Group]:
         """The prompts and responses of a split ("train", "heldout"), as they were when the cache was made."""
@@ -168,7 +188,7 @@ def missing_from(cache: RankCache, groups: Sequence[Group], where: str) -> None:
         raise UserError(
             f"{where}: {len(missing)} of {len(items)} responses are not in {cache.folder}, such as {missing[0].id}; "
             "the cache knows other prompts, responses, another chat template or system message. Build it from these "
-            "records, or leave train_dataset out to train on the cache's own"
+            f"records, or train on the cache's own ({_OWN})"
         )
 
 
