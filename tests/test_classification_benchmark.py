@@ -13,8 +13,8 @@ from benchmarks import classification, classification_ranks, classification_sear
 from benchmarks._classification_results import Experiment, shown_p
 from benchmarks._measure import on_one_gpu
 from grkd import objectives, recipe
-from grkd.classify.search import space
 from grkd.compare.search import grid
+from grkd.compare.student_job import space
 from grkd.recipe import ClassifierRecipe
 from tests._classification_results import BEST, OURS, made_up
 

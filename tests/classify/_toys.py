@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from grkd import recipe
-from grkd.classify import compare as classify_compare
 from grkd.classify import lockstep
+from grkd.classify.compare import ClassifierComparison
 from grkd.classify.context import ClassifierContext
 from grkd.recipe import ClassifierRecipe
 from grkd.run.folder import RunFolder
@@ -58,7 +58,7 @@ def read(tmp_path: Path, *words: str, text: str = DIGITS) -> ClassifierRecipe:
 def compare(tmp_path: Path, *words: str, text: str = DIGITS, **options: Any) -> dict[str, str]:
     """Compare the recipe's methods; the outcome of each final run."""
     found = read(tmp_path, *words, text=text)
-    return classify_compare.compare_classifier(found, RunFolder(Path(found.output)), **options)
+    return ClassifierComparison(found, RunFolder(Path(found.output))).compare(**options)
 
 
 def context(tmp_path: Path, *words: str, text: str = DIGITS) -> ClassifierContext:

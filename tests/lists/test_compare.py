@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from grkd.files import read_json
-from grkd.lists.compare import compare_lists
+from grkd.lists.compare import ListComparison
 from grkd.run.folder import RunFolder
 from tests.lists._toys import context, recipe, write_lists
 
@@ -14,7 +14,7 @@ def test_a_search_of_equal_trials_then_every_seed(tmp_path: Path) -> None:
     write_lists(tmp_path / "lists.jsonl")
     write_lists(tmp_path / "heldout.jsonl", count=4, seed=2)
     found = recipe(tmp_path, SEARCH, "seeds=[0, 1]")
-    status = compare_lists(found, RunFolder(Path(found.output)))
+    status = ListComparison(found, RunFolder(Path(found.output))).compare()
     assert set(status.values()) == {"done"}
     trials = read_json(tmp_path / "run" / "search.json")
     assert [(one["method"], one["metric"], one["outcome"]) for one in trials] == [
@@ -36,5 +36,5 @@ def test_a_search_of_equal_trials_then_every_seed(tmp_path: Path) -> None:
         == best["kd"]
     )
     # Another command finds everything there.
-    assert compare_lists(found, RunFolder(Path(found.output))) == status
+    assert ListComparison(found, RunFolder(Path(found.output))).compare() == status
     assert len(read_json(tmp_path / "run" / "search.json")) == 4

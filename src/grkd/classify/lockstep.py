@@ -11,9 +11,11 @@ from grkd import objectives
 from grkd.classify.context import ClassifierContext
 from grkd.classify.device_data import device_data
 from grkd.classify.evaluate import evaluate_student, validation_metrics
-from grkd.classify.search import metric, study_of, tell_trial
+from grkd.classify.search import method_study, metric, tell_trial
 from grkd.classify.student import load_weights_of, save_classifier
-from grkd.classify.train import NOT_FINITE, StudentJob, is_trained, note_failure, student_inputs, training_rows
+from grkd.classify.train import NOT_FINITE, student_inputs, training_rows
+from grkd.compare.outcomes import note_failure
+from grkd.compare.student_job import StudentJob
 from grkd.compare.study import journal_of, should_stop
 from grkd.console import console, progress_bar
 from grkd.files import write_json, write_text
@@ -44,7 +46,7 @@ def plan_of(context: ClassifierContext, training: Training, *, data_seed: int, e
 def train_together(context: ClassifierContext, jobs: Sequence[StudentJob]) -> None:
     """Train, measure and write students of one seed. With several ranks the main one does it, the others wait."""
     search = jobs[0].trial is not None
-    missing = [job for job in jobs if search or not is_trained(context, job)]
+    missing = [job for job in jobs if search or not _is_trained(context, job)]
     trained: dict[str, Trained] = {}
     error: Exception | None = None
     if missing and context.run.ranks.is_main_process:
@@ -63,6 +65,10 @@ def train_together(context: ClassifierContext, jobs: Sequence[StudentJob]) -> No
                 _tell(context, job, trained[job.name])
         else:
             _keep(context, job, trained.get(job.name))
+
+
+def _is_trained(context: ClassifierContext, job: StudentJob) -> bool:
+    return context.run.complete(f"train/{job.name}", student_inputs(context, job))
 
 
 def _trained(context: ClassifierContext, jobs: Sequence[StudentJob], *, search: bool) -> dict[str, Trained]:
@@ -111,7 +117,7 @@ def _pruner(context: ClassifierContext, jobs: Sequence[StudentJob], half: int) -
     search, by_name = context.recipe.search, {job.name: job for job in jobs}
     assert search is not None
     journal = journal_of(context.run.path)
-    studies = {label: study_of(context, label).name for label in {job.method.label for job in jobs}}
+    studies = {label: method_study(context, label).name for label in {job.method.label for job in jobs}}
 
     def watch(epoch: int, modules: Mapping[str, nn.Module]) -> Collection[str]:
         stopped = set()
@@ -148,7 +154,7 @@ def _keep(context: ClassifierContext, job: StudentJob, trained: Trained | None) 
 
     failure = run.from_main(failed)
     if failure is not None:
-        note_failure(context, job, failure)
+        note_failure(run, job, student_inputs(context, job), failure)
         return
 
     def make(work: Path) -> None:

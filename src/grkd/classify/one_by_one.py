@@ -14,7 +14,8 @@ from grkd.classify.evaluate import evaluate_student, validation_metrics
 from grkd.classify.score import teacher_outputs
 from grkd.classify.search import tell_trial
 from grkd.classify.student import load_weights_of, save_classifier
-from grkd.classify.train import StudentJob, student_inputs, training_rows
+from grkd.classify.train import student_inputs, training_rows
+from grkd.compare.student_job import StudentJob
 from grkd.data.classification_batches import ClassificationDataset, Collate
 from grkd.files import digest, read_json, write_json
 from grkd.models.networks import predict

@@ -1,18 +1,16 @@
 """The search of a comparison of classifiers: what it may set, what it goes by, and each method's study."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from grkd.classify.context import ClassifierContext
 from grkd.classify.metrics import ON_VALIDATION, Metrics
-from grkd.classify.train import NOT_FINITE, StudentJob, student_inputs
-from grkd.compare.search import Space
-from grkd.compare.study import Study, journal_of
+from grkd.classify.train import NOT_FINITE, student_inputs
+from grkd.compare.student_job import StudentJob
+from grkd.compare.study import Study, study_of
 from grkd.errors import UserError
 from grkd.files import digest
-from grkd.metrics.registry import higher_is_better
-from grkd.recipe import ClassifierRecipe, Method, Search
+from grkd.recipe import Search
 
 
 def metric(search: Search) -> str:
@@ -26,23 +24,7 @@ def check_metric(search: Search) -> None:
         raise UserError(f"search.metric: unknown metric {search.metric!r}; available: {', '.join(ON_VALIDATION)}")
 
 
-def space(recipe: ClassifierRecipe, method: Method) -> Space:
-    """What the search may set for a method: the learning rate, and its options that the recipe lists."""
-    assert recipe.search is not None
-    rates = recipe.search.learning_rate or [recipe.training.learning_rate]
-    return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
-
-
-def search_job(
-    context: ClassifierContext, method: Method, settings: Mapping[str, Any], trial: int | None
-) -> StudentJob:
-    """A method with settings of the search, at the search's seed."""
-    options = {name: value for name, value in settings.items() if name != "learning_rate"}
-    tried = replace(method, options={**method.options, **options})
-    return StudentJob(method=tried, seed=context.seed, learning_rate=settings["learning_rate"], trial=trial)
-
-
-def study_of(context: ClassifierContext, label: str) -> Study:
+def method_study(context: ClassifierContext, label: str) -> Study:
     """A method's study in the run folder; the same in every process."""
     recipe = context.recipe
     search, method = recipe.search, next(each for each in recipe.methods if each.label == label)
@@ -50,15 +32,8 @@ def study_of(context: ClassifierContext, label: str) -> Study:
     inputs = student_inputs(context, StudentJob(method=method, seed=context.seed, learning_rate=1.0, trial=0))
     measured = {"metric": metric(search), "fraction": search.validation_fraction}
     lockstep = {"search_epochs": recipe.lockstep.search_epochs, "prune": recipe.lockstep.prune}
-    return Study(
-        journal_of(context.run.path),
-        label=label,
-        key=digest({**inputs, "search": {**measured, **lockstep}}),
-        space=space(recipe, method),
-        trials=search.trials,
-        seed=context.seed,
-        maximise=higher_is_better(metric(search)),
-    )
+    key = digest({**inputs, "search": {**measured, **lockstep}})
+    return study_of(context.run.path, recipe, method, metric=metric(search), key=key)
 
 
 def tell_trial(
@@ -77,7 +52,7 @@ def tell_trial(
     values = {name: found["value"] for name, found in metrics.items()}
     value = values.get(metric(search))
     lost = failure is None and value is None
-    study_of(context, job.method.label).tell(
+    method_study(context, job.method.label).tell(
         job.trial,
         value=value,
         stopped_after=stopped_after,

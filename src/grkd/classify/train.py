@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from grkd.classify.context import ClassifierContext, in_lockstep
+from grkd.compare.student_job import StudentJob
 from grkd.data.splits import stratified_sample
-from grkd.files import digest, read_json, write_json
-from grkd.recipe import ClassifierRecipe, Method, to_plain
+from grkd.files import digest
+from grkd.recipe import ClassifierRecipe, to_plain
 from grkd.run.folder import RunFolder, identity
 
 NOT_FINITE = "its scores are not finite"
@@ -21,25 +22,6 @@ _NO_EFFECT = (
     *("steps_per_generation", "fused_head", "tokens_per_batch", "compile"),  # of language models
     "gradient_checkpointing",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudentJob:
-    """One student to train: `trial` numbers a trial of a search; None is a final run."""
-
-    method: Method  # with the options of this student
-    seed: int
-    learning_rate: float
-    trial: int | None = None
-
-    @property
-    def name(self) -> str:
-        kind = f"seed{self.seed}" if self.trial is None else f"trial{self.trial}"
-        return f"{self.method.label}-{kind}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"learning_rate": self.learning_rate, **self.method.options}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,32 +82,6 @@ def training_rows(context: ClassifierContext, *, seed: int, search: bool) -> Ten
         size = max(classes, round(limit * (1 - recipe.search.validation_fraction)))
         fit = fit[stratified_sample(labels[fit], size, seed=context.seed)]
     return fit
-
-
-def is_trained(context: ClassifierContext, job: StudentJob) -> bool:
-    """Whether the student of a final run is on disk, made from the same settings, data and teacher."""
-    return context.run.complete(f"train/{job.name}", student_inputs(context, job))
-
-
-def failure_of(context: ClassifierContext, job: StudentJob) -> str | None:
-    """Why a final run has no student, if it was tried with these settings."""
-    path = _failure_file(context, job)
-    if not path.exists() or is_trained(context, job):
-        return None
-    found = read_json(path)
-    return str(found["failure"]) if found["key"] == digest(student_inputs(context, job)) else None
-
-
-def note_failure(context: ClassifierContext, job: StudentJob, failure: str) -> None:
-    """Write down why a final run has no student."""
-    if context.run.ranks.is_main_process:
-        path = _failure_file(context, job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"failure": failure, "key": digest(student_inputs(context, job))})
-
-
-def _failure_file(context: ClassifierContext, job: StudentJob) -> Path:
-    return context.run.path / "train" / f"{job.name}.failure.json"
 
 
 class _Hashed:

@@ -3,26 +3,15 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
+from grkd.compare.student_job import StudentJob
 from grkd.compare.study import Study, Trial
 from grkd.files import write_json
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder
 
-
-@runtime_checkable
-class TrialJob(Protocol):
-    """A student to train: of which method, and the number of its trial."""
-
-    @property
-    def method(self) -> Method: ...
-
-    @property
-    def trial(self) -> int | None: ...
-
-
-Job = TypeVar("Job", bound=TrialJob)
+Job = TypeVar("Job", bound=StudentJob)
 Failed = Callable[[Job, str], None]
 
 

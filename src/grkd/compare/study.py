@@ -9,8 +9,11 @@ from typing import Any
 
 from grkd.compare import search
 from grkd.compare.search import Settings, Space
+from grkd.compare.student_job import space
 from grkd.errors import UserError
 from grkd.files import digest
+from grkd.metrics.registry import higher_is_better
+from grkd.recipe import Method, Recipe
 
 
 def journal_of(run: Path) -> Path:
@@ -217,6 +220,20 @@ class Study:
     def _latest(self) -> dict[int, Any]:
         """number -> its Optuna trial; the last one, if a failed trial was run again."""
         return {one.user_attrs["number"]: one for one in self._study.get_trials(deepcopy=False)}
+
+
+def study_of(run: Path, recipe: Recipe, method: Method, *, metric: str, key: str) -> Study:
+    """A method's study in a run's folder; the same in every process. key: digest of all but a trial's settings."""
+    assert recipe.search is not None
+    return Study(
+        journal_of(run),
+        label=method.label,
+        key=key,
+        space=space(recipe, method),
+        trials=recipe.search.trials,
+        seed=recipe.seeds[0],
+        maximise=higher_is_better(metric),
+    )
 
 
 def should_stop(journal: Path, study: str, number: int, *, epoch: int, value: float) -> bool:

@@ -1,34 +1,23 @@
 """The search of a comparison of language models: its jobs, what they are measured by, and the best of each method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from grkd.compare.search import Space
-from grkd.compare.study import Study, Trial, journal_of
+from grkd.compare.student_job import StudentJob, tuned
+from grkd.compare.study import Trial, study_of
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
-from grkd.metrics.registry import higher_is_better
 from grkd.recipe import LanguageRecipe, Method, Search
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, NOT_YET
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One student of a comparison: `trial` numbers a trial of the search; None is a final run."""
+class Job(StudentJob):
+    """One student of a comparison, which another process opens by its recipe alone."""
 
     recipe: LanguageRecipe
-    method: Method
-    seed: int
-    learning_rate: float
-    trial: int | None = None
-
-    @property
-    def name(self) -> str:
-        if self.trial is None:
-            return f"{self.method.label}-seed{self.seed}"
-        return f"{self.method.label}-trial{self.trial}"
 
 
 def metric(search: Search) -> str:
@@ -36,19 +25,10 @@ def metric(search: Search) -> str:
     return search.metric or ("exact_match" if search.questions else "soft_cross_entropy_nats")
 
 
-def space(recipe: LanguageRecipe, method: Method) -> Space:
-    """What the search may set for a method: the learning rate, and its options that the recipe lists."""
-    assert recipe.search is not None
-    rates = recipe.search.learning_rate or [recipe.training.learning_rate]
-    return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
-
-
 def search_job(recipe: LanguageRecipe, method: Method, trial: Trial, *, number: int | None) -> Job:
     """A method with a trial's settings, at the search's seed. number: of the trial; None for final runs."""
-    options = {name: value for name, value in trial.settings.items() if name != "learning_rate"}
-    tried = replace(method, options={**method.options, **options})
-    rate = trial.settings["learning_rate"]
-    return Job(recipe=recipe, method=tried, seed=recipe.seeds[0], learning_rate=rate, trial=number)
+    rate, method = trial.settings["learning_rate"], tuned(method, trial.settings)
+    return Job(recipe=recipe, method=method, seed=recipe.seeds[0], learning_rate=rate, trial=number)
 
 
 class LanguageSearch:
@@ -63,7 +43,10 @@ class LanguageSearch:
         self.search = recipe.search
         self.studies = {}
         if run.ranks.is_main_process:
-            self.studies = {method.label: self._study(method, keys[method.label]) for method in recipe.methods}
+            self.studies = {
+                method.label: study_of(run.path, recipe, method, metric=metric(recipe.search), key=keys[method.label])
+                for method in recipe.methods
+            }
 
     def next_jobs(self, method: Method) -> list[Job]:
         """The method's trials to run now."""
@@ -97,17 +80,6 @@ class LanguageSearch:
             by = metric(self.search)
             found = [record for study in self.studies.values() for record in study.records(metric=by)]
             write_json(self.run.path / "search.json", found)
-
-    def _study(self, method: Method, key: str) -> Study:
-        return Study(
-            journal_of(self.run.path),
-            label=method.label,
-            key=key,
-            space=space(self.recipe, method),
-            trials=self.search.trials,
-            seed=self.recipe.seeds[0],
-            maximise=higher_is_better(metric(self.search)),
-        )
 
     def _value(self, job: Job) -> float:
         by, found = metric(self.search), read_json(self.run.path / "search" / job.name / "metrics.json")

@@ -28,6 +28,11 @@ from grkd.training import LanguageRows
 from grkd.training.fresh_groups import orders
 from grkd.training.groups_file import KeepGroups
 
+_LIMITS = (
+    "It imitates its teacher on responses to the prompts that it was trained on, and inherits the teacher's mistakes.\n"
+    "The run's report says how close it came on held-out prompts; nothing else was tested."
+)
+
 
 def train_student(context: LanguageContext, method: Method, seed: int) -> Path:
     """One student: method and seed. Leaves student/ (a Hugging Face folder), metrics.jsonl, training.json."""
@@ -164,7 +169,15 @@ def _save(
     model = context.recipe.student.model
     base = model if model and not Path(model).exists() else None
     card = model_card(
-        title=context.recipe.title or "Distilled student", method=method.name, base_model=base, facts=facts
+        title=context.recipe.title or "Distilled student",
+        about=f"A language model distilled with `grkd` by the method `{method.name}`: it was trained to answer as its "
+        "teacher does.",
+        facts=facts,
+        limits=_LIMITS,
+        method=method.name,
+        library="transformers",
+        task="text-generation",
+        base_model=base,
     )
     save_student(trained, context.models.tokenizer, work / "student", card=card)
     write_text(work / "student" / "grkd_recipe.json", _json(to_plain(context.recipe)))

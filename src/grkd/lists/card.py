@@ -1,17 +1,10 @@
 """The model card of a distilled ranker."""
 
-from huggingface_hub import ModelCard, ModelCardData
-
 from grkd.lists.context import HELDOUT, RankContext
 from grkd.recipe import Method
+from grkd.run.model_card import model_card
 
-_TEXT = """\
----
-{header}
----
-
-# {title}
-
+_ABOUT = """\
 A ranker distilled with `grkd` by the method `{method}`: it was trained to order the candidates of a query as its
 teacher does. Open it with sentence-transformers:
 
@@ -19,14 +12,8 @@ teacher does. Open it with sentence-transformers:
 from sentence_transformers import {opener}
 
 model = {opener}("path/to/this/folder")
-```
-
-| | |
-|---|---|
-{rows}
-
-It inherits the teacher's mistakes. What it reaches on held-out queries stands in the run's report.
-"""
+```"""
+_LIMITS = "It inherits the teacher's mistakes. The run's report says what it reaches on held-out queries."
 
 
 def card_of(context: RankContext, method: Method, seed: int, learning_rate: float) -> str:
@@ -43,12 +30,12 @@ def card_of(context: RankContext, method: Method, seed: int, learning_rate: floa
         "learning rate": learning_rate,
         "seed": seed,
     }
-    header = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="text-ranking" if cross else "sentence-similarity",
-        tags=["knowledge-distillation", "grkd", f"grkd-{method.name}"],
-    ).to_yaml()
-    rows = "\n".join(f"| {name} | {str(value).replace('|', '/')} |" for name, value in facts.items())
-    title = recipe.title or "A distilled ranker"
-    opener = "CrossEncoder" if cross else "SentenceTransformer"
-    return str(ModelCard(_TEXT.format(header=header, title=title, method=method.label, opener=opener, rows=rows)))
+    return model_card(
+        title=recipe.title or "A distilled ranker",
+        about=_ABOUT.format(method=method.label, opener="CrossEncoder" if cross else "SentenceTransformer"),
+        facts=facts,
+        limits=_LIMITS,
+        method=method.name,
+        library="sentence-transformers",
+        task="text-ranking" if cross else "sentence-similarity",
+    )

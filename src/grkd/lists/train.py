@@ -1,15 +1,15 @@
 """The third stage: students, one per method and seed, trained by transformers' Trainer; a kill leaves checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from grkd import objectives
-from grkd.compare.search import Space
-from grkd.compare.study import Study, journal_of
+from grkd.compare.student_job import StudentJob, tuned
+from grkd.compare.study import Study, study_of
 from grkd.errors import UserError
 from grkd.files import digest, read_json, write_json
 from grkd.lists.card import card_of
@@ -19,7 +19,6 @@ from grkd.lists.metrics import ON_VALIDATION
 from grkd.lists.rows import ListRows
 from grkd.lists.score import signal
 from grkd.lists.student import Student, new_student, opened, save_student
-from grkd.metrics.registry import higher_is_better
 from grkd.recipe import Method, RankRecipe, to_plain
 from grkd.run.folder import RunFolder, identity
 
@@ -28,22 +27,13 @@ _NO_EFFECT = ("learning_rate", "log_every", "save_every", "steps_per_generation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentJob:
-    """One student to train, in this process or another: `trial` numbers a trial of a search; None is a final run."""
+class RankJob(StudentJob):
+    """One student, which another process opens by its recipe alone."""
 
     recipe: RankRecipe
-    method: Method  # with the options of this student
-    seed: int
-    learning_rate: float
-    trial: int | None = None
-
-    @property
-    def name(self) -> str:
-        kind = f"seed{self.seed}" if self.trial is None else f"trial{self.trial}"
-        return f"{self.method.label}-{kind}"
 
 
-def train_student(job: StudentJob) -> None:
+def train_student(job: RankJob) -> None:
     """Train, measure and write one student."""
     context = RankContext(job.recipe, RunFolder(Path(job.recipe.output)))
     if job.trial is not None:
@@ -74,7 +64,7 @@ def evaluate_before(context: RankContext) -> None:
     evaluate_student(context, "before", lambda: new_student(context, seed=context.seed), key)
 
 
-def student_inputs(context: RankContext, job: StudentJob) -> dict[str, Any]:
+def student_inputs(context: RankContext, job: RankJob) -> dict[str, Any]:
     """What a trained student depends on."""
     recipe, teacher = context.recipe, context.recipe.teacher
     training = {name: value for name, value in to_plain(recipe.training).items() if name not in _NO_EFFECT}
@@ -89,7 +79,7 @@ def student_inputs(context: RankContext, job: StudentJob) -> dict[str, Any]:
     }
 
 
-def _trial(context: RankContext, job: StudentJob) -> None:
+def _trial(context: RankContext, job: RankJob) -> None:
     """Train a trial without the validation queries, and keep only its metrics there."""
     recipe, main = context.recipe, context.run.ranks.is_main_process
     inputs = {**student_inputs(context, job), "search": digest(to_plain(recipe)["search"])}
@@ -108,7 +98,7 @@ def _trial(context: RankContext, job: StudentJob) -> None:
         values = {name: found["value"] for name, found in read_json(folder / "metrics.json").items()}
         value = values.get(metric(context))
         assert job.trial is not None
-        study_of(context, job.method.label).tell(
+        method_study(context, job.method.label).tell(
             job.trial,
             value=value,
             failure="its validation queries give no value" if value is None else None,
@@ -117,7 +107,7 @@ def _trial(context: RankContext, job: StudentJob) -> None:
         )
 
 
-def _trained(context: RankContext, job: StudentJob, work: Path, *, search: bool) -> Student:
+def _trained(context: RankContext, job: RankJob, work: Path, *, search: bool) -> Student:
     from grkd.run.training import train
 
     objective = objectives.load(job.method.name, **job.method.options)
@@ -155,34 +145,18 @@ def check_metric(name: str) -> None:
         raise UserError(f"search.metric: unknown metric {name!r}; available: {', '.join(ON_VALIDATION)}")
 
 
-def space(recipe: RankRecipe, method: Method) -> Space:
-    """What the search may set for a method: the learning rate, and its options that the recipe lists."""
-    assert recipe.search is not None
-    rates = recipe.search.learning_rate or [recipe.training.learning_rate]
-    return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
-
-
-def job_at(context: RankContext, method: Method, settings: Mapping[str, Any], trial: int | None) -> StudentJob:
+def job_at(context: RankContext, method: Method, settings: Mapping[str, Any], trial: int | None) -> RankJob:
     """A method with settings of the search, at the search's seed."""
-    options = {name: value for name, value in settings.items() if name != "learning_rate"}
-    tried = replace(method, options={**method.options, **options})
-    rate = settings["learning_rate"]
-    return StudentJob(recipe=context.recipe, method=tried, seed=context.seed, learning_rate=rate, trial=trial)
+    rate, method = settings["learning_rate"], tuned(method, settings)
+    return RankJob(recipe=context.recipe, method=method, seed=context.seed, learning_rate=rate, trial=trial)
 
 
-def study_of(context: RankContext, label: str) -> Study:
+def method_study(context: RankContext, label: str) -> Study:
     """A method's study in the run folder; the same in every process."""
     recipe = context.recipe
     search, method = recipe.search, next(each for each in recipe.methods if each.label == label)
     assert search is not None
     inputs = student_inputs(context, job_at(context, method, {"learning_rate": 1.0}, 0))
     measured = {"metric": metric(context), "fraction": search.validation_fraction, "share": search.steps_share}
-    return Study(
-        journal_of(context.run.path),
-        label=label,
-        key=digest({**inputs, "search": measured}),
-        space=space(recipe, method),
-        trials=search.trials,
-        seed=context.seed,
-        maximise=higher_is_better(metric(context)),
-    )
+    key = digest({**inputs, "search": measured})
+    return study_of(context.run.path, recipe, method, metric=metric(context), key=key)

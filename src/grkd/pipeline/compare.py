@@ -53,13 +53,13 @@ def compare(
 
             status = compare_language(recipe, run, processes=processes)
         elif isinstance(recipe, RankRecipe):
-            from grkd.lists.compare import compare_lists
+            from grkd.lists.compare import ListComparison
 
-            status = compare_lists(recipe, run, processes=processes, minutes=minutes, until=until)
+            status = ListComparison(recipe, run).compare(processes=processes, minutes=minutes, until=until)
         else:
-            from grkd.classify.compare import compare_classifier
+            from grkd.classify.compare import ClassifierComparison
 
-            status = compare_classifier(recipe, run, processes=processes, minutes=minutes, until=until)
+            status = ClassifierComparison(recipe, run).compare(processes=processes, minutes=minutes, until=until)
         if run.ranks.is_main_process:
             collect(recipe, run.path, status)
             publish(run.path)

@@ -42,19 +42,19 @@ def run(recipe: Recipe) -> int:
 
 def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     """Every stage of a recipe that is not complete yet; "done" or "failed: reason" by method and seed."""
+    if recipe.search is not None:
+        console.print("search: left out; grkd run trains every method as it is written, grkd compare tunes them")
     if isinstance(recipe, ClassifierRecipe):
-        from grkd.classify.compare import run_classifier
+        from grkd.classify.compare import ClassifierComparison
 
-        return run_classifier(recipe, folder)
+        return ClassifierComparison(recipe, folder).as_written()
     if isinstance(recipe, RankRecipe):
-        from grkd.lists.compare import run_lists
+        from grkd.lists.compare import ListComparison
 
-        return run_lists(recipe, folder)
+        return ListComparison(recipe, folder).as_written()
     assert isinstance(recipe, LanguageRecipe)
     from grkd.language.stages import before_training, distil
 
-    if recipe.search is not None:
-        console.print("search: left out; grkd run trains every method as it is written, grkd compare tunes them")
     context = before_training(recipe, folder)
 
     def train(method: Method, seed: int) -> None:

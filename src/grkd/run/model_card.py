@@ -11,27 +11,39 @@ _TEXT = """\
 
 # {title}
 
-A language model distilled with `grkd` by the method `{method}`: it was trained to answer as its teacher does.
+{about}
 
 | | |
 |---|---|
 {rows}
 
-It imitates its teacher on responses to the prompts that it was trained on, and inherits the teacher's mistakes.
-The run's report says how close it came on held-out prompts; nothing else was tested.
+{limits}
 """
 
 
-def model_card(*, title: str, method: str, base_model: str | None, facts: dict[str, Any]) -> str:
-    """Text of a README.md: the hub's metadata header, and a table of facts about how the student was made."""
+def model_card(
+    *,
+    title: str,
+    about: str,
+    facts: dict[str, Any],
+    limits: str,
+    method: str,
+    library: str,
+    task: str,
+    base_model: str | None = None,
+) -> str:
+    """Text of a README.md: the hub's metadata header, and a table of facts about how the student was made.
+
+    about: what it is and how to open it. limits: what it was not tested for. task: the hub's name of what it does.
+    """
     header = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-generation",
+        library_name=library,
+        pipeline_tag=task,
         base_model=base_model,
         tags=["knowledge-distillation", "grkd", f"grkd-{method}"],
     ).to_yaml()
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
-    return str(ModelCard(_TEXT.format(header=header, title=title, method=method, rows=rows)))
+    return str(ModelCard(_TEXT.format(header=header, title=title, about=about, rows=rows, limits=limits)))
 
 
 def _cell(value: Any) -> str:

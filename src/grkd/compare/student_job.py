@@ -1,0 +1,44 @@
+"""One student of a run or a comparison: its method with options, its seed, its learning rate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from grkd.compare.search import Space
+from grkd.recipe import Method, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentJob:
+    """One student to train, in this process or another: `trial` numbers a trial of a search; None is a final run."""
+
+    method: Method  # with the options of this student
+    seed: int
+    learning_rate: float
+    trial: int | None = None
+
+    @property
+    def name(self) -> str:
+        return final_name(self.method, self.seed) if self.trial is None else f"{self.method.label}-trial{self.trial}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"learning_rate": self.learning_rate, **self.method.options}
+
+
+def final_name(method: Method, seed: int) -> str:
+    """The name of a final run, and of its folders."""
+    return f"{method.label}-seed{seed}"
+
+
+def space(recipe: Recipe, method: Method) -> Space:
+    """What the search may set for a method: the learning rate, and its options that the recipe lists."""
+    assert recipe.search is not None
+    rates = recipe.search.learning_rate or [recipe.training.learning_rate]
+    return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
+
+
+def tuned(method: Method, settings: Mapping[str, Any]) -> Method:
+    """The method with the options among a trial's settings."""
+    options = {name: value for name, value in settings.items() if name != "learning_rate"}
+    return replace(method, options={**method.options, **options})
