@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from grkd.cli import main
 from grkd.errors import UserError
+from grkd.language.cache_of_ranks import build_cache
 from grkd.language.context import LanguageContext
 from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
@@ -16,6 +18,7 @@ from grkd.language.score import read_groups, score
 from grkd.pipeline.check import check_recipe
 from grkd.recipe import LanguageRecipe, read
 from grkd.run.folder import RunFolder
+from grkd.teacher.rank_cache import RankCache
 from tests._model_server import ModelServer
 
 pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
@@ -146,3 +149,35 @@ def test_mistakes_are_found_before_anything_is_asked(
         check_recipe(read(tiny_recipe, [served(model_server, tiny_teacher), *words]))
     assert len(str(caught.value)) < 400
     assert not model_server.asked
+
+
+def test_a_cache_of_ranks_from_a_server(
+    tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer, tmp_path: Path
+) -> None:
+    """The records of the same teacher here, killed in the middle with no request twice; no sample, no temperature."""
+    words = ["methods=[kd]", "data.limit=10", "responses.source=student"]
+    here = [*words, f"output={tmp_path / 'here'}", "--entries", "6"]
+    assert main(["cache", "build", str(tiny_recipe), str(tmp_path / "local"), *here]) == 0
+    there = [*words, served(model_server, tiny_teacher), f"output={tmp_path / 'there'}", "--entries", "6"]
+    command = ["cache", "build", str(tiny_recipe), str(tmp_path / "remote"), *there]
+    model_server.faults = [*[""] * 4, "refuses key"]
+    assert main(command) == 2
+    assert main(command) == 0
+    own, found = (RankCache(tmp_path / name) for name in ("local", "remote"))
+    asked = [str(body) for body in model_server.answered if "prompt" in body]
+    assert len(asked) == len(set(asked)) == len(own.records)
+    assert not list(found.folder.glob("asked-*"))
+    assert found.means() == pytest.approx(own.means(), abs=1e-4)
+    for key in own.records:
+        ours, theirs = (cache.codec.decode(cache.records[key]) for cache in (own, found))
+        assert torch.equal(ours.ids, theirs.ids)
+        assert ours.log_weights is not None
+        assert theirs.log_weights is not None
+        torch.testing.assert_close(ours.log_weights, theirs.log_weights, atol=0.15, rtol=0)
+    for wrong, message in ((["--choose", "sample"], "inclusion probabilities"), (["--temperature", "2"], "at 1")):
+        recipe = read(tiny_recipe, [served(model_server, tiny_teacher)])
+        assert isinstance(recipe, LanguageRecipe)
+        kinds: dict[str, Any] = {"choose": "top", "temperature": 1.0, wrong[0][2:]: wrong[1]}
+        kinds["temperature"] = float(kinds["temperature"])
+        with pytest.raises(UserError, match=message):
+            build_cache(recipe, tmp_path / "x", entries=6, log_probs=True, **kinds)

@@ -1,7 +1,9 @@
 """A cache of ranks from a recipe: its prompts and responses, and the teacher's order at every token."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import torch
 
 from grkd.console import console
 from grkd.data.language import Group, Item
@@ -11,12 +13,15 @@ from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
+from grkd.language.served import named, served_teacher
 from grkd.models.weights_digest import weights_digest
-from grkd.recipe import LanguageRecipe, Model
+from grkd.recipe import LanguageRecipe, Model, ServedModel, Teacher
 from grkd.run.folder import RunFolder
-from grkd.teacher.rank_build import fill
+from grkd.served import ServedTeacher
+from grkd.teacher.rank_build import fill, fill_by
 from grkd.teacher.rank_cache import Origin, RankCache, content_key, vocabulary_digest
 from grkd.teacher.rank_codec import Choose, RankCodec
+from grkd.teacher.rank_draws import candidates_of_top
 
 
 def build_cache(
@@ -24,12 +29,10 @@ def build_cache(
 ) -> RankCache:
     """Run the recipe's stages up to its responses, and write the teacher's order of every token of them to `folder`.
 
-    A killed build goes on where it was. Raises UserError for a teacher of another vocabulary, and for a folder that was
-    made otherwise.
+    A killed build goes on where it was. Raises UserError for a teacher of another vocabulary or without scores of
+    tokens, for a folder that was made otherwise, and for what a served teacher's top k cannot give.
     """
-    if not isinstance(recipe.teacher, Model):
-        raise UserError("a cache of ranks is filled from a teacher in memory; give teacher: {model: ...}")
-    name = recipe.teacher.model
+    _check_teacher(recipe.teacher, choose=choose, temperature=temperature)
     run = RunFolder(Path(recipe.output))
     with run.locked():
         context = LanguageContext.open(recipe, run)
@@ -39,12 +42,12 @@ def build_cache(
         models = context.models
         if models.teacher_tokenizer is not None:
             raise UserError("a cache of ranks holds the student's tokens, and the teacher has another vocabulary")
-        teacher = models.teacher()
+        teacher = models.teacher() if models.served is None else served_teacher(context, "cache")
         codec = RankCodec(vocabulary=models.numbers["vocabulary"], entries=entries, choose=choose, log_probs=log_probs)
         keys = sorted(content_key(item) for group in groups for item in group.items)
         origin = Origin(
-            teacher=name,
-            weights=weights_digest(teacher),
+            teacher=named(recipe.teacher),
+            weights=teacher.digest if isinstance(teacher, ServedTeacher) else weights_digest(teacher),
             vocabulary=vocabulary_digest(models.tokenizer),
             template=digest(models.tokenizer.chat_template),
             prompts=digest(keys),
@@ -55,13 +58,50 @@ def build_cache(
             RankCache.begun(folder, codec, origin)
         run.ranks.wait_for_everyone()
         cache = RankCache.begun(folder, codec, origin)
-        fill(cache, teacher, groups, batch_size=recipe.score.batch_size)
+        if isinstance(teacher, ServedTeacher):
+            _fill_from_server(cache, teacher, groups)
+        else:
+            fill(cache, teacher, groups, batch_size=recipe.score.batch_size)
         cache = RankCache(folder, writing=True)  # with the shards of the other ranks
         if run.ranks.is_main_process:
             cache.finish()
         run.ranks.wait_for_everyone()
     console.print(f"cache of ranks: {cache.header.get('tokens', 0):,} tokens in {folder}")
     return cache
+
+
+def _check_teacher(teacher: Teacher, *, choose: Choose, temperature: float) -> None:
+    """Raises UserError for a teacher that gives no scores of tokens, and for what a server's top k cannot give."""
+    if isinstance(teacher, ServedModel):
+        if not teacher.log_probs:
+            raise UserError("teacher.log_probs: a cache of ranks holds orders of tokens, which need log-probabilities")
+        if choose == "sample":
+            raise UserError(
+                "--choose sample: a server gives its likeliest tokens alone, each for certain and all others never, so "
+                "that no sample with known inclusion probabilities can be drawn; use --choose top"
+            )
+        if temperature != 1:
+            raise UserError(
+                f"--temperature {temperature:g}: a server gives log-probabilities at 1; the others' share at "
+                "another temperature is not known from its likeliest tokens"
+            )
+    elif not isinstance(teacher, Model):
+        raise UserError("a cache of ranks is filled from teacher: {model: ...} or {url: ..., served_model: ...}")
+
+
+def _fill_from_server(cache: RankCache, teacher: ServedTeacher, groups: Sequence[Group]) -> None:
+    """From the likeliest tokens that a server gives. Answers are kept as they come until their shard is written."""
+    teacher.top_k = cache.codec.entries
+
+    def store(number: int) -> Path:
+        return cache.folder / f"asked-{number:06d}.jsonl"
+
+    def asked(items: Sequence[Item], number: int) -> tuple[torch.Tensor, list[float]]:
+        means, rows = teacher.scored(items, keep={item.id for item in items}, store=store(number))
+        ids, log_probs = (torch.cat([rows[item.id][place] for item in items]) for place in (0, 1))
+        return cache.codec.encode(candidates_of_top(ids.long(), log_probs, cache.codec)), means
+
+    fill_by(cache, groups, asked, written=lambda number: store(number).unlink(missing_ok=True))
 
 
 def _groups(run: RunFolder, split: str) -> Iterator[Group]:

@@ -31,6 +31,7 @@ class ServedTeacher:
     kept in memory). top_k: likeliest entries per token that `scored` keeps for token-level methods.
     local: gives the same model's own mean log-probabilities; the first responses are compared with it, and a server
     that differs by more than tolerance_nats per token is refused.
+    digest: of the model's name and files, as far as the server says.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class ServedTeacher:
         self.folder = folder
         self._journal = Journal(None if folder is None else folder / "answers.jsonl")
         self._checked = False
+        self.digest = ""
 
     def open(self) -> None:
         """Ask the server what it is. Raises UserError if it is not there, or another model than for earlier answers."""
         facts = {"served_model": self.server.model, **self.server.open()}
+        self.digest = digest(["served", facts["served_model"], facts.get("root")])
         if self.folder is None:
             return
         noted = self.folder / "server.json"

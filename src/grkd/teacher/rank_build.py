@@ -1,6 +1,6 @@
-"""Filling a cache of ranks from a teacher in memory, shard by shard."""
+"""Filling a cache of ranks, shard by shard: from a teacher in memory, or from whoever gives the records."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +19,42 @@ _RESPONSES_PER_SHARD = 256
 _TOKENS_AT_A_TIME = 256  # whose scores are ordered at once: of 262k candidates 268 MB in float32
 
 
-@torch.no_grad()
+Asked = Callable[[Sequence[Item], int], tuple[torch.Tensor, list[float]]]
+
+
 def fill(cache: RankCache, teacher: PreTrainedModel, groups: Sequence[Group], *, batch_size: int) -> None:
-    """Write the records of all responses of these groups that the cache lacks; ranks share the shards.
+    """Write the records of all responses of these groups that the cache lacks, from a teacher in memory.
 
     A shard's draws depend on the cache's seed and the shard's number, not on ranks or kills.
     Raises UserError for a teacher whose scores are not finite.
+    """
+
+    @torch.no_grad()
+    def asked(items: Sequence[Item], number: int) -> tuple[torch.Tensor, list[float]]:
+        seed = cache.origin.seed * 1_000_003 + number
+        draws = torch.Generator(teacher.device).manual_seed(seed)
+        rounding = torch.Generator().manual_seed(seed + 1)
+        order = sorted(range(len(items)), key=lambda at: len(items[at].prompt_ids) + len(items[at].response_ids))
+        records, means = [torch.empty(0)] * len(items), [0.0] * len(items)
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            found, log_probs = _records(cache, teacher, [items[at] for at in places], draws, rounding)
+            lengths = [len(items[at].response_ids) for at in places]
+            each = log_probs.double().cpu().split(lengths)
+            for at, rows, values in zip(places, found.split(lengths), each, strict=True):
+                records[at], means[at] = rows, float(values.mean())
+        return torch.cat(records), means
+
+    fill_by(cache, groups, asked)
+
+
+def fill_by(
+    cache: RankCache, groups: Sequence[Group], asked: Asked, *, written: Callable[[int], None] = lambda _: None
+) -> None:
+    """The same from any teacher; ranks share the shards.
+
+    asked(items, shard) gives the records of the responses' tokens, item by item, and each response's mean
+    log-probability, nats per token. written(shard) is called when they are on the disk.
     """
     items = {
         content_key(item): (item, source)
@@ -40,14 +70,18 @@ def fill(cache: RankCache, teacher: PreTrainedModel, groups: Sequence[Group], *,
         task = bar.add_task("cache of ranks", total=sum(len(shards[number]) for number in missing), unit="responses")
         for number in missing:
             part = [(key, *items[key]) for key in shards[number] if key not in cache.records]
-            _write_shard(cache, teacher, number, part, batch_size=batch_size)
+            _write_texts(cache, number, part)
+            records, means = asked([item for _, item, _ in part], number)
+            rows = records.split([len(item.response_ids) for _, item, _ in part])
+            found = {key: own for (key, _, _), own in zip(part, rows, strict=True)}
+            cache.records.write_shard(found, number=number, metadata={"means": means})
+            written(number)
             bar.update(task, advance=len(part))
     state.wait_for_everyone()
 
 
-def _write_shard(
-    cache: RankCache, teacher: PreTrainedModel, number: int, part: Sequence[tuple[str, Item, str]], *, batch_size: int
-) -> None:
+def _write_texts(cache: RankCache, number: int, part: Sequence[tuple[str, Item, str]]) -> None:
+    """The prompts and responses of a shard, unless a killed build has written them."""
     new = [(key, item, source) for key, item, source in part if key not in cache.texts]
     if new:
         cache.texts.write_shard(
@@ -59,22 +93,6 @@ def _write_shard(
                 "sources": [source for _, _, source in new],
             },
         )
-    seed = cache.origin.seed * 1_000_003 + number
-    draws = torch.Generator(teacher.device).manual_seed(seed)
-    rounding = torch.Generator().manual_seed(seed + 1)
-    found: dict[str, torch.Tensor] = {}
-    means: dict[str, float] = {}
-    ordered = sorted(part, key=lambda each: len(each[1].prompt_ids) + len(each[1].response_ids))
-    for start in range(0, len(ordered), batch_size):
-        chosen = ordered[start : start + batch_size]
-        records, log_probs = _records(cache, teacher, [item for _, item, _ in chosen], draws, rounding)
-        lengths = [len(item.response_ids) for _, item, _ in chosen]
-        found |= {key: rows for (key, _, _), rows in zip(chosen, records.split(lengths), strict=True)}
-        each = log_probs.double().cpu().split(lengths)
-        means |= {key: float(values.mean()) for (key, _, _), values in zip(chosen, each, strict=True)}
-    keys = [key for key, _, _ in part]
-    metadata = {"means": [means[key] for key in keys]}
-    cache.records.write_shard({key: found[key] for key in keys}, number=number, metadata=metadata)
 
 
 def _records(

@@ -1,9 +1,10 @@
 """The candidates of a token that a cache of ranks keeps: the teacher's top, or a sample without replacement."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.teacher.rank_codec import Candidates, RankCodec
 
@@ -51,4 +52,29 @@ def candidates_of(
         tied=own[:, 1:] == own[:, :-1],
         log_weights=weights if codec.log_probs else None,
         log_tail=tail if codec.log_probs else None,
+    )
+
+
+def candidates_of_top(
+    ids: Int[Tensor, "tokens k"], log_probs: Float[Tensor, "tokens k"], codec: RankCodec
+) -> Candidates:
+    """What a record keeps of the k likeliest entries of N tokens, k at least `codec.entries`, at temperature 1.
+
+    Each of the k was chosen for certain and no other can be: there are no inclusion probabilities to divide by, so the
+    weights are the probabilities, the tail 1 - sum of them, and soft targets a lower bound, as of `candidates_of` with
+    choose "top". Equal log-probabilities are tied.
+    Raises UserError for an entry outside the vocabulary.
+    """
+    if int(ids.max()) >= codec.vocabulary:
+        raise UserError(f"teacher: it names token {int(ids.max())}, and the vocabulary has {codec.vocabulary}")
+    by_id = ids.argsort(-1)
+    order = log_probs.gather(-1, by_id).sort(dim=-1, descending=True, stable=True).indices[:, : codec.entries]
+    order = by_id.gather(-1, order)
+    ids, best = ids.gather(-1, order), log_probs.gather(-1, order)
+    left = (1 - best.double().exp().sum(-1)).clamp_min(1e-12).log().float()
+    return Candidates(
+        ids=ids,
+        tied=best[:, 1:] == best[:, :-1],
+        log_weights=best if codec.log_probs else None,
+        log_tail=left if codec.log_probs else None,
     )
