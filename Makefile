@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WITH := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help demo test test-all lint format vllm-test gpu gpu2 bench clean
+.PHONY: help demo test test-all lint docs format vllm-test gpu gpu2 bench clean
 help:
 	@echo "make demo      install, then distil a real language model and a classifier (about 10 minutes on 2 cores)"
 	@echo "make test      install, then run the tests"
-	@echo "make lint      ruff, mypy, import-linter"
+	@echo "make lint      ruff, mypy, import-linter, the documentation (a broken link is an error)"
+	@echo "make docs      the documentation's pages, in build/docs"
 	@echo "make format    rewrite the code in the project's format"
 	@echo "make gpu       the tests that need a GPU (in the Python that PYTHON names, with its own PyTorch)"
 	@echo "make gpu2      the tests that need two GPUs of one machine, likewise"
@@ -48,6 +49,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(DOCS)
+
+# Pages of Markdown and docstrings; mkdocs.yml is strict. The variable silences an advertisement.
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+docs: $(VENV)/.dev
+	$(DOCS)
+	@echo "build/docs/index.html"
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

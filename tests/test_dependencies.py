@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Extras for users; test and lint are for the project's own developers.
-EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("test", "lint", "dev")]
+# Extras for users; test, lint and docs are for the project's own developers.
+EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("test", "lint", "docs", "dev")]
 # Declared for a reason other than an import of ours.
 ONLY_DECLARED = {"gguf", "setuptools", "grkd", "alpaca-eval"}
 
