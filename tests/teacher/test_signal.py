@@ -166,6 +166,20 @@ def test_only_the_items_own_rows_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert read == [(2, 7)]
 
 
+def test_shards_are_held_as_far_as_they_fit(tmp_path: Path) -> None:
+    cache = HiddenCache(tmp_path)
+    first = cache.write_shard({"a": torch.ones(2, 3), "b": torch.zeros(5, 3)})
+    later = cache.write_shard({"c": torch.full((4, 3), 2.0)})
+    cache.hold(first.stat().st_size + later.stat().st_size - 1)
+    first.unlink()  # what is held needs no file
+    assert torch.equal(cache["b"], torch.zeros(5, 3))
+    found = cache.rows_later(["c", "a"], pinned=False).result()
+    assert torch.equal(found, torch.tensor([[2.0] * 3] * 4 + [[1.0] * 3] * 2))
+    later.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        pickle.loads(pickle.dumps(cache))["c"]
+
+
 def test_resume_of_a_half_written_cache(tmp_path: Path) -> None:
     """A kill in the middle of the second shard: the first is there, the half is not, and the work goes on."""
     first = HiddenCache(tmp_path)

@@ -51,6 +51,8 @@ def language_rows(
     if on_policy or not all(item.id in cache for group in groups for item in group.items):
         live = context.models.teacher()
         return LanguageRows(**common, teacher=live, sampler=_sampler(context, live) if on_policy else None)
+    if objective is not None:
+        cache.hold()
     return LanguageRows(**common, cache=cache, head=TeacherHead.load(head))
 
 

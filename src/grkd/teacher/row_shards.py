@@ -14,13 +14,14 @@ from grkd.errors import UserError
 from grkd.files import parse_json, whole_file
 
 _OPEN_FILES = 64  # far below what a process may hold open
+_MOST_HELD = 2 << 30  # bytes in memory
 
 
 class RowShards:
     """One tensor per shard, the rows of its items one after the other, and their ids and lengths in its metadata.
 
-    Opening the folder reads the ids alone; `shards[item_id]` reads that item's rows from the memory-mapped file.
-    After a kill, open the folder again and go on with the items that are not in it.
+    Opening the folder reads the ids alone; `shards[item_id]` reads that item's rows from the memory-mapped file, or
+    after `hold` from memory. After a kill, open the folder again and go on with the items that are not in it.
     name: of the tensor, and the start of the files' names. cure: what errors say to do about a file that is damaged.
     """
 
@@ -28,6 +29,7 @@ class RowShards:
         self.folder, self.name, self.dtype, self.cure = folder, name, dtype, cure
         self._places: dict[str, tuple[Path, int, int]] = {}
         self._open: dict[Path, Any] = {}
+        self._held: dict[Path, Tensor] = {}
         for path in self.files():
             self._take(path)
 
@@ -46,6 +48,8 @@ class RowShards:
     def __getitem__(self, item_id: str) -> Tensor:
         """The item's rows, as they were stored; raises KeyError for an item that is not there."""
         path, start, end = self._places[item_id]
+        if path in self._held:
+            return self._held[path][start:end]
         if path not in self._open:
             while len(self._open) >= _OPEN_FILES:
                 self._open.pop(next(iter(self._open)))
@@ -54,7 +58,18 @@ class RowShards:
         return rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # each worker process opens the files itself
+        return {**self.__dict__, "_open": {}, "_held": {}}  # each worker process opens the files itself
+
+    def hold(self, most_bytes: int = _MOST_HELD) -> None:
+        """Read shards into memory, up to so many bytes; the others stay in their files.
+
+        Reading slices of a file takes the interpreter's lock, which a training needs to keep a GPU busy.
+        """
+        for path in self.files():
+            most_bytes -= path.stat().st_size
+            if most_bytes < 0:
+                return
+            self._held[path] = self._opened(path).get_tensor(self.name)
 
     def length(self, item_id: str) -> int:
         """Rows of an item."""
