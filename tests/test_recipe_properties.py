@@ -146,10 +146,12 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
         if plain["search"] is not None:
             plain["search"]["steps_share"] = 1.0
     for training in (plain["training"], teacher.get("training")):
-        if training and training["steps"]:
-            training["epochs"] = None
         if training and plain["task"] == "classifier":
-            training.update(tokens_per_batch=None, compile="auto")
+            training.update(tokens_per_batch=None, compile="auto", minutes=None)
+        if training and training["minutes"]:
+            training["steps"] = None
+        if training and (training["steps"] or training["minutes"]):
+            training["epochs"] = None
     for section in [*plain.values(), plain, *[inner for outer in plain.values() for inner in _inner(outer)]]:
         if isinstance(section, dict):
             for key in [key for key, value in section.items() if value is None]:

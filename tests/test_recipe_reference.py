@@ -21,7 +21,7 @@ def test_every_key_has_a_line_and_a_default() -> None:
     for section in (*TASKS.values(), recipe.Training, recipe.Responses, recipe.Lora):
         for field in fields(section):
             assert f"| `{field.name}` | " in page
-    assert "| `warmup` | a number of at least 0 and below 1 | `0.1` | share of the steps |" in page
+    assert "| `warmup` | a number of at least 0 and below 1 | `0.1` | share of the training |" in page
     assert "| `output` | text that is not empty | needed |" in page
 
 

@@ -176,7 +176,7 @@ def _warn_of_shared_questions(context: LanguageContext) -> None:
 def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageRecipe:
     """The recipe with its length in optimiser steps: methods that leave groups out would otherwise take fewer."""
     training = recipe.training
-    if training.steps is not None:
+    if training.steps is not None or training.minutes is not None:
         return recipe
     a_step = training.batch_size * training.gradient_accumulation * ranks
     steps = max(1, math.ceil(math.ceil(groups / a_step) * training.epochs))
@@ -192,8 +192,12 @@ def _opened(job: Job) -> LanguageContext:
 def _of_job(job: Job) -> LanguageRecipe:
     """The recipe with the job's method, learning rate and number of steps."""
     training, search = replace(job.recipe.training, learning_rate=job.learning_rate), job.recipe.search
-    if job.trial is not None and search is not None and training.steps is not None:
-        training = replace(training, steps=max(1, round(search.steps_share * training.steps)))
+    if job.trial is not None and search is not None:
+        share = search.steps_share
+        if training.minutes is not None:
+            training = replace(training, minutes=share * training.minutes)
+        elif training.steps is not None:
+            training = replace(training, steps=max(1, round(share * training.steps)))
     return replace(job.recipe, training=training, methods=[job.method])
 
 

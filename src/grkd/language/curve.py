@@ -18,15 +18,16 @@ Asked = Callable[[PreTrainedModel], dict[str, Any]]
 
 
 class ExactMatchCurve(BesideTraining):
-    """Appends a line {step, seconds, exact_match: {value, low, high}} to `path`: at the start, every `every` steps and
-    at the end.
+    """Appends a line {step, seconds, exact_match: {value, low, high}} to `path`: at the start, every `every` steps
+    (or at `points` points, evenly over the training) and at the end.
 
     seconds: of training up to there, without the time that the answers take. ask: a student's exact match, as
     grkd.language.evaluate.answered gives it; it runs in training's precision.
     """
 
-    def __init__(self, path: Path, ask: Asked, *, every: int) -> None:
-        self.path, self.ask, self.every = path, ask, every
+    def __init__(self, path: Path, ask: Asked, *, every: int, points: int | None = None) -> None:
+        self.path, self.ask, self.every, self.points = path, ask, every, points
+        self._reached = 0  # points of the training's end, of all
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -41,13 +42,19 @@ class ExactMatchCurve(BesideTraining):
             self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
             return bool(lines)
 
+        self._reached = int((self.points or 0) * self.done(state))
         if not from_main(kept):
             self._measure(args, state, model)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
+        due = state.global_step >= state.max_steps
+        if self.points is None:
+            due = due or state.global_step % self.every == 0
+        else:
+            reached = int(self.points * self.done(state))
+            due, self._reached = due or reached > self._reached, reached
         if due:
             self._measure(args, state, model)
 

@@ -85,6 +85,8 @@ class RankContext:
         share = self.recipe.search.steps_share if search and self.recipe.search is not None else 1.0
         if share == 1.0:
             return training
+        if training.minutes is not None:
+            return dataclasses.replace(training, minutes=share * training.minutes)
         if training.steps is not None:
             return dataclasses.replace(training, steps=max(1, round(share * training.steps)))
         return dataclasses.replace(training, epochs=share * training.epochs)

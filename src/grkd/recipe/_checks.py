@@ -36,6 +36,8 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
     else:
         yield from _training(raw["teacher"], ("teacher",))
         for section, path in ((raw, ()), (raw["teacher"], ("teacher",))):
+            if (section.get("training") or {}).get("minutes") is not None:
+                yield Problem((*path, "training", "minutes"), "is not for classifiers; set epochs or steps")
             for name in ("tokens_per_batch", "compile"):
                 if (section.get("training") or {}).get(name) not in (None, "auto"):
                     yield Problem((*path, "training", name), "is for language models; take it out")
@@ -53,8 +55,9 @@ def checks_of_methods(recipe: Recipe) -> Iterator[Problem]:
 
 def _training(raw: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
     section = raw.get("training") or {}
-    if section.get("steps") is not None and "epochs" in section:
-        yield Problem((*path, "training", "steps"), "given together with epochs; keep one of the two")
+    for name, other in (("steps", "epochs"), ("minutes", "epochs"), ("minutes", "steps")):
+        if section.get(name) is not None and section.get(other) is not None:
+            yield Problem((*path, "training", name), f"given together with {other}; keep one of the two")
     for name in section.get("extra") or {}:
         if instead := managed(name):
             yield Problem((*path, "training", "extra", name), instead)

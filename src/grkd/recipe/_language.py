@@ -208,6 +208,7 @@ class LanguageEvaluation(Section):
     # (train/<student>/curve.jsonl). They train nothing; their time is not counted.
     curve_questions: FilePath | None = None
     curve_every: Count = 100
+    curve_points: Count | None = None  # instead of curve_every: so many, evenly over training, beside the start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,10 +65,13 @@ class Training(Section):
     epochs: Epochs = 1.0
     steps: Count | None = None  # instead of epochs
     batch_size: Count = 8
+    # Instead of epochs, not of classifiers: minutes of training, over which the schedules go. Not counted: answers to
+    # the curve's questions, checkpoints, and the first step, which compiles kernels. What is resumed has what is left.
+    minutes: Positive | None = None
     gradient_accumulation: Count = 1
     learning_rate: Rate = 1e-4
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup: Fraction = 0.1  # share of the steps
+    warmup: Fraction = 0.1  # share of the training
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     max_grad_norm: NonNegative = 1.0
     # Compute layers twice, which takes less memory; auto: of language models, where the GPU's memory is too small.

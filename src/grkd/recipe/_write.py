@@ -40,8 +40,8 @@ def _plain(value: Any) -> Any:
         return {"name": value.name, "label": value.label, **given, **deepcopy(value.options)}
     if is_dataclass(value):
         given = {field.name: getattr(value, field.name) for field in fields(value)}
-        if isinstance(value, Training) and value.steps is not None:
-            del given["epochs"]  # beside steps it says nothing, and the two are refused together
+        if isinstance(value, Training) and (value.steps or value.minutes) is not None:
+            del given["epochs"]  # beside these it says nothing, and is refused together with them
         return {name: _plain(inner) for name, inner in given.items() if inner is not None}
     return [_plain(inner) for inner in value] if isinstance(value, list) else deepcopy(value)
 

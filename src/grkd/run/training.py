@@ -35,6 +35,7 @@ from grkd.training import (
 from grkd.training.callbacks import BesideTraining
 from grkd.training.checkpoints import full_disk
 from grkd.training.memory import must_recompute
+from grkd.training.time_limit import NO_LAST_STEP, SecondsBar, TimeLimit
 
 
 def arguments(
@@ -58,7 +59,7 @@ def arguments(
         "output_dir": str(folder),
         "run_name": run_name,
         "num_train_epochs": training.epochs,
-        "max_steps": training.steps or -1,
+        "max_steps": NO_LAST_STEP if training.minutes is not None else training.steps or -1,
         "per_device_train_batch_size": training.batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "learning_rate": training.learning_rate,
@@ -120,7 +121,9 @@ def train(
     Returns the student; None on all processes but the main one if its weights are sharded.
     """
     checkpoints = folder / "checkpoints"
-    bar, metrics = ProgressBar(description), MetricsFile(folder / "metrics.jsonl")
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    limit = None if training.minutes is None else TimeLimit(60.0 * training.minutes, metrics)
+    bar = ProgressBar(description) if limit is None else SecondsBar(description, limit)
     recompute = isinstance(rows, LanguageRows) and must_recompute(
         model,
         rows.teacher,
@@ -140,12 +143,13 @@ def train(
         fused_head=training.fused_head,
         steps_per_generation=training.steps_per_generation,
         compile_layers=None if training.compile == "auto" else training.compile,
+        time_limit=limit,
         train_dataset=dataset,
-        callbacks=[bar, metrics, FiniteSteps(), *callbacks, WholeCheckpoints()],
+        callbacks=[metrics, *([] if limit is None else [limit]), bar, FiniteSteps(), *callbacks, WholeCheckpoints()],
     )
     for callback in callbacks:
         if isinstance(callback, BesideTraining):
-            callback.metrics = metrics
+            callback.metrics, callback.limit = metrics, limit
     _only_our_callbacks(trainer)
     resume = last_whole_checkpoint(checkpoints)
     try:

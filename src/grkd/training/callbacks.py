@@ -6,13 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grkd.console import progress_bar
 from grkd.files import NotJSON, parse_json
+
+if TYPE_CHECKING:
+    from grkd.training.time_limit import TimeLimit
 
 
 class ProgressBar(TrainerCallback):
@@ -23,17 +26,19 @@ class ProgressBar(TrainerCallback):
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
+    def position(self, state: TrainerState) -> dict[str, Any]:
+        """Fields of the bar's task: what is done, and of how much."""
+        return {"total": state.max_steps, "completed": state.global_step}
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             self.bar = progress_bar()
-            self.task = self.bar.add_task(
-                self.description, total=state.max_steps, completed=state.global_step, unit="step"
-            )
+            self.task = self.bar.add_task(self.description, unit="step", **self.position(state))
             self.bar.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
-            self.bar.update(self.task, completed=state.global_step)
+            self.bar.update(self.task, **self.position(state))
 
     def on_log(
         self,
@@ -74,6 +79,10 @@ class MetricsFile(TrainerCallback):
             yield
         finally:
             self._clock += time.perf_counter() - begin
+
+    def leave_out_the_last_step(self, step: int) -> None:
+        """The time since the last log is no part of training's; `step`: the one that ends now."""
+        self._clock, self._step = time.perf_counter(), step
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._step = time.perf_counter(), state.global_step
@@ -117,9 +126,14 @@ class MetricsFile(TrainerCallback):
 
 
 class BesideTraining(TrainerCallback):
-    """A callback whose work is no part of training's time: `metrics` is set before training begins."""
+    """A callback whose work is no part of training's time: `metrics` and `limit` are set before training begins."""
 
     metrics: MetricsFile
+    limit: "TimeLimit | None" = None
+
+    def done(self, state: TrainerState) -> float:
+        """Share of the training that is over."""
+        return state.global_step / state.max_steps if self.limit is None else self.limit.progress
 
 
 class FiniteSteps(TrainerCallback):

@@ -13,7 +13,7 @@ from grkd.data.language import unwrapped
 from grkd.errors import UserError
 
 _WORTH_SECONDS = 600.0  # of training: compiling takes a minute or two and saves about a fifth of a step
-_FLOPS_PER_SECOND = 4e14  # of a large GPU in such a training
+FLOPS_PER_SECOND = 4e14  # of a large GPU in such a training
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
@@ -51,7 +51,7 @@ class CompiledLayers:
 
     def pays(self, flops: float) -> bool:
         """Whether a training of so many operations is long enough; never on a CPU."""
-        return self.device.type == "cuda" and flops / _FLOPS_PER_SECOND > _WORTH_SECONDS
+        return self.device.type == "cuda" and flops / FLOPS_PER_SECOND > _WORTH_SECONDS
 
     def begin(self, flops: float, warm_up: Callable[[], object]) -> None:
         """Compile, and run `warm_up`, a first pass whose results are thrown away; say both, or why not.

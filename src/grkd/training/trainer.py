@@ -4,6 +4,7 @@ Over 300 lines: what transformers' Trainer lets a subclass change is methods of 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -24,7 +26,7 @@ from grkd.models.adapters import shares_weights
 from grkd.models.shard import check_same_weights, is_sharded
 from grkd.objectives import Batch, Level, Objective, Term, combine
 from grkd.training.checkpoints import without_tied
-from grkd.training.compiled_layers import CompiledLayers, training_flops
+from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, training_flops
 from grkd.training.evaluation import evaluation_loss, prefixed
 from grkd.training.on_policy import mixed
 from grkd.training.passes import in_passes
@@ -32,6 +34,7 @@ from grkd.training.resolution import say_lost_steps
 from grkd.training.rows import DRAW_SEED, REPEATED, Counts, RowSource, draw_seed, mean_scores, seconds_per_step
 from grkd.training.sampled_ahead import SampledAhead
 from grkd.training.several_processes import SeveralProcesses
+from grkd.training.time_limit import PARTS, TimeLimit
 
 
 class DistillationTrainer(SeveralProcesses):
@@ -48,7 +51,8 @@ class DistillationTrainer(SeveralProcesses):
     once, before the first of them (fewer at the end of an epoch). The later
     steps then learn from a student some steps old: minillm's importance weights account for that, gkd and grkd have
     none. Other methods never sample. compile_layers: student's and teacher's, by torch.compile; None: on a GPU, where
-    the training is long enough to pay for it. The other arguments are those of transformers.Trainer.
+    the training is long enough to pay for it. time_limit: also among the callbacks; schedules then go by its clock, and
+    args.max_steps is NO_LAST_STEP. The other arguments are those of transformers.Trainer.
     Several GPUs need `accelerate launch` (no DataParallel).
     """
 
@@ -62,6 +66,7 @@ class DistillationTrainer(SeveralProcesses):
         fused_head: bool | None = None,
         steps_per_generation: int = 1,
         compile_layers: bool | None = False,
+        time_limit: TimeLimit | None = None,
         **kwargs: Any,
     ) -> None:
         if steps_per_generation < 1:
@@ -86,6 +91,7 @@ class DistillationTrainer(SeveralProcesses):
         self.loss_is_scaled_for_ga = True
         self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
         self.steps_per_generation = steps_per_generation
+        self._limit = time_limit
         self._ahead = SampledAhead()
         self._step_counts: dict[Level, Tensor] = {}
         self._logged_at = 0
@@ -102,7 +108,15 @@ class DistillationTrainer(SeveralProcesses):
     @property
     def progress(self) -> float:
         """0 at the first optimiser step, 1 at the last."""
+        if self._limit is not None:
+            return self._limit.progress
         return schedules.progress_at(self.state.global_step, max(1, self.state.max_steps))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The learning rate's schedule, over the steps or over the time limit."""
+        if self._limit is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        return self._limit.paced(super().create_scheduler(PARTS, optimizer))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -177,6 +191,8 @@ class DistillationTrainer(SeveralProcesses):
             tokens=float(tokens * passes),
             recompute=bool(getattr(self.args, "activation_checkpointing", None) or self.args.gradient_checkpointing),
         )
+        if self._limit is not None:
+            flops = self._limit.left * FLOPS_PER_SECOND
 
         def warm_up() -> None:
             with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
@@ -315,7 +331,8 @@ class DistillationTrainer(SeveralProcesses):
         return super().train(resume_from_checkpoint, *arguments, **options)
 
     def _save_checkpoint(self, *arguments: Any) -> None:
-        super()._save_checkpoint(*arguments)
+        with nullcontext() if self._limit is None else self._limit.clock.paused():
+            super()._save_checkpoint(*arguments)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         self._ahead.save(folder, self.accelerator.process_index)
 
@@ -330,6 +347,8 @@ class DistillationTrainer(SeveralProcesses):
                 logs[f"terms/{name}"] = total / max(1.0, count)
             # The log follows the step, so it speaks of the progress that the step saw.
             last = schedules.progress_at(max(0, self.state.global_step - 1), max(1, self.state.max_steps))
+            if self._limit is not None:
+                last = self._limit.seen
             logs["progress"] = last
             logs["rows_seen"] = self._rows_seen.item()
             logs |= self.objective.logged(last)
