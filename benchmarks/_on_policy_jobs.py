@@ -1,4 +1,4 @@
-"""The runs of the on-policy experiment: which are left, in which order, how many steps, what is kept of them."""
+"""The runs of the on-policy experiment: which are left, in which order, what is kept of them."""
 
 import json
 import time
@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from grkd.files import read_json, write_json
 from grkd.language.compare import perform
 from grkd.language.search import Job
 from grkd.recipe import LanguageRecipe, Method
 
-# Methods that differ in who ranks alone take the learning rate and the pace of the one that a verifier ranks.
+# Methods that differ in who ranks alone take the learning rate of the one that a verifier ranks.
 RATE_OF = dict.fromkeys(("grkd-teacher", "grkd-verifier-then-teacher", "grkd-votes"), "grkd-verifier")
-CURVE_POINTS = 8
+REWARD_POINTS = 10
 _WARM_STEPS = 20  # the first steps compile kernels and record the decode step
 
 
@@ -48,7 +50,7 @@ def rates(recipe: LanguageRecipe, method: Method) -> list[float]:
 
 def trial_jobs(recipe: LanguageRecipe, found: Mapping[str, Any], *, steps: int) -> list[Job]:
     """The trials that are not in `found`, all of `steps` optimiser steps."""
-    recipe = replace(recipe, training=replace(recipe.training, steps=steps))
+    recipe = replace(recipe, training=replace(recipe.training, steps=steps, minutes=None))
     jobs = [
         Job(recipe=recipe, method=method, seed=recipe.seeds[0], learning_rate=rate, trial=number)
         for method in recipe.methods
@@ -57,24 +59,13 @@ def trial_jobs(recipe: LanguageRecipe, found: Mapping[str, Any], *, steps: int) 
     return [job for job in jobs if job.name not in found]
 
 
-def planned(
-    recipe: LanguageRecipe, trials: Mapping[str, Any], plan: Mapping[str, Any], *, budget: float
-) -> dict[str, Any]:
-    """label -> {learning_rate, seconds_per_step, steps} of the methods whose trials are over; `plan` stays as it is.
-
-    steps: what `budget` seconds of training hold at the pace of the trials (their median).
-    """
-    result = dict(plan)
+def planned(recipe: LanguageRecipe, trials: Mapping[str, Any]) -> dict[str, float]:
+    """label -> the learning rate of its final runs, for the methods whose trials are over."""
+    result = {}
     for method in recipe.methods:
         searched = next(one for one in recipe.methods if one.label == RATE_OF.get(method.label, method.label))
-        ended = _ended(recipe, trials, searched)
-        rate = best_rate(ended)
-        paces = sorted(trial["seconds_per_step"] for trial in ended if trial.get("seconds_per_step"))
-        if method.label in result or rate is None or not paces:
-            continue
-        pace = paces[len(paces) // 2]
-        steps = max(2, round(budget / pace))
-        result[method.label] = {"learning_rate": rate, "seconds_per_step": pace, "steps": steps}
+        if (rate := best_rate(_ended(recipe, trials, searched))) is not None:
+            result[method.label] = rate
     return result
 
 
@@ -84,18 +75,17 @@ def best_rate(trials: Sequence[Mapping[str, Any]]) -> float | None:
     return -max(known)[1] if known else None
 
 
-def final_jobs(recipe: LanguageRecipe, plan: Mapping[str, Any], found: Mapping[str, Any]) -> list[Job]:
-    """The final runs of planned methods that are not in `found`."""
-    jobs = []
-    for seed in recipe.seeds:
-        for method in recipe.methods:
-            if (own := plan.get(method.label)) is None or f"{method.label}-seed{seed}" in found:
-                continue
-            training = replace(recipe.training, steps=own["steps"])
-            evaluation = replace(recipe.evaluation, curve_every=max(1, own["steps"] // CURVE_POINTS))
-            job = replace(recipe, training=training, evaluation=evaluation)
-            jobs.append(Job(recipe=job, method=method, seed=seed, learning_rate=own["learning_rate"]))
-    return jobs
+def final_jobs(
+    recipe: LanguageRecipe, plan: Mapping[str, float], found: Mapping[str, Any], *, budget: float
+) -> list[Job]:
+    """The final runs of planned methods that are not in `found`, each of `budget` seconds of training."""
+    recipe = replace(recipe, training=replace(recipe.training, steps=None, minutes=budget / 60))
+    return [
+        Job(recipe=recipe, method=method, seed=seed, learning_rate=plan[method.label])
+        for seed in recipe.seeds
+        for method in recipe.methods
+        if method.label in plan and f"{method.label}-seed{seed}" not in found
+    ]
 
 
 def in_turn(recipe: LanguageRecipe, job: Job) -> tuple[bool, int, int]:
@@ -125,6 +115,8 @@ def final_kept(folder: Path, job: Job) -> dict[str, Any]:
         "steps": spent["steps"],
         "seconds": spent["seconds"],
         "tokens": spent["rows_seen"],
+        "took": seconds_taken(folder, job),
+        "rewards": _rewards(train / "groups"),
         **_pace(_lines(train / "metrics.jsonl")),
         "metrics": read_json(evaluated / "metrics.json"),
         "correct": correct(answers),
@@ -133,6 +125,25 @@ def final_kept(folder: Path, job: Job) -> dict[str, Any]:
             for line in _lines(train / "curve.jsonl")
         ],
     }
+
+
+def _rewards(folder: Path) -> list[dict[str, float]]:
+    """Each ranker's mean score of the groups of a training, in tenths of its steps; empty where nothing is ranked."""
+    groups = [
+        dict(line["by_ranker"])
+        for path in sorted(folder.glob("*.parquet"))
+        for line in pq.read_table(path, columns=["by_ranker"]).to_pylist()
+    ]
+    found: list[dict[str, float]] = []
+    points = min(REWARD_POINTS, len(groups))
+    for part in range(points):
+        low, high = (round(at * len(groups) / points) for at in (part, part + 1))
+        scores: dict[str, list[float]] = {}
+        for group in groups[low:high]:
+            for label, values in group.items():
+                scores.setdefault(label, []).extend(value for value in values if value is not None)
+        found.append({label: round(sum(each) / len(each), 4) for label, each in scores.items() if each})
+    return found
 
 
 def correct(answers: Sequence[Mapping[str, Any]]) -> str:

