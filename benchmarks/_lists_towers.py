@@ -195,8 +195,17 @@ def _adam(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rat
 
 def _words(words: csr_matrix, device: torch.device) -> Tensor:
     """Words of texts as a matrix: sparse on a CPU; a GPU is faster with all the zeros."""
+    if device.type != "cpu":
+        return dense(words, device)
     parts = (torch.from_numpy(part) for part in (words.indptr, words.indices, words.data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch calls this layout "beta"
-        found = torch.sparse_csr_tensor(*parts, size=words.shape, check_invariants=False).to(device)
-        return found if device.type == "cpu" else found.to_dense()
+        return torch.sparse_csr_tensor(*parts, size=words.shape, check_invariants=False)
+
+
+def dense(words: csr_matrix, device: torch.device) -> Tensor:
+    """The matrix with all its zeros, made on the device: only the words are copied there."""
+    rows = np.repeat(np.arange(words.shape[0]), np.diff(words.indptr))
+    found = torch.zeros(words.shape, device=device)
+    places = (torch.from_numpy(each.astype(np.int64)).to(device) for each in (rows, words.indices))
+    return found.index_put_(tuple(places), torch.from_numpy(words.data).to(device))

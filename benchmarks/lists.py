@@ -54,8 +54,13 @@ class Entry:
 
 
 _UNLABELLED = {"intra_class_weight": 0.0, "label_weight": 0.0}
+_ORDER_ALONE: dict[str, Any] = {"anchor": [], "alpha_shape": "constant"}
 METHODS: dict[str, Entry] = {
     "grkd": Entry("grkd", {"preset": "lists"}, "pairs.tau", (1.0, 4.0), -1),
+    "grkd_pairs": Entry("grkd", {**_ORDER_ALONE, "ranking": [{"part": "pairs"}]}, "pairs.tau", (1.0, 4.0), -1),
+    "grkd_softmax": Entry(
+        "grkd", {**_ORDER_ALONE, "ranking": [{"part": "pairs", "pool": "softmax"}]}, "pairs.tau", (1.0, 4.0), -1
+    ),
     "kd": Entry("kd", {}, "temperature", (1.0, 4.0)),
     "kd_z": Entry("kd", {"standardize": True}, "temperature", (0.5, 2.0)),
     "dist": Entry("dist", _UNLABELLED, "temperature", (1.0, 4.0)),

@@ -12,7 +12,7 @@ from scipy.sparse import random as random_sparse
 from benchmarks import lists, lists_table
 from benchmarks._lists_data import KINDS, ListSet, said
 from benchmarks._lists_search import TRIALS, beside, first_points, next_points, settled
-from benchmarks._lists_towers import Teacher, _ndcg, trained
+from benchmarks._lists_towers import Teacher, _ndcg, _words, dense, trained
 from grkd import objectives
 from grkd.files import read_json
 from grkd.metrics.retrieval import retrieval_measures
@@ -56,6 +56,12 @@ def test_towers_trained_together_are_those_trained_alone() -> None:
             torch.testing.assert_close(together[[place]][:, :, [number]], alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(together[:, :, 0], together[:, :, 1])
     assert not torch.allclose(together[0], together[1])
+
+
+def test_the_words_of_a_gpu_are_those_of_a_cpu() -> None:
+    words = a_set().documents
+    np.testing.assert_array_equal(dense(words, torch.device("cpu")).numpy(), words.toarray())
+    np.testing.assert_array_equal(_words(words, torch.device("cpu")).to_dense().numpy(), words.toarray())
 
 
 @pytest.mark.parametrize("label", [label for label, entry in lists.METHODS.items() if entry.scale])

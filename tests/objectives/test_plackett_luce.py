@@ -35,7 +35,7 @@ def test_tau_divides_the_student_and_a_tied_list_does_not_count() -> None:
         ("lambdaloss", {}, "tiers"),
         ("lambdaloss", {"grades": "scores"}, "scores"),
         ("grkd", {"preset": "lists"}, "tiers"),
-        ("grkd", {"preset": "lists", "pairs.target": "soft"}, "scores"),
+        ("grkd", {"preset": "lists", "ranking.0.target": "soft"}, "scores"),
         ("grkd", {}, "scores"),  # soft targets beside the pairs
         ("pld", {"weight": "uniform", "label_first": False}, "order"),
         ("pld", {"label_first": False}, "scores"),

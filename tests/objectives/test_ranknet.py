@@ -23,9 +23,9 @@ def test_equals_plain_loops_and_sentence_transformers(sigma: float) -> None:
     torch.testing.assert_close(term.rows[0] / len(pairs), peer)
 
 
-def test_grkd_for_lists_is_its_mean_over_pairs() -> None:
+def test_the_pairs_of_grkd_for_lists_are_its_mean() -> None:
     batch = a_list()
-    (ours,) = objectives.load("grkd", preset="lists").terms(batch)
+    ours = objectives.load("grkd", preset="lists").terms(batch)[0]
     (ranknet,) = objectives.load("ranknet").terms(batch)
     pairs = int((batch.teacher.unsqueeze(-1) > batch.teacher.unsqueeze(-2)).sum())
     torch.testing.assert_close(ours.rows * pairs, ranknet.rows)

@@ -9,6 +9,7 @@ from grkd.losses._pair_forms import HARD, MARGIN, PAIR_FORMS, SOFT, PairForm, pa
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
 from grkd.losses._relational import relational_angle, relational_distance
 from grkd.losses._soft_target import cross_entropy_of, forward_kl, masked_log_softmax, soft_target
+from grkd.losses._softmax_pairs import softmax_pairs, voted_softmax_pairs
 from grkd.losses._standardized import standardized
 from grkd.losses._tiered_plackett_luce import tiered_plackett_luce
 from grkd.losses._voted_pairs import voted_pairs
@@ -38,8 +39,10 @@ __all__ = [
     "relational_angle",
     "relational_distance",
     "soft_target",
+    "softmax_pairs",
     "standardized",
     "tiered_plackett_luce",
     "voted_pairs",
+    "voted_softmax_pairs",
     "weighted_pairs",
 ]

@@ -71,9 +71,9 @@ def tiered_plackett_luce(
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k must be 1 or more, got {top_k}")
     exists = checked_mask(mask, student_scores)
-    student, teacher = _sorted(student_scores, teacher_scores, exists)
-    first, last = _bounds(teacher)
-    below = _log_sum_below(student, last)
+    student, teacher = by_teacher(student_scores, teacher_scores, exists)
+    first, last = bounds(teacher)
+    below = log_sum_below(student, last)
     counted = torch.isfinite(teacher) & torch.isfinite(below)
     if top_k is not None:
         counted = counted & (first < top_k)
@@ -82,7 +82,7 @@ def tiered_plackett_luce(
     return -log_probs.sum(-1)
 
 
-def _sorted(student: Tensor, teacher: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+def by_teacher(student: Tensor, teacher: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
     """Both by falling teacher score; masked candidates last, with the teacher's score -inf and the lowest student's."""
     teacher = wide(teacher.detach()).masked_fill(~exists, -torch.inf)
     order = teacher.argsort(dim=-1, descending=True, stable=True)
@@ -91,7 +91,7 @@ def _sorted(student: Tensor, teacher: Tensor, exists: Tensor) -> tuple[Tensor, T
     return scores.gather(-1, order), teacher.gather(-1, order)
 
 
-def _bounds(teacher: Float[Tensor, "rows candidates"]) -> tuple[Int[Tensor, "rows candidates"], Tensor]:
+def bounds(teacher: Float[Tensor, "rows candidates"]) -> tuple[Int[Tensor, "rows candidates"], Tensor]:
     """First and last place of each candidate's tier; the rows are sorted by falling score."""
     places = torch.arange(teacher.shape[-1], device=teacher.device).expand(teacher.shape)
     changes = torch.ones_like(teacher, dtype=torch.bool)
@@ -103,7 +103,7 @@ def _bounds(teacher: Float[Tensor, "rows candidates"]) -> tuple[Int[Tensor, "row
     return first, last
 
 
-def _log_sum_below(student: Tensor, last: Tensor) -> Float[Tensor, "rows candidates"]:
+def log_sum_below(student: Tensor, last: Tensor) -> Float[Tensor, "rows candidates"]:
     """log sum exp(s) over the candidates below each one's tier; -inf if none exists there."""
     from_here = student.flip(-1).logcumsumexp(-1).flip(-1)
     nothing = torch.full_like(from_here[:, :1], -torch.inf)

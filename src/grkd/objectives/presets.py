@@ -21,8 +21,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "anchor": (SoftTarget(temperature=2.0, t_squared=True),),
         "alpha_ceiling": 0.5,
     },
-    # Pairs alone, from the first step on: reads only the order, so that ties and partial orders are enough.
-    "lists": {"ranking": (Pairs(),), "anchor": (), "alpha_shape": "constant"},
+    # The order alone, from the first step on, so that ties and partial orders are enough: all pairs alike, which
+    # withstand a teacher's mistakes, and each candidate against all below it, which learns more from a clean order.
+    "lists": {
+        "ranking": (Pairs(), Pairs(pool="softmax", weight=0.3)),
+        "anchor": (),
+        "alpha_shape": "constant",
+    },
     # Soft targets first; then pairs as in the paper and, weighing more, groups of the batch's examples.
     "classes": {
         "ranking": (

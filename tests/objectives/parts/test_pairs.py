@@ -232,3 +232,18 @@ def test_values_out_of_range_are_refused(option: str, value: Any) -> None:
         Pairs(**{option: value})
     with pytest.raises(UserError, match=f"^grkd: pairs.*{option}.*{value}"):
         objectives.load("grkd", **{f"pairs.{option}": value})
+
+
+def test_a_softmax_over_the_majority_of_votes_is_that_over_the_order() -> None:
+    generator = torch.Generator().manual_seed(5)
+    student, teacher = (torch.randn(3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    part = Pairs(pool="softmax", tau=0.5, level="response")
+    plain = term_of(Batch(student=student, teacher=teacher, level="response"), part)
+    share = torch.where(teacher.unsqueeze(-1) > teacher.unsqueeze(-2), 0.75, 0.25).double().triu(1)
+    voted = term_of(Batch(student=student, votes=Votes(targets=share), level="response"), part)
+    torch.testing.assert_close(voted.rows, plain.rows)
+    torch.testing.assert_close(plain.rows, losses.plackett_luce(student / 0.5, teacher) / 3)
+    none = Votes(targets=share, weights=torch.zeros_like(share))
+    assert not term_of(Batch(student=student, votes=none, level="response"), part).counted.any()
+    with pytest.raises(UserError, match="set target: hard"):
+        Pairs(pool="softmax", target="soft")

@@ -1,7 +1,7 @@
 """Pairs: the group relative loss over the pairs of a group."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,14 +12,24 @@ from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.imports import imported, is_import_path
 from grkd.kernels.all_pairs import all_pairs
-from grkd.losses import HARD, PAIR_FORMS, Normalize, PairForm, pair_form, voted_pairs
-from grkd.objectives._base import Batch, LeastTeacher
-from grkd.objectives._option_checks import above_zero
+from grkd.losses import (
+    HARD,
+    PAIR_FORMS,
+    Normalize,
+    PairForm,
+    pair_form,
+    softmax_pairs,
+    voted_pairs,
+    voted_softmax_pairs,
+)
+from grkd.objectives._base import Batch, LeastTeacher, Votes
+from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import meant, option
 from grkd.objectives.parts._base import AxisPart, Part, batch_mean
 from grkd.objectives.parts._score_pair import ScorePair
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
+Pool = Literal["mean", "softmax"]
 
 # Up to here "auto" takes every candidate: all pairs of 1,000 cost less than a small student's forward pass.
 _ALL_UP_TO = 1_000
@@ -81,15 +91,18 @@ class Pairs(AxisPart, GroupPart):
     """The group relative loss: how badly the student orders the pairs that the teacher orders.
 
     L_GR = (1/Z) sum over pairs with t_i > t_j of value((s_i - s_j) / tau, (t_i - t_j) / tau): losses.group_relative
+    pool: softmax: a candidate against all below it in one softmax, log(1 + sum exp(-(s_i - s_j) / tau)), in place of
+    their mean (losses.softmax_pairs): the pairs that the student gets most wrong count most.
     over: batch: the same over pairs of rows within each candidate, with log-probabilities at `temperature` as scores.
     A batch with `votes` (Batch.votes) says itself which pairs count and what their targets are: group and target are
     then not read (grkd.losses.voted_pairs). Rows without a pair do not count.
-    Source: arXiv 2504.20482 (hard pairs, all alike, their mean).
+    Source: arXiv 2504.20482 (hard pairs, all alike, their mean); softmax: InfoNCE (arXiv 1807.03748) over an order.
     """
 
     tau: float = option(1.0, "scale of score differences")
     target: str | PairForm = option("hard", "form of a pair: hard, soft, or one of your own", choices=("hard", "soft"))
     normalize: Normalize = option("pairs", "divisor of the sum: number of pairs (as in the paper) or of candidates")
+    pool: Pool = option("mean", "pairs of a candidate: their mean, or one softmax of it and all below it")
     temperature: float = option(1.0, "over: batch: temperature of the log-probabilities that are the scores")
 
     def check(self) -> None:
@@ -97,7 +110,9 @@ class Pairs(AxisPart, GroupPart):
         above_zero(self.short_name(), self, "tau", "temperature")
         if self.over == "batch" and self.group in ("top", "sample"):
             raise UserError(f"{self.short_name()}: over: batch compares rows in every class; set group: all or auto")
-        _ = self.form
+        known(self.short_name(), self, {"pool": get_args(Pool)})
+        if self.form is not HARD and self.pool == "softmax":
+            raise UserError(f"{self.short_name()}: pool: softmax reads the order alone; set target: hard")
 
     def check_candidates(self, candidates: int) -> None:
         if self.over == "batch" and self.choice(candidates) != "all":
@@ -123,10 +138,11 @@ class Pairs(AxisPart, GroupPart):
 
     @property
     def term_name(self) -> str:
-        return "group_relative" + ("_over_batch" if self.over == "batch" else "")
+        name = "softmax_pairs" if self.pool == "softmax" else "group_relative"
+        return name + ("_over_batch" if self.over == "batch" else "")
 
     def head_options(self) -> dict[str, Any] | None:
-        if self.over == "batch" or self.form.kernel is None:
+        if self.over == "batch" or self.form.kernel is None or self.pool == "softmax":
             return None
         shared = ("tau", "normalize", "group", "group_size", "group_temperature")
         named = {name: getattr(self, name) for name in shared}
@@ -140,20 +156,21 @@ class Pairs(AxisPart, GroupPart):
             self.check_candidates(scores.student.shape[-1])
             return self._of_columns(scores), scores.counted()
         if batch.votes is not None:
-            return voted_pairs(
-                scores.student,
-                batch.votes.targets,
-                batch.votes.weights,
-                mask=scores.exists,
-                tau=self.tau,
-                normalize=self.normalize,
-            )
+            return self._voted(scores, batch.votes)
         student, teacher, exists = scores.student, scores.teacher, scores.exists
         group = self.chosen(batch)
         if group is not None:
             student, teacher = student.gather(-1, group.indices), teacher.gather(-1, group.indices)
             exists = group.mask
         return self._pairs(student, teacher, exists), has_pair(teacher, exists)
+
+    def _voted(self, scores: ScorePair, votes: Votes) -> tuple[Tensor, Tensor]:
+        """Pairs by shares of opinions; a softmax takes the majority's word on each pair."""
+        options: dict[str, Any] = {"mask": scores.exists, "tau": self.tau, "normalize": self.normalize}
+        if self.pool == "mean":
+            return voted_pairs(scores.student, votes.targets, votes.weights, **options)
+        above = majority(votes, scores.exists)
+        return voted_softmax_pairs(scores.student, above, **options), above.any(-1).any(-1)
 
     def _of_columns(self, scores: ScorePair) -> Float[Tensor, ""]:
         """Mean over the candidates with a pair of rows."""
@@ -162,7 +179,22 @@ class Pairs(AxisPart, GroupPart):
         return batch_mean(losses, has_pair(columns.teacher, columns.exists))
 
     def _pairs(self, student: Tensor, teacher: Tensor, exists: Tensor | None) -> Tensor:
+        if self.pool == "softmax":
+            return softmax_pairs(student, teacher, mask=exists, tau=self.tau, normalize=self.normalize)
         return all_pairs(student, teacher, mask=exists, tau=self.tau, pair_target=self.form, normalize=self.normalize)
+
+
+def majority(votes: Votes, exists: Tensor | None) -> Bool[Tensor, "rows candidates candidates"]:
+    """Whether more than half of the opinions put i above j; pairs without an opinion are in no order."""
+    # Only entries with i < j are read of the targets.
+    upper = votes.targets.triu(1)
+    share = upper + (1 - votes.targets.transpose(-1, -2)).tril(-1)
+    above = share > 0.5
+    if votes.weights is not None:
+        weights = votes.weights.triu(1)
+        above = above & ((weights + weights.transpose(-1, -2)) > 0)
+    above = above & ~torch.eye(above.shape[-1], dtype=torch.bool, device=above.device)
+    return above if exists is None else above & exists.unsqueeze(-1) & exists.unsqueeze(-2)
 
 
 def has_pair(teacher: Float[Tensor, "rows candidates"], exists: Tensor | None) -> Bool[Tensor, " rows"]:
