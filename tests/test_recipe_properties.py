@@ -142,7 +142,7 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
     else:
         student.update(model="cnn", training=None)
         teacher["weights"] = data["dataset"] = data["image_folder"] = data["folder"] = data["teacher_labels"] = None
-        data["labels"] = "clean"
+        data["labels"], data["image"], data["image_root"] = "clean", None, None
         if plain["search"] is not None:
             plain["search"]["steps_share"] = 1.0
     for training in (plain["training"], teacher.get("training")):

@@ -193,7 +193,7 @@ def _changed(lockstep: Lockstep, name: str) -> bool:
 
 
 def _fits(recipe: ClassifierRecipe, spec: ClassifierModel, training: Training) -> bool:
-    in_memory = recipe.data.image_folder is None
+    in_memory = recipe.data.image_folder is None and recipe.data.image is None
     return not is_transformers(spec.model) and in_memory and not trainer_settings(training)
 
 

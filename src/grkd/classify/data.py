@@ -12,7 +12,7 @@ from grkd.data.classification import ClassificationData, digits
 from grkd.data.classification_batches import PadTokens, Prepare, ProcessImages, stack_inputs, tokenise
 from grkd.data.features import TfidfFeatures
 from grkd.data.known_sets import known_set
-from grkd.data.labelled_images import image_folder
+from grkd.data.labelled_images import image_folder, named_images
 from grkd.data.labelled_text import labelled_text
 from grkd.errors import UserError
 from grkd.models.networks import build, is_transformers, load_weights
@@ -44,15 +44,16 @@ def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
         found = known_set(data.dataset, Path(data.folder), labels=data.labels, teacher_labels=data.teacher_labels)
         return found if data.limit is None else found.limited(data.limit, seed=seed)
     if data.train is not None:
-        return labelled_text(
+        found = labelled_text(
             Path(data.train),
             None if data.heldout is None else Path(data.heldout),
-            text=data.text,
+            text=data.image or data.text,
             label=data.label,
             heldout_fraction=data.heldout_fraction,
             seed=seed,
             limit=data.limit,
         )
+        return found if data.image_root is None else named_images(found, Path(data.image_root), size=data.image_size)
     assert data.image_folder is not None
     return image_folder(
         Path(data.image_folder),

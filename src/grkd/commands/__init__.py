@@ -6,11 +6,12 @@ A command imports what it needs in `run`: `grkd --help` must not wait for PyTorc
 import argparse
 from collections.abc import Callable
 
-from grkd.commands import cache, compare, demo, evaluate, groups, methods, report, run, schema, table, verify
+from grkd.commands import cache, compare, demo, evaluate, groups, init, methods, report, run, schema, table, verify
 
 Run = Callable[[argparse.Namespace], int]
 
 COMMANDS = {
+    "init": init,
     "run": run,
     "compare": compare,
     "demo": demo,

@@ -25,7 +25,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
     add = command.add_argument
-    add("--check", action="store_true", help="say what is wrong before weights are loaded, else print the recipe")
+    add(
+        "--check",
+        action="store_true",
+        help="say what is wrong before weights are loaded, else print the recipe, with every key",
+    )
     add("--deep", action="store_true", help="with --check: load models, run one step of every method, write nothing")
 
 
@@ -44,5 +48,5 @@ def run(options: argparse.Namespace) -> int:
     check_recipe(read)
     if options.deep:
         return check_deeply(read)
-    print(recipe.dump(read), end="")
+    print(recipe.dump(read, empty=True), end="")
     return 0

@@ -1,6 +1,7 @@
-"""Images in one folder a class, read with Pillow to uint8; large folders are read when asked."""
+"""Images in one folder per class, or named in a table, read with Pillow; large sets are read when asked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
 
-_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 _OTHER_NAMES = frozenset(("val", "valid", "validation", "test", "dev", "eval"))
 
 # Above this the pixels stay on disk and are decoded again in every epoch.
@@ -68,6 +69,20 @@ def image_folder(
     )
 
 
+def named_images(table: ClassificationData, folder: Path, *, size: int) -> ClassificationData:
+    """The images that a table's texts name, relative to the folder, as `image_folder` gives them.
+
+    Raises UserError for a file that is not there, or is no image.
+    """
+    parts = []
+    for names in (table.train_inputs, table.heldout_inputs):
+        paths = [folder / str(name) for name in names]
+        if absent := next((path for path in paths if not path.is_file()), None):
+            raise UserError(f"{absent}: no such file; data.image names files inside data.image_root")
+        parts.append(_read_all(ImageFiles(paths, size)))
+    return replace(table, kind="images", train_inputs=parts[0], heldout_inputs=parts[1])
+
+
 def read_image(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
     """An image as RGB in 0..255: turned as its EXIF says, its shorter side scaled to `size`, its centre cut out.
 
@@ -89,6 +104,11 @@ def read_image(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
             f"{path}: cannot be read as an image ({str(error).splitlines()[0]}); repair or remove it"
         ) from None
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def class_names(path: Path) -> list[str]:
+    """Names of the classes of a folder of images; no image is opened. Raises what `image_folder` raises."""
+    return _class_names(_parts(path)[0])
 
 
 def _parts(path: Path) -> tuple[Path, Path | None]:
@@ -116,13 +136,15 @@ def _listed(root: Path, class_names: list[str], *, every_class: bool = True) -> 
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
-        found = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+        found = sorted(
+            file for file in (root / name).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        )
         if not found and every_class:
-            raise UserError(f"{root / name}: no images in it (known: {', '.join(sorted(_SUFFIXES))})")
+            raise UserError(f"{root / name}: no images in it (known: {', '.join(sorted(IMAGE_SUFFIXES))})")
         files += found
         labels += [label] * len(found)
     if not files:
-        raise UserError(f"{root}: no images in it (known: {', '.join(sorted(_SUFFIXES))})")
+        raise UserError(f"{root}: no images in it (known: {', '.join(sorted(IMAGE_SUFFIXES))})")
     return files, torch.tensor(labels)
 
 

@@ -197,6 +197,11 @@ def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
             yield Problem(("data", name), "only cifar10 has other labels than its own")
     if data.heldout is not None and data.train is None:
         yield Problem(("data", "heldout"), "belongs to data.train, which is not given")
+    if data.image is not None and data.train is None:
+        yield Problem(("data", "image"), "belongs to data.train, which is not given")
+    if (data.image is None) != (data.image_root is None):
+        missing, given = ("image", "image_root") if data.image is None else ("image_root", "image")
+        yield Problem(("data", given), f"needs data.{missing} beside it")
     if recipe.search is not None and recipe.search.steps_share != 1:
         yield Problem(("search", "steps_share"), "of language models; for classifiers set lockstep.search_epochs")
     if recipe.student.training is not None:

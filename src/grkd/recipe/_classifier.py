@@ -16,6 +16,7 @@ from grkd.recipe._sections import (
     Search,
     Section,
     Seed,
+    Text,
     Training,
 )
 
@@ -43,7 +44,7 @@ CifarLabels = Literal["clean", "aggregate", "random1", "random2", "random3", "wo
 @dataclass(frozen=True, kw_only=True)
 class ClassifierData(Section):
     """One of: `dataset` (digits is built in, of the others the user gives the `folder`: see grkd.data.known_sets),
-    `train` (CSV or JSONL of text and label), `image_folder` (class/file)."""
+    `train` (CSV or JSONL of text and label, or of image files and labels), `image_folder` (class/file)."""
 
     dataset: Literal["digits", "cifar10", "tiny_imagenet32", "banking77", "clinc150"] | None = None
     folder: FilePath | None = None  # of a dataset that is not built in
@@ -54,6 +55,8 @@ class ClassifierData(Section):
     image_folder: FilePath | None = None  # with train/ and heldout/ inside, or one folder a class
     text: str = "text"  # column names
     label: str = "label"
+    image: Text | None = None  # column of train with names of image files, instead of text
+    image_root: FilePath | None = None  # the folder where those files are
     features: Literal["tokens", "tfidf"] = "tokens"  # how text reaches networks that are no transformers models
     image_size: Annotated[int, Field(ge=1, le=4096)] = 32
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

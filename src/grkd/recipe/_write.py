@@ -12,18 +12,18 @@ from grkd.recipe._recipe import Recipe
 from grkd.recipe._sections import Combine, Method, Section, Training
 
 
-def to_plain(section: Section) -> dict[str, Any]:
+def to_plain(section: Section, *, empty: bool = False) -> dict[str, Any]:
     """A recipe, or one section of it, as JSON-like values.
 
-    Defaults are written out, keys without a value are left out, methods are as in YAML.
+    Defaults are written out, methods are as in YAML. Keys without a value are left out; empty: they are null.
     """
-    plain: dict[str, Any] = _plain(section)
+    plain: dict[str, Any] = _plain(section, empty)
     return plain
 
 
-def dump(recipe: Recipe) -> str:
-    """A recipe as YAML; reading it gives the same recipe."""
-    return _yaml.dump(to_plain(recipe))
+def dump(recipe: Recipe, *, empty: bool = False) -> str:
+    """A recipe as YAML; reading it gives the same recipe. empty: keys without a value are written, as null."""
+    return _yaml.dump(to_plain(recipe, empty=empty))
 
 
 def schema() -> dict[str, Any]:
@@ -33,7 +33,7 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "grkd recipe", **tree}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, empty: bool = False) -> Any:
     if isinstance(value, Method):
         own = {"rankers": value.rankers, "combine": value.combine}
         given = {name: deepcopy(inner) for name, inner in own.items() if inner is not None}
@@ -42,8 +42,8 @@ def _plain(value: Any) -> Any:
         given = {field.name: getattr(value, field.name) for field in fields(value)}
         if isinstance(value, Training) and (value.steps or value.minutes) is not None:
             del given["epochs"]  # beside these it says nothing, and is refused together with them
-        return {name: _plain(inner) for name, inner in given.items() if inner is not None}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else deepcopy(value)
+        return {name: _plain(inner, empty) for name, inner in given.items() if empty or inner is not None}
+    return [_plain(inner, empty) for inner in value] if isinstance(value, list) else deepcopy(value)
 
 
 def _method_schema(name: str) -> dict[str, Any]:

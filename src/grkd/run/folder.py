@@ -42,6 +42,7 @@ _PATHS = (
     "heldout",
     "dataset",
     "image_folder",
+    "image_root",
     "folder",
     "weights",
     "questions",

@@ -1,0 +1,1 @@
+"""`grkd init`: what a user's data are, and a commented recipe for them that runs."""

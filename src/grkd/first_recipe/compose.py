@@ -1,0 +1,190 @@
+"""From data and models to a recipe's text, a function per task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grkd.errors import UserError
+from grkd.first_recipe.lines import Entry, Part, text
+from grkd.first_recipe.look import Found
+from grkd.first_recipe.models import Named, is_url, language_models, model, new_tokens
+from grkd.recipe import (
+    ClassifierData,
+    ClassifierModel,
+    Model,
+    Prompts,
+    RankData,
+    RankStudent,
+    RankTeacher,
+    Responses,
+    Score,
+    ServedModel,
+    Student,
+    Training,
+)
+
+_SEEDS = Entry("seeds", [0], "one student per method and seed; three or more before anything is called better")
+_METHODS = "each trains a student on the same data; `grkd methods` lists all, `grkd methods NAME` the options of one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user names beside the data. folder: of the recipe; output: of the run."""
+
+    folder: Path
+    output: str
+    teacher: str | None = None
+    student: str | None = None
+    served_model: str | None = None
+    text_only: bool = False
+
+
+def compose(found: Found, wish: Wish) -> str:
+    """The recipe's text. Raises UserError if a model is needed that was not named."""
+    made = {"language_model": _language, "classifier": _classifier, "rank": _rank}[found.task](found, wish)
+    head = [f"Written by `grkd init` for {found.about}.", *_STEPS]
+    given = [Entry("task", found.task), Entry("output", wish.output, "stages, students and report.html")]
+    return text(head, [*given, *made], wish.folder)
+
+
+_STEPS = (
+    "  grkd run THIS --check    every mistake that can be known before time is spent",
+    "  grkd run THIS            the same command again goes on after a kill",
+    "  grkd compare THIS        with equal trials per method, once there is a `search` section",
+)
+
+
+def _data(found: Found, kind: type, *more: Entry) -> Part:
+    comments = {"heldout": "what students are measured on", "train": "what students learn from"}
+    entries = [Entry(key, value, comments.get(key, "")) for key, value in found.section.items()]
+    return Part("data", [*entries, *more], found.about, kind)
+
+
+def _methods(*methods: Any) -> Entry:
+    return Entry("methods", list(methods), _METHODS)
+
+
+def _training(*entries: Entry) -> Part:
+    return Part("training", entries, "one optimiser run per student", Training)
+
+
+def _language(found: Found, wish: Wish) -> Sequence[Part | Entry]:
+    named = language_models(
+        wish.teacher, wish.student, served_model=wish.served_model, text_only=wish.text_only
+    )  # fmt: skip
+    grouped = found.kind in ("pairs", "groups")
+    by_response = grouped or named.text_only or named.shared is False
+    heldout = [] if "heldout" in found.section else [Entry("heldout_fraction", 0.1, "of the prompts")]
+    parts: list[Part | Entry] = [
+        Part("teacher", named.teacher, "", ServedModel if named.served else Model),
+        Part("student", named.student, "", Student),
+        _data(found, Prompts, *heldout),
+        Part("responses", _responses(found, named, by_response), "what the students learn from", Responses),
+    ]
+    if grouped and found.scored:
+        parts.append(
+            Part("score", [Entry("reward", "data", "the order of the responses is the data's own")], "", Score)
+        )
+    parts += [
+        _chosen_methods(grouped, by_response, named),
+        _SEEDS,
+        _training(
+            Entry("epochs", 3),
+            Entry("batch_size", 8, "prompts per device and step"),
+            Entry("learning_rate", 5e-5, "1e-5 to 5e-4; smaller for larger students"),
+        ),
+    ]
+    return parts
+
+
+def _responses(found: Found, named: Named, by_response: bool) -> list[Entry]:
+    longest = Entry("max_new_tokens", new_tokens(found.longest, named.context), "longer responses are cut and counted")
+    if found.kind in ("pairs", "groups"):
+        return [Entry("source", "data", "the responses of your file"), Entry("n", found.n, "per prompt"), longest]
+    if by_response:
+        return [
+            Entry("source", "teacher", "it writes them before training"),
+            Entry("n", 4, "per prompt, put in order by the teacher"),
+            longest,
+        ]
+    if found.kind == "answers":
+        return [Entry("source", "data", "your answers; `teacher`: its own, which takes longer"), longest]
+    return [Entry("source", "teacher", "it answers every prompt once, before training"), longest]
+
+
+def _chosen_methods(grouped: bool, by_response: bool, named: Named) -> Entry:
+    if named.text_only or named.shared is False:
+        return _methods("dpo" if grouped else "seqkd", "simpo")
+    if by_response:
+        return _methods("dpo", {"name": "grkd", "preset": "responses"})
+    return _methods("kd", {"name": "grkd", "preset": "tokens"})
+
+
+def _classifier(found: Found, wish: Wish) -> Sequence[Part | Entry]:
+    if is_url(wish.teacher) or is_url(wish.student):
+        raise UserError("--teacher: a classifier's teacher is a network, a folder or a hub name, not a URL")
+    network = {"images": "cnn"}.get(found.kind, "mlp")
+    own = wish.teacher is None
+    teacher = [Entry("model", network if own else model(str(wish.teacher)))]
+    teacher += [Entry("options", {"hidden": [256]}, "widths of its layers")] if own and network == "mlp" else []
+    if own or not _has_classes(str(wish.teacher), found.classes):
+        rate, epochs = (1e-3, 20) if own else (5e-5, 3)
+        teacher += [] if own else [Entry("options", {"new_head": True}, "its own head has other classes")]
+        settings = {"epochs": epochs, "batch_size": 32, "learning_rate": rate}
+        teacher.append(Entry("training", settings, "it is trained on the labels first"))
+    small = wish.student is None
+    student = [Entry("model", network if small else model(str(wish.student)))]
+    student += [Entry("options", {"hidden": [16]})] if small and network == "mlp" else []
+    more = [] if "heldout" in found.section or _parts(found) else [Entry("heldout_fraction", 0.2)]
+    if found.kind == "texts" and (own or small):
+        more.append(Entry("features", "tfidf", "how networks that are no transformers models read text"))
+    if found.kind == "images":
+        more.append(Entry("image_size", 32, "pixels"))
+    return [
+        Part("teacher", teacher, "", ClassifierModel),
+        Part("student", student, "", ClassifierModel),
+        _data(found, ClassifierData, *more),
+        _methods("ce", "kd", {"name": "grkd", "preset": "classes"}),
+        _SEEDS,
+        _training(Entry("epochs", 20), Entry("batch_size", 32), Entry("learning_rate", 1e-3 if small else 5e-5)),
+    ]
+
+
+def _parts(found: Found) -> bool:
+    """Whether a folder of images has a part that is held out."""
+    folder = found.section.get("image_folder")
+    return folder is not None and (folder / "heldout").is_dir()
+
+
+def _has_classes(name: str, classes: list[str]) -> bool:
+    """Whether a model's head has the data's classes by name; True if its config is not at hand."""
+    from grkd.models.load import known_config
+
+    config = known_config(name)
+    if config is None or not classes:
+        return True
+    return {str(one) for one in (config.id2label or {}).values()} == set(classes)
+
+
+def _rank(found: Found, wish: Wish) -> Sequence[Part | Entry]:
+    if is_url(wish.teacher) or is_url(wish.student):
+        raise UserError("--teacher: a ranker's teacher is a folder or a hub name, not a URL")
+    if wish.teacher is None and found.word is None:
+        raise UserError("--teacher: the data do not say which candidates are better; name a model that orders them")
+    parts: list[Part | Entry] = []
+    if wish.teacher is not None:
+        models = [model(wish.teacher)]
+        parts.append(Part("teacher", [Entry("models", models, "one or several")], "", RankTeacher))
+    student = [Entry("model", "tower" if wish.student is None else model(wish.student), "tower: words, for CPUs")]
+    heldout = [] if "heldout" in found.section else [Entry("heldout_fraction", 0.2, "of the queries")]
+    scores = wish.teacher is not None or found.word == "scores"
+    small = wish.student is None
+    return [
+        *parts,
+        Part("student", student, "", RankStudent),
+        _data(found, RankData, *heldout),
+        _methods("kd" if scores else "plackett_luce", {"name": "grkd", "preset": "lists"}),
+        _SEEDS,
+        _training(Entry("epochs", 10), Entry("batch_size", 16), Entry("learning_rate", 1e-2 if small else 2e-5)),
+    ]

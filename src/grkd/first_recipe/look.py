@@ -1,0 +1,177 @@
+"""What data are, from a look at the first records: the task, the kind, and the recipe's data section."""
+
+import csv
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from grkd.data.sources import FORMATS, file_records, named_records
+from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json, read_text
+from grkd.first_recipe.columns import labelled, table_of_images
+
+Task = Literal["language_model", "classifier", "rank"]
+Kind = Literal[
+    "prompts", "answers", "pairs", "groups", "unknown", "texts", "images", "built in", "lists", "retrieval"
+]  # "unknown": a data set by name that cannot be read now
+_LOOKED_AT = 200  # records
+_CONVERSATION = ("messages", "conversations", "prompt", "chosen")
+_HELD_OUT = ("heldout", "held_out", "test", "validation", "valid", "val", "dev", "eval")
+_RENAMED = {"instruction": "prompt", "question": "prompt", "input": "prompt", "output": "completion"}
+_RENAMED |= {"response": "completion", "answer": "completion"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Data as they were found.
+
+    section: the recipe's data section. about: in words. longest: characters of the longest answer. n: responses of the
+    smallest group. scored: every group has scores. word: of lists, what they say of the candidates' order.
+    """
+
+    task: Task
+    kind: Kind
+    section: dict[str, Any]
+    about: str
+    longest: int = 0
+    n: int = 1
+    scored: bool = False
+    word: str | None = None
+    classes: list[str] = field(default_factory=list)
+
+
+def look(data: str, heldout: str | None = None) -> Found:
+    """What is at a path or under a data set's name.
+
+    Raises UserError for a path that leads nowhere, and for records of no known form, with the keys that were found.
+    """
+    if data == "digits":
+        section = {"dataset": "digits"}
+        return Found(task="classifier", kind="built in", section=section, about="scikit-learn's handwritten digits")
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _folder(path, heldout)
+    if path.is_file():
+        return _file(path, Path(heldout).expanduser() if heldout else _beside(path))
+    if path.suffix or data.startswith((".", "/", "~")) or data.count("/") > 1:
+        raise UserError(f"{data}: no such file or folder; give your data, or the name of a data set such as org/name")
+    if heldout:
+        raise UserError(f"--heldout: {data} is a data set by name; write data.heldout_split into the recipe instead")
+    return _named(data)
+
+
+def _folder(path: Path, heldout: str | None) -> Found:
+    if any((path / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
+        return Found(task="rank", kind="retrieval", section={"folder": path}, about="a retrieval set")
+    tables = sorted(one for one in path.iterdir() if one.suffix.lower() in (".jsonl", ".csv", ".tsv", *FORMATS))
+    trained_on = [one for one in tables if one.stem.lower() not in _HELD_OUT]
+    if len(trained_on) == 1:
+        return _file(trained_on[0], Path(heldout).expanduser() if heldout else _beside(trained_on[0]))
+    if trained_on:
+        names = ", ".join(one.name for one in trained_on[:6])
+        raise UserError(f"{path}: several data files in it ({names}); give one of them, and another with --heldout")
+    if any(one.is_dir() and not one.name.startswith(".") for one in path.iterdir()):
+        from grkd.data.labelled_images import class_names
+
+        names = class_names(path)
+        about = f"images of {len(names)} classes"
+        return Found(task="classifier", kind="images", section={"image_folder": path}, about=about, classes=names)
+    raise UserError(f"{path}: no data in it; expected JSONL, CSV or Parquet files, a folder per class, or corpus.jsonl")
+
+
+def _beside(path: Path) -> Path | None:
+    """The held-out file that lies beside one called train."""
+    names = (path.with_name(f"{name}{path.suffix}") for name in _HELD_OUT)
+    return next((one for one in names if one.is_file()), None) if path.stem.lower().startswith("train") else None
+
+
+def _file(path: Path, heldout: Path | None) -> Found:
+    """The kind of a file's records. Raises UserError for a held-out file that is not there."""
+    if heldout is not None and not heldout.is_file():
+        raise UserError(f"--heldout: {heldout}: no such file")
+    section: dict[str, Any] = {"train": path} | ({"heldout": heldout} if heldout else {})
+    records = list(itertools.islice(_records(path), _LOOKED_AT))
+    return _kind(records, section, str(path), path)
+
+
+def _named(name: str) -> Found:
+    """A data set by name, read as far as it can be without a copy on disk."""
+    try:
+        records = list(itertools.islice(named_records(name, split="train", streaming=True), _LOOKED_AT))
+    except UserError as error:
+        about = f"a data set by name that could not be looked at now ({str(error)[:80]} ...)"
+        return Found(task="language_model", kind="unknown", section={"dataset": name}, about=about)
+    found = _kind(records, {"dataset": name}, name, None)
+    if found.task != "language_model":
+        raise UserError(f"{name}: {found.about}; only conversations are read by name: save it as CSV or JSONL")
+    return found
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a file; only the first lines of JSONL and CSV are read."""
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        text = read_text(path, "a CSV, JSONL or Parquet file")
+        yield from csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
+    elif suffix == ".jsonl":
+        for number, line in enumerate(read_text(path, "a JSONL file").split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                yield parse_json(line)
+            except NotJSON as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error}); write one JSON object per line") from None
+    elif suffix in FORMATS:
+        yield from file_records(path)
+    else:
+        raise UserError(f"{path}: unknown kind of file {suffix!r}; give JSONL, CSV, TSV, JSON or Parquet")
+
+
+def _kind(records: list[Any], section: dict[str, Any], name: str, path: Path | None) -> Found:
+    records = [record for record in records if isinstance(record, dict)]
+    if not records:
+        raise UserError(f"{name}: no records in it; a record is a JSON object, or a row below a header")
+    keys = {str(key) for record in records for key, value in record.items() if value is not None}
+    if {"query", "candidates"} <= keys:
+        words = ("scores", "order", "tiers", "grades")
+        known = [word for word in words if all(record.get(word) is not None for record in records)]
+        word = known[0] if known else None
+        return Found(task="rank", kind="lists", section=section, about="lists of candidates", word=word)
+    if keys & set(_CONVERSATION):
+        return _conversations(records, section, keys)
+    if path is not None and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+        if (images := table_of_images(records, path)) is not None:
+            return Found(task="classifier", kind="images", section=section | images[0], about=images[1])
+        if (texts := labelled(records)) is not None:
+            return Found(task="classifier", kind="texts", section=section | texts[0], about=texts[1], classes=texts[2])
+    renamed = [f"{key} to {_RENAMED[key]}" for key in sorted(keys & _RENAMED.keys())]
+    hint = f"rename {' and '.join(renamed)}" if renamed else "docs/guide/data.md has the forms"
+    raise UserError(f"{name}: records with the keys {', '.join(sorted(keys)[:8])} are of no known form; {hint}")
+
+
+def _conversations(records: list[dict[str, Any]], section: dict[str, Any], keys: set[str]) -> Found:
+    from grkd.data.conversation import shown
+    from grkd.data.records import examples_of
+
+    examples = [
+        one
+        for number, record in enumerate(records)
+        for one in examples_of(record, default_id=str(number), where="data")
+    ]
+    answers = [answer for one in examples for answer in one.answers]
+    longest = max((len(answer if isinstance(answer, str) else shown(answer)) for answer in answers), default=0)
+    groups = [len(one.responses) for one in examples if one.responses]
+    if groups and len(groups) == len(examples):
+        scored = all(one.scores is not None for one in examples)
+        kind: Kind = "pairs" if "chosen" in keys else "groups"
+        about = "preference pairs" if kind == "pairs" else "groups of responses" + (" with scores" if scored else "")
+        n = min(groups)
+    else:
+        answered = all(one.answers or one.record for one in examples)
+        kind, n, scored = ("answers" if answered else "prompts"), 1, False
+        about = "conversations with answers" if answered else "prompts, answers for some of them or none"
+    return Found(
+        task="language_model", kind=kind, section=section, about=about, longest=longest, n=n, scored=scored
+    )  # fmt: skip
