@@ -96,7 +96,8 @@ def _limited(kind: type, limits: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.floats(low, high, allow_nan=False, allow_infinity=False, **ends)
     if kind is int:
         return st.integers(low, high if high is None or "le" in limits else high - 1)
-    return {bool: st.booleans(), str: st.sampled_from(AWKWARD) | TEXTS, NoneType: st.none()}[kind]
+    texts = (st.sampled_from(AWKWARD) | TEXTS).filter(lambda text: len(text) >= limits.get("min_length", 0))
+    return {bool: st.booleans(), str: texts, NoneType: st.none()}[kind]
 
 
 @cache
