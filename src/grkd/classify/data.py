@@ -44,7 +44,7 @@ def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
         found = known_set(data.dataset, Path(data.folder), labels=data.labels, teacher_labels=data.teacher_labels)
         return found if data.limit is None else found.limited(data.limit, seed=seed)
     if data.train is not None:
-        found = labelled_text(
+        table = labelled_text(
             Path(data.train),
             None if data.heldout is None else Path(data.heldout),
             text=data.image or data.text,
@@ -53,7 +53,7 @@ def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
             seed=seed,
             limit=data.limit,
         )
-        return found if data.image_root is None else named_images(found, Path(data.image_root), size=data.image_size)
+        return table if data.image_root is None else named_images(table, Path(data.image_root), size=data.image_size)
     assert data.image_folder is not None
     return image_folder(
         Path(data.image_folder),

@@ -75,9 +75,9 @@ def _folder(path: Path, heldout: str | None) -> Found:
     if any(one.is_dir() and not one.name.startswith(".") for one in path.iterdir()):
         from grkd.data.labelled_images import class_names
 
-        names = class_names(path)
-        about = f"images of {len(names)} classes"
-        return Found(task="classifier", kind="images", section={"image_folder": path}, about=about, classes=names)
+        classes = class_names(path)
+        about = f"images of {len(classes)} classes"
+        return Found(task="classifier", kind="images", section={"image_folder": path}, about=about, classes=classes)
     raise UserError(f"{path}: no data in it; expected JSONL, CSV or Parquet files, a folder per class, or corpus.jsonl")
 
 
