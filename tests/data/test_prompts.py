@@ -50,7 +50,7 @@ def test_groups_of_responses(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         {"prompt": "a", "responses": ["b", "c"]},
-        {"prompt": "a", "responses": ["b", "c", "c"], "teacher_scores": [1, -0.5, 2e3]},
+        {"prompt": "a", "responses": ["b", "c", "c"], "teacher_scores": [1, -0.5, -0.5]},
         {"messages": [user("q")], "responses": ["b"], "completion": None},
         {"prompt": "q", "chosen": "good", "rejected": "bad", "responses": None},
         {"prompt": "q", "chosen": turns, "rejected": [user("q"), assistant("bad")]},
@@ -60,7 +60,7 @@ def test_groups_of_responses(tmp_path: Path) -> None:
     found = read_examples(path)
     assert found[:2] == [
         Example(id="1", prompt="a", responses=["b", "c"]),
-        Example(id="2", prompt="a", responses=["b", "c", "c"], scores=[1.0, -0.5, 2000.0]),
+        Example(id="2", prompt="a", responses=["b", "c", "c"], scores=[1.0, -0.5, -0.5]),
     ]
     assert found[2] == Example(id="3", messages=[user("q")], responses=["b"])
     assert found[3] == Example(id="4", prompt="q", responses=["good", "bad"], scores=[1.0, 0.0])
@@ -71,23 +71,23 @@ def test_groups_of_responses(tmp_path: Path) -> None:
 def test_groups_that_are_not_wanted_are_checked_and_give_the_prompt(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        {"prompt": "a", "responses": ["b", "d"], "completion": "c"},
+        {"prompt": "a", "responses": ["b", "d"]},
         {"chosen": [user("q"), assistant("good")], "rejected": [user("q"), assistant("bad")]},
     )
     assert read_examples(path, groups=False) == [
-        Example(id="1", prompt="a", completion="c"),
+        Example(id="1", prompt="a"),
         Example(id="2", prompt="q"),
     ]
-    for wrong in [{"responses": 3}, {"responses": ["b"], "teacher_scores": [1, 2]}, {"chosen": "b"}]:
+    for wrong in [
+        {"responses": ["b", "d"], "completion": "c"},
+        {"chosen": "b", "rejected": "b"},
+        {"responses": 3},
+        {"responses": ["b"], "teacher_scores": [1, 2]},
+        {"chosen": "b"},
+    ]:
         path = written(tmp_path, {"prompt": "a", **wrong})
         with pytest.raises(UserError, match="line 1"):
             read_examples(path, groups=False)
-
-
-def test_groups_without_an_order_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, *({"prompt": p, "chosen": "b", "rejected": r} for p, r in [("x", "b"), ("y", "c")]))
-    assert len(read_examples(path)) == 2
-    assert "1 groups whose responses are all the same" in " ".join(capsys.readouterr().err.split())
 
 
 def test_limit_reads_the_first_and_no_further(tmp_path: Path) -> None:
@@ -143,8 +143,14 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
             "not JSON (-Infinity is no JSON number)",
         ),
         ({"prompt": "a", "responses": ["b"], "teacher_scores": [10**400]}, "an integer of more than 300 digits"),
-        ({"prompt": "a", "responses": ["b"], "teacher_scores": [None]}, "must be a finite number, got null"),
-        ({"prompt": "a", "responses": ["b"], "teacher_scores": [True]}, "must be a finite number, got true or false"),
+        (
+            {"prompt": "a", "responses": ["b"], "teacher_scores": [None]},
+            "must be a number between -1e9 and 1e9, got null",
+        ),
+        (
+            {"prompt": "a", "responses": ["b"], "teacher_scores": [True]},
+            "must be a number between -1e9 and 1e9, got true or false",
+        ),
         ({"prompt": "a", "chosen": "b"}, "it has chosen; give chosen and rejected, both and nothing else"),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c", "responses": ["d"]},

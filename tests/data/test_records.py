@@ -53,7 +53,7 @@ def one(record: dict[str, Any], **options: Any) -> Example:
                 {"content": "", "tool_calls": [{"name": "f", "arguments": nothing}]},
                 {"content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]},
             )
-            for nothing in (None, " ", {})
+            for nothing in (" ", {})
         ),
         ({"content": "a", "name": "Ada"}, {"content": "a", "name": "Ada"}),
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": None}, "ab"),
@@ -134,7 +134,10 @@ def test_pairs_as_published(record: dict[str, Any]) -> None:
                 {"messages": [USER, {**ANSWER, "tool_calls": [{"name": "f", "arguments": arguments}]}]},
                 f"tool_calls[0]: arguments {words}",
             )
-            for arguments, words in [(3, "must be an object"), ("[1]", "must be an object"), ("{", "are text, but")]
+            for arguments, words in [
+                *((wrong, "must be an object ({} if there are none)") for wrong in (3, None, "[1]", "null")),
+                ("{", "are text, but"),
+            ]
         ),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{"id": [1], "name": "f"}]}]}, "tool_calls[0].id must be text"),
         ({"messages": [USER, {**ANSWER, "weight": 2}]}, "weight must be 0 (not learnt) or 1"),
@@ -146,6 +149,21 @@ def test_pairs_as_published(record: dict[str, Any]) -> None:
         ({"messages": [{"role": "system", "content": "a"}, USER, ANSWER], "system": "b"}, "says something else"),
         ({"conversations": [{"from": "bot", "value": "a"}]}, "is from 'bot'"),
         ({"prompt": [USER, ANSWER]}, "no assistant turn after a user's"),
+        ({"prompt": "other", "messages": [USER, ANSWER]}, "prompt is not in the messages beside it; keep one"),
+        ({"prompt": 3, "messages": [USER, ANSWER]}, "prompt must be text, got a number"),
+        ({"prompt": [ANSWER], "messages": [USER, ANSWER]}, "prompt is not in the messages beside it"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a "}, "chosen and rejected are the same, but one is better"),
+        ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "chosen and rejected are the same"),
+        ({"prompt": "q", "responses": ["a", "b", "a"], "teacher_scores": [1, 2, 3]}, "responses[2] are the same, but"),
+        ({"prompt": "q", "responses": ["a", "b"], "completion": "a"}, "a completion and a group of responses"),
+        ({"prompt": "q", "responses": ["a", "b"], "teacher_scores": {"a": 1}}, "need 2 teacher_scores, got an object"),
+        ({"prompt": "q", "responses": ["a", "b"], "teacher_scores": [1e10, 0]}, "between -1e9 and 1e9, got 1e+10"),
+        ({"prompt": "q", "completion": "a", "teacher_scores": [1]}, "teacher_scores without responses"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{**CALL, "id": "1"}]},
+                          {"role": "tool", "content": "", "tool_call_id": "2"}]},
+            "tool_call_id '2' is that of no tool call before it",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
@@ -153,15 +171,24 @@ def test_what_cannot_be_used_is_refused_in_one_line(record: dict[str, Any], word
     with pytest.raises(UserError) as caught:
         read(record)
     assert str(caught.value).startswith("here: ")
+    with pytest.raises(UserError):  # also where the responses are not wanted
+        read(record, groups=False)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
+def test_groups_without_a_difference_are_refused_with_their_number() -> None:
+    records = [{"prompt": p, "responses": r} for p, r in [("x", ["b", "b"]), ("y", ["b", "c"]), ("z", ["b", " b"] * 9)]]
+    with pytest.raises(UserError, match=r"^records\[0\]: the responses are all the same.*; drop or mend 2 records"):
+        gathered(records, "records")
+    assert len(gathered([*records[1:2], {"prompt": "z", "responses": ["b"]}], "records")) == 2
+
+
 def test_keys_that_nothing_reads_are_named_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     unused: Counter[str] = Counter()
-    read({"messages": [{**USER, "lang": "en"}, ANSWER], "prompt": "other", "source": "x", "empty": None}, unused=unused)
-    assert unused == {"messages[].lang": 1, "prompt": 1, "source": 1}
+    read({"messages": [{**USER, "lang": "en"}, ANSWER], "prompt": "q ", "source": "x", "empty": None}, unused=unused)
+    assert unused == {"messages[].lang": 1, "source": 1}
     gathered([{"prompt": "q", "score_chosen": 1, "[b]": 2}] * 3, "records")
     assert capsys.readouterr().err == "records: keys that are not used: [b], score_chosen\n"
 

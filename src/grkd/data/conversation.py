@@ -53,7 +53,18 @@ def read_messages(value: Any, name: str, where: str, *, unused: Counter[str] | N
         read = _message(message, here, where, unused)
         if read["role"] != "system" or read["content"].strip():
             found.append(read)
+    _check_call_ids(found, name, where)
     return found
+
+
+def _check_call_ids(messages: Messages, name: str, where: str) -> None:
+    """Raises UserError for a tool's turn that answers a call which is not there; calls may be without ids."""
+    ids: set[str | None] = set()
+    for message in messages:
+        ids.update(call.get("id") for call in message.get("tool_calls", ()))
+        answered = message.get("tool_call_id")
+        if ids and None not in ids and answered is not None and answered not in ids:
+            raise UserError(f"{where}: {name}: tool_call_id {answered!r} is that of no tool call before it")
 
 
 def read_tools(value: Any, where: str) -> list[dict[str, Any]] | None:
@@ -186,7 +197,7 @@ def _tool_calls(calls: Any, name: str, where: str) -> list[dict[str, Any]]:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise UserError(f'{where}: {name}[{index}] must be {{"function": {{"name", "arguments"}}}}')
-        arguments = _arguments(function.get("arguments"), f"{name}[{index}]", where)
+        arguments = _arguments(function.get("arguments", {}), f"{name}[{index}]", where)
         made: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         if call.get("id") is not None:
             if not isinstance(call["id"], str | int):
@@ -197,8 +208,8 @@ def _tool_calls(calls: Any, name: str, where: str) -> list[dict[str, Any]]:
 
 
 def _arguments(value: Any, name: str, where: str) -> dict[str, Any]:
-    """A call's arguments: an object, or the same as JSON text; null and empty text are no arguments."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    """A call's arguments: an object, or the same as JSON text; empty text is no arguments."""
+    if isinstance(value, str) and not value.strip():
         return {}
     if isinstance(value, str):
         try:
@@ -206,7 +217,7 @@ def _arguments(value: Any, name: str, where: str) -> dict[str, Any]:
         except NotJSON as error:
             raise UserError(f"{where}: {name}: arguments are text, but not JSON ({error}); give an object") from None
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {name}: arguments must be an object, got {kind(value)}")
+        raise UserError(f"{where}: {name}: arguments must be an object ({{}} if there are none), got {kind(value)}")
     found: dict[str, Any] = without_nulls(value)
     return found
 

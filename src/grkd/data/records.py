@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from sys import float_info
 from typing import Any
 
 from grkd.data.conversation import (
@@ -18,10 +17,9 @@ from grkd.data.conversation import (
     read_tools,
 )
 from grkd.data.prompts import Example, Turns
+from grkd.data.record_groups import GROUP_KEYS, PAIR_KEYS, check_agreement, read_answer, read_group
 from grkd.errors import UserError
 
-GROUP_KEYS = ("responses", "teacher_scores")
-PAIR_KEYS = ("chosen", "rejected")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 _PROMPT = ("id", "messages", "conversations", "prompt", *PAIR_KEYS)  # what is no column of its own to a ranker
 _USED = ("id", "messages", "conversations", "prompt", "completion", "system", "tools", "chat_template_kwargs")
@@ -60,7 +58,10 @@ def examples_of(
         unused.update(key for key, value in record.items() if key not in known and value not in (None, "", []))
     parts = _Parts.of(record, where, unused)
     wanted = groups or parts.empty
-    answers, scores = _group(record, parts if wanted else replace(parts), where)
+    prompt = parts if wanted else replace(parts)
+    answers, scores = _group(record, prompt, where)
+    if answers is not None and any(message["role"] == "assistant" for message in [*prompt.before, *prompt.learnt][-1:]):
+        raise UserError(f"{where}: a completion and a group of responses; keep one of them")
     common: dict[str, Any] = {
         "tools": read_tools(record.get("tools"), where),
         "template_options": read_template_options(record.get("chat_template_kwargs"), where),
@@ -69,8 +70,6 @@ def examples_of(
     if answers is not None and not groups and wanted:
         return [Example(id=str(name), **parts.prompt(where), **common)]
     if answers is not None and groups:
-        if any(message["role"] == "assistant" for message in [*parts.before, *parts.learnt][-1:]):
-            raise UserError(f"{where}: a completion and a group of responses; keep one of them")
         return [Example(id=str(name), **parts.prompt(where), responses=answers, scores=scores, **common)]
     return _turns(str(name), parts, turns, where, common)
 
@@ -92,9 +91,7 @@ class _Parts:
         parts = cls(None, [], [])
         if listed:
             whole = read_messages(record[listed[0]], listed[0], where, unused=unused)
-            told = {message["content"].strip() for message in whole}
-            if unused is not None and prompt is not None and not (isinstance(prompt, str) and prompt.strip() in told):
-                unused["prompt"] += 1
+            _check_prompt_beside(prompt, whole, listed[0], where)
             parts = cls(None, [], whole)
         elif isinstance(prompt, list):
             parts.before = read_messages(prompt, "prompt", where, unused=unused)
@@ -190,24 +187,7 @@ def _group(record: dict[str, Any], parts: _Parts, where: str) -> tuple[list[Answ
         if given.keys() != set(PAIR_KEYS):
             raise UserError(f"{where}: it has {' and '.join(given)}; give chosen and rejected, both and nothing else")
         return _pair(given["chosen"], given["rejected"], parts, where), [1.0, 0.0]
-    responses, scores = given.get("responses"), given.get("teacher_scores")
-    if responses is None:
-        if scores is not None:
-            raise UserError(f"{where}: teacher_scores without responses; give both or neither")
-        return None, None
-    if not isinstance(responses, list) or not responses:
-        raise UserError(f"{where}: responses must be a list of one text or more")
-    answers = [_answer(response, f"responses[{index}]", where) for index, response in enumerate(responses)]
-    if scores is None:
-        return answers, None
-    if not isinstance(scores, list) or len(scores) != len(responses):
-        found = str(len(scores)) if isinstance(scores, list) else kind(scores)
-        raise UserError(f"{where}: {len(responses)} responses need {len(responses)} teacher_scores, got {found}")
-    for index, score in enumerate(scores):
-        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= float_info.max:
-            found = str(score) if isinstance(score, float) else kind(score)
-            raise UserError(f"{where}: teacher_scores[{index}] must be a finite number, got {found}")
-    return answers, [float(score) for score in scores]
+    return read_group(given.get("responses"), given.get("teacher_scores"), where)
 
 
 def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]:
@@ -221,9 +201,10 @@ def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]
             contexts.append(turns[:-1])
             answers.append(answer_of(turns[-1]))
         else:
-            answers.append(_answer(value, name, where))
+            answers.append(read_answer(value, name, where))
     if len(contexts) == 2 and contexts[0] != contexts[1]:
         raise UserError(f"{where}: chosen and rejected answer different prompts")
+    check_agreement(answers, PAIR_KEYS, (1.0, 0.0), where)
     whole = [*parts.before, *parts.learnt]
     if whole and whole[-1]["role"] == "assistant":  # as some published sets have it: messages that end with chosen
         if whole[-1] != message_of(answers[0]):
@@ -248,19 +229,19 @@ def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]
     return answers
 
 
+def _check_prompt_beside(prompt: Any, whole: Messages, name: str, where: str) -> None:
+    """Raises UserError for a prompt that is not in the messages beside it: which of the two is meant?"""
+    if prompt is None:
+        return
+    if isinstance(prompt, list):
+        turns = _texts(read_messages(prompt, "prompt", where))
+        known = _texts(whole)[: len(turns)] == turns
+    else:
+        text = check_text(prompt, "prompt", where).strip()
+        known = any(text == message["content"].strip() for message in whole)
+    if not known:
+        raise UserError(f"{where}: the prompt is not in the {name} beside it; keep one of them")
+
+
 def _texts(messages: Messages) -> list[tuple[str, str]]:
     return [(message["role"], message["content"].strip()) for message in messages]
-
-
-def _answer(value: Any, name: str, where: str) -> Answer:
-    """A response: text, an assistant's message, or a list with that message alone."""
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        return check_text(value, name, where)
-    turns = read_messages(
-        [{"role": "assistant", **turn} if isinstance(turn, dict) else turn for turn in value], name, where
-    )
-    if len(turns) != 1 or turns[0]["role"] != "assistant":
-        raise UserError(f"{where}: {name} must be text, or one assistant message")
-    return answer_of(turns[0])

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from grkd.console import console
 from grkd.data.prompts import Example, Turns
+from grkd.data.record_groups import all_the_same
 from grkd.data.records import examples_of
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_bytes
@@ -140,6 +141,7 @@ def _gathered(
 ) -> list[Example]:
     examples: list[Example] = []
     place_of: dict[str, str] = {}
+    same: list[str] = []
     unused: Counter[str] = Counter()
     for where, number, value in itertools.islice(numbered, limit):
         for example in examples_of(
@@ -149,16 +151,15 @@ def _gathered(
                 place = place_of[example.id].removeprefix(f"{name}, ")
                 raise UserError(f"{where}: id {example.id!r} is also that of {place}; make ids unique")
             place_of[example.id] = where
+            if all_the_same(example.answers):
+                same.append(where)
             examples.append(example)
     if not examples:
         raise UserError(f"{name}: no prompts in it; write one JSON object per line")
-    same = sum(
-        len(example.answers) > 1 and example.answers.count(example.answers[0]) == len(example.answers)
-        for example in examples
-    )
-    if same and groups:
-        text = f"{name}: {same} groups whose responses are all the same; nothing can be learnt from their order"
-        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
+    if same:
+        count = "1 record" if len(same) == 1 else f"{len(same)} records (this is the first)"
+        text = "the responses are all the same, so nothing can be learnt from their order"
+        raise UserError(f"{same[0]}: {text}; drop or mend {count}")
     if unused and groups:
         keys = ", ".join(sorted(unused)[:_SHOWN_KEYS]) + (", ..." if len(unused) > _SHOWN_KEYS else "")
         console.print(f"[yellow]{escape(f'{name}: keys that are not used: {keys}')}[/yellow]", soft_wrap=True)

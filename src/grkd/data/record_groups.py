@@ -1,0 +1,75 @@
+"""The responses of a record as a group: their texts or messages, and a score of each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from grkd.data.conversation import Answer, answer_of, check_text, kind, message_of, read_messages
+from grkd.errors import UserError
+
+GROUP_KEYS = ("responses", "teacher_scores")
+PAIR_KEYS = ("chosen", "rejected")
+_LARGEST_SCORE = 1e9  # differences and their squares stay far inside float32
+
+
+def read_group(responses: Any, scores: Any, where: str) -> tuple[list[Answer] | None, list[float] | None]:
+    """Responses and their scores, each None if there are none.
+
+    Raises UserError for what is malformed, and for a response that has two scores.
+    """
+    if responses is None:
+        if scores is not None:
+            raise UserError(f"{where}: teacher_scores without responses; give both or neither")
+        return None, None
+    if not isinstance(responses, list) or not responses:
+        raise UserError(f"{where}: responses must be a list of one text or more")
+    names = [f"responses[{index}]" for index in range(len(responses))]
+    answers = [read_answer(response, name, where) for response, name in zip(responses, names, strict=True)]
+    given = None if scores is None else _scores(scores, len(responses), where)
+    if given is not None:
+        check_agreement(answers, names, given, where)
+    return answers, given
+
+
+def read_answer(value: Any, name: str, where: str) -> Answer:
+    """A response: text, an assistant's message, or a list with that message alone."""
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        return check_text(value, name, where)
+    turns = read_messages(
+        [{"role": "assistant", **turn} if isinstance(turn, dict) else turn for turn in value], name, where
+    )
+    if len(turns) != 1 or turns[0]["role"] != "assistant":
+        raise UserError(f"{where}: {name} must be text, or one assistant message")
+    return answer_of(turns[0])
+
+
+def check_agreement(answers: Sequence[Answer], names: Sequence[str], scores: Sequence[float], where: str) -> None:
+    """Raises UserError for two answers that are the same, outer white space aside, with different scores."""
+    first: dict[str, int] = {}
+    for index, text in enumerate(map(_text, answers)):
+        earlier = first.setdefault(text, index)
+        if scores[earlier] != scores[index]:
+            pair = f"{names[earlier]} and {names[index]}"
+            raise UserError(f"{where}: {pair} are the same, but one is better than the other; drop one, or the record")
+
+
+def all_the_same(answers: Sequence[Answer]) -> bool:
+    """Whether there are several answers without a difference, outer white space aside: nothing to put in order."""
+    return len(answers) > 1 and len(set(map(_text, answers))) == 1
+
+
+def _text(answer: Answer) -> str:
+    message = message_of(answer)
+    return repr(sorted({**message, "content": message["content"].strip()}.items()))
+
+
+def _scores(scores: Any, count: int, where: str) -> list[float]:
+    if not isinstance(scores, list) or len(scores) != count:
+        found = str(len(scores)) if isinstance(scores, list) else kind(scores)
+        raise UserError(f"{where}: {count} responses need {count} teacher_scores, got {found}")
+    for index, score in enumerate(scores):
+        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST_SCORE:
+            found = f"{score:g}" if isinstance(score, float) else kind(score)
+            raise UserError(f"{where}: teacher_scores[{index}] must be a number between -1e9 and 1e9, got {found}")
+    return [float(score) for score in scores]
