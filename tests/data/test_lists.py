@@ -58,6 +58,12 @@ GOOD = {"query": "a", "candidates": ["x", "y"], "order": [0, 1]}
         ({"order": None, "scores": [1]}, "line 2: scores: expected one number for each of the 2 candidates, got 1"),
         ({"order": None, "scores": [1, "2"]}, 'line 2: scores: expected numbers (null: no opinion), got "2"'),
         ({"grades": [1, -1]}, "line 2: grades: expected whole numbers from 0"),
+        ({"order": None, "scores": [1, 10**10]}, "line 2: scores: expected numbers between -1e9 and 1e9"),
+        ({"order": None, "scores": [1, None]}, "line 2: scores: no candidate is before another"),
+        ({"order": None, "scores": [1, 1]}, "line 2: scores: no candidate is before another"),
+        ({"order": None, "scores": {"x": 1}}, "line 2: scores: expected one number for each of the 2 candidates"),
+        ({"order": None, "tiers": [[0, 1]]}, "line 2: tiers: no candidate is before another"),
+        ({"candidates": ["x", " x"]}, 'line 2: candidates: " x" is there twice'),
     ],
 )
 def test_mistakes_name_file_and_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

@@ -53,6 +53,51 @@ def test_one_file_with_a_split_and_pairs_left_out(tmp_path: Path) -> None:
         read_retrieval_folder(folder)
 
 
+HEADER = "query\tdocument\tgrade\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("qrels.tsv", "q0\td1\t1\nq1\td1\t1\n", "line 1: is a judgement; put a header line before it"),
+        ("qrels.tsv", HEADER + "q0\td1\tnan\n", "line 2: expected a number up to 1000 as the grade, got 'nan'"),
+        ("qrels.tsv", HEADER + "q0\td1\t1e9\n", "line 2: expected a number up to 1000 as the grade"),
+        ("qrels.tsv", HEADER + "q0\td1\t1\nq0\td1\t2\n", "line 3: query 'q0' and document 'd1' have another grade"),
+        ("qrels.tsv", HEADER + "q0 d1 1\n", "line 2: expected 3 columns separated by tabs, got 1"),
+        ("qrels.tsv", b"\xff\xfe", "not UTF-8"),
+        ("queries.jsonl", '{"_id": "q0", "text": " "}\n', "line 1: text is empty; fill it in, or drop 'q0'"),
+        ("queries.jsonl", '{"_id": true, "text": "a"}\n', "line 1: expected _id (or id), text or a whole number"),
+        ("queries.jsonl", '{"_id": "q0", "text": "a", "title": 3}\n', "line 1: title must be text"),
+        ("queries.jsonl", '{"_id": "q0", "text": "a"}\n' * 2, "line 2: the id 'q0' is there twice"),
+        ("corpus.jsonl.gz", b"no gzip", "damaged, no UTF-8 text in gzip"),
+        ("corpus.jsonl.gz", gzip.compress(b"{}")[:-9], "damaged, no UTF-8 text in gzip"),
+        ("split.tsv", "query\tours\nq0\tnowhere\n", "line 2: unknown part 'nowhere'"),
+        ("split.tsv", "", "data.split: there is no column None"),
+    ],
+)
+def test_mistakes_name_file_and_line(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+    folder = write(tmp_path / "set")
+    (folder / "qrels.tsv").write_text(HEADER + "q0\td1\t3\n")
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        read_retrieval_folder(folder)
+    assert str(caught.value).startswith(str(folder / name))
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_query_of_two_parts_and_junk(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "train.tsv").write_text(HEADER + "q0\td1\t-1\n")
+    assert read_retrieval_folder(folder).judged == {0: {0: 0.0}}
+    with pytest.raises(UserError, match=r"data\.split names a column of split\.tsv"):
+        read_retrieval_folder(folder, split="ours")
+    (folder / "qrels" / "test.tsv").write_text(HEADER + "q0\td2\t1\n")
+    with pytest.raises(UserError, match=r"(train|test)\.tsv: line 2: query 'q0' is also in (train|test)"):
+        read_retrieval_folder(folder)
+
+
 @pytest.mark.skipif(not CRANFIELD.is_dir(), reason="no cranfield there; set GRKD_DATA")
 def test_cranfield() -> None:
     found = read_retrieval_folder(CRANFIELD)

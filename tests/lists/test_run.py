@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from grkd.files import read_json
 from grkd.lists import train as training
-from grkd.lists.prepare import first_of_each
+from grkd.lists.prepare import first_of_each, read
 from grkd.lists.student import opened
 from grkd.pipeline.check import check_deeply, check_recipe
 from grkd.pipeline.run import run
@@ -124,6 +124,24 @@ def test_a_retrieval_set_with_mined_candidates_and_the_top_of_a_models_order(tmp
 def test_a_limit_takes_the_first_queries_of_each_part() -> None:
     assert first_of_each([2, 2, 0, 2, 0, 0], 2) == [0, 1, 2, 4]
     assert first_of_each([2, 0], None) == [0, 1]
+
+
+def test_the_lists_of_a_query_stay_together_and_shared_queries_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lists(tmp_path / "lists.jsonl", count=12)
+    lines = (tmp_path / "lists.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "lists.jsonl").write_text("".join(lines * 2))
+    shared = context(tmp_path, "data.heldout=null", "data.heldout_fraction=0.25")
+    about, tensors = read(shared)
+    sides: dict[str, set[int]] = {}
+    for query, part in zip(about["queries"], tensors["part"].tolist(), strict=True):
+        sides.setdefault(query, set()).add(part)
+    assert sorted(map(len, sides.values())) == [1] * 12
+    assert sum(2 in side for side in sides.values()) == 3
+    (tmp_path / "heldout.jsonl").write_text("".join(lines[:2]))
+    read(context(tmp_path))
+    assert "2 of 2 held-out queries are also in the training data" in capsys.readouterr().err
 
 
 def test_a_set_with_one_judgement_per_query_passes_the_check(tmp_path: Path) -> None:

@@ -2,18 +2,18 @@
 
 import difflib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json
+from grkd.files import NotJSON, parse_json, read_text
 
 # What the data say of the candidates' order: a score each, an order of all of them, or tiers (an order with ties).
 Word = Literal["scores", "order", "tiers"]
 _KEYS = ("query", "candidates", "scores", "order", "tiers", "grades")
+_LARGEST_SCORE = 1e9  # differences and their squares stay far inside float32
 _WORDS = ("scores", "order", "tiers")
 
 
@@ -73,11 +73,7 @@ def read_lists(train: Path, heldout: Path | None = None) -> Lists:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
-        raise UserError(f"{path}: {reason[0].lower()}{reason[1:]}") from None
+    content = read_text(path, "a JSONL file of lists")
     for line, entry in enumerate(content.split("\n"), start=1):
         where = f"{path}: line {line}"
         if not entry.strip():
@@ -102,8 +98,9 @@ def _list(where: str, row: dict[str, Any], numbers: dict[str, int]) -> RankedLis
         raise UserError(f"{where}: query: expected a text, got {_shown(query)}")
     if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(one, str) and one.strip() for one in texts):
         raise UserError(f"{where}: candidates: expected two texts or more, got {_shown(texts)}")
-    if len(set(texts)) < len(texts):
-        twice = next(text for text in texts if texts.count(text) > 1)
+    stripped = [text.strip() for text in texts]
+    if len(set(stripped)) < len(texts):
+        twice = next(text for place, text in enumerate(texts) if text.strip() in stripped[:place])
         raise UserError(f"{where}: candidates: {_shown(twice)} is there twice; keep one of them")
     given = [key for key in _WORDS if row.get(key) is not None]
     if len(given) > 1:
@@ -113,6 +110,8 @@ def _list(where: str, row: dict[str, Any], numbers: dict[str, int]) -> RankedLis
     kind: Word | None = "tiers" if grades else None
     if given:
         word, kind = _word(where, given[0], row[given[0]], len(texts))
+        if len({score for score in word if score is not None}) < 2:
+            raise UserError(f"{where}: {given[0]}: no candidate is before another; drop the list, or say which is best")
     candidates = tuple(numbers.setdefault(text, len(numbers)) for text in texts)
     return RankedList(query=query, candidates=candidates, word=word, kind=kind, grades=grades)
 
@@ -152,9 +151,11 @@ def _numbers(where: str, value: Any, count: int) -> tuple[float | None, ...]:
         got = f"{len(value)} of them" if isinstance(value, list) else _shown(value)
         raise UserError(f"{where}: expected one number for each of the {count} candidates, got {got}")
     for one in value:
-        known = isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+        known = isinstance(one, int | float) and not isinstance(one, bool)
         if one is not None and not known:
             raise UserError(f"{where}: expected numbers (null: no opinion), got {_shown(one)}")
+        if one is not None and not abs(one) <= _LARGEST_SCORE:
+            raise UserError(f"{where}: expected numbers between -1e9 and 1e9, got {_shown(one)}")
     return tuple(None if one is None else float(one) for one in value)
 
 

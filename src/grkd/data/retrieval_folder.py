@@ -1,15 +1,17 @@
 """A retrieval set in a folder as BEIR has it: corpus.jsonl, queries.jsonl, judgements in qrels."""
 
-import csv
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json
+from grkd.files import NotJSON, parse_json, read_bytes, read_text
 
+_JUDGEMENT = 3  # columns: query, document, grade
+_LARGEST_GRADE = 1000.0
 _TRAINED_ON, _HELD_OUT = ("train",), ("test", "dev", "heldout")
 
 
@@ -37,17 +39,22 @@ def read_retrieval_folder(folder: Path, *, split: str | None = None) -> Retrieva
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one with corpus.jsonl, queries.jsonl and qrels.tsv")
     documents, numbers = _texts(_file(folder, "corpus.jsonl"))
-    queries, query_numbers = _texts(_file(folder, "queries.jsonl"))
+    queries, query_numbers = _texts(_file(folder, "queries.jsonl"), empty=False)
     judged: dict[int, dict[int, float]] = {}
     parts: dict[int, str] = {}
     for path, part in _qrels(folder):
-        for where, row in _table(path, 3):
+        for where, row in _table(path, _JUDGEMENT):
             query, document = _known(where, row[0], query_numbers), _known(where, row[1], numbers)
-            judged.setdefault(query, {})[document] = _grade(where, row[2])
-            if part is not None:
-                parts[query] = part
+            grade = _grade(where, row[2])
+            if judged.setdefault(query, {}).setdefault(document, grade) != grade:
+                pair = f"query {row[0][:40]!r} and document {row[1][:40]!r}"
+                raise UserError(f"{where}: {pair} have another grade before; keep one")
+            if part is not None and parts.setdefault(query, part) != part:
+                raise UserError(f"{where}: query {row[0][:40]!r} is also in {parts[query]}; keep it in one part")
     if not parts and (folder / "split.tsv").is_file():
         parts = _split(folder / "split.tsv", split, query_numbers)
+    elif split is not None:
+        raise UserError(f"{folder}: data.split names a column of split.tsv, and the judgements have no such file")
     return RetrievalFolder(
         documents=documents,
         queries=queries,
@@ -64,37 +71,50 @@ def _file(folder: Path, name: str) -> Path:
     raise UserError(f"{folder}: has no {name} (nor {name}.gz); a retrieval set needs corpus, queries and qrels")
 
 
-def _texts(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+def _texts(path: Path, *, empty: bool = True) -> tuple[tuple[str, ...], dict[str, int]]:
     texts: list[str] = []
     numbers: dict[str, int] = {}
     for where, row in _json_lines(path):
         name = row.get("_id", row.get("id"))
         text = row.get("text")
-        if not isinstance(name, str | int) or not isinstance(text, str):
-            raise UserError(f"{where}: expected _id (or id) and text")
-        if str(name) in numbers:
-            raise UserError(f"{where}: the id {str(name)!r} is there twice")
+        if isinstance(name, bool) or not isinstance(name, str | int) or not isinstance(text, str) or name == "":
+            raise UserError(f"{where}: expected _id (or id), text or a whole number, and text")
         title = row.get("title")
+        if title is not None and not isinstance(title, str):
+            raise UserError(f"{where}: title must be text")
+        if str(name) in numbers:
+            raise UserError(f"{where}: the id {str(name)[:40]!r} is there twice")
+        whole = f"{title} {text}".strip() if title else text.strip()
+        if not whole and not empty:
+            raise UserError(f"{where}: text is empty; fill it in, or drop {str(name)[:40]!r} and its judgements")
         numbers[str(name)] = len(texts)
-        texts.append(f"{title} {text}".strip() if isinstance(title, str) and title else text)
+        texts.append(whole)
     if not texts:
         raise UserError(f"{path}: no texts in it")
     return tuple(texts), numbers
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    open_text = gzip.open if path.suffix == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line)
-            except NotJSON as error:
-                raise UserError(f"{path}: line {number}: no JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}: line {number}: expected an object with _id and text")
-            yield f"{path}: line {number}", row
+    for number, line in enumerate(_content(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except NotJSON as error:
+            raise UserError(f"{path}: line {number}: no JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number}: expected an object with _id and text")
+        yield f"{path}: line {number}", row
+
+
+def _content(path: Path) -> str:
+    """The text of a file, which may be compressed where its name ends in .gz."""
+    if path.suffix != ".gz":
+        return read_text(path, "a text file")
+    try:
+        return gzip.decompress(read_bytes(path)).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged, no UTF-8 text in gzip ({' '.join(str(error).split())[:100]})") from None
 
 
 def _qrels(folder: Path) -> Iterator[tuple[Path, str | None]]:
@@ -110,33 +130,43 @@ def _qrels(folder: Path) -> Iterator[tuple[Path, str | None]]:
 
 def _table(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
     """Rows behind the header; TREC's own four columns (query, 0, document, grade) lose the second."""
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        for number, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
-            if number == 1 or not row:
-                continue
-            if len(row) == columns + 1 and row[1] == "0":
-                row = [row[0], *row[2:]]
-            if len(row) < columns:
-                raise UserError(f"{path}: line {number}: expected {columns} columns separated by tabs, got {len(row)}")
-            yield f"{path}: line {number}", row
+    # Plain columns: in TSV a quotation mark is a character as any other.
+    for number, line in enumerate(read_text(path, "a table").split("\n"), start=1):
+        row = line.rstrip("\r").split("\t")
+        if number == 1 and columns == _JUDGEMENT and _is_number(row[-1]):
+            raise UserError(f"{path}: line 1: is a judgement; put a header line before it (query, document, grade)")
+        if number == 1 or row == [""]:
+            continue
+        if len(row) == columns + 1 and row[1] == "0":
+            row = [row[0], *row[2:]]
+        if len(row) < columns:
+            raise UserError(f"{path}: line {number}: expected {columns} columns separated by tabs, got {len(row)}")
+        yield f"{path}: line {number}", row
 
 
 def _known(where: str, name: str, numbers: dict[str, int]) -> int:
     if name not in numbers:
-        raise UserError(f"{where}: there is no query or document with the id {name!r}")
+        raise UserError(f"{where}: there is no query or document with the id {name[:40]!r}")
     return numbers[name]
 
 
 def _grade(where: str, text: str) -> float:
+    """The grade; a negative one, by which TREC marks junk, is 0."""
+    if not _is_number(text) or not abs(float(text)) <= _LARGEST_GRADE:
+        raise UserError(f"{where}: expected a number up to 1000 as the grade, got {text[:40]!r}")
+    return max(float(text), 0.0)
+
+
+def _is_number(text: str) -> bool:
     try:
-        return float(text)
+        float(text)
     except ValueError:
-        raise UserError(f"{where}: expected a number as the grade, got {text!r}") from None
+        return False
+    return True
 
 
 def _split(path: Path, column: str | None, numbers: dict[str, int]) -> dict[int, str]:
-    with path.open(encoding="utf-8-sig") as lines:
-        header = lines.readline().rstrip("\r\n").split("\t")
+    header = read_text(path, "a table").partition("\n")[0].rstrip("\r").split("\t")
     columns = header[1:]
     column = columns[0] if column is None and columns else column
     if column not in columns:
@@ -152,7 +182,7 @@ def _part(where: str, name: str) -> str:
         return "validation"
     if name in _HELD_OUT:
         return "test"
-    raise UserError(f"{where}: unknown part {name!r}; known: train, validation (or dev), test")
+    raise UserError(f"{where}: unknown part {name[:40]!r}; known: train, validation (or dev), test")
 
 
 def _left_out(folder: Path, queries: dict[str, int], documents: dict[str, int]) -> dict[int, frozenset[int]]:

@@ -71,9 +71,13 @@ class RankContext:
         train, validation = self.lists.of(TRAIN), self.lists.of(VALIDATION)
         if len(validation):
             return train, validation
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
-        count = max(1, round(len(train) * self.recipe.search.validation_fraction))
-        return train[order[count:]].sort().values, train[order[:count]].sort().values
+        queries = [self.lists.queries[row] for row in train.tolist()]
+        different = list(dict.fromkeys(queries))  # the lists of a query stay together
+        count = max(1, round(len(different) * self.recipe.search.validation_fraction))
+        drawn = torch.randperm(len(different), generator=torch.Generator().manual_seed(self.seed))[:count]
+        held = {different[place] for place in drawn.tolist()}
+        of_validation = torch.tensor([query in held for query in queries], dtype=torch.bool)
+        return train[~of_validation], train[of_validation]
 
     def keys(self) -> dict[str, str]:
         """What the students' lists and the teacher's order were made from."""

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from grkd.console import console
 from grkd.data.lists import Lists, RankedList, read_lists
 from grkd.data.retrieval_folder import RetrievalFolder, read_retrieval_folder
 from grkd.errors import UserError
@@ -47,7 +48,7 @@ def read(context: RankContext) -> tuple[dict[str, Any], dict[str, Tensor]]:
     every = [*lists.train, *lists.heldout]
     kept = first_of_each(parts, data.limit)
     every, parts = [every[one] for one in kept], [parts[one] for one in kept]
-    part = _split(parts, data, seed=context.seed)
+    part = _split([one.query for one in every], parts, data, seed=context.seed)
     if not int((part == TRAIN).sum()) or not int((part == HELDOUT).sum()):
         where = data.folder or data.train
         raise UserError(f"{where}: {len(every)} lists are too few for a training and a held-out part; add some")
@@ -108,12 +109,20 @@ def _of_folder(context: RankContext, found: RetrievalFolder) -> tuple[Lists, lis
     return Lists(documents=found.documents, train=tuple(lists), judged=judged, left_out=out), parts
 
 
-def _split(parts: Sequence[int], data: RankData, *, seed: int) -> Tensor:
-    """The parts that the data name; else a held-out share drawn with the seed."""
+def _split(queries: Sequence[str], parts: Sequence[int], data: RankData, *, seed: int) -> Tensor:
+    """The parts that the data name; else a held-out share of the different queries, drawn with the seed."""
     part = torch.tensor(list(parts), dtype=torch.long)
-    if not bool((part == HELDOUT).any()):
-        count = round(len(part) * data.heldout_fraction)
-        part[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:count]] = HELDOUT
+    if bool((part == HELDOUT).any()):
+        trained_on = {query for query, where in zip(queries, parts, strict=True) if where != HELDOUT}
+        held = [query for query, where in zip(queries, parts, strict=True) if where == HELDOUT]
+        if shared := sum(query in trained_on for query in held):
+            console.print(f"[yellow]{shared} of {len(held)} held-out queries are also in the training data[/yellow]")
+        return part
+    different = list(dict.fromkeys(queries))
+    count = round(len(different) * data.heldout_fraction)
+    drawn = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))[:count]
+    heldout = {different[place] for place in drawn.tolist()}
+    part[torch.tensor([query in heldout for query in queries], dtype=torch.bool)] = HELDOUT
     return part
 
 
