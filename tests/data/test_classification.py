@@ -190,6 +190,22 @@ class TestLabelledText:
             labelled_text(path, heldout_fraction=0.5, seed=0)
         assert "line 3: not UTF-8 (byte 0xe9); save the file as UTF-8" in one_line(raised)
 
+    def test_equal_texts_stay_on_one_side_and_what_is_shared_is_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = "".join(f"w{n % 10}{' ' * (n % 2)},{'ab'[n % 2]}\n" for n in range(40))
+        train = write(tmp_path / "a.csv", "text,label\n" + rows + "w0,b\n")
+        data = labelled_text(train, heldout_fraction=0.2, seed=0)
+        held = {text.strip() for text in data.heldout_inputs}
+        assert len(held) == 2
+        assert len(data.heldout_inputs) in (8, 9)
+        assert held.isdisjoint({text.strip() for text in data.train_inputs})
+        assert len(data.train_inputs) + len(data.heldout_inputs) == 41
+        labelled_text(train, write(tmp_path / "b.csv", "text,label\nw1,b\nnew,a\n"), heldout_fraction=0.1, seed=0)
+        said = capsys.readouterr().err
+        assert "1 of 2 held-out texts are also in the training data" in said
+        assert "1 of 10 training texts have several labels" in said
+
     def test_a_heldout_label_that_training_does_not_have(self, tmp_path: Path) -> None:
         train, heldout = write(tmp_path / "a.csv", CSV), write(tmp_path / "b.csv", "text,label\nx,root\ny,roots\n")
         with pytest.raises(UserError) as raised:

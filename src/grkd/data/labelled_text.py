@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from grkd.console import console
 from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
@@ -36,9 +37,11 @@ def labelled_text(
 ) -> ClassificationData:
     """Texts and labels from columns `text` and `label`; the suffix (.csv, .tsv, .jsonl) says which format.
 
-    Without `heldout`, heldout_fraction of `train` is held out with the seed, stratified. limit: keep that many
-    training examples, classes in their shares. Labels are words or whole numbers; class_names are sorted (as numbers
-    where all are). Raises UserError, with the line, for what is missing, empty, malformed or unknown.
+    Without `heldout`, heldout_fraction of `train` is held out with the seed, stratified; examples with the same text
+    stay on one side. Texts of a `heldout` file that are also in `train`, and texts with several labels, are reported
+    with their number. limit: keep that many training examples, classes in their shares. Labels are words or whole
+    numbers; class_names are sorted (as numbers where all are).
+    Raises UserError, with the line, for what is missing, empty, malformed or unknown.
     """
     examples = _read(train, text, label)
     class_names = _sorted(sorted({example.label for example in examples}))
@@ -47,7 +50,12 @@ def labelled_text(
     position = {name: index for index, name in enumerate(class_names)}
     labels = torch.tensor([position[example.label] for example in examples])
     if heldout is None:
-        kept, held = stratified_split(labels, heldout_fraction, seed=seed)
+        same: dict[str, list[int]] = {}
+        for place, example in enumerate(examples):
+            same.setdefault(example.text.strip(), []).append(place)
+        places = list(same.values())
+        parts = stratified_split(labels[[several[0] for several in places]], heldout_fraction, seed=seed)
+        kept, held = (torch.tensor([one for text in part.tolist() for one in places[text]]) for part in parts)
         heldout_examples = [examples[i] for i in held.tolist()]
     else:
         kept, heldout_examples = torch.arange(len(examples)), _read(heldout, text, label)
@@ -57,6 +65,8 @@ def labelled_text(
                     f"{heldout}: line {example.line}: no training example has the {label} {example.label!r}"
                     f"{_nearest(example.label, class_names)}"
                 )
+        _say_what_is_shared(examples, heldout_examples)
+    _say_what_has_several_labels(examples)
     if limit is not None:
         kept = kept[stratified_sample(labels[kept], limit, seed=seed)]
     return ClassificationData(
@@ -67,6 +77,19 @@ def labelled_text(
         heldout_labels=torch.tensor([position[example.label] for example in heldout_examples]),
         class_names=class_names,
     )
+
+
+def _say_what_is_shared(train: list[_Example], heldout: list[_Example]) -> None:
+    known = {example.text.strip() for example in train}
+    if shared := sum(example.text.strip() in known for example in heldout):
+        console.print(f"[yellow]{shared} of {len(heldout)} held-out texts are also in the training data[/yellow]")
+
+
+def _say_what_has_several_labels(examples: list[_Example]) -> None:
+    first: dict[str, str] = {}
+    other = {one.text.strip() for one in examples if first.setdefault(one.text.strip(), one.label) != one.label}
+    if other:
+        console.print(f"[yellow]{len(other)} of {len(first)} training texts have several labels[/yellow]")
 
 
 def _read(path: Path, text: str, label: str) -> list[_Example]:
