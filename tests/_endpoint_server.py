@@ -98,6 +98,8 @@ class EndpointServer:
             self._raw(handler, 200, b"{'choices': oh no", "application/json")
         elif fault == "page":
             self._raw(handler, 200, b"<html>welcome</html>", "text/html")
+        elif fault is not None and fault.startswith("as it is: "):
+            self._raw(handler, 200, fault.removeprefix("as it is: ").encode(), "application/json")
         elif fault == "empty":
             self._send(handler, 200, {"id": "x", "object": "chat.completion", "choices": []})
         elif fault == "null":

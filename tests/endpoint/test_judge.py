@@ -65,6 +65,54 @@ def test_a_fault_that_passes(server: Any, tmp_path: Path, fault: str) -> None:
     assert json.loads((tmp_path / "judgements.jsonl").read_text())["tries"] == 2
 
 
+def answer_with(**changes: Any) -> str:
+    """A chat completion as a broken server may write it; NaN and Infinity are written as Python does."""
+    message = {"role": "assistant", "content": "fine", **changes.pop("message", {})}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", **changes.pop("choice", {})}
+    return json.dumps({"id": "x", "object": "chat.completion", "created": 0, "choices": [choice], **changes})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("", "3", "null", "[]", '"text"', "[" * 100_000, '{"choices": ' + "9" * 5000 + "}"),
+        *(answer_with(choices=wrong) for wrong in (None, {}, "text", [3], [None])),
+        *(answer_with(message={"content": wrong}) for wrong in (3, ["fine"], {"text": "fine"}, float("nan"))),
+        answer_with(choice={"message": None}),
+        answer_with(choice={"logprobs": {"content": [{"token": "a", "logprob": "x"}]}}),
+    ],
+    ids=lambda body: body[:60],
+)
+def test_an_answer_that_is_none_is_asked_for_again(server: Any, tmp_path: Path, body: str) -> None:
+    server.faults = [f"as it is: {body}"]
+    assert ask(judge(server, tmp_path)).text == "answer to hello"
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(answer_with(usage={"prompt_tokens": wrong, "completion_tokens": 1}) for wrong in (-5, True, 1e9, 10**400)),
+        *(answer_with(usage=wrong) for wrong in (None, "x", [])),
+        *(answer_with(choice={"finish_reason": wrong}) for wrong in (None, ["stop"], float("nan"))),
+        answer_with(choice={"logprobs": {"content": [{"token": "a", "logprob": float("inf"), "top_logprobs": None}]}}),
+    ],
+    ids=lambda body: body[-60:],
+)
+def test_what_is_odd_beside_a_text_is_left_out(server: Any, tmp_path: Path, body: str) -> None:
+    server.faults = [f"as it is: {body}"]
+    assert ask(judge(server, tmp_path)).text == "fine"
+    found = judge(server, tmp_path)  # what was stored can be read again
+    assert ask(found).text == "fine"
+    assert len(server.asked) == 1
+
+
+def test_a_refusal_is_the_reason(server: Any, tmp_path: Path) -> None:
+    server.always = "as it is: " + answer_with(message={"content": None, "refusal": "not today"})
+    with pytest.raises(RequestFailed, match=r"it refuses: not today \(tried 4 times\)"):
+        ask(judge(server, tmp_path))
+
+
 def test_a_slow_server_is_given_up_on_and_tried_again(server: Any, tmp_path: Path) -> None:
     server.faults = ["slow"]
     begun = time.monotonic()

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from grkd.errors import UserError
 
 DEFAULT_KEY = "OPENAI_API_KEY"
+_MOST_TOKENS = 10**9  # of one request; more is no count
 _NO_CHANCE = -9999.0  # what OpenAI writes for a token that cannot come
 
 
@@ -54,14 +55,22 @@ def client_for(url: str, key: str, timeout_seconds: float) -> Any:
 def plain_logprobs(tokens: Any) -> list[dict[str, Any]]:
     """Tokens and log-probabilities as plain values; some servers write minus infinity, which JSON has not.
 
-    None stands for NaN, which a broken server writes.
+    None stands for NaN and for plus infinity, which a broken server writes.
     """
 
     def one(token: Any) -> dict[str, Any]:
         value = float(token.logprob)
-        return {"token": str(token.token), "logprob": None if math.isnan(value) else max(value, _NO_CHANCE)}
+        return {"token": str(token.token), "logprob": max(value, _NO_CHANCE) if value < math.inf else None}
 
     return [{**one(token), "top_logprobs": [one(other) for other in token.top_logprobs or []]} for token in tokens]
+
+
+def token_counts(usage: Any) -> list[int] | None:
+    """Tokens of prompt and completion as the endpoint counted them; None if it did not, or wrote what is no count."""
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    if all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < _MOST_TOKENS for count in counts):
+        return [int(count) for count in counts]
+    return None
 
 
 def retry_after(value: str | None) -> float | None:
@@ -69,10 +78,11 @@ def retry_after(value: str | None) -> float | None:
     if not value:
         return None
     try:
-        return max(float(value), 0.0)
+        seconds = float(value)
+        return None if math.isnan(seconds) else max(seconds, 0.0)
     except ValueError:
         pass
     try:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None

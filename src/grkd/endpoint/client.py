@@ -12,7 +12,15 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from grkd.endpoint._connection import DEFAULT_KEY, base_url, client_for, key_of, plain_logprobs, retry_after
+from grkd.endpoint._connection import (
+    DEFAULT_KEY,
+    base_url,
+    client_for,
+    key_of,
+    plain_logprobs,
+    retry_after,
+    token_counts,
+)
 from grkd.endpoint._outcomes import BadAnswer, Budget, BudgetReached, Reply, RequestFailed
 from grkd.endpoint.threads import within
 from grkd.errors import UserError
@@ -94,7 +102,7 @@ class Endpoint:
                 self.stopped.wait(self._backoff)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise UserError(self._refused_key(error)) from None
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
                 return None  # many servers have no list
         return None
 
@@ -183,7 +191,7 @@ class Endpoint:
                 last, wait, unusable = str(error), None, True
             except UserError:
                 raise
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError):
+            except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
                 last, wait = f"its answer is no {kind}", None
             if tries <= self._retries:
                 doubled = self._backoff * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
@@ -215,23 +223,21 @@ class Endpoint:
         choice = answer.choices[0]
         text = choice.message.content
         if not isinstance(text, str):
-            raise TypeError("content is no text")
+            refusal = getattr(choice.message, "refusal", None)
+            raise BadAnswer(f"it refuses: {self.clean(refusal)[:150]}") if isinstance(refusal, str) else TypeError
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair fits into no file
-        used = [getattr(answer.usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-        counts = [count for count in used if isinstance(count, int)]
-        estimated = len(counts) < 2
-        if estimated:
-            sizes = (sum(len(message["content"]) for message in messages), len(text))
-            counts = [-(-size // _CHARACTERS_A_TOKEN) for size in sizes]
+        counted = token_counts(getattr(answer, "usage", None))
+        sizes = (sum(len(message["content"]) for message in messages), len(text))
+        counts = [-(-size // _CHARACTERS_A_TOKEN) for size in sizes] if counted is None else counted
         self.budget.spend(sum(counts))
         given = getattr(choice.logprobs, "content", None)
         return Reply(
             text=self.clean(text),
             logprobs=plain_logprobs(given) if given else None,
-            finish_reason=choice.finish_reason,
+            finish_reason=reason if isinstance(reason := choice.finish_reason, str) else None,
             prompt_tokens=counts[0],
             completion_tokens=counts[1],
-            tokens_estimated=estimated,
+            tokens_estimated=counted is None,
             seconds=round(seconds, 3),
             tries=tries,
         )
