@@ -10,10 +10,11 @@ import pytest
 from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.language import compare as compare_language
-from grkd.language import rank_metrics, stages
+from grkd.language import stages
 from grkd.language.compare import split_groups
 from grkd.language.context import LanguageContext
 from grkd.language.models import LanguageModels
+from grkd.metrics.registry import OF_RANKS
 from grkd.recipe import LanguageRecipe
 from grkd.run.folder import RunFolder
 
@@ -59,7 +60,7 @@ def test_every_method_is_tuned_alike_and_run_with_every_seed(
         assert inputs["training"]["learning_rate"] == best["settings"]["learning_rate"]
     assert not list((folder / "search").rglob("checkpoints")), "a trial keeps its metrics alone"
     found = set(load(folder / "search" / "kd-trial0" / "metrics.json"))  # one response a prompt here
-    assert found == {name for name in rank_metrics.MEASURED if not name.startswith("response_")}
+    assert found == {name for name in OF_RANKS if not name.startswith("response_")}
     printed = capsys.readouterr().out
     assert "kd" in printed
     assert "±" in printed

@@ -10,8 +10,9 @@ from grkd import objectives
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
 from grkd.language.examples import check_answers, check_choice, data_examples, from_data
+from grkd.language.search import check_metric
 from grkd.metrics.exact_match import read_questions
-from grkd.recipe import LanguageRecipe, Lora, Method, weights_of
+from grkd.recipe import LanguageEvaluation, LanguageRecipe, Lora, Method, weights_of
 
 _WHOLE_MODEL = "all-linear"
 
@@ -21,6 +22,8 @@ def check_files(recipe: LanguageRecipe) -> None:
     for method in recipe.methods:
         _check_method(method)
     check_choice(recipe.responses)
+    if recipe.search is not None:
+        check_metric(recipe.search)
     for questions in _questions(recipe):
         read_questions(Path(questions))
     _check_numbers(recipe)
@@ -52,9 +55,7 @@ def _check_numbers(recipe: LanguageRecipe) -> None:
             continue
         if Path(model.model).is_dir():
             raise UserError(f"{name}.revision: {model.model} is a folder, which has no revisions; take it out")
-    context, longest = teacher.get("max_position_embeddings"), recipe.responses.max_new_tokens
-    if isinstance(context, int) and longest >= context and not from_data(recipe.responses):
-        raise UserError(f"responses.max_new_tokens: {longest} leave no room for a prompt in the context of {context}")
+    _check_lengths(recipe, teacher.get("max_position_embeddings"))
     vocabulary, depth = teacher.get("vocab_size"), teacher.get("num_hidden_layers")
     if isinstance(vocabulary, int) and recipe.evaluation.top_k > vocabulary:
         text = f"{recipe.evaluation.top_k} is above the teacher's vocabulary of {vocabulary} tokens"
@@ -66,6 +67,21 @@ def _check_numbers(recipe: LanguageRecipe) -> None:
     if spec.lora is not None:
         folder = spec.model or ("" if weights is None else weights.model)
         _check_lora(spec.lora, folder, _config(folder) if spec.config is None else {})
+
+
+def _check_lengths(recipe: LanguageRecipe, context: Any) -> None:
+    """Responses that fill the teacher's context; answers beyond it, if the student has the same."""
+    if not isinstance(context, int):
+        return
+    spec, longest = recipe.evaluation, recipe.responses.max_new_tokens
+    if longest >= context and not from_data(recipe.responses):
+        raise UserError(f"responses.max_new_tokens: {longest} leave no room for a prompt in the context of {context}")
+    if recipe.student.model is not None or recipe.student.config is not None:
+        return
+    answers, usual = spec.answer_tokens if spec.questions or spec.curve_questions else 0, LanguageEvaluation()
+    for key, tokens in {"answer_tokens": answers, "sample_tokens": spec.sample_tokens if spec.samples else 0}.items():
+        if tokens > max(context, getattr(usual, key)):
+            raise UserError(f"evaluation.{key}: {tokens} are more than the model's context of {context} tokens")
 
 
 def _check_lora(lora: Lora, folder: str, config: dict[str, Any]) -> None:

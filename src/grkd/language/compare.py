@@ -16,11 +16,10 @@ from grkd.console import console
 from grkd.data.chat import encode_prompt
 from grkd.data.language import Group
 from grkd.data.prompts import Example
-from grkd.errors import UserError
 from grkd.files import digest, write_json
 from grkd.language import evaluate
 from grkd.language.context import LanguageContext
-from grkd.language.rank_metrics import MEASURED, rank_metrics
+from grkd.language.rank_metrics import rank_metrics
 from grkd.language.score import read_groups
 from grkd.language.search import Job, LanguageSearch, metric, search_job
 from grkd.language.stages import before_training, distil
@@ -40,7 +39,6 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
     runs begin when its own trials have ended. After every job, search.json and results.json say how far the comparison
     is.
     """
-    _check_metric(recipe)
     context = before_training(recipe, run)
     recipe = _same_steps(recipe, len(read_groups(run, "train")), run.ranks.num_processes)
     context = context.with_recipe(recipe)
@@ -199,16 +197,6 @@ def _of_job(job: Job) -> LanguageRecipe:
         elif training.steps is not None:
             training = replace(training, steps=max(1, round(share * training.steps)))
     return replace(job.recipe, training=training, methods=[job.method])
-
-
-def _check_metric(recipe: LanguageRecipe) -> None:
-    """Reject an unknown search metric before anything is trained."""
-    if recipe.search is None:
-        return
-    by, answers = metric(recipe.search), ["exact_match"] if recipe.search.questions else []
-    known = [*answers, *MEASURED]
-    if by not in known:
-        raise UserError(f"search.metric: unknown metric {by!r}; available: {', '.join(known)}")
 
 
 def _measured(recipe: LanguageRecipe) -> dict[str, Any]:

@@ -13,20 +13,13 @@ from grkd.data.language import Group
 from grkd.language.context import LanguageContext
 from grkd.language.rows import language_rows
 from grkd.metrics.rank_measures import against_teacher, response_measures
+from grkd.metrics.registry import OF_RESPONSES
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered
 from grkd.statistics import bootstrap_interval
 from grkd.teacher.cached_teacher import token_measures
 from grkd.training import LanguageRows
 from grkd.training.fresh_groups import moved
-
-# Of the measures of a prompt's responses, those that speak of their order.
-_OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
-# What rank_metrics measures; nothing of tokens where the vocabularies differ.
-MEASURED = (
-    *("soft_cross_entropy_nats", "forward_kl_nats", "reverse_kl_nats", *_OF_RESPONSES),
-    *(f"response_{name}" for name in _OF_RESPONSES),
-)
 
 
 def rank_metrics(
@@ -64,7 +57,7 @@ def rank_metrics(
             values = np.concatenate([part.tokens[metric] for part in parts])
             metrics[metric] = bootstrap_interval(values, groups=numbers).as_json()
     if any(len(group.items) > 1 for group in groups):
-        for metric in _OF_RESPONSES:
+        for metric in OF_RESPONSES:
             found = np.concatenate([part.responses[metric] for part in parts])
             ordered = found[~np.isnan(found)]  # a group without a pair has no order
             if len(ordered):
@@ -108,7 +101,7 @@ def _measured(
         first=first,
         tokens={metric: values.double().cpu().numpy() for metric, values in of_tokens.items()},
         prompts=np.repeat(np.arange(first, first + len(part)), lengths),
-        responses={metric: of_responses[metric].cpu().numpy() for metric in _OF_RESPONSES},
+        responses={metric: of_responses[metric].cpu().numpy() for metric in OF_RESPONSES},
         means={group.id: values[: len(group.items)] for group, values in means},
     )
 

@@ -8,6 +8,7 @@ from grkd.compare.student_job import StudentJob, tuned
 from grkd.compare.study import Trial, study_of
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
+from grkd.metrics.registry import OF_RANKS
 from grkd.recipe import LanguageRecipe, Method, Search
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, NOT_YET
@@ -23,6 +24,14 @@ class Job(StudentJob):
 def metric(search: Search) -> str:
     """What the search goes by: exact match if there are questions, else the soft cross-entropy."""
     return search.metric or ("exact_match" if search.questions else "soft_cross_entropy_nats")
+
+
+def check_metric(search: Search) -> None:
+    """Raises UserError for a metric that trials are not measured by."""
+    known = [*(["exact_match"] if search.questions else []), *OF_RANKS]
+    if metric(search) not in known:
+        hint = "; exact_match needs search.questions" if search.metric == "exact_match" else ""
+        raise UserError(f"search.metric: unknown metric {search.metric!r}{hint}; available: {', '.join(known)}")
 
 
 def search_job(recipe: LanguageRecipe, method: Method, trial: Trial, *, number: int | None) -> Job:

@@ -99,11 +99,20 @@ METRICS = {
         _calibration_error("expected_calibration_error"),
         Metric(name="brier", label="Brier score", direction=-1, low=0.0, high=2.0),
         share("best_has_top_grade", "favourite has the top grade"),
-        Metric(name="query_ms", label="time per query", unit="ms", direction=-1, decimals=2, low=0.0),
-        Metric(name="index_mb", label="index", unit="MB", direction=-1, decimals=1, low=0.0),
-        Metric(name="model_mb", label="model", unit="MB", direction=-1, decimals=1, low=0.0),
+        # Costs of the students' architecture, which methods share: no method is best in them.
+        Metric(name="query_ms", label="time per query", unit="ms", decimals=2, low=0.0),
+        Metric(name="index_mb", label="index", unit="MB", decimals=1, low=0.0),
+        Metric(name="model_mb", label="model", unit="MB", decimals=1, low=0.0),
     )
 }
+
+# Of a prompt's responses, what speaks of their order; and what a language model's rank fidelity is measured by (nothing
+# of tokens if the vocabularies differ).
+OF_RESPONSES = ("pair_accuracy", "kendall_tau", "top1_agreement", "ndcg")
+OF_RANKS = (
+    *("soft_cross_entropy_nats", "forward_kl_nats", "reverse_kl_nats", *OF_RESPONSES),
+    *(f"response_{name}" for name in OF_RESPONSES),
+)
 
 # Accuracy inside a group of look-alike classes: beginning of the metric's name -> of its label.
 GROUPS = {"group_accuracy/": "accuracy on", "within_group_accuracy/": "accuracy within"}
