@@ -15,6 +15,7 @@ from grkd.reports.figures import draw
 from grkd.reports.outcome import outcome
 from grkd.reports.seeds import interval_over_seeds
 from grkd.reports.summary import summarise
+from grkd.reports.verdict import verdict
 
 MakeRun = Callable[..., Path]
 
@@ -34,8 +35,8 @@ def two_seeds(make_run: MakeRun) -> Path:
 
 def test_two_seeds_support_no_claim(make_run: MakeRun) -> None:
     run = read_run(two_seeds(make_run))
-    verdict = summarise(run).verdicts["accuracy"]
-    assert (verdict.best, verdict.better_than, verdict.tested) == ("a", (), False)
+    found = summarise(run).verdicts["accuracy"]
+    assert (found.best, found.better_than, found.tested) == ("a", (), False)
     assert not any(cell.differs for line in summarise(run).lines for cell in line.cells.values())
     text = markdown_table(run) + outcome(run, summarise(run))
     assert "Fewer than three seeds: no claim that a method is better than another." in text
@@ -101,6 +102,18 @@ def test_nothing_is_best_that_is_no_better_than_the_student_before(
     label = metric_of(metric).label
     assert f"No method is better than the student before distillation: {label}." in text
     assert "highest" not in outcome(run, summarise(run))
+
+
+@pytest.mark.parametrize("metric", ["query_ms", "index_mb", "model_mb"])
+def test_costs_have_no_verdict(make_run: MakeRun, metric: str) -> None:
+    values = {"before": [2.0], "kd": [2.0, 2.0, 2.0], "grkd": [1.0, 1.1, 1.2]}
+    run = read_run(make_run(task="rank", rows=rows_of(values, metric)))
+    summary = summarise(run)
+    text = markdown_table(run)
+    assert "No method is better" not in text
+    assert "**" not in text
+    assert verdict(summary) is None
+    assert "better" not in outcome(run, summary)
 
 
 def test_the_best_is_marked_where_it_is_better(make_run: MakeRun) -> None:

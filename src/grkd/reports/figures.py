@@ -14,7 +14,7 @@ from grkd.reports._drawing import WIDTH_INCHES, Drawing, short, wrapped
 from grkd.reports._svg import colour_of, inline, marker_of, style, unique
 from grkd.reports.results import BEFORE, Run
 from grkd.reports.summary import Line, Summary, summarise
-from grkd.reports.tables import name_of, number
+from grkd.reports.tables import bootstrapped, name_of, number
 from grkd.reports.verdict import deciding_metric
 
 
@@ -103,9 +103,7 @@ def _dots_note(summary: Summary, lines: Sequence[Line], metric: Metric) -> str:
     if any(cell.over_seeds and cell.interval is not None for cell in cells):
         parts.append("Bars: 95 % interval over seeds; small dots: single seeds.")
     elif any(cell.interval is not None for cell in cells):
-        parts.append(
-            "Bars: 95 % bootstrap interval over the held-out prompts or examples; the choice of seed is not in it."
-        )
+        parts.append(f"Bars: {bootstrapped(summary)}")
     if summary.baseline is not None:
         parts.append(f"Dashed line: {name_of(summary.baseline)}.")
     return " ".join(parts)

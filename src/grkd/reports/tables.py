@@ -129,8 +129,7 @@ def footnotes(summary: Summary) -> list[str]:
     if any(cell.over_seeds and cell.half_width is None and cell.interval is not None for cell in cells):
         notes.append("[low, high]: the same interval, cut where the metric ends.")
     if any(not cell.over_seeds and cell.interval is not None for cell in cells):
-        over = "the held-out prompts or examples"
-        notes.append(f"[low, high]: 95 % bootstrap interval over {over}; the choice of seed is not in it.")
+        notes.append(f"[low, high]: {bootstrapped(summary)}")
     if summary.baseline is not None and any(cell.difference is not None for cell in cells):
         notes.append(f"(difference) to {_against(summary.baseline)}.")
     if any(not cell.complete for cell in cells if cell.mean is not None):
@@ -141,6 +140,12 @@ def footnotes(summary: Summary) -> list[str]:
             "the same examples, only its own classes to choose from."
         )
     return [*notes, *_verdict_notes(summary), *_worse_notes(summary)]
+
+
+def bootstrapped(summary: Summary) -> str:
+    """What an interval of a single run is."""
+    over = "queries" if summary.task == "rank" else "prompts or examples"
+    return f"95 % bootstrap interval over the held-out {over}; the choice of seed is not in it."
 
 
 def and_list(words: Sequence[str]) -> str:
