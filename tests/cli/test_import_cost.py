@@ -64,6 +64,8 @@ def test_nor_does_a_mistake_in_a_recipe(tmp_path: Path) -> None:
         "methods: [{name: kd, label: before}]": "before",
         "methods: [kd]\ntraining: {learning_rat: 1}": "learning_rate",
         "methods: [kd]\nseeds: []": "seeds",
+        "methods: [{name: grkd, preset: classes}]\ntraining: {learning_rat: 1}": "learning_rate",
+        "methods: [{name: kd, temprature: 2}]\ntraining: {epochs: 0}": "training.epochs",
         "methods: [kd]\ntraining: {steps: 3, epochs: 2}": "epochs",
     }
     recipes = [tmp_path / f"{number}.yaml" for number in range(len(mistakes))]
@@ -142,6 +144,8 @@ def test_a_mistake_in_a_language_recipe_needs_torch_alone(tiny_recipe: Path) -> 
         "student.layers=[0, 7]": "student.layers: the teacher has 3 layers",
         "student.lora={target_modules: [no_such]}": "no module of the model is named ['no_such']; it has down_proj",
         "student.lora={r: 1000000000}": "student.lora.r: 1000000000 is above the model's width of 32",
+        "search={metric: exact_match}": "unknown metric 'exact_match'; exact_match needs search.questions; available: ",
+        "evaluation.sample_tokens=65": "evaluation.sample_tokens: 65 are more than the model's context of 64",
         "methods=[rkd]": "the method reads a classifier's features",
         "responses.temperature=0": "responses.temperature: at 0 all 2 responses",
     }

@@ -132,6 +132,7 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkey
         (["compare", "tiny.yaml", "--minutes", "nan"], "--minutes must be a number above 0"),
         (["compare", "tiny.yaml", "--check", "--methods", "nope"], "unknown method 'nope'"),
         (["run", "tiny.yaml", "search={options: {dkd: {beta: [1]}}}"], "no method of the recipe has this label"),
+        (["run", "tiny.yaml", "search={options: {kd: {temperature: []}}}"], "search.options.kd.temperature: no values"),
         (["run", "tiny.yaml", "search={options: {kd: {temperature: [0]}}}"], "search.options.kd: kd: temperature must"),
         (
             ["run", "tiny.yaml", "training.extra={adam_beta1: 1}"],
@@ -140,10 +141,7 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkey
         (["run", "tiny.yaml", "teacher.revision=main"], "teacher.revision: "),
         (["run", "tiny.yaml", "responses.max_new_tokens=64"], "leave no room for a prompt in the context of 64"),
         (["run", "tiny.yaml", "methods=[{name: kd, temperature: 1e300}]"], "temperature: must be at most 1e+09"),
-        (
-            ["run", "tiny.yaml", "methods=[{name: kd, temprature: 2}]", "training.epochs=0"],
-            "did you mean 'temperature'?; training.epochs: expected a number above 0",
-        ),
+        (["run", "tiny.yaml", "methods=[{name: kd, temprature: 2}]"], "did you mean 'temperature'?"),
     ],
 )
 def test_every_mistake_is_one_short_line(

@@ -169,22 +169,16 @@ def _build(raw: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
         # JSON, not Python: in pydantic's strict mode a mapping becomes a dataclass only there.
         recipe = _checker(task)(json.dumps(plain))
     except ValidationError as error:
-        return None, [*_explained(error, raw, TASKS[task]), *(problems or _of_options(raw, task))]
+        return None, [*_explained(error, raw, TASKS[task]), *problems]
     crossed = list(cross_checks(recipe, raw))
     if problems or crossed:
-        return None, [*crossed, *(problems or _of_options(raw, task))]
+        return None, [*crossed, *problems]
+    # Last, and not beside other mistakes: to know a method's options is to import its file and torch, 2 s for a typo.
     methods, problems = _methods.check(raw["methods"], task)
     if problems:
         return None, problems
     recipe = replace(recipe, methods=methods)
     return recipe, list(checks_of_methods(recipe))
-
-
-def _of_options(raw: dict[str, Any], task: str) -> list[Problem]:
-    """Mistakes in options of methods, beside others; methods without options need not be imported, nor torch."""
-    entries = raw.get("methods")
-    given = isinstance(entries, list) and any(isinstance(entry, dict) and len(entry) > 1 for entry in entries)
-    return _methods.check(entries, task)[1] if given and entries else []
 
 
 def _explained(error: ValidationError, raw: dict[str, Any], section: type[Recipe]) -> Iterator[Problem]:
