@@ -161,7 +161,10 @@ class Study:
         return failures[0] if failures and len(failures) == len(ended) else None
 
     def records(self, *, metric: str) -> list[dict[str, Any]]:
-        """The ended trials as search.json has them. grid: number of points that the method's ranges span."""
+        """The ended trials as search.json has them.
+
+        grid: number of points that the method's ranges span. at_edge: settings at the end of their range.
+        """
         return [
             {
                 "method": self.label,
@@ -171,6 +174,7 @@ class Study:
                 "value": trial.value,
                 "outcome": trial.outcome,
                 "grid": len(search.grid(self.space)),
+                "at_edge": search.at_edge(self.space, trial.settings),
                 "half": trial.half,
                 "stopped_after": trial.stopped_after,
                 "failure": trial.failure,

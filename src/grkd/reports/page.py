@@ -16,6 +16,7 @@ from grkd.reports.evaluation_report import EvaluationReport, paired_view
 from grkd.reports.figures import draw, palette
 from grkd.reports.outcome import outcome
 from grkd.reports.results import BEFORE, TEACHER, Run, Sample
+from grkd.reports.search import search_view
 from grkd.reports.summary import Summary, summarise
 from grkd.reports.table_formats import shown
 from grkd.reports.tables import DASH, cost, costs, duration, footnotes, header, name_of, show
@@ -83,6 +84,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "table": _table(summary, places),
         "notes": footnotes(summary),
         "sections": [_section("Results", drawings), _section("Training", drawings)],
+        "search": search_view(run, summary),
         "groups": groups_view(run, places),
         "samples": [_sample_view(sample, places) for sample in run.samples],
         "command": run.environment.get("command"),
