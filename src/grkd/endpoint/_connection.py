@@ -67,10 +67,13 @@ def plain_logprobs(tokens: Any) -> list[dict[str, Any]]:
 
 def token_counts(usage: Any) -> list[int] | None:
     """Tokens of prompt and completion as the endpoint counted them; None if it did not, or wrote what is no count."""
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    if all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < _MOST_TOKENS for count in counts):
-        return [int(count) for count in counts]
-    return None
+    counts: list[int] = []
+    for name in ("prompt_tokens", "completion_tokens"):
+        count = getattr(usage, name, None)
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST_TOKENS:
+            return None
+        counts.append(count)
+    return counts
 
 
 def retry_after(value: str | None) -> float | None:

@@ -13,7 +13,7 @@ from grkd.data.language import Group
 from grkd.language.context import LanguageContext
 from grkd.language.rows import language_rows
 from grkd.metrics.rank_measures import against_teacher, response_measures
-from grkd.metrics.registry import OF_RESPONSES
+from grkd.metrics.registry import OF_RANKS, OF_RESPONSES
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered
 from grkd.statistics import bootstrap_interval
@@ -38,7 +38,7 @@ def rank_metrics(
     teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
     """
     ranks = context.models.cached
-    measures = MEASURED if ranks is None else token_measures(ranks)
+    measures = OF_RANKS if ranks is None else token_measures(ranks)
     tokens = context.models.tokens_cross and bool(measures)
     rows = language_rows(context, groups, teacher=tokens)
     rows.to(context.models.device)
