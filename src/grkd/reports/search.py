@@ -2,13 +2,12 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from scipy import stats
 
-from grkd.compare.records import completed
 from grkd.files import NotJSON, parse_json
 from grkd.metrics.registry import Metric, metric_of
 from grkd.reports.results import Run, Value
@@ -23,10 +22,9 @@ _FEWEST = 4  # methods: a rank correlation over fewer says nothing
 class _Trial:
     method: str
     metric: str
-    settings: dict[str, Any]
-    outcome: str
+    settings: dict[str, Any] = field(default_factory=dict)  # settings, grid, at_edge: older searches do not say
     value: Value = None
-    grid: Annotated[int, Field(ge=1)] | None = None  # points of the method's ranges; older searches do not say
+    grid: Annotated[int, Field(ge=1)] | None = None  # points of the method's ranges
     at_edge: list[str] | None = None
 
 
@@ -42,8 +40,7 @@ def search_view(run: Run, summary: Summary) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = parse_json(path.read_bytes(), strict=False)
-        trials = _TRIALS([completed(record) for record in found])
+        trials = _TRIALS(parse_json(path.read_bytes(), strict=False))
     except (OSError, NotJSON, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
         return {"problem": f"{path}: damaged ({reason}); give the command of the comparison again"}
