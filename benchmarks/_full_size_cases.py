@@ -13,7 +13,8 @@ class Case:
     """sequences: per optimiser step. per_prompt: responses that share a prompt.
 
     packed, compiled, recompute: how a step is made. masters: float32 weights and bfloat16 autocast; otherwise weights
-    are bfloat16. cached: the teacher's hidden states are read, not computed.
+    are bfloat16. cached: the teacher's hidden states are read, not computed. shares: in packed rows the responses of a
+    prompt share its copy, where the kernel can.
     """
 
     runs: str  # grkd, trl, trl_gkd, trl_dpo, loop
@@ -27,6 +28,7 @@ class Case:
     recompute: bool = True
     masters: bool = False
     cached: bool = False
+    shares: bool = True
     against: str | None = None  # the peer that does the same work
 
     @property
@@ -54,6 +56,8 @@ CASES = {
     "trl-kept": Case(runs="trl", recompute=False),
     "cached": Case(runs="grkd", **_TOKENS, **_FAST, cached=True),
     "responses": Case(runs="grkd", options=RESPONSES, per_prompt=4, **_FAST, against="trl-dpo"),
+    "responses-apart": Case(runs="grkd", options=RESPONSES, per_prompt=4, **_FAST, shares=False, against="trl-dpo"),
+    "responses-kept": Case(runs="grkd", options=RESPONSES, per_prompt=4, **_FAST, recompute=False, against="trl-dpo"),
     "dpo": Case(runs="grkd", method="dpo", per_prompt=2, **_FAST, against="trl-dpo"),
     "trl-dpo": Case(runs="trl_dpo", method="dpo", per_prompt=2),
     "loop-compiled": Case(runs="loop", compiled=True),

@@ -105,16 +105,17 @@ def random_items(count: int, lengths: Lengths, *, vocabulary: int, per_prompt: i
 
 
 def step_flops(
-    student: Any, teacher: Any, items: Sequence[Item], *, recompute: bool, body: bool, head: bool
+    student: Any, teacher: Any, items: Sequence[Item], *, recompute: bool, body: bool, head: bool, copies: int = 1
 ) -> dict[str, float]:
     """Floating-point operations that the steps over these items need, of real tokens alone.
 
     Matrix products: 2 per weight and token forward, 4 backward, 2 again where layers are recomputed; attention 4 per
     query, seen key and channel forward. Heads at response tokens alone. body, head: whether the teacher's run.
-    needed: without recomputation; done: with it.
+    needed: without recomputation; done: with it. copies: so many items share one copy of their prompt.
     """
-    tokens = sum(len(item.prompt_ids) + len(item.response_ids) for item in items)
-    seen = sum((len(item.prompt_ids) + len(item.response_ids)) ** 2 / 2 for item in items)
+    lengths = [(len(item.prompt_ids), len(item.response_ids)) for item in items]
+    tokens = sum(prompt / copies + response for prompt, response in lengths)
+    seen = sum(prompt**2 / 2 / copies + response * (prompt + response / 2) for prompt, response in lengths)
     responses = sum(len(item.response_ids) for item in items)
 
     def forward(config: Any) -> float:

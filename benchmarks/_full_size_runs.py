@@ -122,6 +122,7 @@ def grkd(work: Work) -> dict[str, Any]:
         vocabulary=work.student.config.vocab_size,
         trains_on=objective.trains_on,
         tokens_per_batch=10**6 if case.packed else None,
+        share_prompts=case.shares,
         **signal,
     )
     trainer = DistillationTrainer(
@@ -139,6 +140,7 @@ def grkd(work: Work) -> dict[str, Any]:
         "attention": attention,
         "compiled": trainer._compiled.on,
         "packed": rows.tokens_per_batch is not None,
+        "shared": rows.shares_prompts,
     }
 
 

@@ -52,7 +52,13 @@ def measured(case: Case, work: Work, configs_of: tuple[Any, Any], rate: float | 
     milliseconds = statistics.median(times[warm_up:])
     teacher, student = configs_of
     flops = step_flops(
-        student, teacher, work.items, recompute=case.recompute, body=case.teacher_runs, head=case.by_token
+        student,
+        teacher,
+        work.items,
+        recompute=case.recompute,
+        body=case.teacher_runs,
+        head=case.by_token,
+        copies=case.per_prompt if found.get("shared") else 1,
     )
     tokens = sum(len(item.prompt_ids) + len(item.response_ids) for item in work.items) / work.steps
     shares = {

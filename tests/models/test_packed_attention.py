@@ -58,23 +58,47 @@ def test_the_calls_of_variable_length_attention(monkeypatch: pytest.MonkeyPatch,
     """PyTorch's kernel needs a GPU: a stand-in with its arguments, as they are now and were."""
     import torch.nn.attention.varlen as module
 
-    def plain(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scale: float, window: int | None) -> Tensor:
-        given = [each.transpose(0, 1).unsqueeze(0) for each in (query, key, value)]
-        options = {"starts": ends, "longest": 0, "softcap": None, "scale": scale, "window": window}
-        return reference(*given, **options)[0]
+    def plain(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, of_keys: Tensor, scale: float, window: Any) -> Tensor:
+        given = [each.transpose(0, 1).unsqueeze(0) for each in (q, k, v)]
+        options = {"starts": ends, "key_starts": of_keys, "longest": 0, "softcap": None, "scale": scale}
+        return reference(*given, **options, window=window)[0]
 
     def new(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):  # type: ignore
         assert (enable_gqa, window_size[1]) == (True, 0)
-        return plain(q, k, v, cu_q, scale, None if window_size[0] < 0 else window_size[0] + 1)
+        return plain(q, k, v, cu_q, cu_k, scale, None if window_size[0] < 0 else window_size[0] + 1)
 
     def old(q, k, v, cu_q, cu_k, max_q, max_k, is_causal=False):  # type: ignore
         assert is_causal
-        assert q.shape == k.shape
-        return plain(q, k, v, cu_q, q.shape[-1] ** -0.5, None)
+        assert q.shape[1:] == k.shape[1:]
+        return plain(q, k, v, cu_q, cu_k, q.shape[-1] ** -0.5, None)
 
     monkeypatch.setattr(module, "varlen_attn", new if signature == "new" else old)
     asked = heads(window=33 if signature == "new" else None)
-    assert attention_difference(KERNELS["varlen"].load(), asked, device=CPU, dtype=torch.float32) < 1e-5
+    for shared in (False, True):
+        found = attention_difference(KERNELS["varlen"].load(), asked, device=CPU, dtype=torch.float32, shared=shared)
+        assert found < 1e-5
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 20])
+def test_keys_that_end_with_the_queries_own(window: int | None) -> None:
+    """Plain attention, sequence by sequence and query by query."""
+    torch.manual_seed(0)
+    queries, keys = (4, 1, 3), (4, 6, 3)
+    query, key, value = (torch.randn(1, 2, sum(many), 8, dtype=torch.float64) for many in (queries, keys, keys))
+    starts, key_starts = (torch.tensor([0, *torch.tensor(many).cumsum(0)]).int() for many in (queries, keys))
+    options = {"longest": 6, "scale": 0.7, "softcap": 2.0, "window": window}
+    found = reference(query, key, value, starts=starts, key_starts=key_starts, **options)
+    for number, (own, seen) in enumerate(zip(queries, keys, strict=True)):
+        for at in range(own):
+            end = int(key_starts[number]) + seen - own + at + 1
+            begin = max(int(key_starts[number]), end - (window or end))
+            asked = query[0, :, int(starts[number]) + at]
+            scores = torch.stack(
+                [2.0 * torch.tanh(0.7 * (asked * key[0, :, k]).sum(-1) / 2.0) for k in range(begin, end)]
+            )
+            weights = scores.softmax(0)
+            own_sum = sum(weights[k - begin, :, None] * value[0, :, k] for k in range(begin, end))
+            torch.testing.assert_close(found[0, int(starts[number]) + at], own_sum)
 
 
 def tiny() -> LlamaForCausalLM:
@@ -113,7 +137,7 @@ def test_a_kernel_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatc
     made = {name: Kernel(package="torch", caps=True, load=lambda f=f: f) for name, f in (("a", wrong), ("b", broken))}
     monkeypatch.setattr(packed_attention, "KERNELS", made)
     real = packed_attention.attention_difference
-    on_cpu = lambda attend, heads, **options: real(attend, heads, device=CPU, dtype=torch.float32)  # noqa: E731
+    on_cpu = lambda attend, heads, **_: real(attend, heads, device=CPU, dtype=torch.float32)  # noqa: E731
     monkeypatch.setattr(packed_attention, "attention_difference", on_cpu)
     packed_attention._tested.cache_clear()
     model = tiny()

@@ -9,11 +9,12 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from grkd import objectives
 from grkd.data.language import Item
-from grkd.data.packed import bins, pack, part_of
+from grkd.data.packed import MULTIPLE, attention_of, bins, own_tokens, pack, part_of, unshared
 from grkd.errors import UserError
-from grkd.models.packed_attention import check_packing
+from grkd.models._packed_kernels import reference
+from grkd.models.packed_attention import check_packing, registered
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
-from grkd.training import DistillationTrainer, LanguageRows
+from grkd.training import DistillationTrainer, LanguageRows, language_rows
 from tests.training.test_trainer import PAD, arguments, echo, grouped, ragged, tiny
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -70,8 +71,9 @@ def learnt(folder: Path, name: str, packed: int | None, **given: Any) -> dict[st
     }
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    rounding = 1e-8 if next(iter(one.values())).dtype == torch.float64 else 1e-5
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], rounding: float | None = None) -> None:
+    if rounding is None:
+        rounding = 1e-8 if next(iter(one.values())).dtype == torch.float64 else 1e-5
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, rtol=rounding, atol=rounding)
 
@@ -82,6 +84,85 @@ def test_packed_steps_are_padded_steps(tmp_path: Path, name: str) -> None:
     assert_same(padded, learnt(tmp_path, name, 10_000))
     if name != "coupled":  # its rows know each other, so a micro-batch stays one pass
         assert_same(padded, learnt(tmp_path, name, 40))
+
+
+def sharing(monkeypatch: pytest.MonkeyPatch, *, sides: int = 2) -> list[int]:
+    """As on a GPU whose kernel takes shared prompts, with plain attention in its place; tokens of every row it sees.
+
+    sides: how many of student and teacher take it.
+    """
+    seen: list[int] = []
+    taken: list[Any] = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append(query.shape[2] if options.get("key_starts") is not None else -1)
+        return reference(query, key, value, **options)
+
+    def take(model: Any, **_: Any) -> str:
+        if len(taken) < sides:
+            taken.append(model)
+            before = attention_of(model)
+            model.set_attn_implementation(registered(f"plain{id(seen)}", attend, before=before, shares=True))
+        return "plain"
+
+    monkeypatch.setattr(language_rows, "take_packed_attention", take)
+    return seen
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("sides", [1, 2])
+def test_steps_with_shared_prompts_are_padded_steps(
+    tmp_path: Path, name: str, sides: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sides 1: the teacher's attention cannot share, so that it reads rows with all copies.
+
+    Llama's norms round to float32, and the attention is another.
+    """
+    padded = learnt(tmp_path, name, None)
+    seen = sharing(monkeypatch, sides=sides)
+    assert_same(padded, learnt(tmp_path, name, 10_000 if name == "coupled" else 40), rounding=2e-6)
+    assert any(tokens > 0 for tokens in seen)
+
+
+def test_shared_prompts_with_caps_and_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"student": gemma, "dtype": torch.float32}
+    padded = learnt(tmp_path, "responses", None, **given)
+    sharing(monkeypatch)
+    assert_same(padded, learnt(tmp_path, "responses", 40, **given))
+
+
+def test_a_row_with_shared_prompts() -> None:
+    items = [Item("a", [5, 6, 7], [8, 9]), Item("b", [5, 6, 7], [10, 11, 12]), Item("c", [14, 15], [16])]
+    batch = pack(items, pad_token_id=0, multiple=4, shared=[False, True, False])
+    assert batch["input_ids"][0].tolist() == [5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 0]
+    assert batch["position_ids"][0].tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 0, 1, 2, 0]
+    assert batch["cu_seq_lens"].unique().tolist() == [0, 5, 8, 11, 12]
+    assert batch["cu_seq_lens_k"].unique().tolist() == [0, 5, 11, 14, 15]
+    assert batch["key_places"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8, 9, 10, 11]
+    assert batch["predicts"].tolist() == [2, 3, 2, 5, 6, 9]
+    alone = pack(items, pad_token_id=0)
+    for name, value in unshared(batch).items():
+        torch.testing.assert_close(value, alone[name]) if isinstance(value, torch.Tensor) else None
+    sized = {**batch, "group_sizes": [2, 1]}
+    part, own = (
+        part_of(sized, [0], pad_token_id=0, multiple=4),
+        pack(items[:2], pad_token_id=0, multiple=4, shared=[False, True]),
+    )
+    for name in ("input_ids", "position_ids", "cu_seq_lens", "cu_seq_lens_k", "key_places", "predicts", "response_ids"):
+        torch.testing.assert_close(part[name], own[name])
+
+
+def test_prompts_are_shared_within_a_group_alone() -> None:
+    """The next group may have the same prompt; a micro-batch is then still split between them."""
+    rows = LanguageRows(pad_token_id=PAD, vocabulary=30, tokens_per_batch=10)
+    rows.shares_prompts = True
+    group = grouped(ragged(1))[0]
+    batch = rows.collate([group, group])
+    assert batch["shared"] == [False, True, True, False, True, True]
+    assert batch["input_ids"].numel() == MULTIPLE
+    parts = rows.passes(batch)
+    assert [part["shared"] for part in parts] == [[False, True, True]] * 2
+    assert sum(own_tokens(batch)) == 2 * (1 + sum(len(item.response_ids) for item in group.items))
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name

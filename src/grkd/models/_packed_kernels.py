@@ -1,8 +1,9 @@
 """Kernels of attention over rows of several sequences: PyTorch's variable-length one, flash-attn's, flex attention.
 
-Every one: query, key, value [1, heads, T, width] -> [1, T, heads, width], with starts int32 (where sequences begin, and
-the last end), longest (of a sequence, at most), scale, softcap (None: none) and window (tokens that are seen, one's own
-among them; None: all before).
+Every one: query [1, heads, T, width], key, value [1, heads, K, width] -> [1, T, heads, width], with starts int32 (where
+sequences begin, and the last end), longest (of a sequence's keys, at most), scale, softcap (None: none) and window
+(tokens that are seen, one's own among them; None: all before). K is T; a kernel that `shares` also takes key_starts:
+where the keys of each sequence begin. They end with those of its own tokens, and the last query sees the last key.
 """
 
 import functools
@@ -26,11 +27,15 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """package: that it comes with. caps: whether it knows a soft cap of scores. load: imports it."""
+    """package: that it comes with. caps: whether it knows a soft cap of scores. load: imports it.
+
+    shares: whether a sequence may have more keys than queries.
+    """
 
     package: str
     caps: bool
     load: Callable[[], Attend]
+    shares: bool = False
 
 
 def reference(
@@ -43,6 +48,7 @@ def reference(
     scale: float,
     softcap: float | None,
     window: int | None,
+    key_starts: Tensor | None = None,
 ) -> Tensor:
     """softmax(cap(q k^T scale) + mask) v, written out; memory by the square of the row."""
     repeat = query.shape[1] // key.shape[1]
@@ -50,11 +56,15 @@ def reference(
     scores = query @ key.mT * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    place = torch.arange(query.shape[2], device=query.device)
-    of = _sequences(starts, query.shape[2])
-    seen = (of[:, None] == of) & (place[:, None] >= place)
+    key_starts = starts if key_starts is None else key_starts
+    of, of_keys = _sequences(starts, query.shape[2]), _sequences(key_starts, key.shape[2])
+    # Of queries and keys, how many tokens of their sequence come behind them.
+    behind = starts[1:][of] - torch.arange(query.shape[2], device=query.device)
+    behind_keys = key_starts[1:][of_keys] - torch.arange(key.shape[2], device=query.device)
+    apart = behind_keys - behind[:, None]
+    seen = (of[:, None] == of_keys) & (apart >= 0)
     if window is not None:
-        seen &= place[:, None] - place < window
+        seen &= apart < window
     return (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value).transpose(1, 2)
 
 
@@ -74,6 +84,7 @@ def _varlen() -> Attend:
         scale: float,
         softcap: float | None,
         window: int | None,
+        key_starts: Tensor | None = None,
     ) -> Tensor:
         options: dict[str, Any] = {}
         if windows:
@@ -93,7 +104,8 @@ def _varlen() -> Attend:
                 repeat = query.shape[1] // key.shape[1]
                 key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-        out = varlen_attn(query, key, value, starts, starts, longest, longest, **options)
+        ends = starts if key_starts is None else key_starts
+        out = varlen_attn(query, key, value, starts, ends, longest, longest, **options)
         assert isinstance(out, Tensor)
         return out.unsqueeze(0)
 
@@ -113,11 +125,13 @@ def _flash_attn() -> Attend:
         scale: float,
         softcap: float | None,
         window: int | None,
+        key_starts: Tensor | None = None,
     ) -> Tensor:
         query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
         seen = (-1, -1) if window is None else (window - 1, 0)
         options = {"softmax_scale": scale, "causal": True, "window_size": seen, "softcap": softcap or 0.0}
-        out: Tensor = flash_attn_varlen_func(query, key, value, starts, starts, longest, longest, **options)
+        ends = starts if key_starts is None else key_starts
+        out: Tensor = flash_attn_varlen_func(query, key, value, starts, ends, longest, longest, **options)
         return out.unsqueeze(0)
 
     return attend
@@ -226,8 +240,8 @@ def _sequences(starts: Tensor, tokens: int) -> Tensor:
 _FLEX = "torch.nn.attention.flex_attention"
 _SMALL = {f"BLOCK_{side}": 32 for side in ("M", "N", "M1", "N1", "M2", "N2")} | {"num_stages": 1, "num_warps": 4}
 KERNELS = {
-    "varlen": Kernel(package="torch.nn.attention.varlen", caps=False, load=_varlen),
-    "flash_attn": Kernel(package="flash_attn", caps=True, load=_flash_attn),
+    "varlen": Kernel(package="torch.nn.attention.varlen", caps=False, load=_varlen, shares=True),
+    "flash_attn": Kernel(package="flash_attn", caps=True, load=_flash_attn, shares=True),
     "flex": Kernel(package=_FLEX, caps=True, load=_flex),
     "flex-small-blocks": Kernel(package=_FLEX, caps=True, load=functools.partial(_flex, blocks=_SMALL)),
     "flex-fixed-lengths": Kernel(package=_FLEX, caps=True, load=functools.partial(_flex, dynamic=False)),

@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grkd.console import console
 from grkd.data.language import Item, collate, response_logits, unwrapped
-from grkd.data.packed import PACKED_ATTENTION, pack, packed_logits
+from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, attention_of, pack, packed_logits
 from grkd.errors import UserError
 from grkd.models._packed_kernels import KERNELS, Attend, reference
 
@@ -65,9 +65,9 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
     attention stays: transformers makes it a mask of blocks, which costs time and memory by the square of the row. On a
     GPU in 16 bits the first kernel that the machine has and that gives the numbers of plain attention is taken.
     """
-    current = str(model.config.get_text_config(decoder=True)._attn_implementation)
+    current = attention_of(model)
     if current.startswith(PACKED_ATTENTION):
-        return current.removeprefix(PACKED_ATTENTION).split("_over_")[0]
+        return current.removeprefix(SHARING_ATTENTION).removeprefix(PACKED_ATTENTION).split("_over_")[0]
     if device.type != "cuda":
         return "mask of blocks"
     trained = any(each.requires_grad for each in model.parameters())
@@ -80,7 +80,8 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
             continue
         attend, reason = _tested(name, heads, device, dtype, trained)
         if attend is not None:
-            model.set_attn_implementation(registered(name, attend, before=current))
+            shares = kernel.shares and _tested(name, heads, device, dtype, trained, shared=True)[0] is not None
+            model.set_attn_implementation(registered(name, attend, before=current, shares=shares))
             return name
         console.print(f"packed rows: not by {name} ({reason})", soft_wrap=True)
     console.print("packed rows: no kernel for this model here; batches are padded")
@@ -89,12 +90,12 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
 
 @functools.cache  # the next model with such heads takes the same function, with all that was compiled for it
 def _tested(
-    name: str, heads: _Heads, device: torch.device, dtype: torch.dtype, trained: bool
+    name: str, heads: _Heads, device: torch.device, dtype: torch.dtype, trained: bool, shared: bool = False
 ) -> tuple[Attend | None, str]:
-    """A kernel that gives the numbers of plain attention; None where it does not, and why."""
+    """A kernel that gives the numbers of plain attention; None where it does not, and why. shared: with shared keys."""
     try:
         attend = KERNELS[name].load()
-        difference = attention_difference(attend, heads, device=device, dtype=dtype, backward=trained)
+        difference = attention_difference(attend, heads, device=device, dtype=dtype, backward=trained, shared=shared)
     except Exception as error:  # compilers and kernels raise anything
         return None, f"it fails here: {' '.join(str(error).split())[:160]}"
     if difference <= _TOLERANCE:
@@ -113,9 +114,18 @@ def _unfit(config: Any, dtype: torch.dtype, trained: bool) -> str:
 
 
 def attention_difference(
-    attend: Attend, heads: _Heads, *, device: torch.device, dtype: torch.dtype, backward: bool = True
+    attend: Attend,
+    heads: _Heads,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    backward: bool = True,
+    shared: bool = False,
 ) -> float:
-    """Largest difference of outputs and gradients to plain attention in float32, relative to the largest of each."""
+    """Largest difference of outputs and gradients to plain attention in float32, relative to the largest of each.
+
+    shared: every sequence has 45 keys more than queries, as where it goes on from a prompt that lies elsewhere.
+    """
     options: dict[str, Any] = {"scale": heads.scale, "softcap": heads.softcap}
     options["window"] = None if heads.window is None else min(heads.window, 33)
     differences = []
@@ -125,9 +135,13 @@ def attention_difference(
         ends = list(accumulate((*lengths, total - sum(lengths)), initial=0))
         starts = torch.tensor(ends, dtype=torch.int32, device=device)
         shapes = [(1, count, total, heads.width) for count in (heads.queries, heads.keys, heads.keys)]
+        if shared:
+            more = 45 * torch.arange(len(ends), dtype=torch.int32, device=device)
+            options["key_starts"] = starts + more
+            shapes[1:] = [(1, heads.keys, int(options["key_starts"][-1]), heads.width)] * 2
         given = [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
         exact = [tensor.detach().float().requires_grad_() for tensor in given]
-        options |= {"starts": starts, "longest": total}
+        options |= {"starts": starts, "longest": total + 45 * shared}
         with torch.autocast(device.type, enabled=False):
             pairs = zip(
                 _outputs(attend, given, options, backward), _outputs(reference, exact, options, backward), strict=True
@@ -147,9 +161,12 @@ def _outputs(attend: Attend, inputs: list[Tensor], options: dict[str, Any], back
 
 
 @functools.cache
-def registered(name: str, attend: Attend, *, before: str) -> str:
-    """The name under which transformers finds this attention from now on, over the one that the model had."""
-    full = f"{PACKED_ATTENTION}{name}_over_{before}_{next(_numbers)}"
+def registered(name: str, attend: Attend, *, before: str, shares: bool = False) -> str:
+    """The name under which transformers finds this attention from now on, over the one that the model had.
+
+    shares: it takes batches whose prompts are shared.
+    """
+    full = f"{SHARING_ATTENTION if shares else PACKED_ATTENTION}{name}_over_{before}_{next(_numbers)}"
     AttentionInterface.register(full, _attention(attend, before))
     AttentionMaskInterface.register(full, ALL_MASK_ATTENTION_FUNCTIONS[before])
     return full
@@ -168,6 +185,8 @@ def _attention(attend: Attend, before: str) -> Callable[..., tuple[Tensor, Tenso
         sliding_window: int | None = None,
         cu_seq_lens_q: Tensor | None = None,
         max_length_q: int = 0,
+        cu_seq_lens_k: Tensor | None = None,
+        key_places: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if cu_seq_lens_q is None:
@@ -185,10 +204,15 @@ def _attention(attend: Attend, before: str) -> Callable[..., tuple[Tensor, Tenso
             )
         kind = query.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+        shared = {}
+        if key_places is not None:  # a prompt's keys, for each of its responses
+            key, value = key.index_select(2, key_places), value.index_select(2, key_places)
+            shared = {"key_starts": cu_seq_lens_k}
         out = attend(
             query.to(dtype),
             key.to(dtype),
             value.to(dtype),
+            **shared,
             starts=cu_seq_lens_q,
             longest=max_length_q,
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -213,7 +237,8 @@ def _plain(module: nn.Module, name: str) -> Callable[..., tuple[Tensor, Tensor |
 def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) -> None:
     """Raises UserError if a model's logits for a packed row are not those of its sequences one by one.
 
-    Models with a state over the row (convolutions, recurrences) or an attention of their own mix the sequences.
+    Models with a state over the row (convolutions, recurrences) or an attention of their own mix the sequences. Two of
+    them share a prompt where the model's attention can.
     """
     items = [
         Item(
@@ -221,13 +246,15 @@ def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) ->
         )
         for number, prompt in enumerate((5, 2))
     ]
+    items.insert(1, Item("again", items[0].prompt_ids, [at % vocabulary for at in (4, 2)]))
     was_training, compiled = model.training, [each for each in model.modules() if each._compiled_call_impl is not None]
     calls = [each._compiled_call_impl for each in compiled]
     model.eval()
     for module in compiled:  # these lengths would be compiled for
         module._compiled_call_impl = None
     try:
-        found = packed_logits(model, _on(device, pack(items, pad_token_id=0)))
+        batch = pack(items, pad_token_id=0, shared=[False, True, False])
+        found = packed_logits(model, _on(device, batch))
         alone = torch.cat([response_logits(model, _on(device, collate([item], pad_token_id=0)))[0] for item in items])
     finally:
         model.train(was_training)

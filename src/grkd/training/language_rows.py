@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grkd.data.language import Group, Item, collate, unwrapped
-from grkd.data.packed import bins, is_packed, pack, part_of
+from grkd.data.packed import SHARING_ATTENTION, attention_of, bins, is_packed, own_tokens, pack, part_of
 from grkd.errors import UserError
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.packed_attention import check_packing, take_packed_attention
@@ -48,7 +48,8 @@ class LanguageRows:
     and are cut on both sides. trains_on: which responses of a group are used, see grkd.objectives.Objective.
     sampler: writes the responses of on-policy methods. fresh: groups sampled in training, and who ranks them.
     tokens_per_batch: batches are packed in rows without padding (grkd.data.packed), and one with more tokens than this
-    is learnt from in several passes, groups staying together; None: they are padded.
+    is learnt from in several passes, groups staying together; None: they are padded. share_prompts: in a packed row the
+    responses of a group share one copy of their prompt, where the student's attention can.
     teacher_in_training: False: the live teacher's scores of tokens are only measured with, when no gradient is taken.
     """
 
@@ -67,6 +68,7 @@ class LanguageRows:
         sampler: Sampler | None = None,
         fresh: FreshGroups | None = None,
         tokens_per_batch: int | None = None,
+        share_prompts: bool = True,
         teacher_in_training: bool = True,
     ) -> None:
         if (cache is None) != (head is None) or (cache is not None and teacher is not None):
@@ -78,7 +80,8 @@ class LanguageRows:
         self.stored = stored
         self.trains_on, self.sampler, self.fresh = trains_on, sampler, fresh
         self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
-        self.teacher_in_training = teacher_in_training
+        self.shares_prompts = False  # until the student's attention is known
+        self.share_prompts, self.teacher_in_training = share_prompts, teacher_in_training
         self.ranks: RankCache | None = None  # in place of a teacher of tokens: grkd.training.cached_ranks
         self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
@@ -89,8 +92,11 @@ class LanguageRows:
     def collate_all(self, groups: Sequence[Group]) -> dict[str, Any]:
         """A batch of all responses of these groups."""
         items = [item for group in groups for item in group.items]
-        layout = collate if self.tokens_per_batch is None else pack
-        batch: dict[str, Any] = layout(items, pad_token_id=self.pad_token_id)
+        if self.tokens_per_batch is None:
+            batch: dict[str, Any] = dict(collate(items, pad_token_id=self.pad_token_id))
+        else:
+            shared = _same_prompts(groups) if self.shares_prompts else None
+            batch = pack(items, pad_token_id=self.pad_token_id, shared=shared)
         if self.cache is not None and self.head is not None:
             # Rows in the order of response_mask: item by item, each token of its response.
             batch["teacher_hidden"] = stored_hidden(self.cache, self.head, [item.id for item in items])
@@ -200,6 +206,7 @@ class LanguageRows:
             sides = [(unwrapped(student), dtype)] + ([] if self.teacher is None else [(self.teacher, None)])
             if not all(take_packed_attention(model, device=device, dtype=of or model.dtype) for model, of in sides):
                 self.tokens_per_batch = None
+            self.shares_prompts = self.share_prompts and attention_of(student).startswith(SHARING_ATTENTION)
 
     def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
         """The batch in parts of at most tokens_per_batch, whole groups each; a group of more is a part of its own.
@@ -208,7 +215,7 @@ class LanguageRows:
         """
         if self.tokens_per_batch is None or whole:
             return [batch]
-        of_items = [prompt + response for prompt, response in batch["lengths"]]
+        of_items = own_tokens(batch)
         ends = list(accumulate(batch["group_sizes"]))
         sizes = [sum(of_items[end - size : end]) for size, end in zip(batch["group_sizes"], ends, strict=True)]
         parts = bins(sizes, self.tokens_per_batch)
@@ -305,6 +312,15 @@ class LanguageRows:
         if self.teacher is not None:
             return token_logits(self.teacher, batch, self.vocabulary)
         return None
+
+
+def _same_prompts(groups: Sequence[Group]) -> list[bool]:
+    """Of each item, whether it has the prompt of the item before it in its group."""
+    return [
+        number > 0 and item.prompt_ids == group.items[number - 1].prompt_ids
+        for group in groups
+        for number, item in enumerate(group.items)
+    ]
 
 
 @torch.no_grad()
