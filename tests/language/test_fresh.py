@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grkd import cli
+from grkd import cli, demo
 from grkd.reports.groups import held_out_groups, training_groups
 
 ARITHMETIC = {"ranking": [{"part": "pairs", "level": "response", "tau": 0.1}], "anchor": [{"part": "soft_target"}]}
@@ -99,17 +99,17 @@ def test_a_column_that_no_record_has(recipe: Path, capsys: pytest.CaptureFixture
     assert "'solution'" in capsys.readouterr().err
 
 
-def test_the_recipe_for_a_cpu(recipe: Path, tiny_teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """recipes/on-policy-sums.yaml with a tiny model: verifier, then teacher; `grkd groups` on what it leaves."""
-    run = recipe.parent / "run"
-    changes = [
-        f"teacher.model={tiny_teacher}",
-        f"student.model={tiny_teacher}",
-        f"data.train={run.parent / 'prompts.jsonl'}",
-    ]
-    changes += [f"output={run}", "device=cpu", "training.steps=2", "evaluation.top_k=5", "responses.max_new_tokens=3"]
-    path = Path(__file__).parents[2] / "recipes" / "on-policy-sums.yaml"
-    assert cli.main(["run", str(path), *changes]) == 0
+def test_the_demo_on_a_cpu(
+    recipe: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`grkd demo --part on-policy` with a tiny model: verifier, then teacher; `grkd groups` on what it leaves."""
+    run = recipe.parent / "demo" / "on-policy"
+    changes = [f"data.train={recipe.parent / 'prompts.jsonl'}", "device=cpu"]
+    changes += ["training.steps=2", "evaluation.top_k=5", "responses.max_new_tokens=3"]
+    monkeypatch.setattr(demo, "teacher_folder", lambda: tiny_teacher)
+    assert demo.demo(run.parent, part="on-policy", changes=changes) == 0
+    assert f"grkd groups {run} --train grkd-seed0" in capsys.readouterr().err.replace("\n", "")
+    assert (run.parent / "report.html").exists()
     assert cli.main(["groups", str(run), "--train", "grkd-seed0", "--step", "1"]) == 0
     shown = capsys.readouterr().out
     assert "verifier" in shown

