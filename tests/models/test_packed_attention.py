@@ -9,9 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from grkd.data.language import Item, collate, response_logits
 from grkd.data.packed import PACKED_ATTENTION, pack, packed_logits
-from grkd.models import _packed_kernels as kernels
+from grkd.models import _packed_flex as kernels
 from grkd.models import packed_attention
-from grkd.models._packed_kernels import KERNELS, Kernel, block_mask, reference
+from grkd.models._packed_flex import block_mask, shared_block_mask
+from grkd.models._packed_kernels import KERNELS, Kernel, reference
 from grkd.models.packed_attention import attention_difference, registered, take_packed_attention
 
 CPU = torch.device("cpu")
@@ -28,8 +29,9 @@ def heads(**changes: Any) -> Any:
 def test_flex_attention_is_plain_attention(changes: dict[str, Any]) -> None:
     """The mask is made of blocks' ends; grouped heads, scale, cap and window. Gradients need a GPU."""
     flex, asked = KERNELS["flex"].load(), heads(**changes)
-    found = attention_difference(flex, asked, device=CPU, dtype=torch.float32, backward=False)
-    assert found < 1e-5
+    for shared in (False, True):
+        found = attention_difference(flex, asked, device=CPU, dtype=torch.float32, backward=False, shared=shared)
+        assert found < 1e-5
 
 
 @pytest.mark.parametrize("window", [None, 1, 100, 128, 200, 300])
@@ -51,6 +53,25 @@ def test_blocks_hold_all_that_is_seen(window: int | None) -> None:
     assert not (partial & full).any()
     assert bool(in_blocks[full].all())
     torch.testing.assert_close(partial | full, in_blocks.any(-1).any(-1))
+
+
+@pytest.mark.parametrize("window", [None, 1, 100, 300])
+def test_blocks_of_shared_prompts_hold_all_that_is_seen(window: int | None) -> None:
+    starts = torch.tensor([0, 300, 420, 640, 640], dtype=torch.int32)
+    key_starts = torch.tensor([0, 300, 600, 1000, 1000], dtype=torch.int32)
+    mask = shared_block_mask(starts, 640, key_starts, 1024, window)
+    dense = mask.mask_mod(0, 0, torch.arange(640)[:, None], torch.arange(1024))
+    for query, end in ((0, 1), (299, 300), (300, 481), (419, 600), (420, 781), (639, 1000)):
+        begin = max(end - (window or end), int(key_starts[torch.searchsorted(key_starts, end) - 1]))
+        assert dense[query].nonzero().flatten().tolist() == list(range(begin, end))
+    in_blocks = dense.view(5, 128, 8, 128).permute(0, 2, 1, 3)
+    for row in range(5):
+        full = mask.full_kv_indices[0, 0, row, : mask.full_kv_num_blocks[0, 0, row]].long()
+        partial = mask.kv_indices[0, 0, row, : mask.kv_num_blocks[0, 0, row]].long()
+        assert bool(in_blocks[row, full].all())
+        seen = in_blocks[row].any(-1).any(-1).nonzero().flatten().tolist()
+        assert set(seen) <= {*full.tolist(), *partial.tolist()}
+        assert not set(full.tolist()) & set(partial.tolist())
 
 
 @pytest.mark.parametrize("signature", ["new", "old"])

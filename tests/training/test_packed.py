@@ -138,7 +138,7 @@ def test_a_row_with_shared_prompts() -> None:
     assert batch["position_ids"][0].tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 0, 1, 2, 0]
     assert batch["cu_seq_lens"].unique().tolist() == [0, 5, 8, 11, 12]
     assert batch["cu_seq_lens_k"].unique().tolist() == [0, 5, 11, 14, 15]
-    assert batch["key_places"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8, 9, 10, 11]
+    assert batch["key_places"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 0]
     assert batch["predicts"].tolist() == [2, 3, 2, 5, 6, 9]
     alone = pack(items, pad_token_id=0)
     for name, value in unshared(batch).items():

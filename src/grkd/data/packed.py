@@ -40,7 +40,8 @@ def pack(
     input_ids, position_ids: int64 [1, T]; cu_seq_lens: int32, where sequences begin and the last one ends; longest: of
     a sequence, rounded up; predicts: int64 [N], the places whose logits predict the N response tokens, item by item;
     lengths: (prompt, response) of each item in tokens; sequences beyond them are filling. shared: as given; where any
-    is, also cu_seq_lens_k int32, where the keys of each sequence begin, and key_places int64 [K], their places.
+    is, also cu_seq_lens_k int32, where the keys of each sequence begin, and key_places int64 [K], their places; what
+    lies behind the last sequence's is filling.
     response_ids, response_mask, item_index: as of grkd.data.language.collate, where response_mask picks N tokens in the
     same order.
     Raises ValueError as collate does.
@@ -99,7 +100,8 @@ def _row(
     if any(shared):
         keys.append(torch.arange(total, starts[-1]))
         of_keys = list(accumulate([*map(len, keys[:-1]), *filled[len(lengths) :]], initial=0))
-        made["key_places"] = torch.cat(keys)
+        found = torch.cat(keys)
+        made["key_places"] = torch.nn.functional.pad(found, (0, -len(found) % multiple))  # few shapes here too
         made["cu_seq_lens_k"] = torch.tensor(of_keys + [of_keys[-1]] * empty, dtype=torch.int32)
     return {
         "input_ids": torch.nn.functional.pad(ids, (0, starts[-1] - total), value=pad_token_id).unsqueeze(0),

@@ -138,7 +138,8 @@ def attention_difference(
         if shared:
             more = 45 * torch.arange(len(ends), dtype=torch.int32, device=device)
             options["key_starts"] = starts + more
-            shapes[1:] = [(1, heads.keys, int(options["key_starts"][-1]), heads.width)] * 2
+            many = -(-int(options["key_starts"][-1]) // 128) * 128
+            shapes[1:] = [(1, heads.keys, many, heads.width)] * 2
         given = [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
         exact = [tensor.detach().float().requires_grad_() for tensor in given]
         options |= {"starts": starts, "longest": total + 45 * shared}

@@ -1,0 +1,164 @@
+"""Flex attention over rows of several sequences: the mask in blocks, from where sequences begin alone."""
+
+import functools
+import itertools
+import types
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import torch
+from torch import Tensor
+
+from grkd.kernels._compiled import outside_graphs
+
+_BLOCK = 128
+_numbers = itertools.count()
+
+
+def flex(*, dynamic: bool | None = None, blocks: dict[str, int] | None = None) -> Callable[..., Tensor]:
+    """dynamic: of torch.compile; None compiles anew, for any length, at the second length. blocks: of the kernels."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def plain(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+        return flex_attention(query, key, value, **options)
+
+    # Under a name of its own: what the compiler learnt of another model's heads is kept by a function's name.
+    own = plain.__code__.replace(co_name=f"flex_{next(_numbers)}")
+    compiled = torch.compile(types.FunctionType(own, globals(), own.co_name, None, plain.__closure__), dynamic=dynamic)
+
+    @outside_graphs  # it is compiled by itself, and keeps masks between the layers of a model
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        starts: Tensor,
+        longest: int,
+        scale: float,
+        softcap: float | None,
+        window: int | None,
+        key_starts: Tensor | None = None,
+    ) -> Tensor:
+        out: Tensor = (compiled if query.is_cuda else plain)(
+            query,
+            key,
+            value,
+            score_mod=None if softcap is None else _cap(softcap),
+            block_mask=_kept_mask(starts, query.shape[2], window, key_starts, key.shape[2]),
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+            kernel_options=blocks,
+        )
+        return out.transpose(1, 2)
+
+    return attend
+
+
+@functools.lru_cache(maxsize=8)
+def _cap(softcap: float) -> Callable[..., Tensor]:
+    @no_type_check  # a compiler traces it
+    def capped(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return softcap * torch.tanh(score / softcap)
+
+    return capped
+
+
+_masks: OrderedDict[tuple[int, int, int | None], tuple[Tensor, Any]] = OrderedDict()
+
+
+def _kept_mask(starts: Tensor, tokens: int, window: int | None, key_starts: Tensor | None, keys: int) -> Any:
+    """The mask of a batch, made once for all layers and for the backward pass's second look."""
+    known = starts if key_starts is None else key_starts  # a tensor of this batch alone
+    key = (id(known), tokens, window)
+    if key not in _masks or _masks[key][0] is not known:
+        if key_starts is None:
+            made = block_mask(starts, tokens, window)
+        else:
+            made = shared_block_mask(starts, tokens, key_starts, keys, window)
+        _masks[key] = (known, made)
+        while len(_masks) > 4:
+            _masks.popitem(last=False)
+    return _masks[key][1]
+
+
+def block_mask(starts: Tensor, tokens: int, window: int | None) -> Any:
+    """The mask of flex attention, from the blocks' ends alone: no [tokens, tokens] tensor. tokens: a multiple of 128.
+
+    A block of keys is looked at where it holds a key that a query of the block of queries may see; it is full where
+    every query may see every key.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    of = sequences(starts, tokens)
+    first, last = of[::_BLOCK], of[_BLOCK - 1 :: _BLOCK]  # of each block
+    place = torch.arange(len(first), device=of.device)
+    apart = place[:, None] - place
+    some = (apart >= 0) & (first[:, None] <= last)
+    every = (apart > 0) & (first == last[:, None]) & (first == last)
+    if window is not None:
+        some &= (apart - 1) * _BLOCK + 1 < window
+        every &= (apart + 1) * _BLOCK - 1 < window
+    some &= ~every
+
+    @no_type_check  # a compiler traces it
+    def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        allowed = (of[query] == of[key]) & (query >= key)
+        return allowed if window is None else allowed & (query - key < window)
+
+    (count, index), (full_count, full_index) = _listed(some), _listed(every)
+    return BlockMask.from_kv_blocks(count, index, full_count, full_index, BLOCK_SIZE=_BLOCK, mask_mod=seen)
+
+
+def shared_block_mask(starts: Tensor, tokens: int, key_starts: Tensor, keys: int, window: int | None) -> Any:
+    """The mask where a sequence has more keys than queries; keys behind the last sequence's are seen by nobody.
+
+    tokens, keys: multiples of 128. Blocks of several sequences are looked at where they may have one in common.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    of, behind = sequences(starts, tokens), tokens_behind(starts, tokens)
+    of_keys, behind_keys = sequences(key_starts, keys), tokens_behind(key_starts, keys)
+    first, last, first_key, last_key = (
+        of[::_BLOCK],
+        of[_BLOCK - 1 :: _BLOCK],
+        of_keys[::_BLOCK],
+        of_keys[_BLOCK - 1 :: _BLOCK],
+    )
+    one = (first == last)[:, None] & (first_key == last_key) & (first[:, None] == first_key)
+    nearest = behind_keys[_BLOCK - 1 :: _BLOCK] - behind[::_BLOCK, None]  # last key of a block, first query
+    farthest = behind_keys[::_BLOCK] - behind[_BLOCK - 1 :: _BLOCK, None]
+    some = (first[:, None] <= last_key) & (first_key <= last[:, None]) & ~(one & (farthest < 0))
+    every = one & (nearest >= 0)
+    if window is not None:
+        some &= ~(one & (nearest >= window))
+        every &= farthest < window
+    some &= ~every
+
+    @no_type_check  # a compiler traces it
+    def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        apart = behind_keys[key] - behind[query]
+        allowed = (of[query] == of_keys[key]) & (apart >= 0)
+        return allowed if window is None else allowed & (apart < window)
+
+    (count, index), (full_count, full_index) = _listed(some), _listed(every)
+    return BlockMask.from_kv_blocks(
+        count, index, full_count, full_index, BLOCK_SIZE=_BLOCK, mask_mod=seen, seq_lengths=(tokens, keys)
+    )
+
+
+def _listed(which: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each block of queries the number of the blocks of keys that are marked, and those blocks, first."""
+    order = which.int().argsort(dim=-1, descending=True, stable=True)
+    return which.sum(-1).int()[None, None], order.int()[None, None]
+
+
+def sequences(starts: Tensor, tokens: int) -> Tensor:
+    """The number of the sequence that each token belongs to, [tokens]."""
+    return torch.bucketize(torch.arange(tokens, device=starts.device, dtype=starts.dtype), starts[1:], right=True)
+
+
+def tokens_behind(starts: Tensor, tokens: int) -> Tensor:
+    """Of each token, how many of its sequence are left, itself counted; 0 or less behind the last sequence's end."""
+    of = sequences(starts, tokens).clamp_max(len(starts) - 2)
+    return starts[1:][of] - torch.arange(tokens, device=starts.device, dtype=starts.dtype)
