@@ -54,8 +54,8 @@ def _make(context: ClassifierContext, work: Path) -> None:
         return
     outside = list(getattr(context.data, "outside_inputs", None) or [])
     teacher = trained_teacher(context, outside=outside)
-    train, features = _scored(context, teacher, teacher.train_inputs, "train examples")
-    heldout, _ = _scored(context, teacher, teacher.heldout_inputs, "heldout examples")
+    train, features = scored(context, teacher, teacher.train_inputs, "train examples")
+    heldout, _ = scored(context, teacher, teacher.heldout_inputs, "heldout examples")
     found = {"train": train, "heldout": heldout}
     if features is not None:
         found["train_features"] = features
@@ -75,14 +75,14 @@ def _make_copies(context: ClassifierContext, work: Path) -> None:
     inputs = context.view(context.recipe.student, outside=copies).heldout_inputs[known:]
     assert isinstance(inputs, Tensor)  # else the tensors stage had refused it
     teacher = trained_teacher(context, outside=copies)
-    logits, features = _scored(context, teacher, teacher.heldout_inputs[known:], "copies")
+    logits, features = scored(context, teacher, teacher.heldout_inputs[known:], "copies")
     found = {"inputs": inputs, "train": logits} | ({} if features is None else {"train_features": features})
     with whole_file(work / "copies.safetensors") as aside:
         save_file({name: value.contiguous() for name, value in found.items()}, aside)
 
 
 @torch.no_grad()
-def _scored(
+def scored(
     context: ClassifierContext, teacher: Classifier, inputs: Tensor | Sequence[Any], what: str
 ) -> tuple[Tensor, Tensor | None]:
     """Logits, all finite, and the inputs of the last linear layer (None without one), float32 on the CPU."""

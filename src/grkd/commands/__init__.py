@@ -6,12 +6,27 @@ A command imports what it needs in `run`: `grkd --help` must not wait for PyTorc
 import argparse
 from collections.abc import Callable
 
-from grkd.commands import cache, compare, demo, evaluate, groups, init, methods, report, run, schema, table, verify
+from grkd.commands import (
+    cache,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    groups,
+    init,
+    methods,
+    report,
+    run,
+    schema,
+    table,
+    verify,
+)
 
 Run = Callable[[argparse.Namespace], int]
 
 COMMANDS = {
     "init": init,
+    "doctor": doctor,
     "run": run,
     "compare": compare,
     "demo": demo,

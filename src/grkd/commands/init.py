@@ -44,5 +44,5 @@ def run(options: argparse.Namespace) -> int:
         served_model=options.served_model,
         text_only=options.text_only,
     )
-    print(f"found: {found.about}\nwritten: {options.output}\nnext: grkd run {options.output}")
+    print(f"found: {found.about}\nwritten: {options.output}\nnext: grkd doctor {options.output}")
     return 0

@@ -50,6 +50,7 @@ def compose(found: Found, wish: Wish) -> str:
 
 _STEPS = (
     "  grkd run THIS --check    every mistake that can be known before time is spent",
+    "  grkd doctor THIS         what is likely to spoil the run, in under a minute",
     "  grkd run THIS            the same command again goes on after a kill",
     "  grkd compare THIS        with equal trials per method, once there is a `search` section",
 )

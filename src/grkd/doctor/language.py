@@ -1,0 +1,24 @@
+"""The checks of a language model's recipe, in order: files first, then models."""
+
+from collections.abc import Iterator
+
+from grkd.doctor.conversations import look_at_answers, look_at_overlap
+from grkd.doctor.finding import Finding, note
+from grkd.doctor.sides import Sides
+from grkd.doctor.tokens import look_at_tokens
+from grkd.doctor.weights import Loaded, look_at_teacher, look_at_weights
+from grkd.recipe import LanguageRecipe, ServedModel
+
+
+def look_at_language(recipe: LanguageRecipe) -> Iterator[Finding]:
+    """Tokenizers, data, then 32 prompts on the models themselves."""
+    sides = Sides.of(recipe)
+    yield from look_at_tokens(sides)
+    yield from look_at_overlap(sides)
+    yield from look_at_answers(sides)
+    loaded = Loaded.of(sides)
+    yield from look_at_weights(sides, loaded)
+    if isinstance(recipe.teacher, ServedModel):
+        yield note("teacher", "it is behind a server and was not asked, which may cost money", "ask it yourself first")
+    elif loaded.teacher is not None:
+        yield from look_at_teacher(sides, loaded)

@@ -1,0 +1,111 @@
+"""What a step of a language model's training takes, and what is free."""
+
+import os
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from grkd import objectives
+from grkd.models.load import known_config
+from grkd.recipe import LanguageRecipe, Model, Student, weights_of
+from grkd.run.device import device, dtype
+from grkd.training.memory import Memory, ModelSize, training_memory
+
+
+def free_memory(where: torch.device) -> float:
+    """Bytes that a process could take on the device now."""
+    if where.type == "cuda":
+        return float(torch.cuda.mem_get_info(where)[0])
+    if not hasattr(os, "sysconf"):
+        return float("inf")
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) + _cached()
+
+
+def _cached() -> float:
+    """Bytes of the page cache, which the system gives back; 0 where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            known = {line.split(":")[0]: line.split()[1] for line in lines}
+        return 1024.0 * int(known["Cached"])
+    except (OSError, KeyError, IndexError, ValueError):
+        return 0.0
+
+
+def sizes_of(recipe: LanguageRecipe) -> tuple[ModelSize | None, ModelSize | None]:
+    """Sizes of teacher and student from their configs; None for one that is not at hand."""
+    weights, spec = weights_of(recipe), recipe.student
+    teacher = None if weights is None else _config(weights)
+    student = _config(spec) if spec.model is not None else deepcopy(teacher)
+    if student is not None and spec.layers is not None:
+        student.get_text_config(decoder=True).num_hidden_layers = len(spec.layers)
+        if isinstance(getattr(student, "layer_types", None), list):
+            student.layer_types = [student.layer_types[layer] for layer in spec.layers]
+    if student is not None and spec.config is not None:
+        student = type(student).from_dict({**student.to_dict(), **spec.config, "layer_types": None})
+    return _size(teacher), _size(student)
+
+
+def step_memory(recipe: LanguageRecipe) -> Memory | None:
+    """Memory of the largest step that the recipe allows, an upper bound; None if the configs are not at hand."""
+    training, responses = recipe.training, recipe.responses
+    longest = responses.max_new_tokens
+    each = longest + min(recipe.data.max_prompt_tokens, 2 * longest)
+    sequences = training.batch_size * max(1, responses.n)
+    tokens, targets = sequences * each, sequences * longest
+    if training.tokens_per_batch is not None and tokens > training.tokens_per_batch:
+        tokens, targets = training.tokens_per_batch, round(targets * training.tokens_per_batch / tokens)
+    return memory_of(recipe, tokens=tokens, response_tokens=targets)
+
+
+def memory_of(recipe: LanguageRecipe, *, tokens: int, response_tokens: int) -> Memory | None:
+    """Memory of a step with so many tokens in one forward pass; None if the configs are not at hand."""
+    teacher, student = sizes_of(recipe)
+    if student is None:
+        return None
+    where, lora, own = device(recipe.device), recipe.student.lora, recipe.student.dtype
+    kept = torch.float32 if own == "auto" else dtype(own, where)
+    return training_memory(
+        student,
+        teacher=teacher if _runs_in_training(recipe) else None,
+        tokens=tokens,
+        response_tokens=response_tokens,
+        recompute=recipe.training.gradient_checkpointing is True,
+        masters=kept == torch.float32,
+        trained=None if lora is None else adapter_parameters(student, lora.r),
+    )
+
+
+def adapter_parameters(size: ModelSize, r: int) -> int:
+    """Parameters of adapters of rank r on all linear layers of a decoder."""
+    widths = [
+        size.hidden + size.queries,
+        2 * (size.hidden + size.keys),
+        size.queries + size.hidden,
+        3 * (size.hidden + size.intermediate),
+    ]
+    return size.layers * r * sum(widths)
+
+
+def _runs_in_training(recipe: LanguageRecipe) -> bool:
+    """Whether the teacher is called in every step of any method."""
+    methods = [objectives.load(one.name, **one.options) for one in recipe.methods]
+    live = recipe.score.signal == "live" and any("row" in one.levels and one.needs_teacher for one in methods)
+    sampled = recipe.responses.when == "in_training"
+    return live or any(one.on_policy and one.needs_teacher for one in methods) or sampled
+
+
+def _config(spec: Model | Student) -> Any:
+    assert spec.model is not None
+    return known_config(
+        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
+
+
+def _size(config: Any) -> ModelSize | None:
+    if config is None:
+        return None
+    try:
+        return ModelSize.of(config)
+    except (AttributeError, ValueError):  # no decoder with these names in its config
+        return None
