@@ -127,7 +127,7 @@ def _opinions(sides: Sides, panel: Panel, groups: Groups) -> Iterator[Finding]:
         "prompt_ids": [one.prompt_ids for one, _ in groups],
         "response_ids": [each for _, each in groups],
         "finished": [[True] * len(each) for _, each in groups],
-        "data_score": [(one.example.scores or [None] * len(each))[: len(each)] for one, each in groups],
+        "data_score": [_scores(one, each) for one, each in groups],
     }
     system = sides.recipe.data.system
     ranked = panel([one.example.asked(system) for one, _ in groups], texts, columns)
@@ -146,3 +146,9 @@ def _opinions(sides: Sides, panel: Panel, groups: Groups) -> Iterator[Finding]:
         if pair["kendall_tau"] is not None and pair["kendall_tau"] < _TAU:
             text = f"{' and '.join(pair['rankers'])} hardly agree: Kendall's tau {pair['kendall_tau']:.2f}"
             yield warning("agreement", text, "look at groups with `grkd groups`, and keep the one that you trust")
+
+
+def _scores(one: Encoded, answers: list[list[int]]) -> list[float | None]:
+    """The data's scores of the first responses."""
+    given: list[float | None] = list(one.example.scores or [])
+    return given[: len(answers)] or [None] * len(answers)
