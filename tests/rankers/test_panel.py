@@ -26,7 +26,7 @@ class Longest(Ranker):
 
 class TestRegistry:
     def test_names_are_files(self) -> None:
-        expected = "another_teacher calibrated choice data function judge log_prob reward_model verifier"
+        expected = "calibrated choice data function judge log_prob reward_model verifier"
         assert rankers.names() == expected.split()
 
     @pytest.mark.parametrize("name", rankers.names())

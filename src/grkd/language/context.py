@@ -20,6 +20,13 @@ class LanguageContext:
         """The context of a run in this folder; models are loaded when a stage asks for them."""
         return cls(recipe=recipe, run=run, models=LanguageModels(recipe, run))
 
+    @property
+    def teachers(self) -> "dict[str, LanguageContext]":
+        """Of several teachers: by label, the context with each alone. Empty with one teacher."""
+        return {
+            label: replace(self, recipe=member.recipe, models=member) for label, member in self.models.members.items()
+        }
+
     def with_recipe(self, recipe: LanguageRecipe) -> "LanguageContext":
         """The same run and models with other settings, such as those of one method of a comparison."""
         return replace(self, recipe=recipe)

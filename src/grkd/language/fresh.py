@@ -14,8 +14,9 @@ from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
-from grkd.language.scorer import local_teacher, panel_of
+from grkd.language.scorer import panel_of
 from grkd.language.served import served_teacher
+from grkd.language.teacher_scorer import local_teacher
 from grkd.objectives import Objective
 from grkd.rankers import Panel, Resources, Teacher
 from grkd.recipe import LanguageRecipe, Method, Score, shows_tokens

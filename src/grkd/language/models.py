@@ -16,7 +16,18 @@ from grkd.models.load import check_same_vocabulary, context_length, load_languag
 from grkd.models.save import save_student
 from grkd.models.shard import shard
 from grkd.ranks import ranks
-from grkd.recipe import CachedTeacher, LanguageRecipe, Method, Model, ServedModel, Student, shows_tokens, weights_of
+from grkd.recipe import (
+    CachedTeacher,
+    LanguageRecipe,
+    Method,
+    Model,
+    ServedModel,
+    Student,
+    lead,
+    shows_tokens,
+    teachers_of,
+    weights_of,
+)
 from grkd.run.device import device, dtype
 from grkd.run.folder import RunFolder
 from grkd.teacher.rank_cache import RankCache
@@ -25,7 +36,7 @@ _NO_LIMIT = 1 << 20  # context of a model whose config names none
 
 
 class LanguageModels:
-    """Loads teacher and student of a recipe.
+    """Loads teacher and student of a recipe; of several teachers, `members` by label, the first of which is this one.
 
     What `make` leaves in the prepare stage's folder: tokenizer/ (the student's), tokens.json (numbers about it),
     teacher_tokenizer/ where the teacher's is another, and teacher/ and student/ where they are not simply a hub name or
@@ -33,8 +44,12 @@ class LanguageModels:
     """
 
     def __init__(self, recipe: LanguageRecipe, run: RunFolder) -> None:
-        self.recipe = recipe
+        self.recipe = lead(recipe)
         self.prepared = run.path / "prepare"
+        self.members: dict[str, LanguageModels] = {
+            label: self if at == 0 else MemberModels(self, each, run, label)
+            for at, (label, each) in enumerate(teachers_of(recipe).items())
+        }
         self.device = device(recipe.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", run.ranks.local_process_index)
@@ -64,6 +79,9 @@ class LanguageModels:
             teacher_tokenizer.save_pretrained(work / "teacher_tokenizer")
             if teacher is not None:
                 _check_head("teacher", teacher, vocabulary_size(teacher_tokenizer))
+        for label, member in self.members.items():
+            if isinstance(member, MemberModels):
+                member.make_teacher(work / "teachers" / label, tokenizer)
         write_json(work / "tokens.json", _numbers(tokenizer, student, teacher if shared else None))
         self._tokenizer = tokenizer
 
@@ -89,15 +107,17 @@ class LanguageModels:
     @property
     def tokens_cross(self) -> bool:
         """Whether the teacher scores the student's own tokens: it gives log-probabilities, in one vocabulary."""
-        return self.teacher_tokenizer is None and shows_tokens(self.recipe)
+        shared = all(member.teacher_tokenizer is None for member in (self, *self.members.values()))
+        return shared and shows_tokens(self.recipe)
 
     def check_vocabularies(self) -> None:
         """Raises UserError if a prepared run's vocabularies differ and its methods need one.
 
         `make` looks too; but the methods of a run may change after it was prepared.
         """
-        if self.teacher_tokenizer is not None:
-            self._difference(self.teacher_tokenizer, self.tokenizer)
+        for member in (self, *self.members.values()):
+            if member.teacher_tokenizer is not None:
+                member._difference(member.teacher_tokenizer, self.tokenizer)
 
     def _difference(self, teacher_tokenizer: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether vocabularies differ. Raises UserError if they do and more than text and scores must cross."""
@@ -189,6 +209,35 @@ class LanguageModels:
             dtype=torch.float32,
             trust_remote_code=spec.trust_remote_code,
         )
+
+
+class MemberModels(LanguageModels):
+    """One more of several teachers; student, tokenizer and numbers are those of the run."""
+
+    def __init__(self, main: LanguageModels, recipe: LanguageRecipe, run: RunFolder, label: str) -> None:
+        super().__init__(recipe, run)
+        self.main, self.prepared = main, run.path / "prepare" / "teachers" / label
+
+    def make_teacher(self, work: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Its tokenizer if that is another than the student's, and its weights if they come from a GGUF file.
+
+        Raises UserError as `make`.
+        """
+        work.mkdir(parents=True)
+        own = self._own_tokenizer()
+        if own is not None and self._difference(own, tokenizer):
+            own.save_pretrained(work / "teacher_tokenizer")
+        weights = None if self.served is not None else weights_of(self.recipe)
+        if weights is not None and (weights.gguf_file is not None or weights.model.endswith(".gguf")):
+            save_student(self._load_teacher(), own or tokenizer, work / "teacher", card="A teacher, dequantised.\n")
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.main.tokenizer
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        return self.main.numbers
 
 
 def _tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:

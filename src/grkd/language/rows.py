@@ -11,6 +11,7 @@ from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.fresh import fresh_groups, method_panel
+from grkd.language.several import pooled_scores
 from grkd.objectives import Objective
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder
@@ -42,11 +43,13 @@ def language_rows(
     if not teacher:
         return LanguageRows(**common)
     if (ranks := context.models.cached) is not None:
-        rows = LanguageRows(**common, stored=DenseScores(ranks, groups) if objective is None else None)
+        rows = LanguageRows(**common, stored=DenseScores(ranks) if objective is None else None)
         rows.ranks = None if objective is None else ranks
         return rows
-    if context.models.served is not None:
+    if context.models.served is not None and not context.teachers:
         return LanguageRows(**common, stored=TopKScores(context.run.path / "score" / "top_k"))
+    if context.teachers:
+        return LanguageRows(**common, stored=pooled_scores(context))
     cache, head = HiddenCache(context.run.path / "score" / "hidden"), context.run.path / "score" / "head.safetensors"
     if on_policy or not all(item.id in cache for group in groups for item in group.items):
         live = context.models.teacher()

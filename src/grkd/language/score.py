@@ -20,7 +20,9 @@ from grkd.language.examples import SPLITS
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
-from grkd.language.scorer import Record, Scorer, finite, panel_of
+from grkd.language.scorer import Scorer, panel_of
+from grkd.language.several import check_routes, is_routed, teachers_identity
+from grkd.language.teacher_scorer import Record, finite
 from grkd.models.shard import in_turns
 from grkd.rankers import Panel, votes
 from grkd.ranks import gathered, wait
@@ -58,6 +60,7 @@ def score(context: LanguageContext) -> Path:
             "batch_size": context.recipe.score.batch_size,
             **panel.identity(),
             **({"top_k": context.models.served.top_k} if cached and context.models.served is not None else {}),
+            **teachers_identity(context.recipe),
         },
         "respond": context.run.key("respond"),
         "device": context.models.device.type,
@@ -66,8 +69,10 @@ def score(context: LanguageContext) -> Path:
 
     def make(work: Path) -> None:
         groups = [group for split in SPLITS for group in _grouped(read_records(context.run, split))]
-        data_columns = record_columns(context.recipe) if context.recipe.score.rankers is not None else {}
+        columns_read = is_routed(context.recipe) or context.recipe.score.rankers is not None
+        data_columns = record_columns(context.recipe) if columns_read else {}
         _check(groups, context.recipe, panel, data_columns)
+        check_routes(context.recipe, groups, data_columns)
         size = context.recipe.responses.shard_size
         chunks = [groups[at : at + size] for at in range(0, len(groups), size)]
         mine = range(context.run.ranks.process_index, len(chunks), context.run.ranks.num_processes)
@@ -80,7 +85,7 @@ def score(context: LanguageContext) -> Path:
                 scorer.open(context.run.path / "rankers" / f"process-{context.run.ranks.process_index}")
             total = sum(len(group) for number in missing for group in chunks[number])
             task, tokens = bar.add_task("score (teacher)", total=total, unit="tokens", amount=0), 0
-            with in_turns(getattr(scorer.teacher, "model", None) if opened else None):
+            with in_turns(scorer.model if opened else None):
                 for number in missing:
                     scored = scorer(number, chunks[number])
                     write_table(_scores(work, number), scored, with_tallies(SCORES, panel.tallies(reset=True)))

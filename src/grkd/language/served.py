@@ -12,7 +12,7 @@ from grkd.files import digest
 from grkd.language.context import LanguageContext
 from grkd.models.generate import free_memory
 from grkd.models.load import vocabulary_size
-from grkd.recipe import CachedTeacher, ServedModel, Teacher, weights_of
+from grkd.recipe import CachedTeacher, ServedModel, Teacher, label_of, weights_of
 from grkd.run.folder import identity
 from grkd.served import ServedTeacher
 from grkd.teacher.local import LocalTeacher
@@ -53,18 +53,24 @@ def endpoint_of(spec: ServedModel) -> Endpoint:
     )
 
 
-def teacher_identity(teacher: Teacher) -> dict[str, Any]:
-    """What the teacher's answers depend on: a served model may move to another URL."""
+def teacher_identity(teacher: Teacher) -> Any:
+    """What the teacher's answers depend on: a served model may move to another URL, votes may be weighed anew."""
+    if isinstance(teacher, list):
+        return [{"label": label_of(each), **teacher_identity(each)} for each in teacher]
     if isinstance(teacher, CachedTeacher):
         return {"ranks": digest(RankCache(Path(teacher.cache)).header)}
     plain = identity(teacher)
     if isinstance(teacher, ServedModel):
-        return {key: value for key, value in plain.items() if key not in _OPERATIONAL}
+        plain = {key: value for key, value in plain.items() if key not in _OPERATIONAL}
+    for name in ("label", "weight", "only"):
+        plain.pop(name, None)
     return plain
 
 
 def named(teacher: Teacher) -> str:
     """The teacher's name in tables and model cards."""
+    if isinstance(teacher, list):
+        return ", ".join(named(each) for each in teacher)
     if isinstance(teacher, ServedModel):
         return f"{teacher.served_model} (served)"
     if isinstance(teacher, CachedTeacher):

@@ -86,8 +86,10 @@ def check_search(recipe: Recipe) -> None:
 
 def _check_names(recipe: Recipe) -> None:
     check_names(recipe.training)
-    if isinstance(recipe, LanguageRecipe) and isinstance(recipe.teacher, ServedModel):
-        key_of(base_url(recipe.teacher.url, "teacher"), recipe.teacher.key_env, "teacher")
+    if isinstance(recipe, LanguageRecipe):
+        for teacher in recipe.teacher if isinstance(recipe.teacher, list) else [recipe.teacher]:
+            if isinstance(teacher, ServedModel):
+                key_of(base_url(teacher.url, "teacher"), teacher.key_env, "teacher")
     if isinstance(recipe, ClassifierRecipe) and recipe.teacher.training is not None:
         try:
             check_names(recipe.teacher.training)

@@ -77,6 +77,8 @@ class Resources:
     ----------
     teacher : callable, optional
         Loads the teacher; called when a ranker needs it. None: there is none.
+    teachers : mapping of str to callable
+        The same for each of several teachers, by its label.
     device : torch.device
         For rankers that load a model.
     folder : Path, optional
@@ -86,6 +88,7 @@ class Resources:
     """
 
     teacher: Callable[[], Teacher] | None = None
+    teachers: Mapping[str, Callable[[], Teacher]] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folder: Path | None = None
     batch_size: int = 8

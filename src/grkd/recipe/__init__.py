@@ -8,11 +8,13 @@ from grkd.recipe._language import (
     Lora,
     Mixture,
     Model,
+    ModelOfSeveral,
     Prompts,
     Responses,
     Score,
     SelfTeacher,
     ServedModel,
+    ServedOfSeveral,
     Student,
     Teacher,
 )
@@ -21,7 +23,7 @@ from grkd.recipe._read import read
 from grkd.recipe._recipe import Recipe
 from grkd.recipe._reference import reference
 from grkd.recipe._sections import Method, Search, Section, Training
-from grkd.recipe._teachers import rankers_of, shows_tokens, weights_of
+from grkd.recipe._teachers import label_of, lead, rankers_of, shows_tokens, teachers_of, weights_of
 from grkd.recipe._write import dump, schema, to_plain
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Method",
     "Mixture",
     "Model",
+    "ModelOfSeveral",
     "Prompts",
     "RankData",
     "RankEvaluation",
@@ -50,15 +53,19 @@ __all__ = [
     "Section",
     "SelfTeacher",
     "ServedModel",
+    "ServedOfSeveral",
     "Student",
     "Teacher",
     "Training",
     "dump",
+    "label_of",
+    "lead",
     "rankers_of",
     "read",
     "reference",
     "schema",
     "shows_tokens",
+    "teachers_of",
     "to_plain",
     "weights_of",
 ]

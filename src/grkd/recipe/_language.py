@@ -81,21 +81,46 @@ class CachedTeacher(Section):
     cache: FilePath  # folder of `grkd cache build`; no weight of the teacher is needed here
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelOfSeveral(Model):
+    """One of several teachers, in this process."""
+
+    label: Text | None = None  # its name in reports; null: the last part of its model's name
+    weight: Positive = 1.0  # of its votes, and of its log-probabilities
+    only: dict[str, Any] = field(default_factory=dict)  # column and value of the records that it teaches; empty: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedOfSeveral(ServedModel):
+    """One of several teachers, behind a server."""
+
+    label: Text | None = None  # its name in reports; null: served_model
+    weight: Positive = 1.0  # of its votes, and of its log-probabilities
+    only: dict[str, Any] = field(default_factory=dict)  # column and value of the records that it teaches; empty: all
+
+
 _TELLING = {"url": "served", "self": "self", "cache": "cached"}
 
 
 def _kind_of_teacher(value: Any) -> str:
     """The tag of a teacher's section, by the key that tells: a mapping of the recipe, or the section itself."""
+    if isinstance(value, list):
+        return "<several>"
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     return next((f"<{tag}>" for key, tag in _TELLING.items() if key in keys), "<model>")
 
 
 # Tags stand in pydantic's locations of mistakes; <> keeps them apart from keys.
+OneOfTeachers = Annotated[
+    Annotated[ModelOfSeveral, Tag("<model>")] | Annotated[ServedOfSeveral, Tag("<served>")],
+    Discriminator(_kind_of_teacher),
+]
 Teacher = Annotated[
     Annotated[Model, Tag("<model>")]
     | Annotated[ServedModel, Tag("<served>")]
     | Annotated[SelfTeacher, Tag("<self>")]
-    | Annotated[CachedTeacher, Tag("<cached>")],
+    | Annotated[CachedTeacher, Tag("<cached>")]
+    | Annotated[list[OneOfTeachers], Tag("<several>")],
     Discriminator(_kind_of_teacher),
 ]
 

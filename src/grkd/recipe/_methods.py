@@ -10,7 +10,7 @@ from grkd.imports import is_import_path
 from grkd.recipe._sections import Combine, Method
 from grkd.recipe._words import KeyPath, Problem, got, missing, nearest, unknown_key, wrong
 
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 _LONGEST_LABEL = 100  # a folder's name has at most 255 bytes, and gets "-seed<number>.partial" behind it
 # Keys of a method's entry that are none of its options.
@@ -76,7 +76,7 @@ def _name(index: int, entry: Any) -> list[Problem]:
 
 def _label_mistakes(label: str) -> Iterator[str]:
     """A label names folders of the run and rows of its tables."""
-    if not _FOLDER_NAME.fullmatch(label):
+    if not FOLDER_NAME.fullmatch(label):
         yield f"expected letters, digits and any of . _ + - (it names a folder), got {got(label)}"
     elif len(label) > _LONGEST_LABEL:
         yield f"expected at most {_LONGEST_LABEL} characters (it names a folder), got {len(label)}"

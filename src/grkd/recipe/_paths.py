@@ -27,6 +27,8 @@ def placed(section: Part, folder_of: Callable[[KeyPath], Path], at: KeyPath = ()
         key = (*at, name)
         if mark is not None and isinstance(value, str):
             changed[name] = _absolute(value, mark.kind, folder_of(key))
+        elif isinstance(value, list) and value and all(map(_is_section, value)):
+            changed[name] = [placed(each, folder_of, (*key, index)) for index, each in enumerate(value)]
         elif mark is not None and isinstance(value, list):
             changed[name] = [_entry(entry, mark, folder_of((*key, index))) for index, entry in enumerate(value)]
         elif is_dataclass(value) and not isinstance(value, type):
@@ -38,8 +40,11 @@ def path_mistakes(section: Any, at: KeyPath = ()) -> Iterator[Problem]:
     """Texts that can be no path: a home folder of nobody, a name that no file system holds, a URL."""
     for name, value, mark in _values(section):
         key = (*at, name)
-        if is_dataclass(value) and not isinstance(value, type):
+        if _is_section(value):
             yield from path_mistakes(value, key)
+        for index, each in enumerate(value if isinstance(value, list) else ()):
+            if _is_section(each):
+                yield from path_mistakes(each, (*key, index))
         if mark is None or not isinstance(value, str):
             continue
         if "://" in value:
@@ -50,6 +55,10 @@ def path_mistakes(section: Any, at: KeyPath = ()) -> Iterator[Problem]:
             yield Problem(key, f"there is no user {got(user[1:])}; write ./{got(user)[1:-1]} for a file of that name")
         elif any(len(part.encode()) > _LONGEST_NAME for part in value.split("/")):
             yield Problem(key, f"a file's name has at most {_LONGEST_NAME} bytes, got {got(value)}")
+
+
+def _is_section(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
 
 
 def _values(section: Any) -> Iterator[tuple[str, Any, IsPath | None]]:
@@ -76,7 +85,7 @@ def _entry(entry: Any, mark: IsPath, folder: Path) -> Any:
 
 def _ranker(entry: Any, folder: Path) -> Any:
     """A ranker with the folder of its model made absolute."""
-    has_model = isinstance(entry, dict) and entry.get("name") in ("reward_model", "another_teacher")
+    has_model = isinstance(entry, dict) and entry.get("name") == "reward_model"
     if not has_model or not isinstance(entry.get("model"), str):
         return entry
     return {**entry, "model": _absolute(entry["model"], "model", folder)}

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from grkd.recipe._read import TASKS
 from grkd.recipe._words import expected
@@ -39,7 +39,7 @@ def _sections(section: type, path: str) -> Iterator[tuple[str, type]]:
     """A section and those in it, depth first, with their dotted keys."""
     yield path, section
     for name, hint in get_type_hints(section).items():
-        if name in {field.name for field in fields(section)}:
+        if name != "methods" and name in {field.name for field in fields(section)}:
             for inner in _inside(hint):
                 yield from _sections(inner, f"{path}.{name}" if path else name)
 
@@ -48,7 +48,7 @@ def _inside(hint: Any) -> Iterator[type]:
     """The sections that a type names; methods are a list, whose entries have a page of their own."""
     if is_dataclass(hint) and isinstance(hint, type):
         yield hint
-    elif get_origin(hint) is not list:
+    else:
         for part in get_args(hint):
             yield from _inside(part)
 
@@ -73,11 +73,13 @@ def _default(field: Field[Any]) -> str:
 
 
 def _meanings(section: type) -> dict[str, str]:
-    """What the comments of a section's own source say of its fields: behind them, and in lines before them."""
+    """What the comments of a section's source say of its fields: behind them, and in lines before them."""
+    inherited = [base for base in section.__mro__[1:2] if is_dataclass(base) and fields(base)]
+    above_all = _meanings(inherited[0]) if inherited else {}
     source = textwrap.dedent(inspect.getsource(section)).splitlines()
     (tree,) = ast.parse("\n".join(source)).body
     assert isinstance(tree, ast.ClassDef)
-    found = {}
+    found = above_all
     for node in tree.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue

@@ -1,16 +1,48 @@
 """Teachers of every kind: which weights are at hand, and what each kind cannot do."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from grkd import objectives
 from grkd.endpoint.client import base_url
 from grkd.errors import UserError
-from grkd.recipe._language import CachedTeacher, LanguageRecipe, Model, SelfTeacher, ServedModel, Teacher
+from grkd.recipe._language import (
+    CachedTeacher,
+    LanguageRecipe,
+    Model,
+    ModelOfSeveral,
+    SelfTeacher,
+    ServedModel,
+    ServedOfSeveral,
+    Teacher,
+)
+from grkd.recipe._methods import FOLDER_NAME
 from grkd.recipe._words import KeyPath, Problem
 
 _NEED_LOG_PROBS = ("log_prob", "choice", "calibrated")  # rankers
 _NAMES: dict[type, str] = {SelfTeacher: "a self-teacher", CachedTeacher: "a cache of ranks"}
+
+
+def label_of(teacher: Teacher) -> str:
+    """The label of one of several teachers."""
+    assert isinstance(teacher, ModelOfSeveral | ServedOfSeveral)
+    if teacher.label is not None:
+        return teacher.label
+    name = teacher.served_model if isinstance(teacher, ServedOfSeveral) else teacher.model
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def teachers_of(recipe: LanguageRecipe) -> dict[str, LanguageRecipe]:
+    """Of a list of teachers: by label, the recipe with each alone. Empty for a recipe with one teacher."""
+    if not isinstance(recipe.teacher, list):
+        return {}
+    return {label_of(each): replace(recipe, teacher=each) for each in recipe.teacher}
+
+
+def lead(recipe: LanguageRecipe) -> LanguageRecipe:
+    """The recipe with one teacher: of a list the first, which writes responses and whose layers a student may keep."""
+    return replace(recipe, teacher=recipe.teacher[0]) if isinstance(recipe.teacher, list) else recipe
 
 
 def weights_of(recipe: LanguageRecipe) -> Model | None:
@@ -18,6 +50,8 @@ def weights_of(recipe: LanguageRecipe) -> Model | None:
 
     Of a self-teacher: the student's. Of a served teacher: the copy that it is compared with.
     """
+    if isinstance(recipe.teacher, list):
+        return weights_of(lead(recipe))
     teacher, student = recipe.teacher, recipe.student
     if isinstance(teacher, CachedTeacher):
         return None
@@ -43,6 +77,9 @@ def shows_tokens(recipe: LanguageRecipe) -> bool:
 def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
     """Keys of the teacher that other keys exclude or need."""
     teacher, student, path = recipe.teacher, recipe.student, ("teacher",)
+    if isinstance(teacher, list):
+        yield from _several(recipe, teacher)
+        return
     if isinstance(teacher, Model):
         return
     if recipe.score.signal == "live":
@@ -68,6 +105,32 @@ def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
         yield Problem(("evaluation", "top_k"), text)
 
 
+def _several(recipe: LanguageRecipe, teachers: Sequence[Teacher]) -> Iterator[Problem]:
+    """What is wrong with a list of teachers, and with each of them."""
+    if not teachers:
+        yield Problem(("teacher",), "expected at least one teacher, got an empty list")
+    labels = [label_of(each) for each in teachers]
+    for index, one in enumerate(teachers):
+        path = ("teacher", index)
+        if labels.index(labels[index]) < index:
+            yield Problem((*path, "label"), f"{labels[index]!r} is that of another teacher; give each its own label")
+        if not FOLDER_NAME.fullmatch(labels[index]):
+            yield Problem((*path, "label"), "expected letters, digits and any of . _ + - (it names a folder); give one")
+        assert isinstance(one, ModelOfSeveral | ServedOfSeveral)
+        if len(one.only) > 1:
+            yield Problem((*path, "only"), "is one column and its value, such as {subject: maths}")
+        if isinstance(one, ServedModel) and not one.log_probs:
+            yield Problem(
+                (*path, "log_probs"), "one of several teachers gives them; name the ranker judge with its url"
+            )
+        for problem in teacher_mistakes(replace(recipe, teacher=one)):
+            yield replace(problem, path=(*path, *problem.path[1:])) if problem.path[0] == "teacher" else problem
+    if recipe.score.signal == "live":
+        yield Problem(("score", "signal"), "live belongs to one teacher; several score stored responses")
+    if recipe.responses.when == "in_training":
+        yield Problem(("responses", "when"), "several teachers score stored responses; take it out")
+
+
 def asked_of_teacher(recipe: LanguageRecipe) -> Iterator[Problem]:
     """Methods and rankers that the teacher cannot serve."""
     teacher = recipe.teacher
@@ -90,6 +153,8 @@ def asked_of_teacher(recipe: LanguageRecipe) -> Iterator[Problem]:
 def _cannot(recipe: LanguageRecipe, objective: Any) -> str:
     """Why a method does not work with this teacher, as the end of a sentence; empty if it does."""
     by_token = objective.needs_teacher and "row" in objective.levels
+    if isinstance(recipe.teacher, list) and (objective.on_policy > 0 or objective.teacher_mixed_in > 0):
+        return "learns from responses sampled in training, and several teachers score stored ones; give one teacher"
     if isinstance(recipe.teacher, CachedTeacher) and (objective.on_policy > 0 or objective.teacher_mixed_in > 0):
         return "learns from responses sampled in training, and a cache of ranks knows stored ones alone"
     if isinstance(recipe.teacher, SelfTeacher) and (objective.on_policy > 0 or recipe.responses.when == "in_training"):
@@ -105,7 +170,12 @@ def _cannot(recipe: LanguageRecipe, objective: Any) -> str:
 
 
 def rankers_of(entries: Sequence[Any], teacher: Teacher) -> list[Any]:
-    """The rankers, in which a judge without url and model is the served teacher."""
+    """The rankers: a judge without url and model is the served teacher, and each of several teachers is asked."""
+    if isinstance(teacher, list):
+        from grkd.rankers.several import OneOfSeveral, for_each_teacher  # torch, which a mere reader need not load
+
+        ones = [OneOfSeveral(label=label_of(each), weight=each.weight, only=each.only) for each in teacher]
+        return for_each_teacher(entries, ones)
     if not isinstance(teacher, ServedModel):
         return list(entries)
     names = ("url", "key_env", "concurrency", "timeout_seconds", "max_requests")
@@ -121,6 +191,11 @@ def rankers_of(entries: Sequence[Any], teacher: Teacher) -> list[Any]:
 def _rankers(recipe: LanguageRecipe, path: KeyPath, entries: Sequence[Any] | None) -> Iterator[Problem]:
     for index, entry in enumerate(entries or []):
         name = entry if isinstance(entry, str) else entry.get("name")
+        asked = None if isinstance(entry, str) else entry.get("teacher")
+        labels = [label_of(each) for each in recipe.teacher] if isinstance(recipe.teacher, list) else []
+        if asked is not None and asked not in labels:
+            known = ", ".join(labels) or "none, there is one teacher"
+            yield Problem((*path, index), f"no teacher is labelled {asked!r}; labels: {known}")
         if isinstance(recipe.teacher, SelfTeacher | CachedTeacher) and name in ("choice", "calibrated"):
             text = f"{_NAMES[type(recipe.teacher)]} is not asked for choices; use log_prob in place of {name}"
             yield Problem((*path, index), text)

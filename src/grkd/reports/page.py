@@ -9,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from grkd.files import write_text
+from grkd.reports._agreement import agreement_view
 from grkd.reports._drawing import Drawing
 from grkd.reports._group_view import groups_view
 from grkd.reports._svg import variable_of
@@ -85,6 +86,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "notes": footnotes(summary),
         "sections": [_section("Results", drawings), _section("Training", drawings)],
         "search": search_view(run, summary),
+        "agreement": agreement_view(run.folder),
         "groups": groups_view(run, places),
         "samples": [_sample_view(sample, places) for sample in run.samples],
         "command": run.environment.get("command"),

@@ -19,6 +19,7 @@ from grkd.served.answers import TokenScores
 from grkd.served.same_model import check_same_model, check_vocabulary
 from grkd.served.server import Server
 from grkd.teacher.annotator import Comparison, Letters, Verdict, verdicts
+from grkd.teacher.in_own_words import items_in_own_words, items_of_ids
 
 LocalMeans = Callable[[Sequence[Item]], list[float]]  # mean log-probabilities of the same model on this machine
 _FIRST = 8  # responses that are compared with it
@@ -31,6 +32,7 @@ class ServedTeacher:
     kept in memory). top_k: likeliest entries per token that `scored` keeps for token-level methods.
     local: gives the same model's own mean log-probabilities; the first responses are compared with it, and a server
     that differs by more than tolerance_nats per token is refused.
+    reads_text: its vocabulary is not the student's, so that it scores the text of responses in its own tokens.
     digest: of the model's name and files, as far as the server says.
     """
 
@@ -44,7 +46,9 @@ class ServedTeacher:
         top_k: int = 20,
         local: LocalMeans | None = None,
         tolerance_nats: float = 0.1,
+        reads_text: bool = False,
     ) -> None:
+        self.reads_text = reads_text
         self.server, self.tokenizer = Server(endpoint), tokenizer
         self.concurrency, self.top_k = concurrency, top_k
         self.local, self.tolerance_nats = local, tolerance_nats
@@ -77,15 +81,16 @@ class ServedTeacher:
     ) -> list[list[float]]:
         """Mean token log-probability of each response, nats per token, from columns prompt_ids and response_ids.
 
-        The ids must be of the teacher's vocabulary. Raises UserError without these columns, and as `scored`.
+        A teacher that reads text takes prompts and responses instead.
+        Raises UserError without the ids, for text over the server's context, and as `scored`.
         """
-        if "prompt_ids" not in columns or "response_ids" not in columns:
-            raise UserError("ranker log_prob: it needs responses as token ids (columns prompt_ids and response_ids)")
-        items = [
-            Item(id=f"{group}#{place}", prompt_ids=prompt_ids, response_ids=response_ids)
-            for group, (prompt_ids, each) in enumerate(zip(columns["prompt_ids"], columns["response_ids"], strict=True))
-            for place, response_ids in enumerate(each)
-        ]
+        if self.reads_text:
+            stop_ids = stop_token_ids(self.tokenizer)
+            items = items_in_own_words(
+                self.tokenizer, prompts, responses, columns, stop_ids=stop_ids, context=self.context
+            )
+        else:
+            items = items_of_ids(columns)
         means = iter(self.scored(items)[0])
         return [[next(means) for _ in texts] for texts in responses]
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grkd.data.language import Group, Item
+from grkd.data.language import Item
 from grkd.errors import UserError
 from grkd.teacher.annotator import Verdict
 from grkd.teacher.rank_cache import RankCache, content_key
@@ -64,15 +64,14 @@ class DenseScores:
     an order alone: minus the number of the tier, candidates outside the record one tier below the last.
     """
 
-    def __init__(self, cache: RankCache, groups: Sequence[Group]) -> None:
+    def __init__(self, cache: RankCache) -> None:
         self.cache = cache
-        self._items = {item.id: item for group in groups for item in group.items}
 
-    def __contains__(self, item_id: object) -> bool:
-        return item_id in self._items
+    def has(self, item: Item) -> bool:
+        return item in self.cache
 
-    def collate(self, item_ids: Sequence[str]) -> dict[str, Tensor]:
-        return {_KEY: torch.cat([self.cache[self._items[item_id]] for item_id in item_ids])}
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        return {_KEY: torch.cat([self.cache[item] for item in items])}
 
     def scores(self, batch: Mapping[str, Any], *, vocabulary: int) -> Float[Tensor, "rows vocabulary"] | None:
         if _KEY not in batch:

@@ -1,10 +1,12 @@
 """A conversation in a teacher's own tokens, for a teacher whose vocabulary is not the student's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from grkd.data.chat import encode_prompt, encode_response
+from grkd.data.conversation import read_template_options, read_tools
 from grkd.data.language import Item
 from grkd.data.prompts import Example
 from grkd.data.template import NotRendered
@@ -43,3 +45,45 @@ def item_in_own_words(
             "shorten prompts or responses (max_prompt_tokens, max_new_tokens)"
         )
     return Item(id=example.id, prompt_ids=prompt_ids, response_ids=response_ids)
+
+
+def items_in_own_words(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Any],
+    responses: Sequence[Sequence[str]],
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    stop_ids: Sequence[int],
+    context: int | None,
+) -> list[Item]:
+    """Every response of these groups as the teacher's tokens, as rankers give them: prompts as text or messages.
+
+    Columns finished (per response), tools and chat_template_kwargs are read where they are known.
+    Raises UserError for text over the teacher's `context`.
+    """
+    absent = [None] * len(prompts)
+    names, finished = columns.get("group", range(len(prompts))), columns.get("finished", absent)
+    tools, options = columns.get("tools", absent), columns.get("chat_template_kwargs", absent)
+    items = []
+    for group, (prompt, texts) in enumerate(zip(prompts, responses, strict=True)):
+        asked: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+        where = f"prompt {names[group]}"
+        asked["tools"] = read_tools(tools[group], where)
+        asked["template_options"] = read_template_options(options[group], where)
+        ended = [True] * len(texts) if finished[group] is None else finished[group]
+        for place, text in enumerate(texts):
+            example = Example(id=f"{names[group]}#{place}", completion=text, **asked)
+            own: dict[str, Any] = {"stop_ids": stop_ids, "finished": ended[place], "context": context}
+            items.append(item_in_own_words(tokenizer, example, text, **own))
+    return items
+
+
+def items_of_ids(columns: Mapping[str, Sequence[Any]]) -> list[Item]:
+    """Every response of groups, from columns prompt_ids and response_ids. Raises UserError without them."""
+    if "prompt_ids" not in columns or "response_ids" not in columns:
+        raise UserError("ranker log_prob: it needs responses as token ids (columns prompt_ids and response_ids)")
+    return [
+        Item(id=f"{group}#{place}", prompt_ids=prompt_ids, response_ids=response_ids)
+        for group, (prompt_ids, each) in enumerate(zip(columns["prompt_ids"], columns["response_ids"], strict=True))
+        for place, response_ids in enumerate(each)
+    ]

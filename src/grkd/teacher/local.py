@@ -10,14 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from grkd.data.chat import stop_token_ids
-from grkd.data.conversation import read_template_options, read_tools
 from grkd.data.language import Item, captured_hidden, collate, response_logits
-from grkd.data.prompts import Example
-from grkd.errors import UserError
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.load import context_length
 from grkd.teacher.annotator import Comparison, Verdict, choice_scores
-from grkd.teacher.in_own_words import item_in_own_words
+from grkd.teacher.in_own_words import items_in_own_words, items_of_ids
 from grkd.teacher.signal import check_head, final_hidden, mean_log_probs
 
 
@@ -46,45 +43,14 @@ class LocalTeacher:
         Raises UserError without the ids, and for text over the teacher's context.
         """
         if self.reads_text:
-            means = iter(self.scored(self._own_items(prompts, responses, columns))[0])
+            stop_ids = stop_token_ids(self.tokenizer, self.model.generation_config)
+            items = items_in_own_words(
+                self.tokenizer, prompts, responses, columns, stop_ids=stop_ids, context=self.context
+            )
+            means = iter(self.scored(items)[0])
             return [[next(means) for _ in texts] for texts in responses]
-        if "prompt_ids" not in columns or "response_ids" not in columns:
-            raise UserError("ranker log_prob: it needs responses as token ids (columns prompt_ids and response_ids)")
-        items = [
-            Item(id=f"{group}#{place}", prompt_ids=prompt_ids, response_ids=response_ids)
-            for group, (prompt_ids, each) in enumerate(zip(columns["prompt_ids"], columns["response_ids"], strict=True))
-            for place, response_ids in enumerate(each)
-        ]
-        means = iter(self.scored(items)[0])
+        means = iter(self.scored(items_of_ids(columns))[0])
         return [[next(means) for _ in texts] for texts in responses]
-
-    def _own_items(
-        self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]
-    ) -> list[Item]:
-        stop_ids = stop_token_ids(self.tokenizer, self.model.generation_config)
-        absent = [None] * len(prompts)
-        names, finished = columns.get("group", range(len(prompts))), columns.get("finished", absent)
-        tools, options = columns.get("tools", absent), columns.get("chat_template_kwargs", absent)
-        items = []
-        for group, (prompt, texts) in enumerate(zip(prompts, responses, strict=True)):
-            asked: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
-            where = f"prompt {names[group]}"
-            asked["tools"] = read_tools(tools[group], where)
-            asked["template_options"] = read_template_options(options[group], where)
-            ended = [True] * len(texts) if finished[group] is None else finished[group]
-            for place, text in enumerate(texts):
-                example = Example(id=f"{names[group]}#{place}", completion=text, **asked)
-                items.append(
-                    item_in_own_words(
-                        self.tokenizer,
-                        example,
-                        text,
-                        stop_ids=stop_ids,
-                        finished=ended[place],
-                        context=self.context,
-                    )
-                )
-        return items
 
     def choices(
         self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from grkd.data.language import Item
 from grkd.teacher.signal import HiddenCache
 
 TopK = tuple[Int[Tensor, "response k"], Float[Tensor, "response k"]]
@@ -20,9 +21,9 @@ _KEY = "teacher_top_k"
 class StoredScores(Protocol):
     """What training asks of them. Rows are response tokens, item by item."""
 
-    def __contains__(self, item_id: object) -> bool: ...
+    def has(self, item: Item) -> bool: ...
 
-    def collate(self, item_ids: Sequence[str]) -> dict[str, Tensor]:
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """What a batch of these items needs; the keys are its own."""
         ...
 
@@ -43,6 +44,9 @@ class TopKScores:
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._rows
 
+    def has(self, item: Item) -> bool:
+        return item.id in self._rows
+
     def __getitem__(self, item_id: str) -> TopK:
         """Ids and log-probabilities, nats; raises KeyError for an item that is not there."""
         ids, log_probs = self._rows[item_id].chunk(2, dim=-1)
@@ -53,8 +57,8 @@ class TopKScores:
         rows = {name: torch.cat([ids.float(), log_probs.float()], dim=-1) for name, (ids, log_probs) in items.items()}
         return self._rows.write_shard(rows, number=number)
 
-    def collate(self, item_ids: Sequence[str]) -> dict[str, Tensor]:
-        return {_KEY: torch.cat([self._rows[item_id] for item_id in item_ids])}
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        return {_KEY: torch.cat([self._rows[item.id] for item in items])}
 
     def scores(self, batch: Mapping[str, Any], *, vocabulary: int) -> Float[Tensor, "rows vocabulary"] | None:
         if _KEY not in batch:

@@ -167,7 +167,9 @@ def _token_log_probs(part: _Part) -> Tensor:
 
 def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
     """Ask the rankers about the new groups and note their scores and votes; the groups are kept."""
-    needs_hidden = rows.teacher is not None and ("teacher" in fresh.panel.needs or "row" in objective.levels)
+    needs_hidden = (
+        rows.teacher is not None and rows.has_head and ("teacher" in fresh.panel.needs or "row" in objective.levels)
+    )
     teacher = [rows.teacher_log_probs(part.batch) if needs_hidden else None for part in parts]
     own = [(part, values) for part, values in zip(parts, teacher, strict=True) if not part.repeated]
     asked = [(part, number) for part, _ in own for number in part.asked]

@@ -24,14 +24,15 @@ from grkd.training.cached_ranks import groups_of_cache, opened_cache
 from grkd.training.callbacks import FiniteSteps
 from grkd.training.evaluation import prefixed
 from grkd.training.evaluation_metrics import TOKENS, Measured, check_metrics
+from grkd.training.given_teachers import given_teachers
 from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_of
 from grkd.training.groups_file import KeepGroups
 from grkd.training.ranked_in_training import check_columns, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
-from grkd.training.teacher_answers import TeacherAnswers
-from grkd.training.teacher_side import needs_of, teacher_side
+from grkd.training.served_answers import answers_of
+from grkd.training.teacher_side import needs_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
-from grkd.training.trainer_rows import apart_from, rows_of
+from grkd.training.trainer_rows import apart_from, ask_about, rows_of
 
 __all__ = ["GRKDConfig", "GRKDTrainer"]
 
@@ -45,8 +46,9 @@ class GRKDTrainer(DistillationTrainer):
     ----------
     model : nn.Module or str
         The student, or its name or folder.
-    teacher_model : nn.Module or str, optional
-        The teacher.
+    teacher_model : nn.Module, str, dict or list, optional
+        The teacher: a model, its name, or {"url": ..., "served_model": ...} of a server as in a recipe. A list of these
+        (a model as {"model": ..., "weight": ..., "label": ...}): several teachers, pooled by their weights.
     args : GRKDConfig, optional
         Settings of the training and the method.
     rankers : sequence, optional
@@ -114,7 +116,7 @@ class GRKDTrainer(DistillationTrainer):
     def __init__(
         self,
         model: nn.Module | str,
-        teacher_model: nn.Module | str | None = None,
+        teacher_model: Any = None,
         args: GRKDConfig | TrainingArguments | None = None,
         *,
         rankers: Any = None,
@@ -132,7 +134,8 @@ class GRKDTrainer(DistillationTrainer):
         args = checked_arguments(args)
         objective = objective_of(args) if objective is None else objective
         self._metrics = check_metrics(args.eval_metrics)
-        panel = checked_panel(rankers, reward_funcs, combine, args, objective)
+        given = given_teachers(args.teacher_model_name_or_path if teacher_model is None else teacher_model)
+        panel = checked_panel(rankers, reward_funcs, combine, args, objective, teachers=given)
         name = model if isinstance(model, str) else str(getattr(model.config, "name_or_path", ""))
         tokenizer = load_tokenizer(name) if processing_class is None else processing_class
         student: Any = load_language_model(model, dtype=torch.float32).train() if isinstance(model, str) else model
@@ -145,15 +148,16 @@ class GRKDTrainer(DistillationTrainer):
         ranks = opened_cache(teacher_cache, objective, args, tokenizer)
         if ranks is not None:
             needs = replace(needs, tokens=None)
-        side = teacher_side(
-            args.teacher_model_name_or_path if teacher_model is None else teacher_model,
+        sides = teacher_sides(
+            given,
             needs,
             student_tokenizer=tokenizer,
             own_tokenizer=teacher_processing_class,
             device=args.device,
+            folder=Path(str(args.output_dir)),
             placement=args.teacher_placement,
         )
-        side = apart_from(student, side)
+        sides = [apart_from(student, side) for side in sides]
         honour_softcap(student)
         samples = panel is not None or objective.on_policy > 0
         encode = RecordEncoder(
@@ -161,22 +165,12 @@ class GRKDTrainer(DistillationTrainer):
             student,
             objective,
             args,
-            teacher=side.model if side is not None and side.shared else None,
+            teachers=[side.model for side in sides if side.shared and side.model is not None],
             samples=samples,
         )
         if objective.trains_on == "teacher":
-            assert side is not None
-            encode.teacher_answers = TeacherAnswers(
-                side=side,
-                stop_ids=encode.stop_ids,
-                max_new_tokens=args.max_new_tokens,
-                seed=args.seed,
-                batch_size=args.sampling_batch_size,
-                folder=Path(str(args.output_dir)) / "teacher_responses",
-                device=args.device,
-                system=args.system,
-            )
-        rows = rows_of(side, needs, encode, args, objective, samples=samples, student=student)
+            encode.teacher_answers = answers_of(sides[0], args, encode.stop_ids)
+        rows = rows_of(sides, needs, encode, args, objective, samples=samples, student=student)
         self._ranks = rows.ranks = ranks
         if peft_config is not None:
             from peft import get_peft_model
@@ -184,7 +178,7 @@ class GRKDTrainer(DistillationTrainer):
             student = get_peft_model(student, peft_config)
         self._before = Before(rows, student, objective, args, encode=encode, adapters=peft_config is not None)
         if panel is not None:
-            rows.fresh = fresh_groups(panel, side, encode, args, reference=self._before.reference_of_batches())
+            rows.fresh = fresh_groups(panel, sides, encode, args, reference=self._before.reference_of_batches())
         train_groups = encode(
             split_of(train_dataset, args.train_split, "train_dataset", "args.train_split"), "train_dataset"
         )
@@ -214,7 +208,9 @@ class GRKDTrainer(DistillationTrainer):
             self.add_callback(KeepGroups(rows.fresh.file))
         self._encode = encode
         self.train_dataset = self._before.training_set(train_groups, self.accelerator)
+        ask_about(rows, self.train_dataset)
         self.eval_dataset = self._before.evaluation_set(eval_groups, "eval_dataset", self)
+        ask_about(rows, self.eval_dataset)
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """As DistillationTrainer; from here on the student is no longer the one before training."""
@@ -244,7 +240,9 @@ class GRKDTrainer(DistillationTrainer):
         found = encoded(self._encode, records, where)
         if self._ranks is not None and isinstance(found, list):
             missing_from(self._ranks, found, where)
-        return self._before.evaluation_set(found, where, self)
+        found = self._before.evaluation_set(found, where, self)
+        ask_about(self.rows, found)
+        return found
 
     def _measured(self) -> Measured | None:
         if not self._metrics and self.compute_metrics is None:

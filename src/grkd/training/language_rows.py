@@ -101,7 +101,7 @@ class LanguageRows:
             # Rows in the order of response_mask: item by item, each token of its response.
             batch["teacher_hidden"] = stored_hidden(self.cache, self.head, [item.id for item in items])
         if self.stored is not None:
-            batch |= self.stored.collate([item.id for item in items])
+            batch |= self.stored.collate(items)
         if self.ranks is not None:
             batch["teacher_ranks"] = torch.cat([self.ranks[item] for item in items])
         batch |= scores_of(groups)
@@ -178,6 +178,11 @@ class LanguageRows:
         with in_turns(asked):  # processes ask it about different numbers of responses
             return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the teacher's scores can be had from hidden states; not of several teachers as one."""
+        return self._head() is not None
+
     @torch.no_grad()
     def teacher_log_probs(self, batch: dict[str, Any]) -> list[float]:
         """Mean log-probability of each response under the live teacher; its hidden states stay in the batch."""
@@ -194,7 +199,7 @@ class LanguageRows:
         return [float(value) for value in item_means(found, mask).tolist()]
 
     def _head(self) -> TeacherHead | None:
-        if self.head is not None or self.teacher is None:
+        if self.head is not None or self.teacher is None or self.teacher.get_output_embeddings() is None:
             return self.head
         return TeacherHead.of(self.teacher)
 
@@ -279,9 +284,8 @@ class LanguageRows:
         if self.ranks is not None or (self.cache is None and self.teacher is None):
             return None
         teacher = self._head()
-        assert teacher is not None
-        captured = token_hidden(model, batch) if teacher.scale == 1.0 else None
-        if captured is None:
+        captured = token_hidden(model, batch) if teacher is not None and teacher.scale == 1.0 else None
+        if teacher is None or captured is None:
             return None
         hidden, head, softcap = captured
         if "teacher_hidden" in batch:

@@ -1,6 +1,7 @@
 """The rankers of a GRKDTrainer: `rankers`, or TRL's `reward_funcs`, opened for groups that are sampled in training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.objectives import Objective
 from grkd.rankers import Panel, Resources, panel, reward_panel, weighted_members
+from grkd.rankers.several import OneOfSeveral, for_each_teacher
 from grkd.training.fresh_groups import FreshGroups, Reference
+from grkd.training.given_teachers import Given
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.groups_file import GroupsFile
 from grkd.training.record_groups import RecordEncoder
@@ -22,9 +25,15 @@ _KNOWN = {"prompt_ids", "response_ids", "finished", "teacher_log_prob"}
 
 
 def checked_panel(
-    rankers: Any, reward_funcs: Any, combine: str | None, args: GRKDConfig, objective: Objective
+    rankers: Any,
+    reward_funcs: Any,
+    combine: str | None,
+    args: GRKDConfig,
+    objective: Objective,
+    *,
+    teachers: Sequence[Given] = (),
 ) -> Panel | None:
-    """The rankers, not opened yet; None if there are none.
+    """The rankers, not opened yet; None if there are none. Of several teachers each is asked, and they vote.
 
     rankers: entries of grkd.rankers.panel, one or a list, or a Panel. Raises UserError for rankers of a method that
     compares no responses, both names at once, settings of rankers without any, and what grkd.rankers refuses.
@@ -46,20 +55,26 @@ def checked_panel(
     if isinstance(rankers, Panel):
         made = rankers
     else:
-        made = panel(list(rankers) if isinstance(rankers, list | tuple) else [rankers])
+        several = [OneOfSeveral(label=each.name, weight=each.weight, only=each.only) for each in teachers]
+        entries = list(rankers) if isinstance(rankers, list | tuple) else [rankers]
+        entries = for_each_teacher(entries, several if len(several) > 1 else ())
+        made = panel(entries, combine="votes" if len(several) > 1 else "weights")
     members = weighted_members(made.members, args.reward_weights, "rankers")
     return Panel(members, combine=combine or made.combine)
 
 
 def fresh_groups(
-    panel: Panel, side: TeacherSide | None, encode: RecordEncoder, args: GRKDConfig, *, reference: Reference | None
+    panel: Panel, sides: Sequence[TeacherSide], encode: RecordEncoder, args: GRKDConfig, *, reference: Reference | None
 ) -> FreshGroups:
     """The groups that the student samples in training, with the rankers opened. Raises UserError as rankers do."""
     rank, folder = PartialState().process_index, Path(str(args.output_dir))
     batch_size = int(args.per_device_eval_batch_size)
+    asked = [partial(side.asked_by_rankers, args.device, batch_size) for side in sides]
+    labelled = zip((side.given.name for side in sides), asked, strict=True)
     panel.open(
         Resources(
-            teacher=None if side is None else lambda: side.asked_by_rankers(args.device, batch_size),
+            teacher=asked[0] if len(asked) == 1 else None,
+            teachers=dict(labelled) if len(asked) > 1 else {},
             device=args.device,
             folder=folder / "rankers" / f"training-{rank}",
             batch_size=batch_size,
@@ -73,7 +88,7 @@ def fresh_groups(
         decode=lambda ids: decode_response(tokenizer, ids, stops),
         reference=reference,
         file=GroupsFile(folder / "groups", rank=rank) if args.keep_groups else None,
-        teacher=None if side is None else side.model,
+        teacher=sides[0].model if len(sides) == 1 else None,
         stop_ids=stops,
     )
 

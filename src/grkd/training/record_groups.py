@@ -1,7 +1,7 @@
 """From records to groups of token ids, for GRKDTrainer; says what it leaves out."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +23,19 @@ from grkd.objectives import Objective
 from grkd.ranks import from_main
 from grkd.training.groups_before import NO_RESPONSE
 from grkd.training.groups_of_responses import chosen
-from grkd.training.teacher_answers import TeacherAnswer, TeacherAnswers
+from grkd.training.teacher_answers import TeacherAnswer
 
 if TYPE_CHECKING:
     from grkd.training.grkd_config import GRKDConfig
 
 
+Answers = Callable[[Sequence[Example], str], list[TeacherAnswer]]
+
+
 class RecordEncoder:
     """From records to groups of token ids; says what it leaves out.
 
-    student, teacher: whose context limits a record. samples: the method answers prompts anew in training, so a prompt
+    student, teachers: whose context limits a record. samples: the method answers prompts anew in training, so a prompt
     needs no response. teacher_answers: the teacher's responses, for methods that learn from them.
     """
 
@@ -43,15 +46,15 @@ class RecordEncoder:
         objective: Objective,
         args: "GRKDConfig",
         *,
-        teacher: Any = None,
+        teachers: Sequence[Any] = (),
         samples: bool = False,
-        teacher_answers: TeacherAnswers | None = None,
+        teacher_answers: Answers | None = None,
     ) -> None:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
         self.samples, self.teacher_answers = samples, teacher_answers
         self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        limits = [args.max_length, context_length(student), None if teacher is None else context_length(teacher)]
+        limits = [args.max_length, context_length(student), *map(context_length, teachers)]
         self.limit = min((limit for limit in limits if limit is not None), default=None)
         # What a prompt must leave for the answers that are written in training.
         self.new_tokens = args.max_new_tokens if samples else 0

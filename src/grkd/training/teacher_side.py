@@ -1,7 +1,8 @@
 """The teacher of a GRKDTrainer: what asks for it, whether it shares the student's vocabulary, where it comes from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from grkd.errors import UserError
 from grkd.models.attention import honour_softcap
 from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer
 from grkd.models.shard import is_sharded, shard
+from grkd.served import ServedTeacher
 from grkd.teacher.local import LocalTeacher
+from grkd.training.given_teachers import Given
+from grkd.training.served_side import served_teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +33,25 @@ class TeacherNeeds:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSide:
-    """A teacher's model and tokenizer. shared: it has the student's vocabulary."""
+    """A teacher's model, or its server, and tokenizer. shared: it has the student's vocabulary. given: as by the user.
+
+    model: None of a teacher behind a server.
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     shared: bool
+    given: Given = field(default_factory=lambda: Given(model=""))
+    served: ServedTeacher | None = None
 
     def replaced(self, model: Any) -> "TeacherSide":
         """The same with another model."""
         return replace(self, model=model)
 
-    def asked_by_rankers(self, device: torch.device, batch_size: int) -> LocalTeacher:
+    def asked_by_rankers(self, device: torch.device, batch_size: int) -> LocalTeacher | ServedTeacher:
         """What rankers ask."""
+        if self.served is not None:
+            return self.served
         if not is_sharded(self.model):
             self.model.to(device).eval().requires_grad_(False)
         return LocalTeacher(
@@ -52,36 +63,58 @@ class TeacherSide:
         )
 
 
-def teacher_side(
-    given: Any,
+def teacher_sides(
+    teachers: Sequence[Given],
     needs: TeacherNeeds,
     *,
     student_tokenizer: PreTrainedTokenizerBase,
     own_tokenizer: PreTrainedTokenizerBase | None,
     device: torch.device,
+    folder: Path,
     placement: str = "whole",
-) -> TeacherSide | None:
-    """The teacher as a model in memory, on the CPU if it is loaded here; None if nothing needs it.
+) -> list[TeacherSide]:
+    """The teachers, models in memory on the CPU if they are loaded here, servers opened; none if nothing needs one.
 
-    placement: of one that is loaded here, see GRKDConfig.teacher_placement.
-    Raises UserError if one is needed and not given, if its tokens are needed and it has another vocabulary, and for a
+    placement: of one that is loaded here, see GRKDConfig.teacher_placement. folder: for servers' answers.
+    Raises UserError if one is needed and not given, if tokens are needed and it has another vocabulary, and for a
     model whose tokenizer is not known.
     """
     reason = needs.tokens or needs.text
     if reason is None:
-        return None
-    if given is None:
+        return []
+    if not teachers:
         raise UserError(f"{reason}; give teacher_model")
-    tokenizer = tokenizer_of(given) if own_tokenizer is None else own_tokenizer
-    if needs.tokens is not None:
-        check_same_vocabulary(tokenizer, student_tokenizer)
-    shared = tokenizer.get_vocab() == student_tokenizer.get_vocab()
+    if own_tokenizer is not None and len(teachers) > 1:
+        raise UserError("teacher_processing_class belongs to one teacher; give each of several its own `tokenizer`")
+    made = []
+    for each in teachers:
+        tokenizer = own_tokenizer or _tokenizer(each, student_tokenizer)
+        if needs.tokens is not None:
+            check_same_vocabulary(tokenizer, student_tokenizer)
+        shared = tokenizer.get_vocab() == student_tokenizer.get_vocab()
+        both = {"tokenizer": student_tokenizer if shared else tokenizer, "shared": shared, "given": each}
+        if each.url is not None:
+            place = folder / "teacher" / (each.label or "answers")
+            served = served_teacher(each, both["tokenizer"], shared=shared, folder=place)
+            made.append(TeacherSide(model=None, served=served, **both))
+            continue
+        made.append(TeacherSide(model=_loaded(each.model, tokenizer, device, placement), **both))
+    return made
+
+
+def _tokenizer(given: Given, student_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    if given.tokenizer is not None:
+        return load_tokenizer(given.tokenizer) if isinstance(given.tokenizer, str) else given.tokenizer
+    return student_tokenizer if given.url is not None else tokenizer_of(given.model)
+
+
+def _loaded(given: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device, placement: str) -> Any:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model: Any = load_language_model(given, dtype=dtype) if isinstance(given, str) else given
     if isinstance(given, str) and placement != "whole":
         model = shard(model, device, offload=placement == "offloaded")
     check_head_size(model, tokenizer, role="teacher")
-    return TeacherSide(model=honour_softcap(model), tokenizer=student_tokenizer if shared else tokenizer, shared=shared)
+    return honour_softcap(model)
 
 
 def needs_of(

@@ -1,30 +1,37 @@
 """The rows of a GRKDTrainer, and a teacher that shares no weights with its student."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from grkd.console import console
 from grkd.data.language import check_head_size
+from grkd.errors import UserError
 from grkd.models.adapters import apart, shares_weights
+from grkd.models.pooled import PooledModel
 from grkd.objectives import Objective
+from grkd.teacher.pooled_scores import PooledScores
+from grkd.teacher.stored_scores import StoredScores
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.language_rows import LanguageRows
 from grkd.training.on_policy import on_policy_sampler
 from grkd.training.record_groups import RecordEncoder
+from grkd.training.served_side import ServedScores
 from grkd.training.teacher_side import TeacherNeeds, TeacherSide
 
 
-def apart_from(student: nn.Module, side: TeacherSide | None) -> TeacherSide | None:
+def apart_from(student: nn.Module, side: TeacherSide) -> TeacherSide:
     """The teacher, as a frozen copy if it shares weights with the student."""
-    if side is None or not shares_weights(side.model, student):
+    if not shares_weights(side.model, student):
         return side
     console.print("teacher_model shares weights with the student: a frozen copy of it teaches")
     return side.replaced(apart(side.model, student))  # before adapters are put into the student
 
 
 def rows_of(
-    side: TeacherSide | None,
+    sides: Sequence[TeacherSide],
     needs: TeacherNeeds,
     encode: RecordEncoder,
     args: GRKDConfig,
@@ -33,10 +40,17 @@ def rows_of(
     samples: bool,
     student: Any,
 ) -> LanguageRows:
-    """Rows with the teacher of tokens, which LanguageRows freezes, and the sampler of responses."""
+    """Rows with the teacher of tokens, which LanguageRows freezes, and the sampler of responses.
+
+    Raises UserError for teachers that cannot serve a method that samples in training, or not together.
+    """
     vocabulary = check_head_size(student, encode.tokenizer, role="student")
-    shared = side is not None and side.shared and (needs.tokens is not None or needs.ranker)
-    teacher = side.model if side is not None and shared else None
+    stored: StoredScores | None = None
+    if needs.tokens is not None and any(side.served is not None for side in sides):
+        stored = _stored(sides, args, samples=samples)
+        teacher = None
+    else:
+        teacher = _live(sides, needs, args, objective, vocabulary)
     sampler = on_policy_sampler(
         teacher,
         batch_size=args.sampling_batch_size,
@@ -49,8 +63,63 @@ def rows_of(
         pad_token_id=encode.pad_token_id,
         vocabulary=vocabulary,
         teacher=teacher,
+        stored=stored,
         teacher_in_training=objective.needs_teacher,
         tokens_per_batch=args.tokens_per_batch,
         trains_on=objective.trains_on,
         sampler=sampler if samples else None,
     )
+
+
+def ask_about(rows: Any, groups: Any) -> None:
+    """Ask served teachers about the tokens of these groups; nothing to do without one."""
+    for own in groups.values() if isinstance(groups, dict) else [groups]:
+        if isinstance(own, list):
+            for stored in _served(getattr(rows, "stored", None)):
+                stored.ask(own)
+
+
+def _served(stored: StoredScores | None) -> list[ServedScores]:
+    if isinstance(stored, PooledScores):
+        return [each for each, _ in stored.teachers if isinstance(each, ServedScores)]
+    return [stored] if isinstance(stored, ServedScores) else []
+
+
+def _stored(sides: Sequence[TeacherSide], args: GRKDConfig, *, samples: bool) -> StoredScores:
+    """Scores of tokens by servers, asked before training."""
+    if samples:
+        raise UserError(
+            f"{args.method} has the teacher score tokens of responses sampled in training, so it must be in this "
+            "process; give teacher_model as a model"
+        )
+    if any(side.served is None for side in sides):
+        raise UserError("teacher_model: tokens are learnt from servers alone, or from models in this process alone")
+    _check_not_routed(sides)
+    found: list[tuple[StoredScores, float]] = []
+    for side in sides:
+        assert side.served is not None
+        folder = Path(str(args.output_dir)) / "teacher" / (side.given.label or "answers")
+        found.append((ServedScores(side.served, folder), side.given.weight))
+    return found[0][0] if len(found) == 1 else PooledScores(found)
+
+
+def _live(
+    sides: Sequence[TeacherSide], needs: TeacherNeeds, args: GRKDConfig, objective: Objective, vocabulary: int
+) -> Any:
+    """The model that scores tokens: the teacher, or several as one; None if nothing reads tokens' scores."""
+    if len(sides) < 2:
+        side = sides[0] if sides else None
+        shared = side is not None and side.shared and (needs.tokens is not None or needs.ranker)
+        return side.model if side is not None and shared else None
+    if needs.tokens is None:
+        return None
+    _check_not_routed(sides)
+    if objective.teacher_mixed_in or args.tokens_per_batch is not None:
+        what = "tokens_per_batch" if args.tokens_per_batch is not None else f"{args.method} samples from a mixture, and"
+        raise UserError(f"teacher_model: {what} knows one teacher of tokens; give one")
+    return PooledModel([side.model for side in sides], [side.given.weight for side in sides], vocabulary=vocabulary)
+
+
+def _check_not_routed(sides: Sequence[TeacherSide]) -> None:
+    if any(side.given.only for side in sides):
+        raise UserError("teacher_model: only routes rankers; for tokens by a column use a recipe's list of teachers")

@@ -1,0 +1,41 @@
+"""How far the rankers of a run, or its teachers, agree: Kendall's tau of every two, and what each left open."""
+
+from pathlib import Path
+from typing import Any
+
+from grkd.errors import UserError
+from grkd.files import read_json
+from grkd.reports.tables import DASH
+
+_FILE = Path("score") / "rankers.json"
+
+
+def agreement_view(folder: Path) -> dict[str, Any] | None:
+    """Lines of the report's table; None for fewer than two rankers, or a run that holds no agreement."""
+    try:
+        found = read_json(folder / _FILE)["agreement"]
+        rankers, pairs = found["rankers"], found["pairs"]
+        if len(rankers) < 2:
+            return None
+        return {
+            "groups": f"{found['groups']:,}",
+            "responses": f"{found['responses']:,}",
+            "pairs": [
+                {"name": " and ".join(each["rankers"]), "tau": _number(each["kendall_tau"]), "groups": each["groups"]}
+                for each in pairs
+            ],
+            "rankers": [
+                {"name": name, "abstains": _share(each["abstentions"]), "ties": _share(each["ties"])}
+                for name, each in rankers.items()
+            ],
+        }
+    except (OSError, UserError, KeyError, TypeError, ValueError):
+        return None  # of an earlier version, or damaged: `grkd verify` says so
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,69 @@
+"""A GRKDTrainer's teacher behind a server as the writer of responses, for methods that learn from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
+from grkd.data.prompts import Example
+from grkd.data.thoughts import opening
+from grkd.ranks import from_main
+from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
+from grkd.training.given_teachers import Given
+from grkd.training.grkd_config import GRKDConfig
+from grkd.training.served_side import endpoint_of
+from grkd.training.teacher_answers import TEMPERATURE, TOP_P, TeacherAnswer, TeacherAnswers
+from grkd.training.teacher_side import TeacherSide
+
+_TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
+
+
+def answers_of(side: TeacherSide, args: GRKDConfig, stop_ids: Sequence[int]) -> "TeacherAnswers | ServedAnswers":
+    """Whoever writes the teacher's responses: the model in this process, or its server."""
+    common: dict[str, Any] = {
+        "stop_ids": stop_ids,
+        "max_new_tokens": args.max_new_tokens,
+        "seed": args.seed,
+        "folder": Path(str(args.output_dir)) / "teacher_responses",
+        "system": args.system,
+    }
+    if side.served is not None:
+        return ServedAnswers(given=side.given, tokenizer=side.tokenizer, shared=side.shared, **common)
+    return TeacherAnswers(side=side, batch_size=args.sampling_batch_size, device=args.device, **common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedAnswers:
+    """One response per prompt from a served teacher, as TeacherAnswers; each is kept as it comes."""
+
+    given: Given
+    tokenizer: Any
+    shared: bool
+    stop_ids: Sequence[int]
+    max_new_tokens: int
+    seed: int
+    folder: Path
+    system: str | None = None
+
+    def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
+        """One response per example. Raises UserError unless all are answered."""
+        return from_main(lambda: self._answered(examples), f"{where}: the teacher's responses")
+
+    def _answered(self, examples: Sequence[Example]) -> list[TeacherAnswer]:
+        stops = tuple(self.stop_ids) if self.shared else tuple(stop_token_ids(self.tokenizer))
+        write = ServedWriter(endpoint_of(self.given), folder=self.folder, concurrency=self.given.concurrency)
+        write.server.open()
+        prompts = [encode_prompt(self.tokenizer, example, system=self.system) for example in examples]
+        asked = [
+            Asked(id=example.id, prompt=ids, seed=seed_of(self.seed, example.id))
+            for example, ids in zip(examples, prompts, strict=True)
+        ]
+        drawing = Drawing(max_tokens=self.max_new_tokens, temperature=TEMPERATURE, top_p=TOP_P, stop_ids=stops)
+        found = []
+        for ids, answer in zip(prompts, write(asked, drawing), strict=True):
+            text = answer.text if answer.ids is None else decode_response(self.tokenizer, answer.ids, stops)
+            text = opening(str(self.tokenizer.decode(ids[-_TAIL:], skip_special_tokens=False))) + text
+            own = answer.ids if self.shared else None
+            found.append(TeacherAnswer(text=text, response_ids=own, finished=answer.finished))
+        return found
