@@ -112,6 +112,9 @@ def ready(where: str, tiny: Path) -> tuple[dict[str, Any], dict[str, str]]:
         }
     if where == "quick-start.md":
         return {}, {"runs/mine/train/grkd-seed0/student": str(tiny), "max_new_tokens=64": "max_new_tokens=2"}
+    if where == "several-teachers.md":
+        names = {f'"./{name}"': f'"{tiny}"' for name in ("student", "maths-teacher", "other-teacher")}
+        return {}, names | {'method="kd"': 'method="kd", use_cpu=True, report_to="none"'}
     if where == "classifiers.md":
         about = {"model": "mlp", "class_names": ["a", "b"], "input_shape": [3], "options": {"hidden": [2]}}
         save_classifier(build("mlp", input_shape=(3,), classes=2, options={"hidden": [2]}, seed=0), Path("best/model"))
