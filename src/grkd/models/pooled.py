@@ -18,7 +18,7 @@ class PooledModel(nn.Module):
     Source: the logarithmic opinion pool (Heskes 1998, Selecting weighting factors in logarithmic opinion pools).
     """
 
-    def __init__(self, models: Sequence[Any], weights: Sequence[float], *, vocabulary: int) -> None:
+    def __init__(self, models: Sequence[Any], weights: Sequence[float | int], *, vocabulary: int) -> None:
         super().__init__()
         self.models, self.weights, self.vocabulary = nn.ModuleList(models), tuple(weights), vocabulary
         self.config, self.generation_config = models[0].config, models[0].generation_config

@@ -43,7 +43,7 @@ class PooledScores:
     Source: the logarithmic opinion pool (Heskes 1998, Selecting weighting factors in logarithmic opinion pools).
     """
 
-    def __init__(self, teachers: Sequence[tuple[StoredScores, float]]) -> None:
+    def __init__(self, teachers: Sequence[tuple[StoredScores, float | int]]) -> None:
         self.teachers = list(teachers)
 
     def has(self, item: Item) -> bool:
