@@ -105,6 +105,7 @@ def test_the_demo_on_a_cpu(
     """`grkd demo --part on-policy` with a tiny model: verifier, then teacher; `grkd groups` on what it leaves."""
     run = recipe.parent / "demo" / "on-policy"
     changes = [f"data.train={recipe.parent / 'prompts.jsonl'}", "device=cpu"]
+    changes += [f"{side}.gguf_file=null" for side in ("teacher", "student")]
     changes += ["training.steps=2", "evaluation.top_k=5", "responses.max_new_tokens=3"]
     monkeypatch.setattr(demo, "teacher_folder", lambda: tiny_teacher)
     assert demo.demo(run.parent, part="on-policy", changes=changes) == 0

@@ -36,9 +36,9 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
     """Shared stages, the search, the final runs. Returns the outcome of each final run.
 
     Every run takes the same number of optimiser steps on the same groups with the same teacher scores, or with
-    training.minutes the same time, by a clock that also counts what other processes take of the device. A method's final
-    runs begin when its own trials have ended. After every job, search.json and results.json say how far the comparison
-    is.
+    training.minutes the same time, by a clock that also counts what other processes take of the device. A method's
+    final runs begin when its own trials have ended. After every job, search.json and results.json say how far the
+    comparison is.
     """
     context = before_training(recipe, run)
     recipe = _same_steps(recipe, len(read_groups(run, "train")), run.ranks.num_processes)
