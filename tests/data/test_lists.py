@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from grkd.data.lists import read_lists
+from grkd.data.lists import read_lists, read_named_lists
 from grkd.errors import UserError
 
 
@@ -83,3 +85,25 @@ def test_no_file_no_lists_no_json(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"query": \n')
     with pytest.raises(UserError, match="line 1: no JSON"):
         read_lists(tmp_path / "broken.jsonl")
+
+
+def test_a_data_set_by_name_and_a_parquet_file_are_the_same_lists(tmp_path: Path) -> None:
+    rows = [
+        {"query": "a", "candidates": ["x", "y"], "order": [1, 0], "source": "web"},  # a column of its own
+        {"query": "b", "candidates": ["y", "z"], "order": [0, 1], "source": "web"},
+    ]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder / "train.jsonl", *rows)
+    write(folder / "test.jsonl", {"query": "c", "candidates": ["x", "z"], "order": [1]})
+    found = read_named_lists(str(folder), split="train", heldout_split="test")
+    own = [{key: value for key, value in row.items() if key != "source"} for row in rows]
+    assert found.train == read_lists(write(tmp_path / "lists.jsonl", *own)).train
+    assert found.heldout[0].candidates == (0, 2)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(own), tmp_path / "lists.parquet")
+    assert read_lists(tmp_path / "lists.parquet").train == found.train
+    write(folder / "test.jsonl", {"query": "c", "candidates": ["x", "z"], "order": [2]})
+    with pytest.raises(UserError, match="set, split test, row 0: order: expected numbers of candidates, 0 to 1, got 2"):
+        read_named_lists(str(folder), split="train", heldout_split="test")
+    with pytest.raises(UserError, match="split 'other': cannot be loaded"):
+        read_named_lists(str(folder), split="other")

@@ -1,12 +1,13 @@
-"""Lists: queries with their candidates, and what is known of their order; read from JSON Lines."""
+"""Lists: queries with their candidates, and what is known of their order; from files and data sets by name."""
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from grkd.data.sources import FORMATS, file_records, named_records
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_text
 
@@ -15,6 +16,7 @@ Word = Literal["scores", "order", "tiers"]
 _KEYS = ("query", "candidates", "scores", "order", "tiers", "grades")
 _LARGEST_SCORE = 1e9  # differences and their squares stay far inside float32
 _WORDS = ("scores", "order", "tiers")
+_Row = tuple[str, dict[str, Any]]  # where it stands, for errors, and its keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +54,36 @@ class Lists:
 
 
 def read_lists(train: Path, heldout: Path | None = None) -> Lists:
-    """Lists from JSON Lines: {"query", "candidates"} and one of "scores", "order", "tiers"; "grades" beside or alone.
+    """Lists from JSON Lines (or Parquet, JSON, CSV): query, candidates and one of scores, order, tiers; grades beside
+    these or alone.
 
     candidates: two texts or more, each once. scores: a number per candidate, null for no opinion. order: numbers of
     candidates, from 0, best first. tiers: lists of such numbers, best first. Candidates that an order or tiers leave
     out share the last place. grades: people's judgements, a whole number from 0 per candidate; alone they are tiers.
     Raises UserError with file and line for what is missing, unknown, malformed or of another length.
     """
+    return _gathered(str(train), _rows(train), () if heldout is None else _rows(heldout))
+
+
+def read_named_lists(dataset: str, *, split: str, name: str | None = None, heldout_split: str | None = None) -> Lists:
+    """The same from splits of a data set, by a name on the hub or a local folder; its other columns are not read.
+
+    Raises UserError for a data set that cannot be had, and as read_lists, with the number of the row.
+    """
+
+    def rows(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, row in enumerate(named_records(dataset, split=split, name=name)):
+            yield f"{dataset}, split {split}, row {number}", {key: row[key] for key in _KEYS if key in row}
+
+    return _gathered(f"{dataset}, split {split}", rows(split), () if heldout_split is None else rows(heldout_split))
+
+
+def _gathered(name: str, train: Iterable[_Row], heldout: Iterable[_Row]) -> Lists:
     numbers: dict[str, int] = {}
-    found = tuple(_list(line, row, numbers) for line, row in _rows(train))
-    held = () if heldout is None else tuple(_list(line, row, numbers) for line, row in _rows(heldout))
+    found = tuple(_list(where, row, numbers) for where, row in train)
+    held = tuple(_list(where, row, numbers) for where, row in heldout)
     if not found:
-        raise UserError(f'{train}: no lists in it; it needs a line for each, {{"query": ..., "candidates": [...]}}')
+        raise UserError(f'{name}: no lists in it; it needs a line for each, {{"query": ..., "candidates": [...]}}')
     judged: dict[str, dict[int, float]] = {}
     for one in (*found, *held):
         if one.grades is not None:
@@ -72,7 +92,11 @@ def read_lists(train: Path, heldout: Path | None = None) -> Lists:
     return Lists(documents=tuple(numbers), train=found, heldout=held, judged=judged)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[_Row]:
+    if path.suffix.lower() in FORMATS:
+        for number, record in enumerate(file_records(path), start=1):
+            yield f"{path}: record {number}", record
+        return
     content = read_text(path, "a JSONL file of lists")
     for line, entry in enumerate(content.split("\n"), start=1):
         where = f"{path}: line {line}"

@@ -21,8 +21,9 @@ def card_of(context: RankContext, method: Method, seed: int, learning_rate: floa
     recipe, lists = context.recipe, context.lists
     cross = recipe.student.kind == "cross_encoder"
     teacher = recipe.teacher
+    names = [*teacher.models, *([teacher.served.model] if teacher.served is not None else [])]
     facts = {
-        "teacher": ", ".join(teacher.models) or "the lists' own order",
+        "teacher": ", ".join(names) or "the lists' own order",
         "what the student saw of it": f"{teacher.says}, the first {teacher.top}" if teacher.top else teacher.says,
         "student": recipe.student.model,
         "training lists": int((lists.part != HELDOUT).sum()),

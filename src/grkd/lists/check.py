@@ -6,6 +6,7 @@ import torch
 
 from grkd import objectives
 from grkd.data.retrieval_folder import read_retrieval_folder
+from grkd.endpoint.client import base_url, key_of
 from grkd.errors import UserError
 from grkd.lists.context import RankContext
 from grkd.lists.libraries import library
@@ -28,6 +29,8 @@ def check_rank(context: RankContext) -> None:
         check_metric(recipe.search.metric)
     for method in recipe.methods:
         check_method(method.label, objectives.load(method.name, **method.options))
+    if recipe.teacher.served is not None:
+        key_of(base_url(recipe.teacher.served.url, "teacher.served"), recipe.teacher.served.key_env, "teacher.served")
     kind = _kind(context)
     if uses_data(recipe) and kind is None:
         raise UserError(

@@ -94,3 +94,20 @@ class RankContext:
         if training.steps is not None:
             return dataclasses.replace(training, steps=max(1, round(share * training.steps)))
         return dataclasses.replace(training, epochs=share * training.epochs)
+
+
+def pairs_of(context: RankContext) -> list[tuple[str, str]]:
+    """(query, document) of every candidate, list by list."""
+    lists = context.lists
+    rows, columns = lists.exists.nonzero(as_tuple=True)
+    documents = lists.candidates[rows, columns].tolist()
+    return [(lists.queries[row], lists.documents[one]) for row, one in zip(rows.tolist(), documents, strict=True)]
+
+
+def texts_of(context: RankContext) -> list[tuple[str, list[str]]]:
+    """(query, candidates) of every list."""
+    lists = context.lists
+    return [
+        (query, [lists.documents[one] for one in own[there].tolist()])
+        for query, own, there in zip(lists.queries, lists.candidates, lists.exists, strict=True)
+    ]

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grkd.console import console
-from grkd.data.lists import Lists, RankedList, read_lists
+from grkd.data.lists import Lists, RankedList, read_lists, read_named_lists
 from grkd.data.retrieval_folder import RetrievalFolder, read_retrieval_folder
 from grkd.errors import UserError
 from grkd.files import whole_file, write_json
@@ -42,15 +42,14 @@ def read(context: RankContext) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if data.folder is not None:
         lists, parts = _of_folder(context, read_retrieval_folder(Path(data.folder), split=data.split))
     else:
-        assert data.train is not None
-        lists = read_lists(Path(data.train), None if data.heldout is None else Path(data.heldout))
+        lists = _of_records(data)
         parts = [TRAIN] * len(lists.train) + [HELDOUT] * len(lists.heldout)
     every = [*lists.train, *lists.heldout]
     kept = first_of_each(parts, data.limit)
     every, parts = [every[one] for one in kept], [parts[one] for one in kept]
     part = _split([one.query for one in every], parts, data, seed=context.seed)
     if not int((part == TRAIN).sum()) or not int((part == HELDOUT).sum()):
-        where = data.folder or data.train
+        where = data.folder or data.train or data.dataset
         raise UserError(f"{where}: {len(every)} lists are too few for a training and a held-out part; add some")
     return {"queries": [one.query for one in every], "documents": list(lists.documents), "kind": lists.word}, {
         "candidates": _padded([one.candidates for one in every], NONE, torch.long),
@@ -60,6 +59,13 @@ def read(context: RankContext) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "judged": _judgements(every, lists.judged),
         "left_out": _pairs(every, lists.left_out),
     }
+
+
+def _of_records(data: RankData) -> Lists:
+    if data.dataset is not None:
+        return read_named_lists(data.dataset, split=data.train_split, name=data.name, heldout_split=data.heldout_split)
+    assert data.train is not None
+    return read_lists(Path(data.train), None if data.heldout is None else Path(data.heldout))
 
 
 def first_of_each(parts: Sequence[int], limit: int | None) -> list[int]:

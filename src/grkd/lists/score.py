@@ -11,6 +11,7 @@ from torch import Tensor
 from grkd.errors import UserError
 from grkd.files import whole_file
 from grkd.lists.context import RankContext
+from grkd.lists.served import scored_by_server
 from grkd.lists.teachers import scored_by
 from grkd.objectives import LeastTeacher, Objective
 from grkd.rankers.combine import order
@@ -47,6 +48,8 @@ def combined(context: RankContext) -> dict[str, Tensor]:
     """The scores of all teachers as one order."""
     teacher, lists = context.recipe.teacher, context.lists
     several = [scored_by(context, model) for model in teacher.models]
+    if teacher.served is not None:
+        several.append(scored_by_server(context))
     if uses_data(context.recipe):
         several.append(lists.word.masked_fill(~lists.exists, torch.nan))
     found = order([one.numpy() for one in several], combine=teacher.combine or "weights")
@@ -98,15 +101,15 @@ def given(recipe: RankRecipe, kind: str | None) -> LeastTeacher:
     teacher = recipe.teacher
     if teacher.top is not None:
         return "tiers"
-    most: LeastTeacher = "order" if teacher.says == "order" else "scores"
-    if not teacher.models and kind in ("order", "tiers"):
+    most: LeastTeacher = "order" if teacher.says == "order" or teacher.asks == "permutation" else "scores"
+    if not teacher.is_named and kind in ("order", "tiers"):
         return "tiers" if kind == "tiers" else "order"
     return most
 
 
 def uses_data(recipe: RankRecipe) -> bool:
     """Whether the lists' own word is one of the teachers."""
-    return not recipe.teacher.models if recipe.teacher.from_data is None else recipe.teacher.from_data
+    return not recipe.teacher.is_named if recipe.teacher.from_data is None else recipe.teacher.from_data
 
 
 def check_signal(label: str, objective: Objective, most: LeastTeacher, *, places_as_scores: bool) -> None:
@@ -125,6 +128,7 @@ def check_signal(label: str, objective: Objective, most: LeastTeacher, *, places
 
 def _asked(recipe: RankRecipe) -> dict[str, object]:
     """What the scores depend on: not what the students may see of them."""
-    own = ("models", "from_data", "combine", "scale", "prompt", "max_tokens")
+    own = ("models", "from_data", "combine", "scale", "prompt", "max_tokens", "asks", "window", "stride")
     plain = identity(recipe.teacher)
-    return {name: plain.get(name) for name in own}
+    served = recipe.teacher.served
+    return {name: plain.get(name) for name in own} | {"served": None if served is None else served.model}

@@ -1,6 +1,6 @@
-"""Models that score the candidates of a query: bi-encoders, cross-encoders, language models asked one by one."""
+"""Models that score the candidates of a query: bi-encoders, cross-encoders, language models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +10,11 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.files import read_json
-from grkd.lists.context import RankContext
+from grkd.lists.context import RankContext, pairs_of
+from grkd.lists.language_models import written_orders, yes_or_no_margins
 from grkd.lists.libraries import library
 
 Kind = Literal["bi_encoder", "cross_encoder", "language_model"]
-PROMPT = (
-    "Document: {document}\n\nQuestion: {query}\n\nDoes the document answer the question? Answer Yes or No.\nAnswer:"
-)
 
 
 def kind_of(model: str) -> Kind:
@@ -46,7 +44,7 @@ def scored_by(context: RankContext, model: str) -> Float[Tensor, "queries candid
     ways: dict[Kind, Callable[[RankContext, str], list[float]]] = {
         "bi_encoder": _by_bi_encoder,
         "cross_encoder": _by_cross_encoder,
-        "language_model": _by_language_model,
+        "language_model": written_orders if context.recipe.teacher.asks == "permutation" else yes_or_no_margins,
     }
     lists = context.lists
     found = torch.full(lists.candidates.shape, torch.nan, dtype=torch.float64)
@@ -56,14 +54,6 @@ def scored_by(context: RankContext, model: str) -> Float[Tensor, "queries candid
         raise UserError(f"teacher.models: {model}: some of its scores are not finite")
     found[lists.exists] = scores
     return found
-
-
-def _pairs(context: RankContext) -> list[tuple[str, str]]:
-    """(query, document) of every candidate, list by list."""
-    lists = context.lists
-    rows, columns = lists.exists.nonzero(as_tuple=True)
-    documents = lists.candidates[rows, columns].tolist()
-    return [(lists.queries[row], lists.documents[one]) for row, one in zip(rows.tolist(), documents, strict=True)]
 
 
 def _by_bi_encoder(context: RankContext, model: str) -> list[float]:
@@ -86,55 +76,8 @@ def _by_cross_encoder(context: RankContext, model: str) -> list[float]:
     encoder = library("sentence_transformers").CrossEncoder(
         model, device=str(context.device), max_length=teacher.max_tokens, activation_fn=torch.nn.Identity()
     )
-    scores = encoder.predict(_pairs(context), batch_size=teacher.batch_size, show_progress_bar=False)
+    scores = encoder.predict(pairs_of(context), batch_size=teacher.batch_size, show_progress_bar=False)
     return [float(one) for one in scores.reshape(-1)]
-
-
-def _by_language_model(context: RankContext, model: str) -> list[float]:
-    """log p(Yes) - log p(No) as the next token behind the prompt; a long document is cut at its end."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    teacher = context.recipe.teacher
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    dtype = torch.bfloat16 if context.device.type == "cuda" else torch.float32
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(context.device).eval()
-    yes, no = (tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No"))
-    pairs = _pairs(context)
-    prompts = [_prompt(tokenizer, teacher.prompt or PROMPT, *pair, most=teacher.max_tokens) for pair in pairs]
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    scores = [0.0] * len(prompts)
-    for start in range(0, len(order), teacher.batch_size):
-        part = order[start : start + teacher.batch_size]
-        ids, mask = _padded([prompts[number] for number in part])
-        logits = network(
-            input_ids=ids.to(context.device), attention_mask=mask.to(context.device), logits_to_keep=1
-        ).logits[:, -1]
-        margins = (logits[:, yes].float() - logits[:, no].float()).cpu().tolist()
-        for number, margin in zip(part, margins, strict=True):
-            scores[number] = margin
-    return scores
-
-
-def _prompt(tokenizer: Any, prompt: str, query: str, document: str, *, most: int) -> list[int]:
-    """Token ids of the prompt, the document shortened until they are `most` at the most."""
-
-    def encoded(text: str) -> list[int]:
-        filled = prompt.replace("{query}", query).replace("{document}", text)
-        return list(tokenizer(filled)["input_ids"])
-
-    ids = encoded(document)
-    while len(ids) > most and document:
-        document = document[: max(0, int(len(document) * most / len(ids)) - 8)]
-        ids = encoded(document)
-    return ids
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids padded on the left, and where they are."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*[0] * (longest - len(row)), *row] for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
 
 
 def _is_cross_encoder(model: str) -> bool:

@@ -18,7 +18,7 @@ from grkd.recipe._language import (
     Student,
     Teacher,
 )
-from grkd.recipe._rank import RankData, RankEvaluation, RankRecipe, RankStudent, RankTeacher
+from grkd.recipe._rank import RankData, RankEvaluation, RankRecipe, RankServed, RankStudent, RankTeacher
 from grkd.recipe._read import read
 from grkd.recipe._recipe import Recipe
 from grkd.recipe._reference import reference
@@ -44,6 +44,7 @@ __all__ = [
     "RankData",
     "RankEvaluation",
     "RankRecipe",
+    "RankServed",
     "RankStudent",
     "RankTeacher",
     "Recipe",

@@ -6,6 +6,7 @@ from typing import Any
 
 from grkd import objectives
 from grkd.data.conversation import SET_BY_US
+from grkd.endpoint.client import base_url
 from grkd.errors import UserError
 from grkd.recipe._classifier import ClassifierRecipe
 from grkd.recipe._language import LanguageRecipe, Prompts, Responses, Score, Student
@@ -215,18 +216,33 @@ def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
 
 def _rank(recipe: RankRecipe) -> Iterator[Problem]:
     data, teacher, student = recipe.data, recipe.teacher, recipe.student
-    yield from _one_of(("data",), data, ("train", "folder"))
-    for name in ("split", "dense_model"):
-        if data.folder is None and getattr(data, name) is not None:
-            yield Problem(("data", name), "belongs to data.folder, which is not given")
+    yield from _one_of(("data",), data, ("train", "dataset", "folder"))
+    if data.split is not None and data.train is not None:
+        yield Problem(("data", "split"), "belongs to data.folder or data.dataset, which are not given")
+    if data.dense_model is not None and data.folder is None:
+        yield Problem(("data", "dense_model"), "belongs to data.folder, which is not given")
+    for name in ("name", "heldout_split"):
+        if data.dataset is None and getattr(data, name) is not None:
+            yield Problem(("data", name), "belongs to data.dataset, which is not given")
+    if data.dataset is not None and data.heldout_split == data.train_split:
+        yield Problem(("data", "heldout_split"), f"is the split that is trained on, {data.train_split}; choose another")
     if data.heldout is not None and data.train is None:
         yield Problem(("data", "heldout"), "belongs to data.train, which is not given")
-    if data.folder is not None and not teacher.models and data.pool == "mined":
+    if data.folder is not None and not teacher.is_named and data.pool == "mined":
         yield Problem(("teacher", "models"), "mined candidates have no order of their own; name a model")
-    if teacher.from_data is False and not teacher.models:
+    if teacher.served is not None:
+        try:
+            base_url(teacher.served.url, "url")
+        except UserError as error:
+            yield Problem(("teacher", "served", "url"), str(error).removeprefix("url: "))
+    if teacher.stride > teacher.window:
+        yield Problem(("teacher", "stride"), "is above teacher.window: candidates between windows would be skipped")
+    if teacher.asks == "permutation" and teacher.prompt is not None:
+        yield Problem(("teacher", "prompt"), "belongs to asks: yes_no")
+    if teacher.from_data is False and not teacher.is_named:
         yield Problem(("teacher", "from_data"), "without it nobody orders the candidates; name models")
-    if teacher.top is not None and teacher.says != "order":
-        yield Problem(("teacher", "top"), "belongs to says: order")
+    if teacher.top is not None and teacher.says != "order" and teacher.asks != "permutation":
+        yield Problem(("teacher", "top"), "belongs to says: order or asks: permutation")
     if teacher.prompt is not None and not {"{query}", "{document}"} <= set(re.findall(r"\{\w+\}", teacher.prompt)):
         yield Problem(("teacher", "prompt"), "expected a text with {query} and {document} in it")
     if student.model != "tower" and student.hidden:

@@ -1,0 +1,98 @@
+"""A language model in this process as a teacher of lists: asked about one candidate, or for a permutation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grkd.endpoint.client import Messages
+from grkd.lists.context import RankContext, pairs_of, texts_of
+from grkd.lists.listwise import answer_tokens, note_unread, permuted
+
+PROMPT = (
+    "Document: {document}\n\nQuestion: {query}\n\nDoes the document answer the question? Answer Yes or No.\nAnswer:"
+)
+
+
+def yes_or_no_margins(context: RankContext, model: str) -> list[float]:
+    """log p(Yes) - log p(No) as the next token behind the prompt; a long document is cut at its end."""
+    teacher = context.recipe.teacher
+    tokenizer, network = _loaded(context, model)
+    yes, no = (tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No"))
+    pairs = pairs_of(context)
+    prompts = [_prompt(tokenizer, teacher.prompt or PROMPT, *pair, most=teacher.max_tokens) for pair in pairs]
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    scores = [0.0] * len(prompts)
+    for start in range(0, len(order), teacher.batch_size):
+        part = order[start : start + teacher.batch_size]
+        ids, mask = _padded([prompts[number] for number in part])
+        logits = network(
+            input_ids=ids.to(context.device), attention_mask=mask.to(context.device), logits_to_keep=1
+        ).logits[:, -1]
+        margins = (logits[:, yes].float() - logits[:, no].float()).cpu().tolist()
+        for number, margin in zip(part, margins, strict=True):
+            scores[number] = margin
+    return scores
+
+
+def written_orders(context: RankContext, model: str) -> list[float]:
+    """Minus the place of every candidate in the permutation that the model writes, greedily; see listwise.permuted."""
+    teacher = context.recipe.teacher
+    tokenizer, network = _loaded(context, model)
+    stop = network.generation_config.eos_token_id
+
+    def complete(prompts: Sequence[Messages]) -> list[str]:
+        found = []
+        for start in range(0, len(prompts), teacher.batch_size):
+            rows = [_chat(tokenizer, messages) for messages in prompts[start : start + teacher.batch_size]]
+            ids, mask = (one.to(context.device) for one in _padded(rows))
+            pad = stop[0] if isinstance(stop, list) else stop
+            options = {"max_new_tokens": answer_tokens(teacher.window), "do_sample": False, "pad_token_id": pad or 0}
+            written = network.generate(input_ids=ids, attention_mask=mask, **options)[:, ids.shape[1] :]
+            found += tokenizer.batch_decode(written, skip_special_tokens=True)
+        return found
+
+    orders, unread = permuted(texts_of(context), complete, window=teacher.window, stride=teacher.stride)
+    note_unread(unread)
+    places = [{candidate: place for place, candidate in enumerate(order)} for order in orders]
+    return [-float(own[candidate]) for own in places for candidate in range(len(own))]
+
+
+def _loaded(context: RankContext, model: str) -> tuple[Any, Any]:
+    """Tokenizer and network, in 16 bits on a GPU."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = torch.bfloat16 if context.device.type == "cuda" else torch.float32
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(context.device).eval()
+    return AutoTokenizer.from_pretrained(model), network
+
+
+def _chat(tokenizer: Any, messages: Messages) -> list[int]:
+    """Token ids of a conversation; of its text alone if the tokenizer has no template."""
+    if tokenizer.chat_template is None:
+        return list(tokenizer(messages[-1]["content"] + "\n")["input_ids"])
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    return list(ids["input_ids"])
+
+
+def _prompt(tokenizer: Any, prompt: str, query: str, document: str, *, most: int) -> list[int]:
+    """Token ids of the prompt, the document shortened until they are `most` at the most."""
+
+    def encoded(text: str) -> list[int]:
+        filled = prompt.replace("{query}", query).replace("{document}", text)
+        return list(tokenizer(filled)["input_ids"])
+
+    ids = encoded(document)
+    while len(ids) > most and document:
+        document = document[: max(0, int(len(document) * most / len(ids)) - 8)]
+        ids = encoded(document)
+    return ids
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids padded on the left, and where they are."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*[0] * (longest - len(row)), *row] for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
