@@ -1,13 +1,16 @@
 """The demo's own parts: its data, and what it says where the teacher is not installed."""
 
 import json
+import re
 from importlib.metadata import PackageNotFoundError
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import yaml
 
 from grkd import cli, demo
+from grkd.commands import demo as command
 
 
 def prompts(name: str) -> list[str]:
@@ -20,6 +23,16 @@ def test_no_prompt_is_both_trained_and_tested() -> None:
     assert len(train) >= 100
     assert len(heldout) >= 30
     assert len(set(train + heldout)) == len(train) + len(heldout)
+
+
+def test_every_page_tells_how_many_layers_the_student_keeps() -> None:
+    kept = len(
+        yaml.safe_load((files("grkd.demo") / "language_model.yaml").read_text(encoding="utf-8"))["student"]["layers"]
+    )
+    root = Path(__file__).parents[1]
+    pages = {page: (root / page).read_text(encoding="utf-8") for page in ("README.md", "docs/index.md")}
+    for page, text in {**pages, "grkd demo --help": command.DESCRIPTION}.items():
+        assert re.findall(r"(\d+) of its (\d+)\s+layers", text) == [(str(kept), "30")], page
 
 
 def test_missing_teacher_is_one_line(

@@ -86,6 +86,20 @@ QUESTIONS = "evaluation.questions"
         (["training.extra={adam_beta: 0.9}"], "no such field; did you mean 'adam_beta"),
         (["teacher.model=./absent"], "absent: no such folder"),
         (["responses.source=data"], "has no completion or responses"),
+        (["responses.n=2", "score.rankers=[{name: function, function: 'json:loads'}]"], "json is in Python's standard"),
+        (["responses.n=2", "score.rankers=[{name: function, function: 'absent:f'}]"], "there is no module 'absent'"),
+        (["responses.n=2", "score.rankers=[{name: reward_model, model: ./absent}]"], "absent: no such folder"),
+        (["responses.n=2", "score.rankers=[{name: judge, url: nope, model: x}]"], "judge: a URL looks like"),
+        (["responses.n=2", "score.rankers=[{name: judge, url: 'https://a.b', model: x}]"], "judge: no key for"),
+        (["responses.n=2", "score.rankers=[{name: verifier, kind: nope}]"], "kind should be 'answer', 'math'"),
+        (["responses.n=2", "score.rankers=[verifier]"], "a ranker reads the column 'answer', and no record of"),
+        (
+            [
+                "responses={n: 2, max_new_tokens: 6, when: in_training}",
+                "methods=[{name: dpo, rankers: [{name: judge, url: nope, model: x}]}]",
+            ],
+            "judge: a URL looks like",
+        ),
     ],
 )
 def test_a_language_recipe_is_refused_before_a_model_is_loaded(

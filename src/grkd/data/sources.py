@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from grkd import hub
 from grkd.console import console
 from grkd.data.prompts import Example, Turns
 from grkd.data.record_groups import all_the_same
@@ -75,6 +76,7 @@ def named_records(
     Raises UserError for a data set or split that cannot be had.
     """
     datasets = _library(dataset)
+    hub.look_for(dataset)
     try:
         found = datasets.load_dataset(dataset, name, split=split, streaming=streaming)
     except Exception as error:

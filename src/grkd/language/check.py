@@ -8,7 +8,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from grkd.errors import UserError
 from grkd.language.cached import check_cache
+from grkd.language.fresh import method_panel
 from grkd.language.lora import adapted
+from grkd.language.record_columns import check_columns, record_columns
+from grkd.language.scorer import panel_of
 from grkd.models.cut import check_layers, fresh
 from grkd.models.load import known_config, quiet
 from grkd.recipe import LanguageRecipe, Model, Student, weights_of
@@ -23,6 +26,20 @@ def check_language(recipe: LanguageRecipe) -> None:
     check(recipe.training)
     check_cache(recipe)
     _check_models(recipe)
+    _check_rankers(recipe)
+
+
+def _check_rankers(recipe: LanguageRecipe) -> None:
+    """What rankers tell without weights and network, and the columns that they read in files at hand."""
+    panels = [panel_of(recipe.score, recipe.teacher)]
+    panels += [method_panel(recipe, method) for method in recipe.methods if method.rankers is not None]
+    for panel in panels:
+        panel.check()
+    if recipe.data.train is None or not any(panel.reads for panel in panels):
+        return
+    found = record_columns(recipe)
+    for panel in panels:
+        check_columns(panel, found, list(found), where=recipe.data.source)
 
 
 def _check_models(recipe: LanguageRecipe) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from grkd import objectives
+from grkd import hub, objectives
 from grkd.data.retrieval_folder import read_retrieval_folder
 from grkd.endpoint.client import base_url, key_of
 from grkd.errors import UserError
@@ -25,6 +25,10 @@ def check_rank(context: RankContext) -> None:
     recipe = context.recipe
     for name in ("sentence_transformers", "ir_measures", *(["bm25s"] if _mines(recipe) else [])):
         library(name)
+    named = {"student.model": recipe.student.model, "data.dense_model": recipe.data.dense_model}
+    for key, model in [*named.items(), *(("teacher.models", model) for model in recipe.teacher.models)]:
+        if model is not None:
+            hub.check_path(model, f"{key}: ")
     if recipe.search is not None and recipe.search.metric is not None:
         check_metric(recipe.search.metric)
     for method in recipe.methods:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from grkd import hub
+from grkd.errors import UserError
 from grkd.lists.libraries import library
 
 
@@ -48,7 +50,11 @@ def by_model(
     queries: Sequence[str], documents: Sequence[str], count: int, *, model: str, device: torch.device
 ) -> Int[Tensor, "queries count"]:
     """Numbers of the documents with the highest cosine of a sentence-transformers model."""
-    encoder = library("sentence_transformers").SentenceTransformer(model, device=str(device))
+    hub.look_for(model)
+    try:
+        encoder = library("sentence_transformers").SentenceTransformer(model, device=str(device))
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.dense_model: {model}: {' '.join(str(error).split())[:200]}") from None
     options = {"normalize_embeddings": True, "convert_to_tensor": True, "show_progress_bar": False}
     asked, offered = encoder.encode(list(queries), **options), encoder.encode(list(documents), **options)
     return torch.cat([(part @ offered.T).topk(count, -1).indices.cpu() for part in asked.split(256)])

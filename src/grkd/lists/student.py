@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from grkd import hub
 from grkd.errors import UserError
 from grkd.lists.context import HELDOUT, NONE, PreparedLists, RankContext
 from grkd.lists.libraries import library
@@ -116,6 +117,7 @@ def training_texts(lists: PreparedLists) -> list[str]:
 def opened(folder: str, spec: RankStudent, device: torch.device) -> Student:
     """A saved student, or a model by its hub name."""
     library_ = library("sentence_transformers")
+    hub.look_for(folder)
     try:
         if spec.kind == "cross_encoder":
             encoder = library_.CrossEncoder(

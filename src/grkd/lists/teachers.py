@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grkd import hub
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.lists.context import RankContext, pairs_of
@@ -19,6 +20,7 @@ Kind = Literal["bi_encoder", "cross_encoder", "language_model"]
 
 def kind_of(model: str) -> Kind:
     """What a folder or hub name holds. Raises UserError for what can score no candidates."""
+    hub.look_for(model)
     if library("sentence_transformers.util.file_io").is_sentence_transformer_model(model):
         return "cross_encoder" if _is_cross_encoder(model) else "bi_encoder"
     from transformers import AutoConfig

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from grkd import hub
 from grkd.data.language import check_head_size as check_head_size
 from grkd.data.language import vocabulary_size as vocabulary_size
 from grkd.errors import UserError
@@ -221,6 +222,7 @@ def _by_every_process() -> Iterator[None]:
 @contextmanager
 def _explained(model: str, part: str) -> Iterator[None]:
     """Loading errors as one line."""
+    hub.look_for(model)
     try:
         yield
     except UserError:

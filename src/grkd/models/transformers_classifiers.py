@@ -4,12 +4,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from grkd import hub
 from grkd.console import console
 from grkd.errors import UserError
 
@@ -48,7 +48,7 @@ def load_transformers_classifier(
     """
     from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-    _check_folder(model)
+    hub.check_path(model)
     config = _loaded(model, AutoConfig)
     fine_tuned = not new_head and any(name.endswith(_HEADS[kind]) for name in config.architectures or [])
     if fine_tuned:
@@ -74,14 +74,8 @@ def load_transformers_classifier(
     return network, processor
 
 
-def _check_folder(model: str) -> None:
-    """A path that is not there would be looked for on the hub, with a misleading error after a long wait."""
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if looks_like_path and not Path(model).is_dir():
-        raise UserError(f"{model}: no such folder, and a hub name has the form 'organisation/model'")
-
-
 def _loaded(model: str, automatic: Any, **options: Any) -> Any:
+    hub.look_for(model)
     with _quiet():
         try:
             return automatic.from_pretrained(model, **options)

@@ -148,6 +148,9 @@ class Ranker(ABC):
         """Names of the columns without which it cannot work."""
         return ()
 
+    def check(self) -> None:  # noqa: B027
+        """Raises UserError for what would end `open` and needs no weights and no network; before a run begins."""
+
     def open(self, resources: Resources) -> None:  # noqa: B027  (most rankers need nothing)
         """Load and check what it needs. Raises UserError, before the first group is scored."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from grkd.errors import UserError
 from grkd.files import file_digest
-from grkd.imports import imported
+from grkd.imports import imported_callable
 from grkd.objectives import option
 from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value
 
@@ -34,8 +34,11 @@ class Function(Ranker):
         if not callable(self.function) and not (isinstance(self.function, str) and ":" in self.function):
             raise UserError(f"ranker function: function must be package.module:function, got {self.function!r}")
 
+    def check(self) -> None:
+        self._function()
+
     def open(self, resources: Resources) -> None:
-        self._called = self.function if callable(self.function) else imported(self.function)
+        self._called = self._function()
 
     def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
         if self._called is None:
@@ -65,10 +68,14 @@ class Function(Ranker):
 
     def identity(self) -> dict[str, Any]:
         """Its import path, and a digest of the file that it is in."""
-        called = self.function if callable(self.function) else imported(self.function)
+        called = self._function()
         file = inspect.getsourcefile(inspect.unwrap(called)) if inspect.isroutine(called) else None
         shown = self.function if isinstance(self.function, str) else getattr(called, "__qualname__", repr(called))
         return {"name": self.name, "function": shown, "file": None if file is None else file_digest(Path(file))}
+
+    def _function(self) -> Callable[..., Any]:
+        called: Callable[..., Any] = self.function if callable(self.function) else imported_callable(self.function)
+        return called
 
     def _result(self, given: dict[str, Any], wanted: int) -> list[Value]:
         assert self._called is not None

@@ -1,5 +1,6 @@
 """A judge behind an OpenAI-compatible endpoint: it orders a group at once, or compares its pairs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -7,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from grkd.endpoint.client import base_url, key_of
 from grkd.endpoint.judge import Budget, Judge, Judgement, Request
 from grkd.errors import UserError
 from grkd.objectives import option
@@ -48,6 +50,11 @@ class JudgeRanker(Ranker):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"ranker judge: {name} must be 1 or more, got {value}")
+
+    def check(self) -> None:
+        key_of(base_url(self.url, "judge"), self.key_env, "judge")
+        if not 0 < self.timeout_seconds < math.inf:
+            raise UserError(f"ranker judge: timeout_seconds must be above 0, got {self.timeout_seconds}")
 
     def open(self, resources: Resources) -> None:
         folder = resources.folder

@@ -105,6 +105,11 @@ class Panel:
             problem = f"{what}: a ranker reads the column {name!r}, and no record of {where} has it"
             raise UserError(f"{problem}; columns: {listed}"[:400])
 
+    def check(self) -> None:
+        """Raises UserError for what would end `open` and needs no weights and no network."""
+        for member in self.members:
+            member.ranker.check()
+
     def open(self, resources: Resources) -> None:
         """Open every member, those that load nothing first; stored answers of each go to a folder of its label.
 

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from grkd import hub
 from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.models.complete import check_complete
-from grkd.models.load import context_length
+from grkd.models.load import context_length, known_config
 from grkd.objectives import option
 from grkd.rankers._base import Columns, Given, Need, Prompt, Prompts, Ranker, Resources, Responses, conversation
 
@@ -59,7 +60,13 @@ class RewardModel(Ranker):
         """Folder or hub name of the model."""
         return self.model if isinstance(self.model, str) else str(getattr(self.model.config, "name_or_path", ""))
 
+    def check(self) -> None:
+        if self.loaded is None:
+            known_config(self.model, trust_remote_code=self.trust_remote_code)
+
     def open(self, resources: Resources) -> None:
+        if self.loaded is None:
+            hub.look_for(self.model)
         auto = "bfloat16" if resources.device.type == "cuda" else "float32"
         dtype = getattr(torch, auto if self.dtype == "auto" else self.dtype)
         remote = {"trust_remote_code": self.trust_remote_code}

@@ -52,6 +52,9 @@ class Verifier(Ranker):
     def reads(self) -> tuple[str, ...]:
         return () if self.answer is None else (self.answer,)
 
+    def check(self) -> None:
+        self.open(Resources())
+
     def open(self, resources: Resources) -> None:
         kinds: dict[str, Callable[[], Callable[..., _answers.Grade]]] = {
             "answer": lambda: _answers.by_answer,
