@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-SUMMARY = "the paper's table"
+SUMMARY = "the paper's table; rankers query by query"
 DESCRIPTION = """\
 Print the paper's Table 1 for any models: teacher, student and methods against AlpacaEval 2, Arena-Hard, MT-Bench and
 GSM8K, gains over the student in brackets. RUN is an output folder of `grkd eval`; LABEL=RUN names its row.
@@ -12,16 +12,20 @@ GSM8K, gains over the student in brackets. RUN is an output folder of `grkd eval
 Below it, for models that answered the same items (rank fidelity and exact match too): the paired difference with its
 95 % interval, McNemar's test or the paired bootstrap, Holm's correction, and which model is ahead at 5 %.
 
+RUN may be the output folder of a `task: rank` run instead: its table, and paired tests over the held-out queries; as
+CSV the values per query.
+
   grkd table teacher=runs/eval-9b student=runs/eval-2b grkd=runs/eval-grkd --paper gemma2
   grkd table runs/eval-* --student gemma-2-2b-it --format latex --output table1.tex
   grkd table kd=runs/eval-kd grkd=runs/eval-grkd --format json      # metrics and comparisons
+  grkd table runs/ranker --format csv --output queries.csv
 """
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = command.add_argument
-    add("runs", nargs="+", metavar="[LABEL=]RUN", help="a folder that `grkd eval` wrote")
+    add("runs", nargs="+", metavar="[LABEL=]RUN", help="a folder of `grkd eval`, or of a ranker's run")
     add("--format", choices=("markdown", "latex", "csv", "json"), default="markdown")
     add("--paper", choices=("gemma2", "llama3"), help="show the paper's own results of this pair beside ours")
     add("--student", metavar="LABEL", help="the row that gains are counted from (default: student)")
@@ -31,19 +35,30 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
-    from grkd.files import write_text
     from grkd.reports.evaluation_report import evaluation_report, remarks, render
     from grkd.reports.evaluations import read_evaluations
+    from grkd.reports.ranker_table import is_ranker_run, ranker_table
 
+    if any(map(is_ranker_run, options.runs)):
+        text = ranker_table(options.runs, options.format)
+        _give(text, options.output)
+        return 0
     found = evaluation_report(
         read_evaluations(options.runs), paper=options.paper, student=options.student, teacher=options.teacher
     )
     text = render(found, options.format)
-    if options.output is not None:
-        write_text(options.output, text)
-        print(f"table: {options.output}")
-    else:
-        print(text, end="")
+    _give(text, options.output)
     if options.format == "csv":  # which holds metrics only
         print("\n".join(remarks(found)), file=sys.stderr)
     return 0
+
+
+def _give(text: str, output: Path | None) -> None:
+    """Write the text to a file, or print it."""
+    from grkd.files import write_text
+
+    if output is None:
+        print(text, end="")
+        return
+    write_text(output, text)
+    print(f"table: {output}")

@@ -63,7 +63,7 @@ def render(found: EvaluationReport, form: str) -> str:
         return json.dumps(as_json(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if form == "markdown":
         parts = [render_table(found.table, "markdown")] if found.table is not None else []
-        return "\n".join([*parts, *([_markdown(found.paired)] if _any(found.paired) else [])])
+        return "\n".join([*parts, *([paired_markdown(found.paired)] if _any(found.paired) else [])])
     if form not in FORMATS:
         raise UserError(f"--format: no format {form!r}; there are {', '.join(ALL_FORMATS)}")
     if found.table is None:
@@ -91,7 +91,7 @@ def as_json(found: EvaluationReport) -> dict[str, Any]:
             }
             for row in rows
         ],
-        "comparisons": [_comparison_json(one) for one in found.paired.comparisons],
+        "comparisons": [comparison_json(one) for one in found.paired.comparisons],
         "notes": [*(found.table.notes if found.table is not None else ()), *found.paired.notes],
     }
 
@@ -140,7 +140,8 @@ def _any(paired: Paired) -> bool:
     return bool(paired.comparisons or paired.notes)
 
 
-def _markdown(paired: Paired) -> str:
+def paired_markdown(paired: Paired) -> str:
+    """The comparisons and their notes."""
     lines = []
     if paired.comparisons:
         lines = [[*_HEADERS], ["---", "---", *["---:"] * 5, "---"]]
@@ -168,7 +169,8 @@ def _cells(one: PairedComparison) -> list[str]:
     ]
 
 
-def _comparison_json(one: PairedComparison) -> dict[str, Any]:
+def comparison_json(one: PairedComparison) -> dict[str, Any]:
+    """Plain values; None for a number that is none."""
     numbers = {name: getattr(one, name) for name in ("difference", "low", "high", "p", "p_holm")}
     counts = one.only_right or (None, None)
     return {

@@ -16,6 +16,7 @@ from grkd.reports._svg import variable_of
 from grkd.reports.evaluation_report import EvaluationReport, paired_view
 from grkd.reports.figures import draw, palette
 from grkd.reports.outcome import outcome
+from grkd.reports.queries import compare_queries
 from grkd.reports.results import BEFORE, TEACHER, Run, Sample
 from grkd.reports.search import search_view
 from grkd.reports.summary import Summary, summarise
@@ -77,6 +78,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "title": run.title,
         "task": _TASKS.get(run.task or "", "run"),
         "verdict": verdict(summary),
+        "paired": paired_view(compare_queries(run)) if run.task == "rank" else None,
         "picture": _section("Verdict", drawings)["figures"],
         "outcome": outcome(run, summary),
         "missing": run.missing,

@@ -96,15 +96,16 @@ def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, se
         pairs = [pair for a, b in itertools.combinations(ours, 2) if (pair := comparable(a, b, notes)) is not None]
         tested = [_tested(measures, pair, seed) for pair in pairs]
         for measure in measures:
-            corrected = _corrected([found[measure] for found in tested if measure in found])
-            chosen = _chosen(measure, ours, corrected)
-            left_out += len(corrected) - len(chosen)
+            every = corrected([found[measure] for found in tested if measure in found])
+            chosen = _chosen(measure, ours, every)
+            left_out += len(every) - len(chosen)
             shown += chosen
     how = _how(shown, left_out=left_out > 0)
     return Paired(comparisons=tuple(shown), notes=(*how, *dict.fromkeys(notes)))
 
 
-def _corrected(tested: Sequence[PairedComparison]) -> list[PairedComparison]:
+def corrected(tested: Sequence[PairedComparison]) -> list[PairedComparison]:
+    """With the p-values of one metric's comparisons corrected by Holm."""
     adjusted = holm([one.p for one in tested])
     return [replace(one, p_holm=float(p)) for one, p in zip(tested, adjusted, strict=True)]
 

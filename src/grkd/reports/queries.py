@@ -1,0 +1,110 @@
+"""Rankers of lists compared query by query: paired tests over the held-out queries of a run."""
+
+import csv
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grkd.benchmarks import Measure
+from grkd.errors import UserError
+from grkd.files import read_json
+from grkd.metrics.registry import METRICS
+from grkd.reports._measures import ItemMeasure
+from grkd.reports.paired import ALL_PAIRS_UP_TO, Paired, PairedComparison, corrected
+from grkd.reports.results import BEFORE, Run
+from grkd.statistics import paired_bootstrap
+
+Values = dict[str, NDArray[np.float64]]  # label -> a value per held-out query, the mean over seeds
+
+# What is tested; the run's table has the rest.
+_TESTED = ("corpus_ndcg10", "list_ndcg10", "kendall_tau")
+_NOTES = (
+    "Per query the mean over a method's seeds, the same queries for both methods. [low, high]: 95 % bootstrap interval "
+    "of the mean difference, queries drawn again; p: the same bootstrap. It says what other queries would change, not "
+    "what other seeds would.",
+    'p (Holm) is corrected over all pairs of methods of one metric; "ahead" means that it is below 0.05.',
+)
+
+
+def compare_queries(run: Run) -> Paired:
+    """All paired tests of a ranker's run: each pair of up to four methods, of more those with the best of a metric."""
+    shown: list[PairedComparison] = []
+    for metric in _TESTED:
+        values = query_values(run, metric)
+        measure = ItemMeasure(
+            task="rank", task_title="held-out queries", measure=Measure(metric=METRICS[metric], key=metric)
+        )
+        found = corrected([_compared(measure, a, b, values) for a, b in itertools.combinations(values, 2)])
+        if len(values) > ALL_PAIRS_UP_TO:
+            best = max(values, key=lambda label: float(np.nanmean(values[label])))
+            found = [one for one in found if best in (one.a, one.b)]
+        shown += found
+    return Paired(comparisons=tuple(shown), notes=_NOTES if shown else ())
+
+
+def query_values(run: Run, metric: str) -> Values:
+    """Per method that has it, and the student before: values per held-out query, means over its complete seeds.
+
+    Raises UserError for a file of another number of queries.
+    """
+    found: Values = {}
+    for label in (BEFORE, *run.labels):
+        names = [label] if label == BEFORE else [f"{label}-seed{seed}" for seed in run.seeds(label)]
+        columns = [column for name in names if (column := _column(run, name, metric)) is not None]
+        if columns:
+            found[label] = np.mean(columns, axis=0)
+    if len({len(column) for column in found.values()}) > 1:
+        raise UserError(f"{run.folder}: evaluate/*/queries.npz hold different numbers of queries; run it again")
+    return found
+
+
+def queries_csv(run: Run) -> str:
+    """A line per held-out query and metric: its text, and the value of each method."""
+    prepared = read_json(run.folder / "prepare" / "lists.json")
+    heldout = _heldout(run.folder)
+    labels = [BEFORE, *run.labels]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["query", "metric", *labels])
+    for metric in METRICS:
+        values = query_values(run, metric)
+        for place, number in enumerate(heldout if values else []):
+            cells = [values[label][place] if label in values else np.nan for label in labels]
+            row = ["" if np.isnan(cell) else f"{cell:.6g}" for cell in cells]
+            table.writerow([prepared["queries"][number], metric, *row])
+    return text.getvalue()
+
+
+def _compared(measure: ItemMeasure, a: str, b: str, values: Values) -> PairedComparison:
+    """b less a, as other comparisons: the later method less the earlier one."""
+    known = ~(np.isnan(values[a]) | np.isnan(values[b]))
+    found = paired_bootstrap(values[b][known], values[a][known])
+    scale = measure.metric.scale
+    return PairedComparison(
+        measure=measure,
+        a=b,
+        b=a,
+        items=int(known.sum()),
+        difference=found.difference * scale,
+        low=found.low * scale,
+        high=found.high * scale,
+        p=found.p,
+    )
+
+
+def _column(run: Run, name: str, metric: str) -> NDArray[np.float64] | None:
+    path = run.folder / "evaluate" / name / "queries.npz"
+    if not path.exists() or run.status.get(name, "done") != "done":
+        return None
+    with np.load(path) as kept:
+        return kept[metric].astype(np.float64) if metric in kept else None
+
+
+def _heldout(folder: Path) -> list[int]:
+    """Numbers of the held-out queries, in the order of the values."""
+    from safetensors.numpy import load_file
+
+    return [int(one) for one in np.flatnonzero(load_file(folder / "prepare" / "lists.safetensors")["part"] == 2)]
