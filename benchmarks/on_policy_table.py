@@ -183,26 +183,34 @@ def main_table(found: Found) -> str:
 
 def paired_table(found: Found) -> str:
     """Ours against the rivals, then every other method against the first of them."""
-    rows = [["", "against", "difference (points)", "95 % interval", "p", ""], ["---", "---", *["---:"] * 3, "---"]]
-    rows += [_tested(ours, rival, test, p) for (ours, rival), (test, p) in family(found).items()]
+    head = ["", "against", "difference (points)", "95 % interval", "p", "seeds above", ""]
+    rows = [head, ["---", "---", *["---:"] * 4, "---"]]
+    rows += [_tested(found, ours, rival, test, p) for (ours, rival), (test, p) in family(found).items()]
     others = {
         label: test
         for label in by_label(found)
         if not label.startswith(OURS) and label != RIVALS[0] and (test := compared(found, label, RIVALS[0]))
     }
     adjusted = holm([test.p for test in others.values()])
-    rows += [_tested(label, RIVALS[0], others[label], p) for label, p in zip(others, adjusted, strict=True)]
+    rows += [_tested(found, label, RIVALS[0], others[label], p) for label, p in zip(others, adjusted, strict=True)]
     note = (
         "Over test questions, each question's value the mean over the seeds that both have; a bootstrap of questions,\n"
-        "so that the choice of seeds is not in it. p after Holm's correction: over all of ours, and over the others."
+        "so that the choice of seeds is not in it; of how many seeds the sign holds stands beside it.\n"
+        "p after Holm's correction: over all of ours, and over the others."
     )
     return f"{note}\n\n{_table(rows)}"
 
 
-def _tested(label: str, rival: str, test: PairedDifference, p: float) -> list[str]:
+def _tested(found: Found, label: str, rival: str, test: PairedDifference, p: float) -> list[str]:
     verdict = "" if not p < 0.05 else "better" if test.difference > 0 else "worse"
     interval = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
-    return [label, rival, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}", verdict]
+    ours, theirs = (
+        {run["seed"]: run["metrics"]["exact_match"]["value"] for run in by_label(found)[name]}
+        for name in (label, rival)
+    )
+    shared = sorted(ours.keys() & theirs.keys())
+    above = f"{sum(ours[seed] > theirs[seed] for seed in shared)} of {len(shared)}"
+    return [label, rival, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}", above, verdict]
 
 
 def rewards_table(found: Found) -> str:
