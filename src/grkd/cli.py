@@ -152,7 +152,9 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     if any("\0" in word for word in (sys.argv[1:] if argv is None else argv)):
         top.error("an argument holds a NUL character")
     options, rest = top.parse_known_args(argv)
-    if rest and (options.command not in ("run", "compare", "doctor") or any(word.startswith("-") for word in rest)):
+    if rest and (
+        options.command not in ("run", "compare", "doctor", "plan") or any(word.startswith("-") for word in rest)
+    ):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]

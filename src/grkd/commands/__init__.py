@@ -15,6 +15,7 @@ from grkd.commands import (
     groups,
     init,
     methods,
+    plan,
     report,
     run,
     schema,
@@ -27,6 +28,7 @@ Run = Callable[[argparse.Namespace], int]
 COMMANDS = {
     "init": init,
     "doctor": doctor,
+    "plan": plan,
     "run": run,
     "compare": compare,
     "demo": demo,

@@ -1,0 +1,235 @@
+"""The plan of a language run: counts from the data, times and memory from a miniature, scaled to the whole."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from grkd import objectives
+from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
+from grkd.data.language import Item
+from grkd.data.prompts import Example
+from grkd.data.template import NotRendered
+from grkd.language.examples import data_examples, from_data
+from grkd.language.score import cached_splits
+from grkd.metrics.exact_match import read_questions
+from grkd.models.load import load_tokenizer
+from grkd.planning.measure import Measured, measure
+from grkd.planning.memory import free_memory, memory_of, sizes_of
+from grkd.planning.money import usage
+from grkd.planning.plan import Plan, Stage
+from grkd.planning.power import sentences
+from grkd.recipe import LanguageRecipe, weights_of
+from grkd.run.device import device
+from grkd.training.memory import largest_batch
+
+_ENCODED = 400  # examples that are tokenised, spread over the data
+_DISK_BYTES_PER_SECOND = 1e9  # at which checkpoints are assumed to be written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Of the whole data. prompt_tokens, answer_tokens: means of a sample. items: the sample, as token ids."""
+
+    train: int
+    heldout: int
+    prompt_tokens: float
+    answer_tokens: float
+    items: Sequence[Item]
+
+
+def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float, float] | None = None) -> Plan:
+    """measured: run a miniature for times and the GPU's peak; else memory, steps, disk and money alone.
+
+    prices: USD per million tokens that an endpoint reads and writes.
+    """
+    counts = count(recipe)
+    found = measure(recipe) if measured else None
+    responses = _response_tokens(recipe, counts, found)
+    prompts = counts.train + counts.heldout
+    asked = usage(recipe, prompts=prompts, prompt_tokens=counts.prompt_tokens, response_tokens=responses)
+    memory, peak = _memory(recipe, counts, found)
+    steps = steps_of(recipe, counts.train)
+    questions = len(read_questions(Path(recipe.evaluation.questions))) if recipe.evaluation.questions else 0
+    unit, number = ("questions", questions) if questions else ("held-out prompts", counts.heldout)
+    tokens = prompts * recipe.responses.n * responses
+    return Plan(
+        stages=() if found is None else stages(recipe, counts, found, questions),
+        trials=() if found is None or recipe.search is None else [_trials(recipe, found, steps)],
+        memory=memory,
+        peak=peak,
+        free=free_memory(device(recipe.device)),
+        disk=_disk(recipe, counts, responses),
+        counts={
+            "prompts": prompts,
+            "prompt tokens": prompts * counts.prompt_tokens,
+            "response tokens": tokens,
+            "steps per student": steps,
+            "students": len(recipe.methods) * len(recipe.seeds),
+            **{f"requests ({name})": one.requests for name, one in asked.items()},
+        },
+        money={} if prices is None else {name: one.cost(*prices) for name, one in asked.items()},
+        power=sentences(seeds=len(recipe.seeds), questions=number, unit=unit),
+        notes=_notes(recipe, found),
+    )
+
+
+def count(recipe: LanguageRecipe) -> Counts:
+    """Read the data, and tokenise a sample of it."""
+    examples = data_examples(recipe)
+    sides = [split for split, _ in examples]
+    weights, spec = weights_of(recipe), recipe.student
+    tokenizer = load_tokenizer(spec.model or (weights.model if weights is not None else ""))
+    stops, system = stop_token_ids(tokenizer), recipe.data.system
+    items: list[Item] = []
+    for number, (_, example) in enumerate(random.Random(0).sample(examples, min(_ENCODED, len(examples)))):
+        try:
+            prompt_ids = encode_prompt(tokenizer, example, system=system)
+            answer = encode_response(tokenizer, _answered(example), stop_ids=stops, system=system)
+        except NotRendered:
+            continue
+        answer = answer if example.answers else [stops[0]] * recipe.responses.max_new_tokens
+        limited = answer[: recipe.responses.max_new_tokens]
+        items.append(Item(id=example.id, prompt_ids=prompt_ids, response_ids=limited, index=number))
+    most = max(1, len(items))
+    return Counts(
+        train=sides.count("train"),
+        heldout=sides.count("heldout"),
+        prompt_tokens=sum(len(one.prompt_ids) for one in items) / most,
+        answer_tokens=sum(len(one.response_ids) for one in items) / most,
+        items=items,
+    )
+
+
+def _answered(example: Example) -> Example:
+    from dataclasses import replace
+
+    answer = example.answers[0] if example.answers else "-"
+    return replace(example, completion=answer, responses=None, scores=None)
+
+
+def steps_of(recipe: LanguageRecipe, prompts: int) -> int:
+    """Optimiser steps of one student."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    per_epoch = math.ceil(math.ceil(prompts / training.batch_size) / training.gradient_accumulation)
+    return math.ceil(training.epochs * per_epoch)
+
+
+def stages(recipe: LanguageRecipe, counts: Counts, found: Measured, questions: int) -> list[Stage]:
+    """Times of the run's stages."""
+    more = (counts.train + counts.heldout) / sum(found.prompts.values())
+    held, students = counts.heldout / max(1, found.prompts["heldout"]), len(recipe.methods) * len(recipe.seeds)
+    made = [Stage(name="prepare", seconds=found.work["prepare"] + found.loading["prepare"])]
+    shared = [name for name in ("respond", "score", "reference") if name in found.work]
+    made += [Stage(name=name, seconds=found.loading[name] + more * found.work[name]) for name in shared]
+    asked = _answering(recipe, found, questions)
+
+    def evaluated(name: str) -> float:
+        ranks = max(0.0, found.work[name] - found.sampling)
+        return found.loading[name] + held * ranks + min(found.sampling, found.work[name]) + asked
+
+    made.append(Stage(name="evaluate before", seconds=evaluated("evaluate before")))
+    teacher = found.loading["evaluate teacher"] + found.work["evaluate teacher"] + asked
+    made.append(Stage(name="evaluate teacher", seconds=teacher))
+    steps = steps_of(recipe, counts.train)
+    for label, step in found.step.items():
+        if recipe.training.minutes is not None:
+            seconds = 60 * recipe.training.minutes
+        else:
+            seconds = step * steps * _longer(recipe, counts, found)
+        kept = steps // recipe.training.save_every * _checkpoint(recipe) / _DISK_BYTES_PER_SECOND
+        whole = found.saving[label] + seconds + kept
+        made.append(Stage(name=f"train {label}", seconds=whole, times=len(recipe.seeds)))
+    made.append(Stage(name="evaluate", seconds=evaluated("evaluate"), times=students))
+    return [*made, Stage(name="report", seconds=found.report)]
+
+
+def _longer(recipe: LanguageRecipe, counts: Counts, found: Measured) -> float:
+    """How much longer the sequences of the whole data are than those of the miniature, which has the first records."""
+    if not from_data(recipe.responses) or not counts.items or recipe.responses.n > 1:
+        return 1.0
+    own = [len(item.prompt_ids) + len(item.response_ids) for group in found.groups for item in group.items]
+    return (counts.prompt_tokens + counts.answer_tokens) / (sum(own) / len(own))
+
+
+def _answering(recipe: LanguageRecipe, found: Measured, questions: int) -> float:
+    """Seconds of the answers to questions, each batch as long as the longest answer that is allowed."""
+    spec = recipe.evaluation
+    if not questions or not spec.samples:
+        return 0.0
+    batches = math.ceil(questions / spec.answer_batch_size)
+    return batches * spec.answer_tokens * found.sampling / max(1, spec.sample_tokens)
+
+
+def _trials(recipe: LanguageRecipe, found: Measured, steps: int) -> Stage:
+    assert recipe.search is not None
+    number = recipe.search.trials * len(recipe.methods)
+    step = sum(found.step.values()) / len(found.step)
+    each = step * steps * recipe.search.steps_share + found.work["evaluate"] + found.loading["evaluate"]
+    return Stage(name="trials of grkd compare", seconds=each, times=number)
+
+
+def _response_tokens(recipe: LanguageRecipe, counts: Counts, found: Measured | None) -> float:
+    """Mean tokens of a response: the data's, those of the miniature, else the limit."""
+    if found is not None and found.groups:
+        lengths = [len(item.response_ids) for group in found.groups for item in group.items]
+        return sum(lengths) / len(lengths)
+    return counts.answer_tokens if from_data(recipe.responses) else float(recipe.responses.max_new_tokens)
+
+
+def _memory(recipe: LanguageRecipe, counts: Counts, found: Measured | None) -> tuple[dict[str, float], float | None]:
+    """Bytes by part for the largest batch of the whole data; and their sum times what the miniature really took."""
+    training = recipe.training
+    lengths = {"examples": training.batch_size * max(1, recipe.responses.n), "budget": training.tokens_per_batch}
+    if found is not None and (recipe.responses.n > 1 or not from_data(recipe.responses)):
+        whole = largest_batch(found.groups, training.batch_size, training.tokens_per_batch)
+    else:
+        whole = largest_batch(list(counts.items), lengths["examples"] or 1, lengths["budget"])
+    memory = memory_of(recipe, tokens=whole[0], response_tokens=whole[1])
+    if memory is None:
+        return {}, None
+    parts = {each.name: float(getattr(memory, each.name)) for each in fields(memory)}
+    if found is None or not found.peak:
+        return parts, None
+    few = largest_batch(found.groups, training.batch_size, training.tokens_per_batch)
+    modelled = memory_of(recipe, tokens=few[0], response_tokens=few[1])
+    assert modelled is not None
+    return parts, memory.total + max(found.peak.values()) - modelled.total
+
+
+def _checkpoint(recipe: LanguageRecipe) -> float:
+    """Bytes of a checkpoint: weights, and two moments of each in float32."""
+    _, student = sizes_of(recipe)
+    return 0.0 if student is None else 12.0 * student.parameters
+
+
+def _disk(recipe: LanguageRecipe, counts: Counts, responses: float) -> dict[str, float]:
+    teacher, student = sizes_of(recipe)
+    found: dict[str, float] = {}
+    if student is not None:
+        found["students"] = 4.0 * student.parameters * len(recipe.methods) * len(recipe.seeds)
+        found["checkpoints, while a student is trained"] = 2 * _checkpoint(recipe)
+    cached = cached_splits(recipe, shared=True)
+    if teacher is not None and cached:
+        width = 2 if device(recipe.device).type == "cuda" else 4
+        prompts = sum(getattr(counts, split) for split in cached)
+        found["teacher's hidden states"] = width * teacher.hidden * prompts * recipe.responses.n * responses
+        found["teacher's head"] = 4.0 * teacher.vocabulary * teacher.hidden
+    return found
+
+
+def _notes(recipe: LanguageRecipe, found: Measured | None) -> list[str]:
+    notes = []
+    if found is None:
+        notes.append("nothing was measured (--quick): no times")
+    elif device(recipe.device).type == "cuda" and recipe.training.compile is not False:
+        notes.append("measured without compiled layers, with which a long training takes less time")
+    methods = [objectives.load(one.name, **one.options) for one in recipe.methods]
+    if any(one.on_policy for one in methods):
+        notes.append("methods that sample take longer as their responses grow")
+    if recipe.student.lora is not None:
+        notes.append("memory of adapters is modelled with all linear layers")
+    return notes

@@ -1,0 +1,62 @@
+"""What a served teacher and judges cost: requests and tokens, and USD if prices are given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grkd.recipe import LanguageRecipe, ServedModel
+
+_QUESTION = 250  # tokens of a judge's instructions
+_VERDICT = 16  # tokens of its answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Requests, and tokens read and written."""
+
+    requests: int = 0
+    read: float = 0.0
+    written: float = 0.0
+
+    def cost(self, price_read: float, price_written: float) -> float:
+        """USD. price_read, price_written: USD per million tokens."""
+        return (self.read * price_read + self.written * price_written) / 1e6
+
+
+def usage(recipe: LanguageRecipe, *, prompts: int, prompt_tokens: float, response_tokens: float) -> dict[str, Usage]:
+    """What endpoints are asked for, by what asks. prompt_tokens, response_tokens: means."""
+    teacher, responses = recipe.teacher, recipe.responses
+    found: dict[str, Usage] = {}
+    mixed = responses.mixture.teacher if responses.mixture is not None else 0
+    written = responses.n if responses.source == "teacher" else mixed
+    if isinstance(teacher, ServedModel):
+        if written:
+            number = prompts * (responses.candidates or written)
+            read, said = number * prompt_tokens, number * response_tokens
+            found["responses of the teacher"] = Usage(requests=number, read=read, written=said)
+        if teacher.log_probs:
+            number = prompts * responses.n
+            both = number * (prompt_tokens + response_tokens)
+            found["log-probabilities of the teacher"] = Usage(requests=number, read=both, written=float(number))
+    for entry in recipe.score.rankers or _implied(recipe):
+        plain: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+        if plain.get("name") == "judge":
+            found[f"judge {plain.get('label', '')}".strip()] = _judged(
+                plain, prompts, responses.n, prompt_tokens, response_tokens
+            )
+    return found
+
+
+def _implied(recipe: LanguageRecipe) -> list[str]:
+    """The ranker of a teacher that gives text alone."""
+    text_only = isinstance(recipe.teacher, ServedModel) and not recipe.teacher.log_probs
+    return ["judge"] if text_only and recipe.score.reward is None and recipe.responses.n > 1 else []
+
+
+def _judged(plain: Mapping[str, Any], prompts: int, n: int, prompt_tokens: float, response_tokens: float) -> Usage:
+    """Both orders of every pair, or all responses of a group in two orders."""
+    pairs = plain.get("ask", "list") == "pairs"
+    questions, shown = (n * (n - 1), 2) if pairs else (2, n)
+    number = prompts * questions
+    read = number * (_QUESTION + prompt_tokens + shown * response_tokens)
+    return Usage(requests=number, read=read, written=float(number * _VERDICT))

@@ -1,0 +1,144 @@
+"""The plan of a classifier's or a ranker's run: whole miniatures with more and fewer optimiser steps."""
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grkd.classify.context import ClassifierContext
+from grkd.console import console
+from grkd.lists.context import HELDOUT, RankContext
+from grkd.lists.prepare import read
+from grkd.pipeline.run import stages
+from grkd.planning.plan import Plan, Stage
+from grkd.planning.power import sentences
+from grkd.recipe import ClassifierRecipe, RankRecipe, Training
+from grkd.run.folder import RunFolder
+
+_FEW, _MORE = 2, 52  # steps of the miniatures
+_LIMIT = 20_000  # examples, lists of each part
+_NDCG_VARIANCE = 0.04  # of the difference of two rankers on one query
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds: of everything but steps, of a step of all students together, of a step of the teacher. size: bytes."""
+
+    rest: float
+    step: float
+    teacher_step: float
+    size: float
+
+
+def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool) -> Plan:
+    """measured: run the miniatures; else steps and power alone."""
+    train, heldout = _sizes(recipe)
+    steps, students = steps_of(recipe.training, train), len(recipe.methods) * len(recipe.seeds)
+    teaching = None if isinstance(recipe, RankRecipe) else recipe.teacher.training
+    teacher_steps = 0 if teaching is None else steps_of(teaching, train)
+    costs = measure_steps(recipe) if measured else None
+    return Plan(
+        stages=() if costs is None else _stages(recipe, costs, steps, teacher_steps, train),
+        trials=() if costs is None or recipe.search is None else [_trials(recipe, costs, steps, students)],
+        counts={
+            "training examples": train,
+            "held out": heldout,
+            "steps per student": steps,
+            "students": students,
+            "steps of the teacher": teacher_steps,
+        },
+        disk={} if costs is None else {"run folder": costs.size},
+        power=sentences(
+            seeds=len(recipe.seeds),
+            questions=heldout,
+            unit="held-out examples" if teaching or isinstance(recipe, ClassifierRecipe) else "held-out queries",
+            question_variance=_NDCG_VARIANCE if isinstance(recipe, RankRecipe) else 0.2,
+        ),
+        notes=[] if measured else ["nothing was measured (--quick): no times"],
+    )
+
+
+def steps_of(training: Training, examples: int) -> int:
+    """Optimiser steps of one training."""
+    if training.steps is not None:
+        return training.steps
+    per_epoch = math.ceil(math.ceil(examples / training.batch_size) / training.gradient_accumulation)
+    return math.ceil(training.epochs * per_epoch)
+
+
+def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
+    """Run everything with few steps, with more of the students', and with more of the teacher's.
+
+    Raises UserError as the run.
+    """
+    quiet, console.quiet = console.quiet, True
+    try:
+        with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place:
+            few, size = _timed(recipe, Path(place) / "few", _FEW, _FEW)
+            more, _ = _timed(recipe, Path(place) / "more", _MORE, _FEW)
+            taught = few
+            if isinstance(recipe, ClassifierRecipe) and recipe.teacher.training is not None:
+                taught, _ = _timed(recipe, Path(place) / "taught", _FEW, _MORE)
+    finally:
+        console.quiet = quiet
+    step, teacher_step = (max(0.0, one - few) / (_MORE - _FEW) for one in (more, taught))
+    return Costs(rest=few - _FEW * (step + teacher_step), step=step, teacher_step=teacher_step, size=size)
+
+
+def _timed(recipe: ClassifierRecipe | RankRecipe, folder: Path, steps: int, teacher_steps: int) -> tuple[float, float]:
+    """Seconds of a run with so many steps, and the bytes that it leaves."""
+    begin = time.perf_counter()
+    run = RunFolder(folder)
+    with run.locked():
+        stages(small(recipe, folder, steps, teacher_steps), run)
+    seconds = time.perf_counter() - begin
+    return seconds, float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
+def small(
+    recipe: ClassifierRecipe | RankRecipe, folder: Path, steps: int, teacher_steps: int
+) -> ClassifierRecipe | RankRecipe:
+    """The recipe with so many steps and at most 20,000 examples, in another folder."""
+    short: dict[str, Any] = {"epochs": 1.0, "minutes": None, "report_to": "none"}
+    limit = min(recipe.data.limit or _LIMIT, _LIMIT)
+    training = replace(recipe.training, steps=steps, **short)
+    common: dict[str, Any] = {"output": str(folder), "search": None, "training": training}
+    if isinstance(recipe, RankRecipe):
+        return replace(recipe, data=replace(recipe.data, limit=limit), **common)
+    teacher = recipe.teacher
+    if teacher.training is not None:
+        teacher = replace(teacher, training=replace(teacher.training, steps=teacher_steps, **short))
+    data, lockstep = replace(recipe.data, limit=limit), replace(recipe.lockstep, teachers=None)
+    return replace(recipe, data=data, teacher=teacher, lockstep=lockstep, **common)
+
+
+def _sizes(recipe: ClassifierRecipe | RankRecipe) -> tuple[int, int]:
+    """Training and held-out examples or lists."""
+    with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place:
+        if isinstance(recipe, RankRecipe):
+            part = read(RankContext(recipe, RunFolder(Path(place))))[1]["part"]
+            return int((part != HELDOUT).sum()), int((part == HELDOUT).sum())
+        data = ClassifierContext(recipe, RunFolder(Path(place))).data
+        seen = min(len(data.train_labels), recipe.data.student_limit or len(data.train_labels))
+        return seen * (1 + recipe.data.copies), len(data.heldout_labels)
+
+
+def _stages(
+    recipe: ClassifierRecipe | RankRecipe, costs: Costs, steps: int, teacher_steps: int, train: int
+) -> list[Stage]:
+    more = max(1.0, train / _LIMIT)
+    spent = costs.step * steps
+    if recipe.training.minutes is not None:
+        spent = 60 * recipe.training.minutes * len(recipe.methods) * len(recipe.seeds)
+    made = [Stage(name="read, score, evaluate, save", seconds=more * costs.rest)]
+    if teacher_steps:
+        made.append(Stage(name="train the teacher", seconds=costs.teacher_step * teacher_steps))
+    return [*made, Stage(name="train all students", seconds=spent)]
+
+
+def _trials(recipe: ClassifierRecipe | RankRecipe, costs: Costs, steps: int, students: int) -> Stage:
+    assert recipe.search is not None
+    each = costs.step / students * steps * recipe.search.steps_share + costs.rest / (students + 2)
+    return Stage(name="trials of grkd compare", seconds=each, times=recipe.search.trials * len(recipe.methods))

@@ -1,0 +1,181 @@
+"""`grkd plan`: numbers worked out by hand, and the command on a tiny run of every task."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from grkd import cli, recipe
+from grkd.data.language import Group, Item
+from grkd.planning import measure as measuring
+from grkd.planning.language import Counts, count, stages, steps_of
+from grkd.planning.measure import Measured
+from grkd.planning.memory import memory_of, sizes_of
+from grkd.planning.money import Usage, usage
+from grkd.planning.plan import Plan, Stage, amount, duration
+from grkd.planning.power import deviation_of, sentences
+from grkd.recipe import LanguageRecipe, ServedModel
+from tests.lists._toys import write_lists
+
+
+def language(path: Path, *words: str) -> LanguageRecipe:
+    found = recipe.read(path, words)
+    assert isinstance(found, LanguageRecipe)
+    return found
+
+
+def group(lengths: tuple[int, int]) -> Group:
+    item = Item(id="a", prompt_ids=[1] * lengths[0], response_ids=[1] * lengths[1])
+    return Group(id="a", items=(item,), teacher_scores=(0.0,), sources=("data",))
+
+
+def test_times_are_those_of_the_miniature_scaled(tiny_recipe: Path) -> None:
+    """10 times as many prompts, half of the held-out ones new; loading counts once per stage."""
+    spec = language(tiny_recipe, "seeds=[0,1]", "training.epochs=3", "training.save_every=1000", "methods=[kd]")
+    names = ("prepare", "respond", "score", "evaluate before", "evaluate teacher", "evaluate")
+    found = Measured(
+        work=dict.fromkeys(names, 2.0),
+        loading=dict.fromkeys(names, 1.0),
+        step={"kd": 0.5},
+        saving={"kd": 4.0},
+        report=7.0,
+        sampling=0.5,
+        groups=[group((4, 4))],
+        prompts={"train": 8, "heldout": 2},
+    )
+    whole = Counts(train=80, heldout=20, prompt_tokens=4.0, answer_tokens=4.0, items=[])
+    times = {one.name: (one.seconds, one.times) for one in stages(spec, whole, found, 0)}
+    assert times["prepare"] == (3.0, 1)
+    assert times["respond"] == times["score"] == (1 + 10 * 2.0, 1)
+    assert times["evaluate before"] == (1 + 10 * 1.5 + 0.5, 1)
+    assert times["evaluate"] == (1 + 10 * 1.5 + 0.5, 2)
+    assert times["train kd"] == (4.0 + 0.5 * 3 * 20, 2)  # batches of 4: 20 steps per epoch
+    assert times["report"] == (7.0, 1)
+    plan = Plan(stages=[Stage(name="a", seconds=2.0, times=3)], trials=[Stage(name="b", seconds=1.0, times=4)])
+    assert (plan.seconds, plan.seconds_with_search) == (6.0, 10.0)
+
+
+def test_longer_data_take_longer_steps(tiny_recipe: Path) -> None:
+    spec = language(tiny_recipe, "responses={source: data}", "methods=[kd]", "training={steps: 10, save_every: 1000}")
+    names = ("prepare", "respond", "score", "evaluate before", "evaluate teacher", "evaluate")
+    zero = dict.fromkeys(names, 0.0)
+    found = Measured(work=zero, loading=zero, step={"kd": 1.0}, saving={"kd": 0.0}, groups=[group((4, 4))])
+    found.prompts = {"train": 8, "heldout": 2}
+    items = [Item(id="b", prompt_ids=[1] * 12, response_ids=[1] * 4)]
+    whole = Counts(train=8, heldout=2, prompt_tokens=12.0, answer_tokens=4.0, items=items)
+    train = next(one for one in stages(spec, whole, found, 0) if one.name == "train kd")
+    assert train.seconds == 10 * 16 / 8
+
+
+def test_steps_and_tokens_come_from_the_data(tiny_recipe: Path) -> None:
+    spec = language(tiny_recipe)
+    found = count(spec)
+    assert (found.train, found.heldout) == (18, 6)
+    assert steps_of(spec, found.train) == 4 * 5  # 18 prompts in batches of 4
+    assert steps_of(language(tiny_recipe, "training={steps: 7}"), 18) == 7
+    # <turn> user, the prompt's words, <end>, <turn> assistant: 24 prompts of 2 to 5 words.
+    assert found.prompt_tokens == 5 + sum(2 + n % 4 for n in range(24)) / 24
+
+
+def test_the_memory_of_weights_is_their_number(tiny_recipe: Path) -> None:
+    """A decoder of two layers: float32 weights, gradients, and two moments of AdamW."""
+    spec = language(tiny_recipe)
+    teacher, student = sizes_of(spec)
+    assert teacher is not None
+    assert student is not None
+    per_layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
+    assert teacher.parameters - student.parameters == per_layer
+    memory = memory_of(spec, tokens=100, response_tokens=50)
+    assert memory is not None
+    assert (memory.weights, memory.optimizer) == (4 * student.parameters, 8 * student.parameters)
+    assert memory.teacher == 0  # its hidden states are cached
+    live = memory_of(replace(spec, score=replace(spec.score, signal="live")), tokens=100, response_tokens=50)
+    assert live is not None
+    assert live.teacher == 2 * teacher.parameters
+
+
+def test_the_power_is_that_of_the_paired_test() -> None:
+    """Against a simulation-free bound: the noncentral t distribution at the difference that is named has 80 %."""
+    deviation = deviation_of(500, 0.01, 0.2)
+    assert deviation == pytest.approx(math.sqrt(2e-4 + 4e-4))
+    (first, second) = sentences(seeds=5, questions=500, unit="questions")
+    points = float(first.split("you will see ")[1].split(" points")[0]) / 100
+    bound = stats.t.ppf(0.975, 4)
+    assert stats.nct.sf(bound, 4, points * math.sqrt(5) / deviation) == pytest.approx(0.8, abs=0.02)
+    assert "with 5 seeds and 500 questions" in first
+    assert "3 points" in second
+    assert "nothing can be called better" in sentences(seeds=1, questions=10, unit="questions")[0]
+
+
+def test_a_served_teacher_and_a_judge_cost_their_tokens(tiny_recipe: Path) -> None:
+    spec = language(tiny_recipe, "responses={source: teacher, n: 3, max_new_tokens: 6}")
+    served = ServedModel(url="http://x/v1", served_model="m", log_probs=True)
+    judge = {"name": "judge", "label": "j", "url": "http://y/v1", "model": "m", "ask": "pairs"}
+    spec = replace(spec, teacher=served, score=replace(spec.score, rankers=[judge]))
+    found = usage(spec, prompts=10, prompt_tokens=5.0, response_tokens=4.0)
+    assert found["responses of the teacher"] == Usage(requests=30, read=150.0, written=120.0)
+    assert found["log-probabilities of the teacher"] == Usage(requests=30, read=270.0, written=30.0)
+    assert found["judge j"].requests == 10 * 6  # three pairs in both orders
+    assert found["judge j"].read == 60 * (250 + 5 + 8)
+    assert Usage(read=2e6, written=1e6).cost(0.5, 3.0) == 4.0
+    assert usage(language(tiny_recipe), prompts=10, prompt_tokens=5.0, response_tokens=4.0) == {}
+
+
+def test_amounts_are_for_people() -> None:
+    assert [duration(one) for one in (1.23, 75.0, 600.0, 7200.0)] == ["1.2 s", "75 s", "10 min", "2.0 h"]
+    assert [amount(one) for one in (1.5 * 2**30, 2.0**20)] == ["1.50 GiB", "1.0 MiB"]
+
+
+def test_the_command_measures_a_language_run(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_WARM", 1)
+    monkeypatch.setattr(measuring, "_STEPS", 1)
+    words = [str(tiny_recipe), "seeds=[0,1,2]", "search={trials: 2}", "--json", "--gpu-price", "3600"]
+    assert cli.main(["plan", *words]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    names = [one["name"] for one in plan["stages"]]
+    assert names == [
+        *("prepare", "respond", "score", "evaluate before", "evaluate teacher"),
+        *("train kd", "train grkd", "evaluate", "report"),
+    ]
+    assert all(one["seconds"] > 0 for one in plan["stages"])
+    assert plan["trials"][0]["times"] == 4
+    assert plan["money"]["machine"] == pytest.approx(plan["seconds"])
+    assert plan["counts"]["students"] == 6
+    assert plan["peak"] is None  # of a GPU
+    assert sorted(one.name for one in tiny_recipe.parent.iterdir()) == ["tiny.yaml"]
+
+
+def test_a_quick_plan_loads_nothing(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(tiny_recipe), "--quick"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("memory of a training step", "optimizer", "disk", "with 1 seed nothing", "no times"):
+        assert part in " ".join(shown.split()), part
+
+
+@pytest.mark.parametrize("task", ["classifier", "rank"])
+def test_the_command_measures_classifiers_and_rankers(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lists(tmp_path / "lists.jsonl", count=24)
+    text = {
+        "classifier": "data: {dataset: digits, limit: 100, heldout_fraction: 0.5}\nmethods: [kd]\n"
+        "teacher: {model: mlp, options: {hidden: [8]}, training: {epochs: 2, batch_size: 50}}\n"
+        "student: {model: mlp, options: {hidden: [4]}}\ntraining: {epochs: 3, batch_size: 20}",
+        "rank": "data: {train: lists.jsonl}\nmethods: [kd]\nstudent: {dimensions: 4}\n"
+        "training: {epochs: 2, batch_size: 5}",
+    }[task]
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"task: {task}\noutput: run\ndevice: cpu\n{text}\n")
+    assert cli.main(["plan", str(path), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    expected = {"classifier": (15, 4, 898), "rank": (8, 0, 5)}[task]
+    counts = plan["counts"]
+    assert (counts["steps per student"], counts["steps of the teacher"], counts["held out"]) == expected
+    assert plan["stages"][0]["seconds"] > 0
+    assert plan["disk"]["run folder"] > 0
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,28 @@
+"""The benchmark of `grkd plan`: its smallest pair runs, and its table says how far off a plan was."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import plan
+from grkd.planning import measure
+
+
+def test_a_pair_is_planned_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_WARM", 1)
+    monkeypatch.setattr(measure, "_STEPS", 1)
+    words = ["--toy", "--only", "tiny", "--steps", "4", "--date", "2026-01-01", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["plan", *words])
+    plan.main()
+    (row,) = json.loads((tmp_path / "2026-01-01-plan.json").read_text())["rows"]
+    assert row["planned_seconds"] > 0
+    assert row["seconds"] > 0
+    assert row["peak_gib"] is None or row["planned_peak_gib"] > 0
+
+
+def test_the_table_says_how_far_off() -> None:
+    row = {"pair": "a", "planned_seconds": 12.0, "seconds": 10.0, "planned_peak_gib": 0.9, "peak_gib": 1.0}
+    assert plan.table([row]).splitlines()[-1] == "| a | 12.00 | 10.00 | +20% | 0.90 | 1.00 | -10% |"
+    assert plan.table([{**row, "peak_gib": None}]).endswith("| +20% | - | - | - |")
