@@ -1,5 +1,6 @@
 """`grkd demo`: a real language model, a classifier or a ranker distilled on a CPU, and one report."""
 
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
@@ -29,6 +30,7 @@ _SEEN = {
         "teacher.places_as_scores=true",
     ],
 }
+_SHARED = ("prepare", "score", "evaluate/before", "evaluate/teacher")
 
 
 def demo(output: Path, *, part: str = "all", data: Path | None = None, changes: Sequence[str] = ()) -> int:
@@ -70,13 +72,22 @@ def _rank(output: Path, data: Path | None) -> int:
     status, recipe = 0, Path(str(files("grkd.demo") / "rank.yaml"))
     for name, overrides in _SEEN.items():
         console.rule(f"demo: rank, {name}")
-        places = [f"output={output / f'rank-{name}'}", f"data.folder={data}", f"teacher.models=[{encoder}]"]
+        folder = output / f"rank-{name}"
+        _share_stages(output / f"rank-{next(iter(_SEEN))}", folder)
+        places = [f"output={folder}", f"data.folder={data}", f"teacher.models=[{encoder}]"]
         status |= run(read(recipe, [*places, *overrides]))
     runs = [read_run(output / f"rank-{name}") for name in _SEEN]
     page = output / "report.html"
     write_page(runs, page)
     console.print(f"one report of everything: {page}", soft_wrap=True)
     return status
+
+
+def _share_stages(first: Path, second: Path) -> None:
+    """Copy what does not depend on what students see of the teacher, so that the encoder reads every text once."""
+    for stage in _SHARED:
+        if (first / stage).is_dir() and not (second / stage).exists():
+            shutil.copytree(first / stage, second / stage)
 
 
 def encoder_folder() -> Path:

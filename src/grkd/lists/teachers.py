@@ -1,5 +1,6 @@
 """Models that score the candidates of a query: bi-encoders, cross-encoders, language models."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +64,9 @@ def _by_bi_encoder(context: RankContext, model: str) -> list[float]:
     lists, size = context.lists, context.recipe.teacher.batch_size
     options: dict[str, Any] = {"batch_size": size, "convert_to_tensor": True, "show_progress_bar": False}
     options["normalize_embeddings"] = True
+    longest = encoder.max_seq_length  # None: unknown; infinite: of a model that averages words
+    if longest is None or context.recipe.teacher.max_tokens < longest < math.inf:
+        encoder.max_seq_length = context.recipe.teacher.max_tokens
     used = lists.candidates[lists.exists].unique()
     queries = encoder.encode(lists.queries, **options)
     documents = encoder.encode([lists.documents[one] for one in used.tolist()], **options)
