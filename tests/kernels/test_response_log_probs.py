@@ -81,8 +81,9 @@ def test_values_and_gradients(softcap: float | None, temperature: float, vocabul
 
 
 def test_odd_shapes_in_float32() -> None:
-    inputs = case(107 if TRITON else 507, 123, 31, torch.float32)
-    check(inputs, {"rtol": 2e-5, "atol": 2e-4}, chunk=64, softcap=30.0)
+    rows, chunk = (37, 16) if TRITON else (507, 64)
+    inputs = case(rows, 123, 31, torch.float32)
+    check(inputs, {"rtol": 2e-5, "atol": 2e-4}, chunk=chunk, softcap=30.0)
     assert inputs["weight"].grad.dtype == torch.float32
 
 
@@ -99,7 +100,7 @@ def test_gradcheck() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
 def test_chunks_do_not_matter(chunk: int) -> None:
-    check(case(33), chunk=chunk)
+    check(case(19 if TRITON else 33), chunk=chunk)
 
 
 def test_without_bias_and_with_a_frozen_weight() -> None:

@@ -18,7 +18,7 @@ interpreted = pytest.mark.skipif(not TRITON, reason="runs through the interprete
 @interpreted
 @pytest.mark.parametrize("pair_target", ["hard", "soft", "margin"])
 @pytest.mark.parametrize("normalize", ["pairs", "candidates"])
-@pytest.mark.parametrize(("candidates", "spread", "masked"), [(2, 1.0, False), (37, 3.0, True), (130, 200.0, False)])
+@pytest.mark.parametrize(("candidates", "spread", "masked"), [(2, 1.0, False), (37, 3.0, True), (70, 200.0, False)])
 def test_equals_the_plain_form(candidates: int, spread: float, masked: bool, pair_target: str, normalize: str) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher, importance = (torch.randn(3, candidates, generator=generator) for _ in range(3))

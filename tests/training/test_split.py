@@ -15,7 +15,8 @@ from grkd import objectives
 from tests._forked import on_ranks
 from tests.training.test_trainer import grouped, per_method, ragged, tiny, trainer
 
-STEPS = 8
+STEPS = 8  # of the table in docs/method.md; tests take fewer, which show a difference as well
+TESTED = 3
 # Examples per micro-batch, micro-batches per step; a step has 8 examples.
 SPLITS = {"8 x 1": (8, 1), "4 x 2": (4, 2), "2 x 4": (2, 4)}
 LIMIT = 1e-6
@@ -38,12 +39,12 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @cache
-def weights_after(name: str, batch: int, accumulation: int) -> dict[str, torch.Tensor]:
-    """The student's weights after STEPS steps of plain gradient descent."""
+def weights_after(name: str, batch: int, accumulation: int, steps: int = TESTED) -> dict[str, torch.Tensor]:
+    """The student's weights after some steps of plain gradient descent."""
     method, options = NAMED[name]
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(
-            Path(folder), grouped(ragged(16)), method, options=options, max_steps=STEPS, learning_rate=0.05,
+            Path(folder), grouped(ragged(16)), method, options=options, max_steps=steps, learning_rate=0.05,
             per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
         )  # fmt: skip
         made.train()
@@ -81,11 +82,11 @@ def moved(weights: dict[str, torch.Tensor]) -> float:
     return difference(weights, tiny(1).state_dict())
 
 
-def on_two_ranks(folder: Path) -> dict[str, dict[Any, torch.Tensor]]:
+def on_two_ranks(folder: Path, steps: int = TESTED) -> dict[str, dict[Any, torch.Tensor]]:
     """Every method's weights from 2 gloo processes with 4 examples each."""
 
     def rank() -> None:
-        found: dict[str, dict[Any, torch.Tensor]] = {name: weights_after(name, 4, 1) for name in NAMED}
+        found: dict[str, dict[Any, torch.Tensor]] = {name: weights_after(name, 4, 1, steps) for name in NAMED}
         found["evaluation"] = evaluation_losses(folder, 2)
         if torch.distributed.get_rank() == 0:
             torch.save(found, folder / "out.pt")
@@ -98,7 +99,7 @@ def on_two_ranks(folder: Path) -> dict[str, dict[Any, torch.Tensor]]:
 @pytest.mark.parametrize("name", NAMED)
 def test_micro_batches_make_the_same_training(name: str) -> None:
     whole = weights_after(name, 8, 1)
-    assert moved(whole) > 1e-3, "the example must train"
+    assert moved(whole) > 100 * LIMIT, "the example must train"
     split = weights_after(name, 2, 4)
     assert difference(whole, split) <= LIMIT or couples(name)
 
@@ -149,10 +150,10 @@ def test_the_document_has_a_line_for_every_method() -> None:
 
 def table(folder: Path) -> str:
     """The table of docs/method.md."""
-    ranks = on_two_ranks(folder)
+    ranks = on_two_ranks(folder, STEPS)
     lines = ["| method | weights moved by | 4 x 2 | 2 x 4 | 2 ranks x 4 | |", "|---|---|---|---|---|---|"]
     for name in NAMED:
-        runs = {split: weights_after(name, *sizes) for split, sizes in SPLITS.items()}
+        runs = {split: weights_after(name, *sizes, STEPS) for split, sizes in SPLITS.items()}
         whole = runs["8 x 1"]
         others = [runs["4 x 2"], runs["2 x 4"], ranks[name]]
         cells = [f"{value:.0e}" for value in (moved(whole), *(difference(whole, other) for other in others))]

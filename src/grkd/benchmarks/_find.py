@@ -4,8 +4,8 @@ import difflib
 import importlib
 import pkgutil
 from functools import cache
-from importlib.resources import files
 
+from grkd import benchmarks
 from grkd.benchmarks._benchmark import Benchmark
 from grkd.errors import UserError
 from grkd.imports import imported
@@ -14,8 +14,7 @@ from grkd.imports import imported
 @cache
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every benchmark of this folder by name: each file without a leading underscore exports one as BENCHMARK."""
-    folder = str(files("grkd.benchmarks"))
-    names = [module.name for module in pkgutil.iter_modules([folder]) if not module.name.startswith("_")]
+    names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_")]
     found = [importlib.import_module(f"grkd.benchmarks.{name}").BENCHMARK for name in names]
     return {one.name: one for one in sorted(found, key=lambda one: (one.order, one.name))}
 

@@ -35,10 +35,13 @@ class Votes:
         q_ij in [0, 1], the share of the opinions that put candidate i above j; entries with i < j are read.
     weights : Tensor [rows, candidates, candidates], optional
         How many opinions, or how much they count; 0: the pair is not compared. None: 1 for every pair.
+    soft_weights : Tensor [rows], optional
+        Factor of each row's soft targets, if the candidates and the teacher's scores stand for a sample. None: 1.
     """
 
     targets: Float[Tensor, "rows candidates candidates"]
     weights: Float[Tensor, "rows candidates candidates"] | None = None
+    soft_weights: Float[Tensor, " rows"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +115,6 @@ class Batch:
         Of classifiers.
     votes : Votes, optional
         Targets of pairs of candidates, in place of those that the teacher's scores would give.
-    soft_weights : Tensor [rows], optional
-        Factor of each row's soft targets, for teacher scores that stand for a sample of the candidates.
     tokens : ResponseTokens, optional
         The responses' tokens one by one.
 
@@ -138,7 +139,6 @@ class Batch:
     sampled_log_probs: Float[Tensor, " rows"] | None = None
     features: Features | None = None
     votes: Votes | None = None
-    soft_weights: Float[Tensor, " rows"] | None = None
     tokens: ResponseTokens | None = None
 
     def counted(self) -> Bool[Tensor, " rows"]:
@@ -146,8 +146,9 @@ class Batch:
         return checked_mask(self.mask, self.student).any(-1)
 
     def soft_weighted(self, losses: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-        """The rows' losses of soft targets, times soft_weights if there are any."""
-        return losses if self.soft_weights is None else losses * self.soft_weights
+        """The rows' losses of soft targets, times the factors of the votes if there are any."""
+        weights = None if self.votes is None else self.votes.soft_weights
+        return losses if weights is None else losses * weights
 
     def required_teacher(self) -> Float[Tensor, "rows candidates"]:
         if self.teacher is None:

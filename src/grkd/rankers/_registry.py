@@ -2,14 +2,15 @@
 
 import difflib
 import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from grkd import rankers
 from grkd.errors import UserError
 from grkd.imports import imported
 from grkd.rankers._base import Ranker
@@ -31,8 +32,8 @@ def names() -> list[str]:
     >>> "verifier" in rankers.names()
     True
     """
-    files = (path.stem for path in Path(__file__).parent.glob("*.py"))
-    return sorted(name for name in files if not name.startswith("_") and name not in _NO_RANKERS)
+    found = (module.name for module in pkgutil.iter_modules(rankers.__path__))
+    return sorted(name for name in found if not name.startswith("_") and name not in _NO_RANKERS)
 
 
 def ranker(name: str) -> type[Ranker]:

@@ -96,8 +96,8 @@ def take(batch: Batch, rows: Any) -> Batch:
     if batch.features is not None:
         taken["features"] = Features(student=batch.features.student[rows], teacher=batch.features.teacher[rows])
     if batch.votes is not None:
-        weights = batch.votes.weights
-        taken["votes"] = Votes(targets=batch.votes.targets[rows], weights=None if weights is None else weights[rows])
+        chosen = {f.name: value[rows] for f in fields(Votes) if (value := getattr(batch.votes, f.name)) is not None}
+        taken["votes"] = Votes(**chosen)
     return with_tokens(replace(batch, **taken))
 
 
