@@ -34,7 +34,7 @@ from benchmarks._full_size_cases import CASES, Case
 from benchmarks._full_size_models import PAIRS, built, configs, random_items, step_flops, word_tokenizer
 from benchmarks._full_size_runs import RUNS, Work
 from benchmarks._measure import about
-from grkd.run.folder import environment
+from grkd.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30

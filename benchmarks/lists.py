@@ -27,9 +27,9 @@ from benchmarks._lists_data import KINDS, SETS, ListSet, counts, load, prepared,
 from benchmarks._lists_search import RATES, SETTINGS, TRIALS, Point, first_points, next_points, settled
 from benchmarks._lists_towers import Teacher, Tower, ndcg10, trained
 from grkd import objectives
+from grkd.environment import environment
 from grkd.files import read_json, write_json, write_text
 from grkd.rankers.combine import votes
-from grkd.run.folder import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "lists", ROOT / "docs" / "results-lists.md"

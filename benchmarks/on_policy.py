@@ -39,11 +39,12 @@ from benchmarks._on_policy_jobs import (
     work,
 )
 from benchmarks.on_policy_table import short_table, write_page
+from grkd.environment import environment
 from grkd.files import file_digest, read_json, whole_file, write_json, write_text
 from grkd.language.search import Job
 from grkd.language.stages import before_training
 from grkd.recipe import LanguageRecipe, read
-from grkd.run.folder import RunFolder, environment
+from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, free_gpu_memory, run_jobs
 from grkd.run.results import collect
 

@@ -21,6 +21,7 @@ from grkd.commands import (
     schema,
     table,
     verify,
+    watch,
 )
 
 Run = Callable[[argparse.Namespace], int]
@@ -34,6 +35,7 @@ COMMANDS = {
     "demo": demo,
     "methods": methods,
     "report": report,
+    "watch": watch,
     "groups": groups,
     "eval": evaluate,
     "table": table,

@@ -8,11 +8,12 @@ from typing import Any
 
 from grkd.benchmarks import Benchmark, Session, Settings, all_benchmarks, check_numbers, find
 from grkd.console import console
+from grkd.environment import command_line, environment
 from grkd.errors import UserError
 from grkd.evaluation.printing import print_results
 from grkd.files import read_json, write_json
 from grkd.run.device import device, dtype
-from grkd.run.folder import RunFolder, command_line, environment
+from grkd.run.folder import RunFolder
 
 
 def evaluate(settings: Settings, *, task: str | None = None) -> int:

@@ -212,7 +212,9 @@ def _method_names(recipe: dict[str, Any]) -> dict[str, str]:
 
 def _read_curves(folder: Path) -> Iterable[Curve]:
     for path in sorted(folder.glob("*/metrics.jsonl")):
-        label, seed = split_name(path.parent.name)
+        if path.parent.suffix == ".partial" and path.parent.with_suffix("").is_dir():
+            continue  # the training is rebuilt; the page shows the one that is complete
+        label, seed = split_name(path.parent.name.removesuffix(".partial"))
         if seed is not None and (steps := _read_steps(path)):
             yield Curve(label=label, seed=seed, steps=steps)
 

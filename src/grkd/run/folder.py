@@ -1,19 +1,13 @@
 """A run's folder: stages as complete folders with a manifest, made once, resumed after a kill."""
 
-import datetime
 import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from filelock import FileLock, Timeout
 from rich.markup import escape
 
@@ -208,43 +202,3 @@ def path_digest(path: Path) -> Any:
     """Digest of a file's contents; of size and time of change where hashing it would take long."""
     stat = path.stat()
     return file_digest(path) if stat.st_size <= _HASH_WHOLE else [stat.st_size, stat.st_mtime_ns]
-
-
-def environment(command: str) -> dict[str, Any]:
-    """Versions, hardware, commit and date: what a reader needs to judge the metrics of a run."""
-    from accelerate import PartialState
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    packages = {name: _version(name) for name in ("grkd", "torch", "transformers", "accelerate", "peft")}
-    return {
-        **packages,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
-        "gpu": gpu,
-        "processes": PartialState().num_processes,
-        "git_commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": command,
-    }
-
-
-def command_line() -> str:
-    """The command that runs now, as a user would type it."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the working directory's repository, or None outside one."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return None
-    return found.stdout.strip() or None

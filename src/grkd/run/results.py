@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from grkd.console import Output, console
+from grkd.environment import command_line, environment
 from grkd.files import read_json, write_json, write_text
 from grkd.recipe import Recipe, dump
 from grkd.reports import print_tables, read_run, write_page
-from grkd.run.folder import RunFolder, command_line, environment
+from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE
 
 

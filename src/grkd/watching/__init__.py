@@ -1,0 +1,1 @@
+"""`grkd watch`: the report page of a run that is going on, from a server on this machine."""
