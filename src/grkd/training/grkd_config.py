@@ -103,6 +103,8 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
         What `evaluate` measures beside the loss; see grkd.training.evaluation_metrics.
     eval_top_k : int
         The teacher's candidates whose order is measured at every token.
+    report_files : bool
+        Leave in output_dir what `grkd report` and `grkd watch` read; see grkd.training.run_files.
 
     Examples
     --------
@@ -120,6 +122,7 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
     compile_layers: str = "auto"
     eval_metrics: list[str] | None = None
     eval_top_k: int = 16
+    report_files: bool = True
     warmup_steps: float = 0.0  # transformers' default, 0, is no float
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
     _VALID_DICT_FIELDS += ["chat_template_kwargs"]

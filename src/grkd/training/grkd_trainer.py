@@ -29,6 +29,7 @@ from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_o
 from grkd.training.groups_file import KeepGroups
 from grkd.training.ranked_in_training import check_columns, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
+from grkd.training.run_files import RunFiles
 from grkd.training.served_answers import answers_of
 from grkd.training.teacher_side import needs_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
@@ -204,6 +205,9 @@ class GRKDTrainer(DistillationTrainer):
             **kwargs,
         )
         self.add_callback(FiniteSteps())
+        if args.report_files:
+            label = args.method.rpartition(":")[2]
+            self.add_callback(RunFiles(Path(str(args.output_dir)), method=label, seed=args.seed))
         if rows.fresh is not None and rows.fresh.file is not None:
             self.add_callback(KeepGroups(rows.fresh.file))
         self._encode = encode
