@@ -64,7 +64,7 @@ def final_sections(found: Found, figure: str) -> list[str]:
             "python -m benchmarks.on_policy keep OUT\npython -m benchmarks.on_policy table\n```"
         ]
     return [
-        "## Targets\n\n" + "\n".join(targets(found)),
+        "## Targets\n\n" + best_of(found) + "\n\n" + "\n".join(targets(found)),
         "## Table\n\n" + main_table(found),
         "## Paired tests\n\n" + paired_table(found),
         *(
@@ -128,6 +128,16 @@ def family(found: Found) -> dict[tuple[str, str], tuple[PairedDifference, float]
     }
     adjusted = holm([test.p for test in tests.values()])
     return {pair: (test, float(p)) for (pair, test), p in zip(tests.items(), adjusted, strict=True)}
+
+
+def best_of(found: Found) -> str:
+    """The best method, and the best of ours where that is another."""
+    means = {label: 100 * float(np.mean(_shares(runs))) for label, runs in by_label(found).items()}
+    best, ours = (
+        max(names, key=means.__getitem__) for names in (means, [n for n in means if n.startswith(OURS)] or means)
+    )
+    other = "" if ours == best else f"; the best of ours is `{ours}` ({means[ours]:.1f} %)"
+    return f"**The best is `{best}` ({means[best]:.1f} %){other}.**"
 
 
 def targets(found: Found) -> list[str]:
