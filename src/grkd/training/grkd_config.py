@@ -7,7 +7,9 @@ from transformers import TrainingArguments
 
 from grkd import objectives
 from grkd.errors import UserError
+from grkd.files import NotJSON, parse_json
 from grkd.objectives import Objective
+from grkd.training.argument_checks import check_config
 
 
 @dataclass
@@ -68,13 +70,6 @@ class SamplingArguments:
     reward_weights: list[float] | None = None
     keep_groups: bool = True
 
-    def check_sampling(self) -> None:
-        """Raises UserError for numbers out of range."""
-        for name in ("max_new_tokens", "steps_per_generation", "sampling_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be 1 or more, got {value}")
-
 
 @dataclass
 class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
@@ -128,8 +123,14 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
     _VALID_DICT_FIELDS += ["chat_template_kwargs"]
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_sampling()
+        for name in ("method_options", "chat_template_kwargs"):
+            if isinstance(text := getattr(self, name), str) and text.strip().startswith("{"):
+                setattr(self, name, _object(text, name))
+        try:
+            super().__post_init__()
+        except Exception as error:  # what transformers cannot read raises anything
+            raise UserError(f"GRKDConfig: {' '.join(str(error).split())[:300]}") from error
+        check_config(self)
         if self.teacher_placement not in ("whole", "sharded", "offloaded"):
             raise UserError(f"teacher_placement must be whole, sharded or offloaded, got {self.teacher_placement!r}")
 
@@ -140,6 +141,13 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
         if (name := str(self.compile_layers).lower()) not in known:
             raise UserError(f"compile_layers must be auto, true or false, got {self.compile_layers!r}")
         return known[name]
+
+
+def _object(text: str, name: str) -> Any:
+    try:
+        return parse_json(text)
+    except NotJSON as error:
+        raise UserError(f"{name} is text, but no JSON ({error}); give a dict or a JSON object") from None
 
 
 def checked_arguments(args: Any) -> GRKDConfig:
@@ -158,6 +166,6 @@ def checked_arguments(args: Any) -> GRKDConfig:
 def objective_of(args: GRKDConfig) -> Objective:
     """The method that the arguments name. Raises UserError for an unknown one, or options that are no object."""
     options = args.method_options or {}
-    if isinstance(options, str):
+    if not isinstance(options, dict):
         raise UserError(f"method_options must be a JSON object, got {options!r}")
     return objectives.load(args.method, **options)

@@ -19,6 +19,7 @@ from grkd.models.load import load_language_model, load_tokenizer
 from grkd.models.save import stopping_config
 from grkd.objectives import Objective
 from grkd.teacher.rank_cache import RankCache, missing_from
+from grkd.training.argument_checks import check_arguments
 from grkd.training.before_training import Before
 from grkd.training.cached_ranks import groups_of_cache, opened_cache
 from grkd.training.callbacks import FiniteSteps
@@ -134,6 +135,15 @@ class GRKDTrainer(DistillationTrainer):
     ) -> None:
         args = checked_arguments(args)
         objective = objective_of(args) if objective is None else objective
+        check_arguments(
+            model=model,
+            teacher_model=teacher_model,
+            tokenizers={"processing_class": processing_class, "teacher_processing_class": teacher_processing_class},
+            teacher_cache=teacher_cache,
+            peft_config=peft_config,
+            objective=objective,
+            others=kwargs,
+        )
         self._metrics = check_metrics(args.eval_metrics)
         given = given_teachers(args.teacher_model_name_or_path if teacher_model is None else teacher_model)
         panel = checked_panel(rankers, reward_funcs, combine, args, objective, teachers=given)
