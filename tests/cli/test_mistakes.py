@@ -126,6 +126,10 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkey
     ("words", "part"),
     [
         (["report", "x" * 5000], "File name too long"),
+        (["cache", "build", "tiny.yaml", "cache", "--temperature", "inf"], "--temperature must be above 0 and at most"),
+        (["cache", "build", "tiny.yaml", "cache", "--entries", "1"], "--entries must be 2 or more, got 1"),
+        (["cache", "build", "tiny.yaml", "/dev/null/x"], "FOLDER: cannot write to /dev/null/x: /dev/null is a file"),
+        (["cache", "build", "tiny.yaml", "cache", "data.train=absent.jsonl"], "absent.jsonl: no such file"),
         (["groups", "a\0b"], "an argument holds a NUL character"),
         (["methods", "x" * 3000], "unknown method"),
         (["methods", ""], "unknown method ''"),

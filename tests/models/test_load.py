@@ -185,6 +185,10 @@ def test_loading_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "run" / "train" / "kd-seed0" / "student").mkdir(parents=True)
+    for name in ("modules.json", "classifier.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("{}")
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "broken").mkdir()
@@ -195,6 +199,9 @@ def test_loading_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("./absent", None, "no such folder"),
         (str(tmp_path / "absent.gguf"), None, "no such file"),
         (str(tmp_path / "empty"), None, "no config.json in it; give a folder written by save_pretrained"),
+        (str(tmp_path / "modules.json"), None, "it is a sentence-transformers model, no language model"),
+        (str(tmp_path / "classifier.json"), None, "it is a classifier, no language model"),
+        (str(tmp_path / "run"), None, "it is a run's folder; give one of its students, such as "),
         (str(tmp_path / "gguf"), None, "set gguf_file to 'model.gguf'"),
         (str(tmp_path / "gguf"), "other.gguf", "no file 'other.gguf' in it; GGUF files there: model.gguf"),
         (str(tmp_path / "gguf" / "model.gguf"), "other.gguf", "leave gguf_file 'other.gguf' out"),

@@ -18,6 +18,9 @@ Train from it with `teacher: {cache: runs/cache}` in a recipe, or GRKDTrainer(te
 """
 
 
+_HOTTEST = 1e6  # there all candidates are equally likely, to float32
+
+
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     kinds = command.add_subparsers(dest="what", required=True, metavar="build | info | verify")
@@ -64,9 +67,15 @@ def _build(options: argparse.Namespace) -> int:
     read = recipe.read(options.recipe, options.overrides)
     if not isinstance(read, recipe.LanguageRecipe):
         raise UserError(f"{options.recipe}: a cache of ranks is made from a recipe of task: language_model")
-    if not options.temperature > 0:
-        raise UserError(f"--temperature must be above 0, got {options.temperature}")
+    if not 0 < options.temperature <= _HOTTEST:
+        raise UserError(f"--temperature must be above 0 and at most {_HOTTEST:g}, got {options.temperature}")
+    if options.entries < 2:
+        raise UserError(f"--entries must be 2 or more, got {options.entries}")
     from grkd.language.cache_of_ranks import build_cache
+    from grkd.pipeline.check import check_first, check_output
+
+    check_output(options.folder, "FOLDER")
+    check_first(read)
 
     build_cache(
         read,

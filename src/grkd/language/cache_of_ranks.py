@@ -36,14 +36,14 @@ def build_cache(
     run = RunFolder(Path(recipe.output))
     with run.locked():
         context = LanguageContext.open(recipe, run)
+        models = context.models
+        codec = RankCodec(vocabulary=models.numbers["vocabulary"], entries=entries, choose=choose, log_probs=log_probs)
         prepare(context)
         respond(context)
         groups = [group for split in SPLITS for group in _groups(run, split)]
-        models = context.models
         if models.teacher_tokenizer is not None:
             raise UserError("a cache of ranks holds the student's tokens, and the teacher has another vocabulary")
         teacher = models.teacher() if models.served is None else served_teacher(context, "cache")
-        codec = RankCodec(vocabulary=models.numbers["vocabulary"], entries=entries, choose=choose, log_probs=log_probs)
         keys = sorted(content_key(item) for group in groups for item in group.items)
         origin = Origin(
             teacher=named(recipe.teacher),

@@ -193,11 +193,23 @@ def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:
         if gguf_file is None and not any(
             (path / f"{name}config.json").is_file() for name in ("", "adapter_", "tokenizer_")
         ):
-            hint = f"set gguf_file to {there[0]!r}" if there else "give a folder written by save_pretrained"
+            hint = f"set gguf_file to {there[0]!r}" if there else _what_it_is(path)
             raise UserError(f"{model}: no config.json in it; {hint}")
     if gguf_file is not None and importlib.util.find_spec("gguf") is None:
         raise UserError(f"{gguf_file} needs the gguf package: pip install grkd[gguf]")
     return place, gguf_file
+
+
+def _what_it_is(folder: Path) -> str:
+    """What to give instead of a folder without a language model, by what lies in it."""
+    if (folder / "modules.json").is_file():
+        return "it is a sentence-transformers model, no language model; the report of its run has its metrics"
+    if (folder / "classifier.json").is_file():
+        return "it is a classifier, no language model; the report of its run has its metrics"
+    students = sorted(folder.glob("train/*/student"))
+    if students:
+        return f"it is a run's folder; give one of its students, such as {students[0]}"
+    return "give a folder written by save_pretrained"
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def check_first(recipe: Recipe) -> None:
 
     What needs neither transformers nor accelerate comes first: to import them takes seconds.
     """
-    _check_output(Path(recipe.output))
+    check_output(Path(recipe.output))
     _check_names(recipe)
     if isinstance(recipe, LanguageRecipe):
         from grkd.language.check_files import check_files
@@ -138,8 +138,8 @@ def check_deeply(recipe: Recipe) -> int:
     return 0 if all(outcome == "done" for outcome in status.values()) else 1
 
 
-def _check_output(folder: Path) -> None:
-    """Raises UserError unless the folder can be made or written to."""
+def check_output(folder: Path, name: str = "output") -> None:
+    """Raises UserError, which begins with `name`, unless the folder can be made or written to."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"output: cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")
+        raise UserError(f"{name}: cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")
