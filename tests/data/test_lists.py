@@ -1,5 +1,6 @@
 """Lists from JSON Lines: what is read, and mistakes by file and line."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,10 @@ def test_a_data_set_by_name_and_a_parquet_file_are_the_same_lists(tmp_path: Path
     assert found.heldout[0].candidates == (0, 2)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(own), tmp_path / "lists.parquet")
     assert read_lists(tmp_path / "lists.parquet").train == found.train
+    dated = [{**own[0], "query": datetime.date(2026, 1, 1)}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(dated), tmp_path / "dated.parquet")
+    with pytest.raises(UserError, match=r'record 1: query: expected a text, got "2026-01-01"'):
+        read_lists(tmp_path / "dated.parquet")
     write(folder / "test.jsonl", {"query": "c", "candidates": ["x", "z"], "order": [2]})
     with pytest.raises(UserError, match="set, split test, row 0: order: expected numbers of candidates, 0 to 1, got 2"):
         read_named_lists(str(folder), split="train", heldout_split="test")

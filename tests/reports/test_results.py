@@ -61,6 +61,13 @@ def test_nan_is_no_value(make_run: MakeRun) -> None:
     [
         ("{", "not valid JSON"),
         ('{"title": "x", "task": "classifier", "rows": [{"method": "kd"}]}', "rows.0.metric"),
+        *(
+            (
+                json.dumps({"task": "rank", "rows": [{"method": "kd", "metric": "m", **odd}]}),
+                "characters that can be shown",
+            )
+            for odd in ({"metric": " "}, {"metric": "\ud83d"}, {"method": "a\0"}, {"method": "x" * 300})
+        ),
         ('{"title": "x", "task": "poetry", "rows": []}', "task"),
         ("[]", "results.json"),
     ],

@@ -219,11 +219,12 @@ def test_numbers_and_durations() -> None:
 
 def test_print_tables_shows_text_that_looks_like_markup(make_run: MakeRun) -> None:
     rows = rows_of({"[red]kd": [0.9, 0.91, 0.94], "grkd": [0.92, 0.94, 0.945]})
+    rows += [{"method": "grkd", "seed": 0, "metric": "[/zest]", "value": 1.0}]
     stream = io.StringIO()
     failed = {"x-seed0": "failed: [bold]oom"}
     print_tables([read_run(make_run(rows=rows, title="A [b]title", status=failed))], Console(file=stream, width=160))
     text = stream.getvalue()
-    for expected in ("A [b]title", "[red]kd", "x-seed0: [bold]oom", "91.67", "± 5.17"):
+    for expected in ("A [b]title", "[red]kd", "[/zest]", "x-seed0: [bold]oom", "91.67", "± 5.17"):
         assert expected in text
 
 

@@ -192,5 +192,5 @@ def _grades(where: str, value: Any, count: int) -> tuple[float | None, ...]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else text[:40] + "..."

@@ -1,6 +1,7 @@
 """A run folder, read into typed records. What is missing is named in `Run.missing`; nothing is made up."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from grkd.files import NotJSON, parse_json
 
 BEFORE = "before"  # the student before distillation
 TEACHER = "teacher"
+_LONGEST_NAME = 200  # of a method's label or a metric
 
 Task = Literal["language_model", "classifier", "rank"]
 Kind = TypeVar("Kind")
@@ -26,12 +28,21 @@ def _finite(value: float | None) -> float | None:
 Value = Annotated[float | None, AfterValidator(_finite)]  # NaN and infinity count as no value
 
 
+def _shown(name: str) -> str:
+    if not name.strip() or len(name) > _LONGEST_NAME or re.search("[\ud800-\udfff\0]", name):
+        raise ValueError(f"must be 1 to {_LONGEST_NAME} characters that can be shown")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_shown)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measured value; `low` and `high` bound its 95 % bootstrap interval."""
 
-    method: str
-    metric: str
+    method: Name
+    metric: Name
     seed: int | None = None
     value: Value = None
     low: Value = None

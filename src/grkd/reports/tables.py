@@ -242,7 +242,7 @@ def _rich_table(summary: Summary, lines: Sequence[Line]) -> Table:
         style = "bold" if line.kind == "method" else "dim"
         table.add_column(Text(name_of(line.label), style=style), justify="right", no_wrap=True)
     for metric in summary.metrics:
-        table.add_row(header(metric), *(_rich_cell(line.cells[metric.name], metric, summary) for line in lines))
+        table.add_row(Text(header(metric)), *(_rich_cell(line.cells[metric.name], metric, summary) for line in lines))
     for name in costs(summary):
         table.add_row(name, *(cost(line, name) for line in lines))
     return table
