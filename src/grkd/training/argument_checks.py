@@ -42,7 +42,7 @@ _OURS = {
 }
 
 
-def check_config(config: Any) -> None:
+def check_config(config: TrainingArguments) -> None:
     """Raises UserError for a field of GRKDConfig of another type, and for a number out of its range."""
     for name, validate in _validators(type(config)).items():
         value = getattr(config, name)
