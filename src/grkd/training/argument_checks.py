@@ -5,7 +5,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -114,7 +113,6 @@ def _check_others(others: Mapping[str, Any]) -> None:
         raise UserError(f"optimizers must be a pair of optimizer and scheduler, got {_shown(optimizers)}")
 
 
-@cache
 def _validators(kind: type) -> dict[str, Callable[..., Any]]:
     """A check of each of our own fields; transformers' fields are its own matter."""
     theirs = {field.name for field in fields(TrainingArguments)}
