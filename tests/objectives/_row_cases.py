@@ -105,6 +105,7 @@ NO_IDENTITY = {
     ("lambdaloss", "scores"): "hard pairs push every margin towards infinity",
     ("kd", "labels"): "labels are not the teacher's",
     ("ce", "default"): "labels are not the teacher's",
+    ("uld", "default"): "a sum of absolute differences has a kink at its minimum",
 }
 
 # Draws that do not depend on how the rows are batched: at this temperature the sample is the top.

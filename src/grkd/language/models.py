@@ -44,7 +44,7 @@ class LanguageModels:
     """
 
     def __init__(self, recipe: LanguageRecipe, run: RunFolder) -> None:
-        self.recipe = lead(recipe)
+        self.recipe, self.several = lead(recipe), isinstance(recipe.teacher, list)
         self.prepared = run.path / "prepare"
         self.members: dict[str, LanguageModels] = {
             label: self if at == 0 else MemberModels(self, each, run, label)
@@ -110,6 +110,12 @@ class LanguageModels:
         shared = all(member.teacher_tokenizer is None for member in (self, *self.members.values()))
         return shared and shows_tokens(self.recipe)
 
+    @property
+    def crosses(self) -> bool:
+        """Whether tokens are learnt from a teacher of another vocabulary, where the two tokenisations meet."""
+        wanted = self.recipe.score.other_vocabulary == "tokens" and shows_tokens(self.recipe)
+        return wanted and not self.several and self.teacher_tokenizer is not None
+
     def check_vocabularies(self) -> None:
         """Raises UserError if a prepared run's vocabularies differ and its methods need one.
 
@@ -124,7 +130,7 @@ class LanguageModels:
         try:
             check_same_vocabulary(teacher_tokenizer, tokenizer)
         except UserError as error:
-            if reasons := _needs_one_vocabulary(self.recipe):
+            if reasons := _needs_one_vocabulary(self.recipe, several=self.several):
                 raise UserError(f"{error}, or {reasons}") from None
             return True
         return False
@@ -216,6 +222,7 @@ class MemberModels(LanguageModels):
 
     def __init__(self, main: LanguageModels, recipe: LanguageRecipe, run: RunFolder, label: str) -> None:
         super().__init__(recipe, run)
+        self.several = True
         self.main, self.prepared = main, run.path / "prepare" / "teachers" / label
 
     def make_teacher(self, work: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -247,14 +254,23 @@ def _tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
     )
 
 
-def _needs_one_vocabulary(recipe: LanguageRecipe) -> str:
+def _needs_one_vocabulary(recipe: LanguageRecipe, *, several: bool) -> str:
     """What to change in a recipe whose methods take tokens across, as words; empty if none does.
 
     The teacher's responses need no shared tokens: the student gets them as text.
     """
-    by_token = [method.label for method in recipe.methods if _compares_tokens(method)]
+    crossing = recipe.score.other_vocabulary == "tokens" and not several
+    by_token = [method for method in recipe.methods if _compares_tokens(method)]
+    left = [method for method in by_token if not (crossing and _crosses(method))]
     instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
-    return f"replace {', '.join(by_token)}, which compare token by token, by {instead}" if by_token else ""
+    if left and not several and all(map(_crosses, left)):
+        return f"set score.other_vocabulary: tokens for {', '.join(method.label for method in left)}, or take {instead}"
+    labels = ", ".join(method.label for method in left)
+    return f"replace {labels}, which compare token by token, by {instead}" if left else ""
+
+
+def _crosses(method: Method) -> bool:
+    return objectives.load(method.name, **method.options).across_vocabularies is not None
 
 
 def _compares_tokens(method: Method) -> bool:

@@ -10,6 +10,7 @@ from grkd.console import console
 from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
+from grkd.language.crossed import crossed_rows
 from grkd.language.fresh import fresh_groups, method_panel
 from grkd.language.several import pooled_scores
 from grkd.objectives import Objective
@@ -42,6 +43,8 @@ def language_rows(
     on_policy = objective is not None and objective.on_policy > 0
     if not teacher:
         return LanguageRows(**common)
+    if objective is not None and context.models.crosses:
+        return crossed_rows(context, groups, objective, common)
     if (ranks := context.models.cached) is not None:
         rows = LanguageRows(**common, stored=DenseScores(ranks) if objective is None else None)
         rows.ranks = None if objective is None else ranks

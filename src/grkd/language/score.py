@@ -53,7 +53,7 @@ def score(context: LanguageContext) -> Path:
     """
     context.models.check_vocabularies()
     panel = panel_of(context.recipe.score, context.recipe.teacher)
-    cached = cached_splits(context.recipe, shared=context.models.tokens_cross)
+    cached = cached_splits(context.recipe, shared=context.models.tokens_cross, crosses=context.models.crosses)
     inputs = {
         "score": {
             "signal": context.recipe.score.signal,
@@ -141,17 +141,20 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def cached_splits(recipe: LanguageRecipe, *, shared: bool) -> list[str]:
+def cached_splits(recipe: LanguageRecipe, *, shared: bool, crosses: bool = False) -> list[str]:
     """The splits of which the teacher's hidden states are stored.
 
     Held-out responses: rank fidelity is measured on their tokens. Training responses, most of the space: only where a
     method compares their tokens with the teacher's (an on-policy method has the teacher run in every step anyway).
-    shared: teacher and student have one vocabulary; without that no tokens are compared.
+    shared: teacher and student have one vocabulary; without that no tokens are compared, or (crosses) those of training
+    alone.
     """
-    if recipe.score.signal != "cache" or not shared:
+    if not (shared or crosses) or (recipe.score.signal != "cache" and not crosses):
         return []
     loaded = [objectives.load(method.name, **method.options) for method in recipe.methods]
     by_token = any("row" in each.levels and each.needs_teacher and not each.on_policy for each in loaded)
+    if not shared:
+        return ["train"] if by_token else []
     return ["train", "heldout"] if by_token else ["heldout"]
 
 

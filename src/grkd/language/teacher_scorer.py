@@ -22,6 +22,7 @@ from grkd.recipe import SelfTeacher
 from grkd.teacher.cached_teacher import CachedTeacher
 from grkd.teacher.in_own_words import item_in_own_words
 from grkd.teacher.local import LocalTeacher
+from grkd.teacher.row_shards import RowShards
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.teacher.stored_scores import TopKScores
 
@@ -80,6 +81,10 @@ class TeacherScorer:
         """Load the teacher, and what it shows of tokens so far."""
         self.work.mkdir(parents=True, exist_ok=True)
         self.signal = self._signal()
+        # Of another vocabulary: its tokens of the responses, by which the two tokenisations meet.
+        foreign = self.signal is not None and self.models.teacher_tokenizer is not None
+        cure = "delete it and run the score stage again"
+        self.own = RowShards(self.work, name="own", dtype=torch.int32, cure=cure) if foreign else None
         own = self.models.teacher_tokenizer
         config = getattr(getattr(self.teacher, "model", None), "generation_config", None) if own is not None else None
         self.stop_ids = [] if own is None else stop_token_ids(own, config)
@@ -107,6 +112,11 @@ class TeacherScorer:
             new = {item_id: rows for item_id, rows in shown.items() if item_id not in self.signal}
             if new:
                 self.signal.write_shard(new, number=number)
+        if self.own is not None:
+            rows = {item.id: torch.tensor(item.response_ids)[:, None] for item in items if item.id in keep}
+            rows = {item_id: each for item_id, each in rows.items() if item_id not in self.own}
+            if rows:
+                self.own.write_shard(rows, number=number)
         if large is not None:
             large.unlink(missing_ok=True)
         found = {record["id"]: mean for record, mean in zip(asked, means, strict=True)}

@@ -17,6 +17,7 @@ from grkd.objectives._options import Mistake, Option, OptionPath, meant, nearest
 
 if TYPE_CHECKING:
     from grkd.objectives._base import (
+        Across,
         Batch,
         Choice,
         Features,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GRKD",
     "PRESETS",
+    "Across",
     "Batch",
     "Choice",
     "Features",
@@ -62,7 +64,19 @@ __all__ = [
 ]
 
 _WITH_TORCH = {"GRKDLoss": "_module", "GRKD": "methods.grkd", "PRESETS": "presets"} | dict.fromkeys(
-    ("Batch", "Choice", "Features", "LeastTeacher", "Level", "Objective", "ResponseTokens", "Term", "Votes", "combine"),
+    (
+        "Across",
+        "Batch",
+        "Choice",
+        "Features",
+        "LeastTeacher",
+        "Level",
+        "Objective",
+        "ResponseTokens",
+        "Term",
+        "Votes",
+        "combine",
+    ),
     "_base",
 )
 

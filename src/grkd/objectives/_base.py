@@ -23,6 +23,9 @@ Level = Literal["row", "response"]
 Choice = Literal["all", "best", "ends", "teacher", "data"]
 # The least that a teacher must give: a score per candidate, an order of all of them, or tiers (an order with ties).
 LeastTeacher = Literal["scores", "order", "tiers"]
+# What a row of tokens is beside a teacher of another vocabulary: a place where both predict the same text, over the
+# tokens that both spell, or over each side's whole vocabulary; or a span of text.
+Across = Literal["shared", "whole", "spans"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +284,11 @@ class Objective(ABC):
     def teacher_mixed_in(self) -> float:
         """Weight of the teacher in the distribution that those answers are drawn from."""
         return 0.0
+
+    @property
+    def across_vocabularies(self) -> Across | None:
+        """What its rows are beside a teacher of another vocabulary; None: it learns no tokens from one."""
+        return None
 
     @property
     def least_teacher(self) -> LeastTeacher:

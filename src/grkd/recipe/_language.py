@@ -204,6 +204,8 @@ class Score(Section):
 
     rankers: who orders the responses of a prompt (grkd.rankers): names, or mappings {name, label, weight, options...}.
     combine: several rankers' orders into one. reward: one ranker by name, the short form.
+    other_vocabulary: what is learnt from a teacher of another vocabulary: the order of responses alone, or tokens too,
+    at the places where both tokenisations meet (docs/guide/tokenizers.md).
     """
 
     signal: Literal["cache", "live"] = "cache"
@@ -212,7 +214,8 @@ class Score(Section):
     # Share of the log-probability in reward: calibrated; null: 0.8.
     calibration: Annotated[float, Field(ge=0, le=1)] | None = None
     rankers: Rankers | None = None
-    combine: Combine | None = None  # of rankers; null: weights
+    combine: Combine | None = None  # of rankers; null: weights, of several teachers votes
+    other_vocabulary: Literal["responses", "tokens"] = "responses"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from grkd import schedules
 from grkd.errors import UserError
 from grkd.objectives import parts
-from grkd.objectives._base import Batch, LeastTeacher, Level, Objective, Term, label_term
+from grkd.objectives._base import Across, Batch, LeastTeacher, Level, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero, not_negative
 from grkd.objectives._options import Mistake, Option, converted, mistakes, option, options_of
 from grkd.objectives._renamed import RENAMED
@@ -132,6 +132,10 @@ class GRKD(Objective):
     @property
     def on_policy(self) -> float:
         return self.on_policy_fraction
+
+    @property
+    def across_vocabularies(self) -> Across | None:
+        return None if self.label_weight or self.on_policy_fraction else "shared"
 
     @property
     def least_candidates(self) -> int:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from grkd.errors import UserError
 from grkd.losses import soft_target, standardized
-from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._base import Across, Batch, Objective, Term, label_term
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
 from grkd.objectives._teacher_temperature import check_not_undone, sharpened
@@ -40,6 +40,10 @@ class KD(Objective):
             raise UserError(f"kd: temperature must be above 0, got {self.temperature}")
         if self.soft_weight < 0 or self.label_weight < 0 or self.soft_weight + self.label_weight == 0:
             raise UserError("kd: soft_weight and label_weight must be 0 or more, and not both 0")
+
+    @property
+    def across_vocabularies(self) -> Across | None:
+        return None if self.label_weight else "shared"
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
         if self.label_weight or self.standardize or self.teacher_temperature != 1.0:
