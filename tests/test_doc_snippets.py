@@ -30,6 +30,7 @@ CLASSIFIER = {
     "student": {"model": "mlp"},
     "methods": ["kd", "grkd"],
 }
+RANK = {"task": "rank", "output": "runs/mine", "data": {"train": "lists.jsonl"}, "methods": ["plackett_luce"]}
 LANGUAGE = {
     "task": "language_model",
     "output": "runs/mine",
@@ -38,6 +39,7 @@ LANGUAGE = {
     "student": {"model": "./student"},
     "methods": ["kd", "grkd"],
 }
+BASES: dict[str, Any] = {"classifiers.md": CLASSIFIER, "noisy-labels.md": CLASSIFIER, "lists.md": RANK}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -69,9 +71,9 @@ def test_a_command_is_one_that_grkd_takes(where: str, arguments: list[str]) -> N
 
 
 def written(path: Path, where: str) -> Path:
-    """A recipe to read settings into: of classifiers on their pages, else of a language model."""
+    """A recipe to read settings into: of classifiers and rankers on their pages, else of a language model."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(yaml.safe_dump(CLASSIFIER if where in ("classifiers.md", "noisy-labels.md") else LANGUAGE))
+    path.write_text(yaml.safe_dump(BASES.get(where, LANGUAGE)))
     return path
 
 

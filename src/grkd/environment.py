@@ -33,7 +33,8 @@ def environment(command: str) -> dict[str, Any]:
 
 def command_line() -> str:
     """The command that runs now, as a user would type it."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return " ".join(["grkd" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def _version(package: str) -> str | None:

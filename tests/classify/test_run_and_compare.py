@@ -28,6 +28,11 @@ def test_either_command_keeps_what_the_other_made(tmp_path: Path, groups: Groups
     assert metrics(tmp_path, "kd-seed0") == first
     assert {"group_accuracy/curly", "within_group_accuracy/curly", "accuracy", "ece"} < set(first)
     assert all(value["low"] <= value["value"] <= value["high"] for value in first.values())
+    pairs = read_json(tmp_path / "run" / "evaluate" / "kd-seed0" / "confusion.json")["pairs"]
+    right, examples = (sum(n for a, b, n in pairs if a == b), sum(n for *_, n in pairs))
+    assert right / examples == pytest.approx(first["accuracy"]["value"])
+    costs = read_json(tmp_path / "run" / "results.json")["costs"]
+    assert costs["teacher"]["parameters"] > costs["kd"]["parameters"] > 0
 
 
 @pytest.mark.parametrize(

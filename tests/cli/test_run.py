@@ -46,6 +46,14 @@ def test_language_run(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> 
         for metric in ("soft_cross_entropy_nats", "forward_kl_nats", "reverse_kl_nats"):
             assert found[method, metric] < found["before", metric]
         assert 0 < found[method, "kendall_tau"] < 1
+    written = json.loads((folder / "results.json").read_text())["costs"]
+    assert list(written) == ["teacher", "before", "kd", "grkd"]
+    assert written["teacher"]["parameters"] > written["kd"]["parameters"] > 0
+    assert all(cost["tokens_per_second"] > 0 and cost["batch_size"] == 2 for cost in written.values())
+    (first, _) = json.loads((folder / "evaluate" / "samples.json").read_text())
+    assert [turn["role"] for turn in first["messages"]] == ["user"]
+    assert first["messages"][0]["content"] == first["prompt"]
+    assert set(first["cut"]) <= set(first["answers"])
 
     student = folder / "train" / "grkd-seed0" / "student"
     model = AutoModelForCausalLM.from_pretrained(student)

@@ -75,6 +75,51 @@ def test_looks(browser: Any, page_file: Path, width: int, scheme: str) -> None:
     page.close()
 
 
+# Texts of one figure whose boxes cross by more than a pixel.
+OVERPRINTED = """() => [...document.querySelectorAll("figure svg")].flatMap(svg => {
+  const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+  return texts.flatMap(([one, a], place) => texts.slice(place + 1).filter(([, b]) =>
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1
+  ).map(([other]) => one + " / " + other));
+})"""
+
+
+def test_many_methods_with_long_names_do_not_overprint(browser: Any, make_run: Callable[..., Path]) -> None:
+    labels = [f"grkd-with-a-long-label-{number}" for number in range(9)]
+    rows = [
+        {"method": label, "seed": seed, "metric": metric, "value": 0.5 + 0.0001 * place + 0.00002 * seed}
+        for place, label in enumerate(labels)
+        for seed in range(3)
+        for metric in ("accuracy", "nll_nats", "brier")
+    ]
+    folder = make_run(rows=[*rows, {"method": "before", "metric": "accuracy", "value": 0.0}])
+    write_page([read_run(folder)], folder / "report.html")
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto((folder / "report.html").as_uri())
+    assert page.evaluate(OVERPRINTED) == []
+    hints = "[...document.querySelectorAll('.hint')].map(hint => !hint.hidden)"
+    assert page.evaluate(hints)[0]  # nine methods and three metrics on a phone: the table says that it scrolls
+    page.close()
+
+
+def test_groups_are_found_by_words_and_by_what_became_of_them(browser: Any, page_file: Path) -> None:
+    page = browser.new_page()
+    page.goto(page_file.as_uri())
+    assert page.is_visible(".finder")  # the policy let our script run
+    page.fill(".finder input", "LONG answer")
+    assert page.is_visible("details.group")
+    page.fill(".finder input", "nowhere")
+    assert not page.is_visible("details.group")
+    assert page.text_content(".finder output") == "0 of 1 shown"
+    page.fill(".finder input", "")
+    page.select_option(".finder select", "better")
+    assert page.is_visible("details.group")
+    page.select_option(".finder select", "worse")
+    assert not page.is_visible("details.group")
+    page.close()
+
+
 def test_by_keyboard(browser: Any, page_file: Path) -> None:
     page = browser.new_page()
     page.goto(page_file.as_uri())

@@ -6,17 +6,18 @@ from pathlib import Path
 from torch import Tensor
 
 from grkd.classify.context import ClassifierContext
-from grkd.classify.metrics import Metrics, Targets, classifier_metrics
+from grkd.classify.metrics import Metrics, Targets, class_counts, classifier_metrics
 from grkd.classify.score import teacher_outputs
 from grkd.files import read_json, write_json
 from grkd.recipe import to_plain
+from grkd.run.cost import stored_cost
 
 # Logits of the held-out examples, and of the inputs of no class if there are any.
 Scored = Callable[[], tuple[Tensor, Tensor | None]]
 
 
 def evaluate_teacher(context: ClassifierContext) -> Path:
-    """Leave evaluate/teacher/metrics.json."""
+    """Leave evaluate/teacher/metrics.json, confusion.json and cost.json."""
     inputs = {"evaluation": to_plain(context.recipe.evaluation), **context.keys()}
 
     def make(work: Path) -> None:
@@ -25,12 +26,17 @@ def evaluate_teacher(context: ClassifierContext) -> Path:
             targets = heldout_targets(context, teacher=False)
             found = classifier_metrics(outputs["heldout"], targets, outside=outputs.get("outside"))
             write_json(work / "metrics.json", found)
+            write_json(work / "confusion.json", class_counts(outputs["heldout"], targets.labels, context.class_names))
+            write_json(work / "cost.json", stored_cost(context.teacher_run.path / "teach" / "model"))
 
     return context.run.stage("evaluate/teacher", inputs, make)
 
 
 def evaluate_student(context: ClassifierContext, name: str, scored: Scored) -> Path:
-    """Leave evaluate/<name>/metrics.json. scored: the student's logits, computed only if they are needed."""
+    """Leave evaluate/<name>/metrics.json, confusion.json and cost.json.
+
+    scored: the student's logits, computed only if they are needed.
+    """
     inputs = {
         "evaluation": to_plain(context.recipe.evaluation),
         "model": context.run.key(f"train/{name}"),
@@ -43,6 +49,8 @@ def evaluate_student(context: ClassifierContext, name: str, scored: Scored) -> P
             targets = heldout_targets(context)
             outside = None if outside is None else outside.cpu()
             write_json(work / "metrics.json", classifier_metrics(logits.cpu(), targets, outside=outside))
+            write_json(work / "confusion.json", class_counts(logits.cpu(), targets.labels, context.class_names))
+            write_json(work / "cost.json", stored_cost(context.run.path / "train" / name / "model"))
 
     return context.run.stage(f"evaluate/{name}", inputs, make)
 

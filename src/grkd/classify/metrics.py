@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,6 +98,19 @@ def classifier_metrics(
     if not finite:
         found = {name: _alone(math.nan) for name in found}
     return {name: interval.as_json() for name, interval in found.items()}
+
+
+def class_counts(
+    logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"], names: Sequence[str]
+) -> dict[str, Any]:
+    """How often examples of a class were taken for which: {names, pairs: [label, taken for, examples], ...}.
+
+    pairs holds what occurs alone, by label and class number, right answers included.
+    """
+    pairs = torch.stack([labels, logits.argmax(-1)], dim=-1)
+    found, counts = pairs.unique(dim=0, return_counts=True)
+    rows = [[*pair, count] for pair, count in zip(found.tolist(), counts.tolist(), strict=True)]
+    return {"names": list(names), "pairs": rows}
 
 
 @torch.no_grad()

@@ -1,8 +1,6 @@
-"""A language model's last stage: what a student learnt, measured on held-out prompts and questions.
+"""A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
 
-Over 300 lines: what is measured of ranks, of answers and of samples shares one student in one precision.
-"""
-
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,17 @@ from transformers import PreTrainedModel
 from grkd.answers.kept import kept_answers
 from grkd.console import track
 from grkd.data.chat import answer_text, decode_response, encode_prompt
-from grkd.data.prompts import Example
+from grkd.data.conversation import Messages
+from grkd.data.prompts import Example, restored
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
+from grkd.language.cost import Pace, begin_peak, cost_of
 from grkd.language.kept_groups import keep_groups
 from grkd.language.rank_metrics import rank_metrics
 from grkd.language.respond import read_records
 from grkd.language.score import read_groups
 from grkd.metrics import exact_match
-from grkd.models.generate import generate_responses
+from grkd.models.generate import Response, generate_responses
 from grkd.models.load import cast_weights, load_language_model
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered
@@ -55,11 +55,14 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
             by_group=by_group,
         )
         student = to_answer(context, student)
-        metrics |= answered(context, student, context.recipe.evaluation.questions, work / "exact_match.json")
+        begin_peak()
+        pace, questions = Pace(), context.recipe.evaluation.questions
+        metrics |= answered(context, student, questions, work / "exact_match.json", pace=pace)
         if context.run.ranks.is_main_process:
             keep_groups(work / "groups.parquet", context.run, by_group)
             write_json(work / "metrics.json", metrics)
-            write_json(work / "answers.json", sample_answers(context, student))
+            write_json(work / "answers.json", sample_answers(context, student, pace))
+            write_json(work / "cost.json", cost_of(student, pace))
 
     return context.run.stage(f"evaluate/{name}", inputs, make)
 
@@ -76,11 +79,14 @@ def evaluate_teacher(context: LanguageContext) -> Path:
                 write_json(work / "answers.json", [])
             return
         teacher = context.models.teacher()
-        metrics = answered(context, teacher, context.recipe.evaluation.questions, work / "exact_match.json")
+        begin_peak()
+        pace, questions = Pace(), context.recipe.evaluation.questions
+        metrics = answered(context, teacher, questions, work / "exact_match.json", pace=pace)
         with in_turns(teacher):
-            answers = sample_answers(context, teacher) if main else []
+            answers = sample_answers(context, teacher, pace) if main else []
         if main:
             write_json(work / "answers.json", answers)
+            write_json(work / "cost.json", cost_of(teacher, pace))
         if main and metrics:
             write_json(work / "metrics.json", metrics)
 
@@ -104,8 +110,9 @@ def to_answer(context: LanguageContext, student: nn.Module) -> Any:
 
 
 def _measured_by(recipe: LanguageRecipe) -> dict[str, Any]:
-    """The evaluation's settings without those of the curve, which the train stage draws."""
-    return {name: value for name, value in identity(recipe.evaluation).items() if not name.startswith("curve_")}
+    """The evaluation's settings without those of the curve, which the train stage draws, and without prices."""
+    own = identity(recipe.evaluation)
+    return {name: value for name, value in own.items() if not (name.startswith("curve_") or "price" in name)}
 
 
 def _answers_in(context: LanguageContext) -> torch.dtype:
@@ -113,11 +120,17 @@ def _answers_in(context: LanguageContext) -> torch.dtype:
 
 
 def answered(
-    context: LanguageContext, model: PreTrainedModel, path: str | None, items: Path, *, shown: bool = True
+    context: LanguageContext,
+    model: PreTrainedModel,
+    path: str | None,
+    items: Path,
+    *,
+    pace: Pace | None = None,
+    shown: bool = True,
 ) -> dict[str, Any]:
     """Exact match on a file's questions, greedily; each question's outcome goes to `items`. Nothing without a file.
 
-    shown: with a progress bar.
+    pace: to which tokens and time are added. shown: with a progress bar.
     """
     if path is None:
         return {}
@@ -144,10 +157,12 @@ def answered(
             [prompt_ids[place] for place in mine],
             max_new_tokens=spec.answer_tokens,
             batch_size=spec.answer_batch_size,
+            pace=pace,
             journal=journal,
             shown=shown,
         )
-    answers = dict(gathered(list(zip(mine, texts, strict=True)), "answers to the questions"))
+    written = [(place, text) for place, (text, _) in zip(mine, texts, strict=True)]
+    answers = dict(gathered(written, "answers to the questions"))
     result = exact_match.score(questions, [answers[place] for place in range(len(questions))])
     if ranks.is_main_process:
         write_json(items, result["items"])
@@ -157,20 +172,30 @@ def answered(
     return {"exact_match": found["exact_match"]}
 
 
-def sample_answers(context: LanguageContext, model: PreTrainedModel) -> list[dict[str, str]]:
-    """Greedy answers to the first held-out prompts."""
+def sample_answers(context: LanguageContext, model: PreTrainedModel, pace: Pace | None = None) -> list[dict[str, Any]]:
+    """Greedy answers to the first held-out prompts, with the whole conversation; cut: by the limit of length."""
+    spec = context.recipe.evaluation
     first = {record["group"]: record for record in reversed(read_records(context.run, "heldout"))}
-    records = list(reversed(first.values()))[: context.recipe.evaluation.samples]
+    records = list(reversed(first.values()))[: spec.samples]
     if not records:
         return []
-    texts = _greedy(
-        context,
-        model,
-        [record["prompt_ids"] for record in records],
-        max_new_tokens=context.recipe.evaluation.sample_tokens,
-        batch_size=len(records),
-    )
-    return [{"prompt": record["prompt"], "answer": text} for record, text in zip(records, texts, strict=True)]
+    prompts = [record["prompt_ids"] for record in records]
+    written = _greedy(context, model, prompts, max_new_tokens=spec.sample_tokens, batch_size=len(records), pace=pace)
+    system = context.recipe.data.system
+    return [
+        {
+            "prompt": record["prompt"],
+            "messages": _conversation(record, system),
+            "answer": text,
+            "cut": cut,
+        }
+        for record, (text, cut) in zip(records, written, strict=True)
+    ]
+
+
+def _conversation(record: dict[str, Any], system: str | None) -> Messages:
+    asked = restored(record).asked(system)
+    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
 
 
 def _greedy(
@@ -180,9 +205,11 @@ def _greedy(
     *,
     max_new_tokens: int,
     batch_size: int,
+    pace: Pace | None = None,
     journal: Path | None = None,
     shown: bool = True,
-) -> list[str]:
+) -> list[tuple[str, bool]]:
+    """Per prompt the answer's text, and whether the limit of length cut it."""
     sample = partial(
         generate_responses,
         model,
@@ -195,9 +222,15 @@ def _greedy(
         batch_size=batch_size,
         vocabulary=context.models.numbers["vocabulary"],
     )
-    texts = [""] * len(prompts)
-    stop_ids = context.models.numbers["stop_ids"]
-    answers = (answer for some in kept_answers(journal, prompts, sample) for answer in some.responses)
-    for answer in track(answers, "answer", unit="answers", total=len(prompts)) if shown else answers:
-        texts[answer.index] = answer_text(decode_response(context.models.tokenizer, answer.response_ids, stop_ids))
-    return texts
+    written = [("", False)] * len(prompts)
+    stop_ids, spent = context.models.numbers["stop_ids"], Pace() if pace is None else pace
+
+    def answers() -> Iterator[Response]:
+        for some in kept_answers(journal, prompts, sample):
+            spent.add(some)
+            yield from some.responses
+
+    for answer in track(answers(), "answer", unit="answers", total=len(prompts)) if shown else answers():
+        text = answer_text(decode_response(context.models.tokenizer, answer.response_ids, stop_ids))
+        written[answer.index] = (text, not answer.finished)
+    return written

@@ -27,13 +27,19 @@ def evaluate_teacher(context: RankContext) -> Path:
 
 
 def evaluate_student(context: RankContext, name: str, opened: Callable[[], Student], key: str) -> Path:
-    """Leave evaluate/<name>/metrics.json and queries.npz, a value per query. opened: the student, if it is needed."""
+    """Leave evaluate/<name>/metrics.json; queries.json and queries.npz, texts and a value per query.
+
+    opened: the student, if it is needed.
+    """
     inputs = {"evaluation": to_plain(context.recipe.evaluation), "model": key, **context.keys()}
 
     def make(work: Path) -> None:
         if context.run.ranks.is_main_process:
             student = opened().eval()
             metrics = heldout_metrics(context, student, work / "queries.npz")
+            write_json(
+                work / "queries.json", [context.lists.queries[one] for one in context.lists.of(HELDOUT).tolist()]
+            )
             write_json(work / "metrics.json", metrics | costs(context, student))
 
     return context.run.stage(f"evaluate/{name}", inputs, make)

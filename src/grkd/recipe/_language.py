@@ -232,6 +232,9 @@ class LanguageEvaluation(Section):
     batch_size: Count = 8
     samples: Whole = 4
     sample_tokens: Count = 64
+    # What an hour of this machine costs, in any currency: the report then has a price per million tokens.
+    price_per_hour: Positive | None = None
+    teacher_price: Positive | None = None  # per million tokens, of a teacher behind an API
     # Questions that a student answers while it is trained, every so many steps: exact match over training's time
     # (train/<student>/curve.jsonl). They train nothing; their time is not counted.
     curve_questions: FilePath | None = None

@@ -88,9 +88,12 @@ def curves(curves: Sequence[Curve], quantity: Quantity, places: Mapping[str, int
             series.setdefault(curve.label, []).append(points)
     if not series:
         return None
-    figure = Figure(figsize=(WIDTH_INCHES, 2.6 + 0.2 * math.ceil(len(series) / 3)), layout="constrained")
-    axes = figure.subplots()
     labels, told, handles = sorted(series, key=lambda label: places[label]), [], []
+    names = [short(label) for label in labels]
+    columns = max(1, min(3, len(labels), _LEGEND_CHARACTERS // (max(map(len, names)) + 6)))
+    # A row of the legend adds to the height: it must not take room from the curves.
+    figure = Figure(figsize=(WIDTH_INCHES, 2.5 + 0.2 * math.ceil(len(labels) / columns)), layout="constrained")
+    axes = figure.subplots()
     for label in labels:
         look = {"color": colour_of(label, places), "linestyle": dash_of(label, places)}
         bold = _draw_method(axes, series[label], look, quantity)
@@ -100,8 +103,6 @@ def curves(curves: Sequence[Curve], quantity: Quantity, places: Mapping[str, int
     axes.set_ylabel(wrapped(quantity.axis, 30))
     if quantity.log:
         _log_axis(axes)
-    names = [short(label) for label in labels]
-    columns = max(1, min(3, len(labels), _LEGEND_CHARACTERS // (max(map(len, names)) + 6)))
     figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=1.8, borderpad=0)
     svg = inline(figure, f"{quantity.title} over the progress of training. {'; '.join(told)}.")
     return Drawing(title=quantity.title, caption=quantity.caption, note=_SMOOTH, svg=svg, section="training")

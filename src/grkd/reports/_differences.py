@@ -44,7 +44,7 @@ def differences(run: Run, summary: Summary, metric: Metric, places: Mapping[str,
         return None
     means = {label: sum(values) / len(values) for label, values in found.items()}
     labels = sorted(found, key=lambda label: means[label] * metric.direction)
-    figure = Figure(figsize=(WIDTH_INCHES * 1.6, 0.9 + 0.33 * len(labels)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES * 1.2, 0.9 + 0.33 * len(labels)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0.0, color=INK, linewidth=1.2, zorder=1)
     told = []
@@ -59,7 +59,7 @@ def differences(run: Run, summary: Summary, metric: Metric, places: Mapping[str,
         told.append(f"{label} {number(means[label], metric, sign=True)}{spread}")
     axes.set_yticks(range(len(labels)), [short(name_of(label)) for label in labels])
     axes.set_ylim(-0.6, len(labels) - 0.4)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
@@ -67,7 +67,7 @@ def differences(run: Run, summary: Summary, metric: Metric, places: Mapping[str,
     unit = "points" if metric.unit == "%" else metric.unit
     side = "right is better" if metric.direction > 0 else "left is better"
     text = f"{metric.label} less that of {name_of(base)}{f' ({unit})' if unit else ''}; {side}"
-    figure.supxlabel(wrapped(text, 70), size="medium")
+    figure.supxlabel(wrapped(text, 52), size="medium")
     bars = any(half_width(values) is not None for values in found.values())
     caption = f"Line: {name_of(base)}, {'the best of the other methods' if base != BEFORE else 'what all began with'}."
     if bars:

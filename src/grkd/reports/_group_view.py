@@ -9,7 +9,7 @@ from grkd.reports.groups import BEFORE, GroupView, held_out_groups, tally
 from grkd.reports.results import Run, split_name
 from grkd.reports.tables import name_of
 
-MOST_GROUPS = 12  # of them those whose order changed most: pages stay small
+MOST_GROUPS = 100  # of them those whose order changed most: pages stay small
 _MOST_TEXT = 600  # characters of a response or prompt
 
 
@@ -76,7 +76,19 @@ def _group(group: GroupView, students: Sequence[str]) -> dict[str, Any]:
         }
         for number, at in enumerate(group.order(), start=1)
     ]
-    return {"id": group.id, "prompt": _cut(group.prompt), "rows": rows}
+    return {"id": group.id, "prompt": _cut(group.prompt), "rows": rows, "is": _turn(group, students)}
+
+
+def _turn(group: GroupView, students: Sequence[str]) -> str:
+    """Words that the page's filter knows: changed, better, worse (than before), swapped (still, by some student)."""
+    after = [set(group.swapped(student)) for student in students if student != BEFORE]
+    before = set(group.swapped(BEFORE)) if BEFORE in group.students else None
+    words = ["swapped"] if any(after) else []
+    if before is not None:
+        words += ["changed"] if any(own != before for own in after) else []
+        words += ["better"] if any(len(own) < len(before) for own in after) else []
+        words += ["worse"] if any(len(own) > len(before) for own in after) else []
+    return " ".join(words)
 
 
 def _cut(text: str) -> str:

@@ -57,7 +57,7 @@ def _dots(summary: Summary, metric: Metric, places: Mapping[str, int]) -> Drawin
         _dot_row(axes, height, line, metric, places)
     axes.set_yticks(range(len(lines)), [short(name_of(line.label)) for line in reversed(lines)])
     axes.set_ylim(-0.6, len(lines) - 0.4)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8)  # a marker on the edge of the axis must not cover a name
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     _value_axis(axes, metric)

@@ -1,5 +1,8 @@
-"""One self-contained HTML page for one or more runs: no script, no network, every text escaped."""
+"""One self-contained HTML page for one or more runs: no network, every text escaped, one script known by its hash."""
 
+import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,8 +13,12 @@ from markupsafe import Markup
 
 from grkd.files import write_text
 from grkd.reports._agreement import agreement_view
+from grkd.reports._class_view import class_view
+from grkd.reports._cost_view import cost_view
 from grkd.reports._drawing import Drawing
 from grkd.reports._group_view import groups_view
+from grkd.reports._notices import notices
+from grkd.reports._query_view import query_view
 from grkd.reports._svg import variable_of
 from grkd.reports.evaluation_report import EvaluationReport, paired_view
 from grkd.reports.figures import draw, palette
@@ -37,12 +44,16 @@ def write_page(runs: Sequence[Run], path: Path, *, evaluations: EvaluationReport
     """
     places = palette(runs)
     title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
-    source = files("grkd.reports").joinpath("page.html.j2").read_text(encoding="utf-8")
+    source, script = (
+        files("grkd.reports").joinpath(name).read_text(encoding="utf-8") for name in ("page.html.j2", "page.js")
+    )
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(source)
     text = template.render(
         title=title,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         facts=_header_facts(runs),
         runs=[_run_view(run, places, f"run-{place}") for place, run in enumerate(runs, start=1)],
         evaluations=_evaluations_view(evaluations),
@@ -81,15 +92,20 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "paired": paired_view(compare_queries(run)) if run.task == "rank" else None,
         "picture": _section("Verdict", drawings)["figures"],
         "outcome": outcome(run, summary),
+        "notices": notices(run, summary),
         "missing": run.missing,
         "failures": run.failures,
-        "tiles": _tiles(run, summary),
+        "tiles": _tiles(run),
+        "counts": [(f"{count:,}", name.replace("_", " ")) for name, count in run.counts.items()],
         "table": _table(summary, places),
         "notes": footnotes(summary),
+        "costs": cost_view(run, summary, places),
         "sections": [_section("Results", drawings), _section("Training", drawings)],
         "search": search_view(run, summary),
         "agreement": agreement_view(run.folder),
         "groups": groups_view(run, places),
+        "classes": class_view(run, places),
+        "queries": query_view(run, places),
         "samples": [_sample_view(sample, places) for sample in run.samples],
         "command": run.environment.get("command"),
         "recipe": run.recipe,
@@ -107,15 +123,16 @@ def _section(name: str, drawings: Sequence[Drawing]) -> dict[str, Any]:
     }
 
 
-def _tiles(run: Run, summary: Summary) -> list[tuple[str, str]]:
-    """(number, what it counts)"""
+def _tiles(run: Run) -> list[tuple[str, str]]:
+    """(number, what it counts): what is large or was asked for; all counts of the stages stand below the table."""
     tiles = [(str(len(run.labels)), "method" if len(run.labels) == 1 else "methods")] if run.labels else []
     seeds = max((len(run.seeds(label)) for label in run.labels), default=0)
     if seeds:
         tiles.append((str(seeds), "seed" if seeds == 1 else "seeds"))
     if seconds := _training_seconds(run):
         tiles.append((duration(sum(seconds.values())), "training, all methods"))
-    return tiles + [(f"{count:,}", name.replace("_", " ")) for name, count in run.counts.items()]
+    sizes = [(name, count) for name, count in run.counts.items() if name.endswith(("_train", "_heldout"))]
+    return tiles + [(f"{count:,}", name.replace("_", " ")) for name, count in sizes[:4]]
 
 
 def _training_seconds(run: Run) -> dict[tuple[str, int | None], float]:
@@ -127,7 +144,8 @@ def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None
     if not summary.lines:
         return None
     return {
-        "headers": [*(header(metric) for metric in summary.metrics), *costs(summary)],
+        # The unit may stand in a line of its own.
+        "headers": [*(header(metric).replace("\u00a0(", " (") for metric in summary.metrics), *costs(summary)],
         "lines": [
             {
                 "name": name_of(line.label),
@@ -160,12 +178,21 @@ def _sample_view(sample: Sample, places: Mapping[str, int]) -> dict[str, Any]:
     order += [label for label in sample.answers if label not in order]
     return {
         "prompt": sample.prompt,
+        "turns": [{"role": str(one.get("role", "")), "text": _said(one)} for one in sample.messages],
         "answers": [
             {
                 "name": name_of(label),
                 "colour": variable_of(label, places) if label in places or label in (BEFORE, TEACHER) else "--line",
                 "text": sample.answers[label],
+                "cut": label in sample.cut,
             }
             for label in order
         ],
     }
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """A message's text, and the calls of tools in it as JSON."""
+    calls = message.get("tool_calls")
+    parts = [str(message.get("content") or ""), json.dumps(calls, ensure_ascii=False, indent=1) if calls else ""]
+    return "\n".join(part for part in parts if part)

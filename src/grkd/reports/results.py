@@ -77,10 +77,15 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A prompt and its answers by "teacher", "before" and label."""
+    """A prompt and its answers by "teacher", "before" and label.
+
+    messages: the whole conversation before the answer. cut: whose answers the limit of length cut.
+    """
 
     prompt: str
     answers: dict[str, str]
+    messages: tuple[dict[str, Any], ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ class Run:
     method_names: dict[str, str]  # label -> method, in the order of the recipe
     status: dict[str, str]  # "<label>-seed<k>" -> "done" or "failed: reason"
     counts: dict[str, int]
+    costs: dict[str, dict[str, Value]]  # "teacher", "before" or label -> what it costs to use
     rows: tuple[Row, ...]
     curves: tuple[Curve, ...]
     samples: tuple[Sample, ...]
@@ -129,6 +135,7 @@ class _Results:
     rows: tuple[Row, ...] = ()
     status: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, dict[str, Value]] = field(default_factory=dict)
 
 
 _RESULTS = TypeAdapter(_Results).validate_python
@@ -163,6 +170,7 @@ def read_run(folder: Path) -> Run:
         method_names=_method_names(recipe),
         status=results.status if results else {},
         counts=results.counts if results else {},
+        costs=results.costs if results else {},
         rows=results.rows if results else (),
         curves=curves,
         samples=samples or (),

@@ -42,6 +42,7 @@ def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
             "task": recipe.task,
             "status": status,
             "counts": counts,
+            "costs": _first_of_each(recipe, folder, status, "cost.json"),
             "rows": rows,
         },
     )
@@ -68,21 +69,26 @@ def _rows(folder: Path, name: str, method: str, seed: int | None) -> list[dict[s
     ]
 
 
-def _samples(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
+def _first_of_each(recipe: Recipe, folder: Path, status: dict[str, str], file: str) -> dict[str, Any]:
+    """What evaluate/*/`file` holds for the teacher, the student before, and the first seed of each finished method."""
     names = {"teacher": "teacher", "before": "before"}
     first = {method.label: f"{method.label}-seed{recipe.seeds[0]}" for method in recipe.methods}
     names |= {label: name for label, name in first.items() if status.get(name) == DONE}
-    answers = {
-        shown: read_json(folder / "evaluate" / name / "answers.json")
-        for shown, name in names.items()
-        if (folder / "evaluate" / name / "answers.json").exists()
-    }
-    answers = {shown: given for shown, given in answers.items() if given}
+    paths = {shown: folder / "evaluate" / name / file for shown, name in names.items()}
+    return {shown: found for shown, path in paths.items() if path.exists() and (found := read_json(path))}
+
+
+def _samples(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
+    answers = _first_of_each(recipe, folder, status, "answers.json")
     if not answers:
         return
-    prompts = [answer["prompt"] for answer in next(iter(answers.values()))]
     samples = [
-        {"prompt": prompt, "answers": {shown: given[number]["answer"] for shown, given in answers.items()}}
-        for number, prompt in enumerate(prompts)
+        {
+            "prompt": one["prompt"],
+            "messages": one.get("messages", []),
+            "answers": {shown: given[number]["answer"] for shown, given in answers.items()},
+            "cut": [shown for shown, given in answers.items() if given[number].get("cut")],
+        }
+        for number, one in enumerate(next(iter(answers.values())))
     ]
     write_json(folder / "evaluate" / "samples.json", samples)

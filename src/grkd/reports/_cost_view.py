@@ -1,0 +1,115 @@
+"""What each model costs to use, beside the metric that decides: size, memory, tokens per second, price."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+
+from grkd.reports._svg import variable_of
+from grkd.reports.results import BEFORE, TEACHER, Run
+from grkd.reports.summary import Summary
+from grkd.reports.tables import DASH, name_of, number
+from grkd.reports.verdict import deciding_metric
+
+_MILLION = 1_000_000
+
+
+def cost_view(run: Run, summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None:
+    """A table of the columns that have a value, and notes; None without any cost."""
+    prices = _prices(run)
+    columns = [
+        (title, cells)
+        for title, of in _COLUMNS.items()
+        if any((cells := {label: of(cost, prices, label) for label, cost in run.costs.items()}).values())
+    ]
+    if not columns:
+        return None
+    metric = deciding_metric(summary)
+    shown = []
+    for label in (TEACHER, BEFORE, *run.labels):
+        if label not in run.costs:
+            continue
+        line = summary.line(label)
+        value = None if metric is None or line is None else line.cells[metric.name].mean
+        quality = [DASH if value is None else number(value, metric)] if metric is not None else []
+        shown.append(
+            {
+                "name": name_of(label),
+                "colour": variable_of(label, places),
+                "cells": [*quality, *(cells[label] or DASH for _, cells in columns)],
+            }
+        )
+    unit = f" ({metric.unit})" if metric is not None and metric.unit else ""
+    quality = [f"{metric.label}{unit}"] if metric is not None else []
+    return {"headers": [*quality, *(title for title, _ in columns)], "lines": shown, "notes": _notes(run, prices)}
+
+
+def _prices(run: Run) -> dict[str, float]:
+    """price_per_hour and teacher_price of the recipe's evaluation, if they are there."""
+    recipe = yaml.safe_load(run.recipe) if run.recipe else None
+    evaluation = recipe.get("evaluation") if isinstance(recipe, dict) else None
+    found = evaluation if isinstance(evaluation, dict) else {}
+    return {
+        name: float(found[name])
+        for name in ("price_per_hour", "teacher_price")
+        if isinstance(found.get(name), int | float)
+    }
+
+
+def _notes(run: Run, prices: Mapping[str, float]) -> list[str]:
+    notes = []
+    sizes = {int(cost["batch_size"] or 0) for cost in run.costs.values() if cost.get("batch_size")}
+    if sizes:
+        notes.append(
+            f"tokens/s: greedy answers of the evaluation, {_range(sizes)} at a time, on the machine of the run "
+            "(on a GPU the first call, which compiles, is counted in). A server that batches more requests is faster."
+        )
+    if "price_per_hour" in prices:
+        notes.append(f"Price: {prices['price_per_hour']:g} per hour of the machine over the tokens of an hour.")
+    elif sizes:
+        notes.append("evaluation.price_per_hour in the recipe adds a price per million tokens.")
+    return notes
+
+
+def _range(sizes: set[int]) -> str:
+    return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(min(sizes))
+
+
+def _parameters(cost: Mapping[str, float | None], *_: Any) -> str:
+    count = cost.get("parameters") or 0.0
+    for size, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}" if count else ""
+
+
+def _bytes(name: str) -> Callable[..., str]:
+    def shown(cost: Mapping[str, float | None], *_: Any) -> str:
+        size = cost.get(name) or 0.0
+        for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+            if size >= scale:
+                return f"{size / scale:.3g} {unit}"
+        return f"{size:.0f} B" if size else ""
+
+    return shown
+
+
+def _pace(cost: Mapping[str, float | None], *_: Any) -> str:
+    pace = cost.get("tokens_per_second")
+    return f"{pace:,.0f}" if pace else ""
+
+
+def _price(cost: Mapping[str, float | None], prices: Mapping[str, float], label: str) -> str:
+    if label == TEACHER and "teacher_price" in prices:
+        return f"{prices['teacher_price']:.3g}"
+    pace, hour = cost.get("tokens_per_second"), prices.get("price_per_hour")
+    return f"{hour / (3600 * pace) * _MILLION:.3g}" if pace and hour else ""
+
+
+_COLUMNS: dict[str, Callable[..., str]] = {
+    "parameters": _parameters,
+    "weights": _bytes("weight_bytes"),
+    "peak GPU memory": _bytes("peak_bytes"),
+    "tokens/s": _pace,
+    "price per million tokens": _price,
+}

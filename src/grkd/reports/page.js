@@ -1,0 +1,34 @@
+"use strict";
+// Lists that can be searched: .finder holds the controls, data-for names the list, [data-item] are its entries.
+for (const finder of document.querySelectorAll(".finder")) {
+  const list = document.getElementById(finder.dataset.for);
+  const items = [...list.querySelectorAll("[data-item]")].map(item => [item, item.textContent.toLowerCase()]);
+  const [search, kind, told] = ["input", "select", "output"].map(name => finder.querySelector(name));
+  const show = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const [item, text] of items) {
+      const fits = words.every(word => text.includes(word)) &&
+        (!kind || !kind.value || item.dataset.item.split(" ").includes(kind.value));
+      item.hidden = !fits;
+      shown += fits;
+    }
+    told.value = shown === items.length ? "" : `${shown} of ${items.length} shown`;
+  };
+  search.addEventListener("input", show);
+  if (kind) kind.addEventListener("change", show);
+  finder.hidden = false;
+  show();
+}
+// A table that is wider than its place says so.
+const tables = [...document.querySelectorAll(".scroll")];
+const say = () => {
+  for (const table of tables) {
+    const wide = table.scrollWidth > table.clientWidth + 1;
+    table.classList.toggle("wide", wide);
+    if (table.previousElementSibling?.classList.contains("hint")) table.previousElementSibling.hidden = !wide;
+  }
+};
+addEventListener("resize", say);
+document.addEventListener("toggle", say, true);
+say();
