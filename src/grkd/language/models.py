@@ -263,10 +263,11 @@ def _needs_one_vocabulary(recipe: LanguageRecipe, *, several: bool) -> str:
     by_token = [method for method in recipe.methods if _compares_tokens(method)]
     left = [method for method in by_token if not (crossing and _crosses(method))]
     instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
-    if left and not several and all(map(_crosses, left)):
-        return f"set score.other_vocabulary: tokens for {', '.join(method.label for method in left)}, or take {instead}"
+    if not left:
+        return ""
+    tokens = " (or set score.other_vocabulary: tokens)" if not several and all(map(_crosses, left)) else ""
     labels = ", ".join(method.label for method in left)
-    return f"replace {labels}, which compare token by token, by {instead}" if left else ""
+    return f"replace {labels}, which compare token by token, by {instead}{tokens}"
 
 
 def _crosses(method: Method) -> bool:
