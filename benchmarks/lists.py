@@ -1,7 +1,7 @@
 """Which method teaches a small ranker best, by what its teacher gives: the comparison behind docs/results-lists.md.
 
     python -m benchmarks.lists prepare FOLDER --data DATA --encoder ENCODER   # texts -> FOLDER/<set>.npz
-    python -m benchmarks.lists run FOLDER --out OUT [--only wikiqa,cranfield] [--steps N] [--seeds N]
+    python -m benchmarks.lists run FOLDER --out OUT [--only wikiqa,cranfield] [--steps N] [--methods grkd,kd]
     python -m benchmarks.lists keep OUT      # figures -> benchmarks/results/lists/
     python -m benchmarks.lists table         # benchmarks/results/lists/ -> docs/results-lists.md
 
@@ -93,27 +93,37 @@ def teachers(lists: ListSet) -> dict[str, Teacher]:
     return {**found, "votes": Teacher(order=found["two"].order, scores=found["two"].scores, votes=pair)}
 
 
-def lines_of(kinds: Sequence[str]) -> dict[Line, Line]:
+def lines_of(kinds: Sequence[str], labels: Sequence[str]) -> dict[Line, Line]:
     """Every line of the table -> the one that is trained for it.
 
     To a method that reads the order alone, scores and warped scores are the full order: it is trained once.
     """
-    found = {(label, kind): (label, kind) for label in METHODS for kind in kinds}
+    found = {(label, kind): (label, kind) for label in labels for kind in kinds}
     for label, kind in found:
         entry = METHODS[label]
         order_alone = objectives.load(entry.method, **entry.fixed).least_teacher != "scores"
         if order_alone and kind in ("scores", "warped") and "order" in kinds:
             found[label, kind] = (label, "order")
-    return found | ({("grkd", "votes"): ("grkd", "votes")} if "two" in kinds else {})
+    with_votes = "two" in kinds and "grkd" in labels
+    return found | ({("grkd", "votes"): ("grkd", "votes")} if with_votes else {})
 
 
-def run_set(path: Path, out: Path, *, steps: int, seeds: int, device: torch.device, kinds: tuple[str, ...]) -> None:
+def run_set(
+    path: Path,
+    out: Path,
+    *,
+    steps: int,
+    seeds: int,
+    device: torch.device,
+    kinds: Sequence[str],
+    labels: Sequence[str],
+) -> None:
     """The search and the final runs of one set; what is on disk already is kept."""
     lists, target = load(path), out / f"{path.stem}.json"
     if target.exists():
         print(f"{path.stem}: done before, kept", flush=True)
         return
-    heard, since, lines = teachers(lists), time.time(), lines_of(kinds)
+    heard, since, lines = teachers(lists), time.time(), lines_of(kinds, labels)
     fit, validation, test = (np.flatnonzero(lists.part == number) for number in range(3))
     tried: dict[Line, dict[Point, float]] = {line: {} for line in dict.fromkeys(lines.values())}
     while asked := [
@@ -196,6 +206,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default=",".join(SETS))
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
@@ -217,14 +228,14 @@ def main() -> None:
                     np.savez_compressed(options.folder / f"{name}.npz", **prepared(name, options.data, options.encoder))
                     print(f"{name}: prepared", flush=True)
             else:
-                kinds = tuple(options.kinds.split(","))
                 run_set(
                     options.folder / f"{name}.npz",
                     out,
                     steps=options.steps,
                     seeds=options.seeds,
                     device=where,
-                    kinds=kinds,
+                    kinds=options.kinds.split(","),
+                    labels=options.methods.split(","),
                 )
         except Exception as error:  # one set's failure leaves the others
             print(f"{name}: failed: {type(error).__name__}: {error}", flush=True)

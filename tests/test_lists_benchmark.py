@@ -127,6 +127,7 @@ def test_a_run_is_kept_and_its_page_has_every_set(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(lists, "METHODS", {name: lists.METHODS[name] for name in ("grkd", "kd", "plackett_luce")})
     monkeypatch.setattr(lists, "load", lambda _: a_set())
     options = {"steps": 1, "seeds": 2, "device": torch.device("cpu"), "kinds": ("scores", "top5")}
+    options["labels"] = tuple(lists.METHODS)
     lists.run_set(tmp_path / "tiny.npz", tmp_path, **options)
     found = read_json(tmp_path / "tiny.json")
     assert all(len(one["trials"]) == TRIALS for one in found["search"])

@@ -103,6 +103,7 @@ def new_student(context: RankContext, *, seed: int) -> Student:
         dimensions=spec.dimensions,
         hidden=spec.hidden,
         words=spec.words,
+        pieces=spec.pieces,
         seed=seed,
     )
     return BiEncoder(tower, scale=spec.scale).to(context.device)

@@ -245,8 +245,9 @@ def _rank(recipe: RankRecipe) -> Iterator[Problem]:
         yield Problem(("teacher", "top"), "belongs to says: order or asks: permutation")
     if teacher.prompt is not None and not {"{query}", "{document}"} <= set(re.findall(r"\{\w+\}", teacher.prompt)):
         yield Problem(("teacher", "prompt"), "expected a text with {query} and {document} in it")
-    if student.model != "tower" and student.hidden:
-        yield Problem(("student", "hidden"), "belongs to model: tower")
+    for name in ("hidden", "pieces"):
+        if student.model != "tower" and getattr(student, name):
+            yield Problem(("student", name), "belongs to model: tower")
     if student.model == "tower" and student.kind != "bi_encoder":
         yield Problem(("student", "kind"), "a tower is a bi_encoder")
     if recipe.search is not None and recipe.search.questions is not None:

@@ -99,6 +99,7 @@ class RankStudent(Section):
     dimensions: Count = 128  # of a tower's embeddings
     hidden: list[Count] = field(default_factory=list)  # of a tower: widths of tanh layers between words and embedding
     words: Count = 20_000  # of a tower: the most frequent words of the training texts
+    pieces: Annotated[int, Field(ge=0)] = 0  # of a tower: frequent pieces that other words are read in; 0: not read
     scale: Positive = 20.0  # a bi-encoder's score is this times the cosine
     max_tokens: Count = 128  # of a transformers model
 
