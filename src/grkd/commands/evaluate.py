@@ -12,6 +12,8 @@ environment only. Answers and judgements are stored one by one: after a kill the
   grkd eval runs/a/train/grkd-seed0/student --tasks gsm8k,mt_bench --data bench --output runs/eval \\
       --judge https://api.openai.com/v1 --judge-model gpt-4-1106-preview
   grkd eval runs/a/train/grkd-seed0/student --tasks gsm8k --data bench --fewshot 0 --chat    # GSM8K zero-shot
+  grkd eval runs/a/train/grkd-seed0/student runs/a/train/kd-seed0/student --prompts heldout.jsonl \\
+      --judge http://127.0.0.1:8000/v1 --judge-model large       # your own prompts: who wins, in both orders
   grkd eval --from-annotations annotations.json --task alpaca_eval       # metrics of a finished file, as JSON
   grkd eval --from-battles battles.jsonl --task arena_hard
 """
@@ -27,6 +29,13 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
     from grkd.evaluation.arguments import settings_of
+
+    if options.other is not None:
+        from grkd.evaluation.duel import check, duel
+
+        settings = settings_of(options)
+        check(settings, options.other)
+        return duel(settings, options.other, other_name=options.other_name)
     from grkd.evaluation.run import evaluate
 
     return evaluate(settings_of(options), task=options.task)

@@ -9,14 +9,16 @@ from grkd.data.conversation import read_template_options
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
 
-ONLY_COMMAND = ("command", "task")
+ONLY_COMMAND = ("command", "task", "other", "other_name")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add every argument; what is not given stays None, so that defaults are those of Settings."""
     add, known = command.add_argument, all_benchmarks()
     add("model", nargs="?", metavar="MODEL", help="a folder, a hub name, or the URL of an endpoint")
-    add("--tasks", metavar="A,B", help=f"{', '.join(known)}, or your own as package.module:OBJECT")
+    add("other", nargs="?", metavar="OTHER", help="a second model, to be compared with MODEL on --prompts by --judge")
+    add("--other-name", metavar="NAME", help="if OTHER is a URL: the model's name there")
+    add("--tasks", metavar="A,B", help=f"{', '.join(known)}, lm_eval:TASK, or your own as package.module:OBJECT")
     needed = "; ".join(one.data_hint for one in known.values() if one.data_hint)
     add("--data", type=Path, metavar="DIR", help=f"folder with the benchmarks' files: {needed}")
     add("--output", type=Path, metavar="DIR", help="the run's folder (default: runs/eval)")
