@@ -27,6 +27,10 @@ def find(name: str) -> Benchmark:
     known = all_benchmarks()
     if name in known:
         return known[name]
+    if name.startswith("lm_eval:"):
+        from grkd.benchmarks.lm_eval import task
+
+        return task(name)
     if ":" not in name:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -47,4 +51,4 @@ def find(name: str) -> Benchmark:
 def title_of(name: str) -> str:
     """A benchmark's title by its name in result files; the name itself for one that is not in this folder."""
     known = all_benchmarks()
-    return known[name].title if name in known else name
+    return known[name].title if name in known else name.removeprefix("lm_eval:")

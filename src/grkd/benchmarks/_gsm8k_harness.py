@@ -75,8 +75,8 @@ def run(
         name: [{"question": item.question, "answer": item.answer} for item in part] for name, part in splits.items()
     }
     terminal = sys.stderr
-    with _silence():
-        harness = _harness(model, batch_size=batch_size, device=device, terminal=terminal)
+    with silence():
+        harness = harness_of(model, batch_size=batch_size, device=device, terminal=terminal)
         if chat and harness.tokenizer.chat_template is None:
             raise UserError(f"{model}: its tokenizer has no chat template; evaluate it without chat")
         if harness.max_length <= room:
@@ -113,7 +113,7 @@ def _folder(data_dir: Path) -> Path:
     )
 
 
-def _harness(model: str, *, batch_size: int, device: str, terminal: Any) -> Any:
+def harness_of(model: str, *, batch_size: int, device: str, terminal: Any, task: str = _NAME) -> Any:
     """lm-eval's model around ours, its own progress bar and log output replaced by one bar."""
     from lm_eval.models.huggingface import HFLM
 
@@ -132,7 +132,7 @@ def _harness(model: str, *, batch_size: int, device: str, terminal: Any) -> Any:
             chunks = [order[at : at + size] for at in range(0, len(order), size)]
             responses = [""] * len(requests)
             with redirect_stderr(terminal):
-                for chunk in track(chunks, "gsm8k", unit="chunk"):
+                for chunk in track(chunks, task, unit="chunk"):
                     with redirect_stderr(io.StringIO()):
                         texts = super().generate_until([requests[index] for index in chunk], disable_tqdm=True)
                     for index, text in zip(chunk, texts, strict=True):
@@ -236,7 +236,7 @@ def _metrics(items: list[dict[str, Any]], results: dict[str, Any], main: str) ->
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """No log output, bars or warnings of lm-eval and what it imports."""
     logger = logging.getLogger("lm_eval")
     level = logger.level

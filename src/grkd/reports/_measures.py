@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from grkd.benchmarks import Measure, all_benchmarks
+from grkd.benchmarks.lm_eval import PREFIX
+from grkd.benchmarks.lm_eval import measure as main_measure
 from grkd.metrics.registry import Metric
 
 
@@ -45,6 +47,18 @@ class ItemMeasure:
 def item_measures() -> tuple[ItemMeasure, ...]:
     """Every measure of every benchmark, in the benchmarks' order."""
     return tuple(_item_measures())
+
+
+def measures_of(task: str, *, right_or_wrong: bool) -> tuple[ItemMeasure, ...]:
+    """The measures of a task in result files; of a task of lm-eval its main metric.
+
+    right_or_wrong: every item of it is 0 or 1.
+    """
+    known = tuple(one for one in item_measures() if one.task == task)
+    if known or not task.startswith(PREFIX):
+        return known
+    own = main_measure(right_or_wrong=right_or_wrong)
+    return (ItemMeasure(task=task, task_title=task.removeprefix(PREFIX), measure=own),)
 
 
 def _item_measures() -> Iterator[ItemMeasure]:

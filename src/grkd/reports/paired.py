@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from grkd.benchmarks import all_benchmarks, title_of
 from grkd.errors import UserError
 from grkd.reports._comparable import ComparablePair, comparable
-from grkd.reports._measures import ItemMeasure, item_measures
+from grkd.reports._measures import ItemMeasure, item_measures, measures_of
 from grkd.reports.evaluations import Evaluation, ItemRecord
 from grkd.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_ratios
 
@@ -85,14 +85,16 @@ def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, se
     shown: list[PairedComparison] = []
     notes: list[str] = []
     left_out = 0
-    for task in dict.fromkeys(measure.task for measure in item_measures()):
+    known = [measure.task for measure in item_measures()]
+    for task in dict.fromkeys([*known, *(one.task for one in evaluations)]):
         ours = [one for one in evaluations if one.task == task]
         others = [one for one in ours if one.label != teacher]
         ours = others if len(others) > 1 else ours
         bare, ours = [one.label for one in ours if not one.items], [one for one in ours if one.items]
         if bare and ours:
             notes.append(f"{title_of(task)}: not compared with {', '.join(bare)}, whose files hold no results by item.")
-        measures = [measure for measure in item_measures() if measure.task == task]
+        whole = all(item.get("value") in (0, 1) for one in ours for item in one.items)
+        measures = list(measures_of(task, right_or_wrong=whole))
         pairs = [pair for a, b in itertools.combinations(ours, 2) if (pair := comparable(a, b, notes)) is not None]
         tested = [_tested(measures, pair, seed) for pair in pairs]
         for measure in measures:

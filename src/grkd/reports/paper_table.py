@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grkd.benchmarks import Column, all_benchmarks
+from grkd.benchmarks.lm_eval import PREFIX, column_of
 from grkd.errors import UserError
 from grkd.reports._paper_figures import COLUMN_NAMES, NAMES, PAPER, PaperResults
 from grkd.reports.evaluations import Evaluation
@@ -86,15 +87,17 @@ def paper_table(
 
 def _columns(evaluations: Sequence[Evaluation]) -> tuple[TableColumn, ...]:
     """Columns that are always shown, and those for which a model has a value, in the benchmarks' order."""
-    return tuple(one for one in _all_columns() if one.column.always or _has_value(evaluations, one))
+    return tuple(one for one in _all_columns(evaluations) if one.column.always or _has_value(evaluations, one))
 
 
-def _all_columns() -> list[TableColumn]:
+def _all_columns(evaluations: Sequence[Evaluation]) -> list[TableColumn]:
+    """Of every benchmark, and of the tasks of lm-eval in these evaluations."""
+    own = dict.fromkeys(one.task for one in evaluations if one.task.startswith(PREFIX))
     return [
         TableColumn(task=name, task_title=benchmark.title, column=column)
         for name, benchmark in all_benchmarks().items()
         for column in benchmark.columns
-    ]
+    ] + [TableColumn(task=name, task_title=name.removeprefix(PREFIX), column=column_of(name)) for name in own]
 
 
 def _has_value(evaluations: Sequence[Evaluation], column: TableColumn) -> bool:
@@ -103,7 +106,7 @@ def _has_value(evaluations: Sequence[Evaluation], column: TableColumn) -> bool:
 
 def has_value(evaluations: Sequence[Evaluation]) -> bool:
     """Whether any of them has a value for a column of the table."""
-    return any(_has_value(evaluations, column) for column in _all_columns())
+    return any(_has_value(evaluations, column) for column in _all_columns(evaluations))
 
 
 def role(labels: Sequence[str], given: str | None, name: str) -> str | None:
@@ -121,7 +124,7 @@ def _measured(
         by_label.setdefault(one.label, {})[one.task] = one
     values = {label: tuple(_value(tasks, column) for column in columns) for label, tasks in by_label.items()}
     if not has_value(evaluations):
-        tasks = ", ".join(dict.fromkeys(column.task for column in _all_columns()))
+        tasks = ", ".join(dict.fromkeys(column.task for column in _all_columns(evaluations)))
         raise UserError(f"no metric for the table in these runs; it shows {tasks}")
     student_label, teacher_label = (
         role(list(values), given, name) for given, name in ((student, "student"), (teacher, "teacher"))
