@@ -29,6 +29,7 @@ from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, training_flops
 from grkd.training.evaluation import evaluation_loss, prefixed
 from grkd.training.on_policy import mixed
+from grkd.training.order_in_training import OrderInTraining
 from grkd.training.passes import in_passes
 from grkd.training.resolution import say_lost_steps
 from grkd.training.rows import DRAW_SEED, REPEATED, Counts, RowSource, draw_seed, mean_scores, seconds_per_step
@@ -104,6 +105,7 @@ class DistillationTrainer(SeveralProcesses):
         wanted = compile_layers if self.accelerator.distributed_type != DistributedType.FSDP else False
         self._compiled = CompiledLayers(models, wanted=wanted, device=self.args.device)
         self._begun = wanted is False
+        self._order = OrderInTraining()
 
     @property
     def progress(self) -> float:
@@ -226,6 +228,8 @@ class DistillationTrainer(SeveralProcesses):
             fused=options is not None and not return_outputs,
             dtype=torch.bfloat16 if self.args.bf16 else None,
         )
+        if self._tracked():
+            self._order.see(forward)
         losses = []
         if forward.head_inputs is not None:
             assert options is not None
@@ -238,6 +242,12 @@ class DistillationTrainer(SeveralProcesses):
         # A rank with repeated examples alone still takes part: gradients are gathered from all.
         loss = torch.stack(losses).sum() * (0 if repeated else scale)
         return (loss, next(iter(forward.batches.values())).student) if return_outputs else loss
+
+    def _tracked(self) -> bool:
+        """Whether this step is logged, and a tracker draws what it says."""
+        step = self.state.global_step + 1
+        logged = step % max(1, self.state.logging_steps) == 0 or (step == 1 and self.args.logging_first_step)
+        return bool(self.args.report_to) and logged and self.model.training
 
     def _fused_loss(
         self, inputs: dict[str, Any], options: dict[str, Any], divisor: Tensor | int, own: Counts, *, noted: bool
@@ -352,6 +362,7 @@ class DistillationTrainer(SeveralProcesses):
             logs["progress"] = last
             logs["rows_seen"] = self._rows_seen.item()
             logs |= self.objective.logged(last)
+            logs |= self._order.logged()
             self._sums.clear()
             self._counted.clear()
             logs |= seconds_per_step(self.rows, self.state.global_step - self._logged_at)
