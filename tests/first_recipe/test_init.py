@@ -14,6 +14,8 @@ from PIL import Image
 from transformers import BertConfig, BertForSequenceClassification
 
 from grkd import cli, recipe
+from grkd.errors import UserError
+from grkd.first_recipe import look
 from grkd.pipeline.check import check_recipe
 from tests.classify._toys import LABELLED
 from tests.conftest import word_tokenizer
@@ -229,6 +231,30 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert said.count("\n") == 1
     assert len(said) < 400
     assert not list(path.parent.iterdir())
+
+
+def test_a_data_set_by_name_is_looked_at(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def named(name: str, **options: Any) -> Iterable[dict[str, Any]]:
+        asked.append((name, options))
+        return iter([{"prompt": "w1", "chosen": "w2", "rejected": "w3"}])
+
+    monkeypatch.setattr(look, "named_records", named)
+    words = ["init", "org/pairs", "--teacher", models["TEACHER"], "--output"]
+    assert cli.main([*words, str(tmp_path / "pairs.yaml")]) == 0
+    assert asked == [("org/pairs", {"split": "train", "streaming": True})]
+    assert "- dpo" in (tmp_path / "pairs.yaml").read_text()
+
+    def unreachable(name: str, **_: Any) -> Iterable[dict[str, Any]]:
+        raise UserError("no network")
+
+    monkeypatch.setattr(look, "named_records", unreachable)
+    assert cli.main([*words, str(tmp_path / "later.yaml")]) == 0
+    assert "could not be looked at now (no network" in capsys.readouterr().out
+    assert "dataset: org/pairs" in (tmp_path / "later.yaml").read_text()
 
 
 def test_check_shows_empty_keys_too(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

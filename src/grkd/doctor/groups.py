@@ -1,5 +1,6 @@
 """Groups of responses to 32 prompts: cut or equal ones, the teacher's position bias, how rankers agree."""
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,9 +20,9 @@ from grkd.recipe import LanguageRecipe
 from grkd.teacher.local import LocalTeacher
 
 _PROMPTS = 32
-_AT_A_TIME = 8
+_AT_A_TIME = (2, 6, 8, 8, 8)  # prompts answered between two looks at the clock: the first ones show the pace
 _MOST = 4  # responses per prompt
-_LONGEST = 128  # new tokens
+_LONGEST = {"cpu": 64, "cuda": 128}  # new tokens
 _CUT, _SAME, _BIAS, _TAU, _ABSTAINS = 0.2, 0.3, 0.1, 0.2, 0.5
 
 
@@ -35,7 +36,7 @@ def look_at_groups(sides: Sides, teacher: Any, reader: LocalTeacher, *, deadline
         groups = known[:_PROMPTS]
     else:
         groups = list(_written(sides, teacher, deadline))
-        yield from _cut(sides, groups)
+        yield from _cut(sides, groups, longest(teacher))
     groups = [(one, answers) for one, answers in groups if all(answers)]
     if compares(recipe) and groups:
         yield from _rankers(sides, reader, groups)
@@ -56,11 +57,11 @@ def _written(sides: Sides, teacher: Any, deadline: float) -> Iterator[tuple[Enco
     n = min(_MOST, max(settings.n, 2 if compares(sides.recipe) else 1))
     stops = stop_token_ids(tokenizer, teacher.generation_config)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    chosen = sides.encoded[:_PROMPTS]
-    for start in range(0, len(chosen), _AT_A_TIME):
-        if start and time.monotonic() > deadline:
+    left = iter(sides.encoded[:_PROMPTS])
+    for number, at_a_time in enumerate(_AT_A_TIME):
+        part = list(itertools.islice(left, at_a_time))
+        if not part or (number and time.monotonic() > deadline):
             return
-        part = chosen[start : start + _AT_A_TIME]
         prompts = [
             ids for one in part for ids in [encode_prompt(tokenizer, one.example, system=sides.recipe.data.system)] * n
         ]
@@ -68,7 +69,7 @@ def _written(sides: Sides, teacher: Any, deadline: float) -> Iterator[tuple[Enco
         for answers in generate_responses(
             teacher,
             prompts,
-            max_new_tokens=min(settings.max_new_tokens, _LONGEST),
+            max_new_tokens=min(settings.max_new_tokens, longest(teacher)),
             temperature=settings.temperature,
             top_p=settings.top_p,
             stop_ids=stops,
@@ -83,16 +84,21 @@ def _written(sides: Sides, teacher: Any, deadline: float) -> Iterator[tuple[Enco
             yield one, found[place * n : (place + 1) * n]
 
 
-def _cut(sides: Sides, groups: Groups) -> Iterator[Finding]:
+def longest(model: Any) -> int:
+    """New tokens that there is time for."""
+    return _LONGEST.get(model.device.type, 64)
+
+
+def _cut(sides: Sides, groups: Groups, most: int) -> Iterator[Finding]:
     limit = sides.recipe.responses.max_new_tokens
     answers = [ids for _, each in groups for ids in each]
-    cut = sum(len(ids) >= min(limit, _LONGEST) for ids in answers)
+    cut = sum(len(ids) >= min(limit, most) for ids in answers)
     if answers and cut > _CUT * len(answers):
-        text = f"{cut} of {len(answers)} responses of the teacher do not end within {min(limit, _LONGEST)} tokens"
-        if limit <= _LONGEST:
+        text = f"{cut} of {len(answers)} responses of the teacher do not end within {min(limit, most)} tokens"
+        if limit <= most:
             yield warning("cut responses", text, "raise responses.max_new_tokens; cut responses teach to ramble")
         else:
-            do = f"nothing, if they end within responses.max_new_tokens ({limit}); the doctor stops at {_LONGEST}"
+            do = f"nothing, if they end within responses.max_new_tokens ({limit}); the doctor stops at {most}"
             yield note("cut responses", text, do)
     several = [each for _, each in groups if len(each) > 1]
     same = sum(len({tuple(ids) for ids in each}) == 1 for each in several)

@@ -7,7 +7,7 @@ from grkd.doctor.finding import Finding, note
 from grkd.doctor.sides import Sides
 from grkd.doctor.tokens import look_at_tokens
 from grkd.doctor.weights import Loaded, look_at_teacher, look_at_weights
-from grkd.recipe import LanguageRecipe, ServedModel
+from grkd.recipe import LanguageRecipe, SelfTeacher, ServedModel
 
 
 def look_at_language(recipe: LanguageRecipe) -> Iterator[Finding]:
@@ -20,5 +20,7 @@ def look_at_language(recipe: LanguageRecipe) -> Iterator[Finding]:
     yield from look_at_weights(sides, loaded)
     if isinstance(recipe.teacher, ServedModel):
         yield note("teacher", "it is behind a server and was not asked, which may cost money", "ask it yourself first")
+    elif isinstance(recipe.teacher, SelfTeacher):
+        yield note("teacher", "it is the student with more to read, and was not compared", "the report compares them")
     elif loaded.teacher is not None:
         yield from look_at_teacher(sides, loaded)
