@@ -2,12 +2,13 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from grkd.data.sources import FORMATS, file_records, named_records
+from grkd.data.tiers import tiered
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_text
 
@@ -150,24 +151,6 @@ def _word(where: str, key: str, value: Any, count: int) -> tuple[tuple[float | N
         raise UserError(f"{where}: {key}: expected lists of candidates' numbers, best first, got {_shown(value)}")
     places = tiered(f"{where}: {key}", tiers, count)
     return tuple(-place for place in places), "order" if len(set(places)) == count else "tiers"
-
-
-def tiered(where: str, tiers: Sequence[Sequence[Any]], count: int) -> list[float]:
-    """The number of each candidate's tier, from 0 for the best; those left out share the last one.
-
-    Raises UserError, which begins with `where`, for numbers that are no candidate's or come twice.
-    """
-    places = [float(len(tiers))] * count
-    seen: set[int] = set()
-    for number, tier in enumerate(tiers):
-        for one in tier:
-            if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < count:
-                raise UserError(f"{where}: expected numbers of candidates, 0 to {count - 1}, got {_shown(one)}")
-            if one in seen:
-                raise UserError(f"{where}: candidate {one} is there twice")
-            seen.add(one)
-            places[one] = float(number)
-    return places
 
 
 def _numbers(where: str, value: Any, count: int) -> tuple[float | None, ...]:

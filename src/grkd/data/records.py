@@ -17,7 +17,15 @@ from grkd.data.conversation import (
     read_tools,
 )
 from grkd.data.prompts import Example, Turns
-from grkd.data.record_groups import GROUP_KEYS, PAIR_KEYS, check_agreement, read_answer, read_group
+from grkd.data.record_groups import (
+    GROUP_KEYS,
+    ORDER_KEYS,
+    PAIR_KEYS,
+    check_agreement,
+    read_answer,
+    read_group,
+    scores_of_order,
+)
 from grkd.errors import UserError
 
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
@@ -38,8 +46,9 @@ def examples_of(
 
     The prompt is `messages` (`conversations` in the ShareGPT form), or `prompt` (text or messages). What is learnt is
     `completion` (text or messages), else every assistant turn of `messages`, else a group: `responses` (with
-    `teacher_scores` if wanted) or `chosen` and `rejected`, which score 1 and 0; these are text, messages, or whole
-    conversations, which must be equal up to the last turn. turns="last": only the last assistant turn.
+    `teacher_scores`, `best`, `order` or `tiers` if wanted) or `chosen` and `rejected`, which score 1 and 0; these are
+    text, messages, or whole conversations, which must be equal up to the last turn. turns="last": only the last
+    assistant turn.
     A conversation that ends with the user gives a prompt without a response. `system`, `tools` and
     `chat_template_kwargs` belong to all turns. groups=False: responses are not wanted; a group's keys are checked, and
     give the prompt where the record has it nowhere else.
@@ -54,7 +63,7 @@ def examples_of(
     if media := next((key for key in _MEDIA if record.get(key)), None):
         raise UserError(f"{where}: it has {media}; only text is learnt, drop records with {media}")
     if unused is not None:
-        known = (*_USED, *GROUP_KEYS, *PAIR_KEYS)
+        known = (*_USED, *GROUP_KEYS, *PAIR_KEYS, *(ORDER_KEYS if record.get("responses") else ()))
         unused.update(key for key, value in record.items() if key not in known and value not in (None, "", []))
     parts = _Parts.of(record, where, unused)
     wanted = groups or parts.empty
@@ -187,7 +196,8 @@ def _group(record: dict[str, Any], parts: _Parts, where: str) -> tuple[list[Answ
         if given.keys() != set(PAIR_KEYS):
             raise UserError(f"{where}: it has {' and '.join(given)}; give chosen and rejected, both and nothing else")
         return _pair(given["chosen"], given["rejected"], parts, where), [1.0, 0.0]
-    return read_group(given.get("responses"), given.get("teacher_scores"), where)
+    scores = scores_of_order(record, where)
+    return read_group(given.get("responses"), given.get("teacher_scores") if scores is None else scores, where)
 
 
 def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]:
