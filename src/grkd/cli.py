@@ -1,4 +1,4 @@
-"""The command line: grkd run | compare | demo | methods | report | eval | table | verify, each in `commands`."""
+"""The command line: grkd init | doctor | plan | run | compare | watch | report | eval | ..., each in `commands`."""
 
 import argparse
 import errno
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="grkd",
         description="Distil a large model into a small one from how it ranks a group of candidates.",
-        epilog="Start with `grkd demo`. A mistake in a recipe or file ends in one line and exit status 2.",
+        epilog="Start with `grkd demo`, or with your own data: init, doctor, plan, run, watch. A mistake in a recipe or file ends in one line and exit status 2.",
     )
     top.add_argument("--version", action="version", version=f"grkd {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

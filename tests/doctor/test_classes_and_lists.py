@@ -168,7 +168,7 @@ QUERIES: dict[str, tuple[str, Plant]] = {
         "overlap",
         lambda at: [(at / "heldout.jsonl").write_text((at / "train.jsonl").read_text()), []][1],  # type: ignore[list-item,return-value]
     ),
-    "equal scores": ("tied lists", changed("train.jsonl", lambda row: {**row, "scores": [1.0] * len(row["scores"])})),
+    "equal scores": ("recipe", changed("train.jsonl", lambda row: {**row, "scores": [1.0] * len(row["scores"])})),
     "candidates in their order": ("given order", both(lambda name: changed(name, sorted_by_score))),
     "no grades": (
         "grades",

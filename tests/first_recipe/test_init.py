@@ -133,6 +133,11 @@ CASES: dict[str, tuple[Made, list[str], dict[str, Any]]] = {
     "digits": (lambda at: Path("digits"), [], {"data.dataset": "digits"}),
     "lists": (lambda at: write_lists(at / "l.jsonl"), [], {"methods": ["kd", "grkd"]}),
     "orders": (lambda at: write_lists(at / "l.jsonl", word="tiers"), [], {"methods": ["plackett_luce", "grkd"]}),
+    "served order": (
+        lambda at: write_lists(at / "l.jsonl"),
+        ["--teacher", URL, "--served-model", "large"],
+        {"teacher.served.url": URL, "teacher.asks": "permutation", "methods": ["plackett_luce", "grkd"]},
+    ),
     "retrieval": (lambda at: write_folder(at / "beir"), ["--teacher", "TEACHER"], {"data.folder": "beir"}),
 }
 

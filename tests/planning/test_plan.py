@@ -12,6 +12,7 @@ from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.planning import measure as measuring
 from grkd.planning.language import Counts, count, stages, steps_of
+from grkd.planning.make import asks_endpoint, make_plan
 from grkd.planning.measure import Measured
 from grkd.planning.memory import memory_of, sizes_of
 from grkd.planning.money import Usage, usage
@@ -122,6 +123,27 @@ def test_a_served_teacher_and_a_judge_cost_their_tokens(tiny_recipe: Path) -> No
     assert found["judge j"].read == 60 * (250 + 5 + 8)
     assert Usage(read=2e6, written=1e6).cost(0.5, 3.0) == 4.0
     assert usage(language(tiny_recipe), prompts=10, prompt_tokens=5.0, response_tokens=4.0) == {}
+
+
+def test_no_endpoint_is_asked_unasked(tiny_recipe: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    asked: list[bool] = []
+
+    def noted(spec: LanguageRecipe, *, measured: bool, prices: object) -> Plan:
+        asked.append(measured)
+        return Plan(stages=[], notes=["first"])
+
+    monkeypatch.setattr("grkd.planning.language.plan_language", noted)
+    served = f"teacher={{url: 'http://x/v1', served_model: m, tokenizer: {tiny_teacher}}}"
+    spec = language(tiny_recipe, served, f"student={{model: {tiny_teacher}}}")
+    plan = make_plan(spec, measured=True)
+    assert "may cost money (--ask measures)" in plan.notes[0]
+    make_plan(spec, measured=True, ask=True)
+    make_plan(language(tiny_recipe), measured=True)
+    assert asked == [False, True, True]
+    judge = "score={rankers: [{name: judge, url: 'http://y/v1', model: m}]}"
+    assert asks_endpoint(language(tiny_recipe, judge))
+    assert not asks_endpoint(language(tiny_recipe))
 
 
 def test_amounts_are_for_people() -> None:

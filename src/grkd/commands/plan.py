@@ -25,6 +25,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="measure nothing: memory, steps, disk and power alone")
     add("--prices", metavar="READ,WRITTEN", help="USD per million tokens that an endpoint reads and writes")
     add("--gpu-price", type=float, metavar="USD", help="of this machine per hour")
+    add("--ask", action="store_true", help="measure although an endpoint is asked for a few prompts, which may cost")
     add("--json", action="store_true", help="the plan as JSON; bytes and seconds")
 
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from grkd.planning.plan import tables
 
     check_recipe(read)
-    plan = make_plan(read, measured=not options.quick, prices=prices, hourly_usd=options.gpu_price)
+    plan = make_plan(read, measured=not options.quick, prices=prices, hourly_usd=options.gpu_price, ask=options.ask)
     if options.json:
         print(json.dumps(plan.as_json(), indent=1))
         return 0

@@ -35,6 +35,9 @@ def look_at_lists(recipe: RankRecipe, folder: RunFolder) -> Iterator[Finding]:
         yield from _words(lists)
     yield from _grades(lists)
     yield from _lengths(lists, recipe)
+    if recipe.teacher.served is not None:
+        yield note("teacher", "a served teacher was not asked, which may cost money", "ask it yourself first")
+        return
     few = replace(recipe, data=replace(recipe.data, limit=min(recipe.data.limit or _LISTS, _LISTS)))
     yield from _teachers(RankContext(few, RunFolder(folder.path / "few")))
 

@@ -169,17 +169,25 @@ def _has_classes(name: str, classes: list[str]) -> bool:
 
 
 def _rank(found: Found, wish: Wish) -> Sequence[Part | Entry]:
-    if is_url(wish.teacher) or is_url(wish.student):
-        raise UserError("--teacher: a ranker's teacher is a folder or a hub name, not a URL")
+    if is_url(wish.student):
+        raise UserError("--student: a ranker's student is a folder or a hub name, not a URL")
+    if is_url(wish.teacher) and wish.served_model is None:
+        raise UserError("--served-model: what does the server call the model? vLLM's --served-model-name")
     if wish.teacher is None and found.word is None:
         raise UserError("--teacher: the data do not say which candidates are better; name a model that orders them")
     parts: list[Part | Entry] = []
-    if wish.teacher is not None:
+    if wish.teacher is not None and is_url(wish.teacher):
+        served = {"url": wish.teacher, "model": wish.served_model}
+        given = [Entry("served", served, "its key comes from OPENAI_API_KEY, never from here")]
+        given.append(Entry("asks", "permutation", "the order of a window of candidates; yes_no: one at a time"))
+        parts.append(Part("teacher", given, "", RankTeacher))
+    elif wish.teacher is not None:
         models = [model(wish.teacher)]
         parts.append(Part("teacher", [Entry("models", models, "one or several")], "", RankTeacher))
     student = [Entry("model", "tower" if wish.student is None else model(wish.student), "tower: words, for CPUs")]
     heldout = [] if "heldout" in found.section else [Entry("heldout_fraction", 0.2, "of the queries")]
-    scores = wish.teacher is not None or found.word == "scores"
+    named = wish.teacher is not None
+    scores = found.word == "scores" if not named else not is_url(wish.teacher)  # a permutation is an order
     small = wish.student is None
     return [
         *parts,

@@ -104,8 +104,8 @@ def _named(name: str) -> Found:
         about = f"a data set by name that could not be looked at now ({str(error)[:80]} ...)"
         return Found(task="language_model", kind="unknown", section={"dataset": name}, about=about)
     found = _kind(records, {"dataset": name}, name, None)
-    if found.task != "language_model":
-        raise UserError(f"{name}: {found.about}; only conversations are read by name: save it as CSV or JSONL")
+    if found.task == "classifier":
+        raise UserError(f"{name}: {found.about}; classifiers read no data set by name: save it as CSV or JSONL")
     return found
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from grkd.planning.plan import Plan
-from grkd.recipe import LanguageRecipe, Recipe
+from grkd.recipe import LanguageRecipe, RankRecipe, Recipe, ServedModel
 
 
 def make_plan(
@@ -12,11 +12,18 @@ def make_plan(
     measured: bool,
     prices: tuple[float, float] | None = None,
     hourly_usd: float | None = None,
+    ask: bool = False,
 ) -> Plan:
     """measured: run a miniature for the times. prices: USD per million tokens that an endpoint reads and writes.
 
-    hourly_usd: price of this machine. Raises UserError as the run.
+    hourly_usd: price of this machine. ask: let the miniature of a language run ask endpoints for its few prompts; else
+    a recipe that asks any is not measured, and neither is a ranker's with a served teacher. Raises what the run raises.
     """
+    if measured and asks_endpoint(recipe) and not (ask and isinstance(recipe, LanguageRecipe)):
+        plan = make_plan(recipe, measured=False, prices=prices, hourly_usd=hourly_usd)
+        words = "nothing was measured, since the miniature would ask an endpoint, which may cost money"
+        more = " (--ask measures)" if isinstance(recipe, LanguageRecipe) else ""
+        return replace(plan, notes=[words + more, *plan.notes[1:]])
     if isinstance(recipe, LanguageRecipe):
         from grkd.planning.language import plan_language
 
@@ -28,3 +35,17 @@ def make_plan(
     if hourly_usd is None or not plan.stages:
         return plan
     return replace(plan, money={**plan.money, "machine": plan.seconds / 3600 * hourly_usd})
+
+
+def asks_endpoint(recipe: Recipe) -> bool:
+    """Whether a run asks a server: a teacher or a ranker."""
+    if isinstance(recipe, RankRecipe):
+        return recipe.teacher.served is not None
+    if not isinstance(recipe, LanguageRecipe):
+        return False
+    from grkd.language.scorer import panel_of
+
+    several = [recipe.score.rankers, *(method.rankers for method in recipe.methods)]
+    named = any(isinstance(one, dict) and "url" in one for entries in several for one in entries or [])
+    served = isinstance(recipe.teacher, ServedModel)
+    return served or named or "endpoint" in panel_of(recipe.score, recipe.teacher).needs
