@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="grkd",
         description="Distil a large model into a small one from how it ranks a group of candidates.",
-        epilog="Start with `grkd demo`, or with your own data: init, doctor, plan, run, watch. A mistake in a recipe or file ends in one line and exit status 2.",
+        epilog="Start with `grkd demo`, or with your own data: init, doctor, plan, run, watch. "
+        "A mistake in a recipe or file ends in one line and exit status 2.",
     )
     top.add_argument("--version", action="version", version=f"grkd {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
