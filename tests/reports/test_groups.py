@@ -1,5 +1,6 @@
 """Groups of a run: orders, swapped pairs, and the command that shows them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,26 @@ def test_the_command_shows_orders_and_marks(run_folder: Path, capsys: pytest.Cap
     assert "grkd-seed0: 0 of 2 pairs swapped (0.0 %), over 2 groups" in shown
     assert "1 more groups" in shown
     assert "heldout/1" not in shown
+
+
+def test_many_students_are_a_choice(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thirty columns would leave none of them a letter."""
+    kept = run_folder / "evaluate" / "grkd-seed0"
+    for number in range(9):
+        for seed in range(2):
+            shutil.copytree(kept, run_folder / "evaluate" / f"more{number}-seed{seed}")
+    assert cli.main(["groups", str(run_folder), "--limit", "1"]) == 0
+    shown = capsys.readouterr().out
+    heads = shown.split("┡")[0]
+    assert "before" in heads
+    assert "seed1" not in heads
+    assert "16 more students; --students A,B shows those named" in shown
+    assert "more8-seed1: 0 of 2 pairs swapped" in shown
+    assert cli.main(["groups", str(run_folder), "--limit", "1", "--students", "more8-seed1,before"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("more8") < shown.index("before")
+    assert cli.main(["groups", str(run_folder), "--students", "nobody"]) == 2
+    assert "--students: no 'nobody' among the run's students: before, grkd-seed0" in capsys.readouterr().err
 
 
 def test_one_prompt_and_training_groups(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

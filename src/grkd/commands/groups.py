@@ -17,8 +17,11 @@ after training. A response that a student has the wrong way round with another o
 
   grkd groups runs/mine                            # the first held-out groups, before and after training
   grkd groups runs/mine --prompt heldout/12        # one of them, with whole responses
+  grkd groups runs/mine --students before,kd-seed0 # with these students alone
   grkd groups runs/mine --train grkd-seed0         # groups that this student sampled while it was trained
 """
+
+_STUDENTS = 4  # columns that a terminal has room for beside the responses
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -26,6 +29,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("run", type=Path, metavar="RUN", help="a run's folder")
     add("--prompt", metavar="ID", help="the group of this prompt alone")
+    add("--students", metavar="A,B", help=f"students to show (default: the first {_STUDENTS}, one seed of each method)")
     add("--train", metavar="STUDENT", help="groups sampled in this student's training, such as grkd-seed0")
     add("--step", type=int, metavar="N", help="with --train: groups of this optimiser step alone")
     add("--limit", type=int, default=3, metavar="N", help="groups to show (default: 3)")
@@ -47,33 +51,52 @@ def run(options: argparse.Namespace) -> int:
         known = ", ".join(dict.fromkeys(group.id for group in groups[:5]))
         raise UserError(f"no such group in {options.run}; there are {len(groups)}, such as {known}")
     out = Output(highlight=False)
+    names = _students(list(groups[0].students), options.students)
     for group in shown[: options.limit]:
-        _print(out, group, whole=options.prompt is not None)
+        _print(out, group, names, whole=options.prompt is not None)
     for student in groups[0].students:
         wrong, pairs = tally(groups, student)
         share = f" ({100 * wrong / pairs:.1f} %)" if pairs else ""
         out.print(f"{student}: {wrong} of {pairs} pairs swapped{share}, over {len(groups)} groups", markup=False)
+    if options.students is None and len(names) < len(groups[0].students):
+        out.print(
+            f"{len(groups[0].students) - len(names)} more students; --students A,B shows those named", markup=False
+        )
     if len(shown) > options.limit:
         out.print(f"{len(shown) - options.limit} more groups; --limit N shows N, --prompt ID shows one")
     return 0
 
 
-def _print(out: "Output", group: "GroupView", *, whole: bool) -> None:
+def _students(known: list[str], asked: str | None) -> list[str]:
+    """The students to show. Raises UserError for one that the run has not."""
+    if asked is None:
+        seeds = {name: name.rpartition("-seed")[2] for name in known}
+        first = min((int(seed) for seed in seeds.values() if seed.isdecimal()), default=0)
+        return [name for name, seed in seeds.items() if seed == str(first) or not seed.isdecimal()][:_STUDENTS]
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--students: no {name[:60]!r} among the run's students: {', '.join(known)[:250]}")
+    return names
+
+
+def _print(out: "Output", group: "GroupView", students: list[str], *, whole: bool) -> None:
     """One group as a table."""
     from rich.table import Table
     from rich.text import Text
 
+    students = [student for student in students if student in group.students]
     place = "" if group.step is None else f"step {group.step}, "
     out.print(Text(f"{place}{group.id}: {group.prompt}"), overflow="fold")
-    table = Table("#", "score", *group.by_ranker, *group.students, "response")
-    marked = {student: {one for pair in group.swapped(student) for one in pair} for student in group.students}
+    table = Table("#", "score", *group.by_ranker, *students, "response")
+    marked = {student: {one for pair in group.swapped(student) for one in pair} for student in students}
     for number, at in enumerate(group.order(), start=1):
         cells = [str(number), _number(group.scores[at])]
         cells += [_number(scores[at]) for scores in group.by_ranker.values()]
-        for student, scores in group.students.items():
+        for student in students:
             rank = group.rank(student, at)
             mark = "*" if at in marked[student] else ""
-            cells.append("-" if rank is None else f"{rank}{mark} ({_number(scores[at])})")
+            cells.append("-" if rank is None else f"{rank}{mark} ({_number(group.students[student][at])})")
         text = group.responses[at]
         short = text if whole or len(text) <= 160 else text[:157] + "..."
         table.add_row(*map(Text, cells), Text(short if whole else " ".join(short.split())))

@@ -67,7 +67,7 @@ class GroupView:
 def held_out_groups(run: Path) -> list[GroupView]:
     """Every held-out group of a run with all of its students. Raises UserError if the run has kept none."""
     found: dict[str, dict[str, Any]] = {}
-    paths = sorted((run / "evaluate").glob("*/groups.parquet"), key=lambda path: path.parent.name != BEFORE)
+    paths = sorted((run / "evaluate").glob("*/groups.parquet"), key=lambda path: (path.parent.name != BEFORE, path))
     for path in paths:
         for line in _lines(path):
             group = found.setdefault(line["id"], {**line, "students": {}})
