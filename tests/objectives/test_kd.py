@@ -1,5 +1,6 @@
 """Standard KD against torch's own losses."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -10,6 +11,11 @@ from torch.nn.functional import cross_entropy
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.objectives import Batch, combine
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
+    from sentence_transformers.util import pairwise_dot_score
 
 
 def scores(rows: int = 5, candidates: int = 6) -> tuple[Tensor, Tensor]:
@@ -71,3 +77,15 @@ def test_standardized_scores_differ_in_neither_scale_nor_shift() -> None:
     torch.testing.assert_close(loss_of(Batch(student=3 * student + 1, teacher=teacher / 2), standardize=True), expected)
     assert objectives.load("kd").head_options(0.5) is not None
     assert objectives.load("kd", standardize=True).head_options(0.5) is None
+
+
+def test_on_a_list_it_is_sentence_transformers_distillation() -> None:
+    # Their bi-encoder's scores are dot products: queries (1, 0) and documents (s, 0) have the scores s.
+    student, teacher = scores()
+    queries = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(5, 2)
+    documents = [torch.stack([column, torch.zeros_like(column)], -1) for column in student.unbind(-1)]
+    options = {"similarity_fct": pairwise_dot_score, "temperature": 3.0}
+    peer = DistillKLDivLoss(torch.nn.Module(), **options).compute_loss_from_embeddings([queries, *documents], teacher)
+    ours = loss_of(Batch(student=student, teacher=teacher), temperature=3.0)
+    entropy = -9 * (torch.softmax(teacher / 3, -1) * torch.log_softmax(teacher / 3, -1)).sum(-1).mean()
+    torch.testing.assert_close(ours - entropy, peer)  # a cross-entropy here, a divergence there
