@@ -72,6 +72,15 @@ def test_a_place_that_the_teacher_prefers_is_found(world: World, monkeypatch: py
     assert "prefers the first place by 40%" in bias.text
 
 
+def test_a_student_that_teaches_itself_is_not_compared(world: World) -> None:
+    world.records(lambda number, record: {**record, "solution": f"w{number % 9}"})
+    world.words += ["teacher={self: true, context: solution}"]
+    findings = found(world)
+    assert [one for one in findings if one.severity != "note"] == []
+    (told,) = [one for one in findings if one.check == "teacher"]
+    assert told.text.startswith("it is the student with more to read")
+
+
 def test_memory_that_is_not_there_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "free_memory", lambda _: 1e5)
     assert [one.severity for one in found(world) if one.check == "memory"] == ["error"]
