@@ -67,14 +67,14 @@ def test_own_chats_with_two_model_folders(empty: Path, tiny_teacher: Path, capsy
         "init chats.jsonl --teacher ./large --student ./small",
         "doctor recipe.yaml evaluation.top_k=5",
         "plan recipe.yaml --quick evaluation.top_k=5",
-        "run recipe.yaml training.steps=4 evaluation.top_k=5 evaluation.samples=1 seeds=[0,1]",
+        "run recipe.yaml training.steps=4 evaluation.top_k=5 evaluation.samples=1",
     )
     shown = capsys.readouterr().out
     assert "next: grkd doctor recipe.yaml" in shown
     page = (empty / "runs" / "recipe" / "report.html").read_text()
     assert "Kendall" in page
     assert "grkd" in page
-    saved = AutoModelForCausalLM.from_pretrained(empty / "runs" / "recipe" / "train" / "grkd-seed1" / "student")
+    saved = AutoModelForCausalLM.from_pretrained(empty / "runs" / "recipe" / "train" / "grkd-seed0" / "student")
     assert saved.config.num_hidden_layers == 2
 
 
@@ -108,7 +108,7 @@ def test_own_images_and_a_table(empty: Path, capsys: pytest.CaptureFixture[str])
         Image.fromarray(values.astype(np.uint8)).save(empty / "photos" / f"{number}.png")
         rows.append(f"{number}.png,{name}\n")
     (empty / "labels.csv").write_text("file,label\n" + "".join(rows))
-    short = "data.image_size=8 teacher.training.epochs=2 training.epochs=2 seeds=[0,1]"
+    short = "data.image_size=8 teacher.training.epochs=2 training.epochs=2"
     commands(
         "init labels.csv",
         f"doctor recipe.yaml {short}",
