@@ -61,7 +61,7 @@ def beyond_the_sides(svg: str) -> float:
 
 @pytest.mark.parametrize("metric", ["accuracy", "a_metric_" + "of_a_very_long_name_" * 6])
 def test_long_labels_stay_inside_the_figure(make_run: MakeRun, metric: str) -> None:
-    labels = [f"{name}-with-{'a-very-' * 30}long-label" for name in ("kd", "grkd", "dist")]
+    labels = [f"{name}-with-{'a-very-' * 25}long-label" for name in ("kd", "grkd", "dist")]
     folder = make_run(rows=rows_of({label: [0.5, 0.6, 0.7] for label in labels}, metric))
     for path in list((folder / "train").iterdir()):
         label, seed = path.name.rsplit("-", 1)
