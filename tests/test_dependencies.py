@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def named(requirements: list[str]) -> set[str]:
     return {normal(re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0]) for requirement in requirements}
 
 
+@cache
 def imported() -> dict[str, set[str]]:
     """Distribution -> the files that import it."""
     installed = packages_distributions()

@@ -179,7 +179,7 @@ def refusal(text: str) -> str | None:
     return None
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.one_of(sections(LanguageRecipe), sections(ClassifierRecipe)).map(consistent))
 def test_every_value_arrives_and_comes_back(plain: dict[str, Any]) -> None:
     found = read(_yaml.dump(plain))
@@ -247,7 +247,7 @@ def typos(draw: st.DrawFn, word: str) -> str:
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=70)
 @given(st.data())
 def test_a_typo_in_any_key_is_refused_and_the_key_suggested(data: st.DataObject) -> None:
     section, path, known = data.draw(st.sampled_from(KEYS))

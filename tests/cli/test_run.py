@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import stats
 from sklearn.metrics import ndcg_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -21,11 +22,23 @@ from grkd.language import respond as language_responses
 from grkd.language import train as language_training
 from grkd.pipeline import run as whole_run
 from grkd.reports import markdown_table, read_run
+from grkd.training import language_rows
 
 
 def results(folder: Path) -> dict[tuple[str, str], float]:
     rows = json.loads((folder / "results.json").read_text())["rows"]
     return {(row["method"], row["metric"]): row["value"] for row in rows}
+
+
+COMPLETE: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
+
+
+def uninterrupted(recipe: Path, folder: Path, *words: str) -> dict[tuple[str, str], float]:
+    """Results of a run that nothing stops; made once for all tests that ask for it."""
+    if words not in COMPLETE:
+        assert cli.main(["run", str(recipe), *words, f"output={folder}"]) == 0
+        COMPLETE[words] = results(folder)
+    return COMPLETE[words]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -117,9 +130,7 @@ def _teacher(recipe: Path) -> str:
 
 @pytest.mark.parametrize("stage", ["respond", "train"])
 def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    whole = tmp_path / "whole"
-    assert cli.main(["run", str(tiny_recipe), f"output={whole}"]) == 0
-    cut = tmp_path / "cut"
+    words, cut = ("methods=[kd]", "training.epochs=2", "evaluation.samples=0"), tmp_path / "cut"
     with monkeypatch.context() as patch:
         if stage == "respond":
             real, calls = language_responses.write_table, []
@@ -134,14 +145,14 @@ def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pyte
             patch.setattr(language_responses, "write_table", write)
         else:
             patch.setattr(language_training, "_save", _interrupted)
-        assert cli.main(["run", str(tiny_recipe), f"output={cut}"]) == 130
+        assert cli.main(["run", str(tiny_recipe), *words, f"output={cut}"]) == 130
     if stage == "respond":
         assert len(list((cut / "respond.partial").glob("shard-*.parquet"))) == 2
         kept = (cut / "respond.partial" / "shard-00000.parquet").stat().st_mtime_ns
-    assert cli.main(["run", str(tiny_recipe), f"output={cut}"]) == 0
+    assert cli.main(["run", str(tiny_recipe), *words, f"output={cut}"]) == 0
     if stage == "respond":
         assert (cut / "respond" / "shard-00000.parquet").stat().st_mtime_ns == kept
-    assert results(cut) == results(whole)
+    assert results(cut) == uninterrupted(tiny_recipe, tmp_path / "whole", *words)
     assert not list(cut.rglob("*.partial*"))
 
 
@@ -149,8 +160,9 @@ def test_killed_run_goes_on(tiny_recipe: Path, tmp_path: Path, monkeypatch: pyte
 def test_no_checkpoint_is_written_where_nothing_is_left_to_do(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, kept: list[int]
 ) -> None:
-    """Killed before the student is saved, it is trained again, or taken up from the checkpoint, to the same figures."""
-    words = ["methods=[kd]", "training.steps=16", f"training.save_every={save_every}"]
+    """Killed before the student is saved, it is trained again, or resumed from the checkpoint, to the same metrics."""
+    steps = ("methods=[kd]", "training.steps=16", "evaluation.samples=0")
+    words = [*steps, f"training.save_every={save_every}"]
     folder = tiny_recipe.parent / "run"
     with monkeypatch.context() as patch:
         patch.setattr(language_training, "_save", _interrupted)
@@ -160,9 +172,7 @@ def test_no_checkpoint_is_written_where_nothing_is_left_to_do(
     lines = (folder / "train" / "kd-seed0" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 17))  # in the middle of an epoch
     assert not list(folder.rglob("checkpoint*"))
-    whole = tiny_recipe.parent / "whole"
-    assert cli.main(["run", str(tiny_recipe), *words, f"output={whole}"]) == 0
-    assert results(folder) == results(whole)
+    assert results(folder) == uninterrupted(tiny_recipe, tiny_recipe.parent / "whole", *steps)
 
 
 def _interrupted(*_: object) -> None:
@@ -223,7 +233,8 @@ def test_fused_head_of_a_recipe_reaches_the_trainer(tiny_recipe: Path, monkeypat
     real = trainer.distillation_head
     monkeypatch.setattr(trainer, "distillation_head", lambda **words: calls.append(1) or real(**words))
     for fused in (False, True):
-        assert cli.main(["run", str(tiny_recipe), "methods=[kd]", f"training.fused_head={str(fused).lower()}"]) == 0
+        words = ["methods=[kd]", "training.steps=2", "evaluation.samples=0"]
+        assert cli.main(["run", str(tiny_recipe), *words, f"training.fused_head={str(fused).lower()}"]) == 0
         assert bool(calls) == fused
 
 
@@ -250,9 +261,52 @@ def test_steps_per_generation_of_a_recipe_reaches_the_trainer(
     assert not (train / "kd-seed0.old").exists(), "a method that samples nothing was trained again"
 
 
+def test_packed_batches_of_a_recipe_make_the_student_of_padded_ones(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+    real = language_rows.pack
+    monkeypatch.setattr(language_rows, "pack", lambda *words, **more: packed.append(1) or real(*words, **more))
+    words = ["methods=[kd]", "training.steps=3", "evaluation.samples=0"]
+    students = []
+    for tokens in ("null", "30"):
+        assert not packed
+        folder = tmp_path / tokens
+        assert (
+            cli.main(["run", str(tiny_recipe), *words, f"output={folder}", f"training.tokens_per_batch={tokens}"]) == 0
+        )
+        students.append(load_file(folder / "train" / "kd-seed0" / "student" / "model.safetensors"))
+    assert packed
+    for name, value in students[0].items():
+        torch.testing.assert_close(students[1][name], value, rtol=0, atol=2e-6, msg=name)
+
+
+def test_compile_of_a_recipe_reaches_the_layers(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """auto compiles nothing on a CPU; true does, and says why if the compiler fails."""
+    asked: list[object] = []
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    def compiled(layer: torch.nn.Module, **_: object) -> None:
+        asked.append(layer)
+        monkeypatch.setattr(layer, "_compiled_call_impl", fails)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    words = ["methods=[kd]", "training.steps=1", "evaluation.samples=0"]
+    assert cli.main(["run", str(tiny_recipe), *words]) == 0
+    assert not asked
+    assert cli.main(["run", str(tiny_recipe), *words, "training.compile=true", "training.learning_rate=1e-3"]) == 0
+    assert asked
+    said = " ".join(capsys.readouterr().err.split())
+    assert "compile: it fails for these models, which run as they are (no compiler here)" in said
+
+
 def test_live_and_cached_signals_train_the_same_student(tiny_recipe: Path, tmp_path: Path) -> None:
     for signal in ("live", "cache"):
-        words = [f"score.signal={signal}", f"output={tmp_path / signal}", "methods=[kd]"]
+        words = [f"score.signal={signal}", f"output={tmp_path / signal}", "methods=[kd]", "training.epochs=2"]
         assert cli.main(["run", str(tiny_recipe), *words]) == 0
     live, cache = results(tmp_path / "live"), results(tmp_path / "cache")
     for key, value in live.items():

