@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
+from grkd.lists.student import opened
 from grkd.lists.tower import build_tower
+from grkd.recipe import RankStudent
 
 TEXTS = ["walking walks talking", "walking talks jumping", "talking jumps walker"]
 
@@ -27,3 +30,21 @@ def test_unknown_words_are_read_in_pieces_and_known_ones_whole(tmp_path: Path) -
     np.testing.assert_allclose(again.encode(["walkers talk"]), tower.encode(["walkers talk"]), atol=1e-6)
     plain = build_tower(TEXTS, dimensions=16, seed=0)
     assert plain[0].tokenizer.encode("walkers").tokens == ["[UNK]"]
+
+
+def test_a_text_of_unknown_words_alone_has_a_finite_gradient(tmp_path: Path) -> None:
+    tower = build_tower(["red boat", "red sail", "blue boat", "blue sail"], dimensions=4, seed=0)
+    tower.save_pretrained(str(tmp_path), create_model_card=False)
+    again = opened(str(tmp_path), RankStudent(), torch.device("cpu")).encoder
+    for model in (tower, again):
+        found = model(model.preprocess(["zest", "red boat", "red zest"]))["sentence_embedding"]
+        (found @ torch.arange(4.0)).square().sum().backward()
+        gradient = model[0].embedding.weight.grad
+        assert torch.isfinite(gradient).all()
+        assert gradient.norm() < 100
+        assert not gradient[0].any()
+        assert not found[0].any()
+    # Whoever opens the folder reads the same: zeros in a mean change no direction.
+    texts = ["red zest boat", "sail", "zest"]
+    plain = SentenceTransformer(str(tmp_path), device="cpu").encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(plain, tower.encode(texts, convert_to_tensor=True))

@@ -12,7 +12,7 @@ from grkd import hub
 from grkd.errors import UserError
 from grkd.lists.context import HELDOUT, NONE, PreparedLists, RankContext
 from grkd.lists.libraries import library
-from grkd.lists.tower import build_tower
+from grkd.lists.tower import build_tower, leave_out_unknown
 from grkd.recipe import RankStudent
 
 
@@ -126,6 +126,7 @@ def opened(folder: str, spec: RankStudent, device: torch.device) -> Student:
             )
             return CrossEncoder(encoder)
         encoder = library_.SentenceTransformer(folder, device=str(device))
+        leave_out_unknown(encoder)
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(f"student.model: {folder}: {text}") from None

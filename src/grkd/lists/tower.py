@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 
 from grkd.errors import UserError
 from grkd.lists.libraries import library
@@ -58,7 +59,19 @@ def build_tower(
         with torch.random.fork_rng():
             torch.manual_seed(seed + len(layers))
             layers += [modules.Normalize(), modules.Dense(before, after, activation_function=torch.nn.Tanh())]
-    return library("sentence_transformers").SentenceTransformer(modules=[*layers, modules.Normalize()], device="cpu")
+    made = library("sentence_transformers").SentenceTransformer(modules=[*layers, modules.Normalize()], device="cpu")
+    leave_out_unknown(made)
+    return made
+
+
+def leave_out_unknown(encoder: Any) -> None:
+    """Unknown words stay unread in training: their row keeps its zeros.
+
+    Else the gradient of a text of unknown words alone is infinite: it is normalised, and its embedding is 0.
+    """
+    bag = getattr(encoder[0], "embedding", None)
+    if isinstance(bag, nn.EmbeddingBag) and not bag.weight[0].any():
+        bag.padding_idx = 0
 
 
 def _pieces(frequency: Counter[str], known: set[str]) -> Counter[str]:
