@@ -11,8 +11,9 @@ import pytest
 import torch
 from rich.progress import Progress
 
+from grkd.errors import UserError
 from grkd.run import jobs
-from grkd.run.jobs import run_jobs
+from grkd.run.jobs import failure, run_jobs
 
 
 def work(job: str) -> None:
@@ -134,3 +135,18 @@ def test_memory_is_given_back_after_every_job(job: str, monkeypatch: pytest.Monk
 
     assert len(list(run_jobs([job], either, processes=1, description="jobs"))) == 1
     assert freed == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "traced"),
+    [
+        (FloatingPointError("the loss is nan at step 1"), False),
+        (UserError("label: too long"), False),
+        (KeyError("x"), True),
+    ],
+)
+def test_a_traceback_only_where_the_reason_does_not_say_all(
+    capsys: pytest.CaptureFixture[str], error: Exception, traced: bool
+) -> None:
+    assert failure(error) == f"failed: {type(error).__name__}: {error}"
+    assert (type(error).__name__ in capsys.readouterr().err) == traced

@@ -1,6 +1,5 @@
 """A recipe run from end to end: prepare -> respond -> score -> train -> evaluate -> report."""
 
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from grkd.errors import UserError
 from grkd.pipeline.check import check_first, check_search
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, RankRecipe, Recipe
 from grkd.run.folder import RunFolder
+from grkd.run.jobs import failure
 
 __all__ = ["run", "stages"]
 
@@ -77,9 +77,9 @@ def _each(recipe: Recipe, train: Callable[[Method, int], None]) -> Iterator[tupl
 
                 if PartialState().num_processes > 1:  # the other ranks are still in this training and wait for us
                     raise
-                traceback.print_exc()
+                outcome = failure(error)
                 console.print(f"[red]{name} failed; going on with the others[/red]")
-                yield name, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                yield name, outcome
             else:
                 yield name, "done"
 

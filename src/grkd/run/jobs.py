@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from grkd.console import console, progress_bar
+from grkd.errors import UserError
 
 Job = TypeVar("Job")
 
@@ -82,12 +83,18 @@ def _outcome(work: Callable[[Job], object], job: Job) -> str:
     try:
         work(job)
     except Exception as error:
-        if not console.quiet:
-            traceback.print_exc()
-        return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return failure(error)
     finally:
         free_gpu_memory()
     return DONE
+
+
+def failure(error: Exception) -> str:
+    """What became of a training, as results say it. Its traceback is printed, unless the reason says all: a mistake of
+    the user's, or a loss or gradient that is no number."""
+    if not console.quiet and not isinstance(error, UserError | FloatingPointError):
+        traceback.print_exception(error)
+    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def free_gpu_memory() -> None:
