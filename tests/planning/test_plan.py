@@ -11,6 +11,7 @@ from scipy import stats
 from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.planning import measure as measuring
+from grkd.planning import steps as step_costs
 from grkd.planning.language import Counts, count, stages, steps_of
 from grkd.planning.make import asks_endpoint, make_plan
 from grkd.planning.measure import Measured
@@ -154,8 +155,8 @@ def test_amounts_are_for_people() -> None:
 def test_the_command_measures_a_language_run(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "_WARM", 1)
-    monkeypatch.setattr(measuring, "_STEPS", 1)
+    monkeypatch.setattr(measuring, "_EVERY", 1)
+    monkeypatch.setattr(measuring, "_STEPS", 2)
     words = [str(tiny_recipe), "seeds=[0,1,2]", "search={trials: 2}", "--json", "--gpu-price", "3600"]
     assert cli.main(["plan", *words]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -181,8 +182,9 @@ def test_a_quick_plan_loads_nothing(tiny_recipe: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("task", ["classifier", "rank"])
 def test_the_command_measures_classifiers_and_rankers(
-    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(step_costs, "_MORE", 6)
     write_lists(tmp_path / "lists.jsonl", count=24)
     text = {
         "classifier": "data: {dataset: digits, limit: 100, heldout_fraction: 0.5}\nmethods: [kd]\n"

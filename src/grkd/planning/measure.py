@@ -29,8 +29,8 @@ from grkd.run.jobs import DONE
 from grkd.run.results import collect, describe
 from grkd.training.callbacks import json_lines
 
-_WARM = 3  # steps that are not counted
-_STEPS = 5  # that are
+_STEPS = 8  # optimiser steps per method
+_EVERY = 4  # steps between logs, each of which waits for the GPU; those up to the first are not counted
 
 
 class _TimedModels(LanguageModels):
@@ -98,7 +98,7 @@ def small(recipe: LanguageRecipe, folder: Path) -> LanguageRecipe:
             recipe.data, heldout=None, heldout_split=None, limit=limit, heldout_fraction=heldout / (train + heldout)
         ),
         training=replace(
-            training, steps=_WARM + _STEPS, epochs=1.0, log_every=1, save_every=10**6, report_to="none", minutes=None
+            training, steps=_STEPS, epochs=1.0, log_every=_EVERY, save_every=10**6, report_to="none", minutes=None
         ),
         evaluation=replace(recipe.evaluation, questions=None, curve_questions=None),
     )
@@ -152,7 +152,7 @@ def _train(context: LanguageContext, method: Method, found: Measured) -> None:
     folder = train_student(context, method, context.recipe.seeds[0])
     spent = time.perf_counter() - begin
     lines = json_lines(folder / "metrics.jsonl")
-    seconds = [1 / line["steps_per_second"] for line in lines[_WARM:]] or [1 / lines[-1]["steps_per_second"]]
+    seconds = [1 / line["steps_per_second"] for line in lines if line["step"] > _EVERY]
     found.step[method.label] = statistics.median(seconds)
     found.saving[method.label] = max(0.0, spent - lines[-1]["seconds"])
     if cuda:
