@@ -10,14 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._on_policy_tests import OURS, Found, best_of, by_label, paired_table, shares, table, targets
 from grkd.files import read_json, write_text
-from grkd.statistics import PairedDifference, bootstrap_interval, holm, paired_bootstrap, seed_interval
-
-OURS = "grkd"
-# The methods that the experiment was made to compare with: to be above the first two, first or level with the last.
-RIVALS = ("kd", "opd", "grpo-teacher-kl")
-LEVEL_WITH = "grpo-teacher-kl"
-Found = Mapping[str, Any]
+from grkd.statistics import bootstrap_interval, seed_interval
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -96,68 +91,7 @@ def pace_table(found: Found) -> str:
         "training for `dpo`; for `opd` and `gkd` the teacher is in `train`.\n"
         "`kd` learns from stored responses and hidden states of the teacher."
     )
-    return f"{note}\n\n{_table(rows)}"
-
-
-def by_label(found: Found) -> dict[str, list[Any]]:
-    """label -> its runs, by seed."""
-    runs: dict[str, list[Any]] = {}
-    for one in sorted(found["runs"].values(), key=lambda run: run["seed"]):
-        runs.setdefault(one["method"], []).append(one)
-    return runs
-
-
-def compared(found: Found, label: str, rival: str) -> PairedDifference | None:
-    """Exact match of one method minus another's, over the seeds that both have, resampled over questions.
-
-    A question's value is the mean over the seeds. None if they share no seed.
-    """
-    ours, theirs = ({run["seed"]: run for run in by_label(found).get(name, [])} for name in (label, rival))
-    shared = sorted(set(ours) & set(theirs))
-    if not shared:
-        return None
-    return paired_bootstrap(*(_shares([runs[seed] for seed in shared]) for runs in (ours, theirs)))
-
-
-def family(found: Found) -> dict[tuple[str, str], tuple[PairedDifference, float]]:
-    """(one of ours, rival) -> the paired test and its p after Holm's correction over all of them."""
-    labels = list(by_label(found))
-    tests = {
-        (ours, rival): test
-        for ours in labels
-        if ours.startswith(OURS)
-        for rival in RIVALS
-        if (test := compared(found, ours, rival)) is not None
-    }
-    adjusted = holm([test.p for test in tests.values()])
-    return {pair: (test, float(p)) for (pair, test), p in zip(tests.items(), adjusted, strict=True)}
-
-
-def best_of(found: Found) -> str:
-    """The best method, and the best of ours where that is another."""
-    means = {label: 100 * float(np.mean(_shares(runs))) for label, runs in by_label(found).items()}
-    best, ours = (
-        max(names, key=means.__getitem__) for names in (means, [n for n in means if n.startswith(OURS)] or means)
-    )
-    other = "" if ours == best else f"; the best of ours is `{ours}` ({means[ours]:.1f} %)"
-    return f"**The best is `{best}` ({means[best]:.1f} %){other}.**"
-
-
-def targets(found: Found) -> list[str]:
-    """A line for each of ours and each target, reached or missed; what was not run or failed."""
-    lines = []
-    for (ours, rival), (test, p) in family(found).items():
-        goal, reached = f"above `{rival}`", p < 0.05 and test.difference > 0
-        if rival == LEVEL_WITH:
-            goal, reached = f"above or level with `{rival}`", not (p < 0.05 and test.difference < 0)
-        found_to_be = "not told apart" if not p < 0.05 else "better" if test.difference > 0 else "worse"
-        words = f"{found_to_be}, {100 * test.difference:+.1f} points, p = {p:.3f}"
-        lines.append(f"- `{ours}` {goal}: **{'reached' if reached else 'missed'}** ({words}).")
-    missing = [name for name in found["plan"] if name not in by_label(found)]
-    if missing:
-        lines.append(f"- Not run: {', '.join(f'`{name}`' for name in missing)}.")
-    lines += [f"- {name} failed: {reason}" for name, reason in found["failed"].items()]
-    return lines
+    return f"{note}\n\n{table(rows)}"
 
 
 def main_table(found: Found) -> str:
@@ -167,11 +101,11 @@ def main_table(found: Found) -> str:
     head += ["sample ms", "rank ms", "train ms", "reverse KL", "order of responses (tau)"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     labels = by_label(found)
-    for label in sorted(labels, key=lambda name: -float(np.mean(_shares(labels[name])))):
+    for label in sorted(labels, key=lambda name: -float(np.mean(shares(labels[name])))):
         runs = labels[label]
         interval = seed_interval([run["metrics"]["exact_match"]["value"] for run in runs])
         half = "-" if np.isnan(interval.high) else f"± {100 * (interval.high - interval.mean):.1f}"
-        asked = bootstrap_interval(_shares(runs))
+        asked = bootstrap_interval(shares(runs))
         cells = [
             label,
             str(len(runs)),
@@ -191,39 +125,7 @@ def main_table(found: Found) -> str:
     for name, side in (("student before", "before"), ("teacher", "teacher")):
         value = sitting[side]["metrics"]["exact_match"]["value"]
         rows.append([name, "", f"{100 * value:.1f}", *[""] * (len(head) - 3)])
-    return _table(rows)
-
-
-def paired_table(found: Found) -> str:
-    """Ours against the rivals, then every other method against the first of them."""
-    head = ["", "against", "difference (points)", "95 % interval", "p", "seeds above", ""]
-    rows = [head, ["---", "---", *["---:"] * 4, "---"]]
-    rows += [_tested(found, ours, rival, test, p) for (ours, rival), (test, p) in family(found).items()]
-    others = {
-        label: test
-        for label in by_label(found)
-        if not label.startswith(OURS) and label != RIVALS[0] and (test := compared(found, label, RIVALS[0]))
-    }
-    adjusted = holm([test.p for test in others.values()])
-    rows += [_tested(found, label, RIVALS[0], others[label], p) for label, p in zip(others, adjusted, strict=True)]
-    note = (
-        "Over test questions, each question's value the mean over the seeds that both have; a bootstrap of questions,\n"
-        "so that the choice of seeds is not in it; of how many seeds the sign holds stands beside it.\n"
-        "p after Holm's correction: over all of ours, and over the others."
-    )
-    return f"{note}\n\n{_table(rows)}"
-
-
-def _tested(found: Found, label: str, rival: str, test: PairedDifference, p: float) -> list[str]:
-    verdict = "" if not p < 0.05 else "better" if test.difference > 0 else "worse"
-    interval = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
-    ours, theirs = (
-        {run["seed"]: run["metrics"]["exact_match"]["value"] for run in by_label(found)[name]}
-        for name in (label, rival)
-    )
-    shared = sorted(ours.keys() & theirs.keys())
-    above = f"{sum(ours[seed] > theirs[seed] for seed in shared)} of {len(shared)}"
-    return [label, rival, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}", above, verdict]
+    return table(rows)
 
 
 def rewards_table(found: Found) -> str:
@@ -238,7 +140,7 @@ def rewards_table(found: Found) -> str:
         "Mean scores of the groups that were sampled in training: of the verifier the share of right responses,\n"
         "of the teacher the mean log-probability per token, in nats."
     )
-    return f"{note}\n\n{_table(rows)}"
+    return f"{note}\n\n{table(rows)}"
 
 
 def trials_table(found: Found) -> str:
@@ -254,7 +156,7 @@ def trials_table(found: Found) -> str:
         "Methods that differ in the ranker alone take the rate of `grkd-verifier`.\n"
         "They were made in a sitting before that of the final runs, on another start by the same recipe."
     )
-    return f"{note}\n\n{_table(rows)}"
+    return f"{note}\n\n{table(rows)}"
 
 
 def starts_table(found: Found) -> str:
@@ -265,7 +167,7 @@ def starts_table(found: Found) -> str:
         before = 100 * one["before"]["metrics"]["exact_match"]["value"]
         hardware = f"{one['gpus']} x {one['hardware']}" if one["gpus"] else one["hardware"]
         rows.append([str(number + 1), one["date"], hardware, one["starts"]["student"], f"{before:.1f}", str(runs)])
-    return _table(rows)
+    return table(rows)
 
 
 def short_table(found: Found) -> str:
@@ -313,14 +215,5 @@ def _mean_curve(curves: Sequence[Sequence[Mapping[str, float]]]) -> tuple[NDArra
     return seconds.mean(0), values.mean(0)
 
 
-def _shares(runs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Of each question, the share of the runs that answer it right."""
-    return np.mean([[int(digit) for digit in run["correct"]] for run in runs], axis=0, dtype=np.float64)
-
-
 def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     return float(np.mean([run[key] for run in runs]))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,4 +1,4 @@
-"""Training under left padding: attention's backward pass stays finite at every length."""
+"""Attention of trainings: its backward pass stays finite at every length; prompts are shared in packed rows."""
 
 import math
 from pathlib import Path
@@ -8,8 +8,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from grkd import objectives
-from grkd.data.language import Item
+from grkd.data.language import Group, Item
 from grkd.training import DistillationTrainer, FiniteSteps, LanguageRows
+from grkd.training.fresh_groups import moved
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -58,3 +59,40 @@ def test_gradients_are_finite(tmp_path: Path, length: int) -> None:
     made.train()
     assert all(math.isfinite(line["grad_norm"]) for line in made.state.log_history if "grad_norm" in line)
     assert all(bool(weight.isfinite().all()) for weight in student.parameters())
+
+
+@pytest.mark.parametrize("heads", [{}, {"num_key_value_heads": 1}], ids=["each", "shared heads"])
+def test_prompts_shared_in_a_packed_row(heads: dict[str, int]) -> None:
+    """Log-probabilities and gradients of responses are those of rows with all copies, up to 16 bits."""
+    torch.manual_seed(0)
+    student = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=500, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+            bos_token_id=None, eos_token_id=2, pad_token_id=2, **heads,
+        )
+    ).to("cuda", torch.bfloat16)  # fmt: skip
+    items = [
+        Item(f"{group}-{number}", list(range(3, 40 + 100 * group)), torch.randint(3, 500, (20 + 9 * number,)).tolist())
+        for group in range(2)
+        for number in range(4)
+    ]
+    groups = [
+        Group(
+            id=str(at), items=tuple(items[at : at + 4]), teacher_scores=(0.0, 1.0, 2.0, 3.0), sources=("student",) * 4
+        )
+        for at in (0, 4)
+    ]
+    found = {}
+    for shared in (True, False):
+        rows = LanguageRows(pad_token_id=2, vocabulary=500, tokens_per_batch=100_000, share_prompts=shared)
+        rows.to(torch.device("cuda"), student=student)
+        assert rows.shares_prompts is shared
+        batch = moved(rows.collate(groups), torch.device("cuda"))
+        student.zero_grad()
+        values = rows.forward(student, batch, levels=("response",)).batches["response"].student
+        (values * torch.linspace(-1, 1, 8, device="cuda").view_as(values)).sum().backward()
+        gradients = [weight.grad.float().flatten() for weight in student.parameters() if weight.grad is not None]
+        found[shared] = (batch["input_ids"].numel(), values.detach().float(), torch.cat(gradients))
+    assert found[True][0] < found[False][0]
+    torch.testing.assert_close(found[True][1], found[False][1], rtol=2e-2, atol=2e-2)
+    assert torch.nn.functional.cosine_similarity(found[True][2], found[False][2], dim=0) > 0.99
