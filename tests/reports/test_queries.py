@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from grkd import cli
 from grkd.files import write_json
@@ -25,9 +23,7 @@ def a_run(folder: Path) -> dict[str, np.ndarray]:
         column[7] = np.nan
         (folder / "evaluate" / name).mkdir(parents=True)
         np.savez(folder / "evaluate" / name / "queries.npz", list_ndcg10=column)
-    (folder / "prepare").mkdir()
-    write_json(folder / "prepare" / "lists.json", {"queries": [f"query {n}" for n in range(80)]})
-    save_file({"part": torch.tensor([0, 2] * 40)}, folder / "prepare" / "lists.safetensors")
+    write_json(folder / "evaluate" / "before" / "queries.json", [f"query {n}" for n in range(40)])
     status = {name: "done" for name in values if name != "before"}
     rows = [
         {"method": name.split("-")[0], "seed": None if name == "before" else int(name[-1]), "metric": "list_ndcg10",
@@ -67,10 +63,12 @@ def test_methods_are_compared_query_by_query(tmp_path: Path, capsys: pytest.Capt
     assert cli.main(["table", str(tmp_path / "run"), "--format", "csv"]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert len(rows) == 40
-    assert rows[3]["query"] == "query 7"
+    assert rows[3]["query"] == "query 3"
     assert float(rows[3]["kd"]) == pytest.approx(means["kd"][3], rel=1e-5)
     assert rows[7]["kd"] == ""
     assert cli.main(["table", str(tmp_path / "run"), "--format", "latex"]) == 2
     (tmp_path / "eval").mkdir()
     assert cli.main(["table", str(tmp_path / "run"), str(tmp_path / "eval")]) == 2
     assert "give rankers' runs alone" in capsys.readouterr().err
+    (tmp_path / "run" / "evaluate" / "kd-seed0" / "queries.npz").write_bytes(b"torn")
+    assert "cannot be read" in compare_queries(run).notes[0]

@@ -3,7 +3,7 @@
 import csv
 import io
 import itertools
-from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,16 @@ _NOTES = (
 
 
 def compare_queries(run: Run) -> Paired:
-    """All paired tests of a ranker's run: each pair of up to four methods, of more those with the best of a metric."""
+    """All paired tests of a ranker's run: each pair of up to four methods, of more those with the best of a metric.
+
+    Damaged files are a note.
+    """
     shown: list[PairedComparison] = []
-    for metric in _TESTED:
-        values = query_values(run, metric)
+    try:
+        every = {metric: query_values(run, metric) for metric in _TESTED}
+    except (OSError, ValueError, BadZipFile) as error:
+        return Paired(notes=(f"evaluate/*/queries.npz cannot be read: {error or type(error).__name__}",))
+    for metric, values in every.items():
         measure = ItemMeasure(
             task="rank", task_title="held-out queries", measure=Measure(metric=METRICS[metric], key=metric)
         )
@@ -63,18 +69,17 @@ def query_values(run: Run, metric: str) -> Values:
 
 def queries_csv(run: Run) -> str:
     """A line per held-out query and metric: its text, and the value of each method."""
-    prepared = read_json(run.folder / "prepare" / "lists.json")
-    heldout = _heldout(run.folder)
+    texts = read_json(run.folder / "evaluate" / BEFORE / "queries.json")
     labels = [BEFORE, *run.labels]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["query", "metric", *labels])
     for metric in METRICS:
         values = query_values(run, metric)
-        for place, number in enumerate(heldout if values else []):
+        for place, query in enumerate(texts if values else []):
             cells = [values[label][place] if label in values else np.nan for label in labels]
             row = ["" if np.isnan(cell) else f"{cell:.6g}" for cell in cells]
-            table.writerow([prepared["queries"][number], metric, *row])
+            table.writerow([query, metric, *row])
     return text.getvalue()
 
 
@@ -101,10 +106,3 @@ def _column(run: Run, name: str, metric: str) -> NDArray[np.float64] | None:
         return None
     with np.load(path) as kept:
         return kept[metric].astype(np.float64) if metric in kept else None
-
-
-def _heldout(folder: Path) -> list[int]:
-    """Numbers of the held-out queries, in the order of the values."""
-    from safetensors.numpy import load_file
-
-    return [int(one) for one in np.flatnonzero(load_file(folder / "prepare" / "lists.safetensors")["part"] == 2)]
