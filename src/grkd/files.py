@@ -1,4 +1,4 @@
-"""Files that are whole or absent (write aside, then rename), and JSON read strictly."""
+"""Files that are complete or absent (write aside, then rename), and JSON read strictly."""
 
 import hashlib
 import json

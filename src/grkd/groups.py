@@ -33,7 +33,7 @@ class Group:
     indices : int Tensor [*rows, group]
         Places among the candidates.
     mask : bool Tensor [*rows, group]
-        False where a row had too few candidates.
+        False if a row had too few candidates.
 
     Examples
     --------

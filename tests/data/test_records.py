@@ -212,7 +212,7 @@ def test_partial_orders_that_are_refused(word: dict[str, Any], text: str) -> Non
 
 def test_groups_without_a_difference_are_refused_with_their_number() -> None:
     records = [{"prompt": p, "responses": r} for p, r in [("x", ["b", "b"]), ("y", ["b", "c"]), ("z", ["b", " b"] * 9)]]
-    with pytest.raises(UserError, match=r"^records\[0\]: the responses are all the same.*; drop or mend 2 records"):
+    with pytest.raises(UserError, match=r"^records\[0\]: the responses are all the same.*; drop or fix 2 records"):
         gathered(records, "records")
     assert len(gathered([*records[1:2], {"prompt": "z", "responses": ["b"]}], "records")) == 2
 

@@ -10,7 +10,7 @@ _WEIGHTS_AND_TEXT = (".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model
 
 
 def model_digest(model: str) -> str:
-    """Digest of the files of a folder (or of a GGUF file), so that a student trained anew counts anew; a hub name.
+    """Digest of the files of a folder (or of a GGUF file), so that a retrained student is another one; a hub name.
 
     A process reads a file once, until its size or time changes.
     """
@@ -24,7 +24,7 @@ def model_digest(model: str) -> str:
 def digest_in_manifest(model: str, content: Any) -> str:
     """model_digest of a model as it was when a run began, from what the manifest of its prepare stage says of it.
 
-    content: a hub name; a file's digest, or its size and time of change where it is large; or those by the name of a
+    content: a hub name; a file's digest, or its size and time of change if it is large; or those by the name of a
     folder's file. A large file that has not changed since is read, so that the digest is model_digest's.
     """
     path = Path(model).expanduser()

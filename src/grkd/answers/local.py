@@ -22,7 +22,7 @@ class LocalModel:
 
     identity: what its stored answers are known by.
 
-    Raises UserError, on creation, where its tokenizer cannot be loaded.
+    Raises UserError, on creation, if its tokenizer cannot be loaded.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 Source: Dubois et al., "Length-Controlled AlpacaEval", arXiv 2404.04475; alpaca-eval 0.6.6, whose package also holds
 the judge's prompt. An annotation is a dictionary as alpaca-eval writes it: instruction, output_1 and generator_1 (the
-baseline's), output_2 and generator_2 (the model's), preference from 1 (baseline) to 2 (model), None where unparsable.
+baseline's), output_2 and generator_2 (the model's), preference from 1 (baseline) to 2 (model), None if unparsable.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """Arena-Hard v0.1: a judge's verdicts against a baseline to a weighted win rate and a Bradley-Terry score.
 
 Source: Li et al., "From Crowdsourced Data to High-Quality Benchmarks", arXiv 2406.11939. A battle is a dictionary:
-question_id, model_a, model_b, winner (model_a, model_b, tie; None where unparsable). Each question is judged in both
+question_id, model_a, model_b, winner (model_a, model_b, tie; None if unparsable). Each question is judged in both
 orders, and a verdict of "significantly better" makes three battles.
 """
 
@@ -115,7 +115,7 @@ def question_items(battles: Sequence[Mapping[str, Any]], *, baseline: str = BASE
 def _shares(
     battles: Sequence[Mapping[str, Any]], baseline: str
 ) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64]]:
-    """The models; what each battle's model has of the win (1, 0.5, 0, NaN where unparsable); and which model it is."""
+    """The models; what each battle's model has of the win (1, 0.5, 0, NaN if unparsable); and which model it is."""
     shares, names = [], []
     for number, battle in enumerate(battles, start=1):
         pair = [battle["model_a"], battle["model_b"]]

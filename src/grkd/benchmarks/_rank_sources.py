@@ -43,7 +43,7 @@ class RunSource:
     groups: the responses to each prompt, by the prompt's id. By item id: log_probs, the teacher's mean log-probability
     of a response, nats per token; scores, what orders them: the teacher's rewards where the score stage left them (then
     rewarded), else the log_probs. cache: the score stage's folder with the teacher's hidden states, or None. teacher:
-    a folder or hub name, None where the recipe names none. folder: the run's.
+    a folder or hub name, None if the recipe names none. folder: the run's.
     """
 
     folder: Path

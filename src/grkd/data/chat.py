@@ -147,7 +147,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> lis
 def _ids_of_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], *, special: bool) -> list[int] | None:
     """Ids of a text in pieces, of which every second one spells a control token and is read as text.
 
-    None where a tokenizer has no other ids for it, or would write other text.
+    None if a tokenizer has no other ids for it, or would write other text.
     """
     ids = _ids(tokenizer, pieces[0], special=special)
     if len(pieces) == 1:

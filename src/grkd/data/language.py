@@ -128,7 +128,7 @@ def captured_hidden(
     """Hidden states before the lm_head, that head, and its soft cap; the head itself is not computed.
 
     The model is called through its own forward (DDP, FSDP and peft hooks run); a hook on the head keeps what comes in
-    and passes on nothing. None where logits are not softcap(head(hidden)) of a plain linear head.
+    and passes on nothing. None if logits are not softcap(head(hidden)) of a plain linear head.
     """
     found = before_head(model, lambda: response_logits(model, batch))
     if found is None:

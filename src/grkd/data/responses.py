@@ -108,7 +108,7 @@ class _Place:
         raise refused if refused is not None and not texts else self._refusal(beside)
 
     def _continued(self, rest: str) -> str | None:
-        """The rest of a conversation, up to the first stop token; None where not all is in it, or a tag is twice."""
+        """The rest of a conversation, up to the first stop token; None if not all is in it, or a tag is twice."""
         end = self._end(rest)
         if end is None:
             return None
@@ -123,7 +123,7 @@ class _Place:
         """The response where the template has no thoughts in finished turns.
 
         They are put back behind a prompt that opens them, or where the completion had them as text. What remains is the
-        answer, as the template writes it. None where that is not so.
+        answer, as the template writes it. None if that is not so.
         """
         given, (_, tags, closed) = self.given, prompt_tail(self.prompt)
         if "tool_calls" in self.message or (given.thoughts is None and not closed):
@@ -155,7 +155,7 @@ class _Place:
         return NotRendered(self.example, reason)
 
     def _end(self, rest: str) -> int | None:
-        """Where the response's own text ends; None where a part of it is not there."""
+        """Where the response's own text ends; None if a part of it is not there."""
         rest = self._words(rest)
         end = 0
         calls = [call["function"] for call in self.message.get("tool_calls", ())]
@@ -181,7 +181,7 @@ class _Place:
         return rest
 
     def _cut(self, rest: str, otherwise: int, end: int) -> str:
-        """The rest up to the end of the first stop token behind `end`; where there is none, up to `otherwise`."""
+        """The rest up to the end of the first stop token behind `end`; if there is none, up to `otherwise`."""
         found = [(place, len(stop)) for stop in self.stops if (place := rest.find(stop, end)) >= 0]
         return rest[: sum(min(found))] if found else rest[:otherwise]
 

@@ -161,7 +161,7 @@ def _gathered(
     if same:
         count = "1 record" if len(same) == 1 else f"{len(same)} records (this is the first)"
         text = "the responses are all the same, so nothing can be learnt from their order"
-        raise UserError(f"{same[0]}: {text}; drop or mend {count}")
+        raise UserError(f"{same[0]}: {text}; drop or fix {count}")
     if unused and groups:
         keys = ", ".join(sorted(unused)[:_SHOWN_KEYS]) + (", ..." if len(unused) > _SHOWN_KEYS else "")
         console.print(f"[yellow]{escape(f'{name}: keys that are not used: {keys}')}[/yellow]", soft_wrap=True)

@@ -21,7 +21,7 @@ _RECORDS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """An example as the student's token ids. answers: those of the data, whole."""
+    """An example as the student's token ids. answers: those of the data, in full."""
 
     split: str
     example: Example

@@ -38,7 +38,7 @@ class Budget:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take(self) -> None:
-        """Count one request. Raises BudgetReached instead where there is none left."""
+        """Count one request. Raises BudgetReached instead if there is none left."""
         with self._lock:
             if self.max_requests is not None and self.requests >= self.max_requests:
                 raise BudgetReached(f"the budget of {self.max_requests} requests is used up")
@@ -55,7 +55,7 @@ class Budget:
 class Reply:
     """What came back, and what it cost.
 
-    logprobs: one object per token as OpenAI writes them (token, logprob, top_logprobs), None where none were given.
+    logprobs: one object per token as OpenAI writes them (token, logprob, top_logprobs), None if none were given.
     tokens_estimated: the endpoint did not count; a token is taken to be four characters.
     """
 

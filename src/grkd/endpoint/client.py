@@ -83,7 +83,7 @@ class Endpoint:
         return f"Endpoint({self.url!r}, {self.model!r})"
 
     def served(self) -> list[str] | None:
-        """Names of the models that the endpoint lists; None where it lists none. Raises UserError as `listed`."""
+        """Names of the models that the endpoint lists; None if it lists none. Raises UserError as `listed`."""
         return [str(model["id"]) for model in self.listed() or []] or None
 
     def listed(self) -> list[dict[str, Any]] | None:
@@ -159,7 +159,7 @@ class Endpoint:
         kind: str,
         adapt: Callable[[str, dict[str, Any]], bool] = lambda _refusal, _body: False,
     ) -> Answer:
-        """What `read` makes of the answer, its seconds and its number of tries; see `complete`.
+        """What `read` makes of the answer, its seconds and its number of attempts; see `complete`.
 
         adapt: changes what `body` gives after a refusal; False if it cannot.
         """
@@ -275,7 +275,7 @@ class Endpoint:
         return f"{self.role}: cannot reach {self.url} ({self.clean(reason)[:150]}); check the URL and that it runs"
 
     def _adapt(self, refusal: str, body: dict[str, Any]) -> bool:
-        """Leave out the option that a 400 or 422 complains of; False where it names none that can be left out."""
+        """Leave out the option that a 400 or 422 complains of; False if it names none that can be left out."""
         if "max_tokens" in body and "max_completion_tokens" in refusal:
             self._limit = "max_completion_tokens"
             return True

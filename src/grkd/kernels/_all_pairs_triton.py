@@ -1,4 +1,4 @@
-"""All pairs on the GPU: tiles of pairs, or Chebyshev sums, chosen a row on the device by the row's range."""
+"""All pairs on the GPU: tiles of pairs, or Chebyshev sums, chosen per row on the device by the row's range."""
 
 import torch
 import triton

@@ -62,7 +62,7 @@ def interpolated(
 ) -> tuple[Float[Tensor, " rows"], Tensor, Float[Tensor, "rows candidates"]]:
     """Sums over the pairs of -log sigmoid(s_i - s_j), the pairs' number and the gradient by s, in float64.
 
-    student: scores divided by tau, 0 where masked. Ties make no pair.
+    student: scores divided by tau, 0 if masked. Ties make no pair.
     """
     rows, candidates = student.shape
     step = max(1, _BLOCK // max(1, candidates * 16))

@@ -32,7 +32,7 @@ def choose_kernel(
     GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SAMPLE: tl.constexpr, LANES: tl.constexpr, STEPS_PAD: tl.constexpr,
     HAS_BIAS: tl.constexpr, CAP: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """One row's group into indices [rows, GROUP]; -1 throughout where the row does not count."""
+    """One row's group into indices [rows, GROUP]; -1 throughout if the row does not count."""
     row = tl.program_id(0).to(tl.int64)
     teacher += row * row_stride
     uniforms += row * (2 * GROUP)

@@ -137,7 +137,7 @@ def _pair_rows(
     group: groups.Group | None,
     gradients: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The pair term a row; a leaf of its own where the group's scores were computed again in float32."""
+    """The pair term per row; a leaf of its own where the group's scores were computed again in float32."""
     pairs = options.pairs
     rule: dict[str, Any] = {"tau": pairs.tau, "pair_target": pairs.form, "normalize": pairs.normalize}
     if group is None:

@@ -14,8 +14,8 @@ class HeadInputs:
     """Detached tensors of one call; the weights are already cut to the common vocabulary.
 
     student_hidden [rows, student_width], student_weight [vocabulary, student_width], likewise the teacher's;
-    biases [vocabulary] or None; weights [rows] in float32, 0 where a row is masked;
-    inverse_rows: 0-d float32, one over the divisor; indices: [rows, group], -1 where a row has fewer, or None.
+    biases [vocabulary] or None; weights [rows] in float32, 0 if a row is masked;
+    inverse_rows: 0-d float32, one over the divisor; indices: [rows, group], -1 if a row has fewer, or None.
     seeds: [rows] int64, of the draw of each row's group; without them the generator draws.
     """
 

@@ -53,7 +53,7 @@ def all_pairs(
 
 
 def _nodes(student: Tensor, exists: Tensor, options: PairOptions) -> int | None:
-    """Nodes of the interpolated form in torch; None where the tiles are better (few candidates, soft pairs, wide)."""
+    """Nodes of the interpolated form in torch; None if the tiles are better (few candidates, soft pairs, wide)."""
     candidates = student.shape[-1]
     if candidates < _INTERPOLATE_FROM or options.form.kernel != "hard" or student.numel() == 0 or student.is_cuda:
         return None

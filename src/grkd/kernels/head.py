@@ -72,8 +72,8 @@ def distillation_head(
     L = (1 / rows) sum_r w_r [alpha * pair_scale * L_GR(s_r, t_r) + (1 - alpha) * soft_scale * D(s_r, t_r)]
     L_GR: grkd.losses.group_relative over the row's group: "all", the teacher's "top" group_size, a "sample" of
     group_size from softmax(t / group_temperature), "auto" (all up to 1,000 entries, else a sample), or integer indices
-    [*rows, group], -1 where a row has fewer. seeds: int64 [*rows], one per row: its sample is a function of its seed; a
-    generator serves where there are none. D: "soft_target", "forward_kl", "reverse_kl" or "jsd" at `temperature`,
+    [*rows, group], -1 if a row has fewer. seeds: int64 [*rows], one per row: its sample is a function of its seed; a
+    generator serves if there are none. D: "soft_target", "forward_kl", "reverse_kl" or "jsd" at `temperature`,
     times T^2 where `t_squared`; beta belongs to the JSD. cap(x) = softcap * tanh(x / softcap), each model its own.
 
     weights: [vocabulary or more, width]; DTensors are gathered, their gradients averaged over ranks as FSDP2 does.
@@ -276,7 +276,7 @@ def row_weighting(
     shape: torch.Size,
     hidden: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Weights [rows] (0 where masked) and 1 / divisor (0-d), in at least float32, with no host synchronisation.
+    """Weights [rows] (0 if masked) and 1 / divisor (0-d), in at least float32, with no host synchronisation.
 
     Raises ValueError for a mask or weights of another shape than the rows'.
     """

@@ -47,7 +47,7 @@ def pairs_head(
     """GRKD at alpha = 1 for a known group, in nats: a scalar with gradients to student hidden, weight and bias.
 
     L = (pair_scale / rows) sum_r w_r L_GR(s_r, t_r),  s_rg = cap(h_r . W[group_rg] + b[group_rg]) in float32
-    group: integers [*rows, group], -1 where a row has fewer. The teacher's scores of the group are given
+    group: integers [*rows, group], -1 if a row has fewer. The teacher's scores of the group are given
     (teacher_scores, [*rows, group], a cache's) or computed in the same way from teacher_hidden and teacher_weight.
     The other options are distillation_head's. Weight rows that no group names get gradient 0.
     Raises UserError if the teacher's side is missing or given twice, ValueError for shapes that do not fit.
@@ -100,7 +100,7 @@ class _Call:
         self.options, self.implementation, self.gradients = options, implementation, gradients
 
     def run(self, tensors: tuple[Tensor | None, ...], wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-        """Loss and the gradients of hidden, weight and bias (None where not wanted)."""
+        """Loss and the gradients of hidden, weight and bias (None if not wanted)."""
         hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, weights, inverse, indices, scores = tensors
         assert hidden is not None
         assert weight is not None

@@ -93,7 +93,7 @@ class _Call:
         return weight[: self.vocabulary].to(self.dtype), bias
 
     def states(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """A chunk's hidden states, 0 where the row does not count: 0 * NaN would reach the weight's gradient."""
+        """A chunk's hidden states, 0 if the row does not count: 0 * NaN would reach the weight's gradient."""
         return torch.where((labels >= 0).unsqueeze(-1), hidden, 0.0).to(self.dtype)
 
     def capped(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -118,7 +118,7 @@ def _config(model: str) -> dict[str, Any]:
 
 
 def _modules(folder: Path) -> set[str]:
-    """Names of modules with weights, from the headers of safetensors files; empty where there are none."""
+    """Names of modules with weights, from the headers of safetensors files; empty if there are none."""
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         try:

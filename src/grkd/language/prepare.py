@@ -127,7 +127,7 @@ class _Encoded:
     def _answers(self, example: Example) -> tuple[list[list[int]] | None, list[float] | None]:
         """Every response that the data has, cut at the limit of length, and their scores.
 
-        None where none is taken from there. Raises NotRendered if fewer can be written than a group needs.
+        None if none is taken from there. Raises NotRendered if fewer can be written than a group needs.
         """
         responses = self.recipe.responses
         if not from_data(responses):

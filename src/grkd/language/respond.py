@@ -162,7 +162,7 @@ class _Answers:
         return found[: different[share - 1] + 1] if len(different) >= share else found
 
     def _kept(self, candidates: list[_Candidate], counts: Counter[str]) -> list[_Candidate]:
-        """The candidates that make the group; none where fewer than two differ (of n = 1: where there is none)."""
+        """The candidates that make the group; none where fewer than two differ (of n = 1: if there is none)."""
         n = self.settings.n
         candidates = [candidate for candidate in candidates if candidate.response_ids]
         if n == 1:

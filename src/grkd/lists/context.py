@@ -23,7 +23,7 @@ class PreparedLists:
     """What the prepare stage left, on the CPU.
 
     candidates: numbers of documents, NONE behind the last. word: what the data say of them, NaN for nothing.
-    grades: people's judgements, NaN where there is none. part: TRAIN, VALIDATION or HELDOUT, per query.
+    grades: people's judgements, NaN if there is none. part: TRAIN, VALIDATION or HELDOUT, per query.
     judged: rows of (query, document, grade). left_out: rows of (query, document).
     """
 

@@ -43,7 +43,7 @@ def kind_of(model: str) -> Kind:
 
 
 def scored_by(context: RankContext, model: str) -> Float[Tensor, "queries candidates"]:
-    """The model's score of every candidate, NaN where there is none; float64 on the CPU. They must be finite."""
+    """The model's score of every candidate, NaN if there is none; float64 on the CPU. They must be finite."""
     ways: dict[Kind, Callable[[RankContext, str], list[float]]] = {
         "bi_encoder": _by_bi_encoder,
         "cross_encoder": _by_cross_encoder,

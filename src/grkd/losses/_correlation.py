@@ -64,7 +64,7 @@ def pearson_distance(
 
 
 def _unit(values: Tensor, exists: Tensor | None) -> Tensor:
-    """Centred values over their norm; 0 where the norm is 0."""
+    """Centred values over their norm; 0 if the norm is 0."""
     values = wide(values)
     if exists is None:
         centred = values - values.mean(-1, keepdim=True)

@@ -123,7 +123,7 @@ def _pairs(counted: Tensor) -> Tensor:
 
 
 def _distances(features: Tensor, pairs: Tensor, counted: Tensor) -> Tensor:
-    """Distances over their mean. cdist's gradient is 0 where two rows are equal (sqrt's would be infinite)."""
+    """Distances over their mean. cdist's gradient is 0 if two rows are equal (sqrt's would be infinite)."""
     points = torch.where(counted.unsqueeze(-1), wide(features), 0.0)
     # Exact differences: a product of the features would lose the small distances to cancellation.
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")

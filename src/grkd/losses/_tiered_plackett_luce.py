@@ -121,7 +121,7 @@ def _log_race(
     count = round((_HIGHEST - _LOWEST) / _STEP) + 1
     x = torch.linspace(_LOWEST, _HIGHEST, count, device=log_rate.device, dtype=log_rate.dtype)
     a = log_rate.unsqueeze(-1) + x
-    # log(1 - exp(-exp(a))): a itself where exp(a) is tiny, 0 where it is large; both ends would overflow in backward.
+    # log(1 - exp(-exp(a))): a itself if exp(a) is tiny, 0 if it is large; both ends would overflow in backward.
     inside = (a > _TINY) & (a < _CERTAIN)
     exact = torch.log(-torch.expm1(-torch.where(inside, a, 0.0).exp()))
     logs = torch.where(inside, exact, a.clamp_max(0.0) * (a <= _TINY))

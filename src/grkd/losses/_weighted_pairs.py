@@ -208,7 +208,7 @@ def rank_discount(teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Te
 
 
 def _present(scores: Tensor, exists: Tensor | None, tau: float) -> Float[Tensor, "rows candidates"]:
-    """Scores in units of tau, 0 where masked: NaN or inf there must reach neither the value nor the gradient."""
+    """Scores in units of tau, 0 if masked: NaN or inf there must reach neither the value nor the gradient."""
     scores = wide(scores) if exists is None else torch.where(exists.bool(), wide(scores), 0.0)
     return (scores if tau == 1 else scores / tau).reshape(-1, scores.shape[-1])
 

@@ -1,8 +1,8 @@
 """Questions with one right answer: the model answers, the answer is normalised, right means exactly equal.
 
 What counts as the answer in a response (and in the file's own answer):
-1. What follows the last "####" on its line; where there is none, what follows the last "answer is" or "answer:" on its
-   line; where there is none, the whole response. Where no letter or digit follows a mark on its line, the next line
+1. What follows the last "####" on its line; if there is none, what follows the last "answer is" or "answer:" on its
+   line; if there is none, the whole response. Where no letter or digit follows a mark on its line, the next line
    with one does. A mark with nothing behind it, or without a number where a number is wanted, is no mark.
 2. Where the file's answer is a number, the last number of that text ("1,234", "$5", "50 %", "-3.50", "3/4", "1e5"; sign
    kept, thousands separators, currency and unit dropped), compared by value: 3.50 = 3.5, 1/2 = 0.5.
@@ -42,7 +42,7 @@ class QuestionAndAnswer:
 
 
 def read_questions(path: Path, *, limit: int | None = None) -> list[QuestionAndAnswer]:
-    """Read a JSONL file of {"question": text, "answer": text or number}, the first `limit` lines where given.
+    """Read a JSONL file of {"question": text, "answer": text or number}, the first `limit` lines if given.
 
     "id" is optional (the line's number); other keys are ignored, blank lines skipped.
     Raises UserError with file and line for what is not like that.

@@ -43,7 +43,7 @@ def kendall_tau_b(
     """Kendall's tau-b of the student's and the teacher's scores, exact with ties.
 
     tau_b = (C - D) / sqrt(n_S n_T): C and D pairs ordered the same way and the other way, n_S and n_T pairs that the
-    student and the teacher order at all; in [-1, 1]. NaN where either side orders no pair. float64.
+    student and the teacher order at all; in [-1, 1]. NaN if either side orders no pair. float64.
     Raises ValueError for shapes that differ.
     Source: Kendall, "The treatment of ties in ranking problems", Biometrika 33 (1945); as scipy.stats.kendalltau.
     """
@@ -57,7 +57,7 @@ def top1_agreement(
     *,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """1 where student and teacher score the same candidate highest, else 0; of tied candidates the first is taken.
+    """1 if student and teacher score the same candidate highest, else 0; of tied candidates the first is taken.
 
     A row with no unmasked candidate is NaN. float64. Raises ValueError for shapes that differ.
     """

@@ -16,7 +16,7 @@ from grkd.files import NotJSON, parse_json
 
 
 def adapter_base(place: str, *, revision: str | None = None) -> str | None:
-    """The base model that an adapter's folder or hub name names; None where `place` holds no adapter."""
+    """The base model that an adapter's folder or hub name names; None if `place` holds no adapter."""
     found = find_adapter_config_file(place, revision=revision)
     if found is None:
         return None

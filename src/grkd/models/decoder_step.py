@@ -24,7 +24,7 @@ _PREFILL_TOKENS = 16_384  # of prompts, padding counted, that go through the mod
 
 
 def unsupported(model: PreTrainedModel) -> str | None:
-    """Why DecoderStep cannot run this model; None where it can."""
+    """Why DecoderStep cannot run this model; None if it can."""
     config = model.config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or {}
     if config.model_type not in FAMILIES:

@@ -38,7 +38,7 @@ _in_training: WeakSet[PreTrainedModel] = WeakSet()  # models that `make_room_for
 
 
 def reason_against(model: PreTrainedModel) -> str | None:
-    """Why `sample` cannot take this model, as far as is known before it is tried; None where it can."""
+    """Why `sample` cannot take this model, as far as is known before it is tried; None if it can."""
     return _refused.get(model) or unsupported(model)
 
 
@@ -60,7 +60,7 @@ def sample(
     next prompt. room: tokens of prompt and response that the cache must hold; by default enough for these prompts.
     Buffers and the recorded graph are kept for the next call and used again where they are large enough. Parameters are
     read where they lie, so they may change between calls; those of another dtype than the computation's, which is
-    autocast's where it is on, are copied at the start of each call. free_memory() gives all of it back.
+    autocast's if it is on, are copied at the start of each call. free_memory() gives all of it back.
     Modes of the model are left as they were, and nothing is drawn from torch's random state.
     Raises NotSupportedError before the first response for a model that it does not know, or whose own logits one decode
     step does not give; RuntimeError where another call for this model begins in between.

@@ -33,7 +33,7 @@ from grkd.models.complete import check_complete
 
 @contextmanager
 def quiet(*, everything: bool = False) -> Iterator[None]:
-    """No progress bars and no remarks of transformers inside; `everything` drops all that is printed on stderr."""
+    """No progress bars and no log output of transformers inside; `everything` drops all that is printed on stderr."""
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -166,7 +166,7 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> Any:
 
 
 def context_length(model: Any) -> int | None:
-    """The longest input in tokens that the model's config states, None where it states none."""
+    """The longest input in tokens that the model's config states, None if it states none."""
     found: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return found
 

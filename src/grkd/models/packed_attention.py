@@ -59,9 +59,9 @@ class _Heads:
 
 
 def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Have the model, in place, attend within the sequences of a packed row; the kernel's name, None where none can.
+    """Have the model, in place, attend within the sequences of a packed row; the kernel's name, None if none can.
 
-    dtype: in which its attention runs (autocast's, where it is on). On a CPU, and in more than 16 bits, the model's own
+    dtype: in which its attention runs (autocast's, if it is on). On a CPU, and in more than 16 bits, the model's own
     attention stays: transformers makes it a mask of blocks, which costs time and memory by the square of the row. On a
     GPU in 16 bits the first kernel that the machine has and that gives the numbers of plain attention is taken.
     """
@@ -92,7 +92,7 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
 def _tested(
     name: str, heads: _Heads, device: torch.device, dtype: torch.dtype, trained: bool, shared: bool = False
 ) -> tuple[Attend | None, str]:
-    """A kernel that gives the numbers of plain attention; None where it does not, and why. shared: with shared keys."""
+    """A kernel that gives the numbers of plain attention; None if it does not, and why. shared: with shared keys."""
     try:
         attend = KERNELS[name].load()
         difference = attention_difference(attend, heads, device=device, dtype=dtype, backward=trained, shared=shared)

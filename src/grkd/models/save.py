@@ -14,7 +14,7 @@ def save_student(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     """An ordinary model folder: safetensors, config, generation config, tokenizer with its template, README.md = card.
 
     The generation config names every token that ended a response in training, so that what serves the model stops
-    there. The folder appears whole or not at all, and replaces one that is there.
+    there. The folder appears complete or not at all, and replaces one that is there.
     """
     model.generation_config = stopping_config(model, tokenizer)
     with whole_folder(folder) as aside, quiet():

@@ -277,7 +277,7 @@ class Objective(ABC):
 
     @property
     def on_policy(self) -> float:
-        """Share of the prompts that the student answers anew in training; their stored responses are not used."""
+        """Share of the prompts that the student answers again in training; their stored responses are not used."""
         return 0.0
 
     @property
@@ -373,7 +373,7 @@ def labelled(batch: Batch) -> Bool[Tensor, " rows"]:
     rows = batch.student.shape[:-1]
     if batch.labels.shape != rows:
         raise ValueError(
-            f"labels have shape {tuple(batch.labels.shape)}, rows of scores {tuple(rows)}; one label a row"
+            f"labels have shape {tuple(batch.labels.shape)}, rows of scores {tuple(rows)}; one label per row"
         )
     known = batch.labels >= 0
     if batch.mask is None:

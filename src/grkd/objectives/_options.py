@@ -165,7 +165,7 @@ def mistakes(known: Mapping[str, Option], given: Mapping[str, Any], place: Optio
 
 
 def converted(known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values in their own type: whole numbers as floats where the option is one."""
+    """Values in their own type: whole numbers as floats if the option is one."""
     return {name: float(value) if known[name].hint is float else value for name, value in given.items()}
 
 

@@ -125,7 +125,7 @@ def small(recipe: Recipe, folder: Path) -> Recipe:
 def check_deeply(recipe: Recipe) -> int:
     """Load the models and run one step of every method on a few records, in a folder that is deleted afterwards.
 
-    Returns 0, or 1 where a method failed. Raises UserError as the run itself.
+    Returns 0, or 1 if a method failed. Raises UserError as the run itself.
     """
     from grkd.pipeline.run import stages
     from grkd.run.folder import RunFolder

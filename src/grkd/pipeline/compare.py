@@ -26,9 +26,9 @@ def compare(
 ) -> int:
     """Compare the recipe's methods, or those named, on the same prompts, groups, teacher scores and optimiser steps.
 
-    methods, seeds: see `chosen`. processes: students (of classifiers: packs of students) trained at a time.
+    methods, seeds: see `chosen`. processes: students (of classifiers: groups of students) trained at a time.
     Of classifiers and rankers, minutes: begin nothing new after so many; until: the last part to do.
-    Returns 0, or 1 where a method failed (it is shown as failed, the others went on). The same command goes on after a
+    Returns 0, or 1 if a method failed (it is shown as failed, the others went on). The same command goes on after a
     kill. Raises UserError for a mistake in the recipe or an unknown method.
     """
     recipe = chosen(recipe, methods=methods, seeds=seeds)

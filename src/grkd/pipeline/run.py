@@ -14,7 +14,7 @@ __all__ = ["run", "stages"]
 
 
 def run(recipe: Recipe) -> int:
-    """Run every stage that is not whole yet. Returns 0, or 1 where a method failed (the others went on).
+    """Run every stage that is not complete yet. Returns 0, or 1 if a method failed (the others went on).
 
     Raises UserError for the user's mistakes, before anything is written where they can be seen before.
     """

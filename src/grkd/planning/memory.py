@@ -23,7 +23,7 @@ def free_memory(where: torch.device) -> float:
 
 
 def _cached() -> float:
-    """Bytes of the page cache, which the system gives back; 0 where it does not say."""
+    """Bytes of the page cache, which the system gives back; 0 if it does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             known = {line.split(":")[0]: line.split()[1] for line in lines}

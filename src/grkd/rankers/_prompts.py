@@ -63,7 +63,7 @@ def list_prompt(conversation: Messages, responses: Sequence[str], criteria: str 
 
 
 def read_pair(reply: str) -> float | None:
-    """1 where A is better, 0 where B is, 1/2 for a tie; None for a reply that says none of these.
+    """1 if A is better, 0 if B is, 1/2 for a tie; None for a reply that says none of these.
 
     The last "Better: ..." counts (a model may think first), or a reply that is the letter alone.
     """

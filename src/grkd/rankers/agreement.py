@@ -17,7 +17,7 @@ def kendall_tau(
     """Kendall's tau-b of two rankers in each group, over the candidates that both score.
 
     tau_b = (concordant - discordant) / sqrt(pairs that `one` orders * pairs that `other` orders);
-    NaN where one of them orders no pair.
+    NaN if one of them orders no pair.
     """
     both = ~np.isnan(one) & ~np.isnan(other)
     signs = []

@@ -24,7 +24,7 @@ class Votes:
         q[g, i, j] in [0, 1], share of the opinions on (i, j) that put i above j; q[j, i] = 1 - q[i, j], 1/2 where
         there is no opinion.
     weight : float64 array [groups, n, n]
-        w[g, i, j] >= 0, symmetric: the number of opinions, each counted with its ranker's weight; 0 where there is
+        w[g, i, j] >= 0, symmetric: the number of opinions, each counted with its ranker's weight; 0 if there is
         none.
     """
 
@@ -107,7 +107,7 @@ def votes(scores: Sequence[Float[np.ndarray, "groups n"]], weights: Sequence[flo
     """Votes of rankers on the pairs of each group.
 
         o_r(i, j) = 1 if r scores both i and j and its scores differ, else 0: a tie and a missing score are abstentions
-        w_ij = sum_r v_r o_r(i, j);   q_ij = sum_r v_r o_r(i, j) [s_ri > s_rj] / w_ij, 1/2 where w_ij = 0
+        w_ij = sum_r v_r o_r(i, j);   q_ij = sum_r v_r o_r(i, j) [s_ri > s_rj] / w_ij, 1/2 if w_ij = 0
 
     Parameters
     ----------
@@ -152,9 +152,9 @@ def weighted(
 ) -> Float[np.ndarray, "groups n"]:
     """Weighted mean of the rankers' z-scores within the group.
 
-    z = (s - mean) / standard deviation over the candidates that the ranker scores, 0 where all of them are equal.
+    z = (s - mean) / standard deviation over the candidates that the ranker scores, 0 if all of them are equal.
     A missing score counts as the ranker's mean (z = 0): an abstention moves a candidate neither up nor down.
-    NaN where no ranker scores the candidate. One ranker alone keeps its scores as they are.
+    NaN if no ranker scores the candidate. One ranker alone keeps its scores as they are.
     Raises ValueError as `votes`.
     """
     _check(scores, weights)
@@ -172,7 +172,7 @@ def weighted(
 def summed(
     scores: Sequence[Float[np.ndarray, "groups n"]], weights: Sequence[float] | None = None
 ) -> Float[np.ndarray, "groups n"]:
-    """Weighted sum of the scores as they are; a missing score adds nothing. NaN where no ranker scores the candidate.
+    """Weighted sum of the scores as they are; a missing score adds nothing. NaN if no ranker scores the candidate.
 
     For scores on one scale, such as rewards that were made for each other. Raises ValueError as `votes`.
     Source: the aggregation of trl.GRPOTrainer (multi_objective_aggregation "sum_then_normalize").

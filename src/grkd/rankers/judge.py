@@ -157,7 +157,7 @@ def _orders(n: int, *, pairs: bool) -> list[tuple[int, ...]]:
 
 
 def _earlier_above(shown: Sequence[int], tiers: Sequence[int]) -> dict[tuple[int, int], float]:
-    """Of every pair (shown earlier, shown later): 1 where the earlier is in a better tier, 1/2 in the same, else 0."""
+    """Of every pair (shown earlier, shown later): 1 if the earlier is in a better tier, 1/2 in the same, else 0."""
     return {
         (shown[first], shown[second]): 0.5 + 0.5 * float(np.sign(tiers[second] - tiers[first]))
         for first in range(len(shown))

@@ -52,7 +52,7 @@ class ClassifierData(Section):
     teacher_labels: CifarLabels | None = None  # cifar10: the teacher's; null: the same
     train: FilePath | None = None
     heldout: FilePath | None = None
-    image_folder: FilePath | None = None  # with train/ and heldout/ inside, or one folder a class
+    image_folder: FilePath | None = None  # with train/ and heldout/ inside, or one folder per class
     text: str = "text"  # column names
     label: str = "label"
     image: Text | None = None  # column of train with names of image files, instead of text
@@ -66,7 +66,7 @@ class ClassifierData(Section):
         0  # texts: of each, with words left out, which the teacher scores too
     )
     word_dropout: Fraction = 0.2  # how likely a word is left out of a copy
-    student_limit: Count | None = None  # students see only this many of them, drawn anew for each seed; the teacher all
+    student_limit: Count | None = None  # students see only this many of them, drawn for each seed; the teacher all
 
 
 @dataclass(frozen=True, kw_only=True)

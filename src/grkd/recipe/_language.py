@@ -187,7 +187,7 @@ class Responses(Section):
 
     source: Literal["teacher", "student", "data", "mixture"] = "teacher"
     n: GroupSize = 1  # responses per prompt; a mixture's numbers add up to it
-    candidates: GroupSize | None = None  # sampled a prompt, of which the n most different are kept; null: n
+    candidates: GroupSize | None = None  # sampled per prompt, of which the n most different are kept; null: n
     mixture: Mixture | None = None
     max_new_tokens: Count = 256
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0  # 0: greedy

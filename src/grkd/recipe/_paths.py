@@ -62,7 +62,7 @@ def _is_section(value: Any) -> bool:
 
 
 def _values(section: Any) -> Iterator[tuple[str, Any, IsPath | None]]:
-    """Every field's name and value, and its mark where it is a path."""
+    """Every field's name and value, and its mark if it is a path."""
     hints = get_type_hints(type(section), include_extras=True)
     for field in fields(section):
         yield field.name, getattr(section, field.name), _mark(hints[field.name])

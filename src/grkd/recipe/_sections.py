@@ -60,7 +60,7 @@ class Method(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Section):
-    """One optimiser run; lengths in optimiser steps, `batch_size` in examples a device and micro-batch."""
+    """One optimiser run; lengths in optimiser steps, `batch_size` in examples per device and micro-batch."""
 
     epochs: Epochs = 1.0
     steps: Count | None = None  # instead of epochs
@@ -74,12 +74,12 @@ class Training(Section):
     warmup: Fraction = 0.1  # share of the training
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     max_grad_norm: NonNegative = 1.0
-    # Compute layers twice, which takes less memory; auto: of language models, where the GPU's memory is too small.
+    # Compute layers twice, which takes less memory; auto: of language models, if the GPU's memory is too small.
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     # On-policy methods sample for so many optimiser steps at once, before the first of them: faster, and for the later
     # steps from a student some steps old. minillm's importance weights account for that; gkd and grkd have none.
     steps_per_generation: Count = 1
-    fused_head: bool | None = None  # loss from hidden states, without whole logits; null: on a GPU
+    fused_head: bool | None = None  # loss from hidden states, without the logits of the whole batch; null: on a GPU
     # Language models: the responses of a micro-batch in one row without padding, in passes of at most so many tokens.
     tokens_per_batch: Count | None = None  # null: padded batches
     compile: bool | Literal["auto"] = "auto"  # language models: compile the layers; auto: on a GPU, if that pays

@@ -25,7 +25,7 @@ _LIMITS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"
 
 @dataclass(frozen=True)
 class Problem:
-    """A mistake at a key; `unknown` where the key itself is the mistake, `meant` the key that it was taken for."""
+    """A mistake at a key; `unknown` if the key itself is the mistake, `meant` the key that it was taken for."""
 
     path: KeyPath
     text: str
@@ -132,7 +132,7 @@ def _section(section: Any) -> str:
 
 
 def section_of(hint: Any) -> Any:
-    """The dataclass that a hint names, also inside Optional; None where it names none."""
+    """The dataclass that a hint names, also inside Optional; None if it names none."""
     return next((part for part in (hint, *get_args(hint)) if is_dataclass(part) and isinstance(part, type)), None)
 
 

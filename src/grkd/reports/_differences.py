@@ -17,7 +17,7 @@ OURS = "grkd"
 
 
 def best_baseline(run: Run, summary: Summary, metric: Metric) -> str | None:
-    """The method with the best mean that is not grkd; the student before where there is none."""
+    """The method with the best mean that is not grkd; the student before if there is none."""
     means = {line.label: line.cells[metric.name].mean for line in summary.methods}
     rivals = {
         label: mean for label, mean in means.items() if mean is not None and run.method_names.get(label, label) != OURS

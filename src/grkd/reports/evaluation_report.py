@@ -29,7 +29,7 @@ _HEADERS = ("metric", "models", "items", "difference", "95 % interval", "p", "p 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """table: None where the evaluations hold no metric of it, but items that can be compared."""
+    """table: None if the evaluations hold no metric of it, but items that can be compared."""
 
     table: PaperTable | None
     paired: Paired

@@ -45,7 +45,7 @@ class PairedComparison:
 
     @property
     def ahead(self) -> str | None:
-        """The label of the model that is ahead on these items at 5 %, None where neither is shown to be.
+        """The label of the model that is ahead on these items at 5 %, None if neither is shown to be.
 
         A word about two models, each trained once: that a method is better takes several seeds.
         """

@@ -37,7 +37,7 @@ def deciding_metric(summary: Summary) -> Metric | None:
 
 
 def verdict(summary: Summary) -> Conclusion | None:
-    """The verdict by the deciding metric; None where there is nothing to compare."""
+    """The verdict by the deciding metric; None if there is nothing to compare."""
     metric = deciding_metric(summary)
     if metric is None:
         return None

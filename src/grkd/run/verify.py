@@ -31,7 +31,7 @@ class StageState:
 
 
 def verify(run: Path, *, repair: bool = False) -> int:
-    """Print the state of every finished stage. Returns 0, or 1 where something is damaged.
+    """Print the state of every finished stage. Returns 0, or 1 if something is damaged.
 
     repair: damaged stages are renamed to `<stage>.damaged`, and the run's own command makes them again.
     Raises UserError for a folder that holds no run, or one in which another process is at work.

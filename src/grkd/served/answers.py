@@ -29,7 +29,7 @@ class TokenScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A sampled response. ids: None where the server gives text alone. finished: it ended by itself."""
+    """A sampled response. ids: None if the server gives text alone. finished: it ended by itself."""
 
     ids: list[int] | None
     text: str

@@ -13,7 +13,7 @@ _NEXT = 20  # likeliest next tokens that are asked for; what vLLM gives unless -
 class Server:
     """Requests of token ids. Nothing is kept here; errors are those of Endpoint.completion and grkd.served.answers.
 
-    context: the most tokens of prompt and answer that it reads, None where it does not say.
+    context: the most tokens of prompt and answer that it reads, None if it does not say.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:

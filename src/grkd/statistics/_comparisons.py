@@ -88,7 +88,7 @@ def paired_bootstrap(
     d*: the mean of a - b over a resample of the items (over whole groups where `groups` gives each item's, as in
     bootstrap_interval). p = min(1, 2 min(1 + #{d* <= 0}, 1 + #{d* >= 0}) / (resamples + 1)): below 1 - level where
     the interval leaves out 0; but never below 2^(1 - n) of n items or groups, the chance that all n differences have
-    one sign where there is none to find, since resamples of a few items cannot know more. Items for which either value
+    one sign if there is none to find, since resamples of a few items cannot know more. Items for which either value
     is NaN are left out.
     No item: all NaN. A single item or group: NaN bounds and p.
     Raises ValueError for a level outside (0, 1), resamples below 1, lengths that differ, or groups of another length.
@@ -187,7 +187,7 @@ def _rows_of_both(
 
 
 def _tested(difference: float, resampled: NDArray[np.float64], level: float, *, items: int) -> PairedDifference:
-    """The difference with what its resamples say; bounds and p are NaN where there are none."""
+    """The difference with what its resamples say; bounds and p are NaN if there are none."""
     low, high = percentiles(resampled, level)
     rarer = min((resampled <= 0).sum(), (resampled >= 0).sum())
     p = min(1.0, max(2 * (1 + int(rarer)) / (resampled.size + 1), 2.0 ** (1 - items))) if resampled.size else math.nan

@@ -20,7 +20,7 @@ def power(difference: float, deviation: float, pairs: int, *, level: float = 0.9
 
     bound = stats.t.ppf((1 + level) / 2, pairs - 1)
     shift = abs(difference) * math.sqrt(pairs) / deviation
-    # The lower tail underflows to NaN where the shift is large; there it is 0.
+    # The lower tail underflows to NaN if the shift is large; there it is 0.
     lower = float(stats.nct.cdf(-bound, pairs - 1, shift))
     return float(stats.nct.sf(bound, pairs - 1, shift)) + (0.0 if math.isnan(lower) else lower)
 

@@ -81,7 +81,7 @@ def choice_scores(
     Where a pair does not fit into `context` tokens (None: no limit), all responses of the comparison keep only so many
     tokens from their start that every pair fits.
     batch_size: questions at a time, the longest first. Raises UserError for a tokenizer to which A and B are the same
-    and for a chat template that refuses the question; a score is NaN where the model's logits are.
+    and for a chat template that refuses the question; a score is NaN if the model's logits are.
     """
     stop_ids = stop_token_ids(tokenizer, getattr(model, "generation_config", None))
 

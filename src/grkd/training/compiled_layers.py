@@ -93,7 +93,7 @@ class CompiledLayers:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The layers as they were, for inputs of other shapes (sampling, evaluation): each would be compiled anew."""
+        """The layers as they were, for inputs of other shapes (sampling, evaluation): each would be compiled again."""
         kept = [layer._compiled_call_impl for layer in self.layers]
         for layer in self.layers:
             layer._compiled_call_impl = None

@@ -62,7 +62,7 @@ def evaluation_loss(
 
     At the end of training (progress 1). A row's group is drawn by the seed and the row's place in the data, so neither
     the batch size nor the number of ranks changes the loss.
-    batches: of keeping_examples where several ranks share them; accelerate fills up the last ones by examples from the
+    batches: of keeping_examples if several ranks share them; accelerate fills up the last ones by examples from the
     start of the data, which are not counted here. batch_size: examples per rank. prepared: moves a batch to the device.
     measured: is given every batch that counts.
     """

@@ -53,7 +53,7 @@ class FreshGroups:
             raise UserError(f"stored_share must be 0 or more and below 1, got {self.stored_share}")
 
     def share(self, objective: Objective) -> float:
-        """Share of the prompts that are answered anew: of methods that compare responses, or sample by themselves."""
+        """Share of the prompts that are answered again: of methods that compare responses, or sample by themselves."""
         return 1.0 - self.stored_share if orders(objective) else objective.on_policy
 
 
@@ -84,7 +84,7 @@ def renewed(
     places: Places,
     share: float,
 ) -> list[dict[str, Any]]:
-    """The batches with `share` of their prompts answered anew by the student, ranked where `rows` has fresh groups.
+    """The batches with `share` of their prompts answered again by the student, ranked where `rows` has fresh groups.
 
     Draws depend on (seed, step, number of the group in the step): not on how a step is split.
     """
@@ -110,7 +110,7 @@ def sampled_parts(
     places: Places,
     share: float,
 ) -> list[_Part]:
-    """The batches' groups with `share` of them answered anew, not ranked yet."""
+    """The batches' groups with `share` of them answered again, not ranked yet."""
     parts, prompts, seeds = [], [], []
     for batch, (step, first) in zip(batches, places, strict=True):
         of_groups = group_seeds(seed, step, first, len(batch["groups"]))

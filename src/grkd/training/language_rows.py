@@ -49,7 +49,7 @@ class LanguageRows:
     sampler: writes the responses of on-policy methods. fresh: groups sampled in training, and who ranks them.
     tokens_per_batch: batches are packed in rows without padding (grkd.data.packed), and one with more tokens than this
     is learnt from in several passes, groups staying together; None: they are padded. share_prompts: in a packed row the
-    responses of a group share one copy of their prompt, where the student's attention can.
+    responses of a group share one copy of their prompt if the student's attention can.
     teacher_in_training: False: the live teacher's scores of tokens are only measured with, when no gradient is taken.
     """
 
@@ -111,7 +111,7 @@ class LanguageRows:
         if all(group.reference_log_probs is not None for group in groups):
             batch["reference"] = padded([group.reference_log_probs or () for group in groups], width)
         if self.sampler is not None:
-            batch["groups"] = groups  # the prompts, for those that are answered anew
+            batch["groups"] = groups  # the prompts, for those that are answered again
         return batch
 
     def count(self, batch: dict[str, Any]) -> Counts:
@@ -153,7 +153,7 @@ class LanguageRows:
         return Forward(batches={"response": self._responses(self._token_log_probs(model, batch, dtype), batch)})
 
     def fresh_share(self, objective: Objective) -> float:
-        """Share of the prompts that the student answers anew for this method.
+        """Share of the prompts that the student answers again for this method.
 
         Raises UserError for a method that would compare new responses which nobody ranks.
         """
@@ -168,7 +168,7 @@ class LanguageRows:
     def renew(
         self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
     ) -> list[dict[str, Any]]:
-        """The batches with the on-policy share of their prompts answered anew."""
+        """The batches with the on-policy share of their prompts answered again."""
         if self.sampler is None:
             raise ValueError("an on-policy method needs a sampler")
         if self.cache is not None or self.stored is not None:
@@ -245,7 +245,7 @@ class LanguageRows:
         )
 
     def _responses(self, token_log_probs: Float[Tensor, " tokens"], batch: dict[str, Any]) -> Batch:
-        """A row a prompt: mean log-probabilities of its responses, beside the teacher's scores."""
+        """One row per prompt: mean log-probabilities of its responses, beside the teacher's scores."""
         mask, group_mask = batch["response_mask"], batch["group_mask"]
         lengths, targets = mask.sum(-1), batch.get("vote_targets")
         return Batch(
@@ -264,7 +264,7 @@ class LanguageRows:
         )
 
     def _token_log_probs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
-        """Log-probability of every response token, without logits where the model's head allows it."""
+        """Log-probability of every response token, without logits if the model's head allows it."""
         labels = batch["response_ids"][batch["response_mask"]]
         captured = token_hidden(model, batch)
         if captured is None:
@@ -280,7 +280,7 @@ class LanguageRows:
         )
 
     def _head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
-        """What grkd.kernels.distillation_head reads: both sides' hidden states and heads; None where one is special."""
+        """What grkd.kernels.distillation_head reads: both sides' hidden states and heads; None if one is special."""
         if self.ranks is not None or (self.cache is None and self.teacher is None):
             return None
         teacher = self._head()

@@ -48,7 +48,7 @@ def group_seeds(seed: int, step: int, first: int, groups: int) -> list[int]:
 
 
 def answered_anew(seeds: Sequence[int], share: float) -> list[int]:
-    """The places of the groups that are answered anew: each with the probability `share`, by its own seed."""
+    """The places of the groups that are answered again: each with the probability `share`, by its own seed."""
     return [place for place, seed in enumerate(seeds) if random.Random(seed).random() < share]
 
 

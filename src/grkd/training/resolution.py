@@ -13,7 +13,7 @@ _ADAPTIVE = ("adam", "lion", "lamb")  # optimisers whose steps are about the lea
 
 @torch.no_grad()
 def share_below_resolution(parameters: Iterable[Tensor], step: float) -> float:
-    """Share of the 16-bit weights that a step of this size leaves as they are; 0 where there are none.
+    """Share of the 16-bit weights that a step of this size leaves as they are; 0 if there are none.
 
     w + step rounds to w where step is below half the distance to the next number, |w| 2^-8 for bfloat16 (2^-11 for
     float16) up to a factor of 2: counted are weights with step < |w| eps / 4, eps = 2^-7 (2^-10).

@@ -68,20 +68,20 @@ class RowSource(Protocol):
     ) -> Forward:
         """The scores of the levels asked for.
 
-        fused: head_inputs instead of the batch of rows, where that is possible. dtype: of the student's hidden states
-        there (autocast's, where it is on).
+        fused: head_inputs instead of the batch of rows, if that is possible. dtype: of the student's hidden states
+        there (autocast's, if it is on).
         """
 
     def renew(
         self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
     ) -> list[dict[str, Any]]:
-        """The batches with their on-policy share answered anew by the student.
+        """The batches with their on-policy share answered again by the student.
 
         Draws depend on the seed and a row's place in training, never on how a step is split.
         """
 
     def fresh_share(self, objective: Objective) -> float:
-        """Share of the examples that are answered anew in training. Raises UserError if that cannot be."""
+        """Share of the examples that are answered again in training. Raises UserError if that cannot be."""
 
     def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
         """The parts of a micro-batch that go through the models one after the other; whole: only one."""
@@ -94,7 +94,7 @@ class RowSource(Protocol):
 
 
 def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
-    """Mean seconds per optimiser step of what a source has timed (sampling, ranking), which begins anew."""
+    """Mean seconds per optimiser step of what a source has timed (sampling, ranking), which starts again."""
     seconds: dict[str, float] = getattr(rows, "seconds", {})
     found = {f"seconds/{name}": value / max(1, steps) for name, value in seconds.items()}
     seconds.clear()
@@ -102,7 +102,7 @@ def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
 
 
 def mean_scores(rows: Any, accelerator: Any) -> dict[str, float]:
-    """Mean score that each ranker gave to new responses since the last time, over all ranks; it begins anew."""
+    """Mean score that each ranker gave to new responses since the last time, over all ranks; it starts again."""
     fresh = getattr(rows, "fresh", None)
     if fresh is None:
         return {}

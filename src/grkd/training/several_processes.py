@@ -1,4 +1,4 @@
-"""What transformers' Trainer leaves to be done where several processes train one student."""
+"""What transformers' Trainer leaves to be done when several processes train one student."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,14 +37,14 @@ class SeveralProcesses(Trainer):
         return [self._prepare_inputs(batch) for batch in own]
 
     def _to_sample(self) -> nn.Module:
-        """The student as it is now; a whole copy where its weights are sharded, so that ranks need not wait for each
+        """The student as it is now; a whole copy if its weights are sharded, so that ranks need not wait for each
         other's tokens."""
         if self._plain is None:
             return self.model_wrapped
         return self._plain.refreshed(self.model, torch.bfloat16 if self.args.bf16 else None)
 
     def whole_student(self) -> nn.Module | None:
-        """The student with all its weights; where they are sharded, on the main process alone, and None on the others.
+        """The student with all its weights; if they are sharded, on the main process alone, and None on the others.
 
         Every process must call it.
         """

@@ -47,7 +47,7 @@ class DistillationTrainer(SeveralProcesses):
     checkpoints, resume, report_to, DDP, FSDP) is transformers' Trainer.
 
     objective: see grkd.objectives.load. rows: LanguageRows or ClassRows; it also collates the data set's examples.
-    fused_head: compute the loss from hidden states by grkd.kernels.distillation_head where the method and the model
+    fused_head: compute the loss from hidden states by grkd.kernels.distillation_head if the method and the model
     allow it; None: on CUDA. steps_per_generation: on-policy methods sample the responses of so many optimiser steps at
     once, before the first of them (fewer at the end of an epoch). The later
     steps then learn from a student some steps old: minillm's importance weights account for that, gkd and grkd have
@@ -184,7 +184,7 @@ class DistillationTrainer(SeveralProcesses):
         return in_passes(lambda part: step(model, part, num_items_in_batch), parts, self.accelerator, model)
 
     def _begin_compiled(self, model: nn.Module, parts: list[dict[str, Any]], step: Callable[[], object]) -> None:
-        """Compile the layers where that pays; the first pass, which compiles, leaves nothing behind."""
+        """Compile the layers if that pays; the first pass, which compiles, leaves nothing behind."""
         tokens = sum(part["input_ids"].numel() for part in parts if "input_ids" in part)
         passes = self.args.gradient_accumulation_steps * (self.state.max_steps - self.state.global_step)
         flops = training_flops(
@@ -214,7 +214,7 @@ class DistillationTrainer(SeveralProcesses):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Sum of the micro-batch's row losses over the step's number of rows (its own where that is not given)."""
+        """Sum of the micro-batch's row losses over the step's number of rows (its own if that is not given)."""
         own, repeated = self._counts(inputs), inputs.pop(REPEATED, False)
         divisors: Mapping[Level, Tensor | int] = own if num_items_in_batch is None else self._step_counts
         # DDP and FSDP average gradients over ranks; the sum over ranks is wanted.

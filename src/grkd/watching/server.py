@@ -1,4 +1,4 @@
-"""A server of one page: the report of a run, made anew when the run has written something."""
+"""A server of one page: the report of a run, rebuilt when the run has written something."""
 
 import tempfile
 import threading

@@ -16,7 +16,7 @@ class GKD(Objective):
 
     L = beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S, softmaxes at `temperature`
     beta 0 is the forward KL(p_T || p_S), beta 1 the reverse KL(p_S || p_T).
-    on_policy_fraction: the share of the prompts (lambda in the paper) that the student answers anew in training; no
+    on_policy_fraction: the share of the prompts (lambda in the paper) that the student answers again in training; no
     gradient goes through the drawing. The other prompts keep their stored responses.
     Raises UserError for options out of range.
     Source: Agarwal et al., arXiv 2306.13649, Algorithm 1.
@@ -24,13 +24,13 @@ class GKD(Objective):
 
     learns_from: ClassVar[str] = "the divergence to the teacher on its own and on given responses (on-policy)"
     minimises: ClassVar[str] = (
-        "generalised Jensen-Shannon divergence of tokens, part of the prompts answered anew by the student"
+        "generalised Jensen-Shannon divergence of tokens, part of the prompts answered again by the student"
     )
     source: ClassVar[str] = "Agarwal et al., arXiv 2306.13649"
 
     beta: float = option(0.5, "0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence")
     temperature: float = option(1.0, "temperature of both softmaxes")
-    on_policy_fraction: float = option(0.5, "share of the prompts that the student answers anew in training")
+    on_policy_fraction: float = option(0.5, "share of the prompts that the student answers again in training")
 
     def __post_init__(self) -> None:
         above_zero("gkd", self, "temperature")

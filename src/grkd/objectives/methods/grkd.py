@@ -28,7 +28,7 @@ class GRKD(Objective):
     level's terms are divided by its own number of rows. Parts that are never weighted are never computed.
     teacher_temperature: below 1 it sharpens a teacher that learnt from wrong labels, for a student whose own
     probabilities should be sharp; a part's temperature is on both sides, so that the student's stay as flat.
-    on_policy_fraction: the share of the prompts that the student answers anew in training, as gkd has it. Parts on
+    on_policy_fraction: the share of the prompts that the student answers again in training, as gkd has it. Parts on
     responses need rankers for that.
     Raises UserError for options out of range, or if every weight is 0.
     Source: arXiv 2504.20482.
@@ -47,7 +47,7 @@ class GRKD(Objective):
     alpha_ceiling: float = option(1.0, "alpha at the last step, in [0, 1]")
     label_weight: float = option(0.0, "weight of the cross-entropy on hard labels")
     teacher_temperature: float = option(1.0, "divides the teacher's scores of rows before anything else")
-    on_policy_fraction: float = option(0.0, "share of the prompts that the student answers anew in training")
+    on_policy_fraction: float = option(0.0, "share of the prompts that the student answers again in training")
 
     def __post_init__(self) -> None:
         for name in _LISTS:

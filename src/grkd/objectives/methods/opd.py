@@ -25,7 +25,7 @@ class OPD(Objective):
     source: ClassVar[str] = "arXiv 2306.13649"
 
     temperature: float = option(1.0, "temperature of both softmaxes")
-    on_policy_fraction: float = option(1.0, "share of the prompts that the student answers anew in training")
+    on_policy_fraction: float = option(1.0, "share of the prompts that the student answers again in training")
 
     def __post_init__(self) -> None:
         above_zero("opd", self, "temperature")

@@ -27,7 +27,7 @@ class PRO(Objective):
     T: 1, or where reward_temperatures 1 / T_ki = t_k - t_i and T_kk the least of them: far worse responses are pushed
     harder. The paper's rewards differ by about one; the calibrated rewards here by much less, so it is off by default.
     Of equal scores neither is above the other (the paper has none). A group without a pair does not count.
-    Raises UserError for options out of range, ValueError for a batch without lengths where they are needed.
+    Raises UserError for options out of range, ValueError for a batch without lengths if they are needed.
     Source: Song et al., arXiv 2306.17492; the factor 0.05 (n - 1)^2 is theirs.
     """
 

@@ -1,4 +1,4 @@
-"""A student's whole optimiser step as one CUDA graph: no launches, and several students at a time on the GPU.
+"""A student's complete optimiser step as one CUDA graph: no launches, and several students at a time on the GPU.
 
 A small network's step is a hundred kernels of a few microseconds; launched one by one they leave the GPU idle.
 """
@@ -26,7 +26,7 @@ def graphs_run_on(device: torch.device) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class StaticBatch:
-    """Where the graphs read: every batch is copied here. `ready`: a CUDA event, recorded once it is whole."""
+    """Where the graphs read: every batch is copied here. `ready`: a CUDA event, recorded once it is complete."""
 
     batch: DeviceBatch
     ready: Any
@@ -45,7 +45,7 @@ class StaticBatch:
 
 
 class GraphedStep:
-    """One student's step on its own stream. Raises where the step cannot be captured; the student is as it was then."""
+    """One student's step on its own stream. Raises if the step cannot be captured; the student is as it was then."""
 
     def __init__(self, student: LockstepStudent, static: StaticBatch, weights: Float[Tensor, "steps terms"]) -> None:
         self.static, self.stream = static, torch.cuda.Stream()

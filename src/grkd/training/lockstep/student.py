@@ -172,7 +172,7 @@ class _Randomness:
 
 @lru_cache(maxsize=256)
 def term_weights(objective: Objective, *, classes: int, steps: int) -> Float[Tensor, "steps terms"] | None:
-    """The weight of every term at every step; None where more than the weights changes with progress.
+    """The weight of every term at every step; None if more than the weights changes with progress.
 
     A CUDA graph repeats the same operations: weights can be read from a table, another formula cannot.
     """
