@@ -88,8 +88,15 @@ def load(path: Path) -> ListSet:
         )
         for name in ("queries", "documents")
     }
-    own = ("rarity", "candidates", "scores", "bm25", "pool", "grades", "part")
-    return ListSet(**sparse, **{name: arrays[name] for name in own})
+    own = ("rarity", "pool", "grades", "part")
+    mixed = ("candidates", "scores", "bm25")
+    # Candidates lie as they were found, the likeliest first: a method that ranks ties by index would learn from that.
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(_CANDIDATES), (len(arrays["part"]), 1)), axis=1)
+    return ListSet(
+        **sparse,
+        **{name: arrays[name] for name in own},
+        **{name: np.take_along_axis(arrays[name], order, axis=1) for name in mixed},
+    )
 
 
 def said(lists: ListSet, kind: str, *, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -144,7 +144,7 @@ def run_set(
     weights = trained(lists, towers, heard, queries=train, steps=steps, seeds=range(seeds), device=device)
     reached = np.stack([ndcg10(lists, own, test, device=device) for own in weights])  # [seeds, towers, queries]
     write_json(target, {
-        "set": path.stem, "counts": counts(lists), "steps": steps, "trials": TRIALS,
+        "set": path.stem, "counts": counts(lists), "steps": steps, "trials": TRIALS, "shuffled": True,
         "seconds": round(time.time() - since), "environment": environment("python -m benchmarks.lists run"),
         "search": [_searched(line, done) for line, done in tried.items()],
         **_rows(lines, best, reached), "teacher": _teacher_value(lists, test),

@@ -33,11 +33,14 @@ on test queries, means of five seeds, over the whole corpus (of `wikiqa` over ea
 `grkd` is its preset lists: pairs, and x.3 each candidate against all below it in one softmax; `grkd_pairs` and
 `grkd_softmax` are either alone. The preset was chosen on validation queries before this run (LOG.md). On an order
 without ties `grkd_softmax` is `plackett_luce`, and so ListMLE, up to a factor; `ranknet` is `grkd_pairs` up to one.
-`kd_z` is `kd` on z-scores; `plackett_luce_top5` counts the first five places. `pld` ranks ties by index, which here is
-the order in which BM25 and the encoder found the candidates: with partial orders it knows more than the others.
+`kd_z` is `kd` on z-scores; `plackett_luce_top5` counts the first five places; `pld` ranks ties by index.
 
 Bold: the best of its column. `*`: worse than the best, `+`: better than all others (paired bootstrap over queries,
 p < .05 after Holm's correction over the methods of the column)."""
+
+_IN_FOUND_ORDER = """\
+An index of these candidates is the place at which BM25 and the encoder found them, so that `pld` knows more than the
+others with partial orders. The command shuffles candidates since."""
 
 _SETTLED = """\
 A pick is settled if the next lower and higher learning rate and the next lower and higher setting were tried and are
@@ -57,6 +60,7 @@ def write_page(results: Path, page: Path) -> None:
         "# Small rankers: which method, by what the teacher gives",
         f"Made by `python -m benchmarks.lists table` from benchmarks/results/lists/ ({made}).",
         _INTRODUCTION,
+        *([] if all(one.get("shuffled") for one in found) else [_IN_FOUND_ORDER]),
         *_not_measured({one["set"] for one in found}),
         "## Targets\n\n" + targets(found),
         *(f"## {one['set']}\n\n{section(one)}" for one in found),
