@@ -178,38 +178,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(record: dict[str, Any], word
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize(
-    ("word", "scores"),
-    [
-        ({"best": 2}, [-1, -1, 0]),
-        ({"best": [0, 2]}, [0, -1, 0]),
-        ({"order": [1, 0, 2]}, [-1, 0, -2]),
-        ({"order": [2]}, [-1, -1, 0]),
-        ({"tiers": [[1], [0, 2]]}, [-1, 0, -1]),
-        ({"teacher_scores": [4, 7, 4]}, [4, 7, 4]),  # grades with a tie
-    ],
-)
-def test_partial_orders_of_responses(word: dict[str, Any], scores: list[float]) -> None:
-    record = {"prompt": "p", "responses": ["a", "b", "c"], **word}
-    (example,) = examples_of(record, default_id="1", where="here")
-    assert example.scores == scores
-
-
-@pytest.mark.parametrize(
-    ("word", "text"),
-    [
-        ({"best": 3}, "here: best: expected numbers of responses, 0 to 2, got 3"),
-        ({"order": [0, 0]}, "here: order: response 0 is there twice"),
-        ({"tiers": [0, 1]}, "here: tiers: expected numbers of responses, best first"),
-        ({"best": 1, "order": [1]}, "here: best and order are both given; keep one of them"),
-        ({"best": 1, "teacher_scores": [1, 2, 3]}, "teacher_scores and best are both given"),
-    ],
-)
-def test_partial_orders_that_are_refused(word: dict[str, Any], text: str) -> None:
-    with pytest.raises(UserError, match=re.escape(text)):
-        examples_of({"prompt": "p", "responses": ["a", "b", "c"], **word}, default_id="1", where="here")
-
-
 def test_groups_without_a_difference_are_refused_with_their_number() -> None:
     records = [{"prompt": p, "responses": r} for p, r in [("x", ["b", "b"]), ("y", ["b", "c"]), ("z", ["b", " b"] * 9)]]
     with pytest.raises(UserError, match=r"^records\[0\]: the responses are all the same.*; drop or fix 2 records"):
