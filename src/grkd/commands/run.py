@@ -16,7 +16,7 @@ training from its last checkpoint. After the recipe, key=value words change sing
   grkd run recipes/digits.yaml seeds=[0,1,2] training.learning_rate=1e-3 methods=[kd,grkd]
   grkd run recipes/digits.yaml --check          # what is wrong, before anything is loaded or written
   grkd run recipes/digits.yaml --check --deep   # load the models and try one step of every method
-  accelerate launch -m grkd run recipes/gemma.yaml        # several GPUs
+  accelerate launch -m grkd run recipes/gemma2-9b-2b.yaml # several GPUs
 """
 
 

@@ -1,0 +1,64 @@
+"""A finished student on the hub: its files, and a card with the run's measures and recipe."""
+
+import re
+from pathlib import Path
+
+from grkd.errors import UserError
+from grkd.models.load import one_line
+from grkd.reports import markdown_table, read_run
+
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^/\s'\"]+/)+")  # of absolute paths, which are nobody's business
+_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def push(student: Path, name: str, *, private: bool = True) -> str:
+    """Upload a student's folder; returns its address. The card on disk stays as it is.
+
+    Raises UserError for a folder without a model, a name that is none, and everything that the hub refuses.
+    """
+    if not (student / "config.json").is_file():
+        raise UserError(
+            f"{student}: no model in it (no config.json); give a student's folder, runs/NAME/train/X/student"
+        )
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r}: the hub's names look like my-name/my-student")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    card, api = finished_card(student), HfApi()
+    try:
+        made = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=student,
+            ignore_patterns=["README.md"],
+            commit_message="Student distilled with grkd",
+        )
+        api.upload_file(
+            path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=name, commit_message="Model card"
+        )
+    except LocalTokenNotFoundError:
+        raise UserError("push: not logged in; give `hf auth login`, or set HF_TOKEN") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        mend = (
+            "check the token's rights (`hf auth login`) and the owner's name" if status in (401, 403) else "try again"
+        )
+        raise UserError(f"push: the hub refuses {name} ({one_line(error)}); {mend}") from None
+    except (HfHubHTTPError.__bases__[0], OSError) as error:  # the errors of whichever client the hub's library has
+        raise UserError(f"push: the hub cannot be reached ({one_line(error)}); what it has is kept") from None
+    return str(made)
+
+
+def finished_card(student: Path) -> str:
+    """The student's card, with the table of the run that it lies in and its recipe if there is one."""
+    path = student / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"# {student.resolve().name}\n"
+    run = student.resolve().parents[2]
+    if not (run / "results.json").is_file():
+        return text
+    found = read_run(run)
+    name = student.resolve().parent.name
+    recipe = f"## Recipe\n\n```yaml\n{_FOLDERS.sub('', found.recipe).rstrip()}\n```\n" if found.recipe else ""
+    measures = f"## Measures\n\nThis student is `{name}`. On held-out data of the run:\n\n{markdown_table(found)}"
+    return f"{text.rstrip()}\n\n{measures}\n{recipe}"
