@@ -15,7 +15,7 @@ from typing import Any
 
 from grkd import __version__
 from grkd.commands import COMMANDS
-from grkd.errors import UserError
+from grkd.errors import UserError, one_line
 
 _GRACE_SECONDS = 5.0  # in which a process that is to end may close its files
 
@@ -42,9 +42,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-_LONGEST = 380  # characters of an error
-
-
 class _Terminated(BaseException):
     """SIGTERM, as batch systems send it some seconds before they kill."""
 
@@ -59,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
         return status
     except UserError as error:
-        _say(f"grkd: error: {_short(str(error))}")
+        _say(f"grkd: error: {one_line(str(error))}")
         return 2
     except BrokenPipeError:
         if not _reader_has_left():
@@ -75,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = _of_the_machine(error)
         if message is not None:
-            _say(f"grkd: error: {_short(message)}")
+            _say(f"grkd: error: {one_line(message)}")
             return 2
         if _reports():
             raise
@@ -89,12 +86,6 @@ def _say(line: str) -> None:
     """A line on standard error; of several processes of one launch the first that ends says it."""
     if _reports():
         print(line, file=sys.stderr)
-
-
-def _short(message: str) -> str:
-    """A message as one line of fewer than 400 characters: its beginning and its end, where a long path is between."""
-    words = " ".join(message.split())
-    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 160]} ... {words[-150:]}"
 
 
 def _reports() -> bool:

@@ -32,6 +32,8 @@ def test_partial_orders_of_responses(word: dict[str, Any], scores: list[float]) 
         ({"best": 3}, "here: best: expected numbers of responses, 0 to 2, got 3"),
         ({"order": [0, 0]}, "here: order: response 0 is there twice"),
         ({"tiers": [0, 1]}, "here: tiers: expected numbers of responses, best first"),
+        ({"tiers": [[0, 1, 2]]}, "here: tiers: no response is before another"),
+        ({"best": b"x"}, "here: best: expected numbers of responses, 0 to 2, got "),
         ({"best": 1, "order": [1]}, "here: best and order are both given; keep one of them"),
         ({"best": 1, "teacher_scores": [1, 2, 3]}, "teacher_scores and best are both given"),
     ],

@@ -51,7 +51,10 @@ def scores_of_order(record: dict[str, Any], where: str) -> list[float] | None:
         tiers = [[one] for one in value]
     if not isinstance(tiers, list) or not tiers or not all(isinstance(tier, list) and tier for tier in tiers):
         raise UserError(f"{where}: {key}: expected numbers of responses, best first, got {kind(value)}")
-    return [-place for place in tiered(f"{where}: {key}", tiers, len(record["responses"]), noun="response")]
+    places = tiered(f"{where}: {key}", tiers, len(record["responses"]), noun="response")
+    if len(places) > 1 and len(set(places)) == 1:
+        raise UserError(f"{where}: {key}: no response is before another; drop the record, or say which is best")
+    return [-place for place in places]
 
 
 def read_answer(value: Any, name: str, where: str) -> Answer:

@@ -1,11 +1,11 @@
 """What the tokens of a vocabulary spell, as bytes: by that, tokens of two vocabularies can be compared."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grkd.errors import UserError
+from grkd.files import parse_json
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"  # SentencePiece's
@@ -18,7 +18,7 @@ def spellings(tokenizer: Any) -> list[bytes | None]:
     Raises UserError for a tokenizer of another kind, whose tokens spell no bytes of their own.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    kinds = set(_kinds(json.loads(backend.to_str()).get("decoder"))) if backend is not None else set()
+    kinds = set(_kinds(parse_json(backend.to_str()).get("decoder"))) if backend is not None else set()
     if not kinds & {"ByteLevel", "Metaspace", "Replace"}:
         raise UserError(
             f"{getattr(tokenizer, 'name_or_path', '') or 'tokenizer'}: tokens of two vocabularies are compared by the "

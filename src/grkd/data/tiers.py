@@ -17,7 +17,9 @@ def tiered(where: str, tiers: Sequence[Sequence[Any]], count: int, *, noun: str 
     for number, tier in enumerate(tiers):
         for one in tier:
             if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < count:
-                raise UserError(f"{where}: expected numbers of {noun}s, 0 to {count - 1}, got {json.dumps(one)}")
+                raise UserError(
+                    f"{where}: expected numbers of {noun}s, 0 to {count - 1}, got {json.dumps(one, default=str)}"
+                )
             if one in seen:
                 raise UserError(f"{where}: {noun} {one} is there twice")
             seen.add(one)
