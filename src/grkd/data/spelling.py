@@ -18,7 +18,7 @@ def spellings(tokenizer: Any) -> list[bytes | None]:
     Raises UserError for a tokenizer of another kind, whose tokens spell no bytes of their own.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    kinds = set(_kinds(parse_json(backend.to_str()).get("decoder"))) if backend is not None else set()
+    kinds = set(_kinds(parse_json(backend.to_str(), strict=False).get("decoder"))) if backend is not None else set()
     if not kinds & {"ByteLevel", "Metaspace", "Replace"}:
         raise UserError(
             f"{getattr(tokenizer, 'name_or_path', '') or 'tokenizer'}: tokens of two vocabularies are compared by the "
