@@ -1,7 +1,4 @@
-"""docs/results-on-policy.md and its figure from the kept runs: the targets first, paired tests, curves, the search.
-
-Over 300 lines: every table of the page reads the same rows.
-"""
+"""docs/results-on-policy.md and its figure from the kept runs: the targets first, paired tests, curves, the search."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

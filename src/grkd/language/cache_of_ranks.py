@@ -37,8 +37,8 @@ def build_cache(
     with run.locked():
         context = LanguageContext.open(recipe, run)
         models = context.models
-        codec = RankCodec(vocabulary=models.numbers["vocabulary"], entries=entries, choose=choose, log_probs=log_probs)
         prepare(context)
+        codec = RankCodec(vocabulary=models.numbers["vocabulary"], entries=entries, choose=choose, log_probs=log_probs)
         respond(context)
         groups = [group for split in SPLITS for group in _groups(run, split)]
         if models.teacher_tokenizer is not None:
