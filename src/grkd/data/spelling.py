@@ -25,12 +25,12 @@ def spellings(tokenizer: Any) -> list[bytes | None]:
             "bytes that they spell, and this tokenizer is neither byte-level BPE nor SentencePiece; use methods that "
             "compare responses"
         )
-    vocabulary = tokenizer.get_vocab()
+    vocabulary, control = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
     found: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
     for token, number in vocabulary.items():
         found[number] = _of_bytes(token) if "ByteLevel" in kinds else _of_pieces(token)
     for number, added in tokenizer.added_tokens_decoder.items():
-        found[number] = None if added.special or number in tokenizer.all_special_ids else added.content.encode()
+        found[number] = None if added.special or number in control else added.content.encode()
     return found
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grkd import objectives
 from grkd.data.chat import stop_token_ids
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
+from grkd.language.one_vocabulary import needs_one_vocabulary
 from grkd.models.cut import fresh, truncated
 from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer, vocabulary_size
 from grkd.models.save import save_student
@@ -19,7 +19,6 @@ from grkd.ranks import ranks
 from grkd.recipe import (
     CachedTeacher,
     LanguageRecipe,
-    Method,
     Model,
     ServedModel,
     Student,
@@ -130,7 +129,7 @@ class LanguageModels:
         try:
             check_same_vocabulary(teacher_tokenizer, tokenizer)
         except UserError as error:
-            if reasons := _needs_one_vocabulary(self.recipe, several=self.several):
+            if reasons := needs_one_vocabulary(self.recipe, several=self.several):
                 raise UserError(f"{error}, or {reasons}") from None
             return True
         return False
@@ -252,31 +251,6 @@ def _tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
     return load_tokenizer(
         spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
     )
-
-
-def _needs_one_vocabulary(recipe: LanguageRecipe, *, several: bool) -> str:
-    """What to change in a recipe whose methods take tokens across, as words; empty if none does.
-
-    The teacher's responses need no shared tokens: the student gets them as text.
-    """
-    crossing = recipe.score.other_vocabulary == "tokens" and not several
-    by_token = [method for method in recipe.methods if _compares_tokens(method)]
-    left = [method for method in by_token if not (crossing and _crosses(method))]
-    instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
-    if not left:
-        return ""
-    tokens = " (or set score.other_vocabulary: tokens)" if not several and all(map(_crosses, left)) else ""
-    labels = ", ".join(method.label for method in left)
-    return f"replace {labels}, which compare token by token, by {instead}{tokens}"
-
-
-def _crosses(method: Method) -> bool:
-    return objectives.load(method.name, **method.options).across_vocabularies is not None
-
-
-def _compares_tokens(method: Method) -> bool:
-    objective = objectives.load(method.name, **method.options)
-    return ("row" in objective.levels and objective.needs_teacher) or objective.teacher_mixed_in > 0
 
 
 def _numbers(
