@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from grkd import objectives, recipe
 from grkd.errors import UserError
-from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, Model, _yaml
+from grkd.recipe import ClassifierModel, ClassifierRecipe, LanguageRecipe, Method, Model, _yaml
 
 SMALL = (Path(__file__).parents[1] / "recipes" / "digits.yaml").read_text(encoding="utf-8")
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -117,6 +117,8 @@ def sections(section: type) -> st.SearchStrategy[dict[str, Any]]:
     }
     if section is LanguageRecipe:  # a served teacher's keys ask for one another: tests/language/test_served_teacher.py
         own["teacher"] = sections(Model)
+    if section is ClassifierRecipe:  # an order of labels: tests/classify/test_ranked_labels.py
+        own["teacher"] = sections(ClassifierModel)
     hints = get_type_hints(section, include_extras=True)
     return st.fixed_dictionaries({f.name: own.get(f.name, values(hints[f.name])) for f in fields(section)})
 

@@ -2,6 +2,7 @@
 
 from grkd import objectives
 from grkd.classify.context import ClassifierContext, check_engine
+from grkd.classify.ranked_labels import check_ranked
 from grkd.classify.search import check_metric
 from grkd.classify.teach import check_teacher
 from grkd.errors import UserError
@@ -30,6 +31,7 @@ def _check_settings(recipe: ClassifierRecipe) -> None:
         check_metric(recipe.search)
     for method in recipe.methods:
         check_for_classes(method.label, objectives.load(method.name, **method.options))
+    check_ranked(recipe)
     check_teacher(recipe)
     check_engine(recipe)
 

@@ -16,7 +16,7 @@ from grkd.data.splits import stratified_split
 from grkd.errors import UserError
 from grkd.files import digest, read_json
 from grkd.models.networks import build, is_transformers
-from grkd.recipe import ClassifierModel, ClassifierRecipe, Lockstep, Training, to_plain
+from grkd.recipe import ClassifierModel, ClassifierRecipe, Lockstep, RankedLabels, Training, to_plain
 from grkd.run.device import device
 from grkd.run.folder import RunFolder, identity
 
@@ -62,7 +62,7 @@ class ClassifierContext:
     @cached_property
     def data(self) -> ClassificationData:
         """The labelled examples, read once per process."""
-        return load_data(self.recipe.data, seed=self.seed)
+        return load_data(self.recipe.data, seed=self.seed, ranking=getattr(self.recipe.teacher, "ranking", None))
 
     @cached_property
     def class_groups(self) -> dict[str, list[int]]:
@@ -119,13 +119,15 @@ class ClassifierContext:
 
     def view(
         self,
-        spec: ClassifierModel,
+        spec: ClassifierModel | RankedLabels,
         *,
         outside: Sequence[Any] = (),
         needs_head: bool = False,
         seed: int | None = None,
     ) -> Classifier:
         """A model before training, with the data as it takes them; `outside` inputs stand behind the held-out ones."""
+        if isinstance(spec, RankedLabels):
+            raise UserError("teacher: an order of classes is no model; name a model to look at")
         data = self.data
         if outside:
             data = dataclasses.replace(data, heldout_inputs=[*data.heldout_inputs, *outside])
@@ -192,7 +194,7 @@ def _changed(lockstep: Lockstep, name: str) -> bool:
     return bool(getattr(lockstep, name) != getattr(Lockstep(), name))
 
 
-def _fits(recipe: ClassifierRecipe, spec: ClassifierModel, training: Training) -> bool:
+def _fits(recipe: ClassifierRecipe, spec: ClassifierModel | RankedLabels, training: Training) -> bool:
     in_memory = recipe.data.image_folder is None and recipe.data.image is None
     return not is_transformers(spec.model) and in_memory and not trainer_settings(training)
 

@@ -35,8 +35,8 @@ class Classifier:
     features: TfidfFeatures | None = None
 
 
-def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
-    """The labelled examples that a recipe names."""
+def load_data(data: ClassifierData, *, seed: int, ranking: str | None = None) -> ClassificationData:
+    """The labelled examples that a recipe names. ranking: column of a JSONL file with orders of classes."""
     if data.dataset == "digits":
         return digits(heldout_fraction=data.heldout_fraction, seed=seed, limit=data.limit)
     if data.dataset is not None:
@@ -52,6 +52,7 @@ def load_data(data: ClassifierData, *, seed: int) -> ClassificationData:
             heldout_fraction=data.heldout_fraction,
             seed=seed,
             limit=data.limit,
+            ranking=ranking,
         )
         return table if data.image_root is None else named_images(table, Path(data.image_root), size=data.image_size)
     assert data.image_folder is not None

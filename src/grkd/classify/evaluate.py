@@ -9,7 +9,7 @@ from grkd.classify.context import ClassifierContext
 from grkd.classify.metrics import Metrics, Targets, class_counts, classifier_metrics
 from grkd.classify.score import teacher_outputs
 from grkd.files import read_json, write_json
-from grkd.recipe import to_plain
+from grkd.recipe import RankedLabels, to_plain
 from grkd.run.cost import stored_cost
 
 # Logits of the held-out examples, and of the inputs of no class if there are any.
@@ -25,9 +25,12 @@ def evaluate_teacher(context: ClassifierContext) -> Path:
             outputs = teacher_outputs(context)
             targets = heldout_targets(context, teacher=False)
             found = classifier_metrics(outputs["heldout"], targets, outside=outputs.get("outside"))
+            if isinstance(context.recipe.teacher, RankedLabels):  # places are no probabilities, and there is no model
+                found = {name: each for name, each in found.items() if "accuracy" in name}
+            else:
+                write_json(work / "cost.json", stored_cost(context.teacher_run.path / "teach" / "model"))
             write_json(work / "metrics.json", found)
             write_json(work / "confusion.json", class_counts(outputs["heldout"], targets.labels, context.class_names))
-            write_json(work / "cost.json", stored_cost(context.teacher_run.path / "teach" / "model"))
 
     return context.run.stage("evaluate/teacher", inputs, make)
 
@@ -61,6 +64,7 @@ def heldout_targets(context: ClassifierContext, *, teacher: bool = True) -> Targ
     return Targets(
         labels=labels["heldout_labels"],
         teacher=teacher_outputs(context)["heldout"] if teacher else None,
+        order_only=isinstance(context.recipe.teacher, RankedLabels),
         votes=labels.get("votes"),
         groups=context.class_groups,
         look_alikes=read_json(context.run.path / "prepare" / "look_alikes.json"),

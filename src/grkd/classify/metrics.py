@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Targets:
     """What a classifier's scores are measured against.
 
     groups: class numbers per group of the recipe, each measured by its name. look_alikes: the data set's own groups,
-    measured together.
+    measured together. order_only: the teacher's scores are places, so that nothing but their order is measured.
     """
 
     labels: Int[Tensor, " examples"]
@@ -48,12 +48,11 @@ class Targets:
     votes: Int[Tensor, "examples classes"] | None = None
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
     look_alikes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    order_only: bool = False
 
     def part(self, rows: slice) -> "Targets":
         teacher, votes = (None if values is None else values[rows] for values in (self.teacher, self.votes))
-        return Targets(
-            labels=self.labels[rows], teacher=teacher, votes=votes, groups=self.groups, look_alikes=self.look_alikes
-        )
+        return replace(self, labels=self.labels[rows], teacher=teacher, votes=votes)
 
 
 def classifier_metrics(
@@ -134,8 +133,9 @@ def _columns(logits: Tensor, targets: Targets) -> dict[str, Tensor]:
     if logits.shape[-1] > _TOP:
         columns["top5_accuracy"] = (logits.topk(_TOP).indices == targets.labels.unsqueeze(-1)).any(-1)
     if targets.teacher is not None:
-        columns |= rank_fidelity(logits, targets.teacher, top_k=None)
-        columns["reverse_kl_nats"] = reverse_kl(logits, targets.teacher)
+        fidelity = rank_fidelity(logits, targets.teacher, top_k=None)
+        fidelity["reverse_kl_nats"] = reverse_kl(logits, targets.teacher)
+        columns |= {name: each for name, each in fidelity.items() if not (targets.order_only and "nats" in name)}
     if targets.votes is not None:
         columns["votes_kendall_tau"] = kendall_tau_b(logits, targets.votes.to(logits.dtype))
     for name, measured in group_accuracy(logits, targets.labels, class_groups=targets.groups).items():

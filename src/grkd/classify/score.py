@@ -10,11 +10,13 @@ from torch import Tensor
 
 from grkd.classify.context import ClassifierContext
 from grkd.classify.data import Classifier
+from grkd.classify.ranked_labels import write_ranked_scores
 from grkd.classify.student import load_weights_of
 from grkd.data.text_copies import with_words_left_out
 from grkd.errors import UserError
 from grkd.files import whole_file
 from grkd.models.networks import scores
+from grkd.recipe import RankedLabels
 from grkd.training.lockstep.batches import as_float
 from grkd.training.lockstep.head import with_wide_head
 
@@ -51,6 +53,9 @@ def trained_teacher(context: ClassifierContext, *, outside: Sequence[Any] = ()) 
 
 def _make(context: ClassifierContext, work: Path) -> None:
     if not context.run.ranks.is_main_process:
+        return
+    if isinstance(context.recipe.teacher, RankedLabels):
+        write_ranked_scores(context, work)
         return
     outside = list(getattr(context.data, "outside_inputs", None) or [])
     teacher = trained_teacher(context, outside=outside)

@@ -18,7 +18,7 @@ from grkd.data.classification_batches import ClassificationDataset, Collate
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.models.networks import BUILT_IN, is_transformers
-from grkd.recipe import ClassifierRecipe
+from grkd.recipe import ClassifierRecipe, RankedLabels, to_plain
 from grkd.training.lockstep.batches import DeviceExamples
 from grkd.training.lockstep.loop import train_lockstep
 from grkd.training.lockstep.student import Job
@@ -66,6 +66,10 @@ def _make(context: ClassifierContext, work: Path) -> None:
     from grkd.run.training import drop_checkpoints  # imports transformers, which takes seconds
 
     spec, main = context.recipe.teacher, context.run.ranks.is_main_process
+    if isinstance(spec, RankedLabels):
+        if main:
+            write_json(work / "ranked.json", to_plain(spec))
+        return
     teacher = context.view(spec, needs_head=spec.training is None)
     if spec.training is not None and teacher_in_lockstep(context.recipe):
         if main:

@@ -22,7 +22,7 @@ class ClassificationData:
 
     kind: what an input is. features: a row of a float tensor. images: uint8 in 0..255 or float, [channels, height,
     width], as a tensor or a sequence that reads files when asked. text: a string.
-    labels: positions in class_names.
+    labels: positions in class_names. rankings: per example some classes, best first, if the records have them.
     """
 
     kind: Kind
@@ -31,6 +31,8 @@ class ClassificationData:
     heldout_inputs: Tensor | Sequence[Any]
     heldout_labels: Int[Tensor, " heldout"]
     class_names: list[str]
+    train_ranking: list[list[int]] | None = None
+    heldout_ranking: list[list[int]] | None = None
 
     @property
     def classes(self) -> int:

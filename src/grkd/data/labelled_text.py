@@ -13,6 +13,7 @@ import torch
 
 from grkd.console import console
 from grkd.data.classification import ClassificationData
+from grkd.data.rankings import numbered, read_ranking
 from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_text
@@ -23,6 +24,7 @@ class _Example:
     line: int
     text: str
     label: str
+    ranking: tuple[str, ...] = ()
 
 
 def labelled_text(
@@ -34,6 +36,7 @@ def labelled_text(
     heldout_fraction: float,
     seed: int,
     limit: int | None = None,
+    ranking: str | None = None,
 ) -> ClassificationData:
     """Texts and labels from columns `text` and `label`; the suffix (.csv, .tsv, .jsonl) says which format.
 
@@ -41,10 +44,12 @@ def labelled_text(
     stay on one side. Texts of a `heldout` file that are also in `train`, and texts with several labels, are reported
     with their number. limit: keep that many training examples, classes in their shares. Labels are words or whole
     numbers; class_names are sorted (as numbers where all are).
+    ranking: column of JSON Lines with some classes per text, best first; a record's label is then its first class where
+    it has none of its own, and a record without the column has its label alone.
     Raises UserError, with the line, for what is missing, empty, malformed or unknown.
     """
-    examples = _read(train, text, label)
-    class_names = _sorted(sorted({example.label for example in examples}))
+    examples = _read(train, text, label, ranking)
+    class_names = _sorted(sorted({name for example in examples for name in (example.label, *example.ranking)}))
     if len(class_names) == 1:
         raise UserError(f"{train}: every {label!r} is {class_names[0]!r}; a classifier needs two classes or more")
     position = {name: index for index, name in enumerate(class_names)}
@@ -58,7 +63,7 @@ def labelled_text(
         kept, held = (torch.tensor([one for text in part.tolist() for one in places[text]]) for part in parts)
         heldout_examples = [examples[i] for i in held.tolist()]
     else:
-        kept, heldout_examples = torch.arange(len(examples)), _read(heldout, text, label)
+        kept, heldout_examples = torch.arange(len(examples)), _read(heldout, text, label, ranking)
         for example in heldout_examples:
             if example.label not in position:
                 raise UserError(
@@ -76,7 +81,17 @@ def labelled_text(
         heldout_inputs=[example.text for example in heldout_examples],
         heldout_labels=torch.tensor([position[example.label] for example in heldout_examples]),
         class_names=class_names,
+        train_ranking=_rankings([examples[i] for i in kept.tolist()], position, ranking, train),
+        heldout_ranking=_rankings(heldout_examples, position, ranking, heldout or train),
     )
+
+
+def _rankings(
+    examples: list[_Example], position: dict[str, int], column: str | None, path: Path
+) -> list[list[int]] | None:
+    if column is None:
+        return None
+    return [numbered(one.ranking or (one.label,), position, f"{path}: line {one.line}") for one in examples]
 
 
 def _say_what_is_shared(train: list[_Example], heldout: list[_Example]) -> None:
@@ -92,17 +107,34 @@ def _say_what_has_several_labels(examples: list[_Example]) -> None:
         console.print(f"[yellow]{len(other)} of {len(first)} training texts have several labels[/yellow]")
 
 
-def _read(path: Path, text: str, label: str) -> list[_Example]:
+def _read(path: Path, text: str, label: str, ranking: str | None = None) -> list[_Example]:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl"):
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}; use .csv, .tsv or .jsonl")
     content = read_text(path, "a CSV, TSV or JSONL file")
-    rows = _json_rows(path, content, (text, label)) if suffix == ".jsonl" else _csv_rows(path, content, (text, label))
-    examples = [_Example(line, _text(row[text], path, line, text), _label(row[label], path, line, label))
-                for line, row in rows]  # fmt: skip
+    if ranking is not None:
+        rows = _json_rows(path, content, (text,))
+        examples = [_ranked(row, path, line, (text, label, ranking)) for line, row in rows]
+    else:
+        needed = (text, label)
+        rows = _json_rows(path, content, needed) if suffix == ".jsonl" else _csv_rows(path, content, needed)
+        examples = [_Example(line, _text(row[text], path, line, text), _label(row[label], path, line, label))
+                    for line, row in rows]  # fmt: skip
     if not examples:
         raise UserError(f"{path}: no examples in it; it needs a line for each, with {text!r} and {label!r}")
     return examples
+
+
+def _ranked(row: dict[str, Any], path: Path, line: int, columns: tuple[str, str, str]) -> _Example:
+    """A record whose classes are in order; its own label comes first, if it has one."""
+    text, label, ranking = columns
+    order: tuple[str, ...] = ()
+    if row.get(ranking) is not None:
+        order = tuple(read_ranking(row[ranking], f"{path}: line {line}: {ranking!r}"))
+    elif label not in row:
+        raise UserError(f"{path}: line {line}: neither {ranking!r} nor {label!r}; give one of them")
+    own = _label(row[label], path, line, label) if row.get(label) is not None else order[0]
+    return _Example(line, _text(row[text], path, line, text), own, order)
 
 
 def _csv_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -130,7 +162,7 @@ def _csv_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tup
         raise UserError(f"{path}: line {start}: malformed row ({error})") from None
 
 
-def _json_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(path: Path, content: str, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
     for line, entry in enumerate(content.split("\n"), start=1):
         if not entry.strip():
@@ -140,12 +172,12 @@ def _json_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tu
         except NotJSON as error:
             raise UserError(f"{path}: line {line}: no JSON ({error})") from None
         if not isinstance(row, dict):
-            raise UserError(f"{path}: line {line}: must be an object with {needed[0]!r} and {needed[1]!r}")
+            raise UserError(f"{path}: line {line}: must be an object with {' and '.join(map(repr, needed))}")
         _check_columns(list(row), f"{path}: line {line}", needed)
         yield line, row
 
 
-def _check_columns(found: list[str], where: str, needed: tuple[str, str]) -> None:
+def _check_columns(found: list[str], where: str, needed: tuple[str, ...]) -> None:
     for name in needed:
         if found.count(name) != 1:
             problem = "no column" if name not in found else "more than one column"

@@ -1,6 +1,13 @@
 """A run, as typed dataclasses (a file per task), read strictly from YAML and `key=value` arguments and written back."""
 
-from grkd.recipe._classifier import ClassifierData, ClassifierEvaluation, ClassifierModel, ClassifierRecipe, Lockstep
+from grkd.recipe._classifier import (
+    ClassifierData,
+    ClassifierEvaluation,
+    ClassifierModel,
+    ClassifierRecipe,
+    Lockstep,
+    RankedLabels,
+)
 from grkd.recipe._language import (
     CachedTeacher,
     LanguageEvaluation,
@@ -47,6 +54,7 @@ __all__ = [
     "RankServed",
     "RankStudent",
     "RankTeacher",
+    "RankedLabels",
     "Recipe",
     "Responses",
     "Score",

@@ -8,7 +8,7 @@ from grkd import objectives
 from grkd.data.conversation import SET_BY_US
 from grkd.endpoint.client import base_url
 from grkd.errors import UserError
-from grkd.recipe._classifier import ClassifierRecipe
+from grkd.recipe._classifier import ClassifierRecipe, RankedLabels
 from grkd.recipe._language import LanguageRecipe, Prompts, Responses, Score, Student
 from grkd.recipe._managed import managed
 from grkd.recipe._paths import path_mistakes
@@ -209,9 +209,26 @@ def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
         yield Problem(
             ("student", "training"), "the student is trained as the recipe's own training says; move it there"
         )
+    if isinstance(recipe.teacher, RankedLabels):
+        yield from _ranked(recipe.teacher, data.train)
     for name, model in (("teacher", recipe.teacher), ("student", recipe.student)):
         if model.weights is not None and not model.has_factory:
             yield Problem((name, "weights"), f"only for built-in networks and factories; {model.model!r} has its own")
+
+
+def _ranked(teacher: RankedLabels, train: str | None) -> Iterator[Problem]:
+    """A teacher that orders classes: by the records, or a served model."""
+    if (teacher.ranking is None) == (teacher.url is None):
+        yield Problem(("teacher",), "needs ranking (a column of the records), or url and served_model")
+    if (teacher.url is None) != (teacher.served_model is None):
+        yield Problem(("teacher", "served_model"), "url and served_model belong together")
+    if teacher.ranking is not None and not (train or "").endswith(".jsonl"):
+        yield Problem(("teacher", "ranking"), "is a list in each record; give data.train as JSON Lines (.jsonl)")
+    if teacher.url is not None:
+        try:
+            base_url(teacher.url, "teacher.url")
+        except UserError as error:
+            yield Problem(("teacher", "url"), str(error).removeprefix("teacher.url: "))
 
 
 def _rank(recipe: RankRecipe) -> Iterator[Problem]:

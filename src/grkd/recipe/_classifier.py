@@ -1,9 +1,9 @@
 """The recipe of a classifier: every key that it may have, its type and its default."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from grkd.recipe._sections import (
     Count,
@@ -13,6 +13,7 @@ from grkd.recipe._sections import (
     Fraction,
     Method,
     NetworkPath,
+    Positive,
     Search,
     Section,
     Seed,
@@ -37,6 +38,36 @@ class ClassifierModel(Section):
         """Built in, or made by a factory: no transformers model."""
         return self.model in BUILT_IN_NETWORKS or (":" in self.model and "/" not in self.model)
 
+
+@dataclass(frozen=True, kw_only=True)
+class RankedLabels(Section):
+    """A teacher that orders some classes of each text and gives no scores: the data's records, or a served model."""
+
+    ranking: Text | None = None  # column of the JSONL records: classes, best first, such as ["refund", "card"]
+    url: Text | None = None  # instead: of an OpenAI-compatible server, which is asked for the best classes
+    served_model: Text | None = None  # its name there
+    top: Count = 3  # classes that it is asked for
+    key_env: Text | None = None  # environment variable with the key; null: OPENAI_API_KEY, if the server wants one
+    concurrency: Count = 8  # requests at a time
+    timeout_seconds: Positive = 600.0  # longest wait for one answer
+    max_requests: Count | None = None  # most requests per command, retries included
+
+    # What every teacher of classes answers: it is no model, so that nothing is trained or loaded.
+    training: ClassVar[None] = None
+    weights: ClassVar[None] = None
+    model: ClassVar[str] = "an order of classes"
+    has_factory: ClassVar[bool] = False
+
+
+def _kind_of_teacher(value: Any) -> str:
+    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "<ranked>" if "ranking" in keys or "url" in keys else "<model>"
+
+
+ClassTeacher = Annotated[
+    Annotated[ClassifierModel, Tag("<model>")] | Annotated[RankedLabels, Tag("<ranked>")],
+    Discriminator(_kind_of_teacher),
+]
 
 CifarLabels = Literal["clean", "aggregate", "random1", "random2", "random3", "worst"]
 
@@ -96,7 +127,7 @@ class ClassifierRecipe(Section):
 
     task: Literal["classifier"]
     output: FilePath
-    teacher: ClassifierModel
+    teacher: ClassTeacher
     student: ClassifierModel
     data: ClassifierData
     methods: list[Method]
