@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WITH := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help demo test test-all lint docs format vllm-test gpu gpu2 bench clean
+.PHONY: help demo test lint docs format vllm-test gpu gpu2 bench clean
 help:
 	@echo "make demo      install, then distil a real language model and a classifier (about 10 minutes on 2 cores)"
 	@echo "make test      install, then run the tests"

@@ -10,7 +10,7 @@ import pytest
 from grkd import cli
 from grkd.benchmarks import Benchmark, all_benchmarks, find
 from grkd.errors import UserError
-from grkd.reports._measures import item_measures
+from grkd.reports.item_measures import item_measures
 
 ROOT = Path(__file__).parents[2]
 OWN = """

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from grkd.benchmarks import gsm8k, rank
 from tests.evaluation._command import QUESTIONS, NoServer, result, run, words
 
 
@@ -36,8 +37,6 @@ def gsm8k_files(data: Path) -> None:
 def test_gsm8ks_setting_reaches_the_task_and_a_change_redoes_it(
     capsys: pytest.CaptureFixture[str], tiny_teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grkd.benchmarks import _gsm8k_harness as gsm8k
-
     gsm8k_files(data)
     ran: list[tuple[int, bool]] = []
 
@@ -48,7 +47,7 @@ def test_gsm8ks_setting_reaches_the_task_and_a_change_redoes_it(
             "settings": {"fewshot": fewshot, "chat": chat},
         }
 
-    monkeypatch.setattr(gsm8k, "run", stand_in)
+    monkeypatch.setattr(gsm8k, "by_harness", stand_in)
     standard = words(NoServer, tiny_teacher, data, "gsm8k", judge=None, judge_model=None)
     for command, expected in (
         (standard, [(5, False)]),
@@ -149,7 +148,6 @@ def test_a_result_of_another_device_is_made_again(
 ) -> None:
     """The teacher's precision is the device's, whatever --dtype says of answers."""
 
-    from grkd.benchmarks import _rank_task as rank_task
     from grkd.evaluation import run as command_of_eval
 
     settings = dict.fromkeys(("teacher", "teacher_identity", "top_k", "teacher_score"))
@@ -159,7 +157,7 @@ def test_a_result_of_another_device_is_made_again(
         devices.append(device)
         return {"metrics": {}, "items": [], "settings": settings}
 
-    monkeypatch.setattr(rank_task, "run", recorded)
+    monkeypatch.setattr(rank, "rank_fidelity", recorded)
     prompts = data.parent / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "w1", "completion": "w2"}) + "\n")
     more = {"judge": None, "judge_model": None, "teacher": tiny_teacher, "prompts": prompts}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from grkd import objectives
-from grkd.models._networks import cnn
+from grkd.models import networks
 from grkd.models.residual import residual
 from grkd.training.lockstep.batches import DeviceExamples
 from grkd.training.lockstep.loop import predict, train_lockstep
@@ -39,7 +39,7 @@ SAMPLED = objectives.load("grkd", **{"pairs.group": "sample", "pairs.group_size"
 
 def build(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return cnn(input_shape=(3, 32, 32), classes=CLASSES, channels=[8, 16])
+    return networks.build("cnn", input_shape=(3, 32, 32), classes=CLASSES, options={"channels": [8, 16]}, seed=seed)
 
 
 def examples() -> DeviceExamples:

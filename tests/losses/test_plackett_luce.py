@@ -10,7 +10,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
+from grkd.losses import plackett_luce, rankings_jsd
 
 
 def scores(rows: int = 6, candidates: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,7 @@ from torch import Tensor
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
-from grkd.losses import forward_kl
-from grkd.losses._generalized_jsd import generalized_jsd
+from grkd.losses import forward_kl, generalized_jsd
 from grkd.objectives import Batch, combine
 
 BETAS = [0.0, 0.1, 0.5, 0.8, 1.0]

@@ -11,8 +11,8 @@ import pytest
 
 from grkd import cli
 from grkd.errors import UserError
-from grkd.reports._measures import item_measures
 from grkd.reports.evaluations import Evaluation, read_evaluations
+from grkd.reports.item_measures import item_measures
 from grkd.reports.paired import PairedComparison, compare
 from grkd.statistics import bootstrap_interval, paired_bootstrap
 

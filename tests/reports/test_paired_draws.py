@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from grkd.reports._measures import item_measures
 from grkd.reports.evaluation_report import evaluation_report, paired_view
 from grkd.reports.evaluations import Estimate, Evaluation
+from grkd.reports.item_measures import item_measures
 from grkd.reports.paired import compare
 
 Row = dict[str, Any]

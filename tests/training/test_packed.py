@@ -11,7 +11,7 @@ from grkd import objectives
 from grkd.data.language import Item
 from grkd.data.packed import MULTIPLE, attention_of, bins, own_tokens, pack, part_of, unshared
 from grkd.errors import UserError
-from grkd.models._packed_kernels import reference
+from grkd.models import packed_attention
 from grkd.models.packed_attention import check_packing, registered
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training import DistillationTrainer, LanguageRows, language_rows
@@ -96,7 +96,7 @@ def sharing(monkeypatch: pytest.MonkeyPatch, *, sides: int = 2) -> list[int]:
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
         seen.append(query.shape[2] if options.get("key_starts") is not None else -1)
-        return reference(query, key, value, **options)
+        return packed_attention.reference(query, key, value, **options)
 
     def take(model: Any, **_: Any) -> str:
         if len(taken) < sides:

@@ -1,5 +1,6 @@
 """A student that is saved stops by itself where it was trained to, whoever serves it."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, pipeline
 
-from grkd.benchmarks import _gsm8k_harness as gsm8k
+from grkd.benchmarks import gsm8k
 from grkd.data.chat import stop_token_ids
 from grkd.models.save import save_student
 from grkd.training import GRKDConfig, GRKDTrainer
@@ -86,7 +87,7 @@ def test_a_runs_student_names_the_same_stops(tmp_path: Path) -> None:
     assert read.eos_token_id == stops == [2, 3]
 
 
-@pytest.mark.skipif(not gsm8k.importlib.util.find_spec("lm_eval"), reason="lm-eval is not installed (grkd[eval])")
+@pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="lm-eval is not installed (grkd[eval])")
 def test_gsm8k_ends_an_answer_where_the_student_ends_it(saved: Path, tmp_path: Path) -> None:
     """Also for a folder of which the generation config knows the base model's eos alone."""
     config = json.loads((saved / "generation_config.json").read_text())
@@ -97,6 +98,6 @@ def test_gsm8k_ends_an_answer_where_the_student_ends_it(saved: Path, tmp_path: P
     for name in ("train", "test"):
         lines = [{"question": word, "answer": "yes #### 7"} for word in ("say", "yes")]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = gsm8k.run(str(tmp_path / "student"), tmp_path, fewshot=0, chat=True, max_new_tokens=12)
+    found = gsm8k.by_harness(str(tmp_path / "student"), tmp_path, fewshot=0, chat=True, max_new_tokens=12)
     assert [item["response"].split() for item in found["items"]] == [["####", "7"]] * 2
     assert found["metrics"]["accuracy_strict"]["value"] == 1.0

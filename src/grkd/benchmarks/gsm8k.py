@@ -39,10 +39,8 @@ def run(session: "Session") -> dict[str, Any]:
     }
 
     def make() -> dict[str, Any]:
-        from grkd.benchmarks import _gsm8k_harness as harness
-
         place = digest([session.source.identity, session.device.type])[:16]
-        return harness.run(
+        return by_harness(
             session.name,
             settings.folder,
             limit=settings.limit,
@@ -55,6 +53,13 @@ def run(session: "Session") -> dict[str, Any]:
     found = session.once("gsm8k", {"gsm8k": file_digest(questions), **options}, make)
     alike = {name: found.get("settings", {}).get(name) for name in ("fewshot", "chat", "max_new_tokens")}
     return {**with_asked(found), "conditions": alike}
+
+
+def by_harness(model: str, folder: Path, **options: Any) -> dict[str, Any]:
+    """GSM8K as lm-eval has it, for a model on this machine; lm-eval is imported here."""
+    from grkd.benchmarks import _gsm8k_harness as harness
+
+    return harness.run(model, folder, **options)
 
 
 def _test_file(data: Path) -> Path:

@@ -22,12 +22,10 @@ def check(settings: "Settings") -> None:
 
 def run(session: "Session") -> dict[str, Any]:
     """Rank fidelity over held-out prompts, with intervals over prompts."""
-    from grkd.benchmarks import _rank_task as rank_task
-
     settings, source = session.settings, _source(session.settings)
 
     def make() -> dict[str, Any]:
-        return rank_task.run(
+        return rank_fidelity(
             session.name,
             source,
             teacher=settings.option("teacher"),
@@ -43,6 +41,13 @@ def run(session: "Session") -> dict[str, Any]:
     teacher = {"name": known["teacher"], "identity": known["teacher_identity"]}
     alike = {name: known[name] for name in ("top_k", "teacher_score")}
     return {**found, "conditions": {"teacher": teacher if known["teacher"] is not None else None, **alike}}
+
+
+def rank_fidelity(model: str, source: Any, **options: Any) -> dict[str, Any]:
+    """How a model orders what its teacher orders; torch is imported here."""
+    from grkd.benchmarks import _rank_task as rank_task
+
+    return rank_task.run(model, source, **options)
 
 
 def _inputs(settings: "Settings", source: Path) -> dict[str, Any]:

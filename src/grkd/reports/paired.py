@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from grkd.benchmarks import all_benchmarks, title_of
 from grkd.errors import UserError
 from grkd.reports._comparable import ComparablePair, comparable
-from grkd.reports._measures import ItemMeasure, item_measures, measures_of
 from grkd.reports.evaluations import Evaluation, ItemRecord
+from grkd.reports.item_measures import ItemMeasure, item_measures, measures_of
 from grkd.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_ratios
 
 ALL_PAIRS_UP_TO = 4  # models; of more only the comparisons with the best are shown

@@ -12,7 +12,7 @@ from grkd.benchmarks import Measure
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.metrics.registry import METRICS
-from grkd.reports._measures import ItemMeasure
+from grkd.reports.item_measures import ItemMeasure
 from grkd.reports.paired import ALL_PAIRS_UP_TO, Paired, PairedComparison, corrected
 from grkd.reports.results import BEFORE, Run
 from grkd.statistics import paired_bootstrap

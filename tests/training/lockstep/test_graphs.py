@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grkd import objectives
-from grkd.models._networks import cnn
+from grkd.models import networks
 from grkd.training.lockstep import graphs as lockstep_graphs
 from grkd.training.lockstep import loop as lockstep
 from grkd.training.lockstep.batches import DeviceExamples
@@ -69,8 +69,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, reads: dict[str, str]) -> None:
 
 
 def build(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return cnn(input_shape=(3, 8, 8), classes=5, channels=[8])
+    return networks.build("cnn", input_shape=(3, 8, 8), classes=5, options={"channels": [8]}, seed=seed)
 
 
 def weights(module: nn.Module) -> Tensor:
