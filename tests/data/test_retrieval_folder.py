@@ -70,7 +70,7 @@ HEADER = "query\tdocument\tgrade\n"
         ("queries.jsonl", '{"_id": "q0", "text": "a", "title": 3}\n', "line 1: title must be text"),
         ("queries.jsonl", '{"_id": "q0", "text": "a"}\n' * 2, "line 2: the id 'q0' is there twice"),
         ("corpus.jsonl.gz", b"no gzip", "damaged, no UTF-8 text in gzip"),
-        ("corpus.jsonl.gz", gzip.compress(b"{}")[:-9], "damaged, no UTF-8 text in gzip"),
+        ("corpus.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-9], "damaged, no UTF-8 text in gzip"),
         ("split.tsv", "query\tours\nq0\tnowhere\n", "line 2: unknown part 'nowhere'"),
         ("split.tsv", "", "data.split: there is no column None"),
     ],
