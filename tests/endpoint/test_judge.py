@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from grkd.endpoint.client import Endpoint
 from grkd.endpoint.judge import Budget, Judge, Request, RequestFailed
 from grkd.errors import UserError
 from tests._forked import Forked
@@ -86,6 +87,15 @@ def answer_with(**changes: Any) -> str:
 def test_an_answer_that_is_none_is_asked_for_again(server: Any, tmp_path: Path, body: str) -> None:
     server.faults = [f"as it is: {body}"]
     assert ask(judge(server, tmp_path)).text == "answer to hello"
+    assert len(server.asked) == 2
+
+
+def test_a_completions_odd_usage_is_asked_for_again(server: Any) -> None:
+    server.faults = ['as it is: {"usage": {"prompt_tokens": Infinity}, "choices": []}']
+    endpoint = Endpoint(server.url, "weak", role="teacher", backoff_seconds=0.01)
+    assert (
+        endpoint.completion({"prompt": "a", "messages": [{"content": "b"}]}, lambda answer: answer["model"]) == "weak"
+    )
     assert len(server.asked) == 2
 
 

@@ -39,6 +39,8 @@ __all__ = [
 
 Messages = list[dict[str, str]]
 Answer = TypeVar("Answer")
+# What reading raises where an answer is none.
+_NO_ANSWER = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 _LONGEST_WAIT_SECONDS = 120.0
 _CHARACTERS_A_TOKEN = 4  # where the endpoint does not say how many tokens it used
@@ -102,7 +104,7 @@ class Endpoint:
                 self.stopped.wait(self._backoff)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise UserError(self._refused_key(error)) from None
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+            except (openai.OpenAIError, *_NO_ANSWER):
                 return None  # many servers have no list
         return None
 
@@ -191,7 +193,7 @@ class Endpoint:
                 last, wait, unusable = str(error), None, True
             except UserError:
                 raise
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+            except (openai.OpenAIError, *_NO_ANSWER):
                 last, wait = f"its answer is no {kind}", None
             if tries <= self._retries:
                 doubled = self._backoff * 2 ** (tries - 1) * random.uniform(0.75, 1.25)

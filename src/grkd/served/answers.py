@@ -8,6 +8,8 @@ from typing import Any
 from grkd.endpoint.client import BadAnswer
 from grkd.errors import UserError
 
+_MOST_TOKENS = 2**31  # ids are kept as int32
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScores:
@@ -61,7 +63,7 @@ def read_scores(answer: Mapping[str, Any], ids: Sequence[int], *, start: int, k:
             raise BadAnswer(f"no log-probability of token {token} in its answer")
         log_probs.append(_number(own))
         texts.append(str(own.get("decoded_token") or ""))
-        best = sorted(((_number(entry), int(name)) for name, entry in place.items()), key=lambda one: -one[0])[:k]
+        best = sorted(((_number(entry), _token(name)) for name, entry in place.items()), key=lambda one: -one[0])[:k]
         if len(best) < k:
             raise BadAnswer(f"{len(best)} log-probabilities per token where {k} were asked for")
         top_ids.append([name for _, name in best])
@@ -78,7 +80,7 @@ def read_next(answer: Mapping[str, Any], *, model: str) -> dict[int, float]:
     for name, value in top.items():
         if not name.startswith("token_id:"):
             raise BadAnswer("it names tokens by text; its version of vLLM knows no return_tokens_as_token_ids")
-        found[int(name.removeprefix("token_id:"))] = _number({"logprob": value})
+        found[_token(name.removeprefix("token_id:"))] = _number({"logprob": value})
     return found
 
 
@@ -92,7 +94,7 @@ def read_written(answer: Mapping[str, Any], *, max_tokens: int, model: str) -> W
         raise BadAnswer(f"a response ended for the reason {reason!r}")
     if reason == "length" and ids is not None and len(ids) < max_tokens:
         raise BadAnswer(f"a response was cut after {len(ids)} of {max_tokens} tokens; raise the server's context")
-    kept = None if ids is None else [int(token) for token in ids]
+    kept = None if ids is None else [_token(token) for token in ids]
     return Written(ids=kept, text=text.encode("utf-8", "replace").decode(), finished=reason == "stop")
 
 
@@ -102,6 +104,12 @@ def _choice(answer: Mapping[str, Any], model: str) -> Mapping[str, Any]:
         raise UserError(f"teacher: asked for {model!r}, the server answered as {by!r}; set teacher.served_model")
     found: Mapping[str, Any] = answer["choices"][0]
     return found
+
+
+def _token(value: Any) -> int:
+    if isinstance(value, bool | float) or not 0 <= (token := int(value)) < _MOST_TOKENS:
+        raise BadAnswer(f"a token in its answer has the id {str(value)[:40]}")
+    return token
 
 
 def _number(entry: Mapping[str, Any]) -> float:
