@@ -18,6 +18,7 @@ from grkd.language.respond import respond
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups, score
 from grkd.pipeline.run import run
+from grkd.planning.money import usage
 from grkd.recipe import LanguageRecipe, read
 from grkd.run.folder import RunFolder
 from tests._model_server import ModelServer
@@ -112,6 +113,13 @@ def test_teachers_of_two_vocabularies_vote_and_their_agreement_is_kept(
     with pytest.raises(UserError, match="vocabular") as caught:
         scored(opened(tiny_recipe, teachers, "methods=[kd]", output="tokens"))
     assert len(str(caught.value)) < 400
+
+
+def test_what_served_ones_are_asked_is_planned(tiny_recipe: Path, tiny_teacher: Path) -> None:
+    served = "{url: 'http://127.0.0.1:9/v1', served_model: s, only: {subject: law}}"
+    recipe = opened(tiny_recipe, f"[{{model: {tiny_teacher}, label: a}}, {served}]", "methods=[kd]").recipe
+    found = usage(recipe, prompts=10, prompt_tokens=4.0, response_tokens=6.0)
+    assert {name: each.requests for name, each in found.items()} == {"log-probabilities of the teacher s": 10}
 
 
 def test_a_column_says_which_teacher_is_asked(tiny_recipe: Path, tiny_teacher: Path, second: Path) -> None:

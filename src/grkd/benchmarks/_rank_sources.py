@@ -63,7 +63,8 @@ class RunSource:
         if self.teacher is None:
             return None
         inputs = read_json(manifest).get("inputs", {}) if manifest.is_file() else {}
-        content = inputs.get("teacher", {}).get("model")
+        given = inputs.get("teacher")
+        content = given.get("model") if isinstance(given, dict) else None  # several teachers: a list
         if content is None or Path(self.teacher).is_relative_to(self.folder):  # saved by the run itself
             return model_digest(self.teacher)
         return digest_in_manifest(self.teacher, content)

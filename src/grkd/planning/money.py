@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grkd.recipe import LanguageRecipe, ServedModel
+from grkd.recipe import LanguageRecipe, ServedModel, label_of
 
 _QUESTION = 250  # tokens of a judge's instructions
 _VERDICT = 16  # tokens of its answer
@@ -29,15 +29,19 @@ def usage(recipe: LanguageRecipe, *, prompts: int, prompt_tokens: float, respons
     found: dict[str, Usage] = {}
     mixed = responses.mixture.teacher if responses.mixture is not None else 0
     written = responses.n if responses.source == "teacher" else mixed
-    if isinstance(teacher, ServedModel):
-        if written:
+    teachers = teacher if isinstance(teacher, list) else [teacher]
+    for at, one in enumerate(teachers):
+        if not isinstance(one, ServedModel):
+            continue
+        name = f"teacher {label_of(one)}" if isinstance(teacher, list) else "teacher"
+        if written and at == 0:  # of several the first writes
             number = prompts * (responses.candidates or written)
             read, said = number * prompt_tokens, number * response_tokens
-            found["responses of the teacher"] = Usage(requests=number, read=read, written=said)
-        if teacher.log_probs:
+            found[f"responses of the {name}"] = Usage(requests=number, read=read, written=said)
+        if one.log_probs:
             number = prompts * responses.n
             both = number * (prompt_tokens + response_tokens)
-            found["log-probabilities of the teacher"] = Usage(requests=number, read=both, written=float(number))
+            found[f"log-probabilities of the {name}"] = Usage(requests=number, read=both, written=float(number))
     for entry in recipe.score.rankers or _implied(recipe):
         plain: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
         if plain.get("name") == "judge":

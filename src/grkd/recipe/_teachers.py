@@ -124,7 +124,10 @@ def _several(recipe: LanguageRecipe, teachers: Sequence[Teacher]) -> Iterator[Pr
                 (*path, "log_probs"), "one of several teachers gives them; name the ranker judge with its url"
             )
         for problem in teacher_mistakes(replace(recipe, teacher=one)):
-            yield replace(problem, path=(*path, *problem.path[1:])) if problem.path[0] == "teacher" else problem
+            if problem.path[0] == "teacher":
+                yield replace(problem, path=(*path, *problem.path[1:]))
+            elif index == 0 or problem.path[0] != "student":  # the student's layers are the first one's
+                yield problem
     if recipe.score.signal == "live":
         yield Problem(("score", "signal"), "live belongs to one teacher; several score stored responses")
     if recipe.responses.when == "in_training":
