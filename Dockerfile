@@ -1,0 +1,32 @@
+# grkd in a container. Two variants:
+#   docker build --build-arg VARIANT=cpu --build-arg TORCH_INDEX=ADDRESS -t grkd:cpu .
+#   docker build --build-arg VARIANT=gpu -t grkd:gpu .      # PyTorch with CUDA; run with --gpus all
+#   docker run --rm -v "$PWD:/work" grkd:cpu run mine.yaml
+ARG VARIANT=cpu
+
+FROM python:3.12-slim-bookworm AS base
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HOME=/work/.cache/huggingface
+WORKDIR /opt/grkd
+COPY pyproject.toml README.md LICENSE constraints-cpu.txt ./
+COPY recipes recipes
+COPY src src
+
+# TORCH_INDEX: the package index with PyTorch's builds for CPUs. Without it Linux gets the build with CUDA, which works
+# on a CPU and is some gigabytes larger.
+FROM base AS cpu
+ARG TORCH_INDEX=""
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0 \
+    && pip install -c constraints-cpu.txt '.[lora,gguf,data,search,image,rank]'
+
+# On Linux the wheels of the default index bring CUDA and Triton along.
+FROM base AS gpu
+RUN pip install 'torch>=2.8,<3' \
+    && pip install '.[lora,gguf,data,search,image,rank]'
+
+# hadolint ignore=DL3006
+FROM ${VARIANT} AS final
+RUN useradd --create-home --uid 1000 grkd && mkdir -p /work && chown grkd /work
+USER grkd
+WORKDIR /work
+ENTRYPOINT ["grkd"]
+CMD ["--help"]
