@@ -16,20 +16,10 @@ from grkd.objectives import methods
 from grkd.objectives._options import Mistake, Option, OptionPath, meant, nearest, option, options_of, wanted
 
 if TYPE_CHECKING:
-    from grkd.objectives._base import (
-        Across,
-        Batch,
-        Choice,
-        Features,
-        LeastTeacher,
-        Level,
-        Objective,
-        ResponseTokens,
-        Term,
-        Votes,
-        combine,
-    )
+    from grkd.objectives._base import Across, Choice, LeastTeacher, Objective
+    from grkd.objectives._batch import Batch, Features, Level, ResponseTokens, Votes
     from grkd.objectives._module import GRKDLoss
+    from grkd.objectives._terms import Term, combine
     from grkd.objectives.methods.grkd import GRKD
     from grkd.objectives.presets import PRESETS
 
@@ -63,22 +53,14 @@ __all__ = [
     "wanted",
 ]
 
-_WITH_TORCH = {"GRKDLoss": "_module", "GRKD": "methods.grkd", "PRESETS": "presets"} | dict.fromkeys(
-    (
-        "Across",
-        "Batch",
-        "Choice",
-        "Features",
-        "LeastTeacher",
-        "Level",
-        "Objective",
-        "ResponseTokens",
-        "Term",
-        "Votes",
-        "combine",
-    ),
-    "_base",
-)
+_WITH_TORCH = {
+    "GRKDLoss": "_module",
+    "GRKD": "methods.grkd",
+    "PRESETS": "presets",
+    **dict.fromkeys(("Across", "Choice", "LeastTeacher", "Objective"), "_base"),
+    **dict.fromkeys(("Batch", "Features", "Level", "ResponseTokens", "Votes"), "_batch"),
+    **dict.fromkeys(("Term", "combine"), "_terms"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grkd.groups import checked_mask, has_pair, wide
-from grkd.objectives._base import Batch
+from grkd.objectives._batch import Batch
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grkd.errors import UserError
-from grkd.objectives._base import Batch, combine
+from grkd.objectives._batch import Batch
+from grkd.objectives._terms import combine
 from grkd.objectives.methods.grkd import GRKD
 from grkd.objectives.parts import Part
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from grkd.errors import UserError
 from grkd.groups import wide
-from grkd.objectives._base import Batch
+from grkd.objectives._batch import Batch
 
 
 def sharpened(batch: Batch, teacher_temperature: float) -> Batch:

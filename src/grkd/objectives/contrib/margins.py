@@ -7,7 +7,7 @@ from torch import Tensor
 
 from grkd.groups import checked_mask
 from grkd.losses import Normalize, pair_margins
-from grkd.objectives._base import Batch
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
 from grkd.objectives.parts._base import Part

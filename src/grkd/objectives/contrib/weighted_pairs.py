@@ -8,7 +8,8 @@ from torch import Tensor
 
 from grkd.kernels.weighted_pairs import weighted_pairs
 from grkd.losses import HARD, PAIR_FORMS, Normalize, PairForm, rank_discount
-from grkd.objectives._base import Batch, LeastTeacher
+from grkd.objectives._base import LeastTeacher
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
 from grkd.objectives.parts._score_pair import ScorePair

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from grkd.objectives._base import Batch
+from grkd.objectives._batch import Batch
 from grkd.objectives.parts._score_pair import ScorePair
 from grkd.objectives.parts.pairs import Pairs
 

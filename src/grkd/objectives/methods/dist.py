@@ -7,10 +7,12 @@ from torch import Tensor
 
 from grkd.groups import checked_mask, wide
 from grkd.losses import masked_log_softmax, pearson_distance, standardized
-from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, not_negative, some_weight
 from grkd.objectives._options import option
 from grkd.objectives._teacher_temperature import check_not_undone, sharpened
+from grkd.objectives._terms import Term, label_term
 
 
 @dataclass(frozen=True, kw_only=True)

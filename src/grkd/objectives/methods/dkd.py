@@ -5,10 +5,12 @@ from typing import ClassVar
 
 from grkd.errors import UserError
 from grkd.losses import decoupled_kl, standardized
-from grkd.objectives._base import Batch, Objective, Term, label_term, labelled
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, not_negative, some_weight
 from grkd.objectives._options import option
 from grkd.objectives._teacher_temperature import check_not_undone, sharpened
+from grkd.objectives._terms import Term, label_term, labelled
 
 
 @dataclass(frozen=True, kw_only=True)

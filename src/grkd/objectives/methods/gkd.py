@@ -5,9 +5,11 @@ from typing import Any, ClassVar
 
 from grkd.errors import UserError
 from grkd.losses import generalized_jsd
-from grkd.objectives._base import Batch, Objective, Term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Literal, get_args
 from grkd import schedules
 from grkd.errors import UserError
 from grkd.objectives import parts
-from grkd.objectives._base import Across, Batch, LeastTeacher, Level, Objective, Term, label_term
+from grkd.objectives._base import Across, LeastTeacher, Objective
+from grkd.objectives._batch import Batch, Level
 from grkd.objectives._option_checks import above_zero, not_negative
 from grkd.objectives._options import Mistake, Option, converted, mistakes, option, options_of
 from grkd.objectives._renamed import RENAMED
 from grkd.objectives._teacher_temperature import sharpened
+from grkd.objectives._terms import Term, label_term
 from grkd.objectives.parts import Part, ScorePair
 from grkd.objectives.presets import PRESETS
 

@@ -10,9 +10,11 @@ from torch import Tensor
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses import generalized_jsd
-from grkd.objectives._base import Batch, Level, Objective, ResponseTokens, Term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch, Level, ResponseTokens
 from grkd.objectives._option_checks import not_negative
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 # Keeps a group of nearly equal scores from enormous advantages.
 _EPSILON = 1e-4

@@ -5,10 +5,12 @@ from typing import Any, ClassVar
 
 from grkd.errors import UserError
 from grkd.losses import soft_target, standardized
-from grkd.objectives._base import Across, Batch, Objective, Term, label_term
+from grkd.objectives._base import Across, Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
 from grkd.objectives._teacher_temperature import check_not_undone, sharpened
+from grkd.objectives._terms import Term, label_term
 
 
 @dataclass(frozen=True, kw_only=True)

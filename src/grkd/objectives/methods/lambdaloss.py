@@ -10,9 +10,11 @@ from torch.nn.functional import logsigmoid
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
-from grkd.objectives._base import Batch, LeastTeacher, Objective, Term
+from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known, not_negative
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 Grades = Literal["places", "scores"]
 

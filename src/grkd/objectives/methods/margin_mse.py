@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from grkd.groups import checked_mask, wide
-from grkd.objectives._base import Batch, Objective, Term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 Against = Literal["best", "all"]
 

@@ -10,9 +10,11 @@ from torch import Tensor
 from grkd.errors import UserError
 from grkd.groups import checked_mask
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Batch, Objective, Term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import known, not_negative
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 Importance = Literal["token", "sequence"]
 

@@ -6,9 +6,11 @@ from typing import ClassVar, Literal, get_args
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
-from grkd.objectives._base import Batch, Level, Objective, Term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch, Level
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 Target = Literal["distribution", "ranking"]
 

@@ -8,9 +8,11 @@ import torch
 from grkd.errors import UserError
 from grkd.groups import has_pair, wide
 from grkd.losses import tiered_plackett_luce
-from grkd.objectives._base import Batch, LeastTeacher, Objective, Term
+from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from grkd.groups import checked_mask, wide
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Batch, LeastTeacher, Objective, Term, label_term, labelled
+from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known, not_negative
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term, label_term, labelled
 
 PlaceWeight = Literal["teacher", "uniform"]
 

@@ -8,10 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.groups import checked_mask, pairs, wide
-from grkd.objectives._base import Batch, Level, Objective, Term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch, Level
 from grkd.objectives._ends import at, ends, present
 from grkd.objectives._option_checks import known, not_negative
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 SftLogProb = Literal["sum", "mean"]
 

@@ -5,9 +5,11 @@ from typing import ClassVar
 
 from grkd.groups import has_pair
 from grkd.losses import group_relative
-from grkd.objectives._base import Batch, LeastTeacher, Objective, Term
+from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from grkd.groups import checked_mask
 from grkd.losses import relational_angle, relational_distance
-from grkd.objectives._base import Batch, Objective, Term, label_term
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import known, not_negative, some_weight
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term, label_term
 
 Points = Literal["features", "logits"]
 

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from grkd.objectives._base import Batch, Choice, Objective, Term, label_term
+from grkd.objectives._base import Choice, Objective
+from grkd.objectives._batch import Batch
+from grkd.objectives._terms import Term, label_term
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,12 @@ from typing import ClassVar
 
 from torch.nn.functional import logsigmoid
 
-from grkd.objectives._base import Batch, Choice, Level, Objective, Term
+from grkd.objectives._base import Choice, Objective
+from grkd.objectives._batch import Batch, Level
 from grkd.objectives._ends import at, ends, present
 from grkd.objectives._option_checks import above_zero, not_negative
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)

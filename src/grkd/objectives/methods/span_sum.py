@@ -7,9 +7,11 @@ import torch
 
 from grkd.groups import checked_mask
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Across, Batch, Objective, Term, labelled
+from grkd.objectives._base import Across, Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term, labelled
 
 _MOST = -1e-6  # nats: log of a probability whose complement has a finite logarithm
 

@@ -5,9 +5,11 @@ from typing import ClassVar
 
 from grkd.groups import checked_mask
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Across, Batch, Objective, Term
+from grkd.objectives._base import Across, Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)

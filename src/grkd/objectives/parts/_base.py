@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.objectives._base import Batch, LeastTeacher, Level, Term
+from grkd.objectives._base import LeastTeacher
+from grkd.objectives._batch import Batch, Level
 from grkd.objectives._option_checks import not_negative, well_typed
 from grkd.objectives._options import option
+from grkd.objectives._terms import Term
 from grkd.objectives.parts._score_pair import ScorePair
 
 # What is compared: the candidates of a row, or a candidate over the rows of the micro-batch.

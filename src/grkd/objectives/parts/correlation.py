@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.losses import pearson_distance
-from grkd.objectives._base import Batch
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
 from grkd.objectives.parts._base import AxisPart, batch_mean

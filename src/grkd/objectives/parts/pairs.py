@@ -22,7 +22,8 @@ from grkd.losses import (
     voted_pairs,
     voted_softmax_pairs,
 )
-from grkd.objectives._base import Batch, LeastTeacher, Votes
+from grkd.objectives._base import LeastTeacher
+from grkd.objectives._batch import Batch, Votes
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import meant, option
 from grkd.objectives.parts._base import AxisPart, Part, batch_mean

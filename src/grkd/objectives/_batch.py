@@ -1,0 +1,144 @@
+"""What an objective sees: rows of scores, and what is known of them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from grkd.groups import checked_mask
+
+# What a row is: a class example or a token ("row"), or a prompt whose candidates are responses ("response").
+Level = Literal["row", "response"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """Targets of pairs that were given from outside: opinions of rankers, tiers (`grkd.losses.voted_pairs`).
+
+    Parameters
+    ----------
+    targets : Tensor [rows, candidates, candidates]
+        q_ij in [0, 1], the share of the opinions that put candidate i above j; entries with i < j are read.
+    weights : Tensor [rows, candidates, candidates], optional
+        How many opinions, or how much they count; 0: the pair is not compared. None: 1 for every pair.
+    soft_weights : Tensor [rows], optional
+        Factor of each row's soft targets, if the candidates and the teacher's scores stand for a sample. None: 1.
+    """
+
+    targets: Float[Tensor, "rows candidates candidates"]
+    weights: Float[Tensor, "rows candidates candidates"] | None = None
+    soft_weights: Float[Tensor, " rows"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What the last layers of a classifier's student and teacher read; the widths may differ.
+
+    Parameters
+    ----------
+    student : Tensor [rows, student_features]
+        With the student's graph.
+    teacher : Tensor [rows, teacher_features]
+        Of the teacher.
+    """
+
+    student: Float[Tensor, "rows student_features"]
+    teacher: Float[Tensor, "rows teacher_features"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseTokens:
+    """The tokens of a batch's responses, one response after the other.
+
+    Parameters
+    ----------
+    log_probs : Tensor [tokens]
+        Log-probability of each token under the student in nats, with its graph.
+    place : int Tensor [tokens]
+        row * candidates + candidate of the response that a token belongs to.
+    sampled_log_probs : Tensor [tokens], optional
+        Log-probability in nats with which each was drawn; NaN for tokens of stored responses. None: all are stored.
+    """
+
+    log_probs: Float[Tensor, " tokens"]
+    place: Int[Tensor, " tokens"]
+    sampled_log_probs: Float[Tensor, " tokens"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of scores that an objective turns into losses.
+
+    At level "row" a row is an example or a token. At level "response" a row is a prompt and a candidate a response;
+    scores are then mean token log-probabilities of responses, in nats per token (the teacher's: its reward).
+
+    Parameters
+    ----------
+    student : Tensor [rows, candidates]
+        The student's scores, with their graph.
+    teacher : Tensor [rows, candidates], optional
+        The teacher's; None for methods without one.
+    mask : bool Tensor [rows, candidates], optional
+        True where a candidate exists; a row that is False throughout counts nowhere.
+    labels : int Tensor [rows], optional
+        The true candidate of each row, where known.
+    progress : float
+        Of training, in [0, 1].
+    seeds : int64 Tensor [rows] or torch.Generator, optional
+        One seed per row for the draw of its group, so that it does not depend on how rows are split; or a generator
+        that draws for all rows. None: torch's global state.
+    level : {"row", "response"}
+        What a row is.
+    lengths : int Tensor [rows, candidates], optional
+        Tokens of each response.
+    reference : Tensor [rows, candidates], optional
+        Mean token log-probabilities under the student before training, in nats.
+    response : int Tensor [rows], optional
+        Rows that are tokens: the response that each belongs to, rising from 0.
+    sampled_log_probs : Tensor [rows], optional
+        Rows that are tokens: log-probability in nats with which the label was drawn, if it was drawn in training.
+    features : Features, optional
+        Of classifiers.
+    votes : Votes, optional
+        Targets of pairs of candidates, in place of those that the teacher's scores would give.
+    tokens : ResponseTokens, optional
+        The responses' tokens one by one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.objectives import Batch
+    >>> Batch(student=torch.zeros(2, 3), mask=torch.tensor([[True] * 3, [False] * 3])).counted()
+    tensor([ True, False])
+    """
+
+    student: Float[Tensor, "rows candidates"]
+    teacher: Float[Tensor, "rows candidates"] | None = None
+    mask: Bool[Tensor, "rows candidates"] | None = None
+    labels: Int[Tensor, " rows"] | None = None
+    progress: float = 0.0
+    seeds: Int[Tensor, " rows"] | torch.Generator | None = None
+    level: Level = "row"
+    lengths: Int[Tensor, "rows candidates"] | None = None
+    reference: Float[Tensor, "rows candidates"] | None = None
+    response: Int[Tensor, " rows"] | None = None
+    sampled_log_probs: Float[Tensor, " rows"] | None = None
+    features: Features | None = None
+    votes: Votes | None = None
+    tokens: ResponseTokens | None = None
+
+    def counted(self) -> Bool[Tensor, " rows"]:
+        """Rows with at least one candidate."""
+        return checked_mask(self.mask, self.student).any(-1)
+
+    def soft_weighted(self, losses: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """The rows' losses of soft targets, times the factors of the votes if there are any."""
+        weights = None if self.votes is None else self.votes.soft_weights
+        return losses if weights is None else losses * weights
+
+    def required_teacher(self) -> Float[Tensor, "rows candidates"]:
+        if self.teacher is None:
+            raise ValueError("this objective needs teacher scores")
+        return self.teacher
