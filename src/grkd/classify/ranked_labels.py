@@ -17,7 +17,6 @@ from grkd.endpoint.journal import Journal
 from grkd.errors import UserError
 from grkd.files import digest, whole_file, write_json
 from grkd.recipe import ClassifierRecipe, RankedLabels
-from grkd.served.teacher import fetch_all
 
 PROMPT_VERSION = 1
 _PROMPT = """\
@@ -100,6 +99,8 @@ class _Asked:
         }
         if calls:
             concurrency = self.teacher.concurrency
+            from grkd.served.teacher import fetch_all  # imports transformers, which takes seconds
+
             fetch_all(self.endpoint, calls, concurrency=concurrency, description=f"score (labels, {what})")
         found = [self._read(self.journal[key]["answer"]) for key in keys]
         self.counts["asked"] += len(found)
