@@ -73,3 +73,7 @@ def test_the_trainer_trains(tmp_path: Path, tiny_teacher: Path, monkeypatch: pyt
 @pytest.mark.parametrize("name", objectives.names())
 def test_every_method_is_in_the_table(name: str) -> None:
     assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE)
+
+
+def test_the_first_sentence_counts_the_methods() -> None:
+    assert f"compare {len(objectives.names())} distillation methods" in README
