@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from grkd.errors import UserError
 from grkd.lists.student import opened
 from grkd.lists.tower import build_tower
 from grkd.recipe import RankStudent
+from tests.lists._toys import recipe
 
 TEXTS = ["walking walks talking", "walking talks jumping", "talking jumps walker"]
 
@@ -48,3 +51,9 @@ def test_a_text_of_unknown_words_alone_has_a_finite_gradient(tmp_path: Path) -> 
     texts = ["red zest boat", "sail", "zest"]
     plain = SentenceTransformer(str(tmp_path), device="cpu").encode(texts, convert_to_tensor=True)
     torch.testing.assert_close(plain, tower.encode(texts, convert_to_tensor=True))
+
+
+@pytest.mark.parametrize("change", ["student.hidden=[1000000000]", "student.dimensions=1000000000"])
+def test_layers_that_no_memory_holds_are_refused(tmp_path: Path, change: str) -> None:
+    with pytest.raises(UserError, match="65536"):
+        recipe(tmp_path, change)

@@ -87,6 +87,9 @@ class RankTeacher(Section):
         return bool(self.models) or self.served is not None
 
 
+Width = Annotated[int, Field(ge=1, le=65_536)]  # of a layer
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankStudent(Section):
     """ "tower": words of the training texts, embedded, averaged and projected, for CPUs; or a transformers encoder.
@@ -96,8 +99,8 @@ class RankStudent(Section):
 
     model: ModelPath = "tower"
     kind: Literal["bi_encoder", "cross_encoder"] = "bi_encoder"
-    dimensions: Count = 128  # of a tower's embeddings
-    hidden: list[Count] = field(default_factory=list)  # of a tower: widths of tanh layers between words and embedding
+    dimensions: Width = 128  # of a tower's embeddings
+    hidden: list[Width] = field(default_factory=list)  # of a tower: widths of tanh layers between words and embedding
     words: Count = 20_000  # of a tower: the most frequent words of the training texts
     pieces: Annotated[int, Field(ge=0)] = 0  # of a tower: frequent pieces that other words are read in; 0: not read
     scale: Positive = 20.0  # a bi-encoder's score is this times the cosine
