@@ -90,7 +90,7 @@ class RankMeasurement:
         self._tokens({items[0].id: items for items in _some([items for items in encoded if items])}, teacher)
 
     def groups(self, groups: Sequence[ResponseGroup]) -> None:
-        """Response level: against the grades, and against the teacher where there is one."""
+        """Response level: against the grades, and against the teacher if there is one."""
         student = self.student
         if any(group.grades is None for group in groups):
             self._named_teacher()

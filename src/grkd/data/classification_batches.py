@@ -16,7 +16,7 @@ Prepare = Callable[[Sequence[Any]], Inputs]
 
 
 class ClassificationDataset(Dataset[dict[str, Any]]):
-    """Examples as dicts: student_inputs, labels, index, and teacher_scores where they are given.
+    """Examples as dicts: student_inputs, labels, index, and teacher_scores if they are given.
 
     Raises ValueError for parts of different lengths.
     """

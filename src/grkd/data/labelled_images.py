@@ -112,7 +112,7 @@ def class_names(path: Path) -> list[str]:
 
 
 def _parts(path: Path) -> tuple[Path, Path | None]:
-    """The folder of the training classes, and that of the held-out ones where there is one."""
+    """The folder of the training classes, and that of the held-out ones if there is one."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder")
     names = {child.name for child in path.iterdir() if child.is_dir()}

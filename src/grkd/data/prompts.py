@@ -18,7 +18,7 @@ class Example:
     """A prompt, as text or as messages (one of the two), and its completion or responses where the data has them.
 
     completion: text, or the assistant's message where it has reasoning or tool calls. responses: a group, instead of a
-    completion. scores: one of each response, higher is better, where known. tools, template_options: for the chat
+    completion. scores: one of each response, higher is better, if known. tools, template_options: for the chat
     template. record: id of the record, of which this is one assistant turn; None if it is the only one.
     columns: everything in the record but its prompt and pairs, as rankers read it.
     """

@@ -1,4 +1,4 @@
-"""Which form runs: Triton where it can, torch elsewhere."""
+"""Which form runs: Triton if it can, else torch."""
 
 import functools
 import importlib.util
@@ -22,7 +22,7 @@ def interpreted() -> bool:
 
 
 def use_triton(tensor: Tensor, implementation: Implementation) -> bool:
-    """True where the Triton form runs on this tensor.
+    """True if the Triton form runs on this tensor.
 
     "auto" takes it for CUDA tensors of at most 32 bits when Triton is installed; "torch" never.
     Raises UserError if "triton" is asked for and cannot run, or for an unknown name.

@@ -10,7 +10,7 @@ from torch import Tensor
 from grkd.kernels._row_triton import FLOOR, LOG2E, tanh
 
 _GATED_BLOCK = 1024
-_SLOTS = 64  # slots that attention reads at a time; half as many where a head is wide
+_SLOTS = 64  # slots that attention reads at a time; half as many if a head is wide
 
 
 @triton.jit

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Both logits of a chunk on CUDA: the teacher's are cut into quarters where they would take more.
+# Both logits of a chunk on CUDA: the teacher's are cut into quarters if they would take more.
 LOGITS_BYTES = 1_300 << 20
 
 

@@ -79,7 +79,7 @@ class HeadOptions:
 
     @property
     def divergence_scale(self) -> float:
-        """Weight of the divergence, T^2 included where it is asked for."""
+        """Weight of the divergence, T^2 included if it is asked for."""
         return self.divergence_weight * (self.temperature**2 if self.t_squared else 1.0)
 
     def named_group(self, vocabulary: int) -> str:

@@ -1,4 +1,4 @@
-"""The in-place scaling as a kernel: it returns at once where the factor is 1, which is the common case."""
+"""The in-place scaling as a kernel: it returns at once if the factor is 1, which is the common case."""
 
 from typing import no_type_check
 

@@ -80,7 +80,7 @@ def attend(
     window: int | None = None,
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "rows heads dim"]:
-    """softmax(cap(scale * q . k_j)) v_j over slots j <= places[r], and j > places[r] - window where there is one.
+    """softmax(cap(scale * q . k_j)) v_j over slots j <= places[r], and j > places[r] - window if there is one.
 
     heads is a multiple of kv: head h reads the keys of h // (heads / kv). Slots that are not seen may hold anything.
     cap(x) = softcap * tanh(x / softcap). The Triton form reads only the slots that are seen.

@@ -74,7 +74,7 @@ def distillation_head(
     group_size from softmax(t / group_temperature), "auto" (all up to 1,000 entries, else a sample), or integer indices
     [*rows, group], -1 if a row has fewer. seeds: int64 [*rows], one per row: its sample is a function of its seed; a
     generator serves if there are none. D: "soft_target", "forward_kl", "reverse_kl" or "jsd" at `temperature`,
-    times T^2 where `t_squared`; beta belongs to the JSD. cap(x) = softcap * tanh(x / softcap), each model its own.
+    times T^2 if `t_squared`; beta belongs to the JSD. cap(x) = softcap * tanh(x / softcap), each model its own.
 
     weights: [vocabulary or more, width]; DTensors are gathered, their gradients averaged over ranks as FSDP2 does.
     row_mask: bool, True where the row counts; row_weights: w_r, one per row. rows: the divisor, a number or

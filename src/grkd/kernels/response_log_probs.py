@@ -97,7 +97,7 @@ class _Call:
         return torch.where((labels >= 0).unsqueeze(-1), hidden, 0.0).to(self.dtype)
 
     def capped(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Logits in float32 (float64), or tanh(logits / softcap) where there is a cap: [chunk, vocabulary]."""
+        """Logits in float32 (float64), or tanh(logits / softcap) if there is a cap: [chunk, vocabulary]."""
         logits = wide_product(states, weight.mT)
         if bias is not None:
             logits.add_(bias)

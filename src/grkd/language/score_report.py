@@ -54,7 +54,7 @@ def _summed(paths: list[Path]) -> Tallies:
 
 
 def _exists(groups: Mapping[str, list[dict[str, Any]]]) -> np.ndarray:
-    """bool [groups, n], True where there is a response."""
+    """bool [groups, n], True if there is a response."""
     n = max(map(len, groups.values()))
     return np.array([[place < len(records) for place in range(n)] for records in groups.values()])
 

@@ -3,11 +3,11 @@
 What counts as the answer in a response (and in the file's own answer):
 1. What follows the last "####" on its line; if there is none, what follows the last "answer is" or "answer:" on its
    line; if there is none, the whole response. Where no letter or digit follows a mark on its line, the next line
-   with one does. A mark with nothing behind it, or without a number where a number is wanted, is no mark.
+   with one does. A mark with nothing behind it, or without a number if a number is wanted, is no mark.
 2. Where the file's answer is a number, the last number of that text ("1,234", "$5", "50 %", "-3.50", "3/4", "1e5"; sign
    kept, thousands separators, currency and unit dropped), compared by value: 3.50 = 3.5, 1/2 = 0.5.
 3. Otherwise the text itself, compared in NFKC form, in lower case, without punctuation, articles (a, an, the) and
-   repeated spaces; articles stay where nothing else is there (the choice "A"), punctuation where the file's answer is
+   repeated spaces; articles stay if nothing else is there (the choice "A"), punctuation where the file's answer is
    nothing else (the sign "+").
 A response without a number, or without text, is wrong, and counted as `unparsed`; nothing is guessed.
 """
@@ -26,7 +26,7 @@ from grkd.statistics import wilson_interval
 
 _MARKS = (re.compile(r"####"), re.compile(r"\banswer(?: is\b|\s*:)", re.IGNORECASE))
 _WORD = re.compile(r"[^\W_]")  # a letter or digit
-# A sign counts where no digit, letter or closing bracket stands before it: "3-4" holds 3 and 4, "= -4" holds -4.
+# A sign counts if no digit, letter or closing bracket stands before it: "3-4" holds 3 and 4, "= -4" holds -4.
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\d)|/\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?:(?<![\w)])[-\u2212])?[$€£]?(?:{_DIGITS})")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -76,7 +76,7 @@ def number_in(text: str) -> Fraction | None:
 
 
 def normalised_text(text: str) -> str:
-    """NFKC, lower case, no punctuation, repeated spaces, or articles (they stay where nothing else is there)."""
+    """NFKC, lower case, no punctuation, repeated spaces, or articles (they stay if nothing else is there)."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     plain = "".join(" " if unicodedata.category(character)[0] in "PS" else character for character in plain)
     return " ".join(_ARTICLES.sub(" ", plain).split()) or " ".join(plain.split())

@@ -142,7 +142,7 @@ def reverse_kl(
     *,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """KL(p_S || p_T) in nats: large where the student puts probability on what the teacher rules out.
+    """KL(p_S || p_T) in nats: large if the student puts probability on what the teacher rules out.
 
     Raises ValueError for shapes that differ.
     """

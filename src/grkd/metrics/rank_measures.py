@@ -67,7 +67,7 @@ def response_measures(
     the teacher's reward or its mean log-probability (None: teacher holds the mean log-probabilities).
     The order (pair_accuracy, kendall_tau, top1_agreement, ndcg with gains softmax(score)) and brier are against the
     score; the divergences are between the softmaxes of the two mean log-probabilities over a prompt's responses.
-    confidence is the student's in its favourite, which is correct (top1_agreement) where it is the teacher's too.
+    confidence is the student's in its favourite, which is correct (top1_agreement) if it is the teacher's too.
     """
     if teacher_log_probs is None:
         teacher_log_probs = teacher

@@ -26,7 +26,7 @@ def length_fit(wins: Float[np.ndarray, " prompts"], lengths: Float[np.ndarray, "
     """Logistic regression of wins (1, 1/2, 0) on the difference of lengths, by Newton's method.
 
     length: tanh(difference / its standard deviation), as in the length-controlled AlpacaEval (without the terms of
-    instructions). A small ridge on both keeps the fit finite where every answer wins. Raises ValueError for no prompt.
+    instructions). A small ridge on both keeps the fit finite if every answer wins. Raises ValueError for no prompt.
     Source: Dubois et al., arXiv 2404.04475, Eq. 1.
     """
     if not len(wins):

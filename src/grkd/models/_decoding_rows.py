@@ -30,7 +30,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response to prompts[index], its stop token included where one was reached, and each token's log-probability."""
+    """A response to prompts[index], its stop token included if one was reached, and each token's log-probability."""
 
     index: int
     response_ids: list[int]

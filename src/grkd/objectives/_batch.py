@@ -83,7 +83,7 @@ class Batch:
     mask : bool Tensor [rows, candidates], optional
         True where a candidate exists; a row that is False throughout counts nowhere.
     labels : int Tensor [rows], optional
-        The true candidate of each row, where known.
+        The true candidate of each row, if known.
     progress : float
         Of training, in [0, 1].
     seeds : int64 Tensor [rows] or torch.Generator, optional

@@ -29,7 +29,7 @@ def not_negative(method: str, options: Any, *names: str) -> None:
 
 
 def some_weight(method: str, options: Any, *names: str) -> None:
-    """Raises UserError if one of these weights is below 0, or where all are 0."""
+    """Raises UserError if one of these weights is below 0, or if all are 0."""
     not_negative(method, options, *names)
     if not any(getattr(options, name) for name in names):
         raise UserError(f"{method}: {', '.join(names)} are all 0; set one above 0")

@@ -95,7 +95,7 @@ def combine(
 
 
 def labelled(batch: Batch) -> Bool[Tensor, " rows"]:
-    """Rows with a label that is not negative and, where there is a mask, one of the row's candidates.
+    """Rows with a label that is not negative and, if there is a mask, one of the row's candidates.
 
     Raises ValueError if the batch has no labels, or not one per row (they never broadcast).
     """

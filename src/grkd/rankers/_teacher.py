@@ -62,7 +62,7 @@ class AsksTeacher(Ranker):
         """As `score`, of the groups that the teacher is asked about."""
 
     def identity(self) -> dict[str, Any]:
-        """As of every ranker; which of several teachers, only where there are several."""
+        """As of every ranker; which of several teachers, only if there are several."""
         found = super().identity()
         return {name: value for name, value in found.items() if name not in ("teacher", "only") or value is not None}
 

@@ -42,7 +42,7 @@ def agreement(
     scores : mapping of str to float64 array [groups, n]
         By the ranker's label; NaN: no opinion.
     exists : bool array [groups, n]
-        True where there is a response.
+        True if there is a response.
     tallies : mapping, optional
         What the rankers counted themselves, by label.
 

@@ -22,7 +22,7 @@ class JudgeRanker(Ranker):
 
     ask "list": one question per group shows all responses and asks for their order, and one shows them in reverse.
     ask "pairs": one question per ordered pair, n (n - 1) per group: dearer, and better for long responses.
-    A comparison counts only where the answers of both orders can be read, so that a preference for a place cancels;
+    A comparison counts only if the answers of both orders can be read, so that a preference for a place cancels;
     the preference is reported as position_bias, unreadable and refused answers are counted. A response without any
     comparison has no score, nor has the one response of a group of one.
     Answers are stored as they come: nothing is asked twice, also after a kill. A used-up budget is a UserError.

@@ -58,7 +58,7 @@ def items_in_own_words(
 ) -> list[Item]:
     """Every response of these groups as the teacher's tokens, as rankers give them: prompts as text or messages.
 
-    Columns finished (per response), tools and chat_template_kwargs are read where they are known.
+    Columns finished (per response), tools and chat_template_kwargs are read if they are known.
     Raises UserError for text over the teacher's `context`.
     """
     absent = [None] * len(prompts)

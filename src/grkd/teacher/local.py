@@ -39,7 +39,7 @@ class LocalTeacher:
         """Mean token log-probability of each response, nats per token, from columns prompt_ids and response_ids.
 
         A teacher that reads text takes prompts and responses instead, and the columns finished (per response), tools
-        and chat_template_kwargs where they are known.
+        and chat_template_kwargs if they are known.
         Raises UserError without the ids, and for text over the teacher's context.
         """
         if self.reads_text:

@@ -29,7 +29,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class TeacherHead(nn.Module):
     """What turns a model's last hidden states into logits: weight, bias, a scale and a soft cap; nothing is trained.
 
-    logits = scale * (hidden W^T + bias), then cap * tanh(logits / cap) where there is a soft cap.
+    logits = scale * (hidden W^T + bias), then cap * tanh(logits / cap) if there is a soft cap.
     """
 
     weight: Tensor

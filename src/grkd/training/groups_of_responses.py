@@ -16,7 +16,7 @@ def scores_of(groups: Sequence[Group]) -> dict[str, Tensor]:
     """What a batch says of its groups: which places hold a response, the order that they were given.
 
     group_mask, ranked_mask (responses that have a place in the order), teacher_scores: [groups, width]; vote_targets
-    and vote_weights [groups, width, width] where every group has votes.
+    and vote_weights [groups, width, width] if every group has votes.
     """
     width = max(len(group.items) for group in groups)
     mask = torch.tensor([[k < len(group.items) for k in range(width)] for group in groups])

@@ -148,7 +148,7 @@ def must_recompute(
 ) -> bool:
     """Whether what layers keep for the backward pass would not fit on the device, so that they are computed twice.
 
-    False on a CPU, and where the sizes of a model are not known. Said in one line if it must.
+    False on a CPU, and if the sizes of a model are not known. Said in one line if it must.
     """
     if device.type != "cuda":
         return False

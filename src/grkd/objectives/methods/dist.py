@@ -23,7 +23,7 @@ class DIST(Objective):
     L_inter: 1 - correlation of a row's probabilities, mean over rows. L_intra: 1 - correlation of a class's
     probabilities over the rows of the micro-batch, mean over the classes that have two rows or more; every row carries
     this value, so it depends on how a batch is split (gradient accumulation, ranks). p = softmax(scores / T), on
-    z-scores where `standardize` (arXiv 2403.01427); T^2 only where `t_squared`.
+    z-scores if `standardize` (arXiv 2403.01427); T^2 only if `t_squared`.
     teacher_temperature divides the teacher's scores first.
     Raises UserError for options out of range, ValueError where labels are missing.
     Source: Huang et al., arXiv 2205.10536 (beta is inter_class_weight, gamma intra_class_weight; T^2 in its code).
