@@ -25,8 +25,8 @@ _KEYS = {
 }
 # Beginnings of names -> why such a field has no effect here, or would break a run.
 _WITHOUT = {
-    "hub_": "grkd uploads nothing; upload the student's folder with `hf upload`",
-    "push_to_hub": "grkd uploads nothing; upload the student's folder with `hf upload`",
+    "hub_": "a run uploads nothing; give `grkd push STUDENT OWNER/NAME` after it",
+    "push_to_hub": "a run uploads nothing; give `grkd push STUDENT OWNER/NAME` after it",
     "save_": "checkpoints are grkd's own; training.save_every says how often they are written",
     "resume_from_checkpoint": "the same command resumes by itself",
     "overwrite_output_dir": "the same command resumes by itself; delete the run's folder to start again",
