@@ -13,6 +13,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "kd": {"temperature": 1.5, "label_weight": 0.5},
     "dkd": {"temperature": 1.5, "warmup": 0.0},
     "dist": {"temperature": 1.5},
+    "gkd": {"temperature": 1.5},
+    "opd": {"temperature": 1.5},
     "grkd": {"alpha_shape": "constant", "alpha_ceiling": 0.5},
 }
 

@@ -9,6 +9,7 @@ from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
+from grkd.objectives._teacher_temperature import sharpened
 from grkd.objectives._terms import Term
 
 
@@ -20,6 +21,7 @@ class GKD(Objective):
     beta 0 is the forward KL(p_T || p_S), beta 1 the reverse KL(p_S || p_T).
     on_policy_fraction: the share of the prompts (lambda in the paper) that the student answers again in training; no
     gradient goes through the drawing. The other prompts keep their stored responses.
+    teacher_temperature divides the teacher's scores first.
     Raises UserError for options out of range.
     Source: Agarwal et al., arXiv 2306.13649, Algorithm 1.
     """
@@ -33,9 +35,10 @@ class GKD(Objective):
     beta: float = option(0.5, "0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence")
     temperature: float = option(1.0, "temperature of both softmaxes")
     on_policy_fraction: float = option(0.5, "share of the prompts that the student answers again in training")
+    teacher_temperature: float = option(1.0, "divides the teacher's scores first")
 
     def __post_init__(self) -> None:
-        above_zero("gkd", self, "temperature")
+        above_zero("gkd", self, "temperature", "teacher_temperature")
         for name in ("beta", "on_policy_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"gkd: {name} must be in [0, 1], got {getattr(self, name)}")
@@ -49,12 +52,15 @@ class GKD(Objective):
         return "group_relative", "generalized_jsd"
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
+        if self.teacher_temperature != 1.0:
+            return None
         shared = {"alpha": 0.0, "temperature": self.temperature}
         if self.beta in (0, 1):
             return {**shared, "divergence": "reverse_kl" if self.beta else "forward_kl"}
         return {**shared, "divergence": "jsd", "beta": self.beta}
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
+        batch = sharpened(batch, self.teacher_temperature)
         rows = generalized_jsd(
             batch.student, batch.required_teacher(), mask=batch.mask, beta=self.beta, temperature=self.temperature
         )

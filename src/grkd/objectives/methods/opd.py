@@ -9,6 +9,7 @@ from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
+from grkd.objectives._teacher_temperature import sharpened
 from grkd.objectives._terms import Term
 
 
@@ -17,7 +18,7 @@ class OPD(Objective):
     """On-policy distillation: the reverse KL at every token of responses that the student has just sampled.
 
     L = KL(p_S || p_T) = sum_v p_S(v) (log p_S(v) - log p_T(v)) over the whole vocabulary, in nats per token
-    No gradient goes through the sampling.
+    No gradient goes through the sampling. teacher_temperature divides the teacher's scores first.
     Raises UserError for options out of range.
     Source: the on-policy limit of GKD (Agarwal et al., arXiv 2306.13649: lambda = 1, beta = 1).
     """
@@ -28,9 +29,10 @@ class OPD(Objective):
 
     temperature: float = option(1.0, "temperature of both softmaxes")
     on_policy_fraction: float = option(1.0, "share of the prompts that the student answers again in training")
+    teacher_temperature: float = option(1.0, "divides the teacher's scores first")
 
     def __post_init__(self) -> None:
-        above_zero("opd", self, "temperature")
+        above_zero("opd", self, "temperature", "teacher_temperature")
         if not 0 < self.on_policy_fraction <= 1:
             raise UserError(f"opd: on_policy_fraction must be above 0 and at most 1, got {self.on_policy_fraction}")
 
@@ -43,9 +45,12 @@ class OPD(Objective):
         return "group_relative", "reverse_kl"
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
+        if self.teacher_temperature != 1.0:
+            return None
         return {"alpha": 0.0, "temperature": self.temperature, "divergence": "reverse_kl"}
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
+        batch = sharpened(batch, self.teacher_temperature)
         rows = generalized_jsd(
             batch.student, batch.required_teacher(), mask=batch.mask, beta=1.0, temperature=self.temperature
         )
