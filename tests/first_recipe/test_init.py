@@ -197,6 +197,7 @@ def test_a_recipe_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixt
 
 MISTAKES: dict[str, tuple[Made, list[str], str]] = {
     "absent": (lambda at: at / "absent.jsonl", [], "no such file or folder"),
+    "absent folder": (lambda at: Path("chats"), [], "chats: no such file or folder"),
     "no teacher": (lambda at: chats(at / "c.jsonl"), [], "--teacher: conversations need one"),
     "url": (lambda at: chats(at / "c.jsonl"), ["--teacher", URL], "--served-model: what does the server call"),
     "renamed": (
