@@ -1,11 +1,11 @@
 # grkd in a container. Two variants:
 #   docker build --build-arg VARIANT=cpu --build-arg TORCH_INDEX=ADDRESS -t grkd:cpu .
 #   docker build --build-arg VARIANT=gpu -t grkd:gpu .      # PyTorch with CUDA; run with --gpus all
-#   docker run --rm -v "$PWD:/work" grkd:cpu run mine.yaml
+#   docker run --rm -v "$PWD:/runs" grkd:cpu run mine.yaml
 ARG VARIANT=cpu
 
 FROM python:3.12-slim-bookworm AS base
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HOME=/work/.cache/huggingface
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HOME=/runs/.cache/huggingface
 WORKDIR /opt/grkd
 COPY pyproject.toml README.md LICENSE constraints-cpu.txt ./
 COPY recipes recipes
@@ -25,8 +25,8 @@ RUN pip install 'torch>=2.8,<3' \
 
 # hadolint ignore=DL3006
 FROM ${VARIANT} AS final
-RUN useradd --create-home --uid 1000 grkd && mkdir -p /work && chown grkd /work
+RUN useradd --create-home --uid 1000 grkd && mkdir -p /runs && chown grkd /runs
 USER grkd
-WORKDIR /work
+WORKDIR /runs
 ENTRYPOINT ["grkd"]
 CMD ["--help"]
