@@ -89,7 +89,7 @@ def _notes(rows: list[dict[str, str]], best: dict[str, _Trial | None], metric: M
     tested = {line.label: line.cells[metric.name].mean for line in summary.methods if metric.name in line.cells}
     pairs = [(one.value, tested.get(label)) for label, one in best.items() if one is not None]
     known = [(seen, test) for seen, test in pairs if seen is not None and test is not None]
-    if len(known) >= _FEWEST:
+    if len(known) >= _FEWEST and all(len(set(values)) > 1 for values in zip(*known, strict=True)):
         rho = float(stats.spearmanr(*zip(*known, strict=True)).statistic)
         if math.isfinite(rho):
             what = f"Spearman's correlation of validation and held-out {metric.label} over {len(known)} methods"
