@@ -1,6 +1,5 @@
 """A finished student as a GGUF file, for llama.cpp and what is built on it: Llama's architecture, BPE tokenizers."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from grkd.errors import UserError
-from grkd.files import whole_file
+from grkd.files import parse_json, whole_file
 from grkd.models.load import load_language_model, load_tokenizer
 
 Precision = Literal["float16", "float32"]
@@ -127,7 +126,7 @@ def _values(weight: Tensor) -> np.ndarray:
 def _vocabulary(student: Path, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, Any]:
     """pre, tokens, types and merges. Raises UserError for a tokenizer that is not known to be BPE as llama.cpp's."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    described = json.loads(backend.to_str()) if backend is not None else {}
+    described = parse_json(backend.to_str()) if backend is not None else {}
     pre = _split_name(described.get("pre_tokenizer"))
     if described.get("model", {}).get("type") != "BPE" or described.get("normalizer") or pre is None:
         raise UserError(
