@@ -1,5 +1,6 @@
 """Child processes that have imported already what the test has, for kills and for ranks: no seconds of a new Python."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ class Forked:
             written = os.open(self.log, os.O_WRONLY | os.O_CREAT)
             for stream in (1, 2):
                 os.dup2(written, stream)
+            faulthandler.enable(written)  # a test that hangs ends its children by SIGABRT
             call()
             status = 0
         except BaseException:
@@ -57,7 +59,8 @@ class Forked:
 def on_ranks(call: Callable[[], object], folder: Path, *, ranks: int = 2) -> None:
     """`call` on several gloo ranks, each a fork of this process with the environment that torchrun would set.
 
-    Fails with the last lines of the first rank that fails. What the ranks print is in folder/rank-N.log.
+    Fails with the last lines of the first rank that fails. What the ranks print is in folder/rank-N.log; if they wait
+    for each other until the test's time limit, where each of them was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     children = [
@@ -70,6 +73,17 @@ def on_ranks(call: Callable[[], object], folder: Path, *, ranks: int = 2) -> Non
             for child in children:
                 assert child in running or child.status == 0, child.log.read_text()[-4000:]
             time.sleep(0.01)
+    except AssertionError:
+        raise
+    except BaseException:  # the test's time limit
+        for child in children:
+            if child.is_running():
+                os.kill(child.pid, signal.SIGABRT)
+        for child in children:
+            child.kill()
+            stack = child.log.read_text().rpartition("most recent call first")[2]
+            print(f"{child.log.name} waited in{stack[:2500]}")
+        raise
     finally:
         for child in children:
             child.kill()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
@@ -24,7 +25,9 @@ from grkd.models.shard import check_same_weights, in_turns, is_sharded, shard
 from grkd.ranks import from_main, gathered, ranks, wait
 from grkd.teacher.local import LocalTeacher
 from grkd.training import DistillationTrainer, LanguageRows, WholeCheckpoints, last_whole_checkpoint
+from grkd.training.compiled_layers import CompiledLayers
 from grkd.training.on_policy import on_policy_sampler
+from grkd.training.several_processes import means_over_ranks
 from tests.distributed._ways import use
 from tests.kernels._sharded import PAD, VOCABULARY, items, tiny
 
@@ -94,6 +97,22 @@ def fused(folder: Path, device: str) -> dict[str, Any]:
     made.fused_head = True
     made.train()
     return {"weights": state_of(made)}
+
+
+def logged(folder: Path, device: str) -> dict[str, Any]:
+    """A line for every step of an epoch and a half: the second process has no example of its own in the third step."""
+    compute: list[float] = []
+
+    class Decision(CompiledLayers):
+        def begin(self, flops: float, warm_up: Callable[[], object]) -> None:
+            compute.append(flops)
+
+    made = trainer(folder, device, "grkd", batch=4, max_steps=4, logging_steps=1.0)
+    made._compiled, made._begun = Decision([], wanted=None, device=torch.device(device)), False
+    made.train()
+    names = ("loss", "rows_seen", "terms/group_relative", "terms/soft_target")
+    lines = [{name: line[name] for name in names if name in line} for line in made.state.log_history if "loss" in line]
+    return {"weights": state_of(made), "lines": lines, "compute": gathered(compute, "compute")}
 
 
 def on_policy(folder: Path, device: str) -> dict[str, Any]:
@@ -202,6 +221,11 @@ def agreement(folder: Path, device: str) -> dict[str, Any]:
         raise UserError("the first process knows why")
 
     found["mistakes"] = gathered([_mistake(lambda: from_main(fails))], "mistakes")
+    if state.num_processes > 1:
+        own = {"b": 5.0, "c": 3.0} if state.process_index else {"a": 6.0, "c": 1.0}
+        sums = {name: torch.tensor(value) for name, value in own.items()}
+        counts = {name: torch.tensor(2.0) for name in own}
+        found["terms"] = means_over_ranks(sums, counts, Accelerator(cpu=device == "cpu"))
     teacher = tiny(2 + state.process_index, 1)
     found["mistakes"] += gathered([_mistake(lambda: check_same_weights(teacher, "teacher"))], "weights")
     return found
@@ -230,6 +254,7 @@ def _mistake(call: Callable[[], object]) -> str:
 WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "steps": steps,
     "fused": fused,
+    "logged": logged,
     "on_policy": on_policy,
     "resumed": resumed,
     "lora": lora,

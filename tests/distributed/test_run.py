@@ -40,7 +40,7 @@ data: {{train: {prompts}, heldout_fraction: 0.25}}
 responses: {{source: teacher, when: in_training, n: 3, max_new_tokens: 6, batch_size: 6, shard_size: 6}}
 score: {{signal: live}}
 methods: [kd, {{name: grkd, preset: responses, label: fresh}}]
-training: {{steps: 14, batch_size: {changes["batch"]}, learning_rate: 3e-3, log_every: 5, save_every: 8}}
+training: {{steps: 10, batch_size: {changes["batch"]}, learning_rate: 3e-3, log_every: 5, save_every: 4}}
 evaluation: {{top_k: 5, samples: 2, sample_tokens: 4, questions: {questions}, answer_tokens: 4}}
 """
     )
@@ -55,12 +55,12 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, tiny_teacher: Path, t
 
     words = ["run", str(recipe(two, tiny_teacher, tiny_prompts, placement="sharded", batch=2))]
     with pytest.raises(AssertionError):
-        on_ranks(lambda: as_process(words, fail_at=13), tmp_path / "failed")
+        on_ranks(lambda: as_process(words, fail_at=7), tmp_path / "failed")
     logs = [(tmp_path / "failed" / f"rank-{rank}.log").read_text() for rank in range(2)]
     said = [line for log in logs for line in log.splitlines() if line.startswith("grkd: ")]
     assert said == ["grkd: error: process 1 cannot go on"], logs
     assert "RuntimeError" not in logs[0], "the other process loses its partner, and is silent about it"
-    assert (two / "run" / "train" / "kd-seed0.partial" / "checkpoints" / "checkpoint-8" / "whole").exists()
+    assert (two / "run" / "train" / "kd-seed0.partial" / "checkpoints" / "checkpoint-4" / "whole").exists()
 
     on_ranks(lambda: as_process(words), tmp_path / "resumed")
     log = (tmp_path / "resumed" / "rank-0.log").read_text()

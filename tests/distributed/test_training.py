@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WAYS = {
-    "fsdp": ["steps", "fused", "on_policy", "resumed", "lora"],
-    "ddp": ["steps", "resumed", "sharded_teacher", "agreement"],
+    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora"],
+    "ddp": ["steps", "logged", "resumed", "sharded_teacher", "agreement"],
 }
 
 
@@ -61,6 +61,7 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
         assert two["mistakes"][:2] == ["the first process knows why"] * 2
         assert [text.split(" differ")[0] for text in two["mistakes"][2:]] == ["the teacher's weights"] * 2
         assert one["said"] == one["mistakes"][1] == ""
+        assert two["terms"] == {"terms/a": 3.0, "terms/c": 1.0, "terms/b": 2.5}, "processes have noted different terms"
         return
     assert two["weights"].keys() == one["weights"].keys()
     for key, value in one["weights"].items():
@@ -69,5 +70,12 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
         )
     if name == "steps":
         assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=atol)
+    if name == "logged":
+        assert [line["rows_seen"] for line in two["lines"]] == [line["rows_seen"] for line in one["lines"]]
+        for ours, theirs in zip(one["lines"], two["lines"], strict=True):
+            assert theirs == pytest.approx(ours, rel=10 * atol)
+            assert len(ours) == 4, ours
+        assert len(two["lines"]) == 4
+        assert len(set(two["compute"])) <= 1, "processes decide alike whether to compile"
     if name == "lora":
         assert two["read"] == [0], "the records are read once, by the first process"

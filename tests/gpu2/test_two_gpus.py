@@ -23,8 +23,8 @@ pytestmark = [
 ]
 ATOL = 1e-4
 WAYS = {
-    "fsdp": ["steps", "fused", "on_policy", "resumed", "lora"],
-    "ddp": ["steps", "fused", "on_policy", "resumed", "sharded_teacher"],
+    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora"],
+    "ddp": ["steps", "fused", "logged", "on_policy", "resumed", "sharded_teacher"],
 }
 
 
@@ -54,7 +54,7 @@ def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tin
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     with ThreadPoolExecutor(1) as beside:
         by_one = beside.submit(python, "-m", "grkd", "run", str(alone), CUDA_VISIBLE_DEVICES=first)
-        failed = launch(*words, WAY="fsdp", FAIL_AT="13")
+        failed = launch(*words, WAY="fsdp", FAIL_AT="7")
         assert failed.returncode not in (0, -6), failed.stderr[-6000:]
         said = [line for line in failed.stderr.splitlines() if line.startswith("grkd: ")]
         assert said == ["grkd: error: process 1 cannot go on"], failed.stderr[-6000:]

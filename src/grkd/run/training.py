@@ -19,6 +19,7 @@ from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.objectives import Objective
+from grkd.ranks import from_main
 from grkd.recipe import Method, Training
 from grkd.run.device import fitting_threads
 from grkd.run.trainer_settings import check_extra, check_trackers
@@ -151,7 +152,7 @@ def train(
         if isinstance(callback, BesideTraining):
             callback.metrics, callback.limit = metrics, limit
     _only_our_callbacks(trainer)
-    resume = last_whole_checkpoint(checkpoints)
+    resume = from_main(lambda: last_whole_checkpoint(checkpoints))  # one decision of all processes
     try:
         with fitting_threads(model, where):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from grkd.console import console
 from grkd.data.language import Group, Item, unwrapped
+from grkd.ranks import gathered
 from grkd.training.groups_of_responses import group_of
 
 _HEAD_CHUNK = 1.3e9  # bytes of float32 logits that the fused head holds at a time on a GPU
@@ -168,7 +169,8 @@ def must_recompute(
         trained=sum(each.numel() for each in student.parameters() if each.requires_grad),
     )
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)  # ours is counted in `needed`
-    if fits(needed, free=free):
+    # One decision of all processes: their GPUs may have different amounts free.
+    if all(gathered([fits(needed, free=free)], "memory of a step")):
         return False
     console.print(
         f"layers are computed twice (gradient_checkpointing): kept, a step would take {needed.total / 2**30:.0f} GiB "

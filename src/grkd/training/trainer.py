@@ -25,6 +25,7 @@ from grkd.kernels import distillation_head
 from grkd.models.adapters import shares_weights
 from grkd.models.shard import check_same_weights, is_sharded
 from grkd.objectives import Batch, Level, Objective, Term, combine
+from grkd.ranks import gathered
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, training_flops
 from grkd.training.evaluation import evaluation_loss, prefixed
@@ -34,7 +35,7 @@ from grkd.training.passes import in_passes
 from grkd.training.resolution import say_lost_steps
 from grkd.training.rows import DRAW_SEED, REPEATED, Counts, RowSource, draw_seed, mean_scores, seconds_per_step
 from grkd.training.sampled_ahead import SampledAhead
-from grkd.training.several_processes import SeveralProcesses
+from grkd.training.several_processes import SeveralProcesses, means_over_ranks
 from grkd.training.time_limit import PARTS, TimeLimit
 
 
@@ -195,6 +196,8 @@ class DistillationTrainer(SeveralProcesses):
         )
         if self._limit is not None:
             flops = self._limit.left * FLOPS_PER_SECOND
+        # One decision of all ranks, whose first batches differ: DDP exchanges gradients in the warm-up too.
+        flops = max(gathered([flops], "whether to compile"))
 
         def warm_up() -> None:
             with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
@@ -333,7 +336,7 @@ class DistillationTrainer(SeveralProcesses):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
         """As transformers' Trainer, after a look at whether its steps can move 16-bit weights."""
-        if self.is_world_process_zero():
+        if self.is_world_process_zero() and not is_sharded(self.model):  # else it has been trained, and this was said
             say_lost_steps(self.model, self.args)
         found = get_last_checkpoint(str(self.args.output_dir)) if resume_from_checkpoint is True else None
         self._keep_plain()
@@ -348,13 +351,8 @@ class DistillationTrainer(SeveralProcesses):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the objective did since the last log: each term's mean in nats, alpha, progress."""
-        if "loss" in logs and self._sums:
-            names = list(self._sums)
-            sums = torch.stack([torch.stack([self._sums[name], self._counted[name]]) for name in names])
-            sums = self.accelerator.reduce(sums, reduction="sum")
-            logs = dict(logs)
-            for name, (total, count) in zip(names, sums.tolist(), strict=True):
-                logs[f"terms/{name}"] = total / max(1.0, count)
+        if "loss" in logs:  # never by what this rank has counted: at an epoch's end it may be nothing
+            logs = dict(logs) | means_over_ranks(self._sums, self._counted, self.accelerator)
             # The log follows the step, so it speaks of the progress that the step saw.
             last = schedules.progress_at(max(0, self.state.global_step - 1), max(1, self.state.max_steps))
             if self._limit is not None:
