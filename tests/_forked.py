@@ -52,8 +52,18 @@ class Forked:
         """End the child and wait for it."""
         if self.is_running():
             os.kill(self.pid, how)
-            os.waitpid(self.pid, 0)
-            self._ended = True
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the child has ended."""
+        if not self._ended:
+            _, status = os.waitpid(self.pid, 0)
+            self._ended, self.status = True, os.waitstatus_to_exitcode(status)
+
+    def printed(self) -> str:
+        """Its output, without the names of hundreds of modules that faulthandler puts after a crash's stack."""
+        lines = self.log.read_text().splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("Extension modules:"))
 
 
 def on_ranks(call: Callable[[], object], folder: Path, *, ranks: int = 2) -> None:
@@ -71,7 +81,7 @@ def on_ranks(call: Callable[[], object], folder: Path, *, ranks: int = 2) -> Non
         while running:
             running = [child for child in running if child.is_running()]
             for child in children:
-                assert child in running or child.status == 0, child.log.read_text()[-4000:]
+                assert child in running or child.status == 0, child.printed()[-4000:]
             time.sleep(0.01)
     except AssertionError:
         raise
@@ -80,8 +90,8 @@ def on_ranks(call: Callable[[], object], folder: Path, *, ranks: int = 2) -> Non
             if child.is_running():
                 os.kill(child.pid, signal.SIGABRT)
         for child in children:
-            child.kill()
-            stack = child.log.read_text().rpartition("most recent call first")[2]
+            child.wait()
+            stack = child.printed().rpartition("most recent call first")[2]
             print(f"{child.log.name} waited in{stack[:2500]}")
         raise
     finally:

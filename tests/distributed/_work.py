@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
@@ -23,9 +24,13 @@ from grkd.data.language import Item
 from grkd.errors import UserError
 from grkd.models.shard import check_same_weights, in_turns, is_sharded, shard
 from grkd.ranks import from_main, gathered, ranks, wait
+from grkd.teacher import rank_build
 from grkd.teacher.local import LocalTeacher
+from grkd.teacher.rank_cache import Origin, RankCache
+from grkd.teacher.rank_codec import RankCodec
 from grkd.training import DistillationTrainer, LanguageRows, WholeCheckpoints, last_whole_checkpoint
 from grkd.training.compiled_layers import CompiledLayers
+from grkd.training.groups_of_responses import group_of
 from grkd.training.on_policy import on_policy_sampler
 from grkd.training.several_processes import means_over_ranks
 from tests.distributed._ways import use
@@ -206,6 +211,43 @@ def sharded_teacher(folder: Path, device: str) -> dict[str, Any]:
     return found
 
 
+def asked_unevenly(folder: Path, device: str) -> dict[str, Any]:
+    """A sharded teacher whose processes have different numbers of responses to write, to put in order or to keep."""
+    from grkd.training import GRKDConfig, GRKDTrainer
+    from tests.conftest import word_tokenizer
+
+    def made(name: str, **settings: Any) -> GRKDTrainer:
+        common = arguments(folder / name, device, batch=2) | {"max_steps": 1, "max_new_tokens": 4}
+        asks: dict[str, Any] = {"rankers": "log_prob"} if name == "ranked" else {}
+        return GRKDTrainer(
+            model=tiny(1, 2, vocabulary=40),
+            teacher_model=shard(tiny(2, 3, vocabulary=40), torch.device(device)),
+            args=GRKDConfig(**common, **settings),
+            train_dataset=[{"prompt": f"w{n} w{n + 1}"} for n in range(5)],
+            eval_dataset=[{"prompt": f"w{n} w{n + 2}"} for n in range(5)],
+            processing_class=word_tokenizer(),
+            teacher_processing_class=word_tokenizer(),
+            **asks,
+        )
+
+    written = made("written", method="seqkd", sampling_batch_size=1)
+    ranked = made("ranked", method="grkd", method_options={"preset": "responses"}, num_generations=2)
+    with mock.patch.object(rank_build, "_RESPONSES_PER_SHARD", 2):
+        groups = [group_of(item) for item in prompts()[:5]]
+        codec = RankCodec(vocabulary=VOCABULARY, entries=5, choose="top", log_probs=True)
+        teacher = shard(tiny(2, 3), torch.device(device))
+        origin = Origin(teacher="t", weights="w", vocabulary="v", template="c", prompts="p")
+        from_main(lambda: RankCache.begun(folder / "cache", codec, origin) and None)
+        rank_build.fill(RankCache.begun(folder / "cache", codec, origin), teacher, groups, batch_size=1)
+    kept = RankCache(folder / "cache", writing=True)
+    return {
+        "weights": {},
+        "written": [group.items[0].response_ids for group in written.train_dataset],
+        "ranked": [group.teacher_scores for group in ranked.eval_dataset],
+        "kept": [codec.decode(kept[group.items[0]]).ids.tolist() for group in groups],
+    }
+
+
 def agreement(folder: Path, device: str) -> dict[str, Any]:
     """What processes tell each other: that one waits, an error of the first one, that weights differ."""
     state, said = ranks(), folder / "said"
@@ -259,6 +301,7 @@ WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "resumed": resumed,
     "lora": lora,
     "sharded_teacher": sharded_teacher,
+    "asked_unevenly": asked_unevenly,
     "agreement": agreement,
 }
 

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 WAYS = {
     "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora"],
-    "ddp": ["steps", "logged", "resumed", "sharded_teacher", "agreement"],
+    "ddp": ["steps", "logged", "resumed", "sharded_teacher", "asked_unevenly", "agreement"],
 }
 
 
@@ -55,6 +55,11 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
                 assert spread["means"] == pytest.approx(alone["means"], rel=10 * atol)
                 torch.testing.assert_close(spread["hidden"], alone["hidden"], rtol=0, atol=10 * atol)
                 assert spread["text"] == alone["text"]
+        return
+    if name == "asked_unevenly":
+        assert (two["written"], two["kept"]) == (one["written"], one["kept"])
+        for ours, theirs in zip(one["ranked"], two["ranked"], strict=True):
+            assert theirs == pytest.approx(ours, rel=10 * atol)
         return
     if name == "agreement":
         assert two["said"].startswith("process 1: waiting for the other processes (agreement)")

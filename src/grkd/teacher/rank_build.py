@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from transformers import PreTrainedModel
 
 from grkd.console import progress_bar
 from grkd.data.language import Group, Item, collate, response_logits
 from grkd.errors import UserError
 from grkd.groups import wide
+from grkd.models.shard import in_turns
 from grkd.teacher.rank_cache import RankCache, content_key
 from grkd.teacher.rank_codec import Candidates
 from grkd.teacher.rank_draws import candidates_of
@@ -45,16 +47,22 @@ def fill(cache: RankCache, teacher: PreTrainedModel, groups: Sequence[Group], *,
                 records[at], means[at] = rows, float(values.mean())
         return torch.cat(records), means
 
-    fill_by(cache, groups, asked)
+    fill_by(cache, groups, asked, model=teacher)
 
 
 def fill_by(
-    cache: RankCache, groups: Sequence[Group], asked: Asked, *, written: Callable[[int], None] = lambda _: None
+    cache: RankCache,
+    groups: Sequence[Group],
+    asked: Asked,
+    *,
+    model: nn.Module | None = None,
+    written: Callable[[int], None] = lambda _: None,
 ) -> None:
     """The same from any teacher; ranks share the shards.
 
     asked(items, shard) gives the records of the responses' tokens, item by item, and each response's mean
-    log-probability, nats per token. written(shard) is called when they are on the disk.
+    log-probability, nats per token. model: that it calls, which may be sharded over the ranks. written(shard) is called
+    when they are on the disk.
     """
     items = {
         content_key(item): (item, source)
@@ -66,7 +74,7 @@ def fill_by(
     state = PartialState()
     mine = range(state.process_index, len(shards), state.num_processes)
     missing = [number for number in mine if any(key not in cache.records for key in shards[number])]
-    with progress_bar() as bar:
+    with progress_bar() as bar, in_turns(model):
         task = bar.add_task("cache of ranks", total=sum(len(shards[number]) for number in missing), unit="responses")
         for number in missing:
             part = [(key, *items[key]) for key in shards[number] if key not in cache.records]

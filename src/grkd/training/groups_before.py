@@ -11,6 +11,7 @@ from torch import nn
 
 from grkd.console import track
 from grkd.data.language import Group
+from grkd.models.shard import in_turns
 from grkd.objectives import Objective
 from grkd.training.fresh_groups import moved, order_parts, orders, sampled_parts
 from grkd.training.on_policy import mixed
@@ -51,13 +52,16 @@ def groups_of_model(
     model.eval()
     found: list[tuple[int, list[Group]]] = []
     try:
-        for first, part in own_batches(groups, batch_size, description, accelerator):
-            batch = moved(rows.collate_all(part), accelerator.device)
-            with accelerator.autocast():
-                made = sampled_parts(rows, model, [batch], objective, seed=step, places=[(_BEFORE, first)], share=1.0)
-                if rows.fresh is not None and orders(objective):
-                    order_parts(rows, rows.fresh, made, objective)
-            found.append((first, made[0].groups))
+        with in_turns(rows.asked_teacher):  # ranks have different numbers of batches
+            for first, part in own_batches(groups, batch_size, description, accelerator):
+                batch = moved(rows.collate_all(part), accelerator.device)
+                with accelerator.autocast():
+                    made = sampled_parts(
+                        rows, model, [batch], objective, seed=step, places=[(_BEFORE, first)], share=1.0
+                    )
+                    if rows.fresh is not None and orders(objective):
+                        order_parts(rows, rows.fresh, made, objective)
+                found.append((first, made[0].groups))
         scores = mean_scores(rows, accelerator)
     finally:
         rows.fresh = fresh

@@ -174,9 +174,13 @@ class LanguageRows:
         if self.cache is not None or self.stored is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
         share = self.fresh_share(objective)
-        asked = self.teacher if self.fresh is None or self.fresh.teacher is None else self.fresh.teacher
-        with in_turns(asked):  # processes ask it about different numbers of responses
+        with in_turns(self.asked_teacher):  # processes ask it about different numbers of responses
             return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
+
+    @property
+    def asked_teacher(self) -> Any:
+        """The model that is asked about new responses, by rankers or for its scores of tokens; None: nobody is."""
+        return self.teacher if self.fresh is None or self.fresh.teacher is None else self.fresh.teacher
 
     @property
     def has_head(self) -> bool:

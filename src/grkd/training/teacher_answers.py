@@ -20,7 +20,7 @@ from grkd.errors import UserError
 from grkd.files import digest
 from grkd.models.generate import Response, free_memory, generate_responses
 from grkd.models.load import context_length
-from grkd.models.shard import is_sharded
+from grkd.models.shard import in_turns, is_sharded
 from grkd.models.weights_digest import weights_digest
 from grkd.training.teacher_side import TeacherSide
 
@@ -63,11 +63,14 @@ class TeacherAnswers:
         # Equal prompts stay together: a response depends on the number of equal prompts before it.
         first = {ids: number for number, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
         mine = [at for at, ids in enumerate(prompts) if first[tuple(ids)] % state.num_processes == state.process_index]
-        found = list(zip(mine, self._sampled([prompts[at] for at in mine], where), strict=True)) if mine else []
+        weights = weights_digest(self._model())  # of a sharded one all ranks together, before they ask it in turns
+        with in_turns(self._model()):
+            responses = self._sampled([prompts[at] for at in mine], where, weights) if mine else []
+        found = list(zip(mine, responses, strict=True))
         by_place = dict(gather_object(found) if state.num_processes > 1 else found)
         return [self._answer(prompts[at], by_place[at]) for at in range(len(prompts))]
 
-    def _sampled(self, prompts: list[list[int]], where: str) -> list[Response]:
+    def _sampled(self, prompts: list[list[int]], where: str, weights: str) -> list[Response]:
         tokenizer, model = self.side.tokenizer, self._model()
         stop_ids = self._stop_ids()
         pad = tokenizer.pad_token_id
@@ -86,7 +89,7 @@ class TeacherAnswers:
             pad_token_id=stop_ids[0] if pad is None else pad,
             batch_size=self.batch_size,
         )
-        name = digest([prompts, settings, weights_digest(model)])[:16]
+        name = digest([prompts, settings, weights])[:16]
         path = self.folder / f"{name}.jsonl"
         responses: dict[int, Response] = {}
         answers = (answer for some in kept_answers(path, prompts, sample) for answer in some.responses)
