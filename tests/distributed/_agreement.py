@@ -1,0 +1,62 @@
+"""What processes of a launch tell each other, as work of tests.distributed._work."""
+
+import io
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from grkd.errors import UserError
+from grkd.models.shard import check_same_weights
+from grkd.ranks import from_main, gathered, ranks, wait
+from grkd.training.several_processes import means_over_ranks
+from tests.kernels._sharded import tiny
+
+
+def agreement(folder: Path, device: str) -> dict[str, Any]:
+    """What processes tell each other: that one waits, an error of the first one, that weights differ."""
+    state, said = ranks(), folder / "said"
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"weights": {}}
+    with redirect_stderr(_Noted(said)):
+        while state.num_processes > 1 and state.is_main_process and not said.exists():
+            time.sleep(0.01)  # the first one comes when the other has said that it waits
+        wait("agreement", every_seconds=0.01)
+    found["said"] = gathered([said.read_text() if said.exists() else ""], "said")[-1]
+
+    def fails() -> None:
+        raise UserError("the first process knows why")
+
+    found["mistakes"] = gathered([_mistake(lambda: from_main(fails))], "mistakes")
+    if state.num_processes > 1:
+        own = {"b": 5.0, "c": 3.0} if state.process_index else {"a": 6.0, "c": 1.0}
+        sums = {name: torch.tensor(value) for name, value in own.items()}
+        counts = {name: torch.tensor(2.0) for name in own}
+        found["terms"] = means_over_ranks(sums, counts, Accelerator(cpu=device == "cpu"))
+    teacher = tiny(2 + state.process_index, 1)
+    found["mistakes"] += gathered([_mistake(lambda: check_same_weights(teacher, "teacher"))], "weights")
+    return found
+
+
+class _Noted(io.StringIO):
+    """Standard error that is kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def write(self, text: str) -> int:
+        with self.path.open("a") as stream:
+            return stream.write(text)
+
+
+def _mistake(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except UserError as error:
+        return str(error)
+    return ""
