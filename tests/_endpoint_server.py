@@ -28,12 +28,21 @@ class EndpointServer:
         self.logprobs: list[tuple[str, float]] | None = None
         self.usage = True
         self.delay_seconds = 0.0
-        self.most_at_once = self._now = 0
+        self.most_at_once = self._now = self._connections = 0
         self._lock = threading.Lock()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with server._lock:
+                    server._connections += 1
+                try:
+                    super().handle()
+                finally:
+                    with server._lock:
+                        server._connections -= 1
 
             def do_GET(self) -> None:
                 listed = server.models
@@ -78,6 +87,11 @@ class EndpointServer:
     def card(self, name: str) -> dict[str, Any]:
         """What the list says of a model."""
         return {"id": name}
+
+    def settle(self) -> None:
+        """Wait until all clients are gone and what they asked is done with, as after a kill of the only one."""
+        while self._connections:
+            time.sleep(0.01)
 
     def close(self) -> None:
         self._http.shutdown()

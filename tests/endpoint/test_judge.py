@@ -397,7 +397,7 @@ def test_a_killed_process_loses_nothing_that_was_answered(server: Any, tmp_path:
             time.sleep(0.01)
     finally:
         process.kill()
-    time.sleep(0.15)  # the server finishes what was on its way
+    server.settle()
     stored = store.read_bytes().count(b"\n")
     assert 4 <= stored < 12
     before = len(server.asked)

@@ -29,7 +29,7 @@ def test_a_killed_run_is_taken_up_and_no_judgement_asked_twice(
             time.sleep(0.01)
     finally:
         process.kill()
-    time.sleep(0.15)  # the server finishes what was on its way
+    server.settle()
     stored = [json.loads(line)["request"]["messages"] for line in store.read_text().splitlines()]
     asked_before = len(server.asked)
     assert 3 <= len(stored) < 4 * QUESTIONS

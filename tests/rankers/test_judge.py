@@ -183,7 +183,7 @@ def test_a_kill_loses_no_answer(serve: Callable[..., EndpointServer], tmp_path: 
     stored = (tmp_path / "judge.jsonl").read_text().count("\n")
     assert 4 <= stored < 16, "it was killed in the middle"
     server.delay_seconds = 0.0
-    time.sleep(0.2)  # the request on its way at the kill
+    server.settle()
     before = len(server.asked)
     found = opened(server, tmp_path)(["p"] * 8, [[str(at), "9"] for at in range(8)])
     np.testing.assert_array_equal(found, [[0.0, 1.0]] * 8)
