@@ -104,6 +104,7 @@ def test_mistakes_are_one_line(run: Path, server: WatchServer, capsys: pytest.Ca
     for words, part in (
         (["absent"], "no such folder"),
         ([str(run), "--port", port], "give another --port"),
+        ([str(run), "--host", ""], "--host is empty"),
         ([str(run), "--every", "0"], "--every must be 1 or more"),
     ):
         assert cli.main(["watch", *words]) == 2

@@ -31,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.every < 1 or not 0 <= options.port < 65536:
         raise UserError(f"--every must be 1 or more and --port 0 to 65535, got {options.every} and {options.port}")
+    if not options.host:
+        raise UserError("--host is empty; 127.0.0.1 is this machine alone, 0.0.0.0 lets the network read the page")
     if not options.run.is_dir():
         raise UserError(f"{options.run}: no such folder; give the folder that a recipe's `output` names")
     from grkd.watching.server import WatchServer

@@ -31,13 +31,13 @@ class WatchServer(ThreadingHTTPServer):
         self._made: tuple[Any, bytes] | None = None
         try:
             super().__init__((host, port), _Handler)
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"--port: cannot listen on {host}:{port} ({reason}); give another --port") from None
 
     @property
     def url(self) -> str:
-        shown = self.host if self.host not in ("", "0.0.0.0") else "localhost"
+        shown = self.host if self.host != "0.0.0.0" else "localhost"
         return f"http://{shown}:{self.server_address[1]}/"
 
     def page(self) -> bytes:
@@ -51,7 +51,7 @@ class WatchServer(ThreadingHTTPServer):
     def knows(self, host: str) -> bool:
         """Whether a request's Host may be answered."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        return name in (*_LOCAL, self.host) or self.host in ("", "0.0.0.0")
+        return name in (*_LOCAL, self.host) or self.host == "0.0.0.0"
 
     def _drawn(self) -> bytes:
         with tempfile.TemporaryDirectory(prefix="grkd-watch-") as place:
