@@ -98,9 +98,10 @@ def on_two_ranks(folder: Path, steps: int = TESTED) -> dict[str, dict[Any, torch
 
 @pytest.mark.parametrize("name", NAMED)
 def test_micro_batches_make_the_same_training(name: str) -> None:
-    whole = weights_after(name, 8, 1)
-    assert moved(whole) > 100 * LIMIT, "the example must train"
-    split = weights_after(name, 2, 4)
+    steps = STEPS if name == "lambdaloss" else TESTED  # its steps are the smallest
+    whole = weights_after(name, 8, 1, steps)
+    assert moved(whole) > 1e-3, "the example must train"
+    split = weights_after(name, 2, 4, steps)
     assert difference(whole, split) <= LIMIT or couples(name)
 
 
