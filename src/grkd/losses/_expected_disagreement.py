@@ -6,6 +6,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask
+from grkd.losses._shapes import check_shapes
 from grkd.losses._soft_target import masked_log_softmax
 
 
@@ -62,10 +63,7 @@ def expected_disagreement(
     >>> expected_disagreement(torch.zeros(1, 4), torch.zeros(1, 4))
     tensor([0.7500])
     """
-    if student_scores.shape != teacher_scores.shape:
-        raise ValueError(
-            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
-        )
+    check_shapes(student_scores, teacher_scores)
     if not temperature > 0:
         raise UserError(f"temperature must be above 0, got {temperature}")
     exists = None if mask is None else checked_mask(mask, student_scores)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask
+from grkd.losses._shapes import check_shapes
 from grkd.losses._soft_target import masked_log_softmax
 
 
@@ -62,10 +63,7 @@ def generalized_jsd(
     >>> generalized_jsd(torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]]), beta=0.5)  # log 2
     tensor([0.6931])
     """
-    if student_scores.shape != teacher_scores.shape:
-        raise ValueError(
-            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
-        )
+    check_shapes(student_scores, teacher_scores)
     if not temperature > 0:
         raise UserError(f"temperature must be above 0, got {temperature}")
     if not 0 <= beta <= 1:

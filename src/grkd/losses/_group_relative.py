@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._pair_forms import HARD, PairForm, pair_form
+from grkd.losses._shapes import check_shapes
 
 Normalize = Literal["pairs", "candidates"]
 
@@ -94,8 +95,7 @@ def group_relative(
 
 
 def _check(student: Tensor, teacher: Tensor, tau: float, normalize: str) -> None:
-    if student.shape != teacher.shape:
-        raise ValueError(f"student scores have shape {tuple(student.shape)}, teacher scores {tuple(teacher.shape)}")
+    check_shapes(student, teacher)
     if not tau > 0:
         raise UserError(f"tau must be above 0, got {tau}")
     if normalize not in get_args(Normalize):

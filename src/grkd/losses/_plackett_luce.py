@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
+from grkd.losses._shapes import check_shapes
 
 # Rankings that are enumerated for one row. 10 candidates and 5 places, or 9 and 6, are just below it.
 _MOST_RANKINGS = 1 << 16
@@ -64,7 +65,7 @@ def plackett_luce(
     >>> plackett_luce(torch.zeros(1, 3), torch.tensor([[3.0, 2.0, 1.0]]))  # one of 3! orders: log 6
     tensor([1.7918])
     """
-    _check_shapes(student_scores, teacher_scores)
+    check_shapes(student_scores, teacher_scores)
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k must be 1 or more, got {top_k}")
     exists = checked_mask(mask, student_scores)
@@ -125,7 +126,7 @@ def rankings_jsd(
     >>> rankings_jsd(torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]]), ranks=1)  # log 2
     tensor([0.6931])
     """
-    _check_shapes(student_scores, teacher_scores)
+    check_shapes(student_scores, teacher_scores)
     exists = checked_mask(mask, student_scores)
     rankings = _rankings(student_scores.shape[-1], ranks).to(student_scores.device)
     student, possible = _log_probs(wide(student_scores), exists, rankings)
@@ -134,13 +135,6 @@ def rankings_jsd(
     from_student = student.exp() * (math.log(2) + logsigmoid(student - teacher))
     from_teacher = teacher.exp() * (math.log(2) + logsigmoid(teacher - student))
     return torch.where(possible, (from_student + from_teacher) / 2, 0.0).sum(-1)
-
-
-def _check_shapes(student_scores: Tensor, teacher_scores: Tensor) -> None:
-    if student_scores.shape != teacher_scores.shape:
-        raise ValueError(
-            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
-        )
 
 
 def _rankings(candidates: int, ranks: int) -> Int[Tensor, "rankings places"]:

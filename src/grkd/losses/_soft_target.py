@@ -6,6 +6,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
+from grkd.losses._shapes import check_shapes
 
 
 def soft_target(
@@ -182,10 +183,7 @@ def _log_probs(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     if not temperature > 0:
         raise UserError(f"temperature must be above 0, got {temperature}")
-    if student_scores.shape != teacher_scores.shape:
-        raise ValueError(
-            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
-        )
+    check_shapes(student_scores, teacher_scores)
     # Without a mask nothing is looked up: on a GPU every small operation costs its launch.
     exists = None if mask is None else checked_mask(mask, student_scores)
     return (

@@ -8,6 +8,7 @@ from torch.nn.functional import softplus
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._group_relative import Normalize
+from grkd.losses._shapes import check_shapes
 from grkd.losses._tiered_plackett_luce import bounds, by_teacher, log_sum_below
 
 
@@ -65,9 +66,7 @@ def softmax_pairs(
     >>> softmax_pairs(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]))  # one of three equal candidates: log 3
     tensor([1.0986])
     """
-    if student_scores.shape != teacher_scores.shape:
-        shapes = tuple(student_scores.shape), tuple(teacher_scores.shape)
-        raise ValueError(f"student scores have shape {shapes[0]}, teacher scores {shapes[1]}")
+    check_shapes(student_scores, teacher_scores)
     if not tau > 0:
         raise UserError(f"tau must be above 0, got {tau}")
     exists = checked_mask(mask, student_scores)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
+from grkd.losses._shapes import check_shapes
 
 # The trapezoidal rule over x = log(time). The integrand falls doubly exponentially above and like exp(x) below, so
 # that the rule's error is about exp(-pi^2 / step), times a constant and what is cut off below exp(-lowest).
@@ -65,9 +66,7 @@ def tiered_plackett_luce(
     >>> tiered_plackett_luce(torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]))  # two of three come first: log 3
     tensor([1.0986])
     """
-    if student_scores.shape != teacher_scores.shape:
-        shapes = tuple(student_scores.shape), tuple(teacher_scores.shape)
-        raise ValueError(f"student scores have shape {shapes[0]}, teacher scores {shapes[1]}")
+    check_shapes(student_scores, teacher_scores)
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k must be 1 or more, got {top_k}")
     exists = checked_mask(mask, student_scores)
