@@ -1,5 +1,7 @@
 """A tower's words, and the pieces that stand for words that it does not know."""
 
+import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from grkd.errors import UserError
 from grkd.lists.student import opened
-from grkd.lists.tower import build_tower
+from grkd.lists.tower import build_tower, save_encoder
 from grkd.recipe import RankStudent
 from tests.lists._toys import recipe
 
@@ -51,6 +53,37 @@ def test_a_text_of_unknown_words_alone_has_a_finite_gradient(tmp_path: Path) -> 
     texts = ["red zest boat", "sail", "zest"]
     plain = SentenceTransformer(str(tmp_path), device="cpu").encode(texts, convert_to_tensor=True)
     torch.testing.assert_close(plain, tower.encode(texts, convert_to_tensor=True))
+
+
+def test_hashed_words_need_no_vocabulary_and_open_without_grkd(tmp_path: Path) -> None:
+    tower = build_tower(TEXTS, dimensions=16, hidden=[24], buckets=4096, seed=0)
+    first = tower[0]
+    rows = [1 + zlib.crc32(word.encode()) % 4095 for word in ("walking", "über")]  # "über" is in no text
+    assert first.ids("Walking, ÜBER!") == rows
+    assert first.ids("...") == [0]
+    # Before training a row is as long as its word is rare: in 2 of 3 texts, and in none.
+    lengths = first.embedding.weight[rows].norm(dim=-1)
+    plain = build_tower([], dimensions=16, hidden=[24], buckets=4096, seed=0)[0].embedding.weight[rows].norm(dim=-1)
+    rarity = torch.tensor([math.log(4 / 3) + 1, math.log(4) + 1])
+    torch.testing.assert_close(lengths / plain, rarity)  # without texts every row has rarity 1
+
+    texts = ["walking über alles", "walks", "?"]
+    save_encoder(tower, tmp_path / "student")
+    reopened = opened(str(tmp_path / "student"), RankStudent(), torch.device("cpu"))
+    torch.testing.assert_close(
+        reopened.embedded(texts, batch_size=2, device=torch.device("cpu")),
+        tower.encode(texts, convert_to_tensor=True),
+    )
+    plain = SentenceTransformer(str(tmp_path / "student"), device="cpu", trust_remote_code=True)  # as a user opens it
+    assert type(plain[0]).__module__.startswith("transformers_modules.")  # the folder's own code
+    np.testing.assert_allclose(plain.encode(texts), tower.encode(texts), atol=1e-6)
+    plain.save_pretrained(str(tmp_path / "again"))
+    assert (tmp_path / "again" / "hashed_words.py").is_file()  # a copy that a user saves is whole
+    # Code that is not ours is not run.
+    with (tmp_path / "student" / "hashed_words.py").open("a") as file:
+        file.write("print('changed')\n")
+    with pytest.raises(UserError, match="not part of Sentence Transformers"):
+        opened(str(tmp_path / "student"), RankStudent(), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("change", ["student.hidden=[1000000000]", "student.dimensions=1000000000"])

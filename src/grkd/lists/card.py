@@ -11,8 +11,11 @@ teacher does. Open it with sentence-transformers:
 ```python
 from sentence_transformers import {opener}
 
-model = {opener}("path/to/this/folder")
+model = {opener}("path/to/this/folder"{options})
 ```"""
+_HASHED = """
+
+The folder has the code that reads its words, `hashed_words.py`: it needs PyTorch and sentence-transformers alone."""
 _LIMITS = "It inherits the teacher's mistakes. The run's report says what it reaches on held-out queries."
 
 
@@ -33,7 +36,12 @@ def card_of(context: RankContext, method: Method, seed: int, learning_rate: floa
     }
     return model_card(
         title=recipe.title or "A distilled ranker",
-        about=_ABOUT.format(method=method.label, opener="CrossEncoder" if cross else "SentenceTransformer"),
+        about=_ABOUT.format(
+            method=method.label,
+            opener="CrossEncoder" if cross else "SentenceTransformer",
+            options=", trust_remote_code=True" if recipe.student.buckets else "",
+        )
+        + (_HASHED if recipe.student.buckets else ""),
         facts=facts,
         limits=_LIMITS,
         method=method.name,

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from grkd import hub
 from grkd.errors import UserError
 from grkd.lists.libraries import library
+from grkd.lists.tower import open_encoder
 
 
 def mined(
@@ -50,9 +50,8 @@ def by_model(
     queries: Sequence[str], documents: Sequence[str], count: int, *, model: str, device: torch.device
 ) -> Int[Tensor, "queries count"]:
     """Numbers of the documents with the highest cosine of a sentence-transformers model."""
-    hub.look_for(model)
     try:
-        encoder = library("sentence_transformers").SentenceTransformer(model, device=str(device))
+        encoder = open_encoder(model, device)
     except (OSError, ValueError) as error:
         raise UserError(f"data.dense_model: {model}: {' '.join(str(error).split())[:200]}") from None
     options = {"normalize_embeddings": True, "convert_to_tensor": True, "show_progress_bar": False}

@@ -12,7 +12,7 @@ from grkd import hub
 from grkd.errors import UserError
 from grkd.lists.context import HELDOUT, NONE, PreparedLists, RankContext
 from grkd.lists.libraries import library
-from grkd.lists.tower import build_tower, leave_out_unknown
+from grkd.lists.tower import build_tower, leave_out_unknown, open_encoder, save_encoder
 from grkd.recipe import RankStudent
 
 
@@ -37,11 +37,14 @@ class BiEncoder(nn.Module):
     def features(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """What the encoder reads."""
         first = self.encoder[0]
-        if not hasattr(first, "tokenizer") or type(first).__name__ != "StaticEmbedding":
-            return dict(self.encoder.preprocess(list(texts)))
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
-        for text, encoding in zip(new, first.tokenizer.encode_batch(new, add_special_tokens=False), strict=True):
-            self._ids[text] = encoding.ids or [0]
+        if type(first).__name__ == "HashedWords":
+            self._ids.update({text: first.ids(text) for text in new})
+        elif type(first).__name__ == "StaticEmbedding":
+            encodings = first.tokenizer.encode_batch(new, add_special_tokens=False)
+            self._ids.update({text: one.ids or [0] for text, one in zip(new, encodings, strict=True)})
+        else:
+            return dict(self.encoder.preprocess(list(texts)))
         ids = [self._ids[text] for text in texts]
         lengths = torch.tensor([0, *map(len, ids)])
         return {"input_ids": torch.tensor([one for row in ids for one in row]), "offsets": lengths.cumsum(0)[:-1]}
@@ -104,6 +107,7 @@ def new_student(context: RankContext, *, seed: int) -> Student:
         hidden=spec.hidden,
         words=spec.words,
         pieces=spec.pieces,
+        buckets=spec.buckets,
         seed=seed,
     )
     return BiEncoder(tower, scale=spec.scale).to(context.device)
@@ -117,15 +121,14 @@ def training_texts(lists: PreparedLists) -> list[str]:
 
 def opened(folder: str, spec: RankStudent, device: torch.device) -> Student:
     """A saved student, or a model by its hub name."""
-    library_ = library("sentence_transformers")
-    hub.look_for(folder)
     try:
         if spec.kind == "cross_encoder":
-            encoder = library_.CrossEncoder(
+            hub.look_for(folder)
+            encoder = library("sentence_transformers").CrossEncoder(
                 folder, num_labels=1, max_length=spec.max_tokens, activation_fn=nn.Identity(), device=str(device)
             )
             return CrossEncoder(encoder)
-        encoder = library_.SentenceTransformer(folder, device=str(device))
+        encoder = open_encoder(folder, device)
         leave_out_unknown(encoder)
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
@@ -138,7 +141,7 @@ def opened(folder: str, spec: RankStudent, device: torch.device) -> Student:
 def save_student(student: Student, folder: Path, card: str) -> None:
     """A folder that SentenceTransformer or CrossEncoder opens, with its model card."""
     folder.mkdir(parents=True, exist_ok=True)
-    student.encoder.save_pretrained(str(folder), create_model_card=False)
+    save_encoder(student.encoder, folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

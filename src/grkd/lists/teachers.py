@@ -15,6 +15,7 @@ from grkd.files import read_json
 from grkd.lists.context import RankContext, pairs_of
 from grkd.lists.language_models import written_orders, yes_or_no_margins
 from grkd.lists.libraries import library
+from grkd.lists.tower import open_encoder
 
 Kind = Literal["bi_encoder", "cross_encoder", "language_model"]
 
@@ -60,7 +61,7 @@ def scored_by(context: RankContext, model: str) -> Float[Tensor, "queries candid
 
 
 def _by_bi_encoder(context: RankContext, model: str) -> list[float]:
-    encoder = library("sentence_transformers").SentenceTransformer(model, device=str(context.device))
+    encoder = open_encoder(model, context.device)
     lists, size = context.lists, context.recipe.teacher.batch_size
     options: dict[str, Any] = {"batch_size": size, "convert_to_tensor": True, "show_progress_bar": False}
     options["normalize_embeddings"] = True

@@ -1,21 +1,26 @@
 """A tower for CPUs: the words of a text, embedded, averaged and projected; opened by sentence-transformers alone."""
 
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from grkd import hub
 from grkd.errors import UserError
+from grkd.files import read_json, write_text
 from grkd.lists.libraries import library
 
 _WORD = re.compile(r"\w+")
 _UNKNOWN = "[UNK]"
 _LONGEST_PIECE = 5
+_HASHED = "hashed_words.HashedWords"  # in modules.json: the file in the folder, and its class
 
 
 def build_tower(
@@ -25,18 +30,38 @@ def build_tower(
     hidden: Sequence[int] = (),
     words: int = 20_000,
     pieces: int = 0,
+    buckets: int = 0,
     seed: int,
 ) -> Any:
-    """A SentenceTransformer of StaticEmbedding, Dense layers with tanh, and Normalize.
+    """A SentenceTransformer of embedded words, Dense layers with tanh, and Normalize.
 
     The first weights of a word are random, times its inverse document frequency log((1 + n) / (1 + df)) + 1: before
     training, and without hidden layers, cosines are those of TF-IDF up to a random projection.
     texts: those that choose the words: the most frequent that at least two texts have.
     pieces: number of pieces of words, the most frequent of up to five letters, that stand for all other words, also
     for those of later texts; 0: other words are not read.
+    buckets: above 0 there is no vocabulary: each word is hashed to one of so many rows, also words of later texts.
     Raises UserError for texts without such a word.
     """
     modules = library("sentence_transformers.sentence_transformer.modules")
+    widths = [*hidden, dimensions]
+    generator = torch.Generator().manual_seed(seed)
+    if buckets:
+        first = _hashed(texts, widths[0], buckets=buckets, generator=generator)
+    else:
+        first = _of_vocabulary(texts, widths[0], words=words, pieces=pieces, generator=generator)
+    layers: list[Any] = [first]
+    for before, after in pairwise(widths):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + len(layers))
+            layers += [modules.Normalize(), modules.Dense(before, after, activation_function=torch.nn.Tanh())]
+    made = library("sentence_transformers").SentenceTransformer(modules=[*layers, modules.Normalize()], device="cpu")
+    leave_out_unknown(made)
+    return made
+
+
+def _of_vocabulary(texts: Sequence[str], width: int, *, words: int, pieces: int, generator: torch.Generator) -> Any:
+    """StaticEmbedding of the texts' words. Raises UserError if no word stands in two texts."""
     frequency = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
     common = [word for word, count in sorted(frequency.items(), key=lambda one: (-one[1], one[0])) if count > 1]
     if not common:
@@ -49,19 +74,46 @@ def build_tower(
         frequency.update({piece: in_texts[piece] for piece in chosen})
         known += chosen
     vocabulary = {_UNKNOWN: 0, **{word: number for number, word in enumerate(known, start=1)}}
-    widths = [*hidden, dimensions]
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(len(vocabulary), widths[0], generator=generator) / math.sqrt(widths[0])
-    rarity = [0.0] + [math.log((1 + len(texts)) / (1 + min(len(texts), frequency[word]))) + 1 for word in known]
-    tokenizer = _tokenizer(vocabulary, pieces=pieces > 0)
-    layers: list[Any] = [modules.StaticEmbedding(tokenizer, weights * torch.tensor(rarity).unsqueeze(-1))]
-    for before, after in pairwise(widths):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed + len(layers))
-            layers += [modules.Normalize(), modules.Dense(before, after, activation_function=torch.nn.Tanh())]
-    made = library("sentence_transformers").SentenceTransformer(modules=[*layers, modules.Normalize()], device="cpu")
-    leave_out_unknown(made)
-    return made
+    weights = _random(len(vocabulary), width, [0, *(frequency[word] for word in known)], len(texts), generator)
+    modules = library("sentence_transformers.sentence_transformer.modules")
+    return modules.StaticEmbedding(_tokenizer(vocabulary, pieces=pieces > 0), weights)
+
+
+def _hashed(texts: Sequence[str], width: int, *, buckets: int, generator: torch.Generator) -> Any:
+    """HashedWords; the texts give no more than how rare each row is."""
+    from grkd.lists.hashed_words import HashedWords
+
+    hashed = HashedWords(buckets, 1)
+    frequency = Counter(row for text in texts for row in set(hashed.ids(text)))
+    weights = _random(buckets, width, [frequency[row] for row in range(buckets)], len(texts), generator)
+    return HashedWords(buckets, width, weights)
+
+
+def _random(rows: int, width: int, frequency: Sequence[int], texts: int, generator: torch.Generator) -> Tensor:
+    """Random rows times log((1 + texts) / (1 + frequency)) + 1; the first one is 0, of what is not read."""
+    weights = torch.randn(rows, width, generator=generator) / math.sqrt(width)
+    rarity = [0.0] + [math.log((1 + texts) / (1 + min(texts, count))) + 1 for count in frequency[1:]]
+    return weights * torch.tensor(rarity).unsqueeze(-1)
+
+
+def open_encoder(folder: str, device: torch.device) -> Any:
+    """A SentenceTransformer by folder or hub name. Raises OSError or ValueError if it cannot be loaded.
+
+    Code in the folder is run only if it is the file of hashed words as this package has it, to the byte.
+    """
+    hub.look_for(folder)
+    code = Path(folder) / f"{_HASHED.partition('.')[0]}.py"
+    ours = code.is_file() and code.read_bytes() == (Path(__file__).parent / code.name).read_bytes()
+    return library("sentence_transformers").SentenceTransformer(folder, device=str(device), trust_remote_code=ours)
+
+
+def save_encoder(encoder: Any, folder: Path) -> None:
+    """Save it without a card; hashed words then lie in the folder's own file, so that grkd is not needed there."""
+    encoder.save_pretrained(str(folder), create_model_card=False)
+    listed = read_json(folder / "modules.json") if (folder / "modules.json").is_file() else []
+    if any(str(one["type"]).endswith(f".{_HASHED}") for one in listed):
+        plain = [{**one, "type": _HASHED} if str(one["type"]).endswith(f".{_HASHED}") else one for one in listed]
+        write_text(folder / "modules.json", json.dumps(plain, indent=2) + "\n")
 
 
 def leave_out_unknown(encoder: Any) -> None:

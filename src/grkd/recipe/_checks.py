@@ -262,9 +262,13 @@ def _rank(recipe: RankRecipe) -> Iterator[Problem]:
         yield Problem(("teacher", "top"), "belongs to says: order or asks: permutation")
     if teacher.prompt is not None and not {"{query}", "{document}"} <= set(re.findall(r"\{\w+\}", teacher.prompt)):
         yield Problem(("teacher", "prompt"), "expected a text with {query} and {document} in it")
-    for name in ("hidden", "pieces"):
+    for name in ("hidden", "pieces", "buckets"):
         if student.model != "tower" and getattr(student, name):
             yield Problem(("student", name), "belongs to model: tower")
+    if student.buckets and student.pieces:
+        yield Problem(("student", "pieces"), "belongs to a vocabulary, and buckets has none; take one out")
+    if student.buckets == 1:
+        yield Problem(("student", "buckets"), "expected 2 or more, or 0 for a vocabulary, got 1")
     if student.model == "tower" and student.kind != "bi_encoder":
         yield Problem(("student", "kind"), "a tower is a bi_encoder")
     if recipe.search is not None and recipe.search.questions is not None:

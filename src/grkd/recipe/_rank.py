@@ -103,6 +103,8 @@ class RankStudent(Section):
     hidden: list[Width] = field(default_factory=list)  # of a tower: widths of tanh layers between words and embedding
     words: Count = 20_000  # of a tower: the most frequent words of the training texts
     pieces: Annotated[int, Field(ge=0)] = 0  # of a tower: frequent pieces that other words are read in; 0: not read
+    # Of a tower without a vocabulary: rows that words are hashed to, such as 65536; 0: it has a vocabulary.
+    buckets: Annotated[int, Field(ge=0, le=1 << 24)] = 0
     scale: Positive = 20.0  # a bi-encoder's score is this times the cosine
     max_tokens: Count = 128  # of a transformers model
 
