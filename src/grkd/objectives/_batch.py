@@ -23,13 +23,10 @@ class Votes:
         q_ij in [0, 1], the share of the opinions that put candidate i above j; entries with i < j are read.
     weights : Tensor [rows, candidates, candidates], optional
         How many opinions, or how much they count; 0: the pair is not compared. None: 1 for every pair.
-    soft_weights : Tensor [rows], optional
-        Factor of each row's soft targets, if the candidates and the teacher's scores stand for a sample. None: 1.
     """
 
     targets: Float[Tensor, "rows candidates candidates"]
     weights: Float[Tensor, "rows candidates candidates"] | None = None
-    soft_weights: Float[Tensor, " rows"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +129,6 @@ class Batch:
     def counted(self) -> Bool[Tensor, " rows"]:
         """Rows with at least one candidate."""
         return checked_mask(self.mask, self.student).any(-1)
-
-    def soft_weighted(self, losses: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-        """The rows' losses of soft targets, times the factors of the votes if there are any."""
-        weights = None if self.votes is None else self.votes.soft_weights
-        return losses if weights is None else losses * weights
 
     def required_teacher(self) -> Float[Tensor, "rows candidates"]:
         if self.teacher is None:

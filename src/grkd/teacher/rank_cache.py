@@ -20,7 +20,7 @@ from grkd.inventory import damages, inventory
 from grkd.teacher.rank_codec import RankCodec
 from grkd.teacher.row_shards import RowShards
 
-FORMAT, VERSION = "grkd rank cache", 1
+FORMAT, VERSION = "grkd rank cache", 2
 HEADER = "cache.json"
 _CURE = "delete it and give `grkd cache build` again"
 _OWN = "GRKDTrainer: leave train_dataset out; recipes: responses.source: teacher"
@@ -201,6 +201,9 @@ def _header(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: it describes no cache of ranks; give a folder that `grkd cache build` made")
     if found["version"] > VERSION:
         raise UserError(f"{path}: version {found['version']} of the format is newer than {VERSION}; update grkd")
+    codec = found["codec"]
+    if found["version"] < 2 and codec["choose"] == "sample" and codec["log_probs"]:
+        raise UserError(f"{path}: a sample's weights were stored in another way in version 1 of the format; {_CURE}")
     return found
 
 

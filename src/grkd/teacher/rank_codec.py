@@ -1,9 +1,11 @@
 """A token's candidates in the teacher's order as bytes: bit-packed ids, and on request 8-bit log-probabilities.
 
 A record is `entries` ids of `id_bits` bits, best first, then a bit between neighbours that the teacher ties, then with
-log-probabilities a byte per entry and, of the top candidates, a byte of the mass of all others.
+log-probabilities: of the top candidates a byte per entry and one of the mass of all others; of a sample, whose weights
+add up to 1, a byte per entry but the best.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +19,7 @@ Choose = Literal["top", "sample"]
 
 # A code c stands for the log-probability _HIGHEST[choose] - _RANGE (c / 255)^2, finer where probabilities are large.
 _RANGE = 24.5
-_HIGHEST = {"top": 0.0, "sample": 0.5}  # a weight may be a little above 1
+_HIGHEST = {"top": 0.0, "sample": math.log(0.5)}  # the best of a sample is not coded, so no weight is above 1/2
 _MOST_BITS = 25  # an id and its shift within 32 bits
 
 
@@ -73,25 +75,32 @@ class RankCodec:
     @property
     def record_bytes(self) -> int:
         """Bytes per token."""
-        return self.order_bytes + (self.entries + (self.choose == "top") if self.log_probs else 0)
+        return self.order_bytes + (self._codes_of if self.log_probs else 0)
+
+    @property
+    def _codes_of(self) -> int:
+        return self.entries + (1 if self.choose == "top" else -1)
 
     def encode(
         self, candidates: Candidates, *, generator: torch.Generator | None = None
     ) -> UInt8[Tensor, "tokens bytes"]:
-        """Records on the CPU. Weights of a sample are rounded up or down at random so that their mean is exact."""
-        ids = candidates.ids.cpu()
-        powers = torch.arange(self.id_bits)
-        bits = ((ids.unsqueeze(-1) >> powers) & 1).flatten(1)
-        bits = torch.cat([bits, candidates.tied.cpu().long()], -1)
+        """Records on the CPU. Weights of a sample are rounded up or down at random so that their mean is exact.
+
+        generator: of the rounding, on the CPU.
+        """
+        ids, device = candidates.ids, candidates.ids.device
+        bits = ((ids.unsqueeze(-1) >> torch.arange(self.id_bits, device=device)) & 1).flatten(1)
+        bits = torch.cat([bits, candidates.tied.long()], -1)
         bits = torch.nn.functional.pad(bits, (0, self.order_bytes * 8 - bits.shape[-1]))
-        parts = [(bits.view(len(bits), -1, 8) << torch.arange(8)).sum(-1).to(torch.uint8)]
+        parts = [(bits.view(len(bits), -1, 8) << torch.arange(8, device=device)).sum(-1).to(torch.uint8)]
         if self.log_probs:
             assert candidates.log_weights is not None
-            parts.append(self._codes(candidates.log_weights.cpu(), generator))
+            logs = candidates.log_weights[:, 1:]
             if self.choose == "top":
                 assert candidates.log_tail is not None
-                parts.append(self._codes(candidates.log_tail.cpu().unsqueeze(-1), None))
-        return torch.cat(parts, -1)
+                logs = torch.cat([candidates.log_weights, candidates.log_tail.unsqueeze(-1)], -1)
+            parts.append(self._codes(logs, generator))
+        return torch.cat(parts, -1).cpu()
 
     def decode(self, records: UInt8[Tensor, "tokens bytes"]) -> Candidates:
         """Candidates on the records' device. Raises ValueError for records of another size."""
@@ -106,11 +115,11 @@ class RankCodec:
         tied = ((records[:, gap // 8].long() >> (gap % 8)) & 1).bool()
         if not self.log_probs:
             return Candidates(ids=ids, tied=tied)
-        table = self._levels(records.device)
-        end = self.order_bytes + self.entries
-        weights = table[records[:, self.order_bytes : end].long()]
-        tail = table[records[:, end].long()] if self.choose == "top" else None
-        return Candidates(ids=ids, tied=tied, log_weights=weights, log_tail=tail)
+        logs = self._levels(records.device)[records[:, self.order_bytes :].long()]
+        if self.choose == "top":
+            return Candidates(ids=ids, tied=tied, log_weights=logs[:, :-1], log_tail=logs[:, -1])
+        best = (1 - logs.exp().sum(-1, keepdim=True)).clamp_min(math.exp(-_RANGE)).log()
+        return Candidates(ids=ids, tied=tied, log_weights=torch.cat([best, logs], -1))
 
     def _levels(self, device: torch.device) -> Float[Tensor, "256"]:
         return _HIGHEST[self.choose] - _RANGE * (torch.arange(256, device=device) / 255) ** 2
@@ -125,5 +134,5 @@ class RankCodec:
         above = depth.floor().long().clamp(0, 254)
         high, low = levels[above], levels[above + 1]
         share = ((high - logs.double().exp()) / (high - low)).clamp(0, 1)
-        lower = torch.rand(share.shape, generator=generator, dtype=torch.float64) < share
+        lower = torch.rand(share.shape, generator=generator, dtype=torch.float64).to(share.device) < share
         return (above + lower).to(torch.uint8)

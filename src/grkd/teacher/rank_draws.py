@@ -8,6 +8,8 @@ from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.teacher.rank_codec import Candidates, RankCodec
 
+_LEAST = -700.0  # log of the least mass that is told from 0
+
 
 @torch.no_grad()
 def candidates_of(
@@ -21,24 +23,19 @@ def candidates_of(
 
     p = softmax(scores / temperature).
     top: the best `entries`; weights p_k, tail 1 - sum of them.
-    sample: drawn without replacement in proportion to p (the largest of log p_k + Gumbel noise); kappa is the first key
-    that is left out. A candidate is in the sample with probability pi_k = 1 - exp(-exp(log p_k - kappa)) given kappa,
-    and its weight is p_k / pi_k: for any f, the sum of weight * f(k) over the sample has the mean sum_k p_k f(k).
+    sample: a candidate is in it with probability pi_k = min(1, p_k / tau), tau such that the sum of pi is `entries`,
+    and its weight is p_k / pi_k = max(p_k, tau). So the likeliest are there for certain with p_k itself, each of the
+    others stands for the same mass tau, the weights add up to 1, and for any f the sum of weight * f(k) over the sample
+    has the mean sum_k p_k f(k). No unbiased sample of so many has a smaller sum of the weights' variances.
     generator: on the scores' device.
-    Source: Kool et al., arXiv 1903.06059 (sampling, and the estimator of Horvitz and Thompson given kappa).
+    Source: Fearnhead and Clifford, J. R. Statist. Soc. B 65 (2003), 887-899.
     """
     logs = (wide(scores) / temperature).log_softmax(-1)
     if codec.choose == "top":
         ids = logs.topk(codec.entries, dim=-1).indices
         weights = logs.gather(-1, ids)
     else:
-        noise = torch.empty_like(logs).exponential_(generator=generator).clamp_min(torch.finfo(logs.dtype).tiny)
-        keys, ids = (logs - noise.log()).topk(min(codec.entries + 1, codec.vocabulary), dim=-1)
-        ids = ids[:, : codec.entries]
-        chosen = logs.gather(-1, ids)
-        # With every candidate in the sample none is left out: each is there for certain.
-        kappa = keys[:, codec.entries :] if keys.shape[-1] > codec.entries else torch.full_like(keys[:, :1], -torch.inf)
-        weights = chosen - torch.log(-torch.expm1(-(chosen - kappa).exp()))
+        ids, weights = _systematic(logs, codec.entries, generator)
     # Best first; equal scores in the order of their ids, which says nothing, and a bit says that they are equal.
     own = scores.gather(-1, ids)
     by_id = ids.argsort(-1)
@@ -78,3 +75,27 @@ def candidates_of_top(
         log_weights=best if codec.log_probs else None,
         log_tail=left if codec.log_probs else None,
     )
+
+
+def _systematic(
+    logs: Float[Tensor, "tokens vocabulary"], entries: int, generator: torch.Generator | None
+) -> tuple[Int[Tensor, "tokens entries"], Float[Tensor, "tokens entries"]]:
+    """A sample of each row and the logs of its weights, as `candidates_of` says: the certain ones first.
+
+    The others lie one after the other on a line, each as long as its pi; points one apart, the first at random, choose.
+    """
+    masses = logs.double().clamp_min(_LEAST).exp()
+    best, ids = masses.topk(entries, dim=-1)
+    rest = masses.scatter(-1, ids, 0.0).sum(-1, keepdim=True)
+    left = rest + best.flip(-1).cumsum(-1).flip(-1)  # the mass of the i-th best and all behind it
+    place = torch.arange(entries, device=logs.device)
+    certain = (best * (entries - place) >= left).long().cumprod(-1).bool()
+    number = certain.sum(-1, keepdim=True)
+    others = entries - number
+    tau = left.gather(-1, number.clamp_max(entries - 1)) / others.clamp_min(1)
+    line = masses.scatter(-1, ids, best.masked_fill(certain, 0.0)).cumsum(-1)
+    line = line / line[:, -1:].clamp_min(torch.finfo(line.dtype).tiny) * others
+    first = torch.rand(len(logs), 1, generator=generator, dtype=line.dtype, device=logs.device).clamp_max(1 - 1e-9)
+    points = first + (place - number).clamp_min(0)
+    drawn = torch.searchsorted(line, points, right=True).clamp_max(logs.shape[-1] - 1)
+    return torch.where(certain, ids, drawn), torch.where(certain, best, tau).log().to(logs.dtype)

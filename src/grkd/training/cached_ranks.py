@@ -37,8 +37,7 @@ def cached_batch(
     The student's score of all others is T log sum exp(s / T) over them, T the cache's `temperature`, so that softmaxes
     at T over these candidates are the student's own probabilities. Pairs are those that the record orders, as votes.
     Top candidates: the soft targets are the teacher's over the candidates and all others, a lower bound of the full
-    divergence. A sample: cross-entropy with weights p / pi; the votes' `soft_weights` bring back their sum, so that its
-    mean over samples is the full cross-entropy.
+    divergence. A sample: its weights p / pi add up to 1, and the mean of its cross-entropy is the full one's.
     """
     found = codec.decode(records)
     picked, tiers = student.gather(-1, found.ids), found.tiers
@@ -56,11 +55,7 @@ def cached_batch(
     return Batch(
         student=picked,
         teacher=scores,
-        votes=Votes(
-            targets=torch.ones_like(weights).triu(1),
-            weights=weights,
-            soft_weights=soft.exp().sum(-1) if soft is not None and codec.choose == "sample" else None,
-        ),
+        votes=Votes(targets=torch.ones_like(weights).triu(1), weights=weights),
         **columns,
     )
 

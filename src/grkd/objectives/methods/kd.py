@@ -63,8 +63,7 @@ class KD(Objective):
             soft = soft_target(
                 student, teacher, mask=batch.mask, temperature=self.temperature, t_squared=self.t_squared
             )
-            rows = batch.soft_weighted(soft)
-            terms += (Term(name="soft_target", weight=self.soft_weight, rows=rows, counted=batch.counted()),)
+            terms += (Term(name="soft_target", weight=self.soft_weight, rows=soft, counted=batch.counted()),)
         if self.label_weight:
             terms += (label_term(batch, self.label_weight),)
         return terms

@@ -56,7 +56,7 @@ class SoftTarget(AxisPart):
             losses = self._distance(*columns.log_probs(1.0), exists)
             loss = batch_mean(losses, None if exists is None else exists.sum(-1) > 1)
         else:
-            loss = batch.soft_weighted(self._distance(*scores.log_probs(self.temperature), scores.exists))
+            loss = self._distance(*scores.log_probs(self.temperature), scores.exists)
         return loss * self.temperature**2 if self.t_squared else loss
 
     def _distance(self, student: Tensor, teacher: Tensor, exists: Tensor | None) -> Tensor:
