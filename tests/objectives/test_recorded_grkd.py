@@ -18,7 +18,12 @@ from tests.objectives._recorded import measured, settings
 ROOT = Path(__file__).parents[2]
 # Younger than the class of 31 options, which could not have them.
 NEW_PRESETS = {"lists"}
-NEW_RECIPES = {"recipes/on-policy-arithmetic.yaml", "src/grkd/demo/on_policy.yaml", "src/grkd/demo/rank.yaml"}
+NEW_RECIPES = {
+    "recipes/on-policy-arithmetic.yaml",
+    "recipes/on-policy-mixed.yaml",
+    "src/grkd/demo/on_policy.yaml",
+    "src/grkd/demo/rank.yaml",
+}
 RECORDED = json.loads((Path(__file__).parent / "recorded_grkd.json").read_text())
 Numbers = list[list[float]]
 
