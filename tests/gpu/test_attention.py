@@ -91,6 +91,7 @@ def test_prompts_shared_in_a_packed_row(heads: dict[str, int]) -> None:
         student.zero_grad()
         values = rows.forward(student, batch, levels=("response",)).batches["response"].student
         (values * torch.linspace(-1, 1, 8, device="cuda").view_as(values)).sum().backward()
+        assert all(bool(weight.grad.isfinite().all()) for weight in student.parameters() if weight.grad is not None)
         gradients = [weight.grad.float().flatten() for weight in student.parameters() if weight.grad is not None]
         found[shared] = (batch["input_ids"].numel(), values.detach().float(), torch.cat(gradients))
     assert found[True][0] < found[False][0]

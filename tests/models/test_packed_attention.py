@@ -1,5 +1,6 @@
 """Attention within the sequences of a packed row: the kernels, and the choice between them."""
 
+import math
 from typing import Any
 
 import pytest
@@ -76,10 +77,15 @@ def test_blocks_of_shared_prompts_hold_all_that_is_seen(window: int | None) -> N
 
 @pytest.mark.parametrize("signature", ["new", "old"])
 def test_the_calls_of_variable_length_attention(monkeypatch: pytest.MonkeyPatch, signature: str) -> None:
-    """PyTorch's kernel needs a GPU: a stand-in with its arguments, as they are now and were."""
+    """PyTorch's kernel needs a GPU: a stand-in with its arguments, as they are now and were.
+
+    As the kernel's, its gradient of keys behind the last sequence is what the memory held.
+    """
     import torch.nn.attention.varlen as module
 
     def plain(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, of_keys: Tensor, scale: float, window: Any) -> Tensor:
+        for each in (k, v):
+            each.register_hook(lambda found: found.index_fill(0, torch.arange(int(of_keys[-1]), len(k)), math.nan))
         given = [each.transpose(0, 1).unsqueeze(0) for each in (q, k, v)]
         options = {"starts": ends, "key_starts": of_keys, "longest": 0, "softcap": None, "scale": scale}
         return reference(*given, **options, window=window)[0]

@@ -97,11 +97,22 @@ def _varlen() -> Attend:
                 key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
         ends = starts if key_starts is None else key_starts
+        if key_starts is not None:
+            key, value = _held(key, key_starts), _held(value, key_starts)
         out = varlen_attn(query, key, value, starts, ends, longest, longest, **options)
         assert isinstance(out, Tensor)
         return out.unsqueeze(0)
 
     return attend
+
+
+def _held(keys: Tensor, starts: Tensor) -> Tensor:
+    """Keys or values [K, heads, width] with no gradient behind the last sequence.
+
+    Kernels of variable lengths write no gradient there: what the memory held, NaN at times, would be added to a token's.
+    """
+    behind = torch.arange(len(keys), device=keys.device) >= starts[-1]
+    return keys.masked_fill(behind[:, None, None], 0.0)
 
 
 def _flash_attn() -> Attend:
@@ -123,6 +134,8 @@ def _flash_attn() -> Attend:
         seen = (-1, -1) if window is None else (window - 1, 0)
         options = {"softmax_scale": scale, "causal": True, "window_size": seen, "softcap": softcap or 0.0}
         ends = starts if key_starts is None else key_starts
+        if key_starts is not None:
+            key, value = _held(key, key_starts), _held(value, key_starts)
         out: Tensor = flash_attn_varlen_func(query, key, value, starts, ends, longest, longest, **options)
         return out.unsqueeze(0)
 
