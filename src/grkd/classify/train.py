@@ -20,7 +20,7 @@ NOT_FINITE = "its scores are not finite"
 _NO_EFFECT = (
     *("learning_rate", "log_every", "save_every", "report_to"),
     *("steps_per_generation", "fused_head", "tokens_per_batch", "compile"),  # of language models
-    "gradient_checkpointing",
+    *("gradient_checkpointing", "float32_masters"),
 )
 
 

@@ -102,7 +102,7 @@ def _precision(sides: Sides, loaded: Loaded) -> Iterator[Finding]:
     """Weights of 16 bits round an update of AdamW, about the learning rate per step, away."""
     recipe, bits = sides.recipe, {torch.bfloat16: 7, torch.float16: 10}
     kept = next(iter(loaded.student.parameters())).dtype
-    if kept not in bits or recipe.student.lora is not None:
+    if kept not in bits or recipe.student.lora is not None or recipe.training.float32_masters:
         return
     if kept == torch.float16:
         text = "the student is trained in float16, in which small gradients become 0"
@@ -113,7 +113,8 @@ def _precision(sides: Sides, loaded: Loaded) -> Iterator[Finding]:
         lost, total = lost + int((spacing / 2 > rate).sum()), total + weights.numel()
     if lost > _ROUNDED * total:
         text = f"at learning rate {rate:g} an update is less than half a step of {lost / total:.0%} of the weights, "
-        yield warning("precision", f"{text}which {kept} rounds away", "student.dtype: auto, or a higher learning rate")
+        do = "training.float32_masters: true, student.dtype: auto, or a higher learning rate"
+        yield warning("precision", f"{text}which {kept} rounds away", do)
 
 
 def look_at_teacher(sides: Sides, loaded: Loaded) -> Iterator[Finding]:

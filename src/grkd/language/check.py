@@ -13,8 +13,10 @@ from grkd.language.lora import adapted
 from grkd.language.record_columns import check_columns, record_columns
 from grkd.language.scorer import panel_of
 from grkd.models.cut import check_layers, fresh
+from grkd.models.float8 import check_float8
 from grkd.models.load import known_config, quiet
 from grkd.recipe import LanguageRecipe, Model, Student, weights_of
+from grkd.run.device import device
 from grkd.run.training import check
 
 
@@ -25,6 +27,9 @@ def check_language(recipe: LanguageRecipe) -> None:
     """
     check(recipe.training)
     check_cache(recipe)
+    teachers = recipe.teacher if isinstance(recipe.teacher, list) else [recipe.teacher]
+    if any(isinstance(each, Model) and each.dtype == "float8" for each in teachers):
+        check_float8(device(recipe.device), "teacher.dtype")
     _check_models(recipe)
     _check_rankers(recipe)
 

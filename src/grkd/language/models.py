@@ -12,6 +12,7 @@ from grkd.errors import UserError
 from grkd.files import read_json, write_json
 from grkd.language.one_vocabulary import needs_one_vocabulary
 from grkd.models.cut import fresh, truncated
+from grkd.models.float8 import check_float8, to_float8
 from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer, vocabulary_size
 from grkd.models.save import save_student
 from grkd.models.shard import shard
@@ -166,6 +167,9 @@ class LanguageModels:
         else:
             model = self._load_teacher()
         placement = spec.placement
+        if spec.dtype == "float8":
+            check_float8(self.device, "teacher.dtype")
+            model = to_float8(model.to(self.device))
         if placement == "whole":
             return model.to(self.device).eval().requires_grad_(False)
         return shard(model, self.device, offload=placement == "offloaded")

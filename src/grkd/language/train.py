@@ -55,6 +55,8 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
     training = to_plain(context.recipe.training)
     for name in ("tokens_per_batch", "compile", "gradient_checkpointing"):  # the same training, up to rounding
         training.pop(name, None)  # a key without a value is left out
+    if not training["float32_masters"]:
+        del training["float32_masters"]  # as in runs before there was such a key
     objective = objectives.load(method.name, **method.options)
     sampled: dict[str, Any] = {}
     if samples_groups(context.recipe, objective):

@@ -23,7 +23,10 @@ from grkd.recipe import Method, RankRecipe, to_plain
 from grkd.run.folder import RunFolder, identity
 
 # Of the training section: a student has a learning rate of its own, and the rest changes no student.
-_NO_EFFECT = ("learning_rate", "log_every", "save_every", "steps_per_generation", "fused_head", "report_to")
+_NO_EFFECT = (
+    *("learning_rate", "log_every", "save_every", "report_to"),
+    *("steps_per_generation", "fused_head", "float32_masters"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

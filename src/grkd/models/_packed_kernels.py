@@ -109,7 +109,7 @@ def _varlen() -> Attend:
 def _held(keys: Tensor, starts: Tensor) -> Tensor:
     """Keys or values [K, heads, width] with no gradient behind the last sequence.
 
-    Kernels of variable lengths write no gradient there: what the memory held, NaN at times, would be added to a token's.
+    Kernels of variable lengths write no gradient there: what the memory held, NaN at times, would reach a token's.
     """
     behind = torch.arange(len(keys), device=keys.device) >= starts[-1]
     return keys.masked_fill(behind[:, None, None], 0.0)

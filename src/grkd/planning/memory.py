@@ -63,17 +63,29 @@ def memory_of(recipe: LanguageRecipe, *, tokens: int, response_tokens: int) -> M
     teacher, student = sizes_of(recipe)
     if student is None:
         return None
+    if not _runs_in_training(recipe):
+        teacher = None
+    weights = weights_of(recipe)
+    eighth = None if teacher is None or weights is None or weights.dtype != "float8" else float8_bytes(teacher)
     where, lora, own = device(recipe.device), recipe.student.lora, recipe.student.dtype
     kept = torch.float32 if own == "auto" else dtype(own, where)
     return training_memory(
         student,
-        teacher=teacher if _runs_in_training(recipe) else None,
+        teacher=teacher,
+        teacher_bytes=eighth,
         tokens=tokens,
         response_tokens=response_tokens,
         recompute=recipe.training.gradient_checkpointing is True,
         masters=kept == torch.float32,
+        copies=recipe.training.float32_masters,
         trained=None if lora is None else adapter_parameters(student, lora.r),
     )
+
+
+def float8_bytes(size: ModelSize) -> float:
+    """Of a decoder's weights with its linear layers in float8: two bytes more for each entry of the vocabulary."""
+    linear = size.layers * size.hidden * (2 * size.queries + 2 * size.keys + 3 * size.intermediate)
+    return float(linear + 2 * (size.parameters - linear))
 
 
 def adapter_parameters(size: ModelSize, r: int) -> int:

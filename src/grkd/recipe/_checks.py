@@ -22,6 +22,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
     """Mistakes in a recipe whose keys and types are right, its methods aside; `raw` says which keys were given."""
     yield from path_mistakes(recipe)
     yield from _training(raw, ())
+    yield from _float32_masters(recipe)
     if not recipe.seeds:
         yield Problem(("seeds",), "expected at least one seed, got an empty list")
     if len(set(recipe.seeds)) < len(recipe.seeds):
@@ -62,6 +63,20 @@ def _training(raw: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
     for name in section.get("extra") or {}:
         if instead := managed(name):
             yield Problem((*path, "training", "extra", name), instead)
+
+
+def _float32_masters(recipe: Recipe) -> Iterator[Problem]:
+    path = ("training", "float32_masters")
+    if not recipe.training.float32_masters:
+        return
+    if not isinstance(recipe, LanguageRecipe):
+        yield Problem(path, "is for language models; take it out")
+    elif recipe.student.lora is not None:
+        yield Problem(path, "LoRA's own weights are in float32; take it out")
+    elif recipe.student.dtype not in ("bfloat16", "float16"):
+        yield Problem(
+            path, f"needs student.dtype: bfloat16; with {recipe.student.dtype} weights are in float32 already"
+        )
 
 
 def _one_of(path: KeyPath, section: object, names: tuple[str, ...]) -> Iterator[Problem]:

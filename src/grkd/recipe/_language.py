@@ -44,7 +44,8 @@ class Model(Section):
     model: ModelPath
     gguf_file: str | None = None
     revision: str | None = None
-    dtype: Dtype = "auto"  # auto: float32 on a CPU, bfloat16 on a GPU
+    # auto: float32 on a CPU, bfloat16 on a GPU; float8: linear layers in 8 bits, the rest in bfloat16, on newer GPUs
+    dtype: Dtype | Literal["float8"] = "auto"
     trust_remote_code: bool = False
     placement: Literal["whole", "sharded", "offloaded"] = "whole"  # of several GPUs: docs/guide/several-gpus.md
 

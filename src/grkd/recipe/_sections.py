@@ -83,6 +83,8 @@ class Training(Section):
     # Language models: the responses of a micro-batch in one row without padding, in passes of at most so many tokens.
     tokens_per_batch: Count | None = None  # null: padded batches
     compile: bool | Literal["auto"] = "auto"  # language models: compile the layers; auto: on a GPU, if that pays
+    # Of a student in 16 bits (student.dtype): the optimiser keeps float32 copies, in which small steps add up.
+    float32_masters: bool = False
     log_every: Count = 10
     save_every: Count = 200  # steps between checkpoints, which are for going on after a kill
     report_to: str | list[str] = "none"

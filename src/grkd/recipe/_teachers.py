@@ -81,6 +81,8 @@ def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
         yield from _several(recipe, teacher)
         return
     if isinstance(teacher, Model):
+        if teacher.dtype == "float8" and teacher.placement != "whole":
+            yield Problem((*path, "placement"), "weights in float8 are not sharded; use dtype: bfloat16, or whole")
         return
     if recipe.score.signal == "live":
         yield Problem(("score", "signal"), "live belongs to a teacher that answers plain prompts in this process")

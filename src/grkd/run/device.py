@@ -21,7 +21,12 @@ def device(name: str) -> torch.device:
 
 
 def dtype(name: str, where: torch.device) -> torch.dtype:
-    """A dtype by name; "auto" is bfloat16 on a GPU and float32 on a CPU (where bfloat16 is often emulated)."""
+    """A dtype by name; "auto" is bfloat16 on a GPU and float32 on a CPU (where bfloat16 is often emulated).
+
+    "float8" is that of what stays wider beside such weights (grkd.models.float8).
+    """
+    if name == "float8":
+        return torch.bfloat16
     if name == "auto":
         return torch.bfloat16 if where.type == "cuda" else torch.float32
     found = getattr(torch, name)

@@ -133,6 +133,7 @@ def train(
         budget=training.tokens_per_batch,
         masters=bf16,
         device=where,
+        copies=training.float32_masters,
     )
     trainer = DistillationTrainer(
         model,
@@ -144,6 +145,7 @@ def train(
         fused_head=training.fused_head,
         steps_per_generation=training.steps_per_generation,
         compile_layers=None if training.compile == "auto" else training.compile,
+        float32_masters=training.float32_masters,
         time_limit=limit,
         train_dataset=dataset,
         callbacks=[metrics, *([] if limit is None else [limit]), bar, FiniteSteps(), *callbacks, WholeCheckpoints()],

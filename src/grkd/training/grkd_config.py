@@ -88,12 +88,16 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
     teacher_placement : {"whole", "sharded", "offloaded"}
         Of a teacher given by its name on several GPUs: whole on each, sharded over them, or sharded and kept in the
         host's memory.
+    teacher_dtype : {"auto", "float32", "bfloat16", "float8"}
+        Of a teacher given by its name. auto: float32 on a CPU, bfloat16 on a GPU. float8: see grkd.models.float8.
     fused_head : bool, optional
         Compute the loss without the logits of the whole batch, see DistillationTrainer.
     tokens_per_batch : int, optional
         See LanguageRows.
     compile_layers : str
         See DistillationTrainer.
+    float32_masters : bool
+        See DistillationTrainer; a student given by its name is then loaded in bfloat16.
     eval_metrics : list of str, optional
         What `evaluate` measures beside the loss; see grkd.training.evaluation_metrics.
     eval_top_k : int
@@ -112,9 +116,11 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
     method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "options of the method"})
     teacher_model_name_or_path: str | None = None
     teacher_placement: str = "whole"
+    teacher_dtype: str = "auto"
     fused_head: bool | None = None
     tokens_per_batch: int | None = None
     compile_layers: str = "auto"
+    float32_masters: bool = False
     eval_metrics: list[str] | None = None
     eval_top_k: int = 16
     report_files: bool = True
@@ -133,6 +139,12 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
         check_config(self)
         if self.teacher_placement not in ("whole", "sharded", "offloaded"):
             raise UserError(f"teacher_placement must be whole, sharded or offloaded, got {self.teacher_placement!r}")
+        if self.teacher_dtype not in ("auto", "float32", "bfloat16", "float8"):
+            raise UserError(f"teacher_dtype must be auto, float32, bfloat16 or float8, got {self.teacher_dtype!r}")
+        if self.teacher_dtype == "float8" and self.teacher_placement != "whole":
+            raise UserError(
+                "teacher_placement: weights in float8 are not sharded; use teacher_dtype bfloat16, or whole"
+            )
 
     @property
     def layers_compiled(self) -> bool | None:

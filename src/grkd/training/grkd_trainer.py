@@ -149,7 +149,8 @@ class GRKDTrainer(DistillationTrainer):
         panel = checked_panel(rankers, reward_funcs, combine, args, objective, teachers=given)
         name = model if isinstance(model, str) else str(getattr(model.config, "name_or_path", ""))
         tokenizer = load_tokenizer(name) if processing_class is None else processing_class
-        student: Any = load_language_model(model, dtype=torch.float32).train() if isinstance(model, str) else model
+        kept = torch.bfloat16 if args.float32_masters else torch.float32
+        student: Any = load_language_model(model, dtype=kept).train() if isinstance(model, str) else model
         needs = needs_of(
             args.method,
             objective,
@@ -167,6 +168,7 @@ class GRKDTrainer(DistillationTrainer):
             device=args.device,
             folder=Path(str(args.output_dir)),
             placement=args.teacher_placement,
+            dtype=args.teacher_dtype,
         )
         sides = [apart_from(student, side) for side in sides]
         honour_softcap(student)
@@ -209,6 +211,7 @@ class GRKDTrainer(DistillationTrainer):
             fused_head=args.fused_head,
             steps_per_generation=args.steps_per_generation,
             compile_layers=args.layers_compiled,
+            float32_masters=args.float32_masters,
             train_dataset=train_groups,
             eval_dataset=eval_groups,
             processing_class=tokenizer,

@@ -75,14 +75,17 @@ def training_memory(
     response_tokens: int,
     recompute: bool,
     masters: bool = True,
+    copies: bool = False,
     compiled: bool = False,
     trained: int | None = None,
+    teacher_bytes: float | None = None,
 ) -> Memory:
     """Memory of a step with AdamW, attention without score matrices, and the head from hidden states.
 
     tokens: of one forward pass, padding counted; response_tokens: those with a loss. masters: float32 weights under
-    bfloat16 autocast, otherwise bfloat16 weights. compiled: layers by torch.compile, which keeps less. trained:
-    parameters that are trained (LoRA); None: all. teacher: one that runs in every step, in bfloat16.
+    bfloat16 autocast, otherwise bfloat16 weights. copies: of bfloat16 weights, in float32 (training.float32_masters).
+    compiled: layers by torch.compile, which keeps less. trained: parameters that are trained (LoRA); None: all.
+    teacher: one that runs in every step. teacher_bytes: of its weights; None: in bfloat16.
     Kept for the backward pass per layer and token, in bytes: the residual stream and the norms' outputs, queries, keys,
     values and attention's output, and of the feed-forward part gate and up (and, not compiled, their activation and
     product). With recomputing: the layer's input, and one layer as a whole.
@@ -97,8 +100,8 @@ def training_memory(
     return Memory(
         weights=float(width * student.parameters),
         gradients=float(width * trained),
-        optimizer=float(2 * width * trained),
-        teacher=0.0 if teacher is None else 2.0 * teacher.parameters,
+        optimizer=float((12 if copies else 2 * width) * trained),
+        teacher=(0.0 if teacher is None else 2.0 * teacher.parameters) if teacher_bytes is None else teacher_bytes,
         activations=max(float(tokens * kept), working),
         head=head,
     )
@@ -146,6 +149,7 @@ def must_recompute(
     budget: int | None,
     masters: bool,
     device: torch.device,
+    copies: bool = False,
 ) -> bool:
     """Whether what layers keep for the backward pass would not fit on the device, so that they are computed twice.
 
@@ -166,6 +170,10 @@ def must_recompute(
         response_tokens=response_tokens,
         recompute=False,
         masters=masters,
+        copies=copies,
+        teacher_bytes=None
+        if teacher is None
+        else float(sum(p.numel() * p.element_size() for p in teacher.parameters())),
         trained=sum(each.numel() for each in student.parameters() if each.requires_grad),
     )
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)  # ours is counted in `needed`

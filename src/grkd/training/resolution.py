@@ -35,6 +35,7 @@ def say_lost_steps(model: nn.Module, args: TrainingArguments) -> None:
     if share > 0.5:
         console.print(
             f"[yellow]learning rate {rate:g}: {share:.0%} of the student's weights are too large for steps of that "
-            "size in 16 bits and will not move; load it in float32 (student.dtype: auto) or raise the rate[/yellow]",
+            "size in 16 bits and will not move; set float32_masters, load it in float32 (student.dtype: auto) or raise "
+            "the rate[/yellow]",
             soft_wrap=True,
         )

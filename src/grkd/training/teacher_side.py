@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from grkd.data.language import check_head_size, vocabulary_size
 from grkd.errors import UserError
 from grkd.models.attention import honour_softcap
+from grkd.models.float8 import check_float8, to_float8
 from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer
 from grkd.models.shard import is_sharded, shard
 from grkd.served import ServedTeacher
@@ -72,10 +73,12 @@ def teacher_sides(
     device: torch.device,
     folder: Path,
     placement: str = "whole",
+    dtype: str = "auto",
 ) -> list[TeacherSide]:
     """The teachers, models in memory on the CPU if they are loaded here, servers opened; none if nothing needs one.
 
-    placement: of one that is loaded here, see GRKDConfig.teacher_placement. folder: for servers' answers.
+    placement, dtype: of one that is loaded here, see teacher_placement and teacher_dtype of GRKDConfig. folder: for
+    servers' answers.
     Raises UserError if one is needed and not given, if tokens are needed and it has another vocabulary, and for a
     model whose tokenizer is not known.
     """
@@ -98,7 +101,7 @@ def teacher_sides(
             served = served_teacher(each, both["tokenizer"], shared=shared, folder=place)
             made.append(TeacherSide(model=None, served=served, **both))
             continue
-        made.append(TeacherSide(model=_loaded(each.model, tokenizer, device, placement), **both))
+        made.append(TeacherSide(model=_loaded(each.model, tokenizer, device, placement, dtype), **both))
     return made
 
 
@@ -108,9 +111,15 @@ def _tokenizer(given: Given, student_tokenizer: PreTrainedTokenizerBase) -> PreT
     return student_tokenizer if given.url is not None else tokenizer_of(given.model)
 
 
-def _loaded(given: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device, placement: str) -> Any:
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model: Any = load_language_model(given, dtype=dtype) if isinstance(given, str) else given
+def _loaded(given: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device, placement: str, dtype: str) -> Any:
+    kept = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype == "float8":
+        check_float8(device, "teacher_dtype")
+    elif dtype != "auto":
+        kept = getattr(torch, dtype)
+    model: Any = load_language_model(given, dtype=kept) if isinstance(given, str) else given
+    if isinstance(given, str) and dtype == "float8":
+        model = to_float8(model)
     if isinstance(given, str) and placement != "whole":
         model = shard(model, device, offload=placement == "offloaded")
     check_head_size(model, tokenizer, role="teacher")

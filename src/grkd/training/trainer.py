@@ -29,6 +29,7 @@ from grkd.ranks import gathered
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, training_flops
 from grkd.training.evaluation import evaluation_loss, prefixed
+from grkd.training.float32_masters import Float32Masters
 from grkd.training.on_policy import mixed
 from grkd.training.order_in_training import OrderInTraining
 from grkd.training.passes import in_passes
@@ -53,7 +54,8 @@ class DistillationTrainer(SeveralProcesses):
     once, before the first of them (fewer at the end of an epoch). The later
     steps then learn from a student some steps old: minillm's importance weights account for that, gkd and grkd have
     none. Other methods never sample. compile_layers: student's and teacher's, by torch.compile; None: on a GPU, where
-    the training is long enough to pay for it. time_limit: also among the callbacks; schedules then go by its clock, and
+    the training is long enough to pay for it. float32_masters: the optimiser keeps float32 copies of 16-bit weights
+    (grkd.training.float32_masters). time_limit: also among the callbacks; schedules then go by its clock, and
     args.max_steps is NO_LAST_STEP. The other arguments are those of transformers.Trainer.
     Several GPUs need `accelerate launch` (no DataParallel).
     """
@@ -68,6 +70,7 @@ class DistillationTrainer(SeveralProcesses):
         fused_head: bool | None = None,
         steps_per_generation: int = 1,
         compile_layers: bool | None = False,
+        float32_masters: bool = False,
         time_limit: TimeLimit | None = None,
         **kwargs: Any,
     ) -> None:
@@ -92,7 +95,11 @@ class DistillationTrainer(SeveralProcesses):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.fused_head = self.args.device.type == "cuda" if fused_head is None else fused_head
-        self.steps_per_generation = steps_per_generation
+        self.steps_per_generation, self.float32_masters = steps_per_generation, float32_masters
+        if float32_masters and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(
+                "float32_masters: not with sharded weights; load the student in float32 and set bf16 instead"
+            )
         self._limit = time_limit
         self._ahead = SampledAhead()
         self._step_counts: dict[Level, Tensor] = {}
@@ -120,6 +127,13 @@ class DistillationTrainer(SeveralProcesses):
         if self._limit is None:
             return super().create_scheduler(num_training_steps, optimizer)
         return self._limit.paced(super().create_scheduler(PARTS, optimizer))
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """As transformers' Trainer; with float32_masters around its optimiser."""
+        made: torch.optim.Optimizer = super().create_optimizer(*arguments, **options)
+        if self.float32_masters and not isinstance(made, Float32Masters):
+            made = self.optimizer = Float32Masters(made)
+        return made
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -336,7 +350,8 @@ class DistillationTrainer(SeveralProcesses):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
         """As transformers' Trainer, after a look at whether its steps can move 16-bit weights."""
-        if self.is_world_process_zero() and not is_sharded(self.model):  # else it has been trained, and this was said
+        kept = self.float32_masters or is_sharded(self.model)
+        if self.is_world_process_zero() and not kept:  # sharded: it has been trained, and this was said
             say_lost_steps(self.model, self.args)
         found = get_last_checkpoint(str(self.args.output_dir)) if resume_from_checkpoint is True else None
         self._keep_plain()
