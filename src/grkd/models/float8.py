@@ -65,6 +65,11 @@ def to_float8(model: Any) -> Any:
     return model
 
 
+def is_float8(model: nn.Module) -> bool:
+    """Whether layers of the model are in float8."""
+    return any(isinstance(each, Float8Linear) for each in model.modules())
+
+
 def check_float8(device: torch.device, key: str) -> None:
     """Raises UserError, which names the recipe's key, if the device has no float8 products."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CARD:

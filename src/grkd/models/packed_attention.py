@@ -25,7 +25,7 @@ from grkd.data.language import Item, collate, response_logits, unwrapped
 from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, attention_of, pack, packed_logits
 from grkd.errors import UserError
 from grkd.models._packed_kernels import KERNELS, Attend, reference
-from grkd.models.float8 import Float8Linear
+from grkd.models.float8 import is_float8
 
 # Of the sequences that a kernel is tested on: two rows of different lengths, which is what some compile anew for.
 _LENGTHS = ((70, 1, 157), (200, 50, 130))
@@ -82,8 +82,10 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
             continue
         attend, reason = _tested(name, heads, device, dtype, trained)
         if attend is not None:
-            shares = kernel.shares and _tested(name, heads, device, dtype, trained, shared=True)[0] is not None
-            model.set_attn_implementation(registered(name, attend, before=current, shares=shares))
+            sharing, reason = _tested(name, heads, device, dtype, trained, shared=True) if kernel.shares else (None, "")
+            if reason:
+                console.print(f"packed rows: prompts are not shared by {name} ({reason})", soft_wrap=True)
+            model.set_attn_implementation(registered(name, attend, before=current, shares=sharing is not None))
             return name
         console.print(f"packed rows: not by {name} ({reason})", soft_wrap=True)
     console.print("packed rows: no kernel for this model here; batches are padded")
@@ -267,8 +269,8 @@ def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) ->
             module._compiled_call_impl = call
     coarse = alone.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
     difference = float((found.float() - alone.float()).abs().max() / alone.float().abs().max().clamp_min(1e-6))
-    eighth = any(isinstance(each, Float8Linear) for each in model.modules())  # its rounding turns on bfloat16's
-    if not difference <= (0.3 if eighth else 0.1 if coarse else 1e-3):
+    # Rounding to float8 turns on the last bit of bfloat16.
+    if not difference <= (0.3 if is_float8(model) else 0.1 if coarse else 1e-3):
         kind = getattr(getattr(unwrapped(model), "config", None), "model_type", type(model).__name__)
         raise UserError(
             f"training.tokens_per_batch: a {kind} model gives other logits for sequences in one row (off by "
