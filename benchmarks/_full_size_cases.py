@@ -13,7 +13,8 @@ class Case:
     """sequences: per optimiser step. per_prompt: responses that share a prompt.
 
     packed, compiled, recompute: how a step is made. masters: float32 weights and bfloat16 autocast; otherwise weights
-    are bfloat16. cached: the teacher's hidden states are read, not computed. shares: in packed rows the responses of a
+    are bfloat16. copies: of bfloat16 weights the optimiser keeps float32 copies. float8: the teacher's linear layers.
+    cached: the teacher's hidden states are read, not computed. shares: in packed rows the responses of a
     prompt share its copy, where the kernel can.
     """
 
@@ -27,6 +28,8 @@ class Case:
     compiled: bool = False
     recompute: bool = True
     masters: bool = False
+    copies: bool = False
+    float8: bool = False
     cached: bool = False
     shares: bool = True
     against: str | None = None  # the peer that does the same work
@@ -66,7 +69,10 @@ CASES = {
     "tokens-packed": Case(runs="grkd", **_TOKENS, packed=True, against="trl"),
     "cached-kept": Case(runs="grkd", **_TOKENS, **_FAST, cached=True, recompute=False),
     "dpo-kept": Case(runs="grkd", method="dpo", per_prompt=2, **_FAST, recompute=False, against="trl-dpo"),
+    "tokens-float8": Case(runs="grkd", **_TOKENS, **_FAST, float8=True, against="trl"),
+    "tokens-masters": Case(runs="grkd", **_TOKENS, **_FAST, copies=True, against="trl"),
     "tokens-float32": Case(runs="grkd", **_TOKENS, **_FAST, masters=True, against="trl"),
     "tokens-varied-padded": Case(runs="grkd", **_TOKENS, lengths=_VARIED, against="trl-varied"),
+    "trl-float32": Case(runs="trl", masters=True),
     "trl-gkd": Case(runs="trl_gkd", method="gkd", sequences=16),
 }

@@ -131,6 +131,7 @@ def grkd(work: Work) -> dict[str, Any]:
         objective=objective,
         rows=rows,
         compile_layers=case.compiled,
+        float32_masters=case.copies,
         train_dataset=work.groups(),
     )
     found = _trained(trainer, work)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.full_size [--pairs llama,gemma] [--only CASES] [--steps 6] [--warm-up 3] [--seconds 450]
         [--device auto] [--tiny] [--date YYYY-MM-DD] [--out FOLDER]
+    python -m benchmarks.full_size merge FOLDER
     python -m benchmarks.full_size table
 
 Pairs: Gemma-2 9B -> 2B and Llama 3.1 8B -> 3.2 3B. A step has 16 sequences of 256 + 512 random tokens (varied: each
@@ -11,7 +12,8 @@ DATE-full-size-PAIR.json is written after every case, so a run that is cut short
 run adds its cases to the file of its date. Of each case: ms of every step and their median without the warm-up (or the
 error), tokens per second (real ones, prompts included), peak memory, and the share of the time that its operations
 take at the rate of a large bfloat16 product measured in the same run: `done` with recomputation, `needed` without.
-`table` measures nothing: it writes the tables of docs/performance.md.
+`merge` puts the cases of a folder's files over those of benchmarks/results. `table` writes the tables of
+docs/performance.md. Both measure nothing.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from benchmarks._full_size_models import PAIRS, built, configs, random_items, st
 from benchmarks._full_size_runs import RUNS, Work
 from benchmarks._measure import about
 from grkd.environment import environment
+from grkd.models.float8 import is_float8, to_float8
 
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
@@ -99,7 +102,7 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     path = out / f"{result['date']}-full-size-{pair}.json"
     rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else {}
-    teacher = built(sides[0], dtype=dtype, device=device, seed=0).eval().requires_grad_(False)
+    teacher: Any = None
     steps = arguments.warm_up + arguments.steps
     for name in arguments.only:
         if time.perf_counter() - arguments.begun > arguments.seconds:
@@ -110,8 +113,14 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
             case.sequences * steps, case.lengths, vocabulary=sides[1].vocab_size, per_prompt=case.per_prompt
         )
         folder = Path(tempfile.mkdtemp())
-        before = teacher.config._attn_implementation
+        before = "sdpa"
         try:
+            if teacher is None or is_float8(teacher) is not case.float8:
+                teacher = None
+                _free(device)
+                teacher = built(sides[0], dtype=dtype, device=device, seed=0).eval().requires_grad_(False)
+                teacher = to_float8(teacher) if case.float8 else teacher
+            before = teacher.config._attn_implementation
             student = built(sides[1], dtype=torch.float32 if case.masters else dtype, device=device, seed=1)
             work = Work(
                 case=case, student=student, teacher=teacher, items=items, steps=steps, device=device, folder=folder,
@@ -120,15 +129,36 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
             rows[name] = measured(case, work, sides, result["product_flops_per_second"], arguments.warm_up)
         except Exception as error:  # a peer that fails must not end the run
             rows[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        rows[name] |= {"against": case.against, "command": result["command"]}
+        told = {key: result[key] for key in ("command", "commit", "date")}
+        rows[name] |= {"against": case.against, **told}
         print(f"{pair} {name}: {rows[name]}", flush=True)
         student = work = None
-        teacher.set_attn_implementation(before)
-        for module in teacher.modules():
-            module._compiled_call_impl = None
+        if teacher is not None:
+            teacher.set_attn_implementation(before)
+            for module in teacher.modules():
+                module._compiled_call_impl = None
         shutil.rmtree(folder, ignore_errors=True)
         _free(device)
         path.write_text(json.dumps({**result, "pair": pair, "cases": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def merged(folder: Path, results: Path | None = None) -> list[Path]:
+    """Put the cases that a folder's files measured over those of the newest result file of their pair.
+
+    A case says by itself its command, commit and date. One that failed replaces none that was measured.
+    """
+    results, written = RESULTS if results is None else results, []
+    for path in sorted(folder.rglob("*-full-size-*.json")):
+        new = json.loads(path.read_text(encoding="utf-8"))
+        older = sorted(results.glob(f"*-full-size-{new['pair']}.json"))
+        whole = json.loads(older[-1].read_text(encoding="utf-8")) if older else {**new, "cases": {}}
+        for name, row in new["cases"].items():
+            told = {key: new[key] for key in ("command", "commit", "date")}
+            if "error" not in row or "step_ms" not in whole["cases"].get(name, {}):
+                whole["cases"][name] = {**told, **row}
+        written.append(older[-1] if older else results / path.name)
+        written[-1].write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return written
 
 
 def _tiny(case: Case) -> Case:
@@ -146,6 +176,10 @@ def main(words: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     if list(words) == ["table"]:
         full_size_table.write_page()
+        return
+    if list(words[:1]) == ["merge"]:
+        for path in merged(Path(words[1])):
+            print(path)
         return
     arguments = _parser().parse_args(words)
     arguments.begun = time.perf_counter()

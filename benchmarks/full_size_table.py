@@ -38,7 +38,8 @@ def write_page() -> None:
 def _section(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     commands = dict.fromkeys(row["command"] for row in result["cases"].values())
-    source = "; ".join([result["hardware"], versions, result["date"], *(f"`{command}`" for command in commands)])
+    dates = " and ".join(sorted({row.get("date", result["date"]) for row in result["cases"].values()}))
+    source = "; ".join([result["hardware"], versions, dates, *(f"`{command}`" for command in commands)])
     rate = result["product_flops_per_second"]
     product = "" if rate is None else f" A large product on this GPU runs at {rate / 1e12:,.0f} TFLOP/s."
     lines = [f"### {_TITLES[result['pair']]}", "", f"{source}.{product}", "", *_HEAD]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import full_size, full_size_table
+from benchmarks import full_size, full_size_table, growth
 from benchmarks._full_size_models import Lengths, built, configs, random_items, step_flops
 from grkd.data.language import collate, response_logits
 
@@ -16,7 +16,7 @@ from grkd.data.language import collate, response_logits
 def test_a_small_run_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     words = ["--tiny", "--device=cpu", "--pairs=gemma", "--steps=1", "--warm-up=1", "--date=2026-01-02"]
     where = f"--out={tmp_path}"
-    full_size.main([*words, where, "--only=tokens-packed,responses,cached-kept"])
+    full_size.main([*words, where, "--only=tokens-packed,responses,cached-kept,tokens-float8"])
 
     def broken(work: Any) -> Any:
         raise RuntimeError("no memory\nleft")
@@ -24,9 +24,9 @@ def test_a_small_run_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(full_size.RUNS, "loop", broken)
     full_size.main([*words, where, "--only=loop,tokens-padded"])
     cases = json.loads((tmp_path / "2026-01-02-full-size-gemma.json").read_text())["cases"]
-    assert list(cases) == ["tokens-packed", "responses", "cached-kept", "loop", "tokens-padded"]
+    assert list(cases) == ["tokens-packed", "responses", "cached-kept", "tokens-float8", "loop", "tokens-padded"]
     assert cases["loop"]["error"] == "RuntimeError: no memory left"
-    for name in ("tokens-packed", "responses", "cached-kept", "tokens-padded"):
+    for name in ("tokens-packed", "responses", "cached-kept", "tokens-float8", "tokens-padded"):
         assert len(cases[name]["all_step_ms"]) == 2
         assert cases[name]["tokens_per_second"] > 0
     assert cases["tokens-packed"]["packed"]
@@ -35,6 +35,35 @@ def test_a_small_run_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "### Gemma-2 9B to 2B" in table
     assert "| loop | RuntimeError: no memory left |" in table
     assert table in capsys.readouterr().out
+
+
+def test_another_sitting_is_merged(tmp_path: Path) -> None:
+    """Its cases go over the old ones, each with its own command and date; a failure does not."""
+
+    def write(folder: Path, date: str, cases: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        told = {"command": f"sitting of {date}", "commit": date[-2:], "date": date}
+        whole = {**told, "pair": "llama", "cases": cases}
+        (folder / f"{date}-full-size-llama.json").write_text(json.dumps(whole))
+
+    old, new = tmp_path / "old", tmp_path / "new" / "inner"
+    write(old, "2026-01-02", {name: {"step_ms": 9.0, "command": "first"} for name in ("tokens", "trl", "dpo")})
+    write(new, "2026-01-03", {"tokens": {"step_ms": 5.0}, "trl": {"error": "no memory"}, "loop": {"error": "none"}})
+    (path,) = full_size.merged(tmp_path / "new", old)
+    assert path == old / "2026-01-02-full-size-llama.json"
+    cases = json.loads(path.read_text())["cases"]
+    assert cases["tokens"] == {"step_ms": 5.0, "command": "sitting of 2026-01-03", "commit": "03", "date": "2026-01-03"}
+    assert cases["trl"] == cases["dpo"] == {"step_ms": 9.0, "command": "first"}
+    assert cases["loop"]["error"] == "none"
+
+
+def test_growth_runs_small(tmp_path: Path, capsys: Any) -> None:
+    words = ["--tiny", "--device=cpu", "--steps=1", "--warm-up=1", "--only=sequences,group", f"--out={tmp_path}"]
+    growth.main([*words, "--date=2026-01-02"])
+    rows = json.loads((tmp_path / "2026-01-02-growth.json").read_text())["rows"]
+    assert [(row["axis"], row["value"]) for row in rows][3:5] == [("sequences", 32), ("group", 4)]
+    assert all(row["step_ms"] > 0 for row in rows)
+    assert "| candidates of a group | 64 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pair", ["gemma", "llama"])
