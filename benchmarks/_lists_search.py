@@ -1,4 +1,4 @@
-"""The search of the comparison on lists: 12 trials per method on an endless grid, the same rule for all."""
+"""The search of the comparison on lists: 12 trials per method on an endless grid, or more, the same rule for all."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,19 @@ def first_points(settings: Sequence[float]) -> list[Point]:
     return [(RATES.index(rate), SETTINGS.index(one)) for rate, one in itertools.product(_FIRST_RATES, settings)]
 
 
-def next_points(done: Mapping[Point, float], first: Sequence[Point]) -> list[Point]:
+def next_points(done: Mapping[Point, float], first: Sequence[Point], most: int = TRIALS) -> list[Point]:
     """The points to try next, given the values of those tried; none after TRIALS of them.
 
     First the coarse pass; then whatever was not tried of the best point's four neighbours; then of its diagonal ones.
-    If not all fit, those with the best neighbours of their own come first.
+    If not all fit, those with the best neighbours of their own come first. most: above TRIALS, a search whose best
+    point stands at an edge of what was tried goes on until it does not, up to so many trials.
     """
-    left = TRIALS - len(done)
     if not done:
-        return list(first)[:left]
+        return list(first)[:TRIALS]
+    left = (TRIALS if len(done) < TRIALS or settled(done) else most) - len(done)
     best = max(done, key=done.__getitem__)
     new = [one for one in beside(best) if one not in done] or [one for one in _diagonal(best) if one not in done]
-    return sorted(new, key=lambda one: -_expected(one, done))[:left]
+    return sorted(new, key=lambda one: -_expected(one, done))[: max(0, left)]
 
 
 def settled(done: Mapping[Point, float]) -> bool:

@@ -122,6 +122,16 @@ def _ndcg(scores: Tensor, grades: Tensor, k: int = 10) -> Tensor:
     return torch.where(best > 0, reached / best.clamp_min(1e-9), torch.nan)
 
 
+def teacher_value(lists: ListSet, queries: np.ndarray) -> float | None:
+    """Mean NDCG@10 of the teacher's order of its candidates as if they were all; None if no corpus is ranked."""
+    if lists.pool.shape[1]:
+        return None
+    grades = torch.from_numpy(lists.grades[queries]).float()
+    scores = torch.full(grades.shape, -1e9)
+    scores.scatter_(1, torch.from_numpy(lists.candidates[queries]).long(), torch.from_numpy(lists.scores[queries]))
+    return float(np.nanmean(_ndcg(scores.unsqueeze(0), grades).numpy()))
+
+
 def _scores(lists: ListSet, chosen: np.ndarray, weights: Tensor, device: torch.device) -> Tensor:
     """[towers, queries, candidates] of a batch."""
     used, place = np.unique(lists.candidates[chosen], return_inverse=True)

@@ -2,17 +2,19 @@
 
     python -m benchmarks.lists prepare FOLDER --data DATA --encoder ENCODER   # texts -> FOLDER/<set>.npz
     python -m benchmarks.lists run FOLDER --out OUT [--only wikiqa,cranfield] [--steps N] [--methods grkd,kd]
+    python -m benchmarks.lists run FOLDER --out OUT --trials 20 --earlier benchmarks/results/lists   # goes on
     python -m benchmarks.lists keep OUT      # figures -> benchmarks/results/lists/
     python -m benchmarks.lists table         # benchmarks/results/lists/ -> docs/results-lists.md
 
 Students: towers of 64 dimensions on words, trained together (benchmarks/_lists_towers.py). Every method has 12 trials
 over learning rates and one setting (benchmarks/_lists_search.py: a coarse pass, then around its best), measured by
 NDCG@10 on validation queries, which neither students nor teacher were trained on; then five seeds at the best
-settings, measured on the test queries. A set that is on disk already is left as it is.
+settings, measured on the test queries. A set that is on disk already is left as it is. With more --trials a search
+goes on while its best point stands at an edge of what was tried; --earlier has the trials of a run with fewer, and of
+its final runs those are made again whose settings change.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +26,12 @@ import torch
 
 from benchmarks import lists_table
 from benchmarks._lists_data import KINDS, SETS, ListSet, counts, load, prepared, said
-from benchmarks._lists_search import RATES, SETTINGS, TRIALS, Point, first_points, next_points, settled
-from benchmarks._lists_towers import Teacher, Tower, ndcg10, trained
+from benchmarks._lists_records import NOTHING, Earlier, Line, keep, per_query, searched, with_relevant
+from benchmarks._lists_search import RATES, SETTINGS, TRIALS, Point, first_points, next_points
+from benchmarks._lists_towers import Teacher, Tower, ndcg10, teacher_value, trained
 from grkd import objectives
 from grkd.environment import environment
-from grkd.files import read_json, write_json, write_text
+from grkd.files import write_json
 from grkd.rankers.combine import votes
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +74,6 @@ METHODS: dict[str, Entry] = {
     "plackett_luce": Entry("plackett_luce", {}, "tau", (1.0, 4.0), -1),
     "plackett_luce_top5": Entry("plackett_luce", {"top_k": 5}, "tau", (1.0, 4.0), -1),
 }
-Line = tuple[str, str]  # label of a method, kind of teacher
 
 
 def tower(line: Line, point: Point) -> Tower:
@@ -117,84 +119,85 @@ def run_set(
     device: torch.device,
     kinds: Sequence[str],
     labels: Sequence[str],
+    most: int = TRIALS,
+    earlier: Path | None = None,
 ) -> None:
-    """The search and the final runs of one set; what is on disk already is kept."""
+    """The search and the final runs of one set; what is on disk already is kept.
+
+    most: trials of a search whose best is at an edge. earlier: folder with the results of a run with fewer.
+    """
     lists, target = load(path), out / f"{path.stem}.json"
     if target.exists():
         print(f"{path.stem}: done before, kept", flush=True)
         return
-    heard, since, lines = teachers(lists), time.time(), lines_of(kinds, labels)
-    fit, validation, test = (np.flatnonzero(lists.part == number) for number in range(3))
-    tried: dict[Line, dict[Point, float]] = {line: {} for line in dict.fromkeys(lines.values())}
-    while asked := [
-        (line, point)
-        for line, done in tried.items()
-        for point in next_points(done, first_points(METHODS[line[0]].first))
-    ]:
-        towers = [tower(*one) for one in asked]
-        weights = trained(lists, towers, heard, queries=fit, steps=steps, seeds=[0], device=device)
-        values = np.nanmean(ndcg10(lists, weights[0], validation, device=device), -1)
-        del weights
-        for (line, point), value in zip(asked, values, strict=True):
-            tried[line][point] = float(value)
-        print(f"{path.stem}: {len(asked)} trials, {time.time() - since:.0f} s", flush=True)
+    since, lines = time.time(), lines_of(kinds, labels)
+    before = NOTHING if earlier is None else Earlier.read(earlier / path.name.replace(".npz", ".json"), steps)
+    work = _Work(lists=lists, heard=teachers(lists), name=path.stem, steps=steps, device=device)
+    tried = work.search(list(dict.fromkeys(lines.values())), before, most)
     best = {line: max(done, key=done.__getitem__) for line, done in tried.items()}
-    towers = [tower(*one) for one in best.items()]
-    train = np.concatenate([fit, validation])
-    weights = trained(lists, towers, heard, queries=train, steps=steps, seeds=range(seeds), device=device)
-    reached = np.stack([ndcg10(lists, own, test, device=device) for own in weights])  # [seeds, towers, queries]
+    new = {line: point for line, point in best.items() if not before.has(line, settings_of(line, point))}
+    reached = work.final(new, seeds) if new else {}
+    test = np.flatnonzero(lists.part == 2)
+    rows = [
+        {"method": label, "kind": kind, "trained": source[1], **settings_of(source, best[source])}
+        | (per_query(reached[source], lists.grades[test]) if source in reached else before.values(source))
+        for (label, kind), source in lines.items()
+    ]
     write_json(target, {
-        "set": path.stem, "counts": counts(lists), "steps": steps, "trials": TRIALS, "shuffled": True,
+        "set": path.stem, "counts": counts(lists), "steps": steps, "trials": most, "shuffled": True,
         "seconds": round(time.time() - since), "environment": environment("python -m benchmarks.lists run"),
-        "search": [_searched(line, done) for line, done in tried.items()],
-        **_rows(lines, best, reached), "teacher": _teacher_value(lists, test),
+        **({} if before.environment is None else {"continued": before.environment}),
+        "search": [searched(line, done) for line, done in tried.items()], "rows": rows,
+        "test_with_relevant": int(with_relevant(lists.grades[test]).sum()), "teacher": teacher_value(lists, test),
     })  # fmt: skip
-    for (label, kind), own in zip(best, reached.transpose(1, 0, 2), strict=True):
-        print(f"{path.stem} {kind:8} {label:20} {100 * np.nanmean(own):6.2f}", flush=True)
-    print(f"{path.stem}: done after {time.time() - since:.0f} s", flush=True)
+    for row in rows:
+        if row["kind"] == row["trained"]:
+            print(f"{path.stem} {row['kind']:8} {row['method']:20} {100 * np.mean(row['ndcg10']):6.2f}", flush=True)
+    print(f"{path.stem}: done after {time.time() - since:.0f} s, {len(new)} of {len(best)} trained", flush=True)
 
 
-def _searched(line: Line, done: dict[Point, float]) -> dict[str, Any]:
-    """The trials of a line, and whether its best is at no edge of them."""
-    trials = [[RATES[rate], SETTINGS[setting], round(value, 5)] for (rate, setting), value in done.items()]
-    return {"method": line[0], "kind": line[1], "settled": settled(done), "trials": trials}
+def settings_of(line: Line, point: Point) -> dict[str, Any]:
+    """A point of the search as it is written down."""
+    return {"options": METHODS[line[0]].options(SETTINGS[point[1]]), "rate": RATES[point[0]]}
 
 
-def _rows(lines: dict[Line, Line], best: dict[Line, Point], reached: np.ndarray) -> dict[str, Any]:
-    """A row per line of the table: the settings it had, and NDCG@10 per seed and query with a relevant document."""
-    known = ~np.isnan(reached[0, 0])
-    places = {line: number for number, line in enumerate(best)}
-    rows = []
-    for (label, kind), source in lines.items():
-        rate, setting = best[source]
-        settings = {"options": METHODS[label].options(SETTINGS[setting]), "rate": RATES[rate]}
-        values = [[round(float(value), 4) for value in seed] for seed in reached[:, places[source]][:, known]]
-        rows.append({"method": label, "kind": kind, "trained": source[1], **settings, "ndcg10": values})
-    return {"rows": rows, "test_with_relevant": int(known.sum())}
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """The trainings of one set. heard: its teachers by kind."""
 
+    lists: ListSet
+    heard: dict[str, Teacher]
+    name: str
+    steps: int
+    device: torch.device
 
-def keep(folder: Path) -> None:
-    """The figures of a run for the repository: per query the mean over seeds, per seed the mean over queries."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.glob("*.json")):
-        found = read_json(path)
-        for row in found["rows"]:
-            seeds = np.array(row["ndcg10"])
-            row["by_seed"] = [round(float(value), 5) for value in seeds.mean(1)]
-            row["ndcg10"] = [[round(float(value), 4) for value in seeds.mean(0)]]
-        write_text(RESULTS / path.name, json.dumps(found, separators=(",", ":")) + "\n")
+    def search(self, lines: Sequence[Line], before: Earlier, most: int) -> dict[Line, dict[Point, float]]:
+        """Per line, the trials and their NDCG@10 on validation queries; those of an earlier run are not repeated."""
+        fit, validation = (np.flatnonzero(self.lists.part == number) for number in (0, 1))
+        since, tried = time.time(), {line: dict(before.tried.get(line, {})) for line in lines}
+        while asked := [
+            (line, point)
+            for line, done in tried.items()
+            for point in next_points(done, first_points(METHODS[line[0]].first), most)
+        ]:
+            weights = self._trained([tower(*one) for one in asked], fit, [0])
+            values = np.nanmean(ndcg10(self.lists, weights[0], validation, device=self.device), -1)
+            del weights
+            for (line, point), value in zip(asked, values, strict=True):
+                tried[line][point] = float(value)
+            print(f"{self.name}: {len(asked)} trials, {time.time() - since:.0f} s", flush=True)
+        return tried
 
+    def final(self, chosen: dict[Line, Point], seeds: int) -> dict[Line, np.ndarray]:
+        """Per line, NDCG@10 of its final runs on test queries, [seeds, queries]."""
+        test, train = np.flatnonzero(self.lists.part == 2), np.flatnonzero(self.lists.part < 2)
+        weights = self._trained([tower(*one) for one in chosen.items()], train, range(seeds))
+        reached = np.stack([ndcg10(self.lists, own, test, device=self.device) for own in weights])
+        return {line: reached[:, at] for at, line in enumerate(chosen)}
 
-def _teacher_value(lists: ListSet, test: np.ndarray) -> float | None:
-    """Mean NDCG@10 of the teacher's order of its 32 candidates as if they were all, if the corpus is ranked."""
-    if lists.pool.shape[1]:
-        return None
-    from benchmarks._lists_towers import _ndcg
-
-    grades = torch.from_numpy(lists.grades[test]).float()
-    scores = torch.full(grades.shape, -1e9)
-    scores.scatter_(1, torch.from_numpy(lists.candidates[test]).long(), torch.from_numpy(lists.scores[test]))
-    return float(np.nanmean(_ndcg(scores.unsqueeze(0), grades).numpy()))
+    def _trained(self, towers: Sequence[Tower], queries: np.ndarray, seeds: Sequence[int]) -> torch.Tensor:
+        options: dict[str, Any] = {"queries": queries, "seeds": seeds, "steps": self.steps, "device": self.device}
+        return trained(self.lists, towers, self.heard, **options)
 
 
 def main() -> None:
@@ -209,12 +212,14 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--earlier", type=Path)
     options = parser.parse_args()
     if options.action == "table":
         lists_table.write_page(RESULTS, PAGE)
         return
     if options.action == "keep":
-        keep(options.folder)
+        keep(options.folder, RESULTS)
         return
     out = options.out or options.folder
     out.mkdir(parents=True, exist_ok=True)
@@ -236,6 +241,8 @@ def main() -> None:
                     device=where,
                     kinds=options.kinds.split(","),
                     labels=options.methods.split(","),
+                    most=options.trials,
+                    earlier=options.earlier,
                 )
         except Exception as error:  # one set's failure leaves the others
             print(f"{name}: failed: {type(error).__name__}: {error}", flush=True)

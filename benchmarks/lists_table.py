@@ -1,5 +1,7 @@
 """docs/results-lists.md from the kept figures of the comparison on lists: tables, paired tests, targets, edges."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._lists_data import SETS
+from benchmarks._lists_search import TRIALS
 from grkd.files import read_json, write_text
 from grkd.statistics import PairedDifference, holm, paired_bootstrap
 
@@ -26,7 +29,7 @@ A small ranker (words, 64 dimensions) learns from a sentence encoder (all-MiniLM
 query, by what the teacher gives: its scores; scores that a rising function of its own bends for every query (warped);
 the mean of its and BM25's z-scores (two); a full order; its first five or its first candidate against the rest; four
 tiers of an order in which 30 % of the pairs are turned round (noisy tiers). Methods that need scores get
--log(place) where there are none. Every method has 12 trials over learning rates (half a decade apart) and one setting
+-log(place) where there are none. Every method has {trials} over learning rates (half a decade apart) and one setting
 (a factor of 2 apart): six coarse ones, then around the best, measured on validation queries. Figures are NDCG@10 in %
 on test queries, means of five seeds, over the whole corpus (of `wikiqa` over each question's own sentences).
 
@@ -38,14 +41,10 @@ without ties `grkd_softmax` is `plackett_luce`, and so ListMLE, up to a factor; 
 Bold: the best of its column. `*`: worse than the best, `+`: better than all others (paired bootstrap over queries,
 p < .05 after Holm's correction over the methods of the column)."""
 
-_IN_FOUND_ORDER = """\
-An index of these candidates is the place at which BM25 and the encoder found them, so that `pld` knows more than the
-others with partial orders. The command shuffles candidates since."""
-
 _SETTLED = """\
 A pick is settled if the next lower and higher learning rate and the next lower and higher setting were tried and are
-worse on the validation queries. At an end: it has the lowest or highest learning rate, or setting, of its 12 trials, so
-a better one may lie beyond. Where scores and warped scores are to a method the full order, the pick is counted once.
+worse on the validation queries. At an end: it has the lowest or highest learning rate, or setting, of its trials, so a
+better one may lie beyond. Where scores and warped scores are to a method the full order, the pick is counted once.
 
 """
 Values = dict[tuple[str, str], NDArray[np.float64]]  # (method, kind) -> mean over seeds, per query
@@ -54,15 +53,15 @@ Values = dict[tuple[str, str], NDArray[np.float64]]  # (method, kind) -> mean ov
 def write_page(results: Path, page: Path) -> None:
     """Write the page; the same results give the same bytes."""
     found = [read_json(path) for path in sorted(results.glob("*.json"))]
-    where = {_where(one["environment"]) for one in found}
+    where = {_where(one[name]) for one in found for name in ("environment", "continued") if name in one}
     made = "; ".join(sorted(where))
     parts = [
         "# Small rankers: which method, by what the teacher gives",
         f"Made by `python -m benchmarks.lists table` from benchmarks/results/lists/ ({made}).",
-        _INTRODUCTION,
-        *([] if all(one.get("shuffled") for one in found) else [_IN_FOUND_ORDER]),
+        _INTRODUCTION.format(trials=_trials({one["trials"] for one in found})),
         *_not_measured({one["set"] for one in found}),
         "## Targets\n\n" + targets(found),
+        "## Over the sets\n\n" + over_sets(found),
         *(f"## {one['set']}\n\n{section(one)}" for one in found),
         "## How settled the search is\n\n" + _SETTLED + settled_picks(found),
     ]
@@ -73,6 +72,14 @@ def _where(environment: dict[str, Any]) -> str:
     """Date, hardware and version of a set's run."""
     machine = environment["gpu"] or environment["cpu"]
     return f"{environment['date'][:10]}, {machine}, PyTorch {environment['torch']}"
+
+
+def _trials(most: set[int]) -> str:
+    """The rule of the search, of all sets."""
+    if most == {TRIALS}:
+        return f"{TRIALS} trials"
+    longer = " or ".join(map(str, sorted(most - {TRIALS})))
+    return f"{TRIALS} trials (up to {longer} while its best stands at an edge of what was tried)"
 
 
 def _not_measured(there: set[str]) -> list[str]:
@@ -118,44 +125,77 @@ def column(found: Values, kind: str) -> dict[str, str]:
 
 def targets(sets: list[dict[str, Any]]) -> str:
     """Per set: the preset and its pairs alone against `plackett_luce` on every kind of order, and against the best
-    other method if scores are given."""
-    lines = [["set", "teacher", "", "against", "difference", "95 % interval", "p", ""]]
+    other method if scores are given. What is missed stands first."""
+    outcomes = [one for found in sets for ours in (OURS, BEFORE) for one in _outcomes(found, ours)]
+    outcomes.sort(key=lambda one: (one.ours != OURS, one.reached, one.test.difference))
+    lines = [["", "set", "teacher", "against", "difference", "95 % interval", "p", ""]]
     lines.append(["---"] * 4 + ["---:"] * 3 + ["---"])
-    for one in sets:
-        found = values(one)
-        for ours in (OURS, BEFORE):
-            for kind in PARTIAL:
-                if (ours, kind) in found:
-                    test = paired_bootstrap(found[ours, kind], found[RIVAL, kind])
-                    reached = "reached" if test.p >= 0.05 or test.difference > 0 else "missed"
-                    lines.append(_line(one["set"], kind, ours, RIVAL, test, reached))
-            if (ours, "scores") in found:
-                rivals = [name for name, kind in found if kind == "scores" and not name.startswith(OURS)]
-                best = max(rivals, key=lambda method: float(found[method, "scores"].mean()))
-                test = paired_bootstrap(found[ours, "scores"], found[best, "scores"])
-                reached = "reached" if test.difference >= -0.003 else "missed"
-                lines.append(_line(one["set"], "scores", ours, best, test, reached))
+    lines += [one.line() for one in outcomes]
     text = (
         "Set before: with an order of any kind `grkd` (preset lists) significantly better than or level with a "
         "tie-aware Plackett-Luce; with full scores at most .3 points behind the best other method. `grkd_pairs`, the "
-        "preset before this run, stands beside it. Level means p of .05 or more; p is of this comparison alone, over "
-        "queries."
+        "preset before, stands beside it. Level means p of .05 or more; p is of this comparison alone, over "
+        "queries. What is missed stands first."
+    )
+    counted = [
+        f"`{ours}` misses {len(own) - sum(own)} of {len(own)} and reaches {sum(own)}"
+        for ours in (OURS, BEFORE)
+        if (own := [one.reached for one in outcomes if one.ours == ours])
+    ]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"**{'; '.join(counted)}.** {text}\n\n{table}"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A target on one set."""
+
+    ours: str
+    name: str
+    kind: str
+    rival: str
+    test: PairedDifference
+    reached: bool
+
+    def line(self) -> list[str]:
+        test, interval = self.test, f"[{100 * self.test.low:+.1f}, {100 * self.test.high:+.1f}]"
+        names = [f"`{self.ours}`", self.name, KINDS[self.kind], f"`{self.rival}`"]
+        outcome = "reached" if self.reached else "missed"
+        return [*names, f"{100 * test.difference:+.2f}", interval, f"{test.p:.3f}", outcome]
+
+
+def _outcomes(one: dict[str, Any], ours: str) -> Iterator[_Outcome]:
+    found = values(one)
+    for kind in PARTIAL:
+        if (ours, kind) in found:
+            test = paired_bootstrap(found[ours, kind], found[RIVAL, kind])
+            yield _Outcome(ours, one["set"], kind, RIVAL, test, test.p >= 0.05 or test.difference > 0)
+    if (ours, "scores") in found:
+        rivals = [name for name, kind in found if kind == "scores" and not name.startswith(OURS)]
+        best = max(rivals, key=lambda method: float(found[method, "scores"].mean()))
+        test = paired_bootstrap(found[ours, "scores"], found[best, "scores"])
+        yield _Outcome(ours, one["set"], "scores", best, test, test.difference >= -0.003)
+
+
+def over_sets(sets: list[dict[str, Any]]) -> str:
+    """Per method and kind of teacher: the mean over the sets, and on how many no other is significantly better."""
+    found = [values(one) for one in sets]
+    shown = [kind for kind in KINDS if all(any(other == kind for _, other in one) for one in found)]
+    methods = list(dict.fromkeys(method for method, _ in found[0]))
+    cells = {kind: [column(one, kind) for one in found] for kind in shown}
+    lines = [["", *(KINDS[kind] for kind in shown)], ["---"] + ["---:"] * len(shown)]
+    for method in methods:
+        line = [f"`{method}`"]
+        for kind in shown:
+            own = [one[method, kind].mean() for one in found if (method, kind) in one]
+            level = sum(not one[method].endswith("*") or one[method].startswith("**") for one in cells[kind])
+            line.append(f"{100 * np.mean(own):.1f} ({level})")
+        lines.append(line)
+    text = (
+        f"Means over the {len(sets)} sets, and in brackets on how many of them the method is the best or not told "
+        "apart from it. The sets differ in size and difficulty, so the means are no more than an overview."
     )
     return text + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _line(name: str, kind: str, ours: str, rival: str, test: PairedDifference, outcome: str) -> list[str]:
-    interval = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
-    return [
-        name,
-        KINDS[kind],
-        f"`{ours}`",
-        f"`{rival}`",
-        f"{100 * test.difference:+.2f}",
-        interval,
-        f"{test.p:.3f}",
-        outcome,
-    ]
 
 
 def settled_picks(sets: list[dict[str, Any]]) -> str:
