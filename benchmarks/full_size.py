@@ -121,7 +121,8 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
                 teacher = built(sides[0], dtype=dtype, device=device, seed=0).eval().requires_grad_(False)
                 teacher = to_float8(teacher) if case.float8 else teacher
             before = teacher.config._attn_implementation
-            student = built(sides[1], dtype=torch.float32 if case.masters else dtype, device=device, seed=1)
+            of_student = torch.float32 if case.masters else torch.bfloat16 if case.copies else dtype
+            student = built(sides[1], dtype=of_student, device=device, seed=1)
             work = Work(
                 case=case, student=student, teacher=teacher, items=items, steps=steps, device=device, folder=folder,
                 tokenizer=lambda: word_tokenizer(sides[1].vocab_size),
