@@ -183,6 +183,32 @@ def lora(folder: Path, device: str) -> dict[str, Any]:
     return {"weights": load_file(folder / "adapter" / "adapter_model.safetensors"), "read": gathered(read, "records")}
 
 
+def reference(folder: Path, device: str) -> dict[str, Any]:
+    """dpo with LoRA on sampled groups, ranked by a sharded teacher: the base model is the reference, also of a set of
+    three prompts that comes after training, of which the processes have two and one."""
+    from peft import LoraConfig
+
+    from grkd.training import GRKDConfig, GRKDTrainer
+    from tests.conftest import word_tokenizer
+
+    settings = arguments(folder, device, batch=2) | {"max_steps": 2, "max_new_tokens": 4, "num_generations": 3}
+    torch.manual_seed(0)
+    made = GRKDTrainer(
+        model=tiny(1, 2, vocabulary=40),
+        teacher_model=shard(tiny(2, 3, vocabulary=40), torch.device(device)),
+        args=GRKDConfig(**settings, method="dpo"),
+        rankers="log_prob",
+        train_dataset=[{"prompt": f"w{n} w{n + 1}"} for n in range(3)],
+        processing_class=word_tokenizer(),
+        teacher_processing_class=word_tokenizer(),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False),
+    )
+    made.train()
+    pairs = [{"prompt": f"w{n}", "chosen": f"w{n} w{n + 1}", "rejected": f"w{n + 2}"} for n in range(3)]
+    found = made.evaluate(pairs)["eval_loss"]
+    return {"weights": state_of(made), "eval_loss": found}
+
+
 def sharded_teacher(folder: Path, device: str) -> dict[str, Any]:
     """A teacher spread over the processes gives the logits of a whole one, also when they ask it unequally often."""
     place, found = torch.device(device), {}
@@ -213,20 +239,25 @@ def asked_unevenly(folder: Path, device: str) -> dict[str, Any]:
 
     def made(name: str, **settings: Any) -> GRKDTrainer:
         common = arguments(folder / name, device, batch=2) | {"max_steps": 1, "max_new_tokens": 4}
-        asks: dict[str, Any] = {"rankers": "log_prob"} if name == "ranked" else {}
+        asks: dict[str, Any] = {} if name == "written" else {"rankers": "log_prob"}
+        first: Any = shard(tiny(2, 3, vocabulary=40), torch.device(device))
+        if name == "voted":
+            second = shard(tiny(4, 2, vocabulary=40), torch.device(device))
+            first = [{"model": first, "tokenizer": word_tokenizer()}, {"model": second, "tokenizer": word_tokenizer()}]
         return GRKDTrainer(
             model=tiny(1, 2, vocabulary=40),
-            teacher_model=shard(tiny(2, 3, vocabulary=40), torch.device(device)),
+            teacher_model=first,
             args=GRKDConfig(**common, **settings),
             train_dataset=[{"prompt": f"w{n} w{n + 1}"} for n in range(5)],
             eval_dataset=[{"prompt": f"w{n} w{n + 2}"} for n in range(5)],
             processing_class=word_tokenizer(),
-            teacher_processing_class=word_tokenizer(),
+            teacher_processing_class=None if name == "voted" else word_tokenizer(),
             **asks,
         )
 
     written = made("written", method="seqkd", sampling_batch_size=1)
     ranked = made("ranked", method="grkd", method_options={"preset": "responses"}, num_generations=2)
+    voted = made("voted", method="grkd", method_options={"preset": "responses"}, num_generations=2)
     with mock.patch.object(rank_build, "_RESPONSES_PER_SHARD", 2):
         groups = [group_of(item) for item in prompts()[:5]]
         codec = RankCodec(vocabulary=VOCABULARY, entries=5, choose="top", log_probs=True)
@@ -239,6 +270,7 @@ def asked_unevenly(folder: Path, device: str) -> dict[str, Any]:
         "weights": {},
         "written": [group.items[0].response_ids for group in written.train_dataset],
         "ranked": [group.teacher_scores for group in ranked.eval_dataset],
+        "voted": [group.votes for group in voted.eval_dataset],
         "kept": [codec.decode(kept[group.items[0]]).ids.tolist() for group in groups],
     }
 
@@ -250,6 +282,7 @@ WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "on_policy": on_policy,
     "resumed": resumed,
     "lora": lora,
+    "reference": reference,
     "sharded_teacher": sharded_teacher,
     "asked_unevenly": asked_unevenly,
     "agreement": agreement,

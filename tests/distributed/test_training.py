@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from grkd.errors import UserError
-from grkd.models.shard import shard
+from grkd.models.shard import in_turns, is_sharded, shard
 from tests._forked import on_ranks
 from tests.distributed import _work
 
@@ -18,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WAYS = {
-    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora"],
+    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora", "reference"],
     "ddp": ["steps", "logged", "resumed", "sharded_teacher", "asked_unevenly", "agreement"],
 }
 
@@ -42,9 +41,16 @@ def test_two_processes_make_what_one_makes(way: str, name: str, found: Path, tmp
     assert_same(name, _work.WORK[name](tmp_path, "cpu"), two, atol=1e-6)
 
 
-def test_one_process_offloads_nothing() -> None:
-    with pytest.raises(UserError, match="by several processes together"):
-        shard(_work.tiny(2, 3), torch.device("cpu"), offload=True)
+def test_one_process_offloads_too() -> None:
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    try:
+        model = shard(_work.tiny(2, 3), torch.device("cpu"), offload=True)
+        with torch.no_grad(), in_turns(model):
+            found = model(input_ids=ids).logits
+        assert is_sharded(model)
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(found, _work.tiny(2, 3)(input_ids=ids).logits.detach(), rtol=0, atol=1e-6)
 
 
 def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: float) -> None:
@@ -57,7 +63,7 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
                 assert spread["text"] == alone["text"]
         return
     if name == "asked_unevenly":
-        assert (two["written"], two["kept"]) == (one["written"], one["kept"])
+        assert (two["written"], two["kept"], two["voted"]) == (one["written"], one["kept"], one["voted"])
         for ours, theirs in zip(one["ranked"], two["ranked"], strict=True):
             assert theirs == pytest.approx(ours, rel=10 * atol)
         return
@@ -73,7 +79,7 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
         torch.testing.assert_close(
             two["weights"][key], value, rtol=0, atol=atol, msg=lambda text, key=key: f"{key}: {text}"
         )
-    if name == "steps":
+    if name in ("steps", "reference"):
         assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=atol)
     if name == "logged":
         assert [line["rows_seen"] for line in two["lines"]] == [line["rows_seen"] for line in one["lines"]]

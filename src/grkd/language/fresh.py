@@ -73,7 +73,7 @@ def fresh_groups(
         decode=lambda ids: decode_response(context.models.tokenizer, ids, stops),
         reference=_reference(context) if objective.needs_reference else None,
         file=GroupsFile(work / "groups", rank=context.run.ranks.process_index) if orders(objective) else None,
-        teacher=teacher,
+        teachers=[teacher],
         stop_ids=frozenset(stops),
     )
 

@@ -176,9 +176,10 @@ class LanguageModels:
 
     @property
     def teacher_is_spread(self) -> bool:
-        """Whether each process holds a part of the teacher, so that it answers only if all ask together."""
-        teacher = self.recipe.teacher
-        return isinstance(teacher, Model) and teacher.placement != "whole" and ranks().num_processes > 1
+        """Whether each process holds a part of a teacher, so that it answers only if all ask together."""
+        teachers = [member.recipe.teacher for member in self.members.values()]
+        spread = any(isinstance(each, Model) and each.placement != "whole" for each in teachers)
+        return spread and ranks().num_processes > 1
 
     def student(self) -> PreTrainedModel:
         """The student before distillation, on the CPU, in the dtype that its weights are trained in."""

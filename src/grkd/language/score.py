@@ -85,7 +85,7 @@ def score(context: LanguageContext) -> Path:
                 scorer.open(context.run.path / "rankers" / f"process-{context.run.ranks.process_index}")
             total = sum(len(group) for number in missing for group in chunks[number])
             task, tokens = bar.add_task("score (teacher)", total=total, unit="tokens", amount=0), 0
-            with in_turns(scorer.model if opened else None):
+            with in_turns(*(scorer.asked if opened else ())):
                 for number in missing:
                     scored = scorer(number, chunks[number])
                     write_table(_scores(work, number), scored, with_tallies(SCORES, panel.tallies(reset=True)))

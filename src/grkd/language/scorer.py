@@ -69,10 +69,9 @@ class Scorer:
         }
 
     @property
-    def model(self) -> Any:
-        """The one teacher's model, if it is in this process; None for several, which no process shares."""
-        only = self.teachers.get(None)
-        return None if only is None else getattr(only.teacher, "model", None)
+    def asked(self) -> list[Any]:
+        """The teachers' models; None for one that is not in this process."""
+        return [getattr(own.teacher, "model", None) for own in self.teachers.values()]
 
     def open(self, answers: Path) -> None:
         """Open the rankers, those that need no model first, and load the teachers.

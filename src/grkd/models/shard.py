@@ -1,5 +1,6 @@
 """Models spread over the GPUs of a launch: frozen ones sharded by FSDP2, and plain copies of sharded students."""
 
+import atexit
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from grkd.data.language import unwrapped
 from grkd.errors import UserError
 from grkd.ranks import gathered, ranks
 
@@ -36,16 +36,16 @@ def shard(
     embeddings and head, which stay whole: objectives read the head between forward passes.
     offload: the parts wait in the memory of the host, for a teacher that all GPUs together cannot hold.
     prepare: called with each layer just before it is spread, for a model whose layers are still on the meta device.
-    Every process must call the model equally often; see in_turns. A single process gets the model as it is. Raises
-    UserError for offload in a single process.
+    Every process must call the model equally often; see in_turns. A single process gets the model as it is, unless it
+    is to wait in the host's memory.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     model = model.eval().requires_grad_(False)
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        if offload:
-            raise UserError("a teacher is offloaded by several processes together; start them with accelerate launch")
+    if offload and not torch.distributed.is_initialized():
+        _begin_alone(device)
+    if not offload and ranks().num_processes == 1:
         if prepare is not None:
             for layer in _layers(model):
                 prepare(layer)
@@ -68,39 +68,72 @@ def shard(
     return model
 
 
-@contextmanager
-def in_turns(model: nn.Module | None) -> Iterator[None]:
-    """Let processes call a model of `shard` a different number of times: who is done goes on with the others.
+def _begin_alone(device: torch.device) -> None:
+    """A process group of this process alone, which FSDP2 asks for; it ends with the process."""
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    torch.distributed.init_process_group(
+        store=torch.distributed.HashStore(), rank=0, world_size=1, device_id=device if device.type == "cuda" else None
+    )
+    atexit.register(lambda: torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None)
 
-    Before each call the processes agree on whether any of them still calls; one that has left the block runs one
-    token beside the others until none does. A model that is not sharded is left alone.
+
+@contextmanager
+def in_turns(*models: nn.Module | None) -> Iterator[None]:
+    """Let processes call sharded models a different number of times, in any order: who is done goes on with the others.
+
+    Before each call the processes agree on whose turn it is: the first model that any of them asks for. One that asks
+    for another, or has left the block, runs one token beside the others. Models that are not sharded are left alone.
     """
-    if model is None or not is_sharded(model):
+    roots = list(dict.fromkeys(root for model in models for root in _roots(model)))
+    if not roots:
         yield
         return
-    base: Any = unwrapped(model).base_model
-    device = base.get_input_embeddings().weight.device
+    device = next(buffer.device for root in roots for buffer in (*root.parameters(), *root.buffers()))
     filling = False
 
-    def anyone(calls: bool) -> bool:
-        flag = torch.tensor([float(calls)], device=device)
-        torch.distributed.all_reduce(flag)
-        return bool(flag.item() > 0)
+    def turn(asked: int | None) -> int | None:
+        """Whose turn it is; None when no process asks any more."""
+        flags = torch.zeros(len(roots), device=device)
+        if asked is not None:
+            flags[asked] = 1
+        torch.distributed.all_reduce(flags)
+        return next((number for number, flag in enumerate(flags.tolist()) if flag > 0), None)
 
-    def announce(*_: Any) -> None:
-        if not filling:
-            anyone(True)
+    @torch.no_grad()
+    def fill(number: int) -> None:
+        nonlocal filling
+        filling = True
+        roots[number](input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
+        filling = False
 
-    handle = base.register_forward_pre_hook(announce, prepend=True)
+    def wait_for_turn(number: int) -> None:
+        while not filling and (now := turn(number)) != number:
+            assert now is not None
+            fill(now)
+
+    handles = [
+        root.register_forward_pre_hook(lambda *_, number=number: wait_for_turn(number), prepend=True)
+        for number, root in enumerate(roots)
+    ]
     try:
         yield
-        filling = True
-        token = torch.zeros(1, 1, dtype=torch.long, device=device)
-        with torch.no_grad():
-            while anyone(False):
-                base(input_ids=token, use_cache=False)
+        while (now := turn(None)) is not None:
+            fill(now)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _roots(model: nn.Module | None) -> list[nn.Module]:
+    """The outermost modules that FSDP2 shards: calls of them, or through them, gather weights from all processes."""
+    if model is None or not is_sharded(model):
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(model, FSDPModule):
+        return [model]
+    return [root for child in model.children() for root in _roots(child)]
 
 
 def check_same_weights(model: nn.Module | None, role: str) -> None:

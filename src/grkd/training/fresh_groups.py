@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from grkd.data.language import Group, Item, Matrix
 from grkd.errors import UserError
+from grkd.models.shard import in_turns
 from grkd.objectives import Objective
 from grkd.rankers import Panel, Tally
 from grkd.rankers.combine import votes
@@ -31,9 +32,8 @@ class FreshGroups:
 
     panel: the rankers, opened. n: responses per group. stored_share: share of the prompts that keep their stored
     responses. decode: token ids to the text that rankers read. reference: mean log-probabilities [groups, width] of a
-    batch's responses under the student before training. file: where the groups are kept; None: nowhere. teacher: the
-    model that rankers ask, if any.
-    stop_ids: tokens that end a response, from which rankers know whether it ended by itself.
+    batch's responses under the student before training. file: where the groups are kept; None: nowhere. teachers: the
+    models that rankers ask. stop_ids: tokens that end a response, from which rankers know whether it ended by itself.
     """
 
     panel: Panel
@@ -42,7 +42,7 @@ class FreshGroups:
     stored_share: float = 0.0
     reference: Reference | None = None
     file: GroupsFile | None = None
-    teacher: Any = None
+    teachers: Sequence[Any] = ()
     stop_ids: frozenset[int] | None = None
     scored: dict[str, Tally] = field(default_factory=dict)  # each ranker's scores since the last log
 
@@ -88,10 +88,14 @@ def renewed(
 
     Draws depend on (seed, step, number of the group in the step): not on how a step is split.
     """
-    parts = sampled_parts(rows, model, batches, objective, seed=seed, places=places, share=share)
-    if rows.fresh is not None and orders(objective):
-        with _timed(rows.seconds, "rank"):
-            order_parts(rows, rows.fresh, parts, objective)
+    ordered = rows.fresh is not None and orders(objective)
+    with in_turns(*rows.asked_teachers):  # processes ask them about different numbers of responses
+        parts = sampled_parts(rows, model, batches, objective, seed=seed, places=places, share=share)
+        if rows.fresh is not None and ordered:
+            with _timed(rows.seconds, "rank"):
+                order_parts(rows, rows.fresh, parts, objective)
+    if rows.fresh is not None and ordered:
+        with _timed(rows.seconds, "rank"):  # a sharded student's reference: equally often on all processes
             _finish(rows, rows.fresh, parts, objective)
     elif any(len(part.asked) < len(part.groups) for part in parts):
         for part in parts:

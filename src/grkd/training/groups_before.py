@@ -52,7 +52,7 @@ def groups_of_model(
     model.eval()
     found: list[tuple[int, list[Group]]] = []
     try:
-        with in_turns(rows.asked_teacher):  # ranks have different numbers of batches
+        with in_turns(*rows.asked_teachers):  # ranks have different numbers of batches
             for first, part in own_batches(groups, batch_size, description, accelerator):
                 batch = moved(rows.collate_all(part), accelerator.device)
                 with accelerator.autocast():
@@ -70,16 +70,23 @@ def groups_of_model(
 
 
 def in_order(found: list[tuple[int, list[Any]]], accelerator: Accelerator) -> list[Any]:
-    """Parts of all ranks, each with the number of its first element, as one list."""
+    """Parts of all ranks, each with the number of its first element, as one list; one that came twice stands once."""
     parts = gather_object(found) if accelerator.num_processes > 1 else found
-    return [element for _, part in sorted(parts, key=lambda part: part[0]) for element in part]
+    return [element for _, part in sorted(dict(parts).items()) for element in part]
 
 
 def own_batches(
-    groups: Sequence[Group], batch_size: int, description: str, accelerator: Accelerator
+    groups: Sequence[Group], batch_size: int, description: str, accelerator: Accelerator, *, evenly: bool = False
 ) -> Iterator[tuple[int, Sequence[Group]]]:
-    """This rank's batches, with the number of the first group of each."""
-    starts = range(0, len(groups), batch_size)[accelerator.process_index :: accelerator.num_processes]
-    shown = track(starts, description, unit="batch") if accelerator.is_main_process else starts
+    """This rank's batches, with the number of the first group of each.
+
+    evenly: every rank has equally many, for a model that ranks call together; the last may come again on a rank that
+    would have none.
+    """
+    starts = range(0, len(groups), batch_size)
+    own = list(starts[accelerator.process_index :: accelerator.num_processes])
+    if evenly and len(own) < -(-len(starts) // accelerator.num_processes):
+        own.append(starts[-1])
+    shown = track(own, description, unit="batch") if accelerator.is_main_process else own
     for start in shown:
         yield start, groups[start : start + batch_size]

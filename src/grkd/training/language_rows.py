@@ -17,7 +17,7 @@ from grkd.data.packed import SHARING_ATTENTION, attention_of, bins, is_packed, o
 from grkd.errors import UserError
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.packed_attention import check_packing, take_packed_attention
-from grkd.models.shard import in_turns, is_sharded
+from grkd.models.shard import is_sharded
 from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
 from grkd.teacher.rank_cache import RankCache
 from grkd.teacher.signal import HiddenCache, TeacherHead
@@ -174,13 +174,12 @@ class LanguageRows:
         if self.cache is not None or self.stored is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
         share = self.fresh_share(objective)
-        with in_turns(self.asked_teacher):  # processes ask it about different numbers of responses
-            return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
+        return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
 
     @property
-    def asked_teacher(self) -> Any:
-        """The model that is asked about new responses, by rankers or for its scores of tokens; None: nobody is."""
-        return self.teacher if self.fresh is None or self.fresh.teacher is None else self.fresh.teacher
+    def asked_teachers(self) -> tuple[Any, ...]:
+        """The models that are asked about new responses: for scores of tokens, and by rankers."""
+        return (self.teacher, *(() if self.fresh is None else self.fresh.teachers))
 
     @property
     def has_head(self) -> bool:

@@ -88,7 +88,7 @@ def fresh_groups(
         decode=lambda ids: decode_response(tokenizer, ids, stops),
         reference=reference,
         file=GroupsFile(folder / "groups", rank=rank) if args.keep_groups else None,
-        teacher=sides[0].model if len(sides) == 1 else None,
+        teachers=[side.model for side in sides],
         stop_ids=stops,
     )
 

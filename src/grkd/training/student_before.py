@@ -59,7 +59,8 @@ def with_reference(
     was_training = getattr(student, "training", None)
     if isinstance(student, nn.Module):
         student.eval()
-    for first, part in own_batches(groups, batch_size, description, accelerator):
+    # A sharded student's weights are gathered in each call, from all ranks.
+    for first, part in own_batches(groups, batch_size, description, accelerator, evenly=True):
         batch = moved(rows.collate_all(part), accelerator.device)
         with accelerator.autocast():
             means = student(batch) if isinstance(student, StudentBefore) else mean_log_probs_of(rows, student, batch)
