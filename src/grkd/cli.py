@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("grkd: stopped by SIGTERM; the same command continues")
         return 143
     except Exception as error:
-        message = _of_the_machine(error)
+        message = _of_the_machine(error) or _of_the_launch(error)
         if message is not None:
             _say(f"grkd: error: {one_line(message)}")
             return 2
@@ -117,6 +117,7 @@ def _listen_for_sigterm() -> Any:
 
     if _several():
         _end_although_blocked()
+        threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
     return signal.signal(signal.SIGTERM, terminate)
 
 
@@ -136,6 +137,13 @@ def _end_although_blocked() -> None:
         os._exit(143)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_with_launcher(launcher: int) -> None:
+    """SIGTERM for this process when its launcher has died: nobody would end it, and the folder would stay locked."""
+    while os.getppid() == launcher:
+        time.sleep(_GRACE_SECONDS / 5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -179,6 +187,15 @@ def _of_the_machine(error: Exception) -> str | None:
         return f"{str(error.filename)[:120]}: {error.strerror}"  # type: ignore[attr-defined]
     if code == errno.EROFS:
         return f"{getattr(error, 'filename', None)}: the file system is read-only"
+    return None
+
+
+def _of_the_launch(error: Exception) -> str | None:
+    """One line for a process that lost the others in the middle of a collective operation; else None."""
+    text = str(error)
+    lost = "gloo" in text and ("by peer" in text or "Broken pipe" in text or "Timed out" in text)
+    if _several() and (lost or type(error).__name__.startswith("Dist")):  # DistBackendError of NCCL and the store
+        return "another process of this launch has ended (killed, or out of memory?); the same command continues"
     return None
 
 
