@@ -6,6 +6,7 @@ A launch is `accelerate launch` or torchrun; a process alone is a launch of one.
 import datetime
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -39,6 +40,38 @@ def ranks() -> "PartialState":
 def uses_fsdp() -> bool:
     """Whether `accelerate launch` was told to shard models (--use_fsdp)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def do_not_shard() -> None:
+    """Have the students of this launch copied to every process (DDP), although it was told to shard models."""
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
+
+
+def are_several() -> bool:
+    """Whether this process is one of several of a launch, by the launcher's word: accelerate is not imported."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def first_process() -> bool:
+    """Whether this process is the first of its launch, by the launcher's word."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class MetByAllError(RuntimeError):
+    """An error that every process of the launch raises: all of them can go on with the next job."""
+
+
+def others_wait(error: Exception) -> bool:
+    """Whether other processes still wait for this one in what the error has ended, so that it cannot go on alone.
+
+    A loss or gradient that is no number (FloatingPointError) is the same on all of them.
+    """
+    return are_several() and not isinstance(error, MetByAllError | FloatingPointError)
+
+
+def is_past(deadline: float | None) -> bool:
+    """Whether the first process finds it later than this time, in seconds of time.time(): one answer for all."""
+    return deadline is not None and from_main(lambda: time.time() > deadline)
 
 
 def wait(reason: str, *, every_seconds: float = LINE_EVERY_SECONDS) -> None:
@@ -82,7 +115,7 @@ def first_to_report() -> bool:
 
     The others fail a moment later, since their partner is gone, or are ended by the launcher.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if not are_several():
         return True
     try:
         return int(_store().add(f"grkd/reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1)) == 1

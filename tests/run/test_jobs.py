@@ -12,6 +12,7 @@ import torch
 from rich.progress import Progress
 
 from grkd.errors import UserError
+from grkd.ranks import MetByAllError
 from grkd.run import jobs
 from grkd.run.jobs import failure, run_jobs
 
@@ -35,6 +36,20 @@ class Threads(ThreadPoolExecutor):
 def test_a_job_that_fails_leaves_the_others_be(processes: int) -> None:
     found = dict(run_jobs(["a", "bad", "c", "d"], work, processes=processes, description="jobs"))
     assert found == {"a": "done", "bad": "failed: ValueError: two lines", "c": "done", "d": "done"}
+
+
+def test_an_error_of_one_process_of_a_launch_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait for it in the middle of the job; what all of them meet is noted, and they go on together."""
+
+    def met(job: str) -> None:
+        if job != "a":
+            raise {"lost": FloatingPointError("lost"), "all": MetByAllError("ValueError: x")}.get(job, ValueError(job))
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = dict(run_jobs(["lost", "all", "a"], met, processes=1, description="jobs"))
+    assert found == {"lost": "failed: FloatingPointError: lost", "all": "failed: ValueError: x", "a": "done"}
+    with pytest.raises(ValueError, match="own"):
+        list(run_jobs(["own", "a"], met, processes=1, description="jobs"))
 
 
 def test_a_process_that_dies_takes_only_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from grkd.compare.student_job import StudentJob
 from grkd.compare.study import journal_of, should_stop
 from grkd.console import console, progress_bar
 from grkd.files import write_json, write_text
+from grkd.ranks import MetByAllError, are_several
 from grkd.recipe import Training
 from grkd.training.lockstep.loop import Trained, Watch, train_lockstep
 from grkd.training.lockstep.student import Job, Plan
@@ -55,10 +56,10 @@ def train_together(context: ClassifierContext, jobs: Sequence[StudentJob]) -> No
         except Exception as found:
             error = found
     reason = context.run.from_main(lambda: None if error is None else f"{type(error).__name__}: {error}")
+    if reason is not None and are_several():
+        raise MetByAllError(reason) from error
     if error is not None:
         raise error
-    if reason is not None:
-        raise RuntimeError(f"on the main rank: {reason}")
     for job in jobs:
         if search:
             if context.run.ranks.is_main_process:

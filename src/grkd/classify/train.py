@@ -1,6 +1,5 @@
 """A classifier's fourth stage: students, one per method and seed, by the way of training that the recipe asks for."""
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from grkd.classify.context import ClassifierContext, in_lockstep
 from grkd.compare.student_job import StudentJob
 from grkd.data.splits import stratified_sample
 from grkd.files import digest
+from grkd.ranks import is_past
 from grkd.recipe import ClassifierRecipe, to_plain
 from grkd.run.folder import RunFolder, identity
 
@@ -40,7 +40,7 @@ def train_group(group: JobGroup) -> None:
     """Train and measure the students (in a process of its own, or in this one), and write what became of each."""
     from grkd.classify import lockstep, one_by_one
 
-    if group.deadline is not None and time.time() > group.deadline:
+    if is_past(group.deadline):
         return
     context = opened(group.recipe)
     if in_lockstep(group.recipe):

@@ -1,6 +1,5 @@
 """A search in rounds: the next trials of all methods are trained together, until no study asks for more."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -8,6 +7,7 @@ from typing import TypeVar
 from grkd.compare.student_job import StudentJob
 from grkd.compare.study import Study, Trial
 from grkd.files import write_json
+from grkd.ranks import is_past
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder
 
@@ -46,7 +46,7 @@ def best_trials(
         job_of(method, trial) for method in methods for trial in run.from_main(partial(_next, studies, method.label))
     ]:
         train(jobs, failed, note)
-        if deadline is not None and time.time() > deadline:
+        if is_past(deadline):
             break
     note()
     found = {method.label: run.from_main(partial(_best, studies, method.label)) for method in methods}

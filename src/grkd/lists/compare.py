@@ -1,6 +1,5 @@
 """`grkd run` and `grkd compare` for lists: one path. A comparison adds the search before the final runs."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from grkd.lists.train import (
     student_inputs,
     train_student,
 )
+from grkd.ranks import is_past
 from grkd.recipe import Method, RankRecipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, run_jobs
@@ -77,7 +77,7 @@ class ListComparison(Comparison[RankJob]):
                 console.print(f"[red]{job.name}: {outcome}[/red]")
                 failed(job, outcome.removeprefix("failed: "))
             note()
-            if deadline is not None and time.time() > deadline:
+            if is_past(deadline):
                 queue.clear()
 
     def keep_best(self, jobs: Sequence[RankJob]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.pipeline.check import check_first, check_search
-from grkd.ranks import uses_fsdp
+from grkd.ranks import are_several
 from grkd.recipe import LanguageRecipe, Method, RankRecipe, Recipe
 from grkd.run.folder import RunFolder
 
@@ -38,8 +38,11 @@ def compare(
         raise UserError(f"--minutes must be a number above 0, got {minutes}")
     if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
         raise UserError("--minutes and --until are not for language models: stop their comparison by a kill")
-    if uses_fsdp():
-        raise UserError("grkd compare trains each student in one process: start it without FSDP, with --processes N")
+    if processes > 1 and are_several():
+        raise UserError(
+            "--processes: the processes of accelerate launch train each student together; leave --processes out, or "
+            "start grkd compare without accelerate launch"
+        )
     check_first(recipe)
     from transformers.utils import logging  # after the check: it takes seconds
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.pipeline.check import check_first, check_search
+from grkd.ranks import others_wait
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, RankRecipe, Recipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import failure
@@ -73,9 +74,7 @@ def _each(recipe: Recipe, train: Callable[[Method, int], None]) -> Iterator[tupl
             except (UserError, OSError):
                 raise
             except Exception as error:
-                from accelerate import PartialState
-
-                if PartialState().num_processes > 1:  # the other ranks are still in this training and wait for us
+                if others_wait(error):
                     raise
                 outcome = failure(error)
                 console.print(f"[red]{name} failed; going on with the others[/red]")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from grkd.console import console, progress_bar
 from grkd.errors import UserError
+from grkd.ranks import MetByAllError, others_wait
 
 Job = TypeVar("Job")
 
@@ -23,6 +24,8 @@ def run_jobs(
     queue: list[Job], work: Callable[[Job], object], *, processes: int, description: str
 ) -> Generator[tuple[Job, str], None, None]:
     """Run jobs; yield each with its outcome, "done" or "failed: reason", as it ends. A failure stops no other.
+
+    Of several processes of a launch all take the same jobs, and an error that only one of them may have met is raised.
 
     queue: jobs are taken from its front. The caller may append to or reorder it between two results. Iteration ends
     when the queue is empty and no job is running.
@@ -83,6 +86,8 @@ def _outcome(work: Callable[[Job], object], job: Job) -> str:
     try:
         work(job)
     except Exception as error:
+        if others_wait(error):
+            raise
         return failure(error)
     finally:
         free_gpu_memory()
@@ -94,7 +99,8 @@ def failure(error: Exception) -> str:
     the user's, or a loss or gradient that is no number."""
     if not console.quiet and not isinstance(error, UserError | FloatingPointError):
         traceback.print_exception(error)
-    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    kind = "" if isinstance(error, MetByAllError) else f"{type(error).__name__}: "
+    return f"failed: {kind}{' '.join(str(error).split())[:200]}"
 
 
 def free_gpu_memory() -> None:
