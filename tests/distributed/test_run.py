@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from grkd import cli
+from grkd.training.callbacks import json_lines
 from tests._forked import on_ranks
 from tests.distributed._grkd import command
+from tests.lists._toys import RECIPE as LISTS
+from tests.lists._toys import write_lists
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,6 +70,42 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, tiny_teacher: Path, t
     assert "respond: done before, kept" in log
     assert log.count("kd-seed0: going on where it stopped") == 1
     assert_same_run(one / "run", two / "run")
+
+
+def test_a_comparison_by_two_processes(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
+    """Trials, final runs and a curve of questions of a sharded student, and rankers, of which each process has all."""
+    both = []
+    for name, batch in (("one", 4), ("two", 2)):
+        (folder := tmp_path / name).mkdir()
+        write_lists(folder / "lists.jsonl", count=6)
+        write_lists(folder / "heldout.jsonl", count=4, seed=2)
+        changes = [
+            "training.steps=4",
+            "methods=[kd]",
+            f"evaluation.curve_questions={folder / 'questions.jsonl'}",
+            "evaluation.curve_every=2",
+            "search={trials: 1, learning_rate: [0.01], metric: soft_cross_entropy_nats, steps_share: 0.5}",
+        ]
+        language = recipe(folder, tiny_teacher, tiny_prompts, placement="whole", batch=batch)
+        (small := folder / "lists.yaml").write_text(LISTS.format(output=folder / "lists"))
+        both.append([["compare", str(language), *changes], ["run", str(small), f"training.batch_size={batch}"]])
+    assert [cli.main(words) for words in both[0]] == [0, 0]
+
+    def two() -> None:
+        for words in both[1]:
+            as_process(words)
+
+    on_ranks(two, tmp_path / "ranks")
+    assert "every process holds them (DDP)" in (tmp_path / "ranks" / "rank-0.log").read_text()
+    for name in ("run/train/kd-seed0/student", "lists/train/grkd-seed0/model", "lists/train/kd-seed0/model"):
+        one, found = (load_file(tmp_path / each / name / "model.safetensors") for each in ("one", "two"))
+        for key, value in one.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=f"{name}: {key}")
+    trials = [json.loads((tmp_path / each / "run" / "search.json").read_text())[0]["value"] for each in ("one", "two")]
+    assert trials[1] == pytest.approx(trials[0], rel=1e-5)
+    curves = [json_lines(tmp_path / each / "run/train/kd-seed0/curve.jsonl") for each in ("one", "two")]
+    assert [line["step"] for line in curves[1]] == [0, 2, 4]
+    assert [line["exact_match"] for line in curves[1]] == [line["exact_match"] for line in curves[0]]
 
 
 def as_process(words: Sequence[str], *, fail_at: int | None = None) -> None:

@@ -103,14 +103,15 @@ def attempt(job: Job) -> None:
     def make(work: Path) -> None:
         fit, validation = split_groups(read_groups(context.run, "train"), search.validation_fraction)
         description = f"search {job.name}"
-        student = trained_student(context, job.method, job.seed, fit, work, description=description, curve=False).eval()
+        student = trained_student(context, job.method, job.seed, fit, work, description=description, trial=True).eval()
         if metric(search) == "exact_match":
             student = evaluate.to_answer(context, student)
             metrics = evaluate.answered(context, student, search.questions, work / "exact_match.json")
         else:
             metrics = rank_metrics(context, evaluate.to_rank(student), validation, description=description)
-        write_json(work / "metrics.json", metrics)
-        drop_checkpoints(work)
+        if context.run.ranks.is_main_process:
+            write_json(work / "metrics.json", metrics)
+            drop_checkpoints(work)
 
     context.run.stage(f"search/{job.name}", inputs, make)
 

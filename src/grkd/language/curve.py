@@ -9,8 +9,6 @@ import torch
 from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 from grkd.data.language import unwrapped
-from grkd.errors import UserError
-from grkd.models.shard import is_sharded
 from grkd.ranks import from_main
 from grkd.training.callbacks import BesideTraining, json_lines
 
@@ -29,14 +27,7 @@ class ExactMatchCurve(BesideTraining):
         self.path, self.ask, self.every, self.points = path, ask, every, points
         self._reached = 0  # points of the training's end, of all
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
-        if is_sharded(model):
-            raise UserError(
-                "evaluation.curve_questions: a student that FSDP shards is not asked in training; leave it out"
-            )
-
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         def kept() -> bool:
             lines = [line for line in json_lines(self.path) if line["step"] <= state.global_step]
             self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -44,11 +35,9 @@ class ExactMatchCurve(BesideTraining):
 
         self._reached = int((self.points or 0) * self.done(state))
         if not from_main(kept):
-            self._measure(args, state, model)
+            self._measure(args, state)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         due = state.global_step >= state.max_steps
         if self.points is None:
             due = due or state.global_step % self.every == 0
@@ -56,17 +45,18 @@ class ExactMatchCurve(BesideTraining):
             reached = int(self.points * self.done(state))
             due, self._reached = due or reached > self._reached, reached
         if due:
-            self._measure(args, state, model)
+            self._measure(args, state)
 
-    def _measure(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+    def _measure(self, args: TrainingArguments, state: TrainerState) -> None:
         if args.device.type == "cuda":
             torch.cuda.synchronize(args.device)  # what is queued belongs to training
         seconds = self.metrics.seconds_now()
         with self.metrics.paused():
+            model: Any = unwrapped(self.student())
             training = model.training
             model.eval()
             with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-                found = self.ask(unwrapped(model))
+                found = self.ask(model)
             model.train(training)
             line = {"step": state.global_step, "seconds": seconds, **found}
             if not state.is_world_process_zero:  # it has answered its share of the questions

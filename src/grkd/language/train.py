@@ -85,16 +85,17 @@ def trained_student(
     work: Path,
     *,
     description: str,
-    curve: bool = True,
+    trial: bool = False,
 ) -> Any:
     """The student, trained on these groups; checkpoints and logs go to `work`.
 
-    curve: with exact match while it is trained, where the recipe asks for it.
+    trial: every process gets the whole student, and none of the recipe's questions is asked while it is trained. Else a
+    student whose weights are sharded is the main process's alone.
     """
     objective = objectives.load(method.name, **method.options)
     set_seed(seed)
     rows, groups, callbacks = _learnt_from(context, method, objective, groups, work)
-    if curve and context.recipe.evaluation.curve_questions is not None:
+    if not trial and context.recipe.evaluation.curve_questions is not None:
         callbacks.append(_curve(context, context.recipe.evaluation.curve_questions, work))
     return train(
         with_lora(context.models.student(), context.recipe.student),
@@ -108,6 +109,7 @@ def trained_student(
         bf16=context.models.device.type == "cuda" and context.recipe.student.dtype == "auto",
         description=description,
         callbacks=callbacks,
+        everywhere=trial,
     )
 
 

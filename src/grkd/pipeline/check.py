@@ -49,11 +49,13 @@ def check_first(recipe: Recipe) -> None:
         from grkd.language.check_files import check_files
 
         check_files(recipe)
-    from grkd.ranks import uses_fsdp
+    from grkd.ranks import do_not_shard, first_process, uses_fsdp
     from grkd.run.device import device
 
     if not isinstance(recipe, LanguageRecipe) and uses_fsdp():
-        raise UserError("FSDP shards language models; start a classifier's or ranker's run without --use_fsdp")
+        do_not_shard()
+        if first_process():
+            console.print("FSDP is for language models: these students are small, and every process holds them (DDP)")
 
     device(recipe.device)
     if isinstance(recipe, LanguageRecipe):

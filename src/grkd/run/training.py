@@ -116,10 +116,11 @@ def train(
     bf16: bool,
     description: str,
     callbacks: Sequence[TrainerCallback] = (),
+    everywhere: bool = False,
 ) -> nn.Module | None:
     """Train in `folder` (checkpoints/, metrics.jsonl, training.json), resumed from the last complete checkpoint.
 
-    Returns the student; None on all processes but the main one if its weights are sharded.
+    Returns the student; None on all processes but the main one if its weights are sharded and not wanted everywhere.
     """
     checkpoints = folder / "checkpoints"
     metrics = MetricsFile(folder / "metrics.jsonl")
@@ -152,7 +153,7 @@ def train(
     )
     for callback in callbacks:
         if isinstance(callback, BesideTraining):
-            callback.metrics, callback.limit = metrics, limit
+            callback.metrics, callback.limit, callback.student = metrics, limit, trainer.student_now
     _only_our_callbacks(trainer)
     resume = from_main(lambda: last_whole_checkpoint(checkpoints))  # one decision of all processes
     try:
@@ -167,7 +168,7 @@ def train(
     if trainer.is_world_process_zero():
         spent = {"steps": trainer.state.global_step, "seconds": metrics.seconds, "rows_seen": int(metrics.rows_seen)}
         write_json(folder / "training.json", spent)
-    return trainer.whole_student()
+    return trainer.whole_student(everywhere=everywhere)
 
 
 def drop_checkpoints(folder: Path) -> None:

@@ -64,12 +64,12 @@ class Before:
             return groups
         if isinstance(groups, dict):
             return {name: self.evaluation_set(own, f"{where}[{name!r}]", trainer) for name, own in groups.items()}
-        found = self._answered(groups, where, trainer.accelerator, model=trainer._to_sample)
+        found = self._answered(groups, where, trainer.accelerator, model=trainer.student_now)
         return self._referenced(found, where, trainer.accelerator)
 
     def scores_now(self, groups: Sequence[Group], trainer: Any) -> dict[str, float]:
         """Mean score by every ranker of new responses of the student as it is."""
-        return self._sampled(groups, "score", trainer.accelerator, trainer._to_sample())[1]
+        return self._sampled(groups, "score", trainer.accelerator, trainer.student_now())[1]
 
     def _answered(
         self,

@@ -3,12 +3,13 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TaskID
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grkd.console import progress_bar
@@ -126,9 +127,13 @@ class MetricsFile(TrainerCallback):
 
 
 class BesideTraining(TrainerCallback):
-    """A callback whose work is no part of training's time: `metrics` and `limit` are set before training begins."""
+    """A callback whose work is no part of training's time: its attributes are set before training begins.
+
+    student: gives the student as it is, whole; every process must call it.
+    """
 
     metrics: MetricsFile
+    student: Callable[[], nn.Module]
     limit: "TimeLimit | None" = None
 
     def done(self, state: TrainerState) -> float:

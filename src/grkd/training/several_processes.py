@@ -38,22 +38,24 @@ class SeveralProcesses(Trainer):
         own = without_repeats(batches, self.rows, self.accelerator, self.args.train_batch_size, examples)
         return [self._prepare_inputs(batch) for batch in own]
 
-    def _to_sample(self) -> nn.Module:
+    def student_now(self) -> nn.Module:
         """The student as it is now; a whole copy if its weights are sharded, so that ranks need not wait for each
         other's tokens."""
         if self._plain is None:
             return self.model_wrapped
         return self._plain.refreshed(self.model, torch.bfloat16 if self.args.bf16 else None)
 
-    def whole_student(self) -> nn.Module | None:
+    def whole_student(self, *, everywhere: bool = False) -> nn.Module | None:
         """The student with all its weights; if they are sharded, on the main process alone, and None on the others.
 
-        Every process must call it.
+        everywhere: on every process, frozen. Every process must call it.
         """
         if self._plain is None:
             # Without the mixed precision of training: a student that is loaded from its folder computes the same.
             whole: nn.Module = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
             return whole
+        if everywhere:
+            return PlainCopy(self._plain.model).refreshed(self.model)
         state = self.accelerator.get_state_dict(self.model_wrapped)
         return self._plain.holding(state) if self.accelerator.is_main_process else None
 

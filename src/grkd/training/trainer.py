@@ -175,7 +175,7 @@ class DistillationTrainer(SeveralProcesses):
         ]
         # Mixed precision as in the step itself, where accelerate has it in the student's wrapped `forward` alone.
         with self.accelerator.autocast(), self._compiled.paused():
-            renewed = self.rows.renew(self._to_sample(), batches, self.objective, seed=self.args.seed, places=places)
+            renewed = self.rows.renew(self.student_now(), batches, self.objective, seed=self.args.seed, places=places)
         for batch, old in zip(renewed, batches, strict=True):
             batch |= {REPEATED: True} if REPEATED in old else {}
         return renewed
