@@ -1,6 +1,6 @@
 """One launch of benchmarks/scaling.py: every process trains the named cases; the first writes a row per case.
 
-    python -m benchmarks._scaling_work FOLDER STEPS "PAIR: CASE" ["PAIR: CASE" ...]      (alone, or under torchrun)
+    python -m benchmarks._scaling_work [--tiny] FOLDER STEPS "PAIR: CASE" [...]      (alone, or under torchrun)
 
 A case that fails is named on standard output and left out; among several processes it ends the launch. Teachers are
 kept from one case to the next where both have the same.
@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "grkd, FSDP2": ("fsdp", "whole", "float32"),
     "grkd, FSDP2, teacher sharded": ("fsdp", "sharded", "float32"),
     "grkd, FSDP2, teacher offloaded": ("fsdp", "offloaded", "float32"),
+    "grkd, teacher offloaded, bfloat16 weights": ("ddp", "offloaded", "bfloat16"),
     "TRL, DDP, bfloat16 weights": ("ddp", "whole", "bfloat16"),
 }
 
@@ -70,13 +71,13 @@ class Launch:
         state = ranks()
         self.device, self.processes = state.device, state.num_processes
         self.teacher_config, self.student_config = configs(pair, tiny=tiny)
-        self.batch = 2 if tiny else LARGE_BATCH if pair == "large teacher" else BATCH
+        self.batch = 2 if tiny else LARGE_BATCH if pair.startswith("large") else BATCH
         self.prompt, self.response = (4, 8) if tiny else (PROMPT, RESPONSE)
         self.teacher_dtype = torch.float32 if tiny else torch.bfloat16
         self._teacher: tuple[str, PreTrainedModel] | None = None
         if self.device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
-        self.facts: dict[str, Any] = self._limited() if pair == "large teacher" else {}
+        self.facts: dict[str, Any] = self._limited() if pair.startswith("large") else {}
 
     def _limited(self) -> dict[str, Any]:
         """Let each GPU hold half of the teacher's weights at most."""
@@ -175,10 +176,10 @@ def free() -> None:
 
 
 def main() -> None:
-    folder, steps, *words = sys.argv[1:]
-    tiny = os.environ.get("GRKD_TINY") == "1"
+    tiny = sys.argv[1] == "--tiny"
+    folder, steps, *words = sys.argv[1 + tiny :]
     launch: Launch | None = None
-    for number, word in enumerate(words):
+    for word in words:
         pair, case = word.split(": ")
         try:
             if launch is None or launch.pair != pair:
@@ -195,7 +196,7 @@ def main() -> None:
         finally:
             free()
         if ranks().is_main_process:
-            name = f"{pair}-{launch.processes}-{number}.json".replace(" ", "_")
+            name = f"{word}-{launch.processes}.json".replace(" ", "_").replace(":", "")
             (Path(folder) / name).write_text(json.dumps(row), encoding="utf-8")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,108 +1,108 @@
 """Training on one and two GPUs: tokens per second and memory, for both pairs of the paper, beside TRL.
 
-    python -m benchmarks.scaling [--only alone,two,large] [--pairs gemma,llama] [--steps 4] [--tiny]
-        [--date YYYY-MM-DD] [--commit HASH] [--out FILE]
+    python -m benchmarks.scaling [--only one,alone,two,large] [--pairs gemma,llama] [--steps 4] [--tiny]
+        [--seconds 1200] [--case-seconds 90] [--date YYYY-MM-DD] [--commit HASH] [--out FILE]
     python -m benchmarks.scaling table
 
 Weights are random, shapes those of the published configs. Each GPU takes 16 examples of 256 + 512 tokens per step, so
-that two GPUs have twice the work (weak scaling). `alone`: both pairs at once, each on one GPU. `two`: DDP, FSDP2, FSDP2
-with a sharded teacher, and TRL's DistillationTrainer, on two GPUs. `large`: a teacher of twice the memory that each GPU
-may use, its weights in the host's memory. AdamW, recomputed activations, a teacher in bfloat16; student weights are
-float32 under bfloat16 autocast, or bfloat16 where a case says so. Rows: pair, case, gpus, step_ms (the median),
-tokens_per_second (of all GPUs, prompts counted in), peak_gib_per_gpu, loss. Parts of a file that are not measured anew
-stay. `table` measures nothing: it writes the table of docs/performance.md.
+that two GPUs have twice the work (weak scaling). `one`: a teacher of twice the memory that the GPU may use, its weights
+in the host's memory, and FSDP2, on one GPU. `alone`: both pairs on one GPU. `two`: DDP, FSDP2, FSDP2 with a sharded
+teacher, and TRL's DistillationTrainer, on two GPUs. `large`: a teacher of twice the memory that each of two GPUs may
+use. A case that fails is left out, with the end of its output, and the others go on. AdamW, recomputed activations, a
+teacher in bfloat16; student weights are float32 under bfloat16 autocast, or bfloat16 where a case says so. Rows: pair,
+case, gpus, step_ms (the median), tokens_per_second (of all GPUs, prompts counted in), peak_gib_per_gpu, loss. Parts of
+a file that are not measured anew stay. `table` measures nothing: it writes the table of docs/performance.md.
 """
 
 import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import scaling_table
+from benchmarks._launch import Launch
 from benchmarks._measure import about
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("alone", "two", "large")
+PARTS = ("one", "alone", "two", "large")
 PAIRS = {"gemma": "gemma-2 9B to 2B", "llama": "llama-3 8B to 3B"}
 ALONE = ["grkd, DDP", "grkd, DDP, bfloat16 weights", "TRL, DDP, bfloat16 weights"]
 TWO = ["grkd, DDP", "grkd, FSDP2", "TRL, DDP, bfloat16 weights", "grkd, FSDP2, teacher sharded"]
-LARGE = "grkd, FSDP2, teacher offloaded"
-_LIMIT_SECONDS = 400  # of one launch
+LARGE = "large teacher: grkd, FSDP2, teacher offloaded"
+LARGE_ALONE = "large teacher for one GPU: grkd, teacher offloaded, bfloat16 weights"
 
 
-def started(words: list[str], folder: Path, settings: argparse.Namespace, gpus: list[str]) -> Any:
-    """A launch of cases "PAIR: CASE", its output in a log in the folder."""
-    name = "-".join([*gpus, words[0].split(":")[0].replace(" ", "_")])
-    words = ["-m", "benchmarks._scaling_work", str(folder), str(settings.steps), *words]
-    if len(gpus) > 1 or settings.tiny:
-        count = max(2, len(gpus))
-        words = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone", *words]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    environment |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-    environment |= {"GRKD_TINY": "1"} if settings.tiny else {}
-    environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    environment.setdefault("OMP_NUM_THREADS", "4")
-    log = (folder / f"{name}.log").open("w")
-    return subprocess.Popen([sys.executable, *words], env=environment, stdout=log, stderr=subprocess.STDOUT)
+def launched(words: Sequence[str], folder: Path, settings: argparse.Namespace, processes: int) -> Iterator[None]:
+    """Cases "PAIR: CASE" in launches one after the other; yields whenever there may be a new row.
+
+    All in one launch, since starting processes takes longest. A case that fails, or that takes longer than
+    settings.case_seconds, is left out, and another launch goes on with those after it.
+    """
+    left = list(words)
+    while left and time.monotonic() < settings.until:
+        print(f"{processes} GPU: {', '.join(left)}", flush=True)
+        before = seen = _rows(folder)
+        with Launch(_command(left, folder, settings, processes), folder / "launch.log", **_on(processes)) as launch:
+            moved = time.monotonic()
+            while launch.is_running():
+                time.sleep(1)
+                if (found := _rows(folder)) > seen:
+                    moved, seen = time.monotonic(), found
+                    yield
+                if time.monotonic() > min(settings.until, moved + settings.case_seconds):
+                    launch.end()
+        yield
+        left = left[_rows(folder) - before :]
+        if left:
+            print(f"{left[0]}: left out; the end of its output:", launch.printed()[-6000:], sep="\n", flush=True)
+            left = left[1:]
 
 
-def ended(launches: dict[str, Any], folder: Path) -> Iterator[None]:
-    """Wait for launches, a moment at a time; say how each ended. They are ended with this process."""
-    begun = time.perf_counter()
-    try:
-        while any(process.poll() is None for process in launches.values()):
-            if time.perf_counter() - begun > _LIMIT_SECONDS:
-                break
-            time.sleep(1)
-            yield
-    finally:
-        for process in launches.values():
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    for name, process in launches.items():
-        print(f"{name}: status {process.returncode}, {time.perf_counter() - begun:.0f} s", flush=True)
-    for log in sorted(folder.glob("*.log")):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if any("failed" in line or "Error" in line for line in lines):
-            print(f"--- end of {log.name}", *lines[-60:], sep="\n", flush=True)
-        log.unlink()
-    yield
+def _command(words: Sequence[str], folder: Path, settings: argparse.Namespace, processes: int) -> list[str]:
+    """What Python runs: under torchrun if several processes work together, or one has its student sharded."""
+    command = ["-m", "benchmarks._scaling_work", str(folder), str(settings.steps), *words]
+    if settings.tiny:
+        command.insert(2, "--tiny")
+    if processes == 1 and not any("FSDP2" in word for word in words):
+        return command
+    return ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", *command]
+
+
+def _on(processes: int) -> dict[str, str]:
+    """The first GPUs that this process may use."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+    return {"CUDA_VISIBLE_DEVICES": ",".join(seen.split(",")[:processes])}
+
+
+def _rows(folder: Path) -> int:
+    return len(list(folder.glob("*.json")))
 
 
 def measured(settings: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The rows so far, again and again; those of a launch that fails or takes too long are missing."""
-    count = torch.cuda.device_count()
-    gpus = [str(number) for number in range(min(2, count))]
+    """The rows so far, again and again; those of a case that fails or takes too long are missing."""
     pairs = [PAIRS[name] for name in settings.pairs]
+    first, more = ([f"{pair}: {case}" for pair in pairs for case in cases] for cases in (TWO[:2], TWO[2:]))
+    large = [LARGE] if "large" in settings.only else []
+    parts = {
+        "one": (1, [LARGE_ALONE, *(f"{pair}: grkd, FSDP2" for pair in pairs)]),
+        "alone": (1, [f"{pair}: {case}" for pair in pairs for case in ALONE]),
+        "two": (2, [*first, *large, *more]),
+        "large": (2, [] if "two" in settings.only else large),
+    }
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-
-        def rows() -> list[dict[str, Any]]:
-            return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-
-        if "alone" in settings.only:
-            each = {
-                pair: started([f"{pair}: {case}" for case in ALONE], folder, settings, gpus[number : number + 1])
-                for number, pair in enumerate(pairs)
-            }
-            for _ in ended(each, folder):
-                yield rows()
-        # One launch for all, since starting processes takes longest; what matters most first.
-        words = [f"{pair}: {case}" for case in TWO for pair in pairs] if "two" in settings.only else []
-        words[5:5] = [f"large teacher: {LARGE}"] if "large" in settings.only else []
-        if words:
-            for _ in ended({"two GPUs": started(words, folder, settings, gpus)}, folder):
-                yield rows()
+        for part in settings.only:
+            processes, words = parts[part]
+            for _ in launched(words, folder, settings, processes):
+                yield [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def main() -> None:
@@ -111,6 +111,7 @@ def main() -> None:
         scaling_table.write_page()
         return
     settings = _parser().parse_args()
+    settings.until = time.monotonic() + settings.seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the launches, too
     gpu = torch.cuda.is_available()
     command = "python -m benchmarks.scaling " + " ".join(sys.argv[1:])
@@ -142,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=lambda text: text.split(","), default=list(PAIRS), help="gemma, llama")
     parser.add_argument("--steps", type=int, default=4, help="measured steps")
     parser.add_argument("--tiny", action="store_true", help="tiny models on two processes, to try the script on a CPU")
+    parser.add_argument("--seconds", type=float, default=1200, help="after which what runs is ended")
+    parser.add_argument("--case-seconds", type=float, default=90, help="after which a case is left out")
     parser.add_argument("--date")
     parser.add_argument("--commit", help="of the code that is measured")
     parser.add_argument("--out", type=Path)

@@ -1,18 +1,18 @@
 """Two GPUs over NCCL: trainings and whole runs, copied and sharded, are those of one GPU. `make gpu2`.
 
-Two GPUs split a batch into other shapes, so kernels round differently: limits are wider than on CPUs.
+Two GPUs split a batch into other shapes, so kernels round differently: limits are wider than on CPUs. Launches follow
+each other, and each has a limit of its own.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from grkd import cli
 from tests.distributed import _work
-from tests.distributed._launch import launch, python
+from tests.distributed._launch import accelerate, launch
 from tests.distributed.test_run import assert_same_run, recipe
 from tests.distributed.test_training import assert_same, works
 
@@ -23,17 +23,17 @@ pytestmark = [
 ]
 ATOL = 1e-4
 WAYS = {
-    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora"],
-    "ddp": ["steps", "fused", "logged", "on_policy", "resumed", "sharded_teacher"],
+    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora", "reference"],
+    "ddp": ["steps", "fused", "logged", "on_policy", "resumed", "sharded_teacher", "asked_unevenly"],
 }
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made: WAY-NAME.pt in this folder."""
+    """What two processes made: WAY-NAME.pt in this folder; of a launch that failed, what came before."""
     folder = tmp_path_factory.mktemp("two")
-    ran = launch("tests/distributed/_work.py", "cuda", str(folder), *works(WAYS))
-    assert ran.returncode == 0, ran.stderr[-6000:]
+    ran = launch(folder / "log", "tests/distributed/_work.py", "cuda", str(folder), *works(WAYS))
+    print(ran.printed[-6000:] if ran.status else "")
     return folder
 
 
@@ -43,6 +43,16 @@ def test_two_gpus_make_what_one_makes(way: str, name: str, found: Path, tmp_path
     assert_same(name, _work.WORK[name](tmp_path, "cuda"), two, atol=ATOL)
 
 
+def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
+    """The command of the guide, in 16 bits as a GPU's default: it ends, and each stage is whole."""
+    written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement="sharded", batch=2)
+    written.write_text(written.read_text().replace("dtype: float32", "dtype: auto"))
+    ran = accelerate(tmp_path / "log", "run", str(written), processes=2)
+    assert ran.status == 0, ran.printed[-6000:]
+    for stage in ("prepare", "respond", "score", "train/kd-seed0", "train/fresh-seed0", "evaluate/fresh-seed0"):
+        assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
+
+
 def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
     """Responses, scores, students, groups sampled in training, evaluation: FSDP2 for student and teacher."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -50,28 +60,13 @@ def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tin
         folder.mkdir()
     settings = {"device": "cuda", "placement": "sharded", "batch": 2}
     words = ["tests/distributed/_grkd.py", "run", str(recipe(two, tiny_teacher, tiny_prompts, **settings))]
+    failed = launch(tmp_path / "failed", *words, WAY="fsdp", FAIL_AT="7")
+    assert failed.status not in (0, -6), failed.printed[-6000:]
+    said = [line for line in failed.printed.splitlines() if line.startswith("grkd: ")]
+    assert said == ["grkd: error: process 1 cannot go on"], failed.printed[-6000:]
+    ended = launch(tmp_path / "ended", *words, WAY="fsdp")
+    assert ended.status == 0, ended.printed[-6000:]
+    assert "going on where it stopped" in ended.printed
     alone = recipe(one, tiny_teacher, tiny_prompts, **settings | {"placement": "whole", "batch": 4})
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    with ThreadPoolExecutor(1) as beside:
-        by_one = beside.submit(python, "-m", "grkd", "run", str(alone), CUDA_VISIBLE_DEVICES=first)
-        failed = launch(*words, WAY="fsdp", FAIL_AT="7")
-        assert failed.returncode not in (0, -6), failed.stderr[-6000:]
-        said = [line for line in failed.stderr.splitlines() if line.startswith("grkd: ")]
-        assert said == ["grkd: error: process 1 cannot go on"], failed.stderr[-6000:]
-        ended = launch(*words, WAY="fsdp")
-        assert ended.returncode == 0, ended.stderr[-6000:]
-        assert "going on where it stopped" in ended.stderr
-        ran = by_one.result()
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert cli.main(["run", str(alone)]) == 0
     assert_same_run(one / "run", two / "run", atol=ATOL)
-
-
-def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
-    """The command of the guide, in 16 bits as a GPU's default: it ends, and each stage is whole."""
-    written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement="sharded", batch=2)
-    written.write_text(written.read_text().replace("dtype: float32", "dtype: auto"))
-    options = ["--num_processes=2", "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
-    ran = python("-m", "accelerate.commands.launch", *options, "-m", "grkd", "run", str(written))
-    assert ran.returncode == 0, ran.stderr[-6000:]
-    for stage in ("prepare", "respond", "score", "train/kd-seed0", "train/fresh-seed0", "evaluate/fresh-seed0"):
-        assert (tmp_path / "run" / stage / "manifest.json").exists(), stage

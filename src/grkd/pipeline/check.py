@@ -55,7 +55,7 @@ def check_first(recipe: Recipe) -> None:
     if not isinstance(recipe, LanguageRecipe) and uses_fsdp():
         do_not_shard()
         if first_process():
-            console.print("FSDP is for language models: these students are small, and every process holds them (DDP)")
+            console.print("--use_fsdp is for language models: every process holds all of these students (DDP)")
 
     device(recipe.device)
     if isinstance(recipe, LanguageRecipe):
