@@ -15,6 +15,7 @@ from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
 from grkd.language.served import named, served_teacher
 from grkd.models.weights_digest import weights_digest
+from grkd.ranks import wait
 from grkd.recipe import LanguageRecipe, Model, ServedModel, Teacher
 from grkd.run.folder import RunFolder
 from grkd.served import ServedTeacher
@@ -56,7 +57,7 @@ def build_cache(
         )
         if run.ranks.is_main_process:
             RankCache.begun(folder, codec, origin)
-        run.ranks.wait_for_everyone()
+        wait("cache of ranks")
         cache = RankCache.begun(folder, codec, origin)
         if isinstance(teacher, ServedTeacher):
             _fill_from_server(cache, teacher, groups)
@@ -65,7 +66,7 @@ def build_cache(
         cache = RankCache(folder, writing=True)  # with the shards of the other ranks
         if run.ranks.is_main_process:
             cache.finish()
-        run.ranks.wait_for_everyone()
+        wait("cache of ranks")
     console.print(f"cache of ranks: {cache.header.get('tokens', 0):,} tokens in {folder}")
     return cache
 

@@ -13,6 +13,7 @@ from grkd.data.language import Group, Item, collate, response_logits
 from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.models.shard import in_turns
+from grkd.ranks import wait
 from grkd.teacher.rank_cache import RankCache, content_key
 from grkd.teacher.rank_codec import Candidates
 from grkd.teacher.rank_draws import candidates_of
@@ -85,7 +86,7 @@ def fill_by(
             cache.records.write_shard(found, number=number, metadata={"means": means})
             written(number)
             bar.update(task, advance=len(part))
-    state.wait_for_everyone()
+    wait("cache of ranks")
 
 
 def _write_texts(cache: RankCache, number: int, part: Sequence[tuple[str, Item, str]]) -> None:

@@ -12,6 +12,7 @@ from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
 from grkd.inventory import damages, inventory
+from grkd.ranks import wait
 
 _WHOLE = "whole"
 _HASHED = 64 << 20  # bytes; larger files are compared by size, since hashing them would delay every checkpoint
@@ -29,7 +30,7 @@ class WholeCheckpoints(TrainerCallback):
             control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # every rank writes its own random state
+        wait(f"checkpoint-{state.global_step}")  # every rank writes its own random state
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             write_json(folder / _WHOLE, inventory(folder, leave_out=(_WHOLE,), hash_up_to=_HASHED))

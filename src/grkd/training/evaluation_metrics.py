@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import EvalPrediction
 
 from grkd.errors import UserError
 from grkd.metrics.rank_measures import against_teacher, response_measures
 from grkd.objectives import Batch, Level
+from grkd.ranks import gathered
 
 TOKENS = ("kendall_tau", "pair_accuracy", "top1_agreement", "ndcg", "forward_kl_nats", "reverse_kl_nats")
 RESPONSES = ("response_kendall_tau", "response_pair_accuracy", "response_top1_agreement", "response_ndcg")
@@ -101,11 +101,11 @@ class Measured:
         sums = accelerator.reduce(self._sums.to(accelerator.device), reduction="sum").tolist()
         found = {name: total / count for name, (total, count) in zip(self.names, sums, strict=True) if count}
         if self.compute_metrics is not None:
-            found |= self.compute_metrics(self._prediction(accelerator))
+            found |= self.compute_metrics(self._prediction())
         return found
 
-    def _prediction(self, accelerator: Accelerator) -> EvalPrediction:
-        parts = gather_object(self._predictions) if accelerator.num_processes > 1 else self._predictions
+    def _prediction(self) -> EvalPrediction:
+        parts = gathered(self._predictions, "predictions")
         if self.level == "response":
             width = max((len(student) for student, _ in parts), default=0)
             student, labels = (np.stack([_wide(part[side], width) for part in parts]) for side in (0, 1))

@@ -86,8 +86,8 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
     teacher_model_name_or_path : str, optional
         The teacher, if the trainer is given none.
     teacher_placement : {"whole", "sharded", "offloaded"}
-        Of a teacher given by its name on several GPUs: whole on each, sharded over them, or sharded and kept in the
-        host's memory.
+        Of a teacher given by its name: whole on each GPU, sharded over several, or sharded and kept in the host's
+        memory, on one GPU too.
     teacher_dtype : {"auto", "float32", "bfloat16", "float8"}
         Of a teacher given by its name. auto: float32 on a CPU, bfloat16 on a GPU. float8: see grkd.models.float8.
     fused_head : bool, optional

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from grkd.console import track
 from grkd.data.language import Group
 from grkd.models.shard import in_turns
 from grkd.objectives import Objective
+from grkd.ranks import gathered
 from grkd.training.fresh_groups import moved, order_parts, orders, sampled_parts
 from grkd.training.on_policy import mixed
 from grkd.training.rows import mean_scores
@@ -66,13 +66,13 @@ def groups_of_model(
     finally:
         rows.fresh = fresh
         model.train(was_training)
-    return in_order(found, accelerator), scores
+    return in_order(found, description), scores
 
 
-def in_order(found: list[tuple[int, list[Any]]], accelerator: Accelerator) -> list[Any]:
+def in_order(found: list[tuple[int, list[Any]]], description: str) -> list[Any]:
     """Parts of all ranks, each with the number of its first element, as one list; one that came twice stands once."""
-    parts = gather_object(found) if accelerator.num_processes > 1 else found
-    return [element for _, part in sorted(dict(parts).items()) for element in part]
+    parts = dict(gathered(found, description))
+    return [element for _, part in sorted(parts.items()) for element in part]
 
 
 def own_batches(

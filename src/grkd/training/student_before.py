@@ -71,4 +71,4 @@ def with_reference(
         found.append((first, known))
     if isinstance(student, nn.Module):
         student.train(bool(was_training))
-    return in_order(found, accelerator)
+    return in_order(found, description)

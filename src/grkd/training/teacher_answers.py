@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from grkd.answers.kept import kept_answers
 from grkd.console import track
@@ -22,6 +21,7 @@ from grkd.models.generate import Response, free_memory, generate_responses
 from grkd.models.load import context_length
 from grkd.models.shard import in_turns, is_sharded
 from grkd.models.weights_digest import weights_digest
+from grkd.ranks import gathered
 from grkd.training.teacher_side import TeacherSide
 
 TEMPERATURE, TOP_P = 1.0, 0.95  # the defaults of `responses` in a recipe
@@ -67,7 +67,7 @@ class TeacherAnswers:
         with in_turns(self._model()):
             responses = self._sampled([prompts[at] for at in mine], where, weights) if mine else []
         found = list(zip(mine, responses, strict=True))
-        by_place = dict(gather_object(found) if state.num_processes > 1 else found)
+        by_place = dict(gathered(found, f"{where}: the teacher's responses"))
         return [self._answer(prompts[at], by_place[at]) for at in range(len(prompts))]
 
     def _sampled(self, prompts: list[list[int]], where: str, weights: str) -> list[Response]:
