@@ -73,7 +73,10 @@ def _begin_alone(device: torch.device) -> None:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     torch.distributed.init_process_group(
-        store=torch.distributed.HashStore(), rank=0, world_size=1, device_id=device if device.type == "cuda" else None
+        store=torch.distributed.HashStore(),  # type: ignore[attr-defined]
+        rank=0,
+        world_size=1,
+        device_id=device if device.type == "cuda" else None,
     )
     atexit.register(lambda: torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None)
 

@@ -47,7 +47,7 @@ class Model(Section):
     # auto: float32 on a CPU, bfloat16 on a GPU; float8: linear layers in 8 bits, the rest in bfloat16, on newer GPUs
     dtype: Dtype | Literal["float8"] = "auto"
     trust_remote_code: bool = False
-    placement: Literal["whole", "sharded", "offloaded"] = "whole"  # over GPUs, in host memory: docs/guide/several-gpus.md
+    placement: Literal["whole", "sharded", "offloaded"] = "whole"  # of its weights: docs/guide/several-gpus.md
 
 
 @dataclass(frozen=True, kw_only=True)
