@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from grkd.errors import UserError
 from grkd.models.shard import check_same_weights
 from grkd.ranks import from_main, gathered, ranks, wait
+from grkd.training.compiled_layers import CompiledLayers
 from grkd.training.several_processes import means_over_ranks
 from tests.kernels._sharded import tiny
 
@@ -27,6 +28,14 @@ def agreement(folder: Path, device: str) -> dict[str, Any]:
             time.sleep(0.01)  # the first one comes when the other has said that it waits
         wait("agreement", every_seconds=0.01)
     found["said"] = gathered([said.read_text() if said.exists() else ""], "said")[-1]
+
+    def compile_elsewhere() -> None:
+        if state.process_index == 1:
+            raise RuntimeError("no compiler here")
+
+    layers = CompiledLayers([tiny(1, 1)], wanted=True, device=torch.device(device), backend="eager")
+    layers.begin(0.0, compile_elsewhere)
+    found["compiled"] = gathered([layers.on], "compiled")
 
     def fails() -> None:
         raise UserError("the first process knows why")

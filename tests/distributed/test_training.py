@@ -69,6 +69,7 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
         return
     if name == "agreement":
         assert two["said"].startswith("process 1: waiting for the other processes (agreement)")
+        assert (one["compiled"], two["compiled"]) == ([True], [False, False])
         assert two["mistakes"][:2] == ["the first process knows why"] * 2
         assert [text.split(" differ")[0] for text in two["mistakes"][2:]] == ["the teacher's weights"] * 2
         assert one["said"] == one["mistakes"][1] == ""

@@ -11,6 +11,7 @@ from torch import nn
 from grkd.console import console
 from grkd.data.language import unwrapped
 from grkd.errors import UserError
+from grkd.ranks import gathered
 
 _WORTH_SECONDS = 600.0  # of training: compiling takes a minute or two and saves about a fifth of a step
 FLOPS_PER_SECOND = 4e14  # of a large GPU in such a training
@@ -56,7 +57,7 @@ class CompiledLayers:
     def begin(self, flops: float, warm_up: Callable[[], object]) -> None:
         """Compile, and run `warm_up`, a first pass whose results are thrown away; say both, or why not.
 
-        An error in it that is not about memory or a user's mistake leaves the layers as they were.
+        An error in it that is not about memory or a user's mistake leaves the layers as they were, on all processes.
         """
         if not (self.pays(flops) if self.wanted is None else self.wanted):
             return
@@ -71,7 +72,7 @@ class CompiledLayers:
         start = time.perf_counter()
         for layer in self.layers:
             layer.compile(backend=self.backend)
-        self.on = True
+        self.on, reason = True, ""
         try:
             warm_up()
             if self.device.type == "cuda":
@@ -79,8 +80,9 @@ class CompiledLayers:
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # compilers raise anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if reason := next(filter(None, gathered([reason], "whether layers compile")), ""):
             self.off()
-            reason = " ".join(str(error).split())[:200]
             console.print(f"[yellow]compile: it fails for these models, which run as they are ({reason})[/yellow]")
             return
         console.print(f"compiled in {time.perf_counter() - start:.0f} s")

@@ -210,11 +210,13 @@ class DistillationTrainer(SeveralProcesses):
         )
         if self._limit is not None:
             flops = self._limit.left * FLOPS_PER_SECOND
-        # One decision of all ranks, whose first batches differ: DDP exchanges gradients in the warm-up too.
+        # One decision of all ranks, whose first batches differ.
         flops = max(gathered([flops], "whether to compile"))
 
         def warm_up() -> None:
-            with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
+            # Gradients are not exchanged: where it fails on one process the others would wait for it.
+            with torch.random.fork_rng(on_gpu), self.accelerator.no_sync(model):
                 step()
 
         try:
