@@ -18,6 +18,7 @@ from transformers import (
 
 from grkd.models import graph_sampler
 from grkd.models.decoder_step import DecoderStep, unsupported
+from grkd.models.float8 import to_float8
 from grkd.models.graph_sampler import Answer, Draw, NotSupportedError, free_memory, may_stay, sample
 
 PROMPTS = [[5], [3, 4, 9, 8, 7, 11], [6, 2], [10, 12, 13, 14], [3, 3, 3]]
@@ -163,6 +164,18 @@ def test_a_step_that_is_not_the_model_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")  # older versions know no other
+def test_a_teacher_in_float8_writes() -> None:
+    """Its layers stay as they are; log-probabilities are the model's own up to the rounding of 8 bits."""
+    model = tiny()
+    model = to_float8(model)
+    answers = answered(model, batch_size=5)
+    assert graph_sampler._kept[model].rows.step.copied_bytes == 0
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        logits = model(torch.tensor([prompt + answer.response_ids])).logits[0, len(prompt) - 1 : -1]
+        own = logits.log_softmax(-1).gather(-1, torch.tensor(answer.response_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(answer.log_probs), own, rtol=0, atol=0.05)
+
+
 def test_modes_are_left_alone_and_dropout_is_off() -> None:
     model = tiny()
     expected = answered(model)
@@ -239,6 +252,17 @@ def test_buffers_stay_between_steps_of_a_training(size: int, peak: int | None, s
     gb = 10**9
     memory: dict[str, Any] = {"total": 80 * gb, "available": 70 * gb, "stayed": stayed}
     assert may_stay(size * gb, peak=None if peak is None else peak * gb, **memory) == stays
+
+
+def test_rows_are_as_many_as_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven tenths of what is free: the device's own, and what PyTorch holds without using it."""
+    step = DecoderStep(tiny(), dtype=torch.float32)
+    row = step.row_bytes(128)
+    for name, rows in (("memory_reserved", 60), ("memory_allocated", 20)):
+        monkeypatch.setattr(torch.cuda, name, lambda _, rows=rows: rows * row)
+    for free, rows in ((60, 70), (0, 28), (-40, 1)):  # never none
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free * row, 0))
+        assert graph_sampler._rows_that_fit(step, 128) == rows
 
 
 def test_bytes_of_the_buffers() -> None:

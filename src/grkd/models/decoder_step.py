@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from grkd.kernels import decode_step
+from grkd.models.float8 import FLOAT8
 
 # Families whose layers are what `DecoderStep._layer` computes. An unknown one is left to `generate`.
 FAMILIES = ("gemma2", "llama", "mistral", "qwen2", "qwen3")
@@ -59,14 +60,14 @@ class Cache:
 class DecoderStep:
     """Next-token logits from one token per row; rows are at places of their own.
 
-    dtype: of the computation. Parameters of that dtype are used where they lie; of the others a copy is kept, which
-    `refresh` brings up to date. No dropout. The model must not be `unsupported`.
+    dtype: of the computation. Parameters of that dtype, and layers in float8, are used where they lie; of the others a
+    copy is kept, which `refresh` brings up to date. No dropout. The model must not be `unsupported`.
     """
 
     def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype) -> None:
         parts = _parts_of(model)
         self._live = {id(parameter) for parameter in parts.parameters()}
-        others = [parameter for parameter in parts.parameters() if parameter.dtype != dtype]
+        others = [parameter for parameter in parts.parameters() if parameter.dtype not in (dtype, FLOAT8)]
         self._copied: list[tuple[Tensor, Tensor]] = []
         if others:
             memo: dict[int, Any] = {id(parameter): parameter for parameter in parts.parameters()}
