@@ -44,6 +44,7 @@ def arguments(folder: Path, device: str, *, batch: int) -> dict[str, Any]:
 def trainer(folder: Path, device: str, method: str, *, batch: int, **settings: Any) -> DistillationTrainer:
     """A trainer in float32."""
     objective = objectives.load(method)
+    ahead = settings.pop("steps_per_generation", 1)
     sampler = on_policy_sampler(None, max_new_tokens=6, stop_ids=[PAD], pad_token_id=PAD, vocabulary=VOCABULARY)
     return DistillationTrainer(
         tiny(1, 2),
@@ -55,6 +56,7 @@ def trainer(folder: Path, device: str, method: str, *, batch: int, **settings: A
             teacher=tiny(2, 3),
             sampler=sampler if objective.on_policy else None,
         ),
+        steps_per_generation=ahead,
         train_dataset=prompts(),
         eval_dataset=prompts()[:5],
     )

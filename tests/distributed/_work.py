@@ -55,8 +55,8 @@ def logged(folder: Path, device: str) -> dict[str, Any]:
 
 
 def on_policy(folder: Path, device: str) -> dict[str, Any]:
-    """Steps on responses that the student samples before each."""
-    made = trainer(folder, device, "gkd", batch=4, max_steps=4)
+    """Steps on responses that the student samples before every second one; an epoch's end breaks one off."""
+    made = trainer(folder, device, "gkd", batch=4, max_steps=4, steps_per_generation=2)
     made.train()
     return {"weights": state_of(made)}
 

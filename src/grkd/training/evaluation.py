@@ -71,7 +71,7 @@ def evaluation_loss(
     # One divisor per level, and the tokens for terms that are divided by them.
     total = torch.zeros(2, len(levels) + 1, dtype=torch.float64, device=accelerator.device)
     for number, given in enumerate(batches):
-        remainder = accelerator.gradient_state.remainder
+        remainder = accelerator.gradient_state.remainder if accelerator.gradient_state.end_of_dataloader else 0
         inputs, counts_here = _first_seen(given, rows, accelerator, batch_size, remainder)
         inputs = prepared(inputs)
         first = (number * accelerator.num_processes + accelerator.process_index) * batch_size
@@ -101,12 +101,12 @@ def _first_seen(
 ) -> tuple[dict[str, Any], bool]:
     """The batch without examples that an earlier place of this pass holds, and whether any is left.
 
-    batch: of keeping_examples, else it stays as it is. Of the last batches of a pass, counted over the ranks, the first
-    `remainder` examples are the data's own; accelerate fills the rest up from the start of the data.
+    batch: of keeping_examples, else it stays as it is. remainder: of the last batches of a pass, counted over the
+    ranks, so many examples are the data's own; accelerate fills the rest up from the start of the data. 0: all are.
     """
     batch = dict(batch)
     examples = batch.pop(_EXAMPLES, None)
-    if examples is None or not accelerator.gradient_state.end_of_dataloader or remainder <= 0:
+    if examples is None or remainder <= 0:
         return batch, True
     own = min(max(remainder - accelerator.process_index * batch_size, 0), len(examples))
     if own in (0, len(examples)):
@@ -115,14 +115,20 @@ def _first_seen(
 
 
 def without_repeats(
-    batches: Sequence[dict[str, Any]], rows: RowSource, accelerator: Accelerator, batch_size: int, examples: int
+    batches: Sequence[dict[str, Any]],
+    rows: RowSource,
+    accelerator: Accelerator,
+    batch_size: int,
+    examples: int,
+    *,
+    ended: bool,
 ) -> list[dict[str, Any]]:
     """Micro-batches of training without the examples that accelerate repeats at the end of an epoch.
 
     One that holds nothing else gets REPEATED: it counts no row, and its loss is 0. examples: of the whole data (after a
-    resume accelerate itself has lost the remainder).
+    resume accelerate itself has lost the remainder). ended: the last of these micro-batches is the epoch's last.
     """
-    kept, remainder = [], examples % (batch_size * accelerator.num_processes)
+    kept, remainder = [], examples % (batch_size * accelerator.num_processes) if ended else 0
     for number, given in enumerate(batches):
         if number + 1 < len(batches):
             batch, counts = {name: value for name, value in given.items() if name != _EXAMPLES}, True

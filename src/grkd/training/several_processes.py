@@ -35,7 +35,9 @@ class SeveralProcesses(Trainer):
             return batches
         whole = self.args.dataloader_drop_last or self.accelerator.split_batches or not has_length(self.train_dataset)
         examples = 0 if whole else len(self.train_dataset)
-        own = without_repeats(batches, self.rows, self.accelerator, self.args.train_batch_size, examples)
+        # Who asks for more than there are goes past the end, where accelerate forgets that it was reached.
+        ended = len(batches) < count or self.accelerator.gradient_state.end_of_dataloader
+        own = without_repeats(batches, self.rows, self.accelerator, self.args.train_batch_size, examples, ended=ended)
         return [self._prepare_inputs(batch) for batch in own]
 
     def student_now(self) -> nn.Module:
