@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import Gemma2ForCausalLM
 
 from benchmarks._full_size_models import configs
 from grkd.data.language import Group, Item
+from grkd.models.float8 import to_float8
+from grkd.planning.memory import float8_bytes
 from grkd.training.memory import ModelSize, fits, largest_batch, training_memory
 from tests.training.test_packed import gemma
 from tests.training.test_trainer import tiny
@@ -37,10 +40,22 @@ def test_parts_at_the_sizes_of_the_paper() -> None:
     compiled = training_memory(student, recompute=False, masters=False, compiled=True, **options)
     assert compiled.activations < kept.activations
     assert compiled.weights == kept.weights / 2
+    copies = training_memory(student, recompute=False, masters=False, copies=True, compiled=True, **options)
+    assert copies.weights + copies.gradients + copies.optimizer == 16 * student.parameters
+    assert copies.activations == compiled.activations
     lora = training_memory(student, recompute=True, trained=10**7, **options)
     assert lora.gradients + lora.optimizer == 12 * 10**7
     assert fits(again, free=again.total * 1.2)
     assert not fits(kept, free=again.total * 1.2)
+
+
+def test_a_teacher_in_float8() -> None:
+    """Its bytes but for the scales, which are 4 per output."""
+    config = gemma(0).config
+    config.update({"hidden_size": 32, "intermediate_size": 64, "head_dim": 16})
+    model = to_float8(Gemma2ForCausalLM(config).bfloat16())
+    own = sum(each.numel() * each.element_size() for each in model.parameters())
+    assert float8_bytes(ModelSize.of(config)) == own
 
 
 @pytest.mark.parametrize("result", sorted(RESULTS.glob("*-full-size-*.json")), ids=lambda path: path.stem)
