@@ -32,7 +32,7 @@ REVEALED = [
     "grkd.training.grkd_config.GRKDConfig",
     "grkd.training.grkd_trainer.GRKDTrainer",
     "grkd.errors.UserError",
-    "grkd.groups.Group",
+    "grkd.groups._chosen.Group",
     "torch._tensor.Tensor",
 ]
 

@@ -20,7 +20,8 @@ from grkd.rankers._base import (
 from grkd.rankers._registry import load, names, option_types, ranker
 from grkd.rankers.agreement import agreement
 from grkd.rankers.combine import COMBINATIONS, Combination, Order, Votes, order, votes
-from grkd.rankers.panel import Member, Panel, Ranked, member, panel, reward_panel, weighted_members
+from grkd.rankers.members import Member, member, weighted_members
+from grkd.rankers.panel import Panel, Ranked, panel, reward_panel
 
 __all__ = [
     "COMBINATIONS",

@@ -15,7 +15,7 @@ from grkd.errors import UserError
 from grkd.imports import imported
 from grkd.rankers._base import Ranker
 
-_NO_RANKERS = ("agreement", "combine", "panel", "several")  # the room's other files
+_NO_RANKERS = ("agreement", "combine", "members", "panel", "several")  # the room's other files
 
 
 def names() -> list[str]:

@@ -1,37 +1,15 @@
-"""A panel: one ranker or several, and how their scores make one order.
+"""A panel: one ranker or several, and how their scores make one order."""
 
-Over 300 lines: half of them are the docstrings of the public functions.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.rankers._base import Columns, Prompts, Ranker, Resources, Responses, Scores, Tally
-from grkd.rankers._registry import load
+from grkd.rankers._base import Columns, Prompts, Resources, Responses, Scores, Tally
 from grkd.rankers.combine import COMBINATIONS, Order, order
+from grkd.rankers.members import Member, member, member_of_reward, weighted_members
 
 _COST = {"none": 0, "endpoint": 1, "device": 2, "teacher": 3}  # of opening: mistakes are found before models load
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A ranker on a panel.
-
-    Parameters
-    ----------
-    ranker : Ranker
-        The ranker.
-    label : str
-        Its name in reports and tables.
-    weight : float
-        Above 0.
-    """
-
-    ranker: Ranker
-    label: str
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +85,17 @@ class Panel:
 
     def check(self) -> None:
         """Raises UserError for what would end `open` and needs no weights and no network."""
-        for member in self.members:
-            member.ranker.check()
+        for each in self.members:
+            each.ranker.check()
 
     def open(self, resources: Resources) -> None:
         """Open every member, those that load nothing first; stored answers of each go to a folder of its label.
 
         Raises what the members raise.
         """
-        for member in sorted(self.members, key=lambda member: _COST[member.ranker.needs]):
-            folder = None if resources.folder is None else resources.folder / member.label
-            member.ranker.open(replace(resources, folder=folder))
+        for each in sorted(self.members, key=lambda each: _COST[each.ranker.needs]):
+            folder = None if resources.folder is None else resources.folder / each.label
+            each.ranker.open(replace(resources, folder=folder))
 
     def __call__(self, prompts: Prompts, responses: Responses, columns: Columns | None = None) -> Ranked:
         """Score and order groups; see Ranker for the arguments."""
@@ -129,8 +107,8 @@ class Panel:
         """What each member counted, by label; reset: it counts from 0 again."""
         found = {member.label: dict(member.ranker.tallies) for member in self.members}
         if reset:
-            for member in self.members:
-                member.ranker.tallies.clear()
+            for each in self.members:
+                each.ranker.tallies.clear()
         return found
 
     def identity(self) -> dict[str, Any]:
@@ -141,8 +119,8 @@ class Panel:
         return {"rankers": members, "combine": self.combine}
 
     def close(self) -> None:
-        for member in self.members:
-            member.ranker.close()
+        for each in self.members:
+            each.ranker.close()
 
     def __enter__(self) -> "Panel":
         return self
@@ -214,101 +192,10 @@ def reward_panel(functions: Any, *, weights: Sequence[float] | None = None, comb
     [1.0, 3.0]
     """
     listed = list(functions) if isinstance(functions, list | tuple) else [functions]
-    members = [_reward(function) for function in listed]
+    members = [member_of_reward(function) for function in listed]
     labels = [each.label for each in members]
     members = [
         replace(each, label=f"{each.label}-{at}") if labels.count(each.label) > 1 else each
         for at, each in enumerate(members)
     ]
     return Panel(weighted_members(members, weights, "reward_funcs"), combine=combine)
-
-
-def weighted_members(members: Sequence[Member], weights: Sequence[float] | None, where: str) -> list[Member]:
-    """The members of a panel with these weights.
-
-    Parameters
-    ----------
-    members : sequence of Member
-        The members.
-    weights : sequence of float or None
-        One per member, above 0. None: the members as they are.
-    where : str
-        What the members are called in errors.
-
-    Returns
-    -------
-    list of Member
-        The members.
-
-    Raises
-    ------
-    UserError
-        For another number of weights, or one that is not above 0.
-
-    Examples
-    --------
-    >>> from grkd import rankers
-    >>> rankers.weighted_members([rankers.member("log_prob")], [2.0], "rankers")[0].weight
-    2.0
-    """
-    if weights is None:
-        return list(members)
-    if len(weights) != len(members) or not all(0 < weight < float("inf") for weight in weights):
-        raise UserError(
-            f"reward_weights: {len(members)} {where} need as many weights above 0, got {list(weights)}"[:300]
-        )
-    return [replace(each, weight=float(weight)) for each, weight in zip(members, weights, strict=True)]
-
-
-def _reward(function: Any) -> Member:
-    if isinstance(function, Ranker):
-        return Member(ranker=function, label=function.name)
-    if isinstance(function, str) or hasattr(function, "config"):  # a model, by name or loaded
-        name = function if isinstance(function, str) else str(getattr(function.config, "name_or_path", ""))
-        return Member(
-            ranker=load("reward_model", model=function), label=name.rstrip("/").split("/")[-1] or "reward_model"
-        )
-    if callable(function):
-        return Member(ranker=load("function", function=function), label=getattr(function, "__name__", "function"))
-    raise UserError(f"reward_funcs: expected a function, a model or its name, got {function!r}"[:300])
-
-
-def member(entry: Any) -> Member:
-    """One entry of `panel`.
-
-    Parameters
-    ----------
-    entry : str, mapping, Ranker or function
-        See `panel`.
-
-    Returns
-    -------
-    Member
-        The ranker with its label and weight.
-
-    Raises
-    ------
-    UserError
-        For an unknown ranker or option, and a weight that is not above 0.
-
-    Examples
-    --------
-    >>> from grkd import rankers
-    >>> rankers.member({"name": "log_prob", "weight": 2.0}).weight
-    2.0
-    """
-    if isinstance(entry, str):
-        return Member(ranker=load(entry), label=entry)
-    if isinstance(entry, Ranker):
-        return Member(ranker=entry, label=entry.name)
-    if callable(entry):
-        return Member(ranker=load("function", function=entry), label=getattr(entry, "__name__", "function"))
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-        raise UserError(f"rankers: expected a name or a mapping with name, got {entry!r}"[:300])
-    options = {key: value for key, value in entry.items() if key not in ("name", "label", "weight")}
-    weight, label = entry.get("weight", 1.0), entry.get("label", entry["name"])
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-        raise UserError(f"ranker {label}: weight must be a number above 0, got {weight!r}")
-    if not isinstance(label, str) or not label:
-        raise UserError(f"ranker {entry['name']}: label must be text, got {label!r}")
-    return Member(ranker=load(entry["name"], **options), label=label, weight=float(weight))
