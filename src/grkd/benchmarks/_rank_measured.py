@@ -7,7 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grkd.benchmarks._rank_models import ENTRIES, CachedTeacher, LiveTeacher, OtherTokens, Student, check_finite
+from grkd.benchmarks._rank_models import (
+    ENTRIES,
+    CachedTeacher,
+    LiveTeacher,
+    OtherTokens,
+    StoredTeacher,
+    Student,
+    check_finite,
+)
 from grkd.benchmarks._rank_sources import ResponseGroup, RunSource
 from grkd.console import track
 from grkd.data.language import Item, response_logits
@@ -27,6 +35,7 @@ from grkd.models.load import check_same_vocabulary, load_tokenizer
 from grkd.statistics import Interval, bootstrap_interval, bootstrap_ratio
 
 Kind = TypeVar("Kind")
+Teacher = LiveTeacher | CachedTeacher | StoredTeacher
 Scores = Sequence[Sequence[float]]  # of each prompt's responses
 
 
@@ -69,12 +78,15 @@ class RankMeasurement:
         self.teacher_score = "reward" if named is None and source.rewarded else "mean log-probability"
         self._responses("response", several, student.means(student, groups), scores, log_probs)
 
-    def _teacher_of(
-        self, source: RunSource, named: str | None, *, stored_is_enough: bool
-    ) -> LiveTeacher | CachedTeacher | None:
-        """The teacher of tokens; None if it has other tokens, and the run's stored scores of responses are there."""
+    def _teacher_of(self, source: RunSource, named: str | None, *, stored_is_enough: bool) -> Teacher | None:
+        """The teacher of tokens; None if none has the student's, and the run's scores of responses are there."""
         if named is None and source.cache is not None:
             return CachedTeacher(source.cache, self.student)
+        if named is None and source.elsewhere and source.stored is not None:
+            return StoredTeacher(source.stored, self.student, folder=source.folder / "score")
+        if named is None and source.elsewhere and stored_is_enough:
+            self.tokens_left_out = "the run has stored no teacher's scores of tokens"
+            return None
         try:
             return self._live_teacher()
         except OtherTokens as error:
@@ -107,7 +119,7 @@ class RankMeasurement:
             scores = student.means(self._live_teacher(), list(by_prompt.values()))
             self._responses("response", by_prompt, means, scores, scores)
 
-    def _tokens(self, groups: Mapping[str, Sequence[Item]], teacher: LiveTeacher | CachedTeacher) -> None:
+    def _tokens(self, groups: Mapping[str, Sequence[Item]], teacher: Teacher) -> None:
         """token_ metrics over whole prompts, and one record per response."""
         items = [item for found in groups.values() for item in found]
         records = self._token_records(items, teacher)
@@ -126,7 +138,7 @@ class RankMeasurement:
             self._record(item.id, {"asked": _asked([item]), **group, "tokens": record["tokens"], **means})
 
     @torch.no_grad()
-    def _token_records(self, items: Sequence[Item], teacher: LiveTeacher | CachedTeacher) -> list[dict[str, Any]]:
+    def _token_records(self, items: Sequence[Item], teacher: Teacher) -> list[dict[str, Any]]:
         """What was measured of every item's tokens; batches are the same whatever is in the journal."""
         student, journal = self.student, self.student.journal
         models = [student.identity, student.precision, teacher.identity, teacher.precision]
@@ -142,7 +154,7 @@ class RankMeasurement:
                 journal.add(keys[number], {"id": items[number].id, **token_record(measures)})
         return [journal[key] for key in keys]
 
-    def _token_measures(self, items: Sequence[Item], teacher: LiveTeacher | CachedTeacher) -> list[dict[str, Tensor]]:
+    def _token_measures(self, items: Sequence[Item], teacher: Teacher) -> list[dict[str, Tensor]]:
         """Every measure of every response token, item after item."""
         student = self.student
         rows = max(1, ENTRIES // 4 // student.vocabulary)  # several float64 tensors of as many live together
@@ -156,6 +168,8 @@ class RankMeasurement:
         tensors = (logits, teacher_logits, batch["response_ids"][mask])
         for chunk in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
             for name, values in token_measures(*chunk, top_k=min(self.top_k, student.vocabulary)).items():
+                if name in teacher.unknown:
+                    continue
                 columns.setdefault(name, []).append(values)
         lengths = [len(item.response_ids) for item in items]
         # Off the device once per measure, and widened where memory is cheap.

@@ -16,8 +16,11 @@ from grkd.data.prompts import Example
 from grkd.endpoint.journal import Journal
 from grkd.errors import UserError
 from grkd.files import digest, file_digest
+from grkd.metrics.registry import OF_RANKS
 from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer
+from grkd.teacher.cached_teacher import DenseScores, token_measures
 from grkd.teacher.signal import HiddenCache, TeacherHead, mean_log_probs
+from grkd.teacher.stored_scores import StoredScores
 
 ENTRIES = 1 << 26  # logits worked on at once, 256 MiB in float32; a few such tensors live together
 
@@ -121,6 +124,8 @@ class LiveTeacher:
     Raises OtherTokens if vocabularies differ, UserError where its tokenizer cannot be loaded.
     """
 
+    unknown: frozenset[str] = frozenset()
+
     def __init__(self, name: str, student: Student) -> None:
         self.name, self._student = name, student
         tokenizer = load_tokenizer(name)
@@ -153,14 +158,15 @@ class LiveTeacher:
 class CachedTeacher:
     """The teacher's logits from the hidden states that the score stage left, through its head."""
 
+    unknown: frozenset[str] = frozenset()
+
     def __init__(self, folder: Path, student: Student) -> None:
         self.folder, self._where = folder, student.model.device
         self._cache = HiddenCache(folder / "hidden")
 
     @cached_property
     def identity(self) -> str:
-        manifest = self.folder / "manifest.json"
-        return file_digest(manifest) if manifest.is_file() else str(self.folder.resolve())
+        return _left_by(self.folder)
 
     @property
     def precision(self) -> Precision:
@@ -177,6 +183,39 @@ class CachedTeacher:
             raise UserError(f"{self.folder}: no teacher signal for {missing[0]!r}; run the score stage again")
         found: Tensor = self._head(torch.cat([self._cache[item.id] for item in items]).to(self._where))
         return found
+
+
+class StoredTeacher:
+    """A teacher whose scores of tokens are stored: a server's top k, or a cache of ranks.
+
+    unknown: measures that such scores cannot give.
+    """
+
+    def __init__(self, scores: StoredScores, student: Student, *, folder: Path) -> None:
+        self._scores, self._student, self.identity = scores, student, _left_by(folder)
+        known = token_measures(scores.cache) if isinstance(scores, DenseScores) else OF_RANKS
+        self.unknown = frozenset(OF_RANKS) - frozenset(known)
+
+    @property
+    def precision(self) -> Precision:
+        return "as stored", self._student.model.device.type
+
+    def logits(self, items: Sequence[Item], _: Batch) -> Tensor:
+        """[rows, vocabulary], log-probabilities or what orders as they do, item after item."""
+        missing = [item.id for item in items if not self._scores.has(item)]
+        if missing:
+            raise UserError(f"rank: no stored scores of the response {missing[0]!r}; run the score stage again")
+        device = self._student.model.device
+        batch = {name: value.to(device) for name, value in self._scores.collate(items).items()}
+        found = self._scores.scores(batch, vocabulary=self._student.vocabulary)
+        assert found is not None
+        return found
+
+
+def _left_by(score: Path) -> str:
+    """What is measured against a score stage's signal is known by: the stage's manifest."""
+    manifest = score / "manifest.json"
+    return file_digest(manifest) if manifest.is_file() else str(score.resolve())
 
 
 def _precision(dtype: torch.dtype, device: torch.device) -> Precision:

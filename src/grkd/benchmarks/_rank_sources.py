@@ -18,6 +18,9 @@ from grkd.data.sources import read_examples
 from grkd.data.tables import read_table
 from grkd.errors import UserError
 from grkd.files import parse_json, read_json, read_text
+from grkd.teacher.cached_teacher import DenseScores, token_measures
+from grkd.teacher.rank_cache import RankCache
+from grkd.teacher.stored_scores import StoredScores, TopKScores
 
 _GRADED = ("question_id", "output", "gpt4_score")
 
@@ -42,8 +45,9 @@ class RunSource:
 
     groups: the responses to each prompt, by the prompt's id. By item id: log_probs, the teacher's mean log-probability
     of a response, nats per token; scores, what orders them: the teacher's rewards where the score stage left them (then
-    rewarded), else the log_probs. cache: the score stage's folder with the teacher's hidden states, or None. teacher:
-    a folder or hub name, None if the recipe names none. folder: the run's.
+    rewarded), else the log_probs. cache: the score stage's folder with the teacher's hidden states, or None. stored:
+    scores of tokens from a served teacher or a cache of ranks, or None. teacher: a folder or hub name, None if the
+    recipe names none. elsewhere: it is a server or a cache of ranks, or there are several. folder: the run's.
     """
 
     folder: Path
@@ -55,7 +59,9 @@ class RunSource:
     pad_token_id: int
     vocabulary: int
     cache: Path | None
+    stored: StoredScores | None
     teacher: str | None
+    elsewhere: bool
 
     def scored_by(self) -> str | None:
         """model_digest of the teacher that left log_probs, scores and cache, whatever its folder holds by now."""
@@ -114,7 +120,9 @@ def read_run(folder: Path, *, limit: int | None) -> RunSource:
         pad_token_id=found["pad_token_id"],
         vocabulary=found["vocabulary"],
         cache=_cache(score),
+        stored=_stored(folder),
         teacher=_teacher_of(folder),
+        elsewhere=_teacher_of(folder) is None and bool({"several", "url", "cache"} & _teacher_in(folder).keys()),
     )
 
 
@@ -196,13 +204,29 @@ def read_graded(path: Path, *, limit: int | None) -> list[ResponseGroup]:
 
 def _teacher_of(folder: Path) -> str | None:
     """The teacher that the prepare stage saved, else the one that the recipe names."""
-    saved, recipe = folder / "prepare" / "teacher", folder / "recipe.yaml"
+    saved = folder / "prepare" / "teacher"
     if saved.is_dir():
         return str(saved)
+    name = _teacher_in(folder).get("model")
+    return str(name) if name else None
+
+
+def _teacher_in(folder: Path) -> dict[str, Any]:
+    """`teacher` of the run's recipe, a list of them under "several"; empty if there is none."""
+    recipe = folder / "recipe.yaml"
     plain = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
     teacher = plain.get("teacher") if isinstance(plain, dict) else None
-    name = teacher.get("model") if isinstance(teacher, dict) else None
-    return str(name) if name else None
+    return {"several": teacher} if isinstance(teacher, list) else teacher or {}
+
+
+def _stored(folder: Path) -> StoredScores | None:
+    if (folder / "score" / "top_k").is_dir():
+        return TopKScores(folder / "score" / "top_k")
+    cache = _teacher_in(folder).get("cache")
+    if cache is None:
+        return None
+    found = RankCache(Path(cache))
+    return DenseScores(found) if token_measures(found) else None
 
 
 def _group(example: Example, value: dict[str, Any], *, where: str) -> ResponseGroup:
