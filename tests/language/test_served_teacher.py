@@ -155,7 +155,7 @@ def test_a_cache_of_ranks_from_a_server(
     tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer, tmp_path: Path
 ) -> None:
     """The records of the same teacher here, killed in the middle with no request twice; no sample, no temperature."""
-    words = ["methods=[kd]", "data.limit=10", "responses.source=student"]
+    words = ["methods=[{name: kd, temperature: 1.0}]", "data.limit=10", "responses.source=student"]
     here = [*words, f"output={tmp_path / 'here'}", "--entries", "6"]
     assert main(["cache", "build", str(tiny_recipe), str(tmp_path / "local"), *here]) == 0
     there = [*words, served(model_server, tiny_teacher), f"output={tmp_path / 'there'}", "--entries", "6"]
@@ -174,7 +174,10 @@ def test_a_cache_of_ranks_from_a_server(
         assert ours.log_weights is not None
         assert theirs.log_weights is not None
         torch.testing.assert_close(ours.log_weights, theirs.log_weights, atol=0.15, rtol=0)
-    for wrong, message in ((["--choose", "sample"], "inclusion probabilities"), (["--temperature", "2"], "at 1")):
+    for wrong, message in (
+        (["--choose", "sample"], "inclusion probabilities"),
+        (["--temperature", "2"], "set it to 1"),
+    ):
         recipe = read(tiny_recipe, [served(model_server, tiny_teacher)])
         assert isinstance(recipe, LanguageRecipe)
         kinds: dict[str, Any] = {"choose": "top", "temperature": 1.0, wrong[0][2:]: wrong[1]}

@@ -112,7 +112,7 @@ def test_top_candidates_bound_the_divergence() -> None:
     ("method", "given", "message"),
     [
         ("gkd", {}, "gkd cannot learn from a cache of ranks; use kd, or grkd"),
-        ("kd", {"temperature": 3.0}, "soft targets at temperature 3, and .* has those at 2"),
+        ("kd", {"temperature": 3.0}, "temperature is 3, and .* was built with --temperature 2; set temperature: 2, or"),
         ("kd", {"temperature": 2.0, "label_weight": 0.5}, "label_weight cannot be used with a cache"),
         ("grkd", {"pairs.target": "soft"}, "part pairs cannot be computed from a cache of ranks"),
         ("grkd", {"ranking": [{"part": "pairs", "level": "response"}], "anchor": []}, "reads no teacher's scores"),
@@ -132,8 +132,11 @@ def test_a_cache_of_a_recipe_trains_without_the_teacher(
 ) -> None:
     """grkd cache build, info, verify; training and evaluation on the cache's own responses; other records refused."""
     folder = tmp_path / "cache"
-    assert main(["cache", "build", str(tiny_recipe), str(folder), "--entries", "6", "--temperature", "2"]) == 0
-    assert main(["cache", "build", str(tiny_recipe), str(folder), "--entries", "6", "--temperature", "2"]) == 0
+    build, few = ["cache", "build", str(tiny_recipe), str(folder)], ["--entries", "6"]
+    assert main([*build, *few]) == 2
+    assert "theirs are kd 2 and grkd 1; set them alike" in capsys.readouterr().err
+    assert main([*build, "methods=[kd]", *few]) == 0
+    assert main([*build, *few, "--temperature", "2"]) == 0
     assert main(["cache", "verify", str(folder)]) == 0
     capsys.readouterr()
     assert main(["cache", "info", str(folder)]) == 0

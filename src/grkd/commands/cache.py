@@ -34,7 +34,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--order-only", action="store_true", help="no log-probabilities: pairs alone can be learnt")
     build.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="of the soft targets and the sample (default: 1)"
+        "--temperature", type=float, metavar="T", help="of the soft targets (default: that of the recipe's methods)"
     )
     for name, text in (("info", "what a cache holds"), ("verify", "look for damage")):
         kinds.add_parser(name, help=text).add_argument("folder", type=Path, metavar="FOLDER")
@@ -67,7 +67,7 @@ def _build(options: argparse.Namespace) -> int:
     read = recipe.read(options.recipe, options.overrides)
     if not isinstance(read, recipe.LanguageRecipe):
         raise UserError(f"{options.recipe}: a cache of ranks is made from a recipe of task: language_model")
-    if not 0 < options.temperature <= _HOTTEST:
+    if options.temperature is not None and not 0 < options.temperature <= _HOTTEST:
         raise UserError(f"--temperature must be above 0 and at most {_HOTTEST:g}, got {options.temperature}")
     if options.entries < 2:
         raise UserError(f"--entries must be 2 or more, got {options.entries}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from grkd import objectives
 from grkd.console import console
 from grkd.data.language import Group, Item
 from grkd.errors import UserError
@@ -23,16 +24,21 @@ from grkd.teacher.rank_build import fill, fill_by
 from grkd.teacher.rank_cache import Origin, RankCache, content_key, vocabulary_digest
 from grkd.teacher.rank_codec import Choose, RankCodec
 from grkd.teacher.rank_draws import candidates_of_top
+from grkd.training.cached_ranks import soft_temperatures
 
 
 def build_cache(
-    recipe: LanguageRecipe, folder: Path, *, entries: int, choose: Choose, log_probs: bool, temperature: float
+    recipe: LanguageRecipe, folder: Path, *, entries: int, choose: Choose, log_probs: bool, temperature: float | None
 ) -> RankCache:
     """Run the recipe's stages up to its responses, and write the teacher's order of every token of them to `folder`.
 
-    A killed build goes on where it was. Raises UserError for a teacher of another vocabulary or without scores of
-    tokens, for a folder that was made otherwise, and for what a served teacher's top k cannot give.
+    temperature: of the soft targets; None: that of the recipe's methods, 1 if none has soft targets.
+    A killed build goes on where it was. Raises UserError for methods of several temperatures, a teacher of another
+    vocabulary or without scores of tokens, a folder that was made otherwise, and for what a served teacher's top k
+    cannot give.
     """
+    if temperature is None:
+        temperature = _temperature_of(recipe) if log_probs else 1.0
     _check_teacher(recipe.teacher, choose=choose, temperature=temperature)
     run = RunFolder(Path(recipe.output))
     with run.locked():
@@ -71,6 +77,20 @@ def build_cache(
     return cache
 
 
+def _temperature_of(recipe: LanguageRecipe) -> float:
+    wanted: dict[float, str] = {}
+    for method in recipe.methods:
+        for temperature in soft_temperatures(objectives.load(method.name, **method.options)):
+            wanted.setdefault(temperature, method.label)
+    if len(wanted) > 1:
+        listed = " and ".join(f"{label} {temperature:g}" for temperature, label in wanted.items())
+        raise UserError(
+            f"methods: a cache has one temperature of soft targets, and theirs are {listed}; set them alike (kd: "
+            "temperature, grkd: soft_target.temperature), or give --temperature"
+        )
+    return next(iter(wanted), 1.0)
+
+
 def _check_teacher(teacher: Teacher, *, choose: Choose, temperature: float) -> None:
     """Raises UserError for a teacher that gives no scores of tokens, and for what a server's top k cannot give."""
     if isinstance(teacher, ServedModel):
@@ -83,8 +103,8 @@ def _check_teacher(teacher: Teacher, *, choose: Choose, temperature: float) -> N
             )
         if temperature != 1:
             raise UserError(
-                f"--temperature {temperature:g}: a server gives log-probabilities at 1; the others' share at "
-                "another temperature is not known from its likeliest tokens"
+                f"temperature {temperature:g} (--temperature, or the methods' own): a server gives those "
+                "at 1, and the others' share at another one is not known from its likeliest tokens; set it to 1"
             )
     elif not isinstance(teacher, Model):
         raise UserError("a cache of ranks is filled from teacher: {model: ...} or {url: ..., served_model: ...}")

@@ -102,7 +102,7 @@ def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
         problems = [("label_weight", objective.label_weight), ("standardize", objective.standardize)]
         problems += [("teacher_temperature", objective.teacher_temperature != 1)]
         _refuse(name, problems)
-        _check_soft(name, objective.temperature, "cross_entropy", cache)
+        _check_soft(name, "temperature", objective.temperature, "cross_entropy", cache)
     elif isinstance(objective, GRKD):
         problems = [("label_weight", objective.label_weight), ("on_policy_fraction", objective.on_policy_fraction)]
         problems += [("teacher_temperature", objective.teacher_temperature != 1)]
@@ -111,7 +111,7 @@ def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
             if isinstance(part, Pairs) and part.over == "candidates" and part.target == "hard":
                 continue
             if isinstance(part, SoftTarget) and part.over == "candidates":
-                _check_soft(name, part.temperature, part.divergence, cache)
+                _check_soft(name, "soft_target.temperature", part.temperature, part.divergence, cache)
                 continue
             raise UserError(f"{name}: part {part.short_name()} cannot be computed from a cache of ranks; take it out")
         if not any(isinstance(part, Pairs | SoftTarget) for part in objective.active_parts("row")):
@@ -120,16 +120,26 @@ def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
         raise UserError(f"{name} cannot learn from a cache of ranks; use kd, or grkd with hard pairs and soft_target")
 
 
-def _check_soft(name: str, temperature: float, divergence: str, cache: RankCache) -> None:
+def soft_temperatures(objective: Objective) -> set[float]:
+    """Temperatures of the soft targets that a method learns from a cache."""
+    if isinstance(objective, KD):
+        return {objective.temperature}
+    if isinstance(objective, GRKD):
+        return {part.temperature for part in objective.active_parts("row") if isinstance(part, SoftTarget)}
+    return set()
+
+
+def _check_soft(name: str, option: str, temperature: float, divergence: str, cache: RankCache) -> None:
     if not cache.codec.log_probs:
         raise UserError(
-            f"{name} has soft targets, and {cache.folder} holds the order alone; build it with --log-probs, or set "
-            "soft_target.weight: 0"
+            f"{name} has soft targets, and {cache.folder} holds the order alone; build it without --order-only, or "
+            "take grkd with anchor: []"
         )
     if temperature != cache.origin.temperature:
+        known = f"{cache.origin.temperature:g}"
         raise UserError(
-            f"{name}: soft targets at temperature {temperature:g}, and {cache.folder} has those at "
-            f"{cache.origin.temperature:g}; change one of them"
+            f"{name}: {option} is {temperature:g}, and {cache.folder} was built with --temperature {known}; set "
+            f"{option}: {known}, or build it with --temperature {temperature:g}"
         )
     if cache.codec.choose == "sample" and divergence not in ("cross_entropy", "forward_kl"):
         raise UserError(f"{name}: {divergence} needs a cache of the top candidates; build it with --choose top")
