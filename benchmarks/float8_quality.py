@@ -44,7 +44,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     words = sys.argv[1:] if words is None else words
     options = parser.parse_args(words)
-    folder, told = str(demo.teacher_folder()), " ".join(["python -m benchmarks.float8_quality", *words])
+    kept = [word for at, word in enumerate(words) if "--out" not in (word, words[at - 1] if at else "")]
+    folder, told = str(demo.teacher_folder()), " ".join(["python -m benchmarks.float8_quality", *kept])
     tokenizer = load_tokenizer(folder, gguf_file=_GGUF)
     model = load_language_model(folder, gguf_file=_GGUF, dtype=torch.float32).to(options.device).eval()
     items = written(model, tokenizer, options)

@@ -47,11 +47,17 @@ def _section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _sitting(row: dict[str, Any]) -> tuple[str | None, str | None]:
+    return row.get("command"), row.get("commit")
+
+
 def _line(name: str, row: dict[str, Any], cases: dict[str, dict[str, Any]]) -> str:
     if "error" in row:
         return f"| {name} | {row['error'].replace('|', '/')[:120]} | | | | | |"
     peer = cases.get(row["against"] or "", {})
     times = f"{peer['step_ms'] / row['step_ms']:.2f} {row['against']}" if "step_ms" in peer else ""
+    if times and _sitting(peer) != _sitting(row):
+        times += " \\*"
     shares = [row["floor_share"][kind] for kind in ("done", "needed")]
     cells = [
         name,

@@ -65,7 +65,10 @@ def main(words: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(words)
     gpu = options.device != "cpu" and torch.cuda.is_available()
     device, begun = torch.device("cuda" if gpu else "cpu"), time.perf_counter()
-    told = [word for word in words if not word.startswith(("--out", "--commit"))]
+    elsewhere = ("--out", "--commit")  # of these the result says nothing, or says it by itself
+    told = [
+        word for at, word in enumerate(words) if not (word.startswith(elsewhere) or (at and words[at - 1] in elsewhere))
+    ]
     result = about(options.date, " ".join(["python -m benchmarks.growth", *told]), gpu=gpu)
     result["commit"] = options.commit or environment(result["command"])["git_commit"]
     rows: list[dict[str, Any]] = []

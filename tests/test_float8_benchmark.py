@@ -1,5 +1,8 @@
 """The measures of benchmarks.float8_quality: none where nothing is lost, and what a mixed-up order costs."""
 
+import json
+from pathlib import Path
+
 import torch
 
 from benchmarks.float8_quality import row, table
@@ -21,3 +24,10 @@ def test_a_row_compares_tokens_and_responses() -> None:
     assert turned["response_pair_accuracy"] == round(2 / 3, 5)
     assert (turned["response_tokens"], turned["groups"]) == (12, 3)
     assert "| turned | same | " in table([same, turned])
+
+
+def test_the_page_has_the_measured_table() -> None:
+    root = Path(__file__).parents[1]
+    (result,) = root.glob("benchmarks/results/*-float8-quality.json")
+    page = (root / "docs" / "performance.md").read_text(encoding="utf-8").split("<!-- float8 -->")[1].strip()
+    assert page == table(json.loads(result.read_text(encoding="utf-8"))["rows"])

@@ -57,6 +57,18 @@ def test_another_sitting_is_merged(tmp_path: Path) -> None:
     assert cases["loop"]["error"] == "none"
 
 
+def test_a_peer_of_another_sitting_is_marked() -> None:
+    row = {"floor_share": {"done": 0.5, "needed": 0.4}, "tokens_per_second": 9.0, "peak_gib": None, "against": None}
+    cases = {
+        "trl": {**row, "step_ms": 20.0, "command": "one"},
+        "tokens": {**row, "step_ms": 10.0, "command": "one", "against": "trl"},
+        "tokens-float8": {**row, "step_ms": 8.0, "command": "two", "against": "trl"},
+    }
+    lines = [full_size_table._line(name, row, cases) for name, row in cases.items()]
+    assert lines[1] == "| tokens | 10 | 9 | 2.00 trl | 0.50 | 0.40 |  |"
+    assert "| 2.50 trl \\* |" in lines[2]
+
+
 def test_growth_runs_small(tmp_path: Path, capsys: Any) -> None:
     words = ["--tiny", "--device=cpu", "--steps=1", "--warm-up=1", "--only=sequences,group", f"--out={tmp_path}"]
     growth.main([*words, "--date=2026-01-02"])
