@@ -151,6 +151,21 @@ def test_mistakes_are_found_before_anything_is_asked(
     assert not model_server.asked
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("teacher.served_model=t", "serves no 't'; it serves s"), ("teacher.url=http://127.0.0.1:9/v1", "127.0.0.1:9")],
+)
+def test_another_server_is_refused_before_anything_is_loaded(
+    tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer, word: str, said: str
+) -> None:
+    context = opened(tiny_recipe, served(model_server, tiny_teacher), "responses.source=student", word)
+    with pytest.raises(UserError, match=said) as caught:
+        prepare(context)
+    assert len(str(caught.value)) < 400
+    assert not model_server.answered
+    assert not (context.run.path / "prepare").exists()
+
+
 def test_a_cache_of_ranks_from_a_server(
     tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """A served teacher against the same model in this process, and against a server that misbehaves."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,12 @@ def test_a_fault_that_stays_is_one_line(
 def test_another_model_than_the_one_at_hand_is_refused(model_server: ModelServer, folder: Path, tmp_path: Path) -> None:
     same, other = local(folder), local(save_llama(tmp_path / "other", tokenizer(), seed=7))
     teacher(model_server, None, local=lambda items: same.scored(items)[0], tolerance_nats=1e-4).scored(ITEMS)
+    more = [replace(ITEMS[number % len(ITEMS)], id=f"{number}", prompt_ids=[4 + number]) for number in range(12)]
+    model_server.answered.clear()
     with pytest.raises(UserError, match=r"nats per token from the server.*Usual causes: another model") as caught:
-        teacher(model_server, None, local=lambda items: other.scored(items)[0]).scored(ITEMS)
+        teacher(model_server, None, local=lambda items: other.scored(items)[0]).scored(more)
     assert len(str(caught.value)) < 400
+    assert len(model_server.answered) == 8  # no more is asked than is compared
 
 
 def test_another_model_behind_the_name_after_a_restart_is_refused(model_server: ModelServer, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from grkd.files import write_json
 from grkd.language.cached import check_tokens
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS, check_answers, check_choice, data_examples, from_data, groups_from_data
-from grkd.language.served import teacher_identity
+from grkd.language.served import check_servers, teacher_identity
 from grkd.language.tables import PROMPTS
 from grkd.recipe import Responses
 from grkd.run.folder import identity
@@ -47,6 +47,7 @@ def prepare(context: LanguageContext) -> Path:
     def make(work: Path) -> None:
         if not context.run.ranks.is_main_process:
             return
+        check_servers(context.recipe)  # one request, before hours of sampling
         found = data_examples(context.recipe)
         _say_what_is_shared(found)
         console.print("loading teacher and student")

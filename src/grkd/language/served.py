@@ -12,9 +12,10 @@ from grkd.files import digest
 from grkd.language.context import LanguageContext
 from grkd.models.generate import free_memory
 from grkd.models.load import vocabulary_size
-from grkd.recipe import CachedTeacher, ServedModel, Teacher, label_of, weights_of
+from grkd.recipe import CachedTeacher, LanguageRecipe, ServedModel, Teacher, label_of, weights_of
 from grkd.run.folder import identity
 from grkd.served import ServedTeacher
+from grkd.served.server import Server
 from grkd.teacher.local import LocalTeacher
 from grkd.teacher.rank_cache import RankCache
 
@@ -39,6 +40,13 @@ def served_teacher(context: LanguageContext, name: str) -> ServedTeacher:
     )
     teacher.open()
     return teacher
+
+
+def check_servers(recipe: LanguageRecipe) -> None:
+    """Ask every server of the recipe's teachers what it serves. Raises UserError for a wrong URL, name or key."""
+    for each in recipe.teacher if isinstance(recipe.teacher, list) else [recipe.teacher]:
+        if isinstance(each, ServedModel):
+            Server(endpoint_of(each)).open()
 
 
 def endpoint_of(spec: ServedModel) -> Endpoint:

@@ -129,19 +129,25 @@ class ServedTeacher:
         large = Journal(store)
         asked = {item.id: (item, self.top_k if item.id in keep else 0) for item in items}
         keys = {name: _key(self.server.model, item, k) for name, (item, k) in asked.items()}
-        self._fetch(
-            {
-                keys[name]: partial(self._score, keys[name], item, k, large if k else self._journal)
-                for name, (item, k) in asked.items()
-                if keys[name] not in (large if k else self._journal)
-            },
-            "score (served teacher)",
-        )
-        found = {name: (large if k else self._journal)[keys[name]] for name, (_, k) in asked.items()}
+        # The first few alone, until they were compared with the model here: no more is asked of another one.
+        parts = [items] if self._checked or self.local is None else [items[:_FIRST], items[_FIRST:]]
+        found: dict[str, Any] = {}
+        for part in filter(None, parts):
+            of_part = {item.id: asked[item.id] for item in part}
+            self._fetch(
+                {
+                    keys[name]: partial(self._score, keys[name], item, k, large if k else self._journal)
+                    for name, (item, k) in of_part.items()
+                    if keys[name] not in (large if k else self._journal)
+                },
+                "score (served teacher)",
+            )
+            found |= {name: (large if k else self._journal)[keys[name]] for name, (_, k) in of_part.items()}
+            if not self._checked:
+                own = [float(found[item.id]["mean"]) for item in part]
+                check_same_model(part, own, self.local, tolerance_nats=self.tolerance_nats)
+                self._checked = True
         means = [float(found[item.id]["mean"]) for item in items]
-        if not self._checked and items:
-            check_same_model(items[:_FIRST], means[:_FIRST], self.local, tolerance_nats=self.tolerance_nats)
-            self._checked = True
         rows = {
             name: (torch.tensor(record["ids"], dtype=torch.int32), torch.tensor(record["log_probs"]))
             for name, record in found.items()
