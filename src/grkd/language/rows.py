@@ -23,6 +23,7 @@ from grkd.training import LanguageRows
 from grkd.training.fresh_groups import orders
 from grkd.training.groups_of_responses import chosen
 from grkd.training.on_policy import Sampler, on_policy_sampler
+from grkd.training.vllm_sampler import VllmSampler
 
 
 def language_rows(
@@ -117,4 +118,8 @@ def training_groups(run: RunFolder, method: Method, objective: Objective, groups
 def _sampler(context: LanguageContext, teacher: nn.Module | None) -> Sampler:
     numbers = {name: context.models.numbers[name] for name in ("stop_ids", "pad_token_id", "vocabulary")}
     settings = context.recipe.responses
+    if settings.use_vllm:
+        longest = context.recipe.data.max_prompt_tokens + settings.max_new_tokens
+        del numbers["pad_token_id"]
+        return VllmSampler(max_new_tokens=settings.max_new_tokens, longest=longest, **numbers)
     return on_policy_sampler(teacher, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens, **numbers)

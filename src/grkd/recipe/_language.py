@@ -197,6 +197,7 @@ class Responses(Section):
     shard_size: Count = 64  # prompts per file; complete shards survive a kill
     when: Literal["before", "in_training"] = "before"
     stored_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # in_training: prompts that keep their stored groups
+    use_vllm: bool = False  # vLLM, in the training's process, samples what is sampled in training
 
 
 @dataclass(frozen=True, kw_only=True)

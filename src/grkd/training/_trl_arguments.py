@@ -55,7 +55,7 @@ _MODEL: dict[str, Argument] = {
     "pad_to_multiple_of": made("", "batches are padded to their longest"),
 }
 _VLLM: dict[str, Argument] = {
-    "use_vllm": _HERE,
+    "use_vllm": same("use_vllm"),
     "vllm_mode": _HERE,
     "vllm_model_impl": _HERE,
     "vllm_enable_sleep_mode": _HERE,

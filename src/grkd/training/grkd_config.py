@@ -56,6 +56,8 @@ class SamplingArguments:
         Optimiser steps whose responses are sampled in one call; see DistillationTrainer.
     sampling_batch_size : int, optional
         Responses sampled at a time. None: what the memory holds on a GPU, else 64.
+    use_vllm : bool
+        vLLM samples, in this process; see grkd.training.vllm_sampler.
     reward_weights : list of float, optional
         One weight per ranker.
     keep_groups : bool
@@ -67,6 +69,7 @@ class SamplingArguments:
     stored_share: float = 0.0
     steps_per_generation: int = 1
     sampling_batch_size: int | None = None
+    use_vllm: bool = False
     reward_weights: list[float] | None = None
     keep_groups: bool = True
 

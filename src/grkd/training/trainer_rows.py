@@ -16,10 +16,11 @@ from grkd.teacher.pooled_scores import PooledScores
 from grkd.teacher.stored_scores import StoredScores
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.language_rows import LanguageRows
-from grkd.training.on_policy import on_policy_sampler
+from grkd.training.on_policy import Sampler, on_policy_sampler
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.served_side import ServedScores
 from grkd.training.teacher_side import TeacherNeeds, TeacherSide
+from grkd.training.vllm_sampler import VllmSampler
 
 
 def apart_from(student: nn.Module, side: TeacherSide) -> TeacherSide:
@@ -51,14 +52,6 @@ def rows_of(
         teacher = None
     else:
         teacher = _live(sides, needs, args, objective, vocabulary)
-    sampler = on_policy_sampler(
-        teacher,
-        batch_size=args.sampling_batch_size,
-        max_new_tokens=args.max_new_tokens,
-        stop_ids=encode.stop_ids,
-        pad_token_id=encode.pad_token_id,
-        vocabulary=vocabulary,
-    )
     return LanguageRows(
         pad_token_id=encode.pad_token_id,
         vocabulary=vocabulary,
@@ -67,7 +60,23 @@ def rows_of(
         teacher_in_training=objective.needs_teacher,
         tokens_per_batch=args.tokens_per_batch,
         trains_on=objective.trains_on,
-        sampler=sampler if samples else None,
+        sampler=_sampler(teacher, encode, args, vocabulary) if samples else None,
+    )
+
+
+def _sampler(teacher: Any, encode: RecordEncoder, args: GRKDConfig, vocabulary: int) -> Sampler:
+    if args.use_vllm:
+        longest = None if args.max_length is None else args.max_length + args.max_new_tokens
+        return VllmSampler(
+            max_new_tokens=args.max_new_tokens, stop_ids=encode.stop_ids, vocabulary=vocabulary, longest=longest
+        )
+    return on_policy_sampler(
+        teacher,
+        batch_size=args.sampling_batch_size,
+        max_new_tokens=args.max_new_tokens,
+        stop_ids=encode.stop_ids,
+        pad_token_id=encode.pad_token_id,
+        vocabulary=vocabulary,
     )
 
 

