@@ -27,5 +27,8 @@ def test_students_of_a_cache_beside_the_live_teachers(tmp_path: Path, tiny_teach
     rows = {row["form"]: row for row in json.loads(out.read_text())["rows"]}
     assert list(rows) == forms == [name for name in FORMS if name in forms]
     assert rows["order of 16"]["over_prompts"]["difference"] == pytest.approx(0, abs=1e-4)
-    assert rows["live, again"]["over_seeds"]["p"] < 1
+    again, live = (rows[name]["forward_kl_nats_per_seed"] for name in ("live, again", "live"))
+    assert again != live  # another order of texts, and the same measures else
+    difference = rows["live, again"]["over_prompts"]["difference"]
+    assert difference == pytest.approx(sum(again) / 2 - sum(live) / 2, abs=2e-5)
     assert rows["sample-16"]["seeds"] == 2

@@ -65,8 +65,11 @@ def test_scores_are_those_of_the_prompt_with_the_solution(tiny_recipe: Path, tin
 
 
 def test_a_record_without_the_text_is_named(tiny_recipe: Path, tiny_teacher: Path) -> None:
+    given = words(tiny_recipe, tiny_teacher, solutions=False)
     with pytest.raises(UserError, match=r"teacher.context: record \w+/1 of .* has no text in the column 'solution'"):
-        scored(tiny_recipe, *words(tiny_recipe, tiny_teacher, solutions=False))
+        check_recipe(read(tiny_recipe, given))  # before a model is loaded
+    with pytest.raises(UserError, match=r"teacher.context: record \w+/1 of .* has no text in the column 'solution'"):
+        scored(tiny_recipe, *given)
 
 
 @pytest.mark.parametrize(

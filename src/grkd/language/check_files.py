@@ -9,10 +9,10 @@ from typing import Any
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
-from grkd.language.examples import check_answers, check_choice, data_examples, from_data
+from grkd.language.examples import check_answers, check_choice, data_examples, from_data, shown_text
 from grkd.language.search import check_metric
 from grkd.metrics.exact_match import read_questions
-from grkd.recipe import LanguageEvaluation, LanguageRecipe, Lora, Method, weights_of
+from grkd.recipe import LanguageEvaluation, LanguageRecipe, Lora, Method, SelfTeacher, weights_of
 
 _WHOLE_MODEL = "all-linear"
 
@@ -30,6 +30,9 @@ def check_files(recipe: LanguageRecipe) -> None:
     if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
         for split, example in data_examples(recipe):
             check_answers(recipe.responses, split, example)
+            if isinstance(recipe.teacher, SelfTeacher):
+                name, group = recipe.teacher.context, f"{split}/{example.id}"
+                shown_text(example.columns, name, group=group, source=recipe.data.source)
 
 
 def _check_method(method: Method) -> None:

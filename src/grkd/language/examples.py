@@ -1,7 +1,9 @@
 """What a recipe's data gives: prompts, and how many responses a group takes from the data. Needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from grkd.data.prompts import Example, split_heldout
 from grkd.data.sources import gathered, named_records, read_examples
@@ -78,3 +80,14 @@ def check_answers(responses: Responses, split: str, example: Example) -> None:
         f"data: {split} example {example.id} has no completion or responses, but responses.source is "
         f"{responses.source}, which takes them from the data"
     )
+
+
+def shown_text(columns: Mapping[str, Any], column: str, *, group: str, source: str) -> str:
+    """What a self-teacher sees of a record beside the prompt. Raises UserError for a record without the text."""
+    text = columns.get(column)
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f"teacher.context: record {group} of {source} has no text in the column {column!r}; give every record one, "
+            "or take the record out"
+        )
+    return text

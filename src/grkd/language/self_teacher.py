@@ -8,6 +8,7 @@ from grkd.data.chat import encode_prompt
 from grkd.data.prompts import restored
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
+from grkd.language.examples import shown_text
 from grkd.language.record_columns import GroupData, record_columns
 from grkd.recipe import SelfTeacher
 
@@ -28,12 +29,8 @@ class ShownPrompts:
 
     def __call__(self, record: Mapping[str, Any], group: str, *, response_tokens: int) -> list[int]:
         """Of one prompt's record. Raises UserError without the text, or if it leaves no room for the response."""
-        text = self.columns[group].columns.get(self.column) if group in self.columns else None
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(
-                f"teacher.context: record {group} of {self.data.source} has no text in the column {self.column!r}; "
-                "give every record one, or take the record out"
-            )
+        columns = self.columns[group].columns if group in self.columns else {}
+        text = shown_text(columns, self.column, group=group, source=self.data.source)
         example = restored(dict(record))
         first, *rest = example.conversation
         own = first["content"] if first["role"] in ("system", "developer") else self.system
