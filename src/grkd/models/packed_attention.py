@@ -21,11 +21,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grkd.console import console
-from grkd.data.language import Item, collate, response_logits, unwrapped
-from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, attention_of, pack, packed_logits
-from grkd.errors import UserError
+from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, attention_of
 from grkd.models._packed_kernels import KERNELS, Attend, reference
-from grkd.models.float8 import is_float8
 
 # Of the sequences that a kernel is tested on: two rows of different lengths, which is what some compile anew for.
 _LENGTHS = ((70, 1, 157), (200, 50, 130))
@@ -238,45 +235,3 @@ def _plain(module: nn.Module, name: str) -> Callable[..., tuple[Tensor, Tensor |
         found = sys.modules[type(module).__module__].eager_attention_forward
         return found
     return ALL_ATTENTION_FUNCTIONS[name]
-
-
-@torch.no_grad()
-def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) -> None:
-    """Raises UserError if a model's logits for a packed row are not those of its sequences one by one.
-
-    Models with a state over the row (convolutions, recurrences) or an attention of their own mix the sequences. Two of
-    them share a prompt where the model's attention can.
-    """
-    items = [
-        Item(
-            str(number), [(7 * at + number) % vocabulary for at in range(prompt)], [at % vocabulary for at in range(3)]
-        )
-        for number, prompt in enumerate((5, 2))
-    ]
-    items.insert(1, Item("again", items[0].prompt_ids, [at % vocabulary for at in (4, 2)]))
-    was_training, compiled = model.training, [each for each in model.modules() if each._compiled_call_impl is not None]
-    calls = [each._compiled_call_impl for each in compiled]
-    model.eval()
-    for module in compiled:  # these lengths would be compiled for
-        module._compiled_call_impl = None
-    try:
-        batch = pack(items, pad_token_id=0, shared=[False, True, False])
-        found = packed_logits(model, _on(device, batch))
-        alone = torch.cat([response_logits(model, _on(device, collate([item], pad_token_id=0)))[0] for item in items])
-    finally:
-        model.train(was_training)
-        for module, call in zip(compiled, calls, strict=True):
-            module._compiled_call_impl = call
-    coarse = alone.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
-    difference = float((found.float() - alone.float()).abs().max() / alone.float().abs().max().clamp_min(1e-6))
-    # Rounding to float8 turns on the last bit of bfloat16.
-    if not difference <= (0.3 if is_float8(model) else 0.1 if coarse else 1e-3):
-        kind = getattr(getattr(unwrapped(model), "config", None), "model_type", type(model).__name__)
-        raise UserError(
-            f"training.tokens_per_batch: a {kind} model gives other logits for sequences in one row (off by "
-            f"{difference:.2g} of the largest); leave tokens_per_batch out, and batches are padded"
-        )
-
-
-def _on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

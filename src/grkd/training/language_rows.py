@@ -16,7 +16,8 @@ from grkd.data.language import Group, Item, collate, unwrapped
 from grkd.data.packed import SHARING_ATTENTION, attention_of, bins, is_packed, own_tokens, pack, part_of
 from grkd.errors import UserError
 from grkd.kernels.response_log_probs import selected_log_probs
-from grkd.models.packed_attention import check_packing, take_packed_attention
+from grkd.models.packed_attention import take_packed_attention
+from grkd.models.packing_check import check_packing
 from grkd.models.shard import is_sharded
 from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
 from grkd.teacher.rank_cache import RankCache
