@@ -56,7 +56,11 @@ def run(options: argparse.Namespace) -> int:
     problems = list(cache.problems())
     for problem in problems:
         out.print(problem, soft_wrap=True)
-    out.print(f"{len(problems)} problems" if problems else f"{len(cache.records):,} responses undamaged")
+    out.print(
+        f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        if problems
+        else f"{len(cache.records):,} responses undamaged"
+    )
     return 1 if problems else 0
 
 
