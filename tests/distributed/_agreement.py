@@ -14,7 +14,7 @@ from grkd.errors import UserError
 from grkd.models.shard import check_same_weights
 from grkd.ranks import from_main, gathered, ranks, wait
 from grkd.training.compiled_layers import CompiledLayers
-from grkd.training.several_processes import means_over_ranks
+from grkd.training.term_sums import TermSums
 from tests.kernels._sharded import tiny
 
 
@@ -43,9 +43,10 @@ def agreement(folder: Path, device: str) -> dict[str, Any]:
     found["mistakes"] = gathered([_mistake(lambda: from_main(fails))], "mistakes")
     if state.num_processes > 1:
         own = {"b": 5.0, "c": 3.0} if state.process_index else {"a": 6.0, "c": 1.0}
-        sums = {name: torch.tensor(value) for name, value in own.items()}
-        counts = {name: torch.tensor(2.0) for name in own}
-        found["terms"] = means_over_ranks(sums, counts, Accelerator(cpu=device == "cpu"))
+        terms = TermSums()
+        for name, value in own.items():
+            terms.add(name, torch.tensor(value), torch.tensor(2.0))
+        found["terms"] = terms.means(Accelerator(cpu=device == "cpu"))
     teacher = tiny(2 + state.process_index, 1)
     found["mistakes"] += gathered([_mistake(lambda: check_same_weights(teacher, "teacher"))], "weights")
     return found

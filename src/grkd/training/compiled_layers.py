@@ -1,12 +1,13 @@
 """Layers of student and teacher as compiled graphs: whether that pays, the warm-up, and the way back where it fails."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from grkd.console import console
 from grkd.data.language import unwrapped
@@ -30,6 +31,21 @@ def training_flops(student: nn.Module, teacher: nn.Module | None, *, tokens: flo
     own = sum(parameter.numel() for parameter in student.parameters())
     others = 0 if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
     return tokens * ((8 if recompute else 6) * own + 2 * others)
+
+
+def flops_left(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    parts: Sequence[Mapping[str, Any]],
+    args: TrainingArguments,
+    *,
+    steps: int,
+) -> float:
+    """The same of a training of so many more steps, whose micro-batches are about as large as these parts of one."""
+    tokens = sum(part["input_ids"].numel() for part in parts if "input_ids" in part)
+    recompute = bool(getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing)
+    passes = args.gradient_accumulation_steps * steps
+    return training_flops(student, teacher, tokens=float(tokens * passes), recompute=recompute)
 
 
 class CompiledLayers:

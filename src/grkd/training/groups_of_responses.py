@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.data.language import Group, Item, Matrix
-from grkd.objectives import Choice
+from grkd.objectives import Batch, Choice, ResponseTokens, Votes
+from grkd.training.token_rows import item_means
 
 
 def scores_of(groups: Sequence[Group]) -> dict[str, Tensor]:
@@ -82,3 +84,23 @@ def squares(matrices: Sequence[Matrix], width: int) -> Float[Tensor, "groups wid
 def spread(values: Tensor, group_mask: Bool[Tensor, "groups width"]) -> Tensor:
     """Values of items, one group after the other, at their places in the groups; zeros elsewhere."""
     return torch.zeros(group_mask.shape, dtype=values.dtype, device=values.device).masked_scatter(group_mask, values)
+
+
+def response_rows(token_log_probs: Float[Tensor, " tokens"], batch: dict[str, Any]) -> Batch:
+    """One row per prompt: mean log-probabilities of its responses, beside the teacher's scores."""
+    mask, group_mask = batch["response_mask"], batch["group_mask"]
+    lengths, targets = mask.sum(-1), batch.get("vote_targets")
+    return Batch(
+        level="response",
+        student=spread(item_means(token_log_probs, mask), group_mask),
+        teacher=batch["teacher_scores"],
+        mask=batch["ranked_mask"],
+        lengths=spread(lengths, group_mask),
+        reference=batch.get("reference"),
+        votes=None if targets is None else Votes(targets=targets, weights=batch["vote_weights"]),
+        tokens=ResponseTokens(
+            log_probs=token_log_probs,
+            place=group_mask.flatten().nonzero().squeeze(-1).repeat_interleave(lengths),
+            sampled_log_probs=batch.get("sampled_log_probs"),
+        ),
+    )

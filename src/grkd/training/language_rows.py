@@ -1,7 +1,4 @@
-"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses.
-
-Over 300 lines: one class, for every source of a teacher's scores and both levels.
-"""
+"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,13 +16,13 @@ from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.packed_attention import take_packed_attention
 from grkd.models.packing_check import check_packing
 from grkd.models.shard import is_sharded
-from grkd.objectives import Batch, Choice, Level, Objective, ResponseTokens, Votes
+from grkd.objectives import Batch, Choice, Level, Objective
 from grkd.teacher.rank_cache import RankCache
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.teacher.stored_scores import StoredScores
 from grkd.training.cached_ranks import cached_batch
 from grkd.training.fresh_groups import FreshGroups, renewed
-from grkd.training.groups_of_responses import chosen, group_of, padded, scores_of, spread
+from grkd.training.groups_of_responses import chosen, group_of, padded, response_rows, scores_of
 from grkd.training.on_policy import Sampler
 from grkd.training.rows import Counts, Forward, Places
 from grkd.training.token_rows import (
@@ -36,6 +33,7 @@ from grkd.training.token_rows import (
     stored_hidden,
     teacher_hidden,
     token_hidden,
+    token_log_probs,
     token_logits,
     token_seeds,
 )
@@ -145,13 +143,14 @@ class LanguageRows:
                 rows = self._token_rows(student, batch, labels)
                 batches: dict[Level, Batch] = {"row": rows}
                 if "response" in levels:
-                    batches["response"] = self._responses(log_probs_of_logits(student, labels), batch)
+                    batches["response"] = response_rows(log_probs_of_logits(student, labels), batch)
                 return Forward(batches=batches)
             batches = {}
             if "response" in levels:
-                batches["response"] = self._responses(log_probs_of_head(inputs, labels, self.vocabulary), batch)
+                batches["response"] = response_rows(log_probs_of_head(inputs, labels, self.vocabulary), batch)
             return Forward(batches=batches, head_inputs=inputs)
-        return Forward(batches={"response": self._responses(self._token_log_probs(model, batch, dtype), batch)})
+        log_probs = token_log_probs(model, batch, self.vocabulary, dtype)
+        return Forward(batches={"response": response_rows(log_probs, batch)})
 
     def fresh_share(self, objective: Objective) -> float:
         """Share of the prompts that the student answers again for this method.
@@ -246,41 +245,6 @@ class LanguageRows:
             labels=labels,
             response=response,
             sampled_log_probs=batch.get("sampled_log_probs"),
-        )
-
-    def _responses(self, token_log_probs: Float[Tensor, " tokens"], batch: dict[str, Any]) -> Batch:
-        """One row per prompt: mean log-probabilities of its responses, beside the teacher's scores."""
-        mask, group_mask = batch["response_mask"], batch["group_mask"]
-        lengths, targets = mask.sum(-1), batch.get("vote_targets")
-        return Batch(
-            level="response",
-            student=spread(item_means(token_log_probs, mask), group_mask),
-            teacher=batch["teacher_scores"],
-            mask=batch["ranked_mask"],
-            lengths=spread(lengths, group_mask),
-            reference=batch.get("reference"),
-            votes=None if targets is None else Votes(targets=targets, weights=batch["vote_weights"]),
-            tokens=ResponseTokens(
-                log_probs=token_log_probs,
-                place=group_mask.flatten().nonzero().squeeze(-1).repeat_interleave(lengths),
-                sampled_log_probs=batch.get("sampled_log_probs"),
-            ),
-        )
-
-    def _token_log_probs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
-        """Log-probability of every response token, without logits if the model's head allows it."""
-        labels = batch["response_ids"][batch["response_mask"]]
-        captured = token_hidden(model, batch)
-        if captured is None:
-            return log_probs_of_logits(token_logits(model, batch, self.vocabulary), labels)
-        hidden, head, softcap = captured
-        return selected_log_probs(
-            hidden if dtype is None else hidden.to(dtype),
-            head.weight,
-            labels,
-            bias=head.bias,
-            softcap=softcap,
-            vocabulary=self.vocabulary,
         )
 
     def _head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:

@@ -1,18 +1,16 @@
 """What transformers' Trainer leaves to be done when several processes train one student."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from grkd.models.shard import PlainCopy
-from grkd.ranks import gathered
 from grkd.training.evaluation import keeping_examples, without_repeats
 from grkd.training.rows import RowSource
 
@@ -93,19 +91,3 @@ class SeveralProcesses(Trainer):
             kind = str(self.accelerator.state.fsdp_plugin.state_dict_type)
             if "FULL_STATE_DICT" not in kind:
                 self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
-
-
-def means_over_ranks(
-    sums: Mapping[str, Tensor], counts: Mapping[str, Tensor], accelerator: Accelerator
-) -> dict[str, float]:
-    """terms/NAME = sum / max(1, count) over all ranks, of every name that any rank has. Every rank must call it.
-
-    Ranks may hold different names, or none: one whose examples all belong to another place of the epoch notes nothing.
-    """
-    names = list(dict.fromkeys(gathered(list(sums), "terms of the loss")))
-    if not names:
-        return {}
-    nothing = torch.zeros((), device=accelerator.device)
-    own = [torch.stack([sums.get(name, nothing), counts.get(name, nothing)]) for name in names]
-    totals = accelerator.reduce(torch.stack(own), reduction="sum").tolist()
-    return {f"terms/{name}": total / max(1.0, count) for name, (total, count) in zip(names, totals, strict=True)}

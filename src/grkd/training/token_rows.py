@@ -30,6 +30,25 @@ def token_hidden(model: nn.Module, batch: dict[str, Any]) -> HeadInputs | None:
     return None if found is None else (found[0][batch["response_mask"]], *found[1:])
 
 
+def token_log_probs(
+    model: nn.Module, batch: dict[str, Any], vocabulary: int, dtype: torch.dtype | None
+) -> Float[Tensor, " tokens"]:
+    """Log-probability of every response token, without logits if the model's head allows it."""
+    labels = batch["response_ids"][batch["response_mask"]]
+    captured = token_hidden(model, batch)
+    if captured is None:
+        return log_probs_of_logits(token_logits(model, batch, vocabulary), labels)
+    hidden, head, softcap = captured
+    return selected_log_probs(
+        hidden if dtype is None else hidden.to(dtype),
+        head.weight,
+        labels,
+        bias=head.bias,
+        softcap=softcap,
+        vocabulary=vocabulary,
+    )
+
+
 def teacher_hidden(model: Any, batch: dict[str, Any]) -> Float[Tensor, "tokens hidden"]:
     """Hidden states of a teacher's body; its head is not called."""
     return packed_final_hidden(model, batch) if is_packed(batch) else final_hidden(model, batch)[batch["response_mask"]]

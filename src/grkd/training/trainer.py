@@ -1,46 +1,41 @@
-"""transformers' Trainer with a distillation objective: one class for language models and classifiers.
+"""transformers' Trainer with a distillation objective: one class for language models and classifiers."""
 
-Over 300 lines: what transformers' Trainer lets a subclass change is methods of one class.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint, has_length
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
 from grkd import schedules
-from grkd.data.language import example_length
 from grkd.errors import UserError
 from grkd.kernels import distillation_head
 from grkd.models.adapters import shares_weights
 from grkd.models.shard import check_same_weights, is_sharded
-from grkd.objectives import Batch, Level, Objective, Term, combine
+from grkd.objectives import Level, Objective, combine
 from grkd.ranks import gathered
 from grkd.training.checkpoints import without_tied
-from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, training_flops
+from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, flops_left
 from grkd.training.evaluation import evaluation_loss, prefixed
 from grkd.training.float32_masters import Float32Masters
-from grkd.training.on_policy import mixed
 from grkd.training.order_in_training import OrderInTraining
 from grkd.training.passes import in_passes
 from grkd.training.resolution import say_lost_steps
-from grkd.training.rows import DRAW_SEED, REPEATED, Counts, RowSource, draw_seed, mean_scores, seconds_per_step
+from grkd.training.rows import REPEATED, Counts, RowSource, mean_scores, seconds_per_step
 from grkd.training.sampled_ahead import SampledAhead
-from grkd.training.several_processes import SeveralProcesses, means_over_ranks
+from grkd.training.step_batches import StepBatches
+from grkd.training.term_sums import TermSums
 from grkd.training.time_limit import PARTS, TimeLimit
 
 
-class DistillationTrainer(SeveralProcesses):
+class DistillationTrainer(StepBatches):
     """Trains a student with an objective of grkd.objectives.
 
     loss of an optimiser step = at each level, sum over its rows (tokens, examples or prompts, over micro-batches and
@@ -102,11 +97,9 @@ class DistillationTrainer(SeveralProcesses):
             )
         self._limit = time_limit
         self._ahead = SampledAhead()
-        self._step_counts: dict[Level, Tensor] = {}
         self._logged_at = 0
         self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
-        self._sums: dict[str, Tensor] = {}
-        self._counted: dict[str, Tensor] = {}
+        self._terms = TermSums()
         rows.to(self.args.device, student=self.model, dtype=torch.bfloat16 if self.args.bf16 else None)
         teacher = getattr(rows, "teacher", None)
         models = [each for each in (self.model, teacher) if isinstance(each, nn.Module) and not is_sharded(each)]
@@ -135,58 +128,6 @@ class DistillationTrainer(SeveralProcesses):
             made = self.optimizer = Float32Masters(made)
         return made
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor]:
-        """The micro-batches of one optimiser step and the number of their rows over all ranks."""
-        if self._fresh_share:
-            samples = self._sampled(epoch_iterator, num_batches, device)
-        else:
-            samples = self._micro_batches(epoch_iterator, num_batches, device)
-        step_seed = mixed(self.args.seed, self.state.global_step)
-        for number, batch in enumerate(samples):
-            batch[DRAW_SEED] = draw_seed(step_seed, self._first_example(number, self.args.train_batch_size))
-        counts = [self._counts(batch) for batch in samples]
-        levels: tuple[Level, ...] = ("row", *(level for level in self.objective.levels if level != "row"))
-        totals = torch.tensor([float(sum(count[level] for count in counts)) for level in levels], device=device)
-        totals = self.accelerator.reduce(totals, reduction="sum")
-        self._step_counts = dict(zip(levels, totals, strict=True))
-        self._rows_seen = self._rows_seen + totals[0].double()
-        return samples, totals[0]
-
-    def _sampled(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> list[dict[str, Any]]:
-        """The step's micro-batches with answers of the student as it is now, or was when they were sampled ahead."""
-        self._ahead.follow(epoch_iterator, self.accelerator.process_index, device)
-        if not self._ahead.batches:
-            steps = max(1, min(self.steps_per_generation, self.state.max_steps - self.state.global_step))
-            batches = self._micro_batches(epoch_iterator, steps * num_batches, device)
-            self._ahead.batches = self._renewed(batches, num_batches)
-        return self._ahead.take(num_batches)
-
-    def _counts(self, batch: dict[str, Any]) -> Counts:
-        counts = self.rows.count(batch)
-        return dict.fromkeys(counts, 0) if REPEATED in batch else counts
-
-    def _renewed(self, batches: Sequence[dict[str, Any]], a_step: int) -> list[dict[str, Any]]:
-        """Micro-batches of the coming steps, `a_step` each, their on-policy share answered by the student as it is."""
-        start, size = self.state.global_step, self.args.train_batch_size
-        places = [
-            (start + number // a_step, self._first_example(number % a_step, size)) for number in range(len(batches))
-        ]
-        # Mixed precision as in the step itself, where accelerate has it in the student's wrapped `forward` alone.
-        with self.accelerator.autocast(), self._compiled.paused():
-            renewed = self.rows.renew(self.student_now(), batches, self.objective, seed=self.args.seed, places=places)
-        for batch, old in zip(renewed, batches, strict=True):
-            batch |= {REPEATED: True} if REPEATED in old else {}
-        return renewed
-
-    def _first_example(self, micro_batch: int, size: int) -> int:
-        """The number, in its optimiser step, of the first example of this rank's micro-batch.
-
-        Ranks take micro-batches of the data in turn, so an example's number does not depend on the split.
-        """
-        return (micro_batch * self.accelerator.num_processes + self.accelerator.process_index) * size
-
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -200,15 +141,10 @@ class DistillationTrainer(SeveralProcesses):
 
     def _begin_compiled(self, model: nn.Module, parts: list[dict[str, Any]], step: Callable[[], object]) -> None:
         """Compile the layers if that pays; the first pass, which compiles, leaves nothing behind."""
-        tokens = sum(part["input_ids"].numel() for part in parts if "input_ids" in part)
-        passes = self.args.gradient_accumulation_steps * (self.state.max_steps - self.state.global_step)
-        flops = training_flops(
-            model,
-            getattr(self.rows, "teacher", None),
-            tokens=float(tokens * passes),
-            recompute=bool(getattr(self.args, "activation_checkpointing", None) or self.args.gradient_checkpointing),
-        )
-        if self._limit is not None:
+        if self._limit is None:
+            steps = self.state.max_steps - self.state.global_step
+            flops = flops_left(model, getattr(self.rows, "teacher", None), parts, self.args, steps=steps)
+        else:
             flops = self._limit.left * FLOPS_PER_SECOND
         # One decision of all ranks, whose first batches differ.
         flops = max(gathered([flops], "whether to compile"))
@@ -223,8 +159,7 @@ class DistillationTrainer(SeveralProcesses):
             self._compiled.begin(flops, warm_up)
         finally:
             model.zero_grad()
-            self._sums.clear()
-            self._counted.clear()
+            self._terms.clear()
 
     def compute_loss(
         self,
@@ -254,9 +189,9 @@ class DistillationTrainer(SeveralProcesses):
             assert options is not None
             losses.append(self._fused_loss(forward.head_inputs, options, divisors["row"], own, noted=not repeated))
         for level, batch in forward.batches.items():
-            terms = self.objective.terms(self._placed(batch))
+            terms = self.objective.terms(replace(batch, progress=self.progress))
             if not repeated:
-                self._note(terms, level)
+                self._terms.note(terms, "" if level == levels[0] else f"_of_{level}s")
             losses.append(combine(terms, rows=divisors[level], tokens=divisors["row"]))
         # A rank with repeated examples alone still takes part: gradients are gathered from all.
         loss = torch.stack(losses).sum() * (0 if repeated else scale)
@@ -281,7 +216,7 @@ class DistillationTrainer(SeveralProcesses):
             (divergence, parts["divergence"], (1 - options["alpha"]) * options.get("soft_scale", 1.0)),
         ):
             if weight and noted:
-                self._add(name, part.detach().float() * divisor / weight, count)
+                self._terms.add(name, part.detach().float() * divisor / weight, count)
         return loss
 
     def evaluation_loop(
@@ -328,24 +263,6 @@ class DistillationTrainer(SeveralProcesses):
         """
         return None
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        strategy = getattr(self.args, "train_sampling_strategy", "random")
-        if strategy not in ("group_by_length", "batch_rebalance"):
-            return super()._get_train_sampler(train_dataset)
-        lengths = [example_length(example) for example in dataset]
-        if strategy == "batch_rebalance" or None in lengths:
-            raise UserError(
-                f"train_sampling_strategy: {strategy} is not for {self.rows.unit}; set it to random or sequential"
-            )
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=cast(list[int], lengths)
-        )
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """In the order of the data: the loss does not depend on it."""
-        return SequentialSampler(eval_dataset) if has_length(eval_dataset) and self.args.world_size <= 1 else None
-
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         load_result.missing_keys[:] = without_tied(self.model, load_result.missing_keys)
         super()._issue_warnings_after_load(load_result)
@@ -369,30 +286,15 @@ class DistillationTrainer(SeveralProcesses):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the objective did since the last log: each term's mean in nats, alpha, progress."""
         if "loss" in logs:  # never by what this rank has counted: at an epoch's end it may be nothing
-            logs = dict(logs) | means_over_ranks(self._sums, self._counted, self.accelerator)
+            logs = dict(logs) | self._terms.means(self.accelerator)
             # The log follows the step, so it speaks of the progress that the step saw.
-            last = schedules.progress_at(max(0, self.state.global_step - 1), max(1, self.state.max_steps))
-            if self._limit is not None:
-                last = self._limit.seen
+            step, most = max(0, self.state.global_step - 1), max(1, self.state.max_steps)
+            last = schedules.progress_at(step, most) if self._limit is None else self._limit.seen
             logs["progress"] = last
             logs["rows_seen"] = self._rows_seen.item()
             logs |= self.objective.logged(last)
             logs |= self._order.logged()
-            self._sums.clear()
-            self._counted.clear()
             logs |= seconds_per_step(self.rows, self.state.global_step - self._logged_at)
             self._logged_at = self.state.global_step
             logs |= mean_scores(self.rows, self.accelerator)
         super().log(logs, start_time)
-
-    def _placed(self, batch: Batch) -> Batch:
-        return replace(batch, progress=self.progress)
-
-    def _note(self, terms: tuple[Term, ...], level: Level) -> None:
-        for term in terms:
-            name = term.name if level == self.objective.levels[0] else f"{term.name}_of_{level}s"
-            self._add(name, term.total().detach().float(), term.count().float())
-
-    def _add(self, name: str, total: Tensor, count: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total
-        self._counted[name] = self._counted.get(name, torch.zeros_like(count)) + count
