@@ -70,10 +70,11 @@ def test_a_peer_of_another_sitting_is_marked() -> None:
 
 
 def test_growth_runs_small(tmp_path: Path, capsys: Any) -> None:
-    words = ["--tiny", "--device=cpu", "--steps=1", "--warm-up=1", "--only=sequences,group", f"--out={tmp_path}"]
+    words = ["--tiny", "--device=cpu", "--steps=1", "--warm-up=0", "--only=group", f"--out={tmp_path}"]
     growth.main([*words, "--date=2026-01-02"])
     rows = json.loads((tmp_path / "2026-01-02-growth.json").read_text())["rows"]
-    assert [(row["axis"], row["value"]) for row in rows][3:5] == [("sequences", 32), ("group", 4)]
+    assert [(row["axis"], row["value"]) for row in rows] == [("group", 4), ("group", 16), ("group", 64)]
+    assert growth.case_of("length", 3072)[0].sequences == 4
     assert all(row["step_ms"] > 0 for row in rows)
     assert "| candidates of a group | 64 |" in capsys.readouterr().out
 
