@@ -1,7 +1,7 @@
 """A recipe whose teacher is a cache of ranks: what the cache must fit, and its responses to the recipe's prompts."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from grkd.errors import UserError
 from grkd.files import digest
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
+from grkd.language.shard import Shard
 from grkd.recipe import CachedTeacher, LanguageRecipe
 from grkd.teacher.cached_teacher import token_measures
 from grkd.teacher.rank_cache import RankCache, vocabulary_digest
@@ -73,17 +74,10 @@ class CachedSampler:
         self._found = {prompt: [list(ids) for ids in responses] for prompt, responses in found.items()}
         _check_prompts(context, cache, source, prompts, self._found)
 
-    def __call__(
-        self,
-        prompts: Sequence[Record],
-        number: int,
-        progress: Callable[[int, int], None],
-        counts: Counter[str],
-        journal: Path,
-    ) -> list[list[list[int]]]:
+    def __call__(self, shard: Shard) -> list[list[list[int]]]:
         """Token ids of the responses to each prompt; nothing is sampled, so there is nothing to keep or count."""
-        progress(len(prompts) * self.share, 0)
-        return [self._found.get(tuple(prompt["prompt_ids"]), [])[: self.share] for prompt in prompts]
+        shard.progress(len(shard.prompts) * self.share, 0)
+        return [self._found.get(tuple(prompt["prompt_ids"]), [])[: self.share] for prompt in shard.prompts]
 
 
 def _check_prompts(

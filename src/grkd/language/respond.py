@@ -14,11 +14,10 @@ from grkd.data.tables import read_metadata, read_table, write_table
 from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import write_json
-from grkd.language.cached import CachedSampler
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
-from grkd.language.sampling import Sampler, samplers
-from grkd.language.served_sampling import ServedSampler
+from grkd.language.sampling import samplers
+from grkd.language.shard import Shard
 from grkd.language.tables import RESPONSES
 from grkd.models.generate import free_memory
 from grkd.models.shard import in_turns
@@ -120,7 +119,7 @@ class _Answers:
         self.stops = set(context.models.numbers["stop_ids"])
         self.quotas = _quotas(self.settings)
         self.shares = shared_out(self.settings.candidates or self.settings.n, self.quotas)
-        self.samplers: dict[str, Sampler | ServedSampler | CachedSampler] = samplers(context, self.shares, prompts)
+        self.samplers = samplers(context, self.shares, prompts)
         self.teacher = getattr(self.samplers.get("teacher"), "model", None)
 
     def __call__(
@@ -141,7 +140,10 @@ class _Answers:
                 found = [self._of_data(prompt) for prompt in prompts]
                 progress(len(prompts) * self.shares[source], 0)
             else:
-                sampled = self.samplers[source](prompts, number, progress, counts, journals[source])
+                shard = Shard(
+                    prompts=prompts, number=number, progress=progress, counts=counts, journal=journals[source]
+                )
+                sampled = self.samplers[source](shard)
                 found = [[_Candidate(source, ids, self._text(ids)) for ids in each] for each in sampled]
             for each, more in zip(candidates, found, strict=True):
                 each += more

@@ -1,9 +1,7 @@
 """Candidates for groups, sampled from the teacher or the student, as the student's token ids."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +17,7 @@ from grkd.language.cached import CachedSampler
 from grkd.language.context import LanguageContext
 from grkd.language.self_teacher import ShownPrompts
 from grkd.language.served_sampling import ServedSampler
+from grkd.language.shard import Shard, ShardSampler
 from grkd.language.text_to_ids import student_ids_of
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
@@ -31,13 +30,11 @@ Record = dict[str, Any]
 _SEED_OF = {"teacher": 0, "student": 1 << 52}
 
 
-def samplers(
-    context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]
-) -> dict[str, "Sampler | ServedSampler | CachedSampler"]:
+def samplers(context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]) -> dict[str, ShardSampler]:
     """A sampler per model among the sources; shares: responses per prompt from each. `prompts`: of the whole run."""
     if context.models.cached is not None:
         return {source: CachedSampler(context, source, share, prompts) for source, share in shares.items()}
-    made: dict[str, Sampler | ServedSampler | CachedSampler] = {}
+    made: dict[str, ShardSampler] = {}
     if "teacher" in shares and context.models.served is not None:
         made["teacher"] = ServedSampler(context, shares["teacher"])
     elif "teacher" in shares:
@@ -76,18 +73,9 @@ class Sampler:
         self.method = fastest_method(model, len(prompts) * share)
         self.room = self._room(prompts)
 
-    def __call__(
-        self,
-        prompts: Sequence[Record],
-        number: int,
-        progress: Callable[[int, int], None],
-        counts: Counter[str],
-        journal: Path,
-    ) -> list[list[list[int]]]:
-        """Token ids of the responses to each prompt of shard `number`; adds tokens and seconds to `counts`.
-
-        journal: where responses are kept as they come, see grkd.answers.kept; those in it are not sampled.
-        """
+    def __call__(self, shard: Shard) -> list[list[list[int]]]:
+        """Token ids of the responses to each prompt; those in the journal are not sampled."""
+        prompts, counts = shard.prompts, shard.counts
         sample = partial(
             generate_responses,
             self.model,
@@ -96,7 +84,7 @@ class Sampler:
             top_p=self.settings.top_p,
             stop_ids=self.stop_ids,
             pad_token_id=self.pad_token_id,
-            seed=self.recipe.seeds[0] * 1_000_003 + number + _SEED_OF[self.source],
+            seed=self.recipe.seeds[0] * 1_000_003 + shard.number + _SEED_OF[self.source],
             batch_size=self.settings.batch_size,
             method=self.method,
             room=self.room,
@@ -104,11 +92,11 @@ class Sampler:
         )
         found: dict[int, list[int]] = {}
         asked = [ids for ids in self._prompt_ids(prompts) for _ in range(self.share)]
-        for answers in kept_answers(journal, asked, sample):
+        for answers in kept_answers(shard.journal, asked, sample):
             tokens = sum(len(response.response_ids) for response in answers.responses)
             counts["generated_tokens"] += tokens
             counts["generation_ms"] += answers.milliseconds
-            progress(len(answers.responses), 0 if answers.kept else tokens)
+            shard.progress(len(answers.responses), 0 if answers.kept else tokens)
             if answers.kept:
                 console.print(f"respond: {len(answers.responses)} answers kept of an earlier command")
             for response in answers.responses:

@@ -1,9 +1,6 @@
 """Responses of a served teacher to the prompts of a shard, as the student's token ids."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
@@ -12,6 +9,7 @@ from grkd.errors import UserError
 from grkd.files import parse_json
 from grkd.language.context import LanguageContext
 from grkd.language.served import endpoint_of
+from grkd.language.shard import Shard
 from grkd.language.text_to_ids import student_ids_of
 from grkd.served.answers import Written
 from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
@@ -34,18 +32,11 @@ class ServedSampler:
         self.write = ServedWriter(endpoint_of(self.spec), folder=folder, concurrency=self.spec.concurrency)
         self.write.server.open()
 
-    def __call__(
-        self,
-        prompts: Sequence[Record],
-        number: int,
-        progress: Callable[[int, int], None],
-        counts: Counter[str],
-        journal: Path,
-    ) -> list[list[list[int]]]:
+    def __call__(self, shard: Shard) -> list[list[list[int]]]:
         """Token ids of the responses to each prompt; number and journal of the shard are not needed here."""
         asked = [
             Asked(id=prompt["id"], prompt=self._prompt(prompt), seed=seed_of(self.recipe.seeds[0], prompt["id"], copy))
-            for prompt in prompts
+            for prompt in shard.prompts
             for copy in range(self.share)
         ]
         drawing = Drawing(
@@ -56,15 +47,15 @@ class ServedSampler:
         )
         begun = time.perf_counter()
         written = self.write(asked, drawing)
-        counts["generation_ms"] += round(1000 * (time.perf_counter() - begun))
+        shard.counts["generation_ms"] += round(1000 * (time.perf_counter() - begun))
         found = []
         for at, answer in enumerate(written):
-            ids = self._ids(prompts[at // self.share], answer)
-            counts["responses_not_rendered"] += not ids
-            counts["generated_tokens"] += len(ids)
-            progress(1, len(ids))
+            ids = self._ids(shard.prompts[at // self.share], answer)
+            shard.counts["responses_not_rendered"] += not ids
+            shard.counts["generated_tokens"] += len(ids)
+            shard.progress(1, len(ids))
             found.append(ids)
-        return [found[at * self.share : (at + 1) * self.share] for at in range(len(prompts))]
+        return [found[at * self.share : (at + 1) * self.share] for at in range(len(shard.prompts))]
 
     def _prompt(self, prompt: Record) -> Any:
         system = self.recipe.data.system
