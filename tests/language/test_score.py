@@ -207,7 +207,7 @@ def test_equal_scores_are_counted_and_said(tmp_path: Path, teacher: Path, capsys
             record["data_score"] = 1.5
     run = made(tmp_path, teacher, "score.reward=data", responses=responses)
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 of 7 groups have equal scores throughout and make no pair" in said
+    assert "2 of 7 groups have no two responses with different scores and make no pair" in said
     _results.collect(run.recipe, run.run.path, {})
     counts = json.loads((run.run.path / "results.json").read_text())["counts"]
     assert (counts["groups_scored"], counts["groups_all_scores_equal"]) == (7, 2)

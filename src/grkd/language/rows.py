@@ -95,18 +95,20 @@ def training_groups(run: RunFolder, method: Method, objective: Objective, groups
     compare responses alone, groups whose responses have the same score throughout.
     """
     kept = [group for group in groups if chosen(group, objective.trains_on).items]
-    if not kept:
+    by_order = objective.trains_on in ("best", "ends")  # nothing is chosen from a group without scores
+    if not kept and not by_order:
         raise UserError(
             f"methods: {method.label} is trained on responses from the {objective.trains_on}, and there are none; "
             f"set responses.source to {objective.trains_on}, or to a mixture with it"
         )
     without = len(groups) - len(kept)
-    if objective.levels == ("response",):
+    if objective.levels == ("response",) or not kept:
         compared = [group for group in kept if group.has_pair]
         if not compared:
             raise UserError(
                 f"methods: {method.label} compares the responses of a prompt, and no prompt has two with different "
-                "scores; set responses.n to 2 or more"
+                "scores; set responses.n to 2 or more, or score.rankers to others (how often each "
+                "tied or gave no score: score/rankers.json)"
             )
         without += len(kept) - len(compared)
         kept = compared

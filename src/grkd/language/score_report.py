@@ -86,7 +86,7 @@ def _counts(groups: Mapping[str, list[dict[str, Any]]], tallies: Tallies) -> dic
 
 def _tell(counts: Mapping[str, int]) -> None:
     told = {
-        "have equal scores throughout and make no pair": counts["groups_all_scores_equal"],
+        "have no two responses with different scores and make no pair": counts["groups_all_scores_equal"],
         "were cut to fit the teacher's context when it compared them": counts["groups_cut_for_comparison"],
         "are too long for the teacher to compare": counts["groups_not_compared"],
     }
