@@ -17,6 +17,7 @@ from grkd import __version__
 from grkd.commands import COMMANDS
 from grkd.errors import UserError, one_line
 
+_TOGETHER = ("run", "compare", "cache")  # what several processes of a launch do together
 _GRACE_SECONDS = 5.0  # in which a process that is to end may close its files
 
 
@@ -42,6 +43,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _check_launch(command: str) -> None:
+    """Raises UserError for a command whose processes would all do the same."""
+    if _several() and command not in _TOGETHER:
+        raise UserError(
+            f"grkd {command} works in one process; start it without accelerate launch (which is for "
+            f"{', '.join(_TOGETHER)})"
+        )
+
+
 class _Terminated(BaseException):
     """SIGTERM, as batch systems send it some seconds before they kill."""
 
@@ -52,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet()
     before = _listen_for_sigterm()
     try:
+        _check_launch(options.command)
         status = COMMANDS[options.command].run(options)
         print(end="", flush=True)
         return status
