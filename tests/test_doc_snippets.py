@@ -17,6 +17,8 @@ from grkd.commands import COMMANDS
 from grkd.files import write_json
 from grkd.models.networks import build
 from grkd.statistics import pairs_needed, shown_difference
+from tests.teacher._vocabularies import byte_level, pieces
+from tests.training.test_cross_rows import model as small_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guide").glob("*.md"))]
@@ -117,6 +119,12 @@ def ready(where: str, tiny: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if where == "several-teachers.md":
         names = {f'"./{name}"': f'"{tiny}"' for name in ("student", "maths-teacher", "other-teacher")}
         return {}, names | {'method="kd"': 'method="kd", use_cpu=True, report_to="none"'}
+    if where == "tokenizers.md":
+        for name, words in (("student", byte_level()), ("model-of-another-family", pieces())):
+            small_model(words, 0).float().save_pretrained(name)
+            words.save_pretrained(name)
+        Path("answers.jsonl").write_text('{"prompt": "one two", "completion": "three four"}\n' * 2)
+        return {}, {'method="kd"': 'method="kd", use_cpu=True, report_to="none", max_steps=1'}
     if where == "classifiers.md":
         about = {"model": "mlp", "class_names": ["a", "b"], "input_shape": [3], "options": {"hidden": [2]}}
         save_classifier(build("mlp", input_shape=(3,), classes=2, options={"hidden": [2]}, seed=0), Path("best/model"))

@@ -54,14 +54,19 @@ class Live:
 
 
 def rows_of(across: Any, student: Any, teacher: Any, teacher_model: Any) -> tuple[CrossRows, list[Group]]:
-    own = {f"p{n}#0": item(teacher, n, text) for n, text in enumerate(TEXTS)}
+    own = {f"p{n}": [item(teacher, n, text)] for n, text in enumerate(TEXTS)}
     groups = [
         Group(id=f"p{n}", items=(item(student, n, text),), teacher_scores=(0.0,), sources=("data",))
         for n, text in enumerate(TEXTS)
     ]
     crossing = Crossing(student, teacher, student_stop=1, teacher_stop=1)
     made = CrossRows(
-        across=across, crossing=crossing, own=own, foreign=Live(teacher_model), pad_token_id=0, vocabulary=len(student)
+        across=across,
+        crossing=crossing,
+        own=lambda group: own[group.id],
+        foreign=Live(teacher_model),
+        pad_token_id=0,
+        vocabulary=len(student),
     )
     return made, groups
 
@@ -99,7 +104,7 @@ def test_shared_candidates_and_spans_by_hand() -> None:
         spanned, count = batch_of(rows_of("spans", one, two, teacher)[0], groups, student)
         places, sums = [], []
         for group in groups:
-            mine, theirs = group.items[0], rows.own[group.items[0].id]
+            mine, theirs = group.items[0], rows.own(group)[0]
             meeting = rows.crossing.meeting(mine.response_ids, theirs.response_ids)
             with torch.no_grad():
                 logits = [
@@ -150,11 +155,15 @@ data: {{train: data.jsonl, heldout_fraction: 0.25}}
 responses: {{source: data, max_new_tokens: 40}}
 score: {{other_vocabulary: tokens}}
 methods: [{{name: kd, temperature: 1.0}}, {{name: grkd, pairs.group: top, pairs.group_size: 6}}, uld, span_sum]
-training: {{epochs: 8, batch_size: 3, learning_rate: 1e-2, log_every: 1, schedule: constant}}
+training: {{epochs: 4, batch_size: 3, learning_rate: 1e-2, log_every: 1, schedule: constant}}
 evaluation: {{top_k: 4, samples: 0}}
 """
     )
     return path
+
+
+def lines_of(recipe: LanguageRecipe, method: str) -> list[str]:
+    return (Path(recipe.output) / "train" / f"{method}-seed0" / "metrics.jsonl").read_text().splitlines()
 
 
 def test_a_recipe_learns_tokens_across_vocabularies(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,9 +173,12 @@ def test_a_recipe_learns_tokens_across_vocabularies(recipe_path: Path, capsys: p
     said = " ".join(capsys.readouterr().err.split())
     assert "tokens are spelt by both, with" in said
     for method in ("kd", "uld", "span_sum"):
-        lines = (Path(recipe.output) / "train" / f"{method}-seed0" / "metrics.jsonl").read_text().splitlines()
-        losses = [json.loads(line)["loss_nats"] for line in lines]
+        losses = [json.loads(line)["loss_nats"] for line in lines_of(recipe, method)]
         assert losses[-1] < losses[0]
+    report = (Path(recipe.output) / "report.html").read_text()
+    left_out = [json.loads(line)["crossing"]["teacher_mass_left_out"] for line in lines_of(recipe, "kd")]
+    assert f"<td>{100 * sum(left_out) / len(left_out):.1f} %</td>" in report
+    assert "teacher_mass_left_out" not in lines_of(recipe, "uld")[0]  # it reads whole vocabularies
 
 
 def test_mistakes_are_one_line(recipe_path: Path) -> None:

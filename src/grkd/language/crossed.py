@@ -1,7 +1,7 @@
 """Tokens of a teacher of another vocabulary in a recipe: the rows that its stored scores and the student's make."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,10 @@ def crossed_rows(
     kept, folder = own_tokens(context), context.run.path / "score"
     items = [item for group in groups for item in group.items]
     own = {item.id: Item(item.id, [0], kept[item.id][:, 0].tolist()) for item in items}
+
+    def own_of(group: Group) -> list[Item]:
+        return [own[item.id] for item in group.items]
+
     ends = Counter((item.response_ids[-1], own[item.id].response_ids[-1]) for item in items)
     stops = set(context.models.numbers["stop_ids"])
     student_stop, teacher_stop = max(ends, key=lambda pair: (pair[0] in stops, ends[pair]))
@@ -47,19 +51,19 @@ def crossed_rows(
     rows = CrossRows(
         across=objective.across_vocabularies,
         crossing=crossing,
-        own=own,
+        own=own_of,
         foreign=foreign,
         **{**common, "tokens_per_batch": None},
     )
     if context.run.ranks.is_main_process:
-        _say(rows, items)
+        _say(rows, items, own)
     return rows
 
 
-def _say(rows: CrossRows, items: Sequence[Item]) -> None:
+def _say(rows: CrossRows, items: Sequence[Item], owns: Mapping[str, Item]) -> None:
     crossing, met, mass = rows.crossing, 0, []
     for at, item in enumerate(items):
-        own = rows.own[item.id]
+        own = owns[item.id]
         meeting = crossing.meeting(item.response_ids, own.response_ids)
         met += len(meeting.student)
         if at < _LOOKED_AT and meeting.teacher:

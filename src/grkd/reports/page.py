@@ -15,6 +15,7 @@ from grkd.files import write_text
 from grkd.reports._agreement import agreement_view
 from grkd.reports._class_view import class_view
 from grkd.reports._cost_view import cost_view
+from grkd.reports._crossing_view import crossing_view
 from grkd.reports._drawing import Drawing
 from grkd.reports._group_view import groups_view
 from grkd.reports._notices import notices
@@ -103,6 +104,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "sections": [_section("Results", drawings), _section("Training", drawings)],
         "search": search_view(run, summary),
         "agreement": agreement_view(run.folder),
+        "crossing": crossing_view(run),
         "groups": groups_view(run, places),
         "classes": class_view(run, places),
         "queries": query_view(run, places),

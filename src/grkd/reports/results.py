@@ -64,6 +64,7 @@ class Step:
     gradient_norm: Value = None
     rows_per_second: Value = None
     terms: dict[str, Value] = field(default_factory=dict)
+    crossing: dict[str, Value] = field(default_factory=dict)  # shares, beside a teacher of another vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)

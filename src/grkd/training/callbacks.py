@@ -119,6 +119,8 @@ class MetricsFile(TrainerCallback):
         }
         if parts := _named("seconds/", logs):
             line["seconds_per_step"] = parts  # sampling and ranking; the rest of a step is training
+        if parts := _named("crossing/", logs):
+            line["crossing"] = parts  # shares, beside a teacher of another vocabulary
         if "alpha" in logs:
             line["alpha"] = logs["alpha"]
         self._clock, self._step = now, state.global_step

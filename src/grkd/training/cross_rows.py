@@ -1,23 +1,27 @@
 """Rows of tokens beside a teacher of another vocabulary: places and spans where the two tokenisations meet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from grkd.data.language import Group, Item
 from grkd.groups import wide
+from grkd.models.shard import is_sharded
 from grkd.objectives import Across, Batch
+from grkd.rankers import Tally
 from grkd.teacher.crossing import Crossing, spans
 from grkd.teacher.stored_scores import StoredScores
 from grkd.training.language_rows import LanguageRows
+from grkd.training.own_tokens import PLACES, LiveScores
 from grkd.training.rows import Counts
 from grkd.training.token_rows import log_probs_of_logits
 
 _NOTHING = -1e4  # score of an entry that a shorter vocabulary lacks
 _SIGNAL = "foreign/"
+_MET, _LEFT_OUT = "crossing/tokens_with_a_teacher", "crossing/teacher_mass_left_out"  # shares, in [0, 1]
 
 
 class CrossRows(LanguageRows):
@@ -27,19 +31,30 @@ class CrossRows(LanguageRows):
     "shared": a place where both predict what comes next; candidates are the tokens that both spell.
     "whole": such a place; each side's entries in an order of its own, the shorter side filled up with nothing.
     "spans": the text between two such places; candidates are that span and any other.
-    own: the teacher's form of each response by the student's id of it. foreign: its stored scores, of `own`.
+    own: a group's responses as the teacher's tokens. foreign: its scores of them, stored or made in every step.
     """
 
     def __init__(
-        self, *, across: Across, crossing: Crossing, own: Mapping[str, Item], foreign: StoredScores, **options: Any
+        self,
+        *,
+        across: Across,
+        crossing: Crossing,
+        own: Callable[[Group], Sequence[Item]],
+        foreign: StoredScores,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.across, self.crossing, self.own, self.foreign = across, crossing, own, foreign
+        # Sums and numbers since the last log: of every process the same names.
+        self.notes: dict[str, Tally] = {
+            _MET: Tally(0.0, 0),
+            **({_LEFT_OUT: Tally(0.0, 0)} if across == "shared" else {}),
+        }
 
     def collate_all(self, groups: Sequence[Group]) -> dict[str, Any]:
         batch = super().collate_all(groups)
         items = [item for group in groups for item in group.items]
-        own = [self.own[item.id] for item in items]
+        own = [item for group in groups for item in self.own(group)]
         meetings = [
             self.crossing.meeting(one.response_ids, two.response_ids) for one, two in zip(items, own, strict=True)
         ]
@@ -53,7 +68,10 @@ class CrossRows(LanguageRows):
                 _offset([each.teacher for each in meetings], own),
             ]
             batch["cross_student"], batch["cross_teacher"] = places
-            signal = {name: rows[places[1]] for name, rows in signal.items()}
+            if isinstance(self.foreign, LiveScores):
+                signal[PLACES] = places[1]
+            else:
+                signal = {name: rows[places[1]] for name, rows in signal.items()}
         return batch | {_SIGNAL + name: rows for name, rows in signal.items()}
 
     def count(self, batch: dict[str, Any]) -> Counts:
@@ -61,10 +79,17 @@ class CrossRows(LanguageRows):
         number = int(rows[-1]) + 1 if self.across == "spans" else len(rows)
         return {**super().count(batch), "row": number}
 
+    def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
+        super().to(device, student=student, dtype=dtype)
+        if isinstance(self.foreign, LiveScores) and not is_sharded(self.foreign.model):
+            self.foreign.model.to(device).eval().requires_grad_(False)
+
     def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
         signal = {name.removeprefix(_SIGNAL): rows for name, rows in batch.items() if name.startswith(_SIGNAL)}
         teacher = self.foreign.scores(signal, vocabulary=len(self.crossing.teacher))
         assert teacher is not None
+        if torch.is_grad_enabled():
+            self._note(teacher, met=self.count(batch)["row"], tokens=len(student))
         if self.across == "spans":
             return self._of_spans(student, teacher, batch, labels)
         student = student[batch["cross_student"]]
@@ -73,6 +98,17 @@ class CrossRows(LanguageRows):
             return Batch(student=_widened(student, width), teacher=_widened(teacher, width))
         ids, others = (each.to(student.device) for each in (self.crossing.student_ids, self.crossing.teacher_ids))
         return Batch(student=student[:, ids], teacher=teacher[:, others])
+
+    def _note(self, teacher: Tensor, *, met: int, tokens: int) -> None:
+        """For the log: how many of the student's tokens have a teacher, and how much of its probability is left out."""
+        self._add(_MET, float(met), tokens)
+        if self.across == "shared":
+            left_out = (1 - shared_mass(teacher.detach(), self.crossing)).sum()
+            self._add(_LEFT_OUT, float(left_out), len(teacher))
+
+    def _add(self, name: str, total: float, over: int) -> None:
+        known = self.notes[name]
+        self.notes[name] = Tally(known.total + total, known.over + over)
 
     def _of_spans(self, student: Tensor, teacher: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
         rows = self.count(batch)["row"]

@@ -75,8 +75,35 @@ class SamplingArguments:
 
 
 @dataclass
-class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
-    """transformers.TrainingArguments, RecordArguments, SamplingArguments, and the method.
+class TeacherArguments:
+    """The teacher, where the trainer is given none, and what is learnt from it.
+
+    Parameters
+    ----------
+    teacher_model_name_or_path : str, optional
+        The teacher, if the trainer is given none.
+    teacher_tokenizer_name_or_path : str, optional
+        Its tokenizer, if that is not the one of its model's name; see teacher_processing_class.
+    teacher_placement : {"whole", "sharded", "offloaded"}
+        Of a teacher given by its name: whole on each GPU, sharded over several, or sharded and kept in the host's
+        memory, on one GPU too.
+    teacher_dtype : {"auto", "float32", "bfloat16", "float8"}
+        Of a teacher given by its name. auto: float32 on a CPU, bfloat16 on a GPU. float8: see grkd.models.float8.
+    other_vocabulary : {"responses", "tokens"}
+        What is learnt from a teacher of another vocabulary: responses alone, or tokens too, at the places where both
+        tokenisations meet.
+    """
+
+    teacher_model_name_or_path: str | None = None
+    teacher_tokenizer_name_or_path: str | None = None
+    teacher_placement: str = "whole"
+    teacher_dtype: str = "auto"
+    other_vocabulary: str = "responses"
+
+
+@dataclass
+class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingArguments):
+    """transformers.TrainingArguments, the arguments of records, sampling and teachers, and the method.
 
     per_device_train_batch_size counts prompts, each with all its responses.
 
@@ -86,13 +113,6 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
         A method's name or import path, see `grkd methods`.
     method_options : dict or JSON text, optional
         Its options.
-    teacher_model_name_or_path : str, optional
-        The teacher, if the trainer is given none.
-    teacher_placement : {"whole", "sharded", "offloaded"}
-        Of a teacher given by its name: whole on each GPU, sharded over several, or sharded and kept in the host's
-        memory, on one GPU too.
-    teacher_dtype : {"auto", "float32", "bfloat16", "float8"}
-        Of a teacher given by its name. auto: float32 on a CPU, bfloat16 on a GPU. float8: see grkd.models.float8.
     fused_head : bool, optional
         Compute the loss without the logits of the whole batch, see DistillationTrainer.
     tokens_per_batch : int, optional
@@ -117,9 +137,6 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
 
     method: str = "grkd"
     method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "options of the method"})
-    teacher_model_name_or_path: str | None = None
-    teacher_placement: str = "whole"
-    teacher_dtype: str = "auto"
     fused_head: bool | None = None
     tokens_per_batch: int | None = None
     compile_layers: str = "auto"
@@ -148,6 +165,8 @@ class GRKDConfig(SamplingArguments, RecordArguments, TrainingArguments):
             raise UserError(
                 "teacher_placement: weights in float8 are not sharded; use teacher_dtype bfloat16, or whole"
             )
+        if self.other_vocabulary not in ("responses", "tokens"):
+            raise UserError(f"other_vocabulary must be responses or tokens, got {self.other_vocabulary!r}")
 
     @property
     def layers_compiled(self) -> bool | None:

@@ -23,6 +23,7 @@ from grkd.training.argument_checks import check_arguments
 from grkd.training.before_training import Before
 from grkd.training.cached_ranks import groups_of_cache, opened_cache
 from grkd.training.callbacks import FiniteSteps
+from grkd.training.crossed_side import check_crossing, crosses
 from grkd.training.evaluation import prefixed
 from grkd.training.evaluation_metrics import TOKENS, Measured, check_metrics
 from grkd.training.given_teachers import given_teachers
@@ -32,7 +33,7 @@ from grkd.training.ranked_in_training import check_columns, checked_panel, fresh
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.run_files import RunFiles
 from grkd.training.served_answers import answers_of
-from grkd.training.teacher_side import needs_of, teacher_sides
+from grkd.training.teacher_side import needs_of, own_tokenizer_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
 from grkd.training.trainer_rows import apart_from, ask_about, rows_of
 
@@ -69,7 +70,8 @@ class GRKDTrainer(DistillationTrainer):
     processing_class : PreTrainedTokenizerBase, optional
         The tokenizer. None: loaded by the model's name.
     teacher_processing_class : PreTrainedTokenizerBase, optional
-        The teacher's tokenizer, if its model has no name to load it by.
+        The teacher's tokenizer, if its model has no name to load it by. It may have another vocabulary than the
+        student's: for methods that compare responses, and with args.other_vocabulary for tokens.
     teacher_cache : RankCache, str or Path, optional
         A folder of `grkd cache build`, in place of the teacher of tokens, for kd and grkd. Without train_dataset its
         own prompts and responses are trained on.
@@ -164,12 +166,15 @@ class GRKDTrainer(DistillationTrainer):
             given,
             needs,
             student_tokenizer=tokenizer,
-            own_tokenizer=teacher_processing_class,
+            own_tokenizer=own_tokenizer_of(args, teacher_processing_class),
             device=args.device,
             folder=Path(str(args.output_dir)),
             placement=args.teacher_placement,
             dtype=args.teacher_dtype,
+            other_vocabulary=args.other_vocabulary,
         )
+        if crossing := crosses(sides, needs):
+            check_crossing(sides, args, objective, kwargs.get("compute_metrics"))
         sides = [apart_from(student, side) for side in sides]
         honour_softcap(student)
         samples = panel is not None or objective.on_policy > 0
@@ -180,6 +185,7 @@ class GRKDTrainer(DistillationTrainer):
             args,
             teachers=[side.model for side in sides if side.shared and side.model is not None],
             samples=samples,
+            keeps_columns=crossing,
         )
         if objective.trains_on == "teacher":
             encode.teacher_answers = answers_of(sides[0], args, encode.stop_ids)

@@ -36,7 +36,8 @@ class RecordEncoder:
     """From records to groups of token ids; says what it leaves out.
 
     student, teachers: whose context limits a record. samples: the method answers prompts anew in training, so a prompt
-    needs no response. teacher_answers: the teacher's responses, for methods that learn from them.
+    needs no response. keeps_columns: groups hold their prompt and the record's other columns, as with samples.
+    teacher_answers: the teacher's responses, for methods that learn from them.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class RecordEncoder:
         *,
         teachers: Sequence[Any] = (),
         samples: bool = False,
+        keeps_columns: bool = False,
         teacher_answers: Answers | None = None,
     ) -> None:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
         self.samples, self.teacher_answers = samples, teacher_answers
+        self.keeps_columns = samples or keeps_columns
         self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         limits = [args.max_length, context_length(student), *map(context_length, teachers)]
@@ -131,7 +134,7 @@ class RecordEncoder:
         self, example: Example, where: str, left_out: LeftOut, answer: TeacherAnswer | None
     ) -> tuple[Group, int]:
         """The example's responses as token ids, and how many of them are too long."""
-        columns = {**example.columns, "prompt": example.asked(self.args.system)} if self.samples else None
+        columns = {**example.columns, "prompt": example.asked(self.args.system)} if self.keeps_columns else None
         prompt_ids = encode_prompt(self.tokenizer, example, system=self.args.system)
         if answer is not None:
             ids = [self._ids_of_teacher(example, answer)]

@@ -93,6 +93,11 @@ class RowSource(Protocol):
         """
 
 
+def since_the_last_log(rows: RowSource, steps: int, accelerator: Any) -> dict[str, float]:
+    """What a source has timed, scored and noted, over all ranks; all of it starts again."""
+    return seconds_per_step(rows, steps) | mean_scores(rows, accelerator) | mean_notes(rows, accelerator)
+
+
 def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
     """Mean seconds per optimiser step of what a source has timed (sampling, ranking), which starts again."""
     seconds: dict[str, float] = getattr(rows, "seconds", {})
@@ -115,6 +120,18 @@ def mean_scores(rows: Any, accelerator: Any) -> dict[str, float]:
         for label, (total, count) in zip(fresh.panel.labels, sums.tolist(), strict=True)
         if count
     }
+
+
+def mean_notes(rows: Any, accelerator: Any) -> dict[str, float]:
+    """Means over all ranks of what a source noted of its batches since the last time (`notes`); it starts again."""
+    notes = getattr(rows, "notes", None)
+    if not notes:
+        return {}
+    sums = torch.tensor([[each.total, float(each.over)] for each in notes.values()], dtype=torch.float64)
+    sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum").tolist()
+    for name, each in notes.items():
+        notes[name] = type(each)(0.0, 0)
+    return {name: total / over for name, (total, over) in zip(notes, sums, strict=True) if over}
 
 
 class ClassRows:

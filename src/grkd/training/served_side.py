@@ -59,7 +59,11 @@ class ServedScores:
 
     def ask(self, groups: Iterable[Group]) -> None:
         """Ask about the responses that are not known yet; the first process of a launch asks for all."""
-        items = {content_key(item): item for group in groups for item in group.items if item.response_ids}
+        self.ask_items([item for group in groups for item in group.items])
+
+    def ask_items(self, given: Iterable[Item]) -> None:
+        """As `ask`, about responses in the teacher's own tokens."""
+        items = {content_key(item): item for item in given if item.response_ids}
         missing = [replace(item, id=key) for key, item in items.items() if key not in self._rows]
         if missing:
             self._rows |= from_main(lambda: self._asked(missing), "ask the served teacher")

@@ -24,12 +24,13 @@ from grkd.training.served_side import served_teacher
 class TeacherNeeds:
     """Why a teacher is needed: a phrase for errors per use. tokens: its scores of the student's tokens; text: others.
 
-    ranker: a ranker asks it.
+    ranker: a ranker asks it. crosses: all that reads its tokens can read those of another vocabulary.
     """
 
     tokens: str | None = None
     text: str | None = None
     ranker: bool = False
+    crosses: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +75,12 @@ def teacher_sides(
     folder: Path,
     placement: str = "whole",
     dtype: str = "auto",
+    other_vocabulary: str = "responses",
 ) -> list[TeacherSide]:
     """The teachers, models in memory on the CPU if they are loaded here, servers opened; none if nothing needs one.
 
-    placement, dtype: of one that is loaded here, see teacher_placement and teacher_dtype of GRKDConfig. folder: for
-    servers' answers.
+    placement, dtype: of one that is loaded here, see teacher_placement and teacher_dtype of GRKDConfig.
+    other_vocabulary: see GRKDConfig. folder: for servers' answers.
     Raises UserError if one is needed and not given, if tokens are needed and it has another vocabulary, and for a
     model whose tokenizer is not known.
     """
@@ -93,7 +95,7 @@ def teacher_sides(
     for each in teachers:
         tokenizer = own_tokenizer or _tokenizer(each, student_tokenizer)
         if needs.tokens is not None:
-            check_same_vocabulary(tokenizer, student_tokenizer)
+            _check_vocabulary(tokenizer, student_tokenizer, needs, other_vocabulary)
         shared = tokenizer.get_vocab() == student_tokenizer.get_vocab()
         both = {"tokenizer": student_tokenizer if shared else tokenizer, "shared": shared, "given": each}
         if each.url is not None:
@@ -105,10 +107,32 @@ def teacher_sides(
     return made
 
 
+def _check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase,
+    student_tokenizer: PreTrainedTokenizerBase,
+    needs: TeacherNeeds,
+    other_vocabulary: str,
+) -> None:
+    """Raises UserError for a teacher of another vocabulary whose tokens cannot be read, or are not meant to be."""
+    try:
+        check_same_vocabulary(tokenizer, student_tokenizer)
+    except UserError as error:
+        if not needs.crosses:
+            raise UserError(f"{error}, since {needs.tokens}") from None
+        if other_vocabulary != "tokens":
+            raise UserError(f"{error}, or set other_vocabulary='tokens' in GRKDConfig") from None
+
+
 def _tokenizer(given: Given, student_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     if given.tokenizer is not None:
         return load_tokenizer(given.tokenizer) if isinstance(given.tokenizer, str) else given.tokenizer
     return student_tokenizer if given.url is not None else tokenizer_of(given.model)
+
+
+def own_tokenizer_of(args: Any, given: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase | None:
+    """The teacher's tokenizer as it was given, or by args.teacher_tokenizer_name_or_path; None: by its model's name."""
+    name = args.teacher_tokenizer_name_or_path
+    return load_tokenizer(name) if given is None and name is not None else given
 
 
 def _loaded(given: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device, placement: str, dtype: str) -> Any:
@@ -131,17 +155,18 @@ def needs_of(
 ) -> TeacherNeeds:
     """What a method, its rankers and the metrics of evaluation ask of a teacher."""
     tokens = text = None
-    if metrics:
-        tokens = f"eval_metrics {', '.join(metrics)} compare the student's tokens with a teacher's"
+    able = objective.across_vocabularies is not None
     if objective.teacher_mixed_in:
         tokens = f"{method} samples from a mixture with the teacher"
     if objective.needs_teacher and "row" in objective.levels:
         tokens = f"{method} learns from a teacher's scores of tokens"
+    if metrics and (tokens is None or able):
+        tokens = f"eval_metrics {', '.join(metrics)} compare the student's tokens with a teacher's"
     if objective.trains_on == "teacher":
         text = f"{method} learns from a teacher's responses"
     if "teacher" in panel_needs:
         text = "a ranker asks the teacher"
-    return TeacherNeeds(tokens=tokens, text=text, ranker="teacher" in panel_needs)
+    return TeacherNeeds(tokens=tokens, text=text, ranker="teacher" in panel_needs, crosses=able and not metrics)
 
 
 def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:

@@ -28,7 +28,7 @@ from grkd.training.float32_masters import Float32Masters
 from grkd.training.order_in_training import OrderInTraining
 from grkd.training.passes import in_passes
 from grkd.training.resolution import say_lost_steps
-from grkd.training.rows import REPEATED, Counts, RowSource, mean_scores, seconds_per_step
+from grkd.training.rows import REPEATED, Counts, RowSource, since_the_last_log
 from grkd.training.sampled_ahead import SampledAhead
 from grkd.training.step_batches import StepBatches
 from grkd.training.term_sums import TermSums
@@ -294,7 +294,6 @@ class DistillationTrainer(StepBatches):
             logs["rows_seen"] = self._rows_seen.item()
             logs |= self.objective.logged(last)
             logs |= self._order.logged()
-            logs |= seconds_per_step(self.rows, self.state.global_step - self._logged_at)
+            logs |= since_the_last_log(self.rows, self.state.global_step - self._logged_at, self.accelerator)
             self._logged_at = self.state.global_step
-            logs |= mean_scores(self.rows, self.accelerator)
         super().log(logs, start_time)

@@ -14,6 +14,8 @@ from grkd.models.pooled import PooledModel
 from grkd.objectives import Objective
 from grkd.teacher.pooled_scores import PooledScores
 from grkd.teacher.stored_scores import StoredScores
+from grkd.training.cross_rows import CrossRows
+from grkd.training.crossed_side import crossed_rows, crosses, keep_own_tokens
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.language_rows import LanguageRows
 from grkd.training.on_policy import Sampler, on_policy_sampler
@@ -46,6 +48,8 @@ def rows_of(
     Raises UserError for teachers that cannot serve a method that samples in training, or not together.
     """
     vocabulary = check_head_size(student, encode.tokenizer, role="student")
+    if crosses(sides, needs):
+        return _crossed(sides, encode, args, objective, samples=samples, vocabulary=vocabulary)
     stored: StoredScores | None = None
     if needs.tokens is not None and any(side.served is not None for side in sides):
         stored = _stored(sides, args, samples=samples)
@@ -80,10 +84,37 @@ def _sampler(teacher: Any, encode: RecordEncoder, args: GRKDConfig, vocabulary: 
     )
 
 
+def _crossed(
+    sides: Sequence[TeacherSide],
+    encode: RecordEncoder,
+    args: GRKDConfig,
+    objective: Objective,
+    *,
+    samples: bool,
+    vocabulary: int,
+) -> CrossRows:
+    sampler = on_policy_sampler(
+        None,
+        batch_size=args.sampling_batch_size,
+        max_new_tokens=args.max_new_tokens,
+        stop_ids=encode.stop_ids,
+        pad_token_id=encode.pad_token_id,
+        vocabulary=vocabulary,
+    )
+    common = {
+        "pad_token_id": encode.pad_token_id,
+        "trains_on": objective.trains_on,
+        "sampler": sampler if samples else None,
+    }
+    return crossed_rows(sides, encode, args, objective, student_vocabulary=vocabulary, common=common)
+
+
 def ask_about(rows: Any, groups: Any) -> None:
-    """Ask served teachers about the tokens of these groups; nothing to do without one."""
+    """Ask served teachers about the tokens of these groups, and write them in the tokens of another vocabulary."""
     for own in groups.values() if isinstance(groups, dict) else [groups]:
-        if isinstance(own, list):
+        if isinstance(own, list) and own and isinstance(rows, CrossRows):
+            keep_own_tokens(rows, own)
+        elif isinstance(own, list):
             for stored in _served(getattr(rows, "stored", None)):
                 stored.ask(own)
 
