@@ -64,6 +64,22 @@ def test_scores_are_those_of_the_prompt_with_the_solution(tiny_recipe: Path, tin
     torch.testing.assert_close(taught, torch.cat(expected), atol=1e-4, rtol=1e-4)
 
 
+def test_a_system_message_alone(tiny_recipe: Path, tiny_teacher: Path) -> None:
+    """No column is read; the student's prompt is without the message, the teacher's has it behind the recipe's own."""
+    own = words(tiny_recipe, tiny_teacher, "teacher={self: true, system: w7 w8}", solutions=False)
+    context = scored(tiny_recipe, *own[1:])
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_teacher), AutoTokenizer.from_pretrained(tiny_teacher)
+    (group, *_), record = read_groups(context.run, "train"), read_records(context.run, "train")[0]
+    turns = [{"role": "system", "content": "w1\n\nw7 w8"}, {"role": "user", "content": record["prompt"]}]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    item = group.items[0]
+    assert len(item.prompt_ids) == len(ids) - 2
+    with torch.no_grad():
+        logits = model(torch.tensor([ids + item.response_ids])).logits[0, len(ids) - 1 : -1]
+    wanted = logits.log_softmax(-1).gather(-1, torch.tensor(item.response_ids).unsqueeze(-1)).mean().item()
+    assert group.teacher_scores[0] == pytest.approx(wanted, abs=1e-4)
+
+
 def test_a_record_without_the_text_is_named(tiny_recipe: Path, tiny_teacher: Path) -> None:
     given = words(tiny_recipe, tiny_teacher, solutions=False)
     with pytest.raises(UserError, match=r"teacher.context: record \w+/1 of .* has no text in the column 'solution'"):
@@ -77,6 +93,7 @@ def test_a_record_without_the_text_is_named(tiny_recipe: Path, tiny_teacher: Pat
     [
         (["student={layers: [0]}"], "a self-teacher is the student before training; give student.model"),
         (["methods=[opd]"], "a self-teacher scores stored ones"),
+        (["teacher={self: true}"], "is shown what the student is not; give context .* or system"),
         (["score.reward=choice"], "a self-teacher is not asked for choices"),
     ],
 )

@@ -115,6 +115,57 @@ def test_teachers_of_two_vocabularies_vote_and_their_agreement_is_kept(
     assert len(str(caught.value)) < 400
 
 
+def test_groups_are_sampled_in_training(tiny_recipe: Path, tiny_teacher: Path, second: Path) -> None:
+    """Responses by votes, tokens by votes and by the mean, each record by the teachers of its column."""
+    lines = [f'{{"prompt": "w{n} w3", "subject": "{("maths", "law")[n % 2]}"}}' for n in range(6)]
+    data = tiny_recipe.parent / "routed.jsonl"
+    data.write_text("\n".join(lines))
+    teachers = (
+        f"[{{model: {tiny_teacher}, label: a, weight: 2}}, {{model: {second}, label: b, only: {{subject: law}}}}]"
+    )
+    words = [
+        f"data={{train: {data}, heldout_fraction: 0.34}}",
+        "responses={source: student, n: 2, when: in_training, max_new_tokens: 4}",
+        "methods=[dpo, {name: grkd, preset: responses}, {name: grkd, label: tokens}, opd]",
+        "score.token_order=votes",
+        "training.epochs=1",
+    ]
+    context = opened(tiny_recipe, teachers, *words)
+    assert run(context.recipe) == 0
+    for label in ("dpo", "grkd"):
+        kept = read_json(context.run.path / "train" / f"{label}-seed0" / "training.json")
+        assert kept["steps"] > 0
+    report = (context.run.path / "report.html").read_text()
+    assert "Agreement of the teachers on tokens" in report
+    (pair,) = read_json(context.run.path / "score" / "teachers.json")["pairs"]
+    assert pair["tokens"] == sum(
+        len(item.response_ids)
+        for group in read_groups(context.run, "heldout")
+        if int(group.id.rpartition("/")[2]) % 2 == 0  # b's
+        for item in group.items
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score.token_order=votes", "methods=[kd]"], "read by grkd's pairs of tokens, and no method has them"),
+        (["methods=[minillm]"], "samples from a mixture with the teacher, which is one"),
+        (["methods=[opd]", "training.tokens_per_batch=64"], "take training.tokens_per_batch out"),
+        (["methods=[opd]", "SERVED"], "they must be in this process"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tiny_recipe: Path, tiny_teacher: Path, second: Path, words: list[str], message: str
+) -> None:
+    other = "url: 'http://127.0.0.1:9/v1', served_model: s" if "SERVED" in words else f"model: {second}"
+    teachers = f"[{{model: {tiny_teacher}, label: a}}, {{{other}, label: b}}]"
+    given = [word for word in words if word != "SERVED"]
+    with pytest.raises(UserError, match=message) as caught:
+        opened(tiny_recipe, teachers, *given)
+    assert len(str(caught.value)) < 400
+
+
 def test_what_served_ones_are_asked_is_planned(tiny_recipe: Path, tiny_teacher: Path) -> None:
     served = "{url: 'http://127.0.0.1:9/v1', served_model: s, only: {subject: law}}"
     recipe = opened(tiny_recipe, f"[{{model: {tiny_teacher}, label: a}}, {served}]", "methods=[kd]").recipe

@@ -30,7 +30,7 @@ def check_files(recipe: LanguageRecipe) -> None:
     if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
         for split, example in data_examples(recipe):
             check_answers(recipe.responses, split, example)
-            if isinstance(recipe.teacher, SelfTeacher):
+            if isinstance(recipe.teacher, SelfTeacher) and recipe.teacher.context is not None:
                 name, group = recipe.teacher.context, f"{split}/{example.id}"
                 shown_text(example.columns, name, group=group, source=recipe.data.source)
 

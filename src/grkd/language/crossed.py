@@ -7,14 +7,17 @@ from typing import Any
 import torch
 
 from grkd.console import console
+from grkd.data.chat import stop_token_ids
 from grkd.data.language import Group, Item
 from grkd.language.context import LanguageContext
+from grkd.models.load import context_length
 from grkd.objectives import Objective
 from grkd.teacher.crossing import Crossing
 from grkd.teacher.pooled_scores import HiddenScores
 from grkd.teacher.row_shards import RowShards
 from grkd.teacher.stored_scores import StoredScores, TopKScores
 from grkd.training.cross_rows import CrossRows, shared_mass
+from grkd.training.own_tokens import LiveScores, OwnTokens
 
 _LOOKED_AT = 16  # responses whose shared mass is said
 
@@ -58,6 +61,29 @@ def crossed_rows(
     if context.run.ranks.is_main_process:
         _say(rows, items, own)
     return rows
+
+
+def live_crossed_rows(
+    context: LanguageContext, objective: Objective, common: dict[str, Any], teacher: Any
+) -> CrossRows:
+    """Rows of groups that the student samples in training; the teacher scores their text in its own tokens."""
+    tokenizer = context.models.teacher_tokenizer
+    assert objective.across_vocabularies is not None
+    assert tokenizer is not None
+    stops = stop_token_ids(tokenizer, teacher.generation_config)
+    own = OwnTokens(
+        context.models.tokenizer,
+        tokenizer,
+        stop_ids=(context.models.numbers["stop_ids"], stops),
+        context=context_length(teacher),
+    )
+    return CrossRows(
+        across=objective.across_vocabularies,
+        crossing=own.crossing(),
+        own=own,
+        foreign=LiveScores(teacher, pad_token_id=stops[0]),
+        **common,
+    )
 
 
 def _say(rows: CrossRows, items: Sequence[Item], owns: Mapping[str, Item]) -> None:

@@ -1,6 +1,6 @@
 """Groups that a student samples while it is trained: who ranks them, what rankers read, where they are kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,19 @@ def fresh_groups(
     work: Path,
     *,
     teacher: Any,
+    several: Mapping[str, Any] | None = None,
 ) -> FreshGroups:
     """The rankers, opened if the method asks them; teacher: the live one, or None if nothing needs it.
 
+    several: of several teachers, the models of those in this process by label; `teacher` is then all of them as one.
     Raises UserError for rankers that cannot be used here.
     """
     panel = method_panel(context.recipe, method)
     if orders(objective):
         panel.open(
             Resources(
-                teacher=_asked(context, panel, teacher),
+                teacher=None if context.teachers else _asked(context, panel, teacher),
+                teachers=_asked_of_several(context, panel, several or {}),
                 device=context.models.device,
                 folder=context.run.path / "rankers" / f"training-{context.run.ranks.process_index}",
                 batch_size=context.recipe.score.batch_size,
@@ -73,13 +76,29 @@ def fresh_groups(
         decode=lambda ids: decode_response(context.models.tokenizer, ids, stops),
         reference=_reference(context) if objective.needs_reference else None,
         file=GroupsFile(work / "groups", rank=context.run.ranks.process_index) if orders(objective) else None,
-        teachers=[teacher],
+        teachers=[teacher, *(several or {}).values()],
         stop_ids=frozenset(stops),
     )
 
 
-def _asked(context: LanguageContext, panel: Panel, live: Any) -> Callable[[], Teacher] | None:
-    """What opens the teacher of the rankers. Raises UserError for one that cannot score the student's tokens."""
+def _asked_of_several(
+    context: LanguageContext, panel: Panel, models: Mapping[str, Any]
+) -> dict[str, Callable[[], Teacher]]:
+    """What opens each of several teachers, by label."""
+    found = {
+        label: _asked(own, panel, models.get(label), name=f"training-{label}")
+        for label, own in context.teachers.items()
+    }
+    return {label: opens for label, opens in found.items() if opens is not None}
+
+
+def _asked(
+    context: LanguageContext, panel: Panel, live: Any, *, name: str = "training"
+) -> Callable[[], Teacher] | None:
+    """What opens the teacher of the rankers; name: of a served one's answers.
+
+    Raises UserError for one that cannot score the student's tokens.
+    """
     if live is not None:
         return lambda: local_teacher(context, live)
     if context.models.served is None or not shows_tokens(context.recipe):
@@ -90,7 +109,7 @@ def _asked(context: LanguageContext, panel: Panel, live: Any) -> Callable[[], Te
             f"ranker {by_token.pop()}: the served teacher has another vocabulary than the student, whose responses are "
             "sampled in training; name the ranker choice or judge, or set responses.when: before"
         )
-    return lambda: served_teacher(context, "training")
+    return lambda: served_teacher(context, name)
 
 
 def with_columns(context: LanguageContext, method: Method, groups: Sequence[Group]) -> list[Group]:

@@ -10,9 +10,10 @@ from grkd.console import console
 from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
-from grkd.language.crossed import crossed_rows
+from grkd.language.crossed import crossed_rows, live_crossed_rows
 from grkd.language.fresh import fresh_groups, method_panel
 from grkd.language.several import pooled_scores
+from grkd.language.several_live import live_teachers, pooled_model
 from grkd.objectives import Objective
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder
@@ -52,8 +53,11 @@ def language_rows(
         return rows
     if context.models.served is not None and not context.teachers:
         return LanguageRows(**common, stored=TopKScores(context.run.path / "score" / "top_k"))
-    if context.teachers:
+    if context.teachers and not on_policy:
         return LanguageRows(**common, stored=pooled_scores(context))
+    if context.teachers:
+        pooled = pooled_model(context, live_teachers(context))
+        return LanguageRows(**common, teacher=pooled, sampler=_sampler(context, None))
     cache, head = HiddenCache(context.run.path / "score" / "hidden"), context.run.path / "score" / "head.safetensors"
     if on_policy or not all(item.id in cache for group in groups for item in group.items):
         live = context.models.teacher()
@@ -65,9 +69,13 @@ def language_rows(
 
 def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Objective, work: Path) -> LanguageRows:
     """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it."""
-    shared = context.models.teacher_tokenizer is None
     by_token = objective.needs_teacher and "row" in objective.levels
     asked = orders(objective) and "teacher" in method_panel(context.recipe, method).needs
+    if context.teachers:
+        return _of_several(context, method, objective, work, by_token=by_token, asked=asked)
+    if by_token and context.models.crosses:
+        return _crossed(context, method, objective, work)
+    shared = context.models.teacher_tokenizer is None
     in_process = by_token or (asked and context.models.served is None) or objective.teacher_mixed_in
     teacher = context.models.teacher() if in_process else None
     return LanguageRows(
@@ -80,11 +88,42 @@ def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Ob
     )
 
 
+def _of_several(
+    context: LanguageContext, method: Method, objective: Objective, work: Path, *, by_token: bool, asked: bool
+) -> LanguageRows:
+    """The same with several teachers: each is asked by rankers, and tokens are learnt from all as one."""
+    models = live_teachers(context) if by_token or asked else {}
+    pooled = pooled_model(context, models) if by_token else None
+    return LanguageRows(
+        **_common(context, objective),
+        tokens_per_batch=context.recipe.training.tokens_per_batch,
+        teacher=pooled,
+        sampler=_sampler(context, None),
+        fresh=fresh_groups(context, method, objective, work, teacher=pooled, several=models),
+    )
+
+
+def _crossed(context: LanguageContext, method: Method, objective: Objective, work: Path) -> LanguageRows:
+    """The same with a teacher of another vocabulary, whose tokens are learnt where both tokenisations meet."""
+    teacher = context.models.teacher()
+    return live_crossed_rows(
+        context,
+        objective,
+        {
+            **_common(context, objective),
+            "sampler": _sampler(context, None),
+            "fresh": fresh_groups(context, method, objective, work, teacher=teacher),
+        },
+        teacher,
+    )
+
+
 def _common(context: LanguageContext, objective: Objective | None) -> dict[str, Any]:
     return {
         "pad_token_id": context.models.numbers["pad_token_id"],
         "vocabulary": context.models.numbers["vocabulary"],
         "trains_on": "all" if objective is None else objective.trains_on,
+        "token_order": "log_probs" if objective is None else context.recipe.score.token_order,
     }
 
 

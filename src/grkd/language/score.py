@@ -21,8 +21,9 @@ from grkd.language.record_columns import GroupData, check_columns, record_column
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
 from grkd.language.scorer import Scorer, panel_of
-from grkd.language.several import check_routes, is_routed, teachers_identity
+from grkd.language.several import check_routes, is_routed, pooled_scores, teachers_identity
 from grkd.language.teacher_scorer import Record, finite
+from grkd.language.token_agreement import token_agreement
 from grkd.models.shard import in_turns
 from grkd.rankers import Panel, votes
 from grkd.ranks import gathered, wait
@@ -47,9 +48,9 @@ def score(context: LanguageContext) -> Path:
     the teacher's hidden states too.
 
     Chunks of whole groups survive a kill; ranks share them. Leaves scores-*.parquet (SCORES), rankers.json (how the
-    rankers agree) and counts.json; for signal "cache" also hidden/ and head.safetensors, of those splits whose tokens
-    are compared with the teacher's. Judges' answers lie in the run's folder rankers/, so that no change of the recipe
-    asks for them again.
+    rankers agree), teachers.json (how several teachers agree on tokens) and counts.json; for signal "cache" also
+    hidden/ and head.safetensors, of those splits whose tokens are compared with the teacher's. Judges' answers lie in
+    the run's folder rankers/, so that no change of the recipe asks for them again.
     """
     context.models.check_vocabularies()
     panel = panel_of(context.recipe.score, context.recipe.teacher)
@@ -94,6 +95,9 @@ def score(context: LanguageContext) -> Path:
         wait("score")
         if context.run.ranks.is_main_process:
             report_order(work, panel)
+            if len(context.teachers) > 1 and "heldout" in cached:
+                items = [Item(each["id"], [0], each["response_ids"]) for each in read_records(context.run, "heldout")]
+                token_agreement(context, pooled_scores(context, work), items, work)
 
     return context.run.stage("score", inputs, make)
 

@@ -1,4 +1,4 @@
-"""Prompts as a self-teacher reads them: with a text of their record that the student will not see."""
+"""Prompts as a self-teacher reads them: with a system message or a text of their record that the student won't see."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from grkd.recipe import SelfTeacher
 
 
 class ShownPrompts:
-    """Token ids of prompts with the column's text as a system message, after the recipe's or the record's own.
+    """Token ids of prompts with the column's text and teacher.system as a system message, after the one that is there.
 
     columns: of the records, by group; None reads the data files.
     """
@@ -22,26 +22,31 @@ class ShownPrompts:
     def __init__(self, context: LanguageContext, columns: Mapping[str, GroupData] | None = None) -> None:
         teacher = context.recipe.teacher
         assert isinstance(teacher, SelfTeacher)
-        self.column, self.system = teacher.context, context.recipe.data.system
+        self.column, self.shown, self.system = teacher.context, teacher.system, context.recipe.data.system
         self.tokenizer, self.data = context.models.tokenizer, context.recipe.data
         self.room = context.models.numbers["context"]
-        self.columns = record_columns(context.recipe) if columns is None else columns
+        none = columns is None and self.column is not None
+        self.columns = record_columns(context.recipe) if none else columns or {}
 
     def __call__(self, record: Mapping[str, Any], group: str, *, response_tokens: int) -> list[int]:
         """Of one prompt's record. Raises UserError without the text, or if it leaves no room for the response."""
-        columns = self.columns[group].columns if group in self.columns else {}
-        text = shown_text(columns, self.column, group=group, source=self.data.source)
+        text = None
+        if self.column is not None:
+            columns = self.columns[group].columns if group in self.columns else {}
+            text = shown_text(columns, self.column, group=group, source=self.data.source)
         example = restored(dict(record))
         first, *rest = example.conversation
         own = first["content"] if first["role"] in ("system", "developer") else self.system
         plain = rest if first["role"] in ("system", "developer") else [first, *rest]
         example = replace(example, prompt=None, messages=plain)
         if self.tokenizer.chat_template is None:
-            raise UserError("teacher.self: the tokenizer has no chat template, which would hold teacher.context")
-        ids = encode_prompt(self.tokenizer, example, system="\n\n".join(part for part in (own, text) if part))
+            raise UserError("teacher.self: the tokenizer has no chat template, which would hold what it is shown")
+        ids = encode_prompt(
+            self.tokenizer, example, system="\n\n".join(part for part in (own, text, self.shown) if part)
+        )
         if len(ids) + response_tokens > self.room:
             raise UserError(
-                f"teacher.context: {group} and its response take {len(ids) + response_tokens} tokens with the text of "
-                f"{self.column!r}, the context is {self.room}; shorten it, or lower responses.max_new_tokens"
+                f"teacher: {group} and its response take {len(ids) + response_tokens} tokens with what a self-teacher "
+                f"is shown, the context is {self.room}; shorten it, or lower responses.max_new_tokens"
             )
         return ids

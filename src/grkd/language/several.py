@@ -1,6 +1,7 @@
 """Several teachers of a recipe: what stages depend on, which records each is asked about, their pooled scores."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
@@ -42,12 +43,12 @@ def check_routes(
             )
 
 
-def pooled_scores(context: LanguageContext) -> PooledScores:
-    """The teachers' scores of tokens, as the score stage stored them."""
+def pooled_scores(context: LanguageContext, work: Path | None = None) -> PooledScores:
+    """The teachers' scores of tokens, as the score stage stored them; work: its folder while it is made."""
     assert isinstance(context.recipe.teacher, list)
     stored: list[tuple[StoredScores, float]] = []
     for each in context.recipe.teacher:
-        folder = context.run.path / "score" / "teachers" / label_of(each)
+        folder = (work or context.run.path / "score") / "teachers" / label_of(each)
         scores = TopKScores(folder / "top_k") if isinstance(each, ServedModel) else HiddenScores(folder)
         stored.append((scores, each.weight))
     return PooledScores(stored)

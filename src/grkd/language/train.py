@@ -18,6 +18,8 @@ from grkd.language.reference import with_reference
 from grkd.language.rows import language_rows, rows_of_fresh_groups, training_groups
 from grkd.language.score import read_groups
 from grkd.language.served import named
+from grkd.language.several import is_routed
+from grkd.language.several_live import with_routes
 from grkd.models.save import save_student
 from grkd.objectives import Objective
 from grkd.recipe import Method, Student, to_plain
@@ -66,6 +68,8 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
             sampled["rankers"] = method_panel(context.recipe, method).identity()
     elif not objective.on_policy:
         del training["steps_per_generation"]  # of sampling in training alone
+    if context.recipe.score.token_order != "log_probs":
+        sampled["token_order"] = context.recipe.score.token_order
     return {
         **({"sampled": sampled} if sampled else {}),
         "method": to_plain(method),
@@ -124,11 +128,13 @@ def _learnt_from(
     if samples_groups(context.recipe, objective):
         rows = rows_of_fresh_groups(context, method, objective, work)
         if not orders(objective):
-            return rows, list(groups), []
+            return rows, with_routes(context, groups) if is_routed(context.recipe) else list(groups), []
         assert rows.fresh is not None
         assert rows.fresh.file is not None
         return rows, with_columns(context, method, groups), [KeepGroups(rows.fresh.file)]
     groups = training_groups(context.run, method, objective, groups)
+    if is_routed(context.recipe) and objective.on_policy:
+        groups = with_routes(context, groups)
     if objective.needs_reference:
         groups = with_reference(context.run, groups)
     teacher = objective.needs_teacher and "row" in objective.levels

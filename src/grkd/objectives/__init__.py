@@ -17,7 +17,7 @@ from grkd.objectives._options import Mistake, Option, OptionPath, meant, nearest
 
 if TYPE_CHECKING:
     from grkd.objectives._base import Across, Choice, LeastTeacher, Objective
-    from grkd.objectives._batch import Batch, Features, Level, ResponseTokens, Votes
+    from grkd.objectives._batch import Batch, Features, Level, Opinions, ResponseTokens, Votes
     from grkd.objectives._module import GRKDLoss
     from grkd.objectives._terms import Term, combine
     from grkd.objectives.methods.grkd import GRKD
@@ -35,6 +35,7 @@ __all__ = [
     "Level",
     "Mistake",
     "Objective",
+    "Opinions",
     "Option",
     "OptionPath",
     "ResponseTokens",
@@ -58,7 +59,7 @@ _WITH_TORCH = {
     "GRKD": "methods.grkd",
     "PRESETS": "presets",
     **dict.fromkeys(("Across", "Choice", "LeastTeacher", "Objective"), "_base"),
-    **dict.fromkeys(("Batch", "Features", "Level", "ResponseTokens", "Votes"), "_batch"),
+    **dict.fromkeys(("Batch", "Features", "Level", "Opinions", "ResponseTokens", "Votes"), "_batch"),
     **dict.fromkeys(("Term", "combine"), "_terms"),
 }
 

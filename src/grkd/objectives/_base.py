@@ -109,6 +109,11 @@ class Objective(ABC):
         return None
 
     @property
+    def takes_votes_on_rows(self) -> bool:
+        """Whether the order of a row's candidates may come from votes of several teachers (Batch.votes)."""
+        return False
+
+    @property
     def least_teacher(self) -> LeastTeacher:
         """The least that the teacher must give of a list. "order", "tiers": only the order of its scores is read."""
         return "scores"

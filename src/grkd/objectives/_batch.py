@@ -1,5 +1,6 @@
 """What an objective sees: rows of scores, and what is known of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grkd.groups import checked_mask
+from grkd.groups import checked_mask, wide
 
 # What a row is: a class example or a token ("row"), or a prompt whose candidates are responses ("response").
 Level = Literal["row", "response"]
@@ -27,6 +28,57 @@ class Votes:
 
     targets: Float[Tensor, "rows candidates candidates"]
     weights: Float[Tensor, "rows candidates candidates"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinions:
+    """Several teachers' scores of the same candidates, of which votes on the pairs of any group are counted.
+
+    Parameters
+    ----------
+    scores : sequence of Tensor [rows, candidates]
+        One per teacher: log-probabilities, nats. Their scales need not agree.
+    weights : Tensor [teachers, rows]
+        Weight of each teacher's vote in each row; 0: it was not asked.
+    unanimous : bool
+        Pairs on which two teachers differ are not compared: what is left is a partial order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.objectives import Opinions
+    >>> one, other = torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0, 3.0]])
+    >>> two = Opinions(scores=(one, other), weights=torch.tensor([[3.0], [1.0]]))
+    >>> two.votes().targets[0, 0, 1]
+    tensor(0.7500)
+    """
+
+    scores: Sequence[Float[Tensor, "rows candidates"]]
+    weights: Float[Tensor, "teachers rows"]
+    unanimous: bool = False
+
+    def pooled(self) -> Float[Tensor, "rows candidates"]:
+        """The weighted mean of the teachers' log-probabilities, up to a constant per row."""
+        shares = (self.weights / self.weights.sum(0)).unsqueeze(-1)
+        return torch.stack([share * wide(own) for share, own in zip(shares, self.scores, strict=True)]).sum(0)
+
+    def votes(self, group: Int[Tensor, "rows size"] | None = None) -> Votes:
+        """The votes on every pair of candidates, or of those of a group: q_ij = sum_t w_t [t_i > t_j] / w_ij.
+
+        w_ij is the weight of the teachers that put i and j in an order; equal scores are an abstention.
+        """
+        above: Tensor | float = 0.0
+        below: Tensor | float = 0.0
+        for weight, scores in zip(self.weights, self.scores, strict=True):
+            own = scores if group is None else scores.gather(-1, group)
+            first, second = own.unsqueeze(-1), own.unsqueeze(-2)
+            vote = weight.to(wide(own).dtype)[:, None, None]
+            above, below = above + vote * (first > second), below + vote * (first < second)
+        assert isinstance(above, Tensor)
+        assert isinstance(below, Tensor)
+        total = above + below
+        counted = torch.where((above > 0) & (below > 0), 0.0, total) if self.unanimous else total
+        return Votes(targets=above / total.clamp_min(torch.finfo(total.dtype).tiny), weights=counted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +150,9 @@ class Batch:
         Rows that are tokens: log-probability in nats with which the label was drawn, if it was drawn in training.
     features : Features, optional
         Of classifiers.
-    votes : Votes, optional
-        Targets of pairs of candidates, in place of those that the teacher's scores would give.
+    votes : Votes or Opinions, optional
+        Targets of pairs of candidates, in place of those that the teacher's scores would give; or several teachers'
+        scores, whose votes give them.
     tokens : ResponseTokens, optional
         The responses' tokens one by one.
 
@@ -123,7 +176,7 @@ class Batch:
     response: Int[Tensor, " rows"] | None = None
     sampled_log_probs: Float[Tensor, " rows"] | None = None
     features: Features | None = None
-    votes: Votes | None = None
+    votes: Votes | Opinions | None = None
     tokens: ResponseTokens | None = None
 
     def counted(self) -> Bool[Tensor, " rows"]:

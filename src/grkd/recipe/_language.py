@@ -69,10 +69,14 @@ class ServedModel(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTeacher(Section):
-    """The student before training, which is shown more than the student will be: a solution, say, or instructions."""
+    """The student before training, which is shown more than the student will be: a solution, say, or instructions.
+
+    One of context and system, or both: their texts stand in this order, behind the recipe's or the record's own.
+    """
 
     self: Literal[True]
-    context: Text  # column of the records whose text the teacher reads as a system message
+    context: Text | None = None  # column of the records whose text the teacher reads as a system message
+    system: Text | None = None  # a system message that the teacher reads with every record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +212,8 @@ class Score(Section):
     combine: several rankers' orders into one. reward: one ranker by name, the short form.
     other_vocabulary: what is learnt from a teacher of another vocabulary: the order of responses alone, or tokens too,
     at the places where both tokenisations meet (docs/guide/tokenizers.md).
+    token_order: of several teachers, for grkd's pairs of tokens: the order of their mean log-probability, votes on each
+    pair, or the pairs on which all agree (docs/guide/several-teachers.md).
     """
 
     signal: Literal["cache", "live"] = "cache"
@@ -218,6 +224,7 @@ class Score(Section):
     rankers: Rankers | None = None
     combine: Combine | None = None  # of rankers; null: weights, of several teachers votes
     other_vocabulary: Literal["responses", "tokens"] = "responses"
+    token_order: Literal["log_probs", "votes", "unanimous"] = "log_probs"
 
 
 @dataclass(frozen=True, kw_only=True)

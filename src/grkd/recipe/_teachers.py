@@ -89,6 +89,8 @@ def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
     if isinstance(teacher, SelfTeacher):
         if student.model is None:
             yield Problem(path, "a self-teacher is the student before training; give student.model")
+        if teacher.context is None and teacher.system is None:
+            yield Problem(path, "a self-teacher is shown what the student is not; give context (a column) or system")
         return
     if isinstance(teacher, CachedTeacher):
         if student.model is None:
@@ -132,13 +134,12 @@ def _several(recipe: LanguageRecipe, teachers: Sequence[Teacher]) -> Iterator[Pr
                 yield problem
     if recipe.score.signal == "live":
         yield Problem(("score", "signal"), "live belongs to one teacher; several score stored responses")
-    if recipe.responses.when == "in_training":
-        yield Problem(("responses", "when"), "several teachers score stored responses; take it out")
 
 
 def asked_of_teacher(recipe: LanguageRecipe) -> Iterator[Problem]:
     """Methods and rankers that the teacher cannot serve."""
     teacher = recipe.teacher
+    yield from _token_order(recipe)
     if isinstance(teacher, Model):
         return
     for index, method in enumerate(recipe.methods):
@@ -158,8 +159,8 @@ def asked_of_teacher(recipe: LanguageRecipe) -> Iterator[Problem]:
 def _cannot(recipe: LanguageRecipe, objective: Any) -> str:
     """Why a method does not work with this teacher, as the end of a sentence; empty if it does."""
     by_token = objective.needs_teacher and "row" in objective.levels
-    if isinstance(recipe.teacher, list) and (objective.on_policy > 0 or objective.teacher_mixed_in > 0):
-        return "learns from responses sampled in training, and several teachers score stored ones; give one teacher"
+    if isinstance(recipe.teacher, list):
+        return _cannot_of_several(recipe, recipe.teacher, objective)
     if isinstance(recipe.teacher, CachedTeacher) and (objective.on_policy > 0 or objective.teacher_mixed_in > 0):
         return "learns from responses sampled in training, and a cache of ranks knows stored ones alone"
     if isinstance(recipe.teacher, SelfTeacher) and (objective.on_policy > 0 or recipe.responses.when == "in_training"):
@@ -172,6 +173,32 @@ def _cannot(recipe: LanguageRecipe, objective: Any) -> str:
             "compares tokens, and the teacher gives no log-probabilities; choose seqkd, or one that compares responses"
         )
     return ""
+
+
+def _cannot_of_several(recipe: LanguageRecipe, teachers: Sequence[Teacher], objective: Any) -> str:
+    by_token = objective.needs_teacher and "row" in objective.levels
+    if objective.teacher_mixed_in > 0:
+        return "samples from a mixture with the teacher, which is one; give one teacher"
+    if not (by_token and (objective.on_policy > 0 or recipe.responses.when == "in_training")):
+        return ""
+    if any(isinstance(each, ServedModel) for each in teachers):
+        return "has the teachers score tokens in every step, so they must be in this process: {model: ...}"
+    if any(isinstance(each, Model) and each.placement != "whole" for each in teachers):
+        return "has several teachers score tokens in every step, and each must be whole; take placement out"
+    if recipe.training.tokens_per_batch is not None:
+        return "has several teachers score tokens in every step, in padded batches; take training.tokens_per_batch out"
+    return ""
+
+
+def _token_order(recipe: LanguageRecipe) -> Iterator[Problem]:
+    """Votes on tokens that nobody casts, or that no method counts."""
+    order, path = recipe.score.token_order, ("score", "token_order")
+    if order == "log_probs":
+        return
+    if not isinstance(recipe.teacher, list) or len(recipe.teacher) < 2:
+        yield Problem(path, f"{order} is of several teachers; give a list as teacher, or take it out")
+    elif not any(objectives.load(each.name, **each.options).takes_votes_on_rows for each in recipe.methods):
+        yield Problem(path, f"{order} is read by grkd's pairs of tokens, and no method has them; take it out")
 
 
 def rankers_of(entries: Sequence[Any], teacher: Teacher) -> list[Any]:

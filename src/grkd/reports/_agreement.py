@@ -8,6 +8,7 @@ from grkd.files import read_json
 from grkd.reports.tables import DASH
 
 _FILE = Path("score") / "rankers.json"
+_OF_TOKENS = Path("score") / "teachers.json"
 
 
 def agreement_view(folder: Path) -> dict[str, Any] | None:
@@ -31,6 +32,24 @@ def agreement_view(folder: Path) -> dict[str, Any] | None:
         }
     except (OSError, UserError, KeyError, TypeError, ValueError):
         return None  # of an earlier version, or damaged: `grkd verify` says so
+
+
+def token_agreement_view(folder: Path) -> dict[str, Any] | None:
+    """Lines on how several teachers agree on tokens; None for a run that holds nothing of it."""
+    try:
+        found = read_json(folder / _OF_TOKENS)
+        lines = [
+            {
+                "name": " and ".join(each["teachers"]),
+                "tau": _number(each["kendall_tau"]),
+                "top1": _share(each["top1_agreement"]),
+                "tokens": f"{each['tokens']:,}",
+            }
+            for each in found["pairs"]
+        ]
+        return {"top_k": found["top_k"], "pairs": lines} if lines else None
+    except (OSError, UserError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from grkd.files import write_text
-from grkd.reports._agreement import agreement_view
+from grkd.reports._agreement import agreement_view, token_agreement_view
 from grkd.reports._class_view import class_view
 from grkd.reports._cost_view import cost_view
 from grkd.reports._crossing_view import crossing_view
@@ -104,6 +104,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "sections": [_section("Results", drawings), _section("Training", drawings)],
         "search": search_view(run, summary),
         "agreement": agreement_view(run.folder),
+        "token_agreement": token_agreement_view(run.folder),
         "crossing": crossing_view(run),
         "groups": groups_view(run, places),
         "classes": class_view(run, places),

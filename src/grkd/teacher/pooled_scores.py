@@ -66,18 +66,27 @@ class PooledScores:
     def scores(self, batch: Mapping[str, Any], *, vocabulary: int) -> Float[Tensor, "rows vocabulary"] | None:
         if _name(0, _ASKED) not in batch:
             return None
-        asked = [batch[_name(number, _ASKED)] for number in range(len(self.teachers))]
-        total = torch.zeros(len(asked[0]), vocabulary, device=asked[0].device)
-        weights = torch.zeros(len(asked[0]), 1, device=asked[0].device)
-        for number, ((stored, weight), rows) in enumerate(zip(self.teachers, asked, strict=True)):
-            start = _name(number, "")
+        log_probs, weights = self.each(batch, vocabulary=vocabulary)
+        total = sum(weight.unsqueeze(-1) * own for weight, own in zip(weights, log_probs, strict=True))
+        assert isinstance(total, Tensor)
+        return total / weights.sum(0).unsqueeze(-1)
+
+    def each(
+        self, batch: Mapping[str, Any], *, vocabulary: int
+    ) -> tuple[list[Float[Tensor, "rows vocabulary"]], Float[Tensor, "teachers rows"]]:
+        """Every teacher's log-probabilities, and its weight in each row: 0 if it was not asked, its scores then 0."""
+        found, weights = [], []
+        for number, (stored, weight) in enumerate(self.teachers):
+            rows, start = batch[_name(number, _ASKED)], _name(number, "")
             own = {name.removeprefix(start): value for name, value in batch.items() if name.startswith(start)}
+            scores = torch.zeros(len(rows), vocabulary, device=rows.device)
             if len(own) > 1:  # asked about some
-                found = stored.scores(own, vocabulary=vocabulary)
-                assert found is not None
-                total[rows] += weight * wide(found).log_softmax(-1)
-                weights[rows] += weight
-        return total / weights
+                known = stored.scores(own, vocabulary=vocabulary)
+                assert known is not None
+                scores[rows] = wide(known).log_softmax(-1)
+            found.append(scores)
+            weights.append(weight * rows.to(scores.dtype))
+        return found, torch.stack(weights)
 
 
 def _name(number: int, name: str) -> str:

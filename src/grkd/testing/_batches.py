@@ -95,7 +95,7 @@ def take(batch: Batch, rows: Any) -> Batch:
         taken["response"] = torch.unique(taken["response"], return_inverse=True)[1]
     if batch.features is not None:
         taken["features"] = Features(student=batch.features.student[rows], teacher=batch.features.teacher[rows])
-    if batch.votes is not None:
+    if isinstance(batch.votes, Votes):
         chosen = {f.name: value[rows] for f in fields(Votes) if (value := getattr(batch.votes, f.name)) is not None}
         taken["votes"] = Votes(**chosen)
     return with_tokens(replace(batch, **taken))

@@ -1,7 +1,7 @@
 """GRKDConfig: transformers' TrainingArguments, and what a distillation needs besides."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from transformers import TrainingArguments
 
@@ -10,6 +10,7 @@ from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
 from grkd.objectives import Objective
 from grkd.training.argument_checks import check_config
+from grkd.training.several_teachers import TokenOrder
 
 
 @dataclass
@@ -92,6 +93,9 @@ class TeacherArguments:
     other_vocabulary : {"responses", "tokens"}
         What is learnt from a teacher of another vocabulary: responses alone, or tokens too, at the places where both
         tokenisations meet.
+    token_order : {"log_probs", "votes", "unanimous"}
+        Of several teachers, for grkd's pairs of tokens: the order of their mean log-probability, votes on each pair, or
+        the pairs on which all agree.
     """
 
     teacher_model_name_or_path: str | None = None
@@ -99,6 +103,7 @@ class TeacherArguments:
     teacher_placement: str = "whole"
     teacher_dtype: str = "auto"
     other_vocabulary: str = "responses"
+    token_order: str = "log_probs"
 
 
 @dataclass
@@ -167,6 +172,8 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
             )
         if self.other_vocabulary not in ("responses", "tokens"):
             raise UserError(f"other_vocabulary must be responses or tokens, got {self.other_vocabulary!r}")
+        if self.token_order not in get_args(TokenOrder):
+            raise UserError(f"token_order must be {', '.join(get_args(TokenOrder))}, got {self.token_order!r}")
 
     @property
     def layers_compiled(self) -> bool | None:

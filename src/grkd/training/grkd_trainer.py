@@ -35,7 +35,7 @@ from grkd.training.run_files import RunFiles
 from grkd.training.served_answers import answers_of
 from grkd.training.teacher_side import needs_of, own_tokenizer_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
-from grkd.training.trainer_rows import apart_from, ask_about, rows_of
+from grkd.training.trainer_rows import apart_from, ask_about, check_token_order, rows_of
 
 __all__ = ["GRKDConfig", "GRKDTrainer"]
 
@@ -175,6 +175,7 @@ class GRKDTrainer(DistillationTrainer):
         )
         if crossing := crosses(sides, needs):
             check_crossing(sides, args, objective, kwargs.get("compute_metrics"))
+        check_token_order(args, objective, sides, crossing=crossing)
         sides = [apart_from(student, side) for side in sides]
         honour_softcap(student)
         samples = panel is not None or objective.on_policy > 0
@@ -185,7 +186,7 @@ class GRKDTrainer(DistillationTrainer):
             args,
             teachers=[side.model for side in sides if side.shared and side.model is not None],
             samples=samples,
-            keeps_columns=crossing,
+            keeps_columns=crossing or any(side.given.only for side in sides),
         )
         if objective.trains_on == "teacher":
             encode.teacher_answers = answers_of(sides[0], args, encode.stop_ids)

@@ -15,8 +15,10 @@ from grkd.errors import UserError
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.packed_attention import take_packed_attention
 from grkd.models.packing_check import check_packing
+from grkd.models.pooled import PooledModel
 from grkd.models.shard import is_sharded
-from grkd.objectives import Batch, Choice, Level, Objective
+from grkd.objectives import Batch, Choice, Level, Objective, Opinions
+from grkd.teacher.pooled_scores import PooledScores
 from grkd.teacher.rank_cache import RankCache
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.teacher.stored_scores import StoredScores
@@ -25,6 +27,7 @@ from grkd.training.fresh_groups import FreshGroups, renewed
 from grkd.training.groups_of_responses import chosen, group_of, padded, response_rows, scores_of
 from grkd.training.on_policy import Sampler
 from grkd.training.rows import Counts, Forward, Places
+from grkd.training.several_teachers import WEIGHTS, TokenOrder, live_opinions, stored_opinions, weights_of_items
 from grkd.training.token_rows import (
     arrived,
     item_means,
@@ -50,6 +53,7 @@ class LanguageRows:
     is learnt from in several passes, groups staying together; None: they are padded. share_prompts: in a packed row the
     responses of a group share one copy of their prompt if the student's attention can.
     teacher_in_training: False: the live teacher's scores of tokens are only measured with, when no gradient is taken.
+    token_order: of several teachers (PooledModel, PooledScores), see grkd.training.several_teachers.
     """
 
     unit = "tokens"
@@ -69,6 +73,7 @@ class LanguageRows:
         tokens_per_batch: int | None = None,
         share_prompts: bool = True,
         teacher_in_training: bool = True,
+        token_order: TokenOrder = "log_probs",
     ) -> None:
         if (cache is None) != (head is None) or (cache is not None and teacher is not None):
             raise ValueError("give a live teacher, or a cache and its head, or neither")
@@ -81,6 +86,7 @@ class LanguageRows:
         self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
         self.shares_prompts = False  # until the student's attention is known
         self.share_prompts, self.teacher_in_training = share_prompts, teacher_in_training
+        self.token_order = token_order
         self.ranks: RankCache | None = None  # in place of a teacher of tokens: grkd.training.cached_ranks
         self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
@@ -101,6 +107,8 @@ class LanguageRows:
             batch["teacher_hidden"] = stored_hidden(self.cache, self.head, [item.id for item in items])
         if self.stored is not None:
             batch |= self.stored.collate(items)
+        if isinstance(self.teacher, PooledModel):
+            batch[WEIGHTS] = weights_of_items(self.teacher, groups)
         if self.ranks is not None:
             batch["teacher_ranks"] = torch.cat([self.ranks[item] for item in items])
         batch |= scores_of(groups)
@@ -238,10 +246,13 @@ class LanguageRows:
         if self.ranks is not None:
             ranks, records = self.ranks, batch["teacher_ranks"]
             return cached_batch(student, records, ranks.codec, temperature=ranks.origin.temperature, response=response)
+        read = self.teacher_in_training or not torch.is_grad_enabled()
+        opinions = self._opinions(batch) if read else None
         return Batch(
             seeds=token_seeds(batch),
             student=student,
-            teacher=self._teacher_scores(batch) if self.teacher_in_training or not torch.is_grad_enabled() else None,
+            teacher=opinions.pooled() if opinions is not None else self._teacher_scores(batch) if read else None,
+            votes=None if self.token_order == "log_probs" else opinions,
             labels=labels,
             response=response,
             sampled_log_probs=batch.get("sampled_log_probs"),
@@ -273,6 +284,15 @@ class LanguageRows:
             "teacher_softcap": teacher.softcap,
             "vocabulary": self.vocabulary,
         }
+
+    @torch.no_grad()
+    def _opinions(self, batch: dict[str, Any]) -> Opinions | None:
+        """Of several teachers, if they are in this process or vote on tokens."""
+        if isinstance(self.teacher, PooledModel):
+            return live_opinions(self.teacher, batch, self.token_order)
+        if isinstance(self.stored, PooledScores) and self.token_order != "log_probs":
+            return stored_opinions(self.stored, batch, self.token_order, vocabulary=self.vocabulary)
+        return None
 
     @torch.no_grad()
     def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:

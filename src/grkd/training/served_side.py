@@ -50,16 +50,19 @@ def served_teacher(given: Given, tokenizer: Any, *, shared: bool, folder: Path) 
 class ServedScores:
     """The k likeliest entries of a served teacher per token of the groups that `ask` was given. (StoredScores.)
 
+    only: column and value of the records that it is asked about; empty: all.
     Answers are lines of folder/tokens.jsonl as they come: another start asks for what is missing.
     """
 
-    def __init__(self, teacher: ServedTeacher, folder: Path) -> None:
-        self.teacher, self.folder = teacher, folder
+    def __init__(self, teacher: ServedTeacher, folder: Path, *, only: Mapping[str, Any] | None = None) -> None:
+        self.teacher, self.folder, self.only = teacher, folder, dict(only or {})
         self._rows: dict[str, TopK] = {}
 
     def ask(self, groups: Iterable[Group]) -> None:
         """Ask about the responses that are not known yet; the first process of a launch asks for all."""
-        self.ask_items([item for group in groups for item in group.items])
+        columns = [(group, group.columns or {}) for group in groups]
+        asked = [group for group, own in columns if all(own.get(name) == value for name, value in self.only.items())]
+        self.ask_items([item for group in asked for item in group.items])
 
     def ask_items(self, given: Iterable[Item]) -> None:
         """As `ask`, about responses in the teacher's own tokens."""

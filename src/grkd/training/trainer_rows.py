@@ -1,6 +1,6 @@
 """The rows of a GRKDTrainer, and a teacher that shares no weights with its student."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from grkd.training.language_rows import LanguageRows
 from grkd.training.on_policy import Sampler, on_policy_sampler
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.served_side import ServedScores
+from grkd.training.several_teachers import check_routes
 from grkd.training.teacher_side import TeacherNeeds, TeacherSide
 from grkd.training.vllm_sampler import VllmSampler
 
@@ -65,6 +66,7 @@ def rows_of(
         tokens_per_batch=args.tokens_per_batch,
         trains_on=objective.trains_on,
         sampler=_sampler(teacher, encode, args, vocabulary) if samples else None,
+        token_order=args.token_order,
     )
 
 
@@ -93,18 +95,10 @@ def _crossed(
     samples: bool,
     vocabulary: int,
 ) -> CrossRows:
-    sampler = on_policy_sampler(
-        None,
-        batch_size=args.sampling_batch_size,
-        max_new_tokens=args.max_new_tokens,
-        stop_ids=encode.stop_ids,
-        pad_token_id=encode.pad_token_id,
-        vocabulary=vocabulary,
-    )
     common = {
         "pad_token_id": encode.pad_token_id,
         "trains_on": objective.trains_on,
-        "sampler": sampler if samples else None,
+        "sampler": _sampler(None, encode, args, vocabulary) if samples else None,
     }
     return crossed_rows(sides, encode, args, objective, student_vocabulary=vocabulary, common=common)
 
@@ -115,8 +109,31 @@ def ask_about(rows: Any, groups: Any) -> None:
         if isinstance(own, list) and own and isinstance(rows, CrossRows):
             keep_own_tokens(rows, own)
         elif isinstance(own, list):
+            check_routes(own, routes_of(rows), "teacher_model")
             for stored in _served(getattr(rows, "stored", None)):
                 stored.ask(own)
+
+
+def routes_of(rows: Any) -> list[Mapping[str, Any]]:
+    """The column and value of the records that each teacher of tokens is asked about; one of them empty: all."""
+    if isinstance(getattr(rows, "teacher", None), PooledModel):
+        return list(rows.teacher.only)
+    served = _served(getattr(rows, "stored", None))
+    return [each.only for each in served] or [{}]
+
+
+def check_token_order(args: GRKDConfig, objective: Objective, sides: Sequence[TeacherSide], *, crossing: bool) -> None:
+    """Raises UserError for votes on tokens that nobody casts, or that the method does not count."""
+    if args.token_order == "log_probs":
+        return
+    if len(sides) < 2 or crossing:
+        raise UserError(
+            f"token_order {args.token_order} is of several teachers of the student's vocabulary; give a list"
+        )
+    if not objective.takes_votes_on_rows:
+        raise UserError(
+            f"token_order {args.token_order}: {args.method} compares no pairs of tokens; use grkd, or leave it out"
+        )
 
 
 def _served(stored: StoredScores | None) -> list[ServedScores]:
@@ -134,12 +151,11 @@ def _stored(sides: Sequence[TeacherSide], args: GRKDConfig, *, samples: bool) ->
         )
     if any(side.served is None for side in sides):
         raise UserError("teacher_model: tokens are learnt from servers alone, or from models in this process alone")
-    _check_not_routed(sides)
     found: list[tuple[StoredScores, float]] = []
     for side in sides:
         assert side.served is not None
         folder = Path(str(args.output_dir)) / "teacher" / (side.given.label or "answers")
-        found.append((ServedScores(side.served, folder), side.given.weight))
+        found.append((ServedScores(side.served, folder, only=side.given.only), side.given.weight))
     return found[0][0] if len(found) == 1 else PooledScores(found)
 
 
@@ -153,13 +169,12 @@ def _live(
         return side.model if side is not None and shared else None
     if needs.tokens is None:
         return None
-    _check_not_routed(sides)
     if objective.teacher_mixed_in or args.tokens_per_batch is not None:
         what = "tokens_per_batch" if args.tokens_per_batch is not None else f"{args.method} samples from a mixture, and"
         raise UserError(f"teacher_model: {what} knows one teacher of tokens; give one")
-    return PooledModel([side.model for side in sides], [side.given.weight for side in sides], vocabulary=vocabulary)
-
-
-def _check_not_routed(sides: Sequence[TeacherSide]) -> None:
-    if any(side.given.only for side in sides):
-        raise UserError("teacher_model: only routes rankers; for tokens by a column use a recipe's list of teachers")
+    return PooledModel(
+        [side.model for side in sides],
+        [side.given.weight for side in sides],
+        vocabulary=vocabulary,
+        only=[side.given.only for side in sides],
+    )

@@ -15,6 +15,7 @@ from grkd.objectives._renamed import RENAMED
 from grkd.objectives._teacher_temperature import sharpened
 from grkd.objectives._terms import Term, label_term
 from grkd.objectives.parts import Part, ScorePair
+from grkd.objectives.parts.pairs import Pairs
 from grkd.objectives.presets import PRESETS
 
 _LISTS = ("ranking", "anchor")
@@ -138,6 +139,10 @@ class GRKD(Objective):
     @property
     def across_vocabularies(self) -> Across | None:
         return None if self.label_weight or self.on_policy_fraction else "shared"
+
+    @property
+    def takes_votes_on_rows(self) -> bool:
+        return any(isinstance(part, Pairs) and part.over == "candidates" for part in self.active_parts("row"))
 
     @property
     def least_candidates(self) -> int:

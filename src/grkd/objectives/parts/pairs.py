@@ -23,7 +23,7 @@ from grkd.losses import (
     voted_softmax_pairs,
 )
 from grkd.objectives._base import LeastTeacher
-from grkd.objectives._batch import Batch, Votes
+from grkd.objectives._batch import Batch, Opinions, Votes
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import meant, option
 from grkd.objectives.parts._base import AxisPart, Part, batch_mean
@@ -96,7 +96,8 @@ class Pairs(AxisPart, GroupPart):
     their mean (losses.softmax_pairs): the pairs that the student gets most wrong count most.
     over: batch: the same over pairs of rows within each candidate, with log-probabilities at `temperature` as scores.
     A batch with `votes` (Batch.votes) says itself which pairs count and what their targets are: group and target are
-    then not read (grkd.losses.voted_pairs). Rows without a pair do not count.
+    then not read (grkd.losses.voted_pairs). `Opinions` of several teachers are votes on the pairs of the group. Rows
+    without a pair do not count.
     Source: arXiv 2504.20482 (hard pairs, all alike, their mean); softmax: InfoNCE (arXiv 1807.03748) over an order.
     """
 
@@ -156,22 +157,24 @@ class Pairs(AxisPart, GroupPart):
         if self.over == "batch":
             self.check_candidates(scores.student.shape[-1])
             return self._of_columns(scores), scores.counted()
-        if batch.votes is not None:
-            return self._voted(scores, batch.votes)
+        if isinstance(batch.votes, Votes):
+            return self._voted(scores.student, scores.exists, batch.votes)
         student, teacher, exists = scores.student, scores.teacher, scores.exists
         group = self.chosen(batch)
         if group is not None:
             student, teacher = student.gather(-1, group.indices), teacher.gather(-1, group.indices)
             exists = group.mask
+        if isinstance(batch.votes, Opinions):
+            return self._voted(student, exists, batch.votes.votes(None if group is None else group.indices))
         return self._pairs(student, teacher, exists), has_pair(teacher, exists)
 
-    def _voted(self, scores: ScorePair, votes: Votes) -> tuple[Tensor, Tensor]:
+    def _voted(self, student: Tensor, exists: Tensor | None, votes: Votes) -> tuple[Tensor, Tensor]:
         """Pairs by shares of opinions; a softmax takes the majority's word on each pair."""
-        options: dict[str, Any] = {"mask": scores.exists, "tau": self.tau, "normalize": self.normalize}
+        options: dict[str, Any] = {"mask": exists, "tau": self.tau, "normalize": self.normalize}
         if self.pool == "mean":
-            return voted_pairs(scores.student, votes.targets, votes.weights, **options)
-        above = majority(votes, scores.exists)
-        return voted_softmax_pairs(scores.student, above, **options), above.any(-1).any(-1)
+            return voted_pairs(student, votes.targets, votes.weights, **options)
+        above = majority(votes, exists)
+        return voted_softmax_pairs(student, above, **options), above.any(-1).any(-1)
 
     def _of_columns(self, scores: ScorePair) -> Float[Tensor, ""]:
         """Mean over the candidates with a pair of rows."""
