@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from grkd import objectives
 from grkd.data.language import Group, Item, collate, response_logits
 from grkd.errors import UserError
+from grkd.files import read_json
 from grkd.objectives import Batch, combine
 from grkd.pipeline.run import run
 from grkd.recipe import LanguageRecipe, read
@@ -177,6 +178,10 @@ def test_a_recipe_learns_tokens_across_vocabularies(recipe_path: Path, capsys: p
         assert losses[-1] < losses[0]
     report = (Path(recipe.output) / "report.html").read_text()
     left_out = [json.loads(line)["crossing"]["teacher_mass_left_out"] for line in lines_of(recipe, "kd")]
+    measured = read_json(Path(recipe.output) / "evaluate" / "kd-seed0" / "metrics.json")
+    assert {"kendall_tau", "top1_agreement", "forward_kl_nats"} <= measured.keys()
+    before = read_json(Path(recipe.output) / "evaluate" / "before" / "metrics.json")
+    assert measured["forward_kl_nats"]["value"] < before["forward_kl_nats"]["value"]
     assert f"<td>{100 * sum(left_out) / len(left_out):.1f} %</td>" in report
     assert "teacher_mass_left_out" not in lines_of(recipe, "uld")[0]  # it reads whole vocabularies
 
@@ -184,7 +189,7 @@ def test_a_recipe_learns_tokens_across_vocabularies(recipe_path: Path, capsys: p
 def test_mistakes_are_one_line(recipe_path: Path) -> None:
     for words, message in (
         (["score.other_vocabulary=responses", "methods=[kd]"], "replace kd, .* set score.other_vocabulary: tokens"),
-        (["methods=[{name: kd, label_weight: 1.0}]"], "replace kd, which compare token by token"),
+        (["methods=[{name: kd, label_weight: 1.0}]"], "replace kd, compared token by token"),
     ):
         recipe = read(recipe_path, words)
         assert isinstance(recipe, LanguageRecipe)

@@ -11,7 +11,7 @@ from grkd.data.chat import stop_token_ids
 from grkd.data.language import Group, Item
 from grkd.language.context import LanguageContext
 from grkd.models.load import context_length
-from grkd.objectives import Objective
+from grkd.objectives import Across, Objective
 from grkd.teacher.crossing import Crossing
 from grkd.teacher.pooled_scores import HiddenScores
 from grkd.teacher.row_shards import RowShards
@@ -29,10 +29,9 @@ def own_tokens(context: LanguageContext) -> RowShards:
 
 
 def crossed_rows(
-    context: LanguageContext, groups: Sequence[Group], objective: Objective, common: dict[str, Any]
+    context: LanguageContext, groups: Sequence[Group], across: Across, common: dict[str, Any], *, quiet: bool = False
 ) -> CrossRows:
     """Rows of these groups; says how many of the tokens meet, and how much of the teacher's mass is shared."""
-    assert objective.across_vocabularies is not None
     assert context.models.teacher_tokenizer is not None
     kept, folder = own_tokens(context), context.run.path / "score"
     items = [item for group in groups for item in group.items]
@@ -52,13 +51,13 @@ def crossed_rows(
     )
     foreign: StoredScores = TopKScores(folder / "top_k") if context.models.served is not None else HiddenScores(folder)
     rows = CrossRows(
-        across=objective.across_vocabularies,
+        across=across,
         crossing=crossing,
         own=own_of,
         foreign=foreign,
         **{**common, "tokens_per_batch": None},
     )
-    if context.run.ranks.is_main_process:
+    if context.run.ranks.is_main_process and not quiet:
         _say(rows, items, own)
     return rows
 

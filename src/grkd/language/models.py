@@ -21,8 +21,11 @@ from grkd.recipe import (
     CachedTeacher,
     LanguageRecipe,
     Model,
+    ModelOfSeveral,
     ServedModel,
+    ServedOfSeveral,
     Student,
+    label_of,
     lead,
     shows_tokens,
     teachers_of,
@@ -131,9 +134,15 @@ class LanguageModels:
             check_same_vocabulary(teacher_tokenizer, tokenizer)
         except UserError as error:
             if reasons := needs_one_vocabulary(self.recipe, several=self.several):
-                raise UserError(f"{error}, or {reasons}") from None
+                raise UserError(f"{self._named}{error}, or {reasons}") from None
             return True
         return False
+
+    @property
+    def _named(self) -> str:
+        """The start of a mistake's line about one of several teachers."""
+        teacher = self.recipe.teacher
+        return f"teacher {label_of(teacher)}: " if isinstance(teacher, ModelOfSeveral | ServedOfSeveral) else ""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

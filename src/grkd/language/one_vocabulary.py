@@ -17,7 +17,7 @@ def needs_one_vocabulary(recipe: LanguageRecipe, *, several: bool) -> str:
         return ""
     tokens = " (or set score.other_vocabulary: tokens)" if not several and all(map(_crosses, left)) else ""
     labels = ", ".join(method.label for method in left)
-    return f"replace {labels}, which compare token by token, by {instead}{tokens}"
+    return f"replace {labels}, compared token by token, by {instead}{tokens}"
 
 
 def _crosses(method: Method) -> bool:

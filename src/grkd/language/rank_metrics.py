@@ -35,11 +35,12 @@ def rank_metrics(
     by_group: gets the student's mean log-probability of every response, by the group's id.
 
     Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
-    teacher's probabilities. Where the two vocabularies differ, only what is of whole responses.
+    teacher's probabilities. Where the two vocabularies differ, what is of whole responses; with score.other_vocabulary:
+    tokens also these measures over the tokens that both spell, renormalised, at the places where both predict.
     """
     ranks = context.models.cached
     measures = OF_RANKS if ranks is None else token_measures(ranks)
-    tokens = context.models.tokens_cross and bool(measures)
+    tokens = (context.models.tokens_cross or context.models.crosses) and bool(measures)
     rows = language_rows(context, groups, teacher=tokens)
     rows.to(context.models.device)
     own: list[_Part] = []
@@ -95,7 +96,7 @@ def _measured(
     assert order.teacher is not None
     assert order.mask is not None
     of_responses = response_measures(order.student.double(), order.teacher.double(), order.mask)
-    lengths = [sum(len(item.response_ids) for item in group.items) for group in part]
+    lengths = [sum(rows.rows_of(group)) for group in part]
     means = zip(part, order.student.tolist(), strict=True)
     return _Part(
         first=first,

@@ -45,8 +45,11 @@ def language_rows(
     on_policy = objective is not None and objective.on_policy > 0
     if not teacher:
         return LanguageRows(**common)
-    if objective is not None and context.models.crosses:
-        return crossed_rows(context, groups, objective, common)
+    if context.models.crosses:
+        # What is measured is the shared tokens, whatever a method reads.
+        across = "shared" if objective is None else objective.across_vocabularies
+        assert across is not None
+        return crossed_rows(context, groups, across, common, quiet=objective is None)
     if (ranks := context.models.cached) is not None:
         rows = LanguageRows(**common, stored=DenseScores(ranks) if objective is None else None)
         rows.ranks = None if objective is None else ranks

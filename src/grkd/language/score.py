@@ -150,15 +150,13 @@ def cached_splits(recipe: LanguageRecipe, *, shared: bool, crosses: bool = False
 
     Held-out responses: rank fidelity is measured on their tokens. Training responses, most of the space: only where a
     method compares their tokens with the teacher's (an on-policy method has the teacher run in every step anyway).
-    shared: teacher and student have one vocabulary; without that no tokens are compared, or (crosses) those of training
-    alone.
+    shared: teacher and student have one vocabulary; without that no tokens are compared, or (crosses) where the two
+    tokenisations meet.
     """
     if not (shared or crosses) or (recipe.score.signal != "cache" and not crosses):
         return []
     loaded = [objectives.load(method.name, **method.options) for method in recipe.methods]
     by_token = any("row" in each.levels and each.needs_teacher and not each.on_policy for each in loaded)
-    if not shared:
-        return ["train"] if by_token else []
     return ["train", "heldout"] if by_token else ["heldout"]
 
 

@@ -32,7 +32,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
         yield from teacher_mistakes(recipe)
         yield from _prompts(recipe.data)
         yield from _responses(recipe.responses)
-        yield from _score(recipe.score)
+        yield from _score(recipe.score, several=isinstance(recipe.teacher, list))
     elif isinstance(recipe, RankRecipe):
         yield from _rank(recipe)
     else:
@@ -122,9 +122,10 @@ def _responses(responses: Responses) -> Iterator[Problem]:
         yield Problem((*path, "candidates"), f"expected n ({n}) or more, got {responses.candidates}")
 
 
-def _score(score: Score) -> Iterator[Problem]:
+def _score(score: Score, *, several: bool) -> Iterator[Problem]:
+    """several: teachers, each of which orders responses without being named as a ranker."""
     if score.rankers is None:
-        if score.combine is not None:
+        if score.combine is not None and not several:
             yield Problem(("score", "combine"), "belongs to score.rankers, which is not given")
         if score.calibration is not None and score.reward != "calibrated":
             yield Problem(("score", "calibration"), "belongs to score.reward: calibrated")

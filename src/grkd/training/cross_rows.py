@@ -74,6 +74,10 @@ class CrossRows(LanguageRows):
                 signal = {name: rows[places[1]] for name, rows in signal.items()}
         return batch | {_SIGNAL + name: rows for name, rows in signal.items()}
 
+    def rows_of(self, group: Group) -> list[int]:
+        pairs = zip(group.items, self.own(group), strict=True)
+        return [len(self.crossing.meeting(one.response_ids, two.response_ids).student) for one, two in pairs]
+
     def count(self, batch: dict[str, Any]) -> Counts:
         rows = batch["cross_spans"] if self.across == "spans" else batch["cross_student"]
         number = int(rows[-1]) + 1 if self.across == "spans" else len(rows)

@@ -121,6 +121,10 @@ class LanguageRows:
             batch["groups"] = groups  # the prompts, for those that are answered again
         return batch
 
+    def rows_of(self, group: Group) -> list[int]:
+        """Rows of tokens that each response of a group makes."""
+        return [len(item.response_ids) for item in group.items]
+
     def count(self, batch: dict[str, Any]) -> Counts:
         # Of a packed batch without a look at the device, which would wait for it.
         packed = sum(response for _, response in batch["lengths"]) if is_packed(batch) else None
