@@ -14,7 +14,7 @@ def crossing_view(run: Run) -> list[dict[str, str]]:
     for curve in run.curves:
         logged = [step.crossing for step in curve.steps if step.crossing]
         if logged:
-            shares = {name: [each[name] for each in logged if each.get(name) is not None] for name in _NAMES}
+            shares = {name: [share for each in logged if (share := each.get(name)) is not None] for name in _NAMES}
             means = {name: f"{100 * fmean(values):.1f} %" if values else DASH for name, values in shares.items()}
             found.append({"name": f"{curve.label}, seed {curve.seed}", **means})
     return found
