@@ -299,6 +299,13 @@ def test_a_mistake_on_the_command_line_names_the_word(words: list[str], line: st
     assert refusal(CLASSIFIER, *words) == f"{words[-1]} on the command line: {line}"
 
 
+def test_a_key_of_another_kind_of_teacher_is_not_advised_in_its_own_place() -> None:
+    word = "teacher={url: 'http://x', served_model: s, dtype: float32}"
+    assert refusal(LANGUAGE, word) == (
+        "teacher=... on the command line: teacher.dtype: unknown key; did you mean 'student.dtype'?"
+    )
+
+
 def test_a_path_starts_where_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
     for name in ("sub/beside", "sub/mlp", "here"):

@@ -66,7 +66,9 @@ def unknown_key(path: KeyPath, known: Iterable[str], *, elsewhere: Iterable[str]
     word, listed = str(path[-1]), list(known)
     meant = nearest(word, listed)
     # The same key may be in several sections: the outermost, and of those `training`, is the likeliest.
-    others = [key for key in elsewhere if key.split(".")[-1] == word]
+    # Not the place itself, where another kind of section may stand (a teacher's model has a dtype, its server none).
+    here = ".".join(map(str, path))
+    others = [key for key in elsewhere if key.split(".")[-1] == word and key != here]
     other = min(others, key=lambda key: (key.count("."), not key.startswith("training.")), default=None)
     if meant or other:
         return Problem(path, f"unknown key; did you mean {meant or other!r}?", unknown=True, meant=meant)
