@@ -122,7 +122,7 @@ def grkd(work: Work) -> dict[str, Any]:
         vocabulary=work.student.config.vocab_size,
         trains_on=objective.trains_on,
         tokens_per_batch=10**6 if case.packed else None,
-        share_prompts=case.shares,
+        share_prompts=case.shares and case.per_prompt > 1,
         **signal,
     )
     trainer = DistillationTrainer(

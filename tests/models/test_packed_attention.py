@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from grkd.data.language import Item, collate, response_logits
-from grkd.data.packed import PACKED_ATTENTION, pack, packed_logits
+from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, pack, packed_logits
 from grkd.models import _packed_flex as kernels
 from grkd.models import packed_attention
 from grkd.models._packed_flex import block_mask, shared_block_mask
@@ -175,4 +175,23 @@ def test_a_kernel_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatc
     assert "batches are padded" in said
     assert model.config._attn_implementation == "sdpa"
     assert take_packed_attention(model, device=CPU, dtype=torch.float32) == "mask of blocks"
+    packed_attention._tested.cache_clear()
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_sharing_is_tested_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, share: bool) -> None:
+    asked = []
+
+    def difference(*given: Any, shared: bool, **options: Any) -> float:
+        asked.append(shared)
+        return 0.0
+
+    kernel = Kernel(package="torch", caps=True, load=lambda: reference, shares=True)
+    monkeypatch.setattr(packed_attention, "KERNELS", {f"good-{share}": kernel})
+    monkeypatch.setattr(packed_attention, "attention_difference", difference)
+    packed_attention._tested.cache_clear()
+    model = tiny()
+    assert take_packed_attention(model, device=torch.device("cuda"), dtype=torch.bfloat16, share=share)
+    assert asked == ([False, True] if share else [False])
+    assert model.config._attn_implementation.startswith(SHARING_ATTENTION) is share
     packed_attention._tested.cache_clear()

@@ -43,6 +43,8 @@ def language_rows(
     packed = None if objective is None else context.recipe.training.tokens_per_batch
     common = {**_common(context, objective), "tokens_per_batch": packed}
     on_policy = objective is not None and objective.on_policy > 0
+    if objective is not None and not on_policy:
+        common["share_prompts"] = any(len(chosen(group, objective.trains_on).items) > 1 for group in groups)
     if not teacher:
         return LanguageRows(**common)
     if context.models.crosses:

@@ -57,12 +57,13 @@ class _Heads:
         )
 
 
-def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtype) -> str | None:
+def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtype, share: bool = True) -> str | None:
     """Have the model, in place, attend within the sequences of a packed row; the kernel's name, None if none can.
 
-    dtype: in which its attention runs (autocast's, if it is on). On a CPU, and in more than 16 bits, the model's own
-    attention stays: transformers makes it a mask of blocks, which costs time and memory by the square of the row. On a
-    GPU in 16 bits the first kernel that the machine has and that gives the numbers of plain attention is taken.
+    dtype: in which its attention runs (autocast's, if it is on). share: whether rows will share prompts, which is
+    tested too (for some kernels half a minute of compiling). On a CPU, and in more than 16 bits, the model's own
+    attention stays: transformers makes it a mask of blocks, which costs time and memory by the square of the row. On
+    a GPU in 16 bits the first kernel that the machine has and that gives the numbers of plain attention is taken.
     """
     current = attention_of(model)
     if current.startswith(PACKED_ATTENTION):
@@ -79,7 +80,9 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
             continue
         attend, reason = _tested(name, heads, device, dtype, trained)
         if attend is not None:
-            sharing, reason = _tested(name, heads, device, dtype, trained, shared=True) if kernel.shares else (None, "")
+            sharing, reason = None, ""
+            if share and kernel.shares:
+                sharing, reason = _tested(name, heads, device, dtype, trained, shared=True)
             if reason:
                 console.print(f"packed rows: prompts are not shared by {name} ({reason})", soft_wrap=True)
             model.set_attn_implementation(registered(name, attend, before=current, shares=sharing is not None))

@@ -80,8 +80,7 @@ class LanguageRows:
         if stored is not None and (cache is not None or teacher is not None):
             raise ValueError("stored scores of tokens take the place of a teacher and of a cache")
         self.pad_token_id, self.vocabulary = pad_token_id, vocabulary
-        self.teacher, self.cache, self.head = teacher, cache, head
-        self.stored = stored
+        self.teacher, self.cache, self.head, self.stored = teacher, cache, head, stored
         self.trains_on, self.sampler, self.fresh = trains_on, sampler, fresh
         self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
         self.shares_prompts = False  # until the student's attention is known
@@ -144,9 +143,8 @@ class LanguageRows:
         arrived(batch)
         if is_packed(batch) and not self._packing_checked:
             self._packing_checked = True
-            for side in (model, self.teacher):
-                if side is not None:
-                    check_packing(side, vocabulary=self.vocabulary, device=batch["input_ids"].device)
+            for side in filter(None, (model, self.teacher)):
+                check_packing(side, vocabulary=self.vocabulary, device=batch["input_ids"].device)
         labels = batch["response_ids"][batch["response_mask"]]
         if "row" in levels:
             inputs = self._head_inputs(model, batch, dtype) if fused else None
@@ -224,7 +222,8 @@ class LanguageRows:
                 module.to(device).eval().requires_grad_(False)
         if self.tokens_per_batch is not None and student is not None:
             sides = [(unwrapped(student), dtype)] + ([] if self.teacher is None else [(self.teacher, None)])
-            if not all(take_packed_attention(model, device=device, dtype=of or model.dtype) for model, of in sides):
+            options: dict[str, Any] = {"device": device, "share": self.share_prompts}
+            if not all(take_packed_attention(model, dtype=of or model.dtype, **options) for model, of in sides):
                 self.tokens_per_batch = None
             self.shares_prompts = self.share_prompts and attention_of(student).startswith(SHARING_ATTENTION)
 
