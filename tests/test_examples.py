@@ -1,16 +1,20 @@
 """The examples run and do what they say."""
 
 import json
+import math
 import runpy
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from grkd import objectives
+from grkd.data.sources import read_examples
 from grkd.errors import UserError
 from tests.conftest import word_tokenizer
 
@@ -89,3 +93,29 @@ def test_the_methods_path_works_in_a_recipe(monkeypatch: pytest.MonkeyPatch) -> 
     assert type(objective).__name__ == "HingeKD"
     with pytest.raises(UserError, match=r"HingeKD: unknown option 'margn' \(did you mean 'margin'\?\)"):
         objectives.load("add_a_method:HingeKD", margn=2)
+
+
+def test_graded_answers_become_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        ("a", " yes ", 3),
+        ("a", "no", 1),
+        ("a", "yes", 2),
+        ("a", "perhaps", -1),
+        ("a", "", 9),
+        ("b", "x", 5),
+        ("b", "y", 5),
+    ]
+    table = pa.table(
+        {name: [row[at] for row in rows] for at, name in enumerate(("question_id", "output", "gpt4_score"))}
+    )
+    pq.write_table(table, tmp_path / "answers.parquet")
+    prompts = [{"question_id": one, "turns": [f"{one}?", "and then?"]} for one in ("a", "b")]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts))
+    paths = [str(tmp_path / name) for name in ("answers.parquet", "prompts.jsonl", "groups.jsonl")]
+    monkeypatch.setattr("sys.argv", ["groups_from_grades.py", *paths])
+    example("groups_from_grades")()
+    (group,) = read_examples(tmp_path / "groups.jsonl")
+    assert (group.prompt, group.responses) == ("a?", ["yes", "no", "perhaps"])
+    assert group.scores is not None
+    assert group.scores[:2] == [3.0, 1.0]
+    assert math.isnan(group.scores[2])

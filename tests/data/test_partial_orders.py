@@ -1,5 +1,6 @@
 """Partial orders of responses in records: the best of several, an order, tiers, grades with ties."""
 
+import math
 import re
 from typing import Any
 
@@ -24,6 +25,17 @@ def test_partial_orders_of_responses(word: dict[str, Any], scores: list[float]) 
     record = {"prompt": "p", "responses": ["a", "b", "c"], **word}
     (example,) = examples_of(record, default_id="1", where="here")
     assert example.scores == scores
+    assert example.order_alone == ("teacher_scores" not in word)
+
+
+def test_a_score_that_is_null_is_no_opinion() -> None:
+    record = {"prompt": "p", "responses": ["a", "b", "a"], "teacher_scores": [1, 2, None]}
+    (example,) = examples_of(record, default_id="1", where="here")
+    assert example.scores is not None
+    assert example.scores[:2] == [1.0, 2.0]
+    assert math.isnan(example.scores[2])
+    with pytest.raises(UserError, match="teacher_scores are all null"):
+        examples_of({**record, "teacher_scores": [None] * 3}, default_id="1", where="here")
 
 
 @pytest.mark.parametrize(

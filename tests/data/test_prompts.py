@@ -63,7 +63,7 @@ def test_groups_of_responses(tmp_path: Path) -> None:
         Example(id="2", prompt="a", responses=["b", "c", "c"], scores=[1.0, -0.5, -0.5]),
     ]
     assert found[2] == Example(id="3", messages=[user("q")], responses=["b"])
-    assert found[3] == Example(id="4", prompt="q", responses=["good", "bad"], scores=[1.0, 0.0])
+    assert found[3] == Example(id="4", prompt="q", responses=["good", "bad"], scores=[1.0, 0.0], order_alone=True)
     assert (found[4].responses, found[4].scores) == (found[3].responses, found[3].scores)
     assert [example.answers for example in found[4:]] == [["good", "bad"], ["b"], []]
 
@@ -145,7 +145,7 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
         ({"prompt": "a", "responses": ["b"], "teacher_scores": [10**400]}, "an integer of more than 300 digits"),
         (
             {"prompt": "a", "responses": ["b"], "teacher_scores": [None]},
-            "must be a number between -1e9 and 1e9, got null",
+            "teacher_scores are all null; give scores, or leave the key out",
         ),
         (
             {"prompt": "a", "responses": ["b"], "teacher_scores": [True]},

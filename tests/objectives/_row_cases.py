@@ -65,7 +65,7 @@ OPTION_SETS: dict[str, dict[str, dict[str, Any]]] = {
         "list mle": {"weight": "uniform", "label_first": False},
         "teacher first": {"label_first": False, "temperature": 2.0},
     },
-    "plackett_luce": {"default": {}, "top": {"top_k": 3, "tau": 0.5}},
+    "plackett_luce": {"default": {}, "top": {"top_k": 3, "tau": 0.5}, "responses": {"level": "response"}},
     "margin_mse": {"default": {}, "all": {"pairs": "all"}},
     "lambdaloss": {"default": {}, "scores": {"grades": "scores", "k": 4, "mu": 0.0}},
 }
@@ -99,6 +99,7 @@ NO_IDENTITY = {
     ("pld", "list mle"): "the likelihood of an order grows with every margin",
     ("pld", "teacher first"): "the likelihood of an order grows with every margin",
     ("plackett_luce", "default"): "the likelihood of an order grows with every margin",
+    ("plackett_luce", "responses"): "the likelihood of an order grows with every margin",
     ("plackett_luce", "top"): "the likelihood of an order grows with every margin",
     ("ranknet", "default"): "hard pairs push every margin towards infinity",
     ("lambdaloss", "default"): "hard pairs push every margin towards infinity",

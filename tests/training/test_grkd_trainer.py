@@ -210,6 +210,9 @@ def test_what_is_too_long_is_left_out_and_said(
         trainer(tmp_path, student, teacher, [long], max_length=20)
 
 
+TIERS = [{"prompt": "w1", "responses": ["w2", "w3", "w4"], "tiers": [[1], [0]]}]
+
+
 @pytest.mark.parametrize(
     ("records", "options", "message"),
     [
@@ -219,6 +222,8 @@ def test_what_is_too_long_is_left_out_and_said(
         (RECORDS, {"method": "simpo", "method_options": {}}, "simpo can learn from none .* chosen and rejected"),
         (RECORDS, {"method": "dpo", "method_options": {}}, "dpo can learn from none .* or rankers="),
         (RECORDS, {"method": "grpo", "method_options": {}}, "nothing ranks them; give rankers"),
+        (TIERS, {"method": "pad", "method_options": {}}, "train_dataset: pad needs a score per response"),
+        (TIERS, {"method": "plackett_luce", "method_options": {}}, "compares tokens, .* set level: response"),
         (RECORDS, {"eval_metrics": ["tau"]}, "eval_metrics: unknown metric 'tau'; known: kendall_tau"),
         (RECORDS, {"eval_metrics": ["score"]}, "belong to rankers"),
         (RECORDS, {"method": "kdd"}, "kdd"),

@@ -18,8 +18,10 @@ class Example:
     """A prompt, as text or as messages (one of the two), and its completion or responses where the data has them.
 
     completion: text, or the assistant's message where it has reasoning or tool calls. responses: a group, instead of a
-    completion. scores: one of each response, higher is better, if known. tools, template_options: for the chat
-    template. record: id of the record, of which this is one assistant turn; None if it is the only one.
+    completion. scores: one of each response, higher is better, if known; NaN: no opinion. order_alone: they are made of
+    an order (best, order, tiers, chosen and rejected), so that only which is higher means anything. tools,
+    template_options: for the chat template. record: id of the record, of which this is one assistant turn; None if it
+    is the only one.
     columns: everything in the record but its prompt and pairs, as rankers read it.
     """
 
@@ -29,6 +31,7 @@ class Example:
     completion: Answer | None = None
     responses: list[Answer] | None = None
     scores: list[float] | None = None
+    order_alone: bool = False
     tools: list[dict[str, Any]] | None = None
     template_options: dict[str, Any] | None = None
     record: str | None = None

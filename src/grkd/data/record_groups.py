@@ -1,5 +1,6 @@
 """The responses of a record as a group: their texts or messages, and a score of each."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ _LARGEST_SCORE = 1e9  # differences and their squares stay far inside float32
 
 
 def read_group(responses: Any, scores: Any, where: str) -> tuple[list[Answer] | None, list[float] | None]:
-    """Responses and their scores, each None if there are none.
+    """Responses and their scores, each None if there are none; a score that is null is NaN: no opinion.
 
     Raises UserError for what is malformed, and for a response that has two scores.
     """
@@ -76,7 +77,7 @@ def check_agreement(answers: Sequence[Answer], names: Sequence[str], scores: Seq
     first: dict[str, int] = {}
     for index, text in enumerate(map(_text, answers)):
         earlier = first.setdefault(text, index)
-        if scores[earlier] != scores[index]:
+        if scores[earlier] != scores[index] and not math.isnan(scores[earlier] + scores[index]):
             pair = f"{names[earlier]} and {names[index]}"
             raise UserError(f"{where}: {pair} are the same, but one is better than the other; drop one, or the record")
 
@@ -95,8 +96,12 @@ def _scores(scores: Any, count: int, where: str) -> list[float]:
     if not isinstance(scores, list) or len(scores) != count:
         found = str(len(scores)) if isinstance(scores, list) else kind(scores)
         raise UserError(f"{where}: {count} responses need {count} teacher_scores, got {found}")
+    if all(score is None for score in scores):
+        raise UserError(f"{where}: teacher_scores are all null; give scores, or leave the key out")
     for index, score in enumerate(scores):
+        if score is None:  # no opinion
+            continue
         if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST_SCORE:
             found = f"{score:g}" if isinstance(score, float) else kind(score)
             raise UserError(f"{where}: teacher_scores[{index}] must be a number between -1e9 and 1e9, got {found}")
-    return [float(score) for score in scores]
+    return [math.nan if score is None else float(score) for score in scores]

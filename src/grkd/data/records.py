@@ -79,7 +79,10 @@ def examples_of(
     if answers is not None and not groups and wanted:
         return [Example(id=str(name), **parts.prompt(where), **common)]
     if answers is not None and groups:
-        return [Example(id=str(name), **parts.prompt(where), responses=answers, scores=scores, **common)]
+        alone = scores is not None and record.get("teacher_scores") is None
+        return [
+            Example(id=str(name), **parts.prompt(where), responses=answers, scores=scores, order_alone=alone, **common)
+        ]
     return _turns(str(name), parts, turns, where, common)
 
 

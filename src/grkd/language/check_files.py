@@ -12,6 +12,7 @@ from grkd.files import NotJSON, parse_json
 from grkd.language.examples import check_answers, check_choice, data_examples, from_data, shown_text
 from grkd.language.search import check_metric
 from grkd.metrics.exact_match import read_questions
+from grkd.objectives.order_alone import cannot_use
 from grkd.recipe import LanguageEvaluation, LanguageRecipe, Lora, Method, SelfTeacher, weights_of
 
 _WHOLE_MODEL = "all-linear"
@@ -28,11 +29,24 @@ def check_files(recipe: LanguageRecipe) -> None:
         read_questions(Path(questions))
     _check_numbers(recipe)
     if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
-        for split, example in data_examples(recipe):
+        examples = data_examples(recipe)
+        for split, example in examples:
             check_answers(recipe.responses, split, example)
             if isinstance(recipe.teacher, SelfTeacher) and recipe.teacher.context is not None:
                 name, group = recipe.teacher.context, f"{split}/{example.id}"
                 shown_text(example.columns, name, group=group, source=recipe.data.source)
+        if from_data(recipe.responses) and any(example.order_alone for _, example in examples):
+            for method in recipe.methods:
+                objective = objectives.load(method.name, **method.options)
+                if words := cannot_use(objective, ranked_by_data=_ordered_by_data(recipe)):
+                    raise UserError(f"{method.label}: {words}")
+
+
+def _ordered_by_data(recipe: LanguageRecipe) -> bool:
+    """Whether the data's word is the only one on the order of responses."""
+    if recipe.score.rankers is None:
+        return recipe.score.reward == "data"
+    return all(one in ("data", {"name": "data"}) for one in recipe.score.rankers)
 
 
 def _check_method(method: Method) -> None:

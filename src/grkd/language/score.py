@@ -22,7 +22,7 @@ from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
 from grkd.language.scorer import Scorer, panel_of
 from grkd.language.several import check_routes, is_routed, pooled_scores, teachers_identity
-from grkd.language.teacher_scorer import Record, finite
+from grkd.language.teacher_scorer import Record
 from grkd.language.token_agreement import token_agreement
 from grkd.models.shard import in_turns
 from grkd.rankers import Panel, votes
@@ -185,7 +185,6 @@ def _check(
                 f"score.reward is data, but the response {record['id']} (from the {record['source']}) has no score; "
                 f"give teacher_scores beside responses in {recipe.data.source}, or set score.reward to log_prob"
             )
-        finite(record["data_score"], "the data's score", record)
 
 
 def _scores(work: Path, number: int) -> Path:

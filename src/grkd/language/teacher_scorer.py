@@ -174,5 +174,5 @@ def finite(value: float, what: str, record: Record) -> float:
     if math.isfinite(value):
         return value
     prompt = " ".join(record["prompt"].split())
-    cure = "fix the data" if what.startswith("the data") else "try teacher.dtype: float32, or take the prompt out"
+    cure = "try teacher.dtype: float32, or take the prompt out"
     raise UserError(f"{what} of the response {record['id']} is {value} (prompt: {prompt[:60]!r}); {cure}")

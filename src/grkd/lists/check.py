@@ -62,7 +62,8 @@ def check_method(label: str, objective: Objective) -> None:
         raise UserError(f"{label}: reads features of classifiers, which lists do not have")
     if objective.couples_rows:
         text = "compares the same candidate of several rows, and lists have none in common"
-        raise UserError(f"{label}: {text}; set intra_class_weight: 0, or over: candidates")
+        instead = "intra_class_weight: 0" if hasattr(objective, "intra_class_weight") else "preset: lists"
+        raise UserError(f"{label}: {text}; set {instead}")
     if not objective.needs_teacher:
         raise UserError(f"{label}: does not learn from a teacher, and lists have nothing else")
     generator = torch.Generator().manual_seed(0)

@@ -119,6 +119,11 @@ class Objective(ABC):
         return "scores"
 
     @property
+    def least_of_responses(self) -> LeastTeacher:
+        """The same of a group of responses, for methods that compare those."""
+        return "tiers"
+
+    @property
     def least_candidates(self) -> int:
         """The fewest candidates on which the terms can be computed."""
         return 2

@@ -209,12 +209,13 @@ def check_teacher(objective: Objective) -> None:
 
 def check_order_alone(objective: Objective, level: Level) -> None:
     """A method that asks for an order alone does not see how far apart the teacher's scores are."""
-    if objective.least_teacher == "scores" or level != "row":
+    least = objective.least_teacher if level == "row" else objective.least_of_responses
+    if least == "scores":
         return
-    batch = a_batch(masked=True)
+    batch = a_batch(masked=True, level=level)
     assert batch.teacher is not None
     # Tiers of several candidates, if ties are allowed.
-    teacher = batch.teacher.round(decimals=0) if objective.least_teacher == "tiers" else batch.teacher
+    teacher = batch.teacher.round(decimals=0) if least == "tiers" else batch.teacher
     loss, gradient = loss_and_gradient(objective, replace(batch, teacher=teacher))
     for other in (teacher.exp() - 7, 3 * teacher + teacher.pow(3)):
         found, found_gradient = loss_and_gradient(objective, replace(batch, teacher=other))

@@ -18,7 +18,7 @@ from grkd.testing._batches import a_batch, loss_and_gradient
 def check_options(objective: Objective, bases: Mapping[str, Objective] | None = None) -> None:
     """Check that every option has help and an effect.
 
-    Every value that is accepted for it must change the loss, its gradient or the sampling.
+    Every value that is accepted for it must change the loss, its gradient, its levels or the sampling.
 
     Parameters
     ----------
@@ -48,7 +48,8 @@ def check_options(objective: Objective, bases: Mapping[str, Objective] | None = 
             same = len(before) == len(after) and all(
                 torch.allclose(found, was, rtol=1e-6, atol=0) for found, was in zip(after, before, strict=True)
             )
-            if same and (other.on_policy, other.teacher_mixed_in) == (base.on_policy, base.teacher_mixed_in):
+            sampling = [(one.on_policy, one.teacher_mixed_in, one.levels) for one in (base, other)]
+            if same and sampling[0] == sampling[1]:
                 without_effect.append(value)
         assert changed, f"{path}: no other value was accepted"
         assert not without_effect, f"{path} has no effect at {without_effect}"

@@ -20,6 +20,7 @@ from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.models.load import context_length
 from grkd.objectives import Objective
+from grkd.objectives.order_alone import cannot_use
 from grkd.ranks import from_main
 from grkd.training.groups_before import NO_RESPONSE
 from grkd.training.groups_of_responses import chosen
@@ -86,6 +87,9 @@ class RecordEncoder:
         found: list[Group] = []
         too_long, unused, left_out = 0, 0, LeftOut()
         examples = self._examples(records, where)
+        words = cannot_use(self.objective)
+        if words and not self.samples and any(example.order_alone for example in examples):
+            raise UserError(f"{where}: {self.args.method} {words}")
         for number, example in enumerate(track(examples, f"tokenise {where}")):
             try:
                 group, dropped = self._group(example, where, left_out, answers[number] if answers else None)

@@ -150,7 +150,14 @@ class GRKD(Objective):
 
     @property
     def least_teacher(self) -> LeastTeacher:
-        return "tiers" if all(part.least_teacher == "tiers" for part in self.active_parts("row")) else "scores"
+        return self._least("row")
+
+    @property
+    def least_of_responses(self) -> LeastTeacher:
+        return self._least("response")
+
+    def _least(self, level: Level) -> LeastTeacher:
+        return "tiers" if all(part.least_teacher == "tiers" for part in self.active_parts(level)) else "scores"
 
     def alpha(self, progress: float) -> float:
         """Weight of the ranking parts at this point of training."""

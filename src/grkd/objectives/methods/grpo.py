@@ -10,7 +10,7 @@ from torch import Tensor
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses import generalized_jsd
-from grkd.objectives._base import Objective
+from grkd.objectives._base import LeastTeacher, Objective
 from grkd.objectives._batch import Batch, Level, ResponseTokens
 from grkd.objectives._option_checks import not_negative
 from grkd.objectives._options import option
@@ -67,6 +67,10 @@ class GRPO(Objective):
         if not self.teacher_kl:
             return None
         return {"alpha": 0.0, "divergence": "reverse_kl", "soft_scale": self.teacher_kl}
+
+    @property
+    def least_of_responses(self) -> LeastTeacher:
+        return "scores"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         if batch.level == "row":

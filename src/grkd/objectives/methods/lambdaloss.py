@@ -10,7 +10,8 @@ from torch.nn.functional import logsigmoid
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
-from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._any_level import AnyLevel
+from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known, not_negative
 from grkd.objectives._options import option
@@ -20,7 +21,7 @@ Grades = Literal["places", "scores"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LambdaLoss(Objective):
+class LambdaLoss(AnyLevel):
     """LambdaLoss with the weights of NDCG-Loss2++ (Wang et al.); mu 0 is LambdaRank.
 
     L = -(1/|P|) sum over pairs (i, j) with y_i > y_j of w_ij log sigmoid(sigma (s_i - s_j)), in nats
@@ -43,6 +44,7 @@ class LambdaLoss(Objective):
     top_grade: float = option(4.0, "grade of the teacher's best candidate; its worst has 0")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         above_zero("lambdaloss", self, "sigma", "top_grade")
         not_negative("lambdaloss", self, "mu")
         known("lambdaloss", self, {"grades": get_args(Grades)})

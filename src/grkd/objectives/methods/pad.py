@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
-from grkd.objectives._base import Objective
+from grkd.objectives._base import LeastTeacher, Objective
 from grkd.objectives._batch import Batch, Level
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import option
@@ -49,6 +49,10 @@ class PAD(Objective):
     @property
     def levels(self) -> tuple[Level, ...]:
         return ("response",)
+
+    @property
+    def least_of_responses(self) -> LeastTeacher:
+        return "order" if self.target == "ranking" else "scores"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         scores = batch.required_teacher()

@@ -8,7 +8,8 @@ import torch
 from grkd.errors import UserError
 from grkd.groups import has_pair, wide
 from grkd.losses import tiered_plackett_luce
-from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._any_level import AnyLevel
+from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
@@ -16,11 +17,12 @@ from grkd.objectives._terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlackettLuce(Objective):
+class PlackettLuce(AnyLevel):
     """Tie-aware Plackett-Luce on partial orders: tiers of candidates, such as a top five of 32.
 
     L = -log P(teacher's tiers | s / tau): losses.tiered_plackett_luce. Orders inside a tier are added up, so a tie is
     no preference. Without ties and with top_k 0 it is ListMLE.
+    level: response: s is the mean token log-probability of a response; set tau to .1 or so.
     Rows whose candidates are all tied do not count. Raises UserError for options out of range.
     Source: Plackett, 1975; ListMLE: Xia et al., ICML 2008; top k: Xia et al., NeurIPS 2009; ties added up: ours.
     """
@@ -33,6 +35,7 @@ class PlackettLuce(Objective):
     top_k: int = option(0, "only tiers that begin among the first top_k places count; 0: all")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         above_zero("plackett_luce", self, "tau")
         if self.top_k < 0:
             raise UserError(f"plackett_luce: top_k must be 0 (all places) or more, got {self.top_k}")

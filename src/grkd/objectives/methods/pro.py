@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.groups import checked_mask, pairs, wide
-from grkd.objectives._base import Objective
+from grkd.objectives._base import LeastTeacher, Objective
 from grkd.objectives._batch import Batch, Level
 from grkd.objectives._ends import at, ends, present
 from grkd.objectives._option_checks import known, not_negative
@@ -48,6 +48,10 @@ class PRO(Objective):
     @property
     def levels(self) -> tuple[Level, ...]:
         return ("response",)
+
+    @property
+    def least_of_responses(self) -> LeastTeacher:
+        return "scores" if self.reward_temperatures else "tiers"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         group, scores = ends(batch), present(batch, batch.student)

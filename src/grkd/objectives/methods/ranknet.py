@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from grkd.groups import has_pair
 from grkd.losses import group_relative
-from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._any_level import AnyLevel
+from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
@@ -13,7 +14,7 @@ from grkd.objectives._terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankNet(Objective):
+class RankNet(AnyLevel):
     """RankNet (Burges et al.): every ordered pair of a list counts 1, so that lists with more pairs weigh more.
 
     L = -sum over pairs with t_i > t_j of log sigmoid(sigma (s_i - s_j)), in nats per list. The group relative loss of
@@ -29,6 +30,7 @@ class RankNet(Objective):
     sigma: float = option(1.0, "multiplies the student's score differences")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         above_zero("ranknet", self, "sigma")
 
     @property

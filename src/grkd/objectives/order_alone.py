@@ -1,0 +1,38 @@
+"""Which methods can learn from responses of which no more than an order is known."""
+
+from grkd.objectives._any_level import AnyLevel
+from grkd.objectives._base import Objective
+
+_INSTEAD = "use grkd with pairs on responses, plackett_luce with level: response, dpo, simpo or pro"
+
+
+def cannot_use(objective: Objective, *, ranked_by_data: bool = True) -> str:
+    """Why a method has no use for an order of responses without scores: the end of a sentence, empty if it has.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+    ranked_by_data : bool
+        Whether the order is the only word on the responses; else rankers give scores beside it.
+
+    Returns
+    -------
+    str
+        What it needs, and what to do.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> from grkd.objectives.order_alone import cannot_use
+    >>> cannot_use(objectives.load("plackett_luce"))
+    'compares tokens, and the data give an order of responses; set level: response'
+    >>> cannot_use(objectives.load("plackett_luce", level="response"))
+    ''
+    """
+    if isinstance(objective, AnyLevel) and objective.level == "row":
+        return "compares tokens, and the data give an order of responses; set level: response"
+    if "response" not in objective.levels or not ranked_by_data or objective.least_of_responses == "tiers":
+        return ""
+    needed = "a score per response" if objective.least_of_responses == "scores" else "an order without ties"
+    return f"needs {needed}, and the data give an order alone; {_INSTEAD}"
