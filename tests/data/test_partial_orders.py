@@ -18,6 +18,8 @@ from grkd.errors import UserError
         ({"order": [1, 0, 2]}, [-1, 0, -2]),
         ({"order": [2]}, [-1, -1, 0]),
         ({"tiers": [[1], [0, 2]]}, [-1, 0, -1]),
+        ({"beats": [[1, 0], [1, 2]]}, [-1, 0, -1]),
+        ({"beats": [[2, 1], [1, 0]]}, [-2, -1, 0]),  # so 2 beats 0
         ({"teacher_scores": [4, 7, 4]}, [4, 7, 4]),  # grades with a tie
     ],
 )
@@ -26,6 +28,15 @@ def test_partial_orders_of_responses(word: dict[str, Any], scores: list[float]) 
     (example,) = examples_of(record, default_id="1", where="here")
     assert example.scores == scores
     assert example.order_alone == ("teacher_scores" not in word)
+
+
+def test_comparisons_say_no_more_than_follows_from_them() -> None:
+    record = {"prompt": "p", "responses": ["a", "b", "c", "d", "e"]}
+    (example,) = examples_of({**record, "beats": [[3, 1], [3, 0]]}, default_id="1", where="here")
+    assert example.scores is not None
+    assert [None if math.isnan(score) else score for score in example.scores] == [-1.0, -1.0, None, 0.0, None]
+    with pytest.raises(UserError, match="nothing says which of responses 0 and 2 is better"):
+        examples_of({**record, "beats": [[0, 1], [2, 3]]}, default_id="1", where="here")
 
 
 def test_a_score_that_is_null_is_no_opinion() -> None:
@@ -46,6 +57,10 @@ def test_a_score_that_is_null_is_no_opinion() -> None:
         ({"tiers": [0, 1]}, "here: tiers: expected numbers of responses, best first"),
         ({"tiers": [[0, 1, 2]]}, "here: tiers: no response is before another"),
         ({"best": b"x"}, "here: best: expected numbers of responses, 0 to 2, got "),
+        ({"beats": [[0, 1], [1, 0]]}, "here: beats: the comparisons of response 0 go in a circle"),
+        ({"beats": [[0, 3]]}, "here: beats: expected numbers of responses, 0 to 2, got 3"),
+        ({"beats": [[0]]}, "here: beats: expected pairs of numbers, the better first, got [0]"),
+        ({"beats": [[0, 1], [0, 2], [1, 0]]}, "go in a circle"),
         ({"best": 1, "order": [1]}, "here: best and order are both given; keep one of them"),
         ({"best": 1, "teacher_scores": [1, 2, 3]}, "teacher_scores and best are both given"),
     ],

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from grkd.data.conversation import Answer, answer_of, check_text, kind, message_of, read_messages
-from grkd.data.tiers import tiered
+from grkd.data.tiers import compared, tiered
 from grkd.errors import UserError
 
 GROUP_KEYS = ("responses", "teacher_scores")
-ORDER_KEYS = ("best", "order", "tiers")  # read beside responses alone, in place of teacher_scores
+ORDER_KEYS = ("best", "order", "tiers", "beats")  # read beside responses alone, in place of teacher_scores
 PAIR_KEYS = ("chosen", "rejected")
 _LARGEST_SCORE = 1e9  # differences and their squares stay far inside float32
 
@@ -33,11 +33,12 @@ def read_group(responses: Any, scores: Any, where: str) -> tuple[list[Answer] | 
     return answers, given
 
 
-def scores_of_order(record: dict[str, Any], where: str) -> list[float] | None:
-    """Minus the tier of each response, from its record's best, order or tiers; None if it has none of them.
+def scores_of_order(record: dict[str, Any], where: str) -> list[float | None] | None:
+    """Minus the tier of each response, from its record's best, order, tiers or beats; None if it has none of them.
 
     best: a response's number, from 0, or several; the others share the place below. order: numbers, best first.
-    tiers: lists of numbers, best first. Responses that an order or tiers leave out share the last place.
+    tiers: lists of numbers, best first. Responses that an order or tiers leave out share the last place. beats: pairs
+    of numbers, the better first; a response in none of them has None.
     Raises UserError for numbers that are none of the responses', and for more than one word on the order.
     """
     given = [key for key in ("teacher_scores", *ORDER_KEYS) if record.get(key) is not None]
@@ -47,15 +48,16 @@ def scores_of_order(record: dict[str, Any], where: str) -> list[float] | None:
     if len(given) > 1:
         raise UserError(f"{where}: {' and '.join(given)} are both given; keep one of them")
     key, value = own[0], record[own[0]]
-    tiers = {"best": [value if isinstance(value, list) else [value]], "tiers": value}.get(key)
+    tiers = {"best": [value if isinstance(value, list) else [value]], "tiers": value, "beats": value}.get(key)
     if key == "order" and isinstance(value, list):
         tiers = [[one] for one in value]
     if not isinstance(tiers, list) or not tiers or not all(isinstance(tier, list) and tier for tier in tiers):
         raise UserError(f"{where}: {key}: expected numbers of responses, best first, got {kind(value)}")
-    places = tiered(f"{where}: {key}", tiers, len(record["responses"]), noun="response")
+    read = compared if key == "beats" else tiered
+    places = read(f"{where}: {key}", tiers, len(record["responses"]), noun="response")
     if len(places) > 1 and len(set(places)) == 1:
         raise UserError(f"{where}: {key}: no response is before another; drop the record, or say which is best")
-    return [-place for place in places]
+    return [None if math.isnan(place) else -place for place in places]
 
 
 def read_answer(value: Any, name: str, where: str) -> Answer:

@@ -46,9 +46,9 @@ def examples_of(
 
     The prompt is `messages` (`conversations` in the ShareGPT form), or `prompt` (text or messages). What is learnt is
     `completion` (text or messages), else every assistant turn of `messages`, else a group: `responses` (with
-    `teacher_scores`, `best`, `order` or `tiers` if wanted) or `chosen` and `rejected`, which score 1 and 0; these are
-    text, messages, or whole conversations, which must be equal up to the last turn. turns="last": only the last
-    assistant turn.
+    `teacher_scores`, `best`, `order`, `tiers` or `beats` if wanted) or `chosen` and `rejected`, which score 1 and 0;
+    these are text, messages, or whole conversations, which must be equal up to the last turn. turns="last": only the
+    last assistant turn.
     A conversation that ends with the user gives a prompt without a response. `system`, `tools` and
     `chat_template_kwargs` belong to all turns. groups=False: responses are not wanted; a group's keys are checked, and
     give the prompt where the record has it nowhere else.
