@@ -85,6 +85,13 @@ def test_no_opinion_without_a_readable_reference() -> None:
     assert all(math.isnan(value) for value in scored(["1", "2"], "none", kind="number"))
 
 
+def test_a_list_holds_all_answers_that_are_right() -> None:
+    ranker = rankers.load("verifier", kind="number")
+    ranker.open(Resources())
+    scores = ranker(["q", "q", "q"], [["so 2", "0.5", "3"], ["3"], ["1"]], {"answer": [["1/2", "2"], ["x", None], []]})
+    np.testing.assert_array_equal(scores, [[1, 1, 0], [math.nan] * 3, [math.nan] * 3])
+
+
 def test_a_response_without_an_answer() -> None:
     assert scored(["4", "no idea"], "4", kind="number") == [1.0, 0.0]
     found = scored(["4", "no idea"], "4", kind="number", unread="abstain")

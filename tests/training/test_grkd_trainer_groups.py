@@ -243,7 +243,10 @@ def test_a_column_that_a_ranker_reads_must_be_there(tmp_path: Path, student: Any
 
 
 def test_evaluation_measures_what_is_asked(tmp_path: Path, student: Any, teacher: Any) -> None:
-    """Named metrics by their own functions, compute_metrics on the same numbers, in batches of any size."""
+    """Named metrics by their own functions, compute_metrics on the same numbers, in batches of any size.
+
+    They are of all four responses of a group, not of the two that dpo is trained on.
+    """
     seen: list[Any] = []
 
     def own(prediction: Any) -> dict[str, float]:
@@ -257,7 +260,7 @@ def test_evaluation_measures_what_is_asked(tmp_path: Path, student: Any, teacher
     )  # fmt: skip
     found = trainer.evaluate()
     groups = trainer.eval_dataset
-    rows = LanguageRows(pad_token_id=0, vocabulary=40, teacher=teacher, trains_on="ends")
+    rows = LanguageRows(pad_token_id=0, vocabulary=40, teacher=teacher)  # all responses of a group
     with torch.no_grad():
         batches = rows.forward(student, rows.collate(groups), levels=("row", "response")).batches
     tokens, order = batches["row"], batches["response"]
@@ -267,7 +270,7 @@ def test_evaluation_measures_what_is_asked(tmp_path: Path, student: Any, teacher
     tau = kendall_tau_b(order.student, order.teacher, mask=order.mask).nanmean()
     assert found["eval_response_kendall_tau"] == pytest.approx(float(tau))
     np.testing.assert_allclose(seen[0].predictions[:, 0], order.student[:, 0], rtol=1e-5)
-    assert seen[0].label_ids.shape == seen[0].predictions.shape == (8, 2)
+    assert seen[0].label_ids.shape == seen[0].predictions.shape == (8, 4)
     assert found["eval_own"] == pytest.approx(float(order.student.sum()), rel=1e-5)
     assert 1 < found["eval_score/by_length"] < 12
     trainer.args.per_device_eval_batch_size = 3

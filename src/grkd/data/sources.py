@@ -3,7 +3,7 @@
 import importlib.util
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,27 @@ FORMATS = {".parquet": "parquet", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 _SHOWN_KEYS = 8
 
 
-def read_examples(path: Path, *, limit: int | None = None, groups: bool = True, turns: Turns = "all") -> list[Example]:
+def read_examples(
+    path: Path,
+    *,
+    limit: int | None = None,
+    groups: bool = True,
+    turns: Turns = "all",
+    read: Collection[str] | None = (),
+) -> list[Example]:
     """The prompts of a file's records (see `examples_of`), of the first `limit` records where given.
 
     JSONL: an object per line, blank lines skipped. Parquet, JSON and CSV files (by their ending) are read through
     `datasets`. An id must be unique; without one it is the line's number, or the record's.
-    Keys that nothing reads are named in one line. Raises UserError with file and line for what is no such record.
+    Keys that nothing reads are named in one line. read: other keys that something reads, such as rankers; None: all may
+    be read. Raises UserError with file and line for what is no such record.
     """
     if path.suffix.lower() in FORMATS:
-        return gathered(file_records(path), str(path), limit=limit, groups=groups, turns=turns, number_from=1)
+        return gathered(
+            file_records(path), str(path), limit=limit, groups=groups, turns=turns, number_from=1, read=read
+        )
     numbered = ((f"{path}, line {number}", number, value) for number, value in _lines(path))
-    return _gathered(numbered, str(path), limit=limit, groups=groups, turns=turns)
+    return _gathered(numbered, str(path), limit=limit, groups=groups, turns=turns, read=read)
 
 
 def gathered(
@@ -43,13 +53,14 @@ def gathered(
     turns: Turns = "all",
     number_from: int = 0,
     unique: bool = True,
+    read: Collection[str] | None = (),
 ) -> list[Example]:
     """The same of records that are there already; `name` is what errors call them, with the record's number.
 
     unique=False: ids may come twice.
     """
     numbered = ((f"{name}[{number}]", number, value) for number, value in enumerate(records, start=number_from))
-    return _gathered(numbered, name, limit=limit, groups=groups, turns=turns, unique=unique)
+    return _gathered(numbered, name, limit=limit, groups=groups, turns=turns, unique=unique, read=read)
 
 
 def file_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -140,6 +151,7 @@ def _gathered(
     groups: bool,
     turns: Turns,
     unique: bool = True,
+    read: Collection[str] | None = (),
 ) -> list[Example]:
     examples: list[Example] = []
     place_of: dict[str, str] = {}
@@ -162,7 +174,8 @@ def _gathered(
         count = "1 record" if len(same) == 1 else f"{len(same)} records (this is the first)"
         text = "the responses are all the same, so nothing can be learnt from their order"
         raise UserError(f"{same[0]}: {text}; drop or fix {count}")
-    if unused and groups:
-        keys = ", ".join(sorted(unused)[:_SHOWN_KEYS]) + (", ..." if len(unused) > _SHOWN_KEYS else "")
+    not_read = [] if read is None else sorted(set(unused) - set(read))
+    if not_read and groups:
+        keys = ", ".join(not_read[:_SHOWN_KEYS]) + (", ..." if len(not_read) > _SHOWN_KEYS else "")
         console.print(f"[yellow]{escape(f'{name}: keys that are not used: {keys}')}[/yellow]", soft_wrap=True)
     return examples

@@ -58,7 +58,7 @@ class Sides:
             teacher_tokenizer=teacher_tokenizer,
             config=_config(student) if student.model is not None else config,
             teacher_config=config,
-            examples=data_examples(replace(recipe, data=replace(recipe.data, limit=limit))),
+            examples=data_examples(replace(recipe, data=replace(recipe.data, limit=limit)), None),
         )
 
     @cached_property

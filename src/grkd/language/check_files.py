@@ -29,7 +29,7 @@ def check_files(recipe: LanguageRecipe) -> None:
         read_questions(Path(questions))
     _check_numbers(recipe)
     if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
-        examples = data_examples(recipe)
+        examples = data_examples(recipe, None)
         for split, example in examples:
             check_answers(recipe.responses, split, example)
             if isinstance(recipe.teacher, SelfTeacher) and recipe.teacher.context is not None:

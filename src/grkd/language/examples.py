@@ -1,6 +1,6 @@
 """What a recipe's data gives: prompts, and how many responses a group takes from the data. Needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,35 @@ from grkd.recipe import LanguageRecipe, Responses
 SPLITS = ("train", "heldout")
 
 
-def data_examples(recipe: LanguageRecipe) -> list[tuple[str, Example]]:
-    """(split, example) of the whole data, ids made unique across the two files."""
+def data_examples(recipe: LanguageRecipe, read: Collection[str] | None = ()) -> list[tuple[str, Example]]:
+    """(split, example) of the whole data, ids made unique across the two files. read: as read_examples has it."""
     data = recipe.data
-    train = _read(recipe, data.train, data.train_split, limit=data.limit)
+    train = _read(recipe, data.train, data.train_split, limit=data.limit, read=read)
     if data.heldout is not None or data.heldout_split is not None:
-        heldout = _read(recipe, data.heldout, data.heldout_split)
+        heldout = _read(recipe, data.heldout, data.heldout_split, read=read)
     else:
         train, heldout = split_heldout(train, data.heldout_fraction, recipe.seeds[0])
     return [("train", example) for example in train] + [("heldout", example) for example in heldout]
 
 
-def _read(recipe: LanguageRecipe, path: str | None, split: str | None, limit: int | None = None) -> list[Example]:
+def _read(
+    recipe: LanguageRecipe,
+    path: str | None,
+    split: str | None,
+    *,
+    limit: int | None = None,
+    read: Collection[str] | None,
+) -> list[Example]:
     """The examples of a file, or of a split of the data set by name; without those left unanswered where others are."""
     data, groups = recipe.data, from_data(recipe.responses)
     if path is not None:
-        examples = read_examples(Path(path), limit=limit, groups=groups, turns=data.train_on_turns)
+        examples = read_examples(Path(path), limit=limit, groups=groups, turns=data.train_on_turns, read=read)
     else:
         assert data.dataset is not None
         assert split is not None
         found = named_records(data.dataset, split=split, name=data.name, streaming=data.streaming)
         name = f"{data.dataset}, split {split}"
-        examples = gathered(found, name, limit=limit, groups=groups, turns=data.train_on_turns)
+        examples = gathered(found, name, limit=limit, groups=groups, turns=data.train_on_turns, read=read)
     if groups:  # the user's last words in a conversation of which other turns are learnt
         examples = [example for example in examples if example.answers or example.record is None]
     options = data.chat_template_kwargs

@@ -19,7 +19,7 @@ from grkd.language.served import served_teacher
 from grkd.language.teacher_scorer import local_teacher
 from grkd.objectives import Objective
 from grkd.rankers import Panel, Resources, Teacher
-from grkd.recipe import LanguageRecipe, Method, Score, shows_tokens
+from grkd.recipe import LanguageRecipe, Method, Score, SelfTeacher, shows_tokens
 from grkd.training.fresh_groups import FreshGroups, orders
 from grkd.training.groups_file import GroupsFile
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
@@ -33,6 +33,19 @@ def method_panel(recipe: LanguageRecipe, method: Method) -> Panel:
     elif method.combine is not None:
         settings = replace(settings, combine=method.combine)
     return panel_of(settings, recipe.teacher)
+
+
+def columns_read(recipe: LanguageRecipe) -> set[str] | None:
+    """Columns of the records that rankers or the teacher may read; None: any."""
+    panels = [panel_of(recipe.score, recipe.teacher)]
+    panels += [method_panel(recipe, method) for method in recipe.methods if method.rankers is not None]
+    context = recipe.teacher.context if isinstance(recipe.teacher, SelfTeacher) else None
+    found = set() if context is None else {context}
+    for columns in (panel.columns for panel in panels):
+        if columns is None:
+            return None
+        found |= columns
+    return found
 
 
 def samples_groups(recipe: LanguageRecipe, objective: Objective) -> bool:

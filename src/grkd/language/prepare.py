@@ -19,6 +19,7 @@ from grkd.files import write_json
 from grkd.language.cached import check_tokens
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS, check_answers, check_choice, data_examples, from_data, groups_from_data
+from grkd.language.fresh import columns_read
 from grkd.language.served import check_servers, teacher_identity
 from grkd.language.tables import PROMPTS
 from grkd.recipe import Responses
@@ -48,7 +49,7 @@ def prepare(context: LanguageContext) -> Path:
         if not context.run.ranks.is_main_process:
             return
         check_servers(context.recipe)  # one request, before hours of sampling
-        found = data_examples(context.recipe)
+        found = data_examples(context.recipe, columns_read(context.recipe))
         _say_what_is_shared(found)
         console.print("loading teacher and student")
         context.models.make(work)

@@ -35,7 +35,7 @@ def record_columns(recipe: LanguageRecipe) -> dict[str, GroupData]:
     """What the data files hold beside the prompts, by the id of the group."""
     return {
         f"{split}/{example.id}": GroupData(columns=example.columns, prompt=example.prompt)
-        for split, example in data_examples(recipe)
+        for split, example in data_examples(recipe, None)  # keys that nothing reads are named where prompts are made
     }
 
 

@@ -77,7 +77,7 @@ def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float
 
 def count(recipe: LanguageRecipe) -> Counts:
     """Read the data, and tokenise a sample of it."""
-    examples = data_examples(recipe)
+    examples = data_examples(recipe, None)
     sides = [split for split, _ in examples]
     weights, spec = weights_of(recipe), recipe.student
     tokenizer = load_tokenizer(spec.model or (weights.model if weights is not None else ""))

@@ -35,7 +35,7 @@ class Panel:
     ----------
     members : sequence of Member
         In the order that "lexicographic" reads them.
-    combine : {"weights", "lexicographic", "votes"}
+    combine : {"weights", "sum", "lexicographic", "votes"}
         See `order`.
 
     Raises
@@ -72,6 +72,12 @@ class Panel:
     def reads(self) -> set[str]:
         """Columns without which the panel cannot work."""
         return {column for member in self.members for column in member.ranker.reads}
+
+    @property
+    def columns(self) -> set[str] | None:
+        """Columns that something may read; None: any, since a function, or a ranker of one's own, gets all of them."""
+        own = all(type(m.ranker).__module__.startswith("grkd.") and m.ranker.name != "function" for m in self.members)
+        return self.reads if own else None
 
     def check_columns(self, has: Collection[str], known: Collection[str], *, where: str, what: str) -> None:
         """Raises UserError for a column that a member reads and that is neither known nor in the records.
@@ -137,7 +143,7 @@ def panel(entries: Sequence[Any], *, combine: str = "weights") -> Panel:
     entries : sequence
         Each a ranker's name, a mapping {name, label, weight, options...}, a `Ranker`, or a function with the signature
         of TRL's reward functions.
-    combine : {"weights", "lexicographic", "votes"}
+    combine : {"weights", "sum", "lexicographic", "votes"}
         See `order`.
 
     Returns

@@ -23,7 +23,8 @@ class Verifier(Ranker):
     kind "number": the last number. kind "text": the whole response. kind "choice": the letter chosen.
     kind "regex": the last match of `pattern`, whose first group must be the answer;
     with answer: null a match is enough.
-    No opinion on a group whose own answer is missing or cannot be read.
+    A list in the column holds all answers that are right. No opinion on a group whose own answer is missing, or none of
+    whose answers can be read.
     Raises UserError for an unknown kind, a pattern that is none, and for `math` without math-verify.
     """
 
@@ -80,7 +81,14 @@ class Verifier(Ranker):
             raise ValueError("open the ranker first")
         if reference is None and self.answer is not None:
             return None
-        found, right = self._grade(reference if self.answer is None else str(reference), response)
+        if self.answer is None:
+            found, right = self._grade(reference, response)
+        else:
+            accepted = reference if isinstance(reference, list | tuple) else [reference]
+            grades = [self._grade(str(one), response) for one in accepted if one is not None]
+            found = next((grade[0] for grade in grades if grade[0] is not None), None)
+            known = [grade[1] for grade in grades if grade[1] is not None]
+            right = any(known) if known else None
         if right is None:
             return None
         self.tally("right", right, over=1)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from grkd.objectives import Batch, Level, Objective, Term
+from grkd.training.groups_of_responses import all_responses
 from grkd.training.on_policy import mixed
 from grkd.training.rows import DRAW_SEED, REPEATED, RowSource, draw_seed
 
@@ -44,12 +45,30 @@ def prefixed(metrics: dict[str, float], prefix: str) -> dict[str, float]:
     return {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in metrics.items()}
 
 
+def loss_and_measures(
+    model: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    objective: Objective,
+    rows: Any,
+    measured: Measured | None,
+    **settings: Any,
+) -> tuple[float, int]:
+    """As evaluation_loss; of a method that learns from some responses of a group all are measured, as of the others."""
+    if measured is None or objective.trains_on not in ("best", "ends"):
+        return evaluation_loss(model, batches, objective=objective, rows=rows, measured=measured, **settings)
+    found = evaluation_loss(model, batches, objective=objective, rows=rows, **settings)
+    with all_responses(rows):
+        evaluation_loss(model, batches, objective=None, rows=rows, measured=measured, **settings)
+    return found
+
+
 @torch.no_grad()
 def evaluation_loss(
     model: nn.Module,
     batches: Iterable[dict[str, Any]],
     *,
-    objective: Objective,
+    objective: Objective | None,
     rows: RowSource,
     accelerator: Accelerator,
     prepared: Callable[[dict[str, Any]], dict[str, Any]],
@@ -64,9 +83,9 @@ def evaluation_loss(
     the batch size nor the number of ranks changes the loss.
     batches: of keeping_examples if several ranks share them; accelerate fills up the last ones by examples from the
     start of the data, which are not counted here. batch_size: examples per rank. prepared: moves a batch to the device.
-    measured: is given every batch that counts.
+    objective: None: nothing but `measured` is asked for. measured: is given every batch that counts.
     """
-    levels = objective.levels
+    levels = () if objective is None else objective.levels
     asked = tuple(dict.fromkeys([*levels, *(() if measured is None else measured.levels)]))
     # One divisor per level, and the tokens for terms that are divided by them.
     total = torch.zeros(2, len(levels) + 1, dtype=torch.float64, device=accelerator.device)
@@ -79,7 +98,7 @@ def evaluation_loss(
         counts = rows.count(inputs)
         with autocast():  # on every rank, also where nothing counts: sharded models wait for each other
             found = rows.forward(model, inputs, levels=asked).batches
-            terms = [objective.terms(replace(found[level], progress=1.0)) for level in levels]
+            terms = [] if objective is None else [objective.terms(replace(found[at], progress=1.0)) for at in levels]
         if counts_here:
             total[0] += total.new_tensor(_sums(terms))
             total[1] += total.new_tensor([float(counts[level]) for level in (*levels, "row")])

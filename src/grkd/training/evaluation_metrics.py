@@ -66,6 +66,8 @@ class Measured:
             needed.append("row")
         if any(name in RESPONSES for name in self.names):
             needed.append("response")
+        if self.compute_metrics is not None and self.level not in needed:
+            needed.append(self.level)
         return tuple(needed)
 
     @torch.no_grad()

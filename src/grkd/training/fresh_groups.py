@@ -45,6 +45,7 @@ class FreshGroups:
     teachers: Sequence[Any] = ()
     stop_ids: frozenset[int] | None = None
     scored: dict[str, Tally] = field(default_factory=dict)  # each ranker's scores since the last log
+    unordered: Tally = field(default_factory=lambda: Tally(0.0, 0))  # of the new groups since then: without an order
 
     def __post_init__(self) -> None:
         if self.n < 2:
@@ -234,6 +235,7 @@ def _order(
         scores, given = ranked.order.scores[at][:size].tolist(), ranked.order.votes
         own = None if given is None else (_square(given.share[at], size), _square(given.weight[at], size))
         part.groups[number] = replace(group, teacher_scores=tuple(scores), votes=own)
+        fresh.unordered += Tally(float(not part.groups[number].has_pair), 1)
     if fresh.file is not None:
         sampled = [part.sampled[number] for part, number in asked]
         before = [[float(np.mean(values)) for values in group] for group in sampled]

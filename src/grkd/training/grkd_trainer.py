@@ -198,6 +198,7 @@ class GRKDTrainer(DistillationTrainer):
             student = get_peft_model(student, peft_config)
         self._before = Before(rows, student, objective, args, encode=encode, adapters=peft_config is not None)
         if panel is not None:
+            encode.read = panel.columns
             rows.fresh = fresh_groups(panel, sides, encode, args, reference=self._before.reference_of_batches())
         train_groups = encode(
             split_of(train_dataset, args.train_split, "train_dataset", "args.train_split"), "train_dataset"

@@ -1,7 +1,8 @@
 """Groups of responses as training sees them: the responses that a method uses, and values per response as tensors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,16 @@ def group_of(example: Group | Item) -> Group:
     if isinstance(example, Group):
         return example
     return Group(id=example.id, items=(example,), teacher_scores=(0.0,), sources=("data",))
+
+
+@contextmanager
+def all_responses(rows: Any) -> Iterator[None]:
+    """Batches of these rows have all responses of their groups inside, whatever the method is trained on."""
+    trains_on, rows.trains_on = rows.trains_on, "all"
+    try:
+        yield
+    finally:
+        rows.trains_on = trains_on
 
 
 def padded(values: Sequence[Sequence[float]], width: int) -> Float[Tensor, "groups width"]:

@@ -1,7 +1,7 @@
 """From records to groups of token ids, for GRKDTrainer; says what it leaves out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,7 @@ class RecordEncoder:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
         self.samples, self.teacher_answers = samples, teacher_answers
         self.keeps_columns = samples or keeps_columns
+        self.read: Collection[str] | None = ()  # columns of the records that rankers read; None: any
         self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         limits = [args.max_length, context_length(student), *map(context_length, teachers)]
@@ -97,7 +98,7 @@ class RecordEncoder:
                 left_out.add(example.id, error.reason)
                 continue
             too_long += dropped
-            if not self.samples:
+            if not self.samples and self.objective.trains_on not in ("best", "ends"):  # of those all are measured
                 group = chosen(group, self.objective.trains_on) if group.items else group
             if group.items and (self.samples or "row" in self.objective.levels or group.has_pair):
                 found.append(group)
@@ -120,11 +121,11 @@ class RecordEncoder:
         """The prompts of the records, without a last unanswered one where other turns are learnt."""
         turns: Any = self.args.train_on_turns
         if isinstance(records, str | Path):
-            examples = read_examples(Path(records), turns=turns)
+            examples = read_examples(Path(records), turns=turns, read=self.read)
         elif isinstance(records, dict) or not isinstance(records, Iterable):
             raise UserError(f"{where}: expected records (dicts), a Dataset or a path, got a {type(records).__name__}")
         else:
-            examples = gathered(records, where, turns=turns, unique=False)
+            examples = gathered(records, where, turns=turns, unique=False, read=self.read)
         options = self.args.chat_template_kwargs
         assert not isinstance(options, str)
         answered_later = self.samples or self.teacher_answers is not None

@@ -107,19 +107,20 @@ def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
 
 
 def mean_scores(rows: Any, accelerator: Any) -> dict[str, float]:
-    """Mean score that each ranker gave to new responses since the last time, over all ranks; it starts again."""
+    """Mean score that each ranker gave to new responses since the last time, over all ranks; it starts again.
+
+    groups/no_order: the share of new groups in which nothing stands before another, so that nothing is learnt.
+    """
     fresh = getattr(rows, "fresh", None)
     if fresh is None:
         return {}
-    tallies = [fresh.scored.get(label) for label in fresh.panel.labels]
+    names = [*(f"score/{label}" for label in fresh.panel.labels), "groups/no_order"]
+    tallies = [*(fresh.scored.get(label) for label in fresh.panel.labels), fresh.unordered]
     sums = torch.tensor([[0.0, 0.0] if tally is None else [tally.total, tally.over] for tally in tallies])
     sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
     fresh.scored.clear()
-    return {
-        f"score/{label}": total / count
-        for label, (total, count) in zip(fresh.panel.labels, sums.tolist(), strict=True)
-        if count
-    }
+    fresh.unordered = type(fresh.unordered)(0.0, 0)
+    return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True) if count}
 
 
 def mean_notes(rows: Any, accelerator: Any) -> dict[str, float]:

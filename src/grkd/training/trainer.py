@@ -23,7 +23,7 @@ from grkd.objectives import Level, Objective, combine
 from grkd.ranks import gathered
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, flops_left
-from grkd.training.evaluation import evaluation_loss, prefixed
+from grkd.training.evaluation import loss_and_measures, prefixed
 from grkd.training.float32_masters import Float32Masters
 from grkd.training.order_in_training import OrderInTraining
 from grkd.training.passes import in_passes
@@ -239,7 +239,7 @@ class DistillationTrainer(StepBatches):
             torch.manual_seed(self.args.seed)
             measured = self._measured()
             with self._compiled.paused():
-                loss, rows = evaluation_loss(
+                loss, rows = loss_and_measures(
                     model,
                     dataloader,
                     objective=self.objective,
