@@ -114,6 +114,21 @@ def test_many_students_are_a_choice(run_folder: Path, capsys: pytest.CaptureFixt
     assert "--students: no 'nobody' among the run's students: before, grkd-seed0" in capsys.readouterr().err
 
 
+def test_numbers_are_whole_in_80_columns(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for label in ("grkd-verifier-seed0", "grkd-verifier-then-teacher-seed0"):
+        shutil.copytree(run_folder / "evaluate" / "before", run_folder / "evaluate" / label)
+    assert cli.main(["groups", str(run_folder), "--limit", "1"]) == 0
+    shown = capsys.readouterr().out
+    names = ("verifier", "log_prob", "before", "grkd-seed0", "grkd-verifier-seed0", "grkd-verifier-then-teacher-seed0")
+    legend = ", ".join(f"{letter}: {name}" for letter, name in zip("ABCDEF", names, strict=True))
+    assert legend in " ".join(shown.split())
+    assert shown.count("2* (-2)") == 3
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_one_prompt_and_training_groups(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["groups", str(run_folder), "--prompt", "heldout/1"]) == 0
     assert "heldout/0:" not in capsys.readouterr().out

@@ -82,13 +82,18 @@ def _students(known: list[str], asked: str | None) -> list[str]:
 
 def _print(out: "Output", group: "GroupView", students: list[str], *, whole: bool) -> None:
     """One group as a table."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     students = [student for student in students if student in group.students]
     place = "" if group.step is None else f"step {group.step}, "
     out.print(Text(f"{place}{group.id}: {group.prompt}"), overflow="fold")
-    table = Table("#", "score", *group.by_ranker, *students, "response")
+    names = [*group.by_ranker, *students]
+    if sum(len(name) + 3 for name in names) > out.width // 2:  # numbers are never cut, so long names stand above
+        letters = [chr(ord("A") + at % 26) + str(at // 26 or "") for at in range(len(names))]
+        out.print(Text(", ".join(f"{letter}: {name}" for letter, name in zip(letters, names, strict=True))))
+        names = letters
+    table = Table("#", "score", *(Column(name, no_wrap=True) for name in names), "response")
     marked = {student: {one for pair in group.swapped(student) for one in pair} for student in students}
     for number, at in enumerate(group.order(), start=1):
         cells = [str(number), _number(group.scores[at])]
