@@ -93,7 +93,7 @@ def test_tokens_are_learnt_from_the_mean_log_probability(
 
 
 def test_teachers_of_two_vocabularies_vote_and_their_agreement_is_kept(
-    tiny_recipe: Path, tiny_teacher: Path, second: Path, foreign: Path
+    tiny_recipe: Path, tiny_teacher: Path, second: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teachers = (
         f"[{{model: {tiny_teacher}, label: a}}, {{model: {second}, weight: 3.0, label: b}}, {{model: {foreign}}}]"
@@ -110,6 +110,7 @@ def test_teachers_of_two_vocabularies_vote_and_their_agreement_is_kept(
         assert (weight[~np.eye(len(weight), dtype=bool)] == 5).all()
     report = (context.run.path / "report.html").read_text()
     assert "Agreement of the rankers" in report
+    monkeypatch.setattr("grkd.language.models.load_language_model", None)  # no weight is loaded before
     with pytest.raises(UserError, match=r"^teacher other: .* vocabular") as caught:
         scored(opened(tiny_recipe, teachers, "methods=[kd]", output="tokens"))
     assert len(str(caught.value)) < 400

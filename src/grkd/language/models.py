@@ -69,6 +69,8 @@ class LanguageModels:
         assert tokenizer is not None
         teacher_tokenizer = tokenizer if own is None else own
         shared = teacher_tokenizer is tokenizer or not self._difference(teacher_tokenizer, tokenizer)
+        for member in self.members.values():  # before any weight is loaded
+            member._difference(member._own_tokenizer() or tokenizer, tokenizer)
         weights = None if self.served is not None and student_spec.model is not None else weights_of(self.recipe)
         teacher = None if weights is None else self._load_teacher()
         student = self._make_student(teacher)

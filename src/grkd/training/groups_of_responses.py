@@ -115,3 +115,12 @@ def response_rows(token_log_probs: Float[Tensor, " tokens"], batch: dict[str, An
             sampled_log_probs=batch.get("sampled_log_probs"),
         ),
     )
+
+
+def same_prompts(groups: Sequence[Group]) -> list[bool]:
+    """Of each item, whether it has the prompt of the item before it in its group."""
+    return [
+        number > 0 and item.prompt_ids == group.items[number - 1].prompt_ids
+        for group in groups
+        for number, item in enumerate(group.items)
+    ]

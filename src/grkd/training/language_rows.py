@@ -15,21 +15,20 @@ from grkd.errors import UserError
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.packed_attention import take_packed_attention
 from grkd.models.packing_check import check_packing
-from grkd.models.pooled import PooledModel
 from grkd.models.shard import is_sharded
-from grkd.objectives import Batch, Choice, Level, Objective, Opinions
-from grkd.teacher.pooled_scores import PooledScores
+from grkd.objectives import Batch, Choice, Level, Objective
 from grkd.teacher.rank_cache import RankCache
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.teacher.stored_scores import StoredScores
 from grkd.training.cached_ranks import cached_batch
 from grkd.training.fresh_groups import FreshGroups, renewed
-from grkd.training.groups_of_responses import chosen, group_of, padded, response_rows, scores_of
+from grkd.training.groups_of_responses import chosen, group_of, padded, response_rows, same_prompts, scores_of
 from grkd.training.on_policy import Sampler
 from grkd.training.rows import Counts, Forward, Places
-from grkd.training.several_teachers import WEIGHTS, TokenOrder, live_opinions, stored_opinions, weights_of_items
+from grkd.training.several_teachers import TokenOrder, opinions_of, weights_of_items
 from grkd.training.token_rows import (
     arrived,
+    both_heads,
     item_means,
     log_probs_of_head,
     log_probs_of_logits,
@@ -99,15 +98,14 @@ class LanguageRows:
         if self.tokens_per_batch is None:
             batch: dict[str, Any] = dict(collate(items, pad_token_id=self.pad_token_id))
         else:
-            shared = _same_prompts(groups) if self.shares_prompts else None
+            shared = same_prompts(groups) if self.shares_prompts else None
             batch = pack(items, pad_token_id=self.pad_token_id, shared=shared)
         if self.cache is not None and self.head is not None:
             # Rows in the order of response_mask: item by item, each token of its response.
             batch["teacher_hidden"] = stored_hidden(self.cache, self.head, [item.id for item in items])
         if self.stored is not None:
             batch |= self.stored.collate(items)
-        if isinstance(self.teacher, PooledModel):
-            batch[WEIGHTS] = weights_of_items(self.teacher, groups)
+        batch |= weights_of_items(self.teacher, groups)
         if self.ranks is not None:
             batch["teacher_ranks"] = torch.cat([self.ranks[item] for item in items])
         batch |= scores_of(groups)
@@ -250,7 +248,8 @@ class LanguageRows:
             ranks, records = self.ranks, batch["teacher_ranks"]
             return cached_batch(student, records, ranks.codec, temperature=ranks.origin.temperature, response=response)
         read = self.teacher_in_training or not torch.is_grad_enabled()
-        opinions = self._opinions(batch) if read else None
+        asked = (self.teacher, self.stored, batch, self.token_order)
+        opinions = opinions_of(*asked, vocabulary=self.vocabulary) if read else None
         return Batch(
             seeds=token_seeds(batch),
             student=student,
@@ -269,33 +268,13 @@ class LanguageRows:
         captured = token_hidden(model, batch) if teacher is not None and teacher.scale == 1.0 else None
         if teacher is None or captured is None:
             return None
-        hidden, head, softcap = captured
         if "teacher_hidden" in batch:
             of_teacher = batch["teacher_hidden"]
         else:
             with torch.no_grad():
                 of_teacher = teacher_hidden(self.teacher, batch)
-        return {
-            "seeds": token_seeds(batch),
-            "student_hidden": hidden if dtype is None else hidden.to(dtype),
-            "student_weight": head.weight,
-            "student_bias": head.bias,
-            "student_softcap": softcap,
-            "teacher_hidden": of_teacher,
-            "teacher_weight": teacher.weight,
-            "teacher_bias": teacher.bias,
-            "teacher_softcap": teacher.softcap,
-            "vocabulary": self.vocabulary,
-        }
-
-    @torch.no_grad()
-    def _opinions(self, batch: dict[str, Any]) -> Opinions | None:
-        """Of several teachers, if they are in this process or vote on tokens."""
-        if isinstance(self.teacher, PooledModel):
-            return live_opinions(self.teacher, batch, self.token_order)
-        if isinstance(self.stored, PooledScores) and self.token_order != "log_probs":
-            return stored_opinions(self.stored, batch, self.token_order, vocabulary=self.vocabulary)
-        return None
+        sides = captured, (of_teacher, teacher)
+        return {"seeds": token_seeds(batch), "vocabulary": self.vocabulary, **both_heads(*sides, dtype=dtype)}
 
     @torch.no_grad()
     def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
@@ -307,15 +286,6 @@ class LanguageRows:
         if self.teacher is not None:
             return token_logits(self.teacher, batch, self.vocabulary)
         return None
-
-
-def _same_prompts(groups: Sequence[Group]) -> list[bool]:
-    """Of each item, whether it has the prompt of the item before it in its group."""
-    return [
-        number > 0 and item.prompt_ids == group.items[number - 1].prompt_ids
-        for group in groups
-        for number, item in enumerate(group.items)
-    ]
 
 
 @torch.no_grad()

@@ -17,23 +17,30 @@ TokenOrder = Literal["log_probs", "votes", "unanimous"]
 WEIGHTS = "teacher_weights"  # key of a batch: each teacher's weight for each item, [items, teachers]
 
 
-def weights_of_items(teacher: PooledModel, groups: Sequence[Group]) -> Tensor:
-    """Each teacher's weight for each item of these groups, [items, teachers]; 0: it is not asked."""
-    return torch.tensor([teacher.weights_of(group.columns) for group in groups for _ in group.items])
+def weights_of_items(teacher: Any, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """Of several teachers as one: each one's weight for each item, [items, teachers]; 0: it is not asked."""
+    if not isinstance(teacher, PooledModel):
+        return {}
+    return {WEIGHTS: torch.tensor([teacher.weights_of(group.columns) for group in groups for _ in group.items])}
 
 
-def live_opinions(teacher: PooledModel, batch: Mapping[str, Any], order: TokenOrder) -> Opinions:
-    """Opinions of teachers in this process on the tokens of a batch; who is not asked about an item has weight 0."""
-    of_item = torch.arange(len(batch["response_mask"]), device=batch["response_mask"].device).unsqueeze(-1)
-    item = of_item.expand_as(batch["response_mask"])[batch["response_mask"]]
-    weights = batch[WEIGHTS][item].T
-    return Opinions(scores=teacher.token_log_probs(batch), weights=weights, unanimous=order == "unanimous")
+@torch.no_grad()
+def opinions_of(
+    teacher: Any, stored: Any, batch: Mapping[str, Any], order: TokenOrder, *, vocabulary: int
+) -> Opinions | None:
+    """Several teachers' opinions on the tokens of a batch: of models in this process, or of stored scores that vote.
 
-
-def stored_opinions(stored: PooledScores, batch: Mapping[str, Any], order: TokenOrder, *, vocabulary: int) -> Opinions:
-    """The same of scores that are stored, or were asked for before training."""
-    scores, weights = stored.each(batch, vocabulary=vocabulary)
-    return Opinions(scores=scores, weights=weights, unanimous=order == "unanimous")
+    Who is not asked about an item has weight 0 in its rows. None for one teacher, and stored scores without votes.
+    """
+    unanimous = order == "unanimous"
+    if isinstance(teacher, PooledModel):
+        mask = batch["response_mask"]
+        item = torch.arange(len(mask), device=mask.device).unsqueeze(-1).expand_as(mask)[mask]
+        return Opinions(scores=teacher.token_log_probs(batch), weights=batch[WEIGHTS][item].T, unanimous=unanimous)
+    if isinstance(stored, PooledScores) and order != "log_probs":
+        scores, weights = stored.each(batch, vocabulary=vocabulary)
+        return Opinions(scores=scores, weights=weights, unanimous=unanimous)
+    return None
 
 
 def check_routes(groups: Iterable[Group], routes: Sequence[Mapping[str, Any]], where: str) -> None:

@@ -54,6 +54,24 @@ def teacher_hidden(model: Any, batch: dict[str, Any]) -> Float[Tensor, "tokens h
     return packed_final_hidden(model, batch) if is_packed(batch) else final_hidden(model, batch)[batch["response_mask"]]
 
 
+def both_heads(
+    student: HeadInputs, teacher: tuple[Tensor, TeacherHead], *, dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """Hidden states and heads of both sides as the fused head takes them; dtype: of the student's hidden states."""
+    hidden, head, softcap = student
+    of_teacher, other = teacher
+    return {
+        "student_hidden": hidden if dtype is None else hidden.to(dtype),
+        "student_weight": head.weight,
+        "student_bias": head.bias,
+        "student_softcap": softcap,
+        "teacher_hidden": of_teacher,
+        "teacher_weight": other.weight,
+        "teacher_bias": other.bias,
+        "teacher_softcap": other.softcap,
+    }
+
+
 def stored_hidden(cache: HiddenCache, head: TeacherHead, item_ids: list[str]) -> "Tensor | Future[Tensor]":
     """Hidden states of the teacher from a cache; on their way, but in a worker process of a data loader."""
     if torch.utils.data.get_worker_info() is not None:
