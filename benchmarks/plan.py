@@ -5,22 +5,24 @@
     python -m benchmarks.plan table
 
 A pair is a teacher and a student with random weights, made from the configs below, with a word tokenizer and random
-conversations of different lengths. Each is planned (a miniature of the run, a few prompts and eight steps), then run,
-all in one process. Rows: pair, planned_seconds, seconds (of the run, from its first stage to its report),
-planned_peak_gib and peak_gib (allocated on the GPU in training; null on a CPU), model_gib (the model of memory alone),
-plan_took_seconds. --toy: models of 32 dimensions, for a CPU. DATE-plan.json in FOLDER is written after each pair.
+conversations of different lengths. Each is planned (a miniature of the run, a few prompts and steps), then run, both in
+a process of its own, as `grkd plan` and `grkd run` are; the time begins once their libraries are imported. Rows: pair,
+planned_seconds, seconds (of the run, from its first check to its report), planned_peak_gib and peak_gib in training
+(allocated on the GPU; of the process on a CPU), model_gib (the model of memory alone), plan_took_seconds, stages and
+taken (seconds by stage, planned and taken). --toy: models of 32 dimensions, for a CPU. DATE-plan.json in FOLDER is
+written after each pair.
 """
 
 import argparse
 import datetime
 import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,13 @@ from benchmarks._measure import about
 from grkd import recipe
 from grkd.console import console
 from grkd.files import write_json
-from grkd.language import train as training_stage
+from grkd.language import stages as language_stages
 from grkd.pipeline import run as pipeline
 from grkd.planning.language import plan_language
+from grkd.planning.peak import peak_from_now
 from grkd.recipe import LanguageRecipe
+from grkd.run.device import device
+from grkd.run.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
@@ -51,8 +56,9 @@ TOY = (64, (32, 3, 4, 48), (32, 2, 4, 48), 4, 12, "kd")
 _PROMPT = (8, 48)  # words
 
 
-def made(folder: Path, pair: tuple[Any, ...], *, steps: int, seed: int = 0) -> LanguageRecipe:
-    """Models, data and recipe of a pair, in a folder."""
+def made(folder: Path, pair: tuple[Any, ...], *, steps: int, seed: int = 0) -> None:
+    """Models, data and recipe.yaml of a pair, in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     vocabulary, teacher, student, batch, longest, method = pair
     tokenizer = word_tokenizer(vocabulary)
     for name, sizes in (("teacher", teacher), ("student", student)):
@@ -82,9 +88,6 @@ def made(folder: Path, pair: tuple[Any, ...], *, steps: int, seed: int = 0) -> L
         f"training: {{epochs: 1, batch_size: {batch}, save_every: 100000, compile: false}}\n"
         "evaluation: {samples: 2, sample_tokens: 16}\n"
     )
-    found = recipe.read(path)
-    assert isinstance(found, LanguageRecipe)
-    return found
 
 
 def write_records(path: Path, count: int, vocabulary: int, longest: int, drawn: random.Random) -> None:
@@ -95,56 +98,73 @@ def write_records(path: Path, count: int, vocabulary: int, longest: int, drawn: 
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-@contextmanager
-def watched() -> Iterator[list[int]]:
-    """The GPU's peak of every training inside, in bytes."""
-    peaks: list[int] = []
-    real = training_stage.train_student
-
-    def noted(*arguments: Any, **options: Any) -> Any:
-        if not torch.cuda.is_available():
-            return real(*arguments, **options)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        found = real(*arguments, **options)
-        peaks.append(torch.cuda.max_memory_allocated())
-        return found
-
-    import grkd.language.stages as stages
-
-    stages.train_student = noted
-    try:
-        yield peaks
-    finally:
-        stages.train_student = real
-
-
-def measured(name: str, pair: tuple[Any, ...], *, steps: int) -> dict[str, Any]:
-    """A pair planned, and then run."""
-    with tempfile.TemporaryDirectory(prefix="grkd-plan-bench-") as place:
-        spec = made(Path(place), pair, steps=steps)
-        begin = time.perf_counter()
-        plan = plan_language(spec, measured=True)
-        took = time.perf_counter() - begin
-        quiet, console.quiet = console.quiet, True
-        begin = time.perf_counter()
-        try:
-            with watched() as peaks:
-                status = pipeline.run(spec)
-        finally:
-            console.quiet = quiet
-        seconds = time.perf_counter() - begin
-        assert status == 0
+def planned(spec: LanguageRecipe) -> dict[str, Any]:
+    """What `grkd plan` says."""
+    begin = time.perf_counter()
+    plan = plan_language(spec, measured=True)
     return {
-        "pair": name,
         "planned_seconds": plan.seconds,
-        "seconds": seconds,
         "planned_peak_gib": None if plan.peak is None else plan.peak / GIB,
-        "peak_gib": max(peaks) / GIB if peaks else None,
         "model_gib": sum(plan.memory.values()) / GIB,
-        "plan_took_seconds": took,
+        "plan_took_seconds": time.perf_counter() - begin,
         "stages": {one.name: one.seconds * one.times for one in plan.stages},
     }
+
+
+def taken(spec: LanguageRecipe) -> dict[str, Any]:
+    """What the run then takes: together, by stage, and the peak of its training."""
+    by_stage: dict[str, float] = {}
+    peaks: list[int] = []
+    real_stage, real_train = RunFolder.stage, language_stages.train_student
+
+    def timed(run: RunFolder, name: str, *arguments: Any, **options: Any) -> Path:
+        begin = time.perf_counter()
+        found = real_stage(run, name, *arguments, **options)
+        by_stage[name] = time.perf_counter() - begin
+        return found
+
+    def watched(*arguments: Any, **options: Any) -> Path:
+        peak = peak_from_now(device(spec.device))
+        found = real_train(*arguments, **options)
+        peaks.append(peak())
+        return found
+
+    RunFolder.stage, language_stages.train_student = timed, watched  # type: ignore[method-assign]
+    begin = time.perf_counter()
+    try:
+        assert pipeline.run(spec) == 0
+    finally:
+        RunFolder.stage, language_stages.train_student = real_stage, real_train  # type: ignore[method-assign]
+    return {"seconds": time.perf_counter() - begin, "peak_gib": max(peaks) / GIB, "taken": by_stage}
+
+
+def work(what: str, folder: Path) -> None:
+    """One half of a pair, in this process, once a line comes from the parent; what was found goes to WHAT.json."""
+    sys.stdin.readline()
+    console.quiet = True
+    spec = recipe.read(folder / "recipe.yaml")
+    assert isinstance(spec, LanguageRecipe)
+    write_json(folder / f"{what}.json", planned(spec) if what == "planned" else taken(spec))
+
+
+def started(place: Path) -> dict[str, "subprocess.Popen[bytes]"]:
+    """The two processes of a pair, which import their libraries and wait."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.plan"]
+    return {
+        what: subprocess.Popen(
+            [*command, what, "--folder", str(place)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        for what in ("planned", "taken")
+    }
+
+
+def measured(name: str, place: Path, processes: dict[str, "subprocess.Popen[bytes]"]) -> dict[str, Any]:
+    """A pair planned, and then run."""
+    row: dict[str, Any] = {"pair": name}
+    for what, process in processes.items():
+        process.communicate(b"go\n")
+        row |= json.loads((place / f"{what}.json").read_text())
+    return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -153,7 +173,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [row["pair"]]
         for planned, real in (("planned_seconds", "seconds"), ("planned_peak_gib", "peak_gib")):
-            if row[real] is None:
+            if row[planned] is None or row[real] is None:
                 cells += ["-", "-", "-"]
                 continue
             cells += [f"{row[planned]:.2f}", f"{row[real]:.2f}", f"{row[planned] / row[real] - 1:+.0%}"]
@@ -164,7 +184,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("what", nargs="?", choices=["table"])
+    add("what", nargs="?", choices=["table", "planned", "taken"])
+    add("--folder", type=Path, help=argparse.SUPPRESS)  # of a pair, for the processes that are started
     add("--only", default=",".join(PAIRS))
     add("--steps", type=int, default=60)
     add("--date", default=str(datetime.datetime.now(datetime.UTC).date()))
@@ -172,22 +193,47 @@ def main() -> None:
     add("--out", type=Path, default=RESULTS)
     add("--toy", action="store_true")
     settings = parser.parse_args()
+    if settings.what in ("planned", "taken"):
+        work(settings.what, settings.folder)
+        return
     path = settings.out / f"{settings.date}-plan.json"
     if settings.what == "table":
         print(table(json.loads(sorted(settings.out.glob("*-plan.json"))[-1].read_text())["rows"]))
         return
-    rows: list[dict[str, Any]] = []
-    for name in settings.only.split(","):
+    names = settings.only.split(",")
+    with tempfile.TemporaryDirectory(prefix="grkd-plan-bench-") as place:
+        folders = {name: Path(place) / name for name in names}
+        processes = {name: started(folder) for name, folder in folders.items()}  # they import side by side
+        try:
+            for name, folder in folders.items():
+                made(folder, TOY if settings.toy else PAIRS[name], steps=settings.steps)
+            rows = list(_rows(settings, path, folders, processes))
+        finally:
+            for process in (one for pair in processes.values() for one in pair.values()):
+                process.kill()
+                process.wait()
+    print(table(rows))
+
+
+def _rows(
+    settings: argparse.Namespace,
+    path: Path,
+    folders: dict[str, Path],
+    processes: dict[str, dict[str, "subprocess.Popen[bytes]"]],
+) -> Iterator[dict[str, Any]]:
+    """Every pair's; the file is written after each."""
+    rows = []
+    for name, folder in folders.items():
         begin = time.perf_counter()
         try:
-            rows.append(measured(name, TOY if settings.toy else PAIRS[name], steps=settings.steps))
+            rows.append(measured(name, folder, processes[name]))
         except Exception:  # one pair must not cost the others
             traceback.print_exc()
             continue
         print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
         settings.out.mkdir(parents=True, exist_ok=True)
         write_json(path, {"about": about_run(settings), "rows": rows})
-    print(table(rows))
+        yield rows[-1]
 
 
 def about_run(settings: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from grkd.planning import measure
 
 def test_a_pair_is_planned_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_EVERY", 1)
-    monkeypatch.setattr(measure, "_STEPS", 2)
     words = ["--toy", "--only", "tiny", "--steps", "4", "--date", "2026-01-01", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["plan", *words])
     plan.main()

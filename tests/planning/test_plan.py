@@ -6,17 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from scipy import stats
 
 from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.planning import measure as measuring
 from grkd.planning import steps as step_costs
+from grkd.planning.batches import expected_batches
 from grkd.planning.language import Counts, count, stages, steps_of
 from grkd.planning.make import asks_endpoint, make_plan
 from grkd.planning.measure import Measured
 from grkd.planning.memory import memory_of, sizes_of
 from grkd.planning.money import Usage, usage
+from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage, amount, duration
 from grkd.planning.power import deviation_of, sentences
 from grkd.recipe import LanguageRecipe, ServedModel
@@ -35,24 +38,30 @@ def group(lengths: tuple[int, int]) -> Group:
 
 
 def test_times_are_those_of_the_miniature_scaled(tiny_recipe: Path) -> None:
-    """10 times as many prompts, half of the held-out ones new; loading counts once per stage."""
+    """10 times as many prompts; loading, first uses and first steps count once."""
     spec = language(tiny_recipe, "seeds=[0,1]", "training.epochs=3", "training.save_every=1000", "methods=[kd]")
     names = ("prepare", "respond", "score", "evaluate before", "evaluate teacher", "evaluate")
     found = Measured(
         work=dict.fromkeys(names, 2.0),
         loading=dict.fromkeys(names, 1.0),
+        each={"respond": 0.2, "score": 0.0},
+        checks=0.5,
         step={"kd": 0.5},
+        first={"kd": 3.0},
         saving={"kd": 4.0},
         report=7.0,
         sampling=0.5,
         groups=[group((4, 4))],
         prompts={"train": 8, "heldout": 2},
     )
-    whole = Counts(train=80, heldout=20, prompt_tokens=4.0, answer_tokens=4.0, items=[])
+    found.work["evaluate before"] = 5.0
+    whole = Counts(train=80, heldout=20, prompt_tokens=4.0, answer_tokens=4.0, items=[], seconds=0.1)
     times = {one.name: (one.seconds, one.times) for one in stages(spec, whole, found, 0)}
-    assert times["prepare"] == (3.0, 1)
-    assert times["respond"] == times["score"] == (1 + 10 * 2.0, 1)
-    assert times["evaluate before"] == (1 + 10 * 1.5 + 0.5, 1)
+    assert times["prepare"] == (0.5 + 3.0 + 90 * 0.1, 1)
+    assert times["respond"] == (1 + 2.0 + 90 * 0.2, 1)
+    assert times["score"] == (1 + 2.0, 1)
+    assert times["evaluate before"] == (1 + 3 + 10 * 1.5 + 0.5, 1)
+    assert times["first steps of each method"] == (3.0, 1)
     assert times["evaluate"] == (1 + 10 * 1.5 + 0.5, 2)
     assert times["train kd"] == (4.0 + 0.5 * 3 * 20, 2)  # batches of 4: 20 steps per epoch
     assert times["report"] == (7.0, 1)
@@ -64,12 +73,38 @@ def test_longer_data_take_longer_steps(tiny_recipe: Path) -> None:
     spec = language(tiny_recipe, "responses={source: data}", "methods=[kd]", "training={steps: 10, save_every: 1000}")
     names = ("prepare", "respond", "score", "evaluate before", "evaluate teacher", "evaluate")
     zero = dict.fromkeys(names, 0.0)
-    found = Measured(work=zero, loading=zero, step={"kd": 1.0}, saving={"kd": 0.0}, groups=[group((4, 4))])
+    found = Measured(work=zero, loading=zero, each=zero, step={"kd": 1.0}, saving={"kd": 0.0}, groups=[group((4, 4))])
     found.prompts = {"train": 8, "heldout": 2}
     items = [Item(id="b", prompt_ids=[1] * 12, response_ids=[1] * 4)]
     whole = Counts(train=8, heldout=2, prompt_tokens=12.0, answer_tokens=4.0, items=items)
     train = next(one for one in stages(spec, whole, found, 0) if one.name == "train kd")
     assert train.seconds == 10 * 16 / 8
+
+
+def test_batches_are_drawn_as_training_draws_them(tiny_recipe: Path) -> None:
+    """Pairs of three items: every batch of two is as long as its longest prompt and response."""
+    items = [Item(id=str(n), prompt_ids=[1] * n, response_ids=[1] * (5 - n)) for n in (1, 2, 4)]
+    spec = language(tiny_recipe, "training={batch_size: 2}")
+    every = {(max(a, b) + max(5 - a, 5 - b)) * 2 for a, b in ((1, 2), (1, 4), (2, 4))}
+    found = expected_batches(spec, items)
+    assert found.most_tokens == max(every)
+    assert found.most_response_tokens == 4 + 3
+    assert min(every) < found.mean_tokens < max(every)
+    alone = expected_batches(spec, items[:2])  # each batch holds both
+    assert (alone.mean_tokens, alone.most_tokens) == (12.0, 12)
+    packed = expected_batches(language(tiny_recipe, "training={batch_size: 3, tokens_per_batch: 8}"), items)
+    assert (packed.mean_tokens, packed.most_tokens, packed.most_response_tokens) == (7.0, 7, 4)  # 15 tokens in 2 rows
+    assert expected_batches(spec, []).most_tokens == 0
+
+
+def test_the_peak_leaves_out_what_was_freed_before() -> None:
+    peak = peak_from_now(torch.device("cpu"))
+    before = peak()
+    taken = torch.ones(50_000_000)
+    assert peak() - before == pytest.approx(2e8, rel=0.1)
+    del taken
+    if peak_from_now(torch.device("cpu"))() > before + 1e8:
+        pytest.skip("this system does not count the peak anew")
 
 
 def test_steps_and_tokens_come_from_the_data(tiny_recipe: Path) -> None:
@@ -96,7 +131,7 @@ def test_the_memory_of_weights_is_their_number(tiny_recipe: Path) -> None:
     assert memory.teacher == 0  # its hidden states are cached
     live = memory_of(replace(spec, score=replace(spec.score, signal="live")), tokens=100, response_tokens=50)
     assert live is not None
-    assert live.teacher == 2 * teacher.parameters
+    assert live.teacher == 4 * teacher.parameters  # float32 on a CPU
 
 
 def test_the_power_is_that_of_the_paired_test() -> None:
@@ -156,20 +191,19 @@ def test_the_command_measures_a_language_run(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "_EVERY", 1)
-    monkeypatch.setattr(measuring, "_STEPS", 2)
     words = [str(tiny_recipe), "seeds=[0,1,2]", "search={trials: 2}", "--json", "--gpu-price", "3600"]
     assert cli.main(["plan", *words]) == 0
     plan = json.loads(capsys.readouterr().out)
     names = [one["name"] for one in plan["stages"]]
     assert names == [
         *("prepare", "respond", "score", "evaluate before", "evaluate teacher"),
-        *("train kd", "train grkd", "evaluate", "report"),
+        *("train kd", "train grkd", "first steps of each method", "evaluate", "report"),
     ]
     assert all(one["seconds"] > 0 for one in plan["stages"])
     assert plan["trials"][0]["times"] == 4
     assert plan["money"]["machine"] == pytest.approx(plan["seconds"])
     assert plan["counts"]["students"] == 6
-    assert plan["peak"] is None  # of a GPU
+    assert plan["peak"] > sum(plan["memory"].values())  # of the process, with Python and its libraries
     assert sorted(one.name for one in tiny_recipe.parent.iterdir()) == ["tiny.yaml"]
 
 
@@ -202,4 +236,5 @@ def test_the_command_measures_classifiers_and_rankers(
     assert (counts["steps per student"], counts["steps of the teacher"], counts["held out"]) == expected
     assert plan["stages"][0]["seconds"] > 0
     assert plan["disk"]["run folder"] > 0
+    assert plan["peak"] == plan["memory"]["measured"] > 1e8  # Python and its libraries alone take more
     assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from grkd.language.examples import data_examples, from_data
 from grkd.language.score import cached_splits
 from grkd.metrics.exact_match import read_questions
 from grkd.models.load import load_tokenizer
+from grkd.planning.batches import expected_batches
 from grkd.planning.measure import Measured, measure
 from grkd.planning.memory import free_memory, memory_of, sizes_of
 from grkd.planning.money import usage
@@ -22,7 +24,6 @@ from grkd.planning.plan import Plan, Stage
 from grkd.planning.power import sentences
 from grkd.recipe import LanguageRecipe, weights_of
 from grkd.run.device import device
-from grkd.training.memory import largest_batch
 
 _ENCODED = 400  # examples that are tokenised, spread over the data
 _DISK_BYTES_PER_SECOND = 1e9  # at which checkpoints are assumed to be written
@@ -30,13 +31,17 @@ _DISK_BYTES_PER_SECOND = 1e9  # at which checkpoints are assumed to be written
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Of the whole data. prompt_tokens, answer_tokens: means of a sample. items: the sample, as token ids."""
+    """Of the whole data. prompt_tokens, answer_tokens: means of a sample. items: the sample, as token ids.
+
+    seconds: to read and tokenise one example.
+    """
 
     train: int
     heldout: int
     prompt_tokens: float
     answer_tokens: float
     items: Sequence[Item]
+    seconds: float = 0.0
 
 
 def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float, float] | None = None) -> Plan:
@@ -77,12 +82,15 @@ def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float
 
 def count(recipe: LanguageRecipe) -> Counts:
     """Read the data, and tokenise a sample of it."""
+    begin = time.perf_counter()
     examples = data_examples(recipe, None)
+    reading = time.perf_counter() - begin
     sides = [split for split, _ in examples]
     weights, spec = weights_of(recipe), recipe.student
     tokenizer = load_tokenizer(spec.model or (weights.model if weights is not None else ""))
     stops, system = stop_token_ids(tokenizer), recipe.data.system
     items: list[Item] = []
+    begin = time.perf_counter()
     for number, (_, example) in enumerate(random.Random(0).sample(examples, min(_ENCODED, len(examples)))):
         try:
             prompt_ids = encode_prompt(tokenizer, example, system=system)
@@ -99,6 +107,7 @@ def count(recipe: LanguageRecipe) -> Counts:
         prompt_tokens=sum(len(one.prompt_ids) for one in items) / most,
         answer_tokens=sum(len(one.response_ids) for one in items) / most,
         items=items,
+        seconds=reading / max(1, len(examples)) + (time.perf_counter() - begin) / max(1, min(_ENCODED, len(examples))),
     )
 
 
@@ -120,18 +129,18 @@ def steps_of(recipe: LanguageRecipe, prompts: int) -> int:
 
 def stages(recipe: LanguageRecipe, counts: Counts, found: Measured, questions: int) -> list[Stage]:
     """Times of the run's stages."""
-    more = (counts.train + counts.heldout) / sum(found.prompts.values())
     held, students = counts.heldout / max(1, found.prompts["heldout"]), len(recipe.methods) * len(recipe.seeds)
-    made = [Stage(name="prepare", seconds=found.work["prepare"] + found.loading["prepare"])]
-    shared = [name for name in ("respond", "score", "reference") if name in found.work]
-    made += [Stage(name=name, seconds=found.loading[name] + more * found.work[name]) for name in shared]
-    asked = _answering(recipe, found, questions)
-
-    def evaluated(name: str) -> float:
-        ranks = max(0.0, found.work[name] - found.sampling)
-        return found.loading[name] + held * ranks + min(found.sampling, found.work[name]) + asked
-
-    made.append(Stage(name="evaluate before", seconds=evaluated("evaluate before")))
+    new = max(0, counts.train + counts.heldout - sum(found.prompts.values()))
+    prepared = found.checks + found.work["prepare"] + found.loading["prepare"] + new * counts.seconds
+    made = [Stage(name="prepare", seconds=prepared)]
+    for name in ("respond", "score", "reference"):
+        if name in found.work:
+            seconds = found.loading[name] + found.work[name] + new * found.each[name]
+            made.append(Stage(name=name, seconds=seconds))
+    asked, sampled = _answering(recipe, found, questions), min(found.sampling, found.work["evaluate"])
+    each = held * (found.work["evaluate"] - sampled) + sampled + asked
+    first = max(0.0, found.work["evaluate before"] - found.work["evaluate"])
+    made.append(Stage(name="evaluate before", seconds=found.loading["evaluate before"] + first + each))
     teacher = found.loading["evaluate teacher"] + found.work["evaluate teacher"] + asked
     made.append(Stage(name="evaluate teacher", seconds=teacher))
     steps = steps_of(recipe, counts.train)
@@ -143,16 +152,23 @@ def stages(recipe: LanguageRecipe, counts: Counts, found: Measured, questions: i
         kept = steps // recipe.training.save_every * _checkpoint(recipe) / _DISK_BYTES_PER_SECOND
         whole = found.saving[label] + seconds + kept
         made.append(Stage(name=f"train {label}", seconds=whole, times=len(recipe.seeds)))
-    made.append(Stage(name="evaluate", seconds=evaluated("evaluate"), times=students))
+    if recipe.training.minutes is None:
+        made.append(Stage(name="first steps of each method", seconds=sum(found.first.values())))
+    made.append(Stage(name="evaluate", seconds=found.loading["evaluate"] + each, times=students))
     return [*made, Stage(name="report", seconds=found.report)]
 
 
 def _longer(recipe: LanguageRecipe, counts: Counts, found: Measured) -> float:
-    """How much longer the sequences of the whole data are than those of the miniature, which has the first records."""
-    if not from_data(recipe.responses) or not counts.items or recipe.responses.n > 1:
+    """How many more tokens a step of the whole data has than one of the miniature, which has the first records."""
+    if not _known_lengths(recipe) or not counts.items:
         return 1.0
-    own = [len(item.prompt_ids) + len(item.response_ids) for group in found.groups for item in group.items]
-    return (counts.prompt_tokens + counts.answer_tokens) / (sum(own) / len(own))
+    whole, few = (expected_batches(recipe, each) for each in (counts.items, found.groups))
+    return whole.mean_tokens / few.mean_tokens if few.mean_tokens else 1.0
+
+
+def _known_lengths(recipe: LanguageRecipe) -> bool:
+    """Whether the data say how long the sequences are: one response per prompt, from the data."""
+    return from_data(recipe.responses) and recipe.responses.n == 1
 
 
 def _answering(recipe: LanguageRecipe, found: Measured, questions: int) -> float:
@@ -181,23 +197,22 @@ def _response_tokens(recipe: LanguageRecipe, counts: Counts, found: Measured | N
 
 
 def _memory(recipe: LanguageRecipe, counts: Counts, found: Measured | None) -> tuple[dict[str, float], float | None]:
-    """Bytes by part for the largest batch of the whole data; and their sum times what the miniature really took."""
-    training = recipe.training
-    lengths = {"examples": training.batch_size * max(1, recipe.responses.n), "budget": training.tokens_per_batch}
-    if found is not None and (recipe.responses.n > 1 or not from_data(recipe.responses)):
-        whole = largest_batch(found.groups, training.batch_size, training.tokens_per_batch)
-    else:
-        whole = largest_batch(list(counts.items), lengths["examples"] or 1, lengths["budget"])
-    memory = memory_of(recipe, tokens=whole[0], response_tokens=whole[1])
+    """Bytes by part for the largest batch of a training; and the miniature's peak, had it had that batch.
+
+    The second is None if nothing was measured.
+    """
+    groups = counts.items if found is None or _known_lengths(recipe) else found.groups
+    whole = expected_batches(recipe, groups, steps=steps_of(recipe, counts.train))
+    memory = memory_of(recipe, tokens=whole.most_tokens, response_tokens=whole.most_response_tokens)
     if memory is None:
         return {}, None
     parts = {each.name: float(getattr(memory, each.name)) for each in fields(memory)}
-    if found is None or not found.peak:
+    if found is None or not any(found.peak.values()):
         return parts, None
-    few = largest_batch(found.groups, training.batch_size, training.tokens_per_batch)
-    modelled = memory_of(recipe, tokens=few[0], response_tokens=few[1])
+    few = expected_batches(recipe, found.groups, steps=found.steps)
+    modelled = memory_of(recipe, tokens=few.most_tokens, response_tokens=few.most_response_tokens)
     assert modelled is not None
-    return parts, memory.total + max(found.peak.values()) - modelled.total
+    return parts, max(found.peak.values()) + memory.peak - modelled.peak
 
 
 def _checkpoint(recipe: LanguageRecipe) -> float:

@@ -79,6 +79,7 @@ def memory_of(recipe: LanguageRecipe, *, tokens: int, response_tokens: int) -> M
         masters=kept == torch.float32,
         copies=recipe.training.float32_masters,
         trained=None if lora is None else adapter_parameters(student, lora.r),
+        single=where.type != "cuda" and kept == torch.float32,
     )
 
 

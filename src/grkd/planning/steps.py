@@ -12,9 +12,12 @@ from grkd.console import console
 from grkd.lists.context import HELDOUT, RankContext
 from grkd.lists.prepare import read
 from grkd.pipeline.run import stages
+from grkd.planning.memory import free_memory
+from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage
 from grkd.planning.power import sentences
 from grkd.recipe import ClassifierRecipe, RankRecipe, Training
+from grkd.run.device import device
 from grkd.run.folder import RunFolder
 
 _FEW, _MORE = 2, 52  # steps of the miniatures
@@ -24,21 +27,26 @@ _NDCG_VARIANCE = 0.04  # of the difference of two rankers on one query
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds: of everything but steps, of a step of all students together, of a step of the teacher. size: bytes."""
+    """Seconds: of everything but steps, of a step of all students together, of a step of the teacher.
+
+    size: bytes on disk. peak: bytes of the GPU's allocator, or of the process on a CPU; 0 if the system does not say.
+    """
 
     rest: float
     step: float
     teacher_step: float
     size: float
+    peak: int = 0
 
 
 def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool) -> Plan:
     """measured: run the miniatures; else steps and power alone."""
-    train, heldout = _sizes(recipe)
+    train, heldout, each = _sizes(recipe)
     steps, students = steps_of(recipe.training, train), len(recipe.methods) * len(recipe.seeds)
     teaching = None if isinstance(recipe, RankRecipe) else recipe.teacher.training
     teacher_steps = 0 if teaching is None else steps_of(teaching, train)
     costs = measure_steps(recipe) if measured else None
+    memory = {} if costs is None or not costs.peak else _memory(costs, train, each)
     return Plan(
         stages=() if costs is None else _stages(recipe, costs, steps, teacher_steps, train),
         trials=() if costs is None or recipe.search is None else [_trials(recipe, costs, steps, students)],
@@ -49,6 +57,9 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool) -> Plan
             "students": students,
             "steps of the teacher": teacher_steps,
         },
+        memory=memory,
+        peak=sum(memory.values()) if memory else None,
+        free=free_memory(device(recipe.device)),
         disk={} if costs is None else {"run folder": costs.size},
         power=sentences(
             seeds=len(recipe.seeds),
@@ -77,6 +88,7 @@ def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
     try:
         with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place:
             few, size = _timed(recipe, Path(place) / "few", _FEW, _FEW)
+            peak = peak_from_now(device(recipe.device))  # once libraries and kernels are loaded
             more, _ = _timed(recipe, Path(place) / "more", _MORE, _FEW)
             taught = few
             if isinstance(recipe, ClassifierRecipe) and recipe.teacher.training is not None:
@@ -84,7 +96,7 @@ def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
     finally:
         console.quiet = quiet
     step, teacher_step = (max(0.0, one - few) / (_MORE - _FEW) for one in (more, taught))
-    return Costs(rest=few - _FEW * (step + teacher_step), step=step, teacher_step=teacher_step, size=size)
+    return Costs(rest=few - _FEW * (step + teacher_step), step=step, teacher_step=teacher_step, size=size, peak=peak())
 
 
 def _timed(recipe: ClassifierRecipe | RankRecipe, folder: Path, steps: int, teacher_steps: int) -> tuple[float, float]:
@@ -114,15 +126,21 @@ def small(
     return replace(recipe, data=data, teacher=teacher, lockstep=lockstep, **common)
 
 
-def _sizes(recipe: ClassifierRecipe | RankRecipe) -> tuple[int, int]:
-    """Training and held-out examples or lists."""
+def _memory(costs: Costs, examples: int, each: int) -> dict[str, float]:
+    """Bytes of the miniature at its peak, with all students and whole batches, and of the examples that it left out."""
+    return {"measured": float(costs.peak), "further examples": float(each * max(0, examples - _LIMIT))}
+
+
+def _sizes(recipe: ClassifierRecipe | RankRecipe) -> tuple[int, int, int]:
+    """Training and held-out examples or lists; bytes of one, as it lies on the device beside the teacher's scores."""
     with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place:
         if isinstance(recipe, RankRecipe):
             part = read(RankContext(recipe, RunFolder(Path(place))))[1]["part"]
-            return int((part != HELDOUT).sum()), int((part == HELDOUT).sum())
+            return int((part != HELDOUT).sum()), int((part == HELDOUT).sum()), 0  # their texts are small
         data = ClassifierContext(recipe, RunFolder(Path(place))).data
         seen = min(len(data.train_labels), recipe.data.student_limit or len(data.train_labels))
-        return seen * (1 + recipe.data.copies), len(data.heldout_labels)
+        each = 4 * (math.prod(data.input_shape) + data.classes)
+        return seen * (1 + recipe.data.copies), len(data.heldout_labels), each
 
 
 def _stages(

@@ -13,6 +13,7 @@ from grkd.ranks import gathered
 from grkd.training.groups_of_responses import group_of
 
 _HEAD_CHUNK = 1.3e9  # bytes of float32 logits that the fused head holds at a time on a GPU
+_HEAD_CHUNK_CPU = 64 * 2.0**20
 _RESERVE = 0.9  # of what is free: the allocator's gaps, the context, libraries
 
 
@@ -66,6 +67,11 @@ class Memory:
         """All of it. Gradients grow while activations go, so a step may stay below."""
         return float(sum(getattr(self, each.name) for each in fields(self)))
 
+    @property
+    def peak(self) -> float:
+        """The most at one time: activations go as gradients come, so it is all of the ones or all of the others."""
+        return self.weights + self.optimizer + self.teacher + max(self.gradients, self.activations + self.head)
+
 
 def training_memory(
     student: ModelSize,
@@ -79,6 +85,7 @@ def training_memory(
     compiled: bool = False,
     trained: int | None = None,
     teacher_bytes: float | None = None,
+    single: bool = False,
 ) -> Memory:
     """Memory of a step with AdamW, attention without score matrices, and the head from hidden states.
 
@@ -86,34 +93,41 @@ def training_memory(
     bfloat16 autocast, otherwise bfloat16 weights. copies: of bfloat16 weights, in float32 (training.float32_masters).
     compiled: layers by torch.compile, which keeps less. trained: parameters that are trained (LoRA); None: all.
     teacher: one that runs in every step. teacher_bytes: of its weights; None: in bfloat16.
+    single: float32 everywhere and a head of smaller chunks, as on a CPU.
     Kept for the backward pass per layer and token, in bytes: the residual stream and the norms' outputs, queries, keys,
     values and attention's output, and of the feed-forward part gate and up (and, not compiled, their activation and
     product). With recomputing: the layer's input, and one layer as a whole.
     """
     trained = student.parameters if trained is None else trained
     width = 4 if masters else 2
-    per_layer = _kept(student, width, compiled)
+    inner = 4 if single else 2
+    per_layer = _kept(student, width, inner, compiled)
     kept = width * student.hidden * student.layers + per_layer if recompute else per_layer * student.layers
-    logits = min(_HEAD_CHUNK, 4.0 * response_tokens * student.vocabulary)
+    logits = min(_HEAD_CHUNK_CPU if single else _HEAD_CHUNK, 4.0 * response_tokens * student.vocabulary)
     head = 2.5 * logits + 4.0 * student.vocabulary * student.hidden + 8.0 * response_tokens * student.hidden
-    working = 0.0 if teacher is None else tokens * (4.0 * teacher.hidden + 8.0 * teacher.intermediate)
+    working = 0.0 if teacher is None else tokens * inner * (2.0 * teacher.hidden + 4.0 * teacher.intermediate)
     return Memory(
         weights=float(width * student.parameters),
         gradients=float(width * trained),
         optimizer=float((12 if copies else 2 * width) * trained),
-        teacher=(0.0 if teacher is None else 2.0 * teacher.parameters) if teacher_bytes is None else teacher_bytes,
+        teacher=float(_of_teacher(teacher, inner) if teacher_bytes is None else teacher_bytes),
         activations=max(float(tokens * kept), working),
         head=head,
     )
 
 
-def _kept(size: ModelSize, width: int, compiled: bool) -> int:
-    """Bytes that one layer keeps of a token for its backward pass."""
-    attention = 2 * (2 * size.queries + 2 * size.keys)
+def _of_teacher(teacher: ModelSize | None, inner: int) -> int:
+    return 0 if teacher is None else inner * teacher.parameters
+
+
+def _kept(size: ModelSize, width: int, inner: int, compiled: bool) -> int:
+    """Bytes that one layer keeps of a token for its backward pass. width, inner: of a number in weights, products."""
+    attention = inner * (2 * size.queries + 2 * size.keys)
     if compiled:
-        return 2 * width * size.hidden + size.norms * 2 * size.hidden + attention + 4 * size.intermediate
-    normed = size.norms * (4 + width + (2 if width == 4 else 0)) * size.hidden
-    return 2 * width * size.hidden + normed + attention + 8 * size.intermediate
+        return 2 * width * size.hidden + size.norms * inner * size.hidden + attention + 2 * inner * size.intermediate
+    cast = inner if width > inner else 0  # the norm's output, once more in the precision of the products
+    normed = size.norms * (4 + width + cast) * size.hidden
+    return 2 * width * size.hidden + normed + attention + 4 * inner * size.intermediate
 
 
 def largest_batch(dataset: Sequence[Group | Item], examples: int, budget: int | None) -> tuple[int, int]:
