@@ -13,19 +13,20 @@ from grkd.recipe import ClassifierRecipe, LanguageRecipe, Recipe
 from grkd.run.folder import RunFolder
 
 
-def examine(recipe: Recipe) -> list[Finding]:
+def examine(recipe: Recipe, *, ask: bool = False) -> list[Finding]:
     """Every finding, in the order of the checks. Nothing is trained and nothing of the run is written.
 
+    ask: make a few requests to the servers that the recipe names.
     What `grkd run --check` refuses is a finding too, and then the only one: the other checks need a sound recipe.
     """
     quiet, console.quiet = console.quiet, True
     try:
-        return list(_findings(recipe))
+        return list(_findings(recipe, ask))
     finally:
         console.quiet = quiet
 
 
-def _findings(recipe: Recipe) -> Iterator[Finding]:
+def _findings(recipe: Recipe, ask: bool) -> Iterator[Finding]:
     try:
         check_recipe(recipe)
     except UserError as mistake:
@@ -34,16 +35,16 @@ def _findings(recipe: Recipe) -> Iterator[Finding]:
     yield from look_at_settings(recipe)
     try:
         with tempfile.TemporaryDirectory(prefix="grkd-doctor-") as place:
-            yield from _of_task(recipe, RunFolder(Path(place)))
+            yield from _of_task(recipe, RunFolder(Path(place)), ask)
     except UserError as mistake:
         yield error("models and data", str(mistake), "change it; the checks after this one were left out")
 
 
-def _of_task(recipe: Recipe, folder: RunFolder) -> Iterator[Finding]:
+def _of_task(recipe: Recipe, folder: RunFolder, ask: bool) -> Iterator[Finding]:
     if isinstance(recipe, LanguageRecipe):
         from grkd.doctor.language import look_at_language
 
-        yield from look_at_language(recipe)
+        yield from look_at_language(recipe, ask=ask)
     elif isinstance(recipe, ClassifierRecipe):
         from grkd.doctor.classes import look_at_classes
 

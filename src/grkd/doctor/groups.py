@@ -112,9 +112,7 @@ def _rankers(sides: Sides, reader: LocalTeacher, groups: Groups) -> Iterator[Fin
     recipe = sides.recipe
     with panel_of(recipe.score, recipe.teacher) as panel:
         if "endpoint" in panel.needs:
-            text = "a ranker asks an endpoint, which may cost money, and was not asked"
-            yield note("rankers", text, "`grkd run --check --deep` asks it for a few groups")
-            return
+            return  # look_at_judges says more
         if panel.reads - {"data_score", "teacher_log_prob", "prompt_ids", "response_ids"}:
             yield note("rankers", "they read columns of the records, and were not asked", "nothing")
             return

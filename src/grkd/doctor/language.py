@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 from grkd.doctor.conversations import look_at_answers, look_at_overlap
 from grkd.doctor.finding import Finding, note
+from grkd.doctor.served import look_at_judges, look_at_server
 from grkd.doctor.sides import Sides
 from grkd.doctor.tokens import look_at_tokens
 from grkd.doctor.weights import Loaded, look_at_teacher, look_at_weights
 from grkd.recipe import LanguageRecipe, SelfTeacher, ServedModel
 
 
-def look_at_language(recipe: LanguageRecipe) -> Iterator[Finding]:
-    """Tokenizers, data, then 32 prompts on the models themselves."""
+def look_at_language(recipe: LanguageRecipe, *, ask: bool = False) -> Iterator[Finding]:
+    """Tokenizers, data, then 32 prompts on the models themselves. ask: a few requests to servers, too."""
     sides = Sides.of(recipe)
     yield from look_at_tokens(sides)
     yield from look_at_overlap(sides)
@@ -19,8 +20,9 @@ def look_at_language(recipe: LanguageRecipe) -> Iterator[Finding]:
     loaded = Loaded.of(sides)
     yield from look_at_weights(sides, loaded)
     if isinstance(recipe.teacher, ServedModel):
-        yield note("teacher", "it is behind a server and was not asked, which may cost money", "ask it yourself first")
+        yield from look_at_server(sides, ask=ask)
     elif isinstance(recipe.teacher, SelfTeacher):
         yield note("teacher", "it is the student with more to read, and was not compared", "the report compares them")
     elif loaded.teacher is not None:
         yield from look_at_teacher(sides, loaded)
+    yield from look_at_judges(sides, ask=ask)
