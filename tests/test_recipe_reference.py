@@ -9,7 +9,8 @@ import pytest
 from grkd import cli, recipe
 from grkd.recipe._read import TASKS
 
-PAGE = Path(__file__).parents[1] / "docs" / "guide" / "recipe-reference.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "guide" / "recipe-reference.md"
 
 
 def test_the_page_is_that_of_the_types() -> None:
@@ -23,6 +24,13 @@ def test_every_key_has_a_line_and_a_default() -> None:
             assert f"| `{field.name}` | " in page
     assert "| `warmup` | a number of at least 0 and below 1 | `0.1` | share of the training |" in page
     assert "| `output` | text that is not empty | needed |" in page
+
+
+def test_the_shipped_schema_is_that_of_the_types() -> None:
+    """In the wheel (tests/packaging holds that all of src/grkd is) and, by a link, in the documentation."""
+    shipped = ROOT / "src" / "grkd" / "recipe.schema.json"
+    assert json.loads(shipped.read_text()) == json.loads(json.dumps(recipe.schema())), f"grkd schema --output {shipped}"
+    assert (ROOT / "docs" / shipped.name).resolve() == shipped
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
