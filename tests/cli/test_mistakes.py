@@ -146,6 +146,10 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkey
         (["run", "tiny.yaml", "responses.max_new_tokens=64"], "leave no room for a prompt in the context of 64"),
         (["run", "tiny.yaml", "methods=[{name: kd, temperature: 1e300}]"], "temperature: must be at most 1e+09"),
         (["run", "tiny.yaml", "methods=[{name: kd, temprature: 2}]"], "did you mean 'temperature'?"),
+        (
+            ["run", "tiny.yaml", "methods=[{name: kd, temprature: 2}, {name: grkd, pairs.weight: 1}]", "seeds=[]"],
+            "temprature: unknown key; did you mean 'temperature'?",
+        ),
     ],
 )
 def test_every_mistake_is_one_short_line(

@@ -1,7 +1,9 @@
 """The methods of a recipe: names with options, checked by building each method."""
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from grkd import objectives
@@ -52,6 +54,25 @@ def check(entries: list[Any], task: str) -> tuple[list[Method], list[Problem]]:
         labels.setdefault(method.label, index)
         methods.append(method)
     return methods, problems
+
+
+def misspelt(entries: Any) -> Iterator[Problem]:
+    """Options that a method has in no form, by the shipped schema: to ask the method itself imports torch, 2 s."""
+    known = _options_by_method()
+    for index, entry in enumerate(spelt_out(entries) if isinstance(entries, list) else []):
+        named = known.get(str(entry.get("name"))) if isinstance(entry, dict) else None
+        if named is None:
+            continue
+        starts = {name.split(".")[0] for name in named}
+        for key in entry:
+            if "." not in str(key) and key not in starts:
+                yield unknown_key(("methods", index, key), named)
+
+
+def _options_by_method() -> dict[str, list[str]]:
+    path = Path(__file__).parents[1] / "recipe.schema.json"
+    methods = json.loads(path.read_text(encoding="utf-8"))["$defs"]["Method"]["anyOf"][1:]
+    return {each["properties"]["name"]["const"]: list(each["properties"]) for each in methods}
 
 
 def _name(index: int, entry: Any) -> list[Problem]:

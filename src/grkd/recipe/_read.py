@@ -169,11 +169,11 @@ def _build(raw: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
         # JSON, not Python: in pydantic's strict mode a mapping becomes a dataclass only there.
         recipe = _checker(task)(json.dumps(plain))
     except ValidationError as error:
-        return None, [*_explained(error, raw, TASKS[task]), *problems]
+        return None, [*_explained(error, raw, TASKS[task]), *problems, *_methods.misspelt(raw.get("methods"))]
     crossed = list(cross_checks(recipe, raw))
     if problems or crossed:
-        return None, [*crossed, *problems]
-    # Last, and not beside other mistakes: to know a method's options is to import its file and torch, 2 s for a typo.
+        return None, [*crossed, *problems, *_methods.misspelt(raw["methods"])]
+    # Last, and not beside other mistakes: to know what an option may be is to import its file and torch, 2 s.
     methods, problems = _methods.check(raw["methods"], task)
     if problems:
         return None, problems
