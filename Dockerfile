@@ -15,18 +15,22 @@ COPY src src
 # on a CPU and is some gigabytes larger.
 FROM base AS cpu
 ARG TORCH_INDEX=""
+# "." is this project, whose own version is the pin.
+# hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0 \
     && pip install -c constraints-cpu.txt '.[lora,gguf,data,search,image,rank]'
 
 # On Linux the wheels of the default index bring CUDA and Triton along.
 FROM base AS gpu
+# hadolint ignore=DL3013
 RUN pip install 'torch>=2.8,<3' \
     && pip install '.[lora,gguf,data,search,image,rank]'
 
 # hadolint ignore=DL3006
 FROM ${VARIANT} AS final
 RUN useradd --create-home --uid 1000 grkd && mkdir -p /runs && chown grkd /runs
-USER grkd
+# By number, so that a host knows it is not root.
+USER 1000
 WORKDIR /runs
 ENTRYPOINT ["grkd"]
 CMD ["--help"]

@@ -36,7 +36,7 @@ def test_versions_users_and_pins() -> None:
     assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
     pinned = re.findall(r"torch==([\d.]+)", TEXT)
     assert f"torch=={pinned[0]}" in (ROOT / "constraints-cpu.txt").read_text(encoding="utf-8")
-    assert [rest for name, rest in found if name == "USER"] == ["grkd"]  # not root, and before the entry point
+    assert [rest for name, rest in found if name == "USER"] == ["1000"]  # not root, and before the entry point
     names = [name for name, _ in found]
     assert names.index("USER") < names.index("ENTRYPOINT")
     assert ("ENTRYPOINT", '["grkd"]') in found
