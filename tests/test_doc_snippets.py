@@ -1,8 +1,10 @@
 """What the documentation shows is true: commands parse, recipes are read, Python runs, messages and numbers exist."""
 
 import ast
+import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ import yaml
 from grkd import cli, recipe
 from grkd.classify.student import save_classifier
 from grkd.commands import COMMANDS
+from grkd.data.lists import read_lists
+from grkd.data.records import examples_of
 from grkd.files import write_json
+from grkd.metrics.exact_match import read_questions
 from grkd.models.networks import build
 from grkd.statistics import pairs_needed, shown_difference
 from tests.teacher._vocabularies import byte_level, pieces
@@ -98,6 +103,33 @@ def test_yaml_is_a_recipe_or_fits_into_one(where: str, text: str) -> None:
     base = {} if "task" in found else yaml.safe_load(written(Path("base.yaml"), where).read_text())
     Path("recipe.yaml").write_text(text if "task" in found else yaml.safe_dump(base | found))
     recipe.read(Path("recipe.yaml"))
+
+
+def test_json_is_a_record_that_is_read() -> None:
+    """Every object of the pages' JSON, by the reader of what the page is about; no key is left unread."""
+    number = 0
+    for where, text in TEXTS.items():
+        for record in (one for block in blocks(text, "json") for one in objects(block)):
+            number += 1
+            if where == "lists.md":
+                Path("lists.jsonl").write_text(json.dumps(record))
+                assert len(read_lists(Path("lists.jsonl")).lists) == 1
+            elif where == "evaluation.md":
+                Path("questions.jsonl").write_text(json.dumps(record))
+                assert len(read_questions(Path("questions.jsonl"))) == 1
+            else:
+                unused: Counter[str] = Counter()
+                assert examples_of(record, default_id="1", where=where, unused=unused)
+                assert not unused, (where, unused)
+    assert number > 10
+
+
+def objects(text: str) -> Iterator[Any]:
+    """The JSON values of a text, one behind the other."""
+    while text.strip():
+        value, end = json.JSONDecoder().raw_decode(text.lstrip())
+        yield value
+        text = text.lstrip()[end:]
 
 
 def ready(where: str, tiny: Path) -> tuple[dict[str, Any], dict[str, str]]:
