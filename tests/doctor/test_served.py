@@ -107,7 +107,7 @@ def test_a_template_of_the_server_is_found_by_its_tokens(path: Path, server: Mod
 
 @pytest.mark.parametrize("readable", [True, False])
 def test_a_judge_is_asked_for_one_group(readable: bool, path: Path, tiny_teacher: Path) -> None:
-    judge = EndpointServer(lambda body: "A > B" if readable else "I cannot say", models=["j"])
+    judge = EndpointServer(lambda body: "Order: [1] > [2]" if readable else "I cannot say", models=["j"])
     words = (
         f"teacher={{model: {tiny_teacher}}}",
         "methods=[dpo]",
