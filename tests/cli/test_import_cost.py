@@ -65,7 +65,7 @@ def test_nor_does_a_mistake_in_a_recipe(tmp_path: Path) -> None:
         "methods: [kd]\ntraining: {learning_rat: 1}": "learning_rate",
         "methods: [kd]\nseeds: []": "seeds",
         "methods: [{name: grkd, preset: classes}]\ntraining: {learning_rat: 1}": "learning_rate",
-        "methods: [{name: kd, temprature: 2}]\ntraining: {epochs: 0}": "'temperature'?; training.epochs",
+        "methods: [{name: kd, temprature: 2}]\ntraining: {epochs: 0}": "'temperature'?; line 7: training.epochs",
         "methods: [kd]\ntraining: {steps: 3, epochs: 2}": "epochs",
     }
     recipes = [tmp_path / f"{number}.yaml" for number in range(len(mistakes))]
