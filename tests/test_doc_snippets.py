@@ -113,7 +113,7 @@ def test_json_is_a_record_that_is_read() -> None:
             number += 1
             if where == "lists.md":
                 Path("lists.jsonl").write_text(json.dumps(record))
-                assert len(read_lists(Path("lists.jsonl")).lists) == 1
+                assert len(read_lists(Path("lists.jsonl")).train) == 1
             elif where == "evaluation.md":
                 Path("questions.jsonl").write_text(json.dumps(record))
                 assert len(read_questions(Path("questions.jsonl"))) == 1

@@ -13,8 +13,10 @@ import pytest
 from grkd import cli
 from grkd.reports import Run, read_run, write_page
 from grkd.reports._curves import smoothed
+from grkd.reports._drawing import Drawing
 from grkd.reports.evaluations import read_evaluations
 from grkd.reports.figures import draw, palette
+from grkd.reports.page import _section
 from grkd.reports.paper_table import paper_table
 from grkd.reports.table_formats import shown
 from grkd.reports.tables import DASH
@@ -251,3 +253,9 @@ def test_smoothing_neither_lags_nor_moves_a_line() -> None:
     spike = [(float(place), float(place == 25)) for place in range(51)]
     values = [value for _, value in smoothed(spike, share=0.1)]  # 0.1 of 51 points: 3 on either side
     assert values == pytest.approx([1 / 7 if 22 <= place <= 28 else 0.0 for place in range(51)])
+
+
+def test_a_note_that_another_holds_is_told_once() -> None:
+    notes = ("Bars: an interval. Dashed line: kd.", "Dashed line: kd.", "Dashed line: kd.", "")
+    drawings = [Drawing(title="a", caption="", note=note, svg="<svg/>", section="results") for note in notes]
+    assert _section("Results", drawings)["notes"] == [notes[0]]

@@ -118,9 +118,10 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
 
 def _section(name: str, drawings: Sequence[Drawing]) -> dict[str, Any]:
     chosen = [drawing for drawing in drawings if drawing.section == name.lower()]
+    notes = list(dict.fromkeys(drawing.note for drawing in chosen if drawing.note))
     return {
         "name": name,
-        "notes": [note for note in dict.fromkeys(drawing.note for drawing in chosen) if note],
+        "notes": [note for note in notes if not any(note in other for other in notes if other != note)],
         # matplotlib has escaped the text inside its SVG.
         "figures": [{"title": one.title, "caption": one.caption, "svg": Markup(one.svg)} for one in chosen],
     }
