@@ -177,3 +177,9 @@ def test_stages_of_earlier_versions_have_no_digests(run: Path, capsys: pytest.Ca
     assert cli.main(["verify", str(run)]) == 0
     assert "(no digests were noted)" in capsys.readouterr().out
     assert again(run) == 0
+
+
+def test_a_folder_without_stages_is_not_called_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    assert cli.main(["verify", str(tmp_path)]) == 0
+    assert "nothing to verify" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from rich.markup import escape
 
 from grkd.console import console
 from grkd.data.language import Group
@@ -92,12 +93,18 @@ def measure(recipe: LanguageRecipe) -> Measured:
     Raises UserError as the run.
     """
     quiet, console.quiet = console.quiet, True
+
+    def tell(stage: str) -> None:
+        console.quiet = quiet
+        console.print(f"[dim]measuring: {escape(stage)}[/dim]")
+        console.quiet = True
+
     try:
         with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place, compile_time() as compiled:
             begin = time.perf_counter()
             check_first(recipe)
             checks = time.perf_counter() - begin
-            return _measured(small(recipe, Path(place)), RunFolder(Path(place)), checks, compiled)
+            return _measured(small(recipe, Path(place)), RunFolder(Path(place)), checks, compiled, tell)
     finally:
         console.quiet = quiet
 
@@ -128,13 +135,15 @@ def small(recipe: LanguageRecipe, folder: Path) -> LanguageRecipe:
 class _Clock:
     """Times stages of a miniature into `found`, without what a run finds done: kernels are compiled once per machine.
 
-    compiled: seconds of it so far. repeat: short stages are done again for the cost of one more prompt.
+    compiled: seconds of it so far. tell: is called with each stage's name as it begins. repeat: short stages are done
+    again for the cost of one more prompt.
     """
 
     context: LanguageContext
     models: _TimedModels
     found: Measured
     compiled: Callable[[], float]
+    tell: Callable[[str], None]
     repeat: bool
 
     def once(self, stage: _Stage, context: LanguageContext) -> tuple[float, float]:
@@ -145,6 +154,7 @@ class _Clock:
         return time.perf_counter() - begin - loading - compiled, loading
 
     def timed(self, name: str, stage: _Stage) -> None:
+        self.tell(name)
         self.found.work[name], self.found.loading[name] = self.once(stage, self.context)
 
     def scaled(self, name: str, stage: _Stage, quarter: LanguageContext) -> None:
@@ -161,13 +171,19 @@ class _Clock:
             self.found.each[name] = max(0.0, more - less) / (number - few)
 
 
-def _measured(recipe: LanguageRecipe, run: RunFolder, checks: float, compiled: Callable[[], float]) -> Measured:
+def _measured(
+    recipe: LanguageRecipe,
+    run: RunFolder,
+    checks: float,
+    compiled: Callable[[], float],
+    tell: Callable[[str], None],
+) -> Measured:
     models = _TimedModels(recipe, run)
     context = LanguageContext(recipe=recipe, run=run, models=models)
     found = Measured(checks=checks, steps=recipe.training.steps or 0)
     # What an endpoint answered is kept, so a second time would say nothing.
     repeat = not asks_endpoint(recipe)
-    clock = _Clock(context=context, models=models, found=found, compiled=compiled, repeat=repeat)
+    clock = _Clock(context=context, models=models, found=found, compiled=compiled, tell=tell, repeat=repeat)
     with run.locked():
         clock.timed("prepare", prepare)
         describe(recipe, run)
@@ -179,6 +195,7 @@ def _measured(recipe: LanguageRecipe, run: RunFolder, checks: float, compiled: C
         clock.timed("evaluate before", lambda context: evaluate_student(context, "before", None))
         clock.timed("evaluate teacher", evaluate_teacher)
         for method in recipe.methods:
+            tell(f"train {method.label}")
             _train(context, method, found, clock.compiled)
         trained = f"{recipe.methods[0].label}-seed{recipe.seeds[0]}"
         clock.timed("evaluate", lambda context: evaluate_student(context, "after", trained))

@@ -58,15 +58,8 @@ def tables(plan: Plan) -> list[Table | str]:
     shown: list[Table | str] = []
     if plan.counts:
         shown.append(", ".join(f"{value:,.0f} {name}" for name, value in plan.counts.items()))
-    times = Table(title="time")
-    for name in ("stage", "times", "each", "total"):
-        times.add_column(name, justify="left" if name == "stage" else "right")
-    for one in (*plan.stages, *plan.trials):
-        times.add_row(one.name, str(one.times), duration(one.seconds), duration(one.seconds * one.times))
-    times.add_row("grkd run", "", "", duration(plan.seconds), style="bold")
-    if plan.trials:
-        times.add_row("grkd compare, one process", "", "", duration(plan.seconds_with_search), style="bold")
-    shown.append(times)
+    if plan.stages:
+        shown.append(_times(plan))
     if plan.memory:
         total = sum(plan.memory.values())
         parts = {**plan.memory, "together": total}
@@ -80,6 +73,18 @@ def tables(plan: Plan) -> list[Table | str]:
         listed = ", ".join(f"{name} {value:,.2f}" for name, value in plan.money.items())
         shown.append(f"money in USD: {listed}; together {sum(plan.money.values()):,.2f}")
     return [*shown, *plan.power, *(f"note: {one}" for one in plan.notes)]
+
+
+def _times(plan: Plan) -> Table:
+    times = Table(title="time")
+    for name in ("stage", "times", "each", "total"):
+        times.add_column(name, justify="left" if name == "stage" else "right")
+    for one in (*plan.stages, *plan.trials):
+        times.add_row(one.name, str(one.times), duration(one.seconds), duration(one.seconds * one.times))
+    times.add_row("grkd run", "", "", duration(plan.seconds), style="bold")
+    if plan.trials:
+        times.add_row("grkd compare, one process", "", "", duration(plan.seconds_with_search), style="bold")
+    return times
 
 
 def _amounts(title: str, parts: Mapping[str, float]) -> Table:

@@ -48,6 +48,8 @@ def verify(run: Path, *, repair: bool = False) -> int:
         if not state.damage:
             size = f"{state.size_bytes / 2**20:,.1f} MiB"
             out.print(f"{escape(state.name)}: undamaged, {state.files} files, {size}{state.remark}", soft_wrap=True)
+    if not states:
+        out.print("no stage of a run is here, so there was nothing to verify (GRKDTrainer leaves none)")
     damaged = [state for state in states if state.damage]
     for state in damaged:
         shown = ", ".join(state.damage[:_SHOWN]) + (", ..." if len(state.damage) > _SHOWN else "")
