@@ -163,7 +163,6 @@ def test_a_step_that_is_not_the_model_is_refused(monkeypatch: pytest.MonkeyPatch
     answered(tiny("mistral"))
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")  # older versions know no other
 def test_a_teacher_in_float8_writes() -> None:
     """Its layers stay as they are; log-probabilities are the model's own up to the rounding of 8 bits."""
     model = tiny()
@@ -176,6 +175,7 @@ def test_a_teacher_in_float8_writes() -> None:
         torch.testing.assert_close(torch.tensor(answer.log_probs), own, rtol=0, atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")  # older versions know no other
 def test_modes_are_left_alone_and_dropout_is_off() -> None:
     model = tiny()
     expected = answered(model)

@@ -1,4 +1,7 @@
-"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
+"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses.
+
+Over 300 lines: what the Trainer asks of a source of rows is methods of one class.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
