@@ -49,11 +49,14 @@ def mixed_look(found: Found, figure: str) -> list[str]:
         "## Second look: the same stored responses for every method",
         _made(found, "mixed"),
         _task(found)
-        + "\nAll methods learn from the same stored responses of teacher, student and data; for those named `-mixed`\n"
-        "the student answers half of each step's prompts anew, for four steps at once. `kd` and `kd-mixed` match the\n"
-        "teacher's tokens (T = 2); `grkd-stored` and `grkd-mixed` are the same with pairs of responses, in the order\n"
-        "of verifier, then teacher (preset `responses`). Rows are packed and share their prompts. Nothing was\n"
-        "searched: rates and forms are those of the first look. Methods named `-long` take 1,000 steps, one seed.",
+        + "\nThis look was designed after the test figures of the first were seen, and asks the same questions: what\n"
+        "it finds is weaker for that. All methods learn from the same stored responses of teacher, student and data;\n"
+        "for those named `-mixed` the student answers half of each step's prompts anew, for four steps at once. `kd`\n"
+        "and `kd-mixed` match the teacher's tokens (T = 2); `grkd-stored` and `grkd-mixed` are the same with pairs of\n"
+        "responses, in the order of verifier, then teacher (preset `responses`). Rows are packed, and share their\n"
+        "prompts where the attention kernel can. Nothing was searched: rates and forms are those of the first look.\n"
+        "Sampling is in a method's time; making the stored responses is in nobody's. Methods named `-long` take 1,000\n"
+        "steps, with one seed.",
         *final_sections(found, figure),
         "### Starts\n\n" + starts_table(found),
     ]

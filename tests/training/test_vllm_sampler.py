@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from grkd import objectives
 from grkd.errors import UserError
 from grkd.models.cut import truncated
 from grkd.models.generate import generate_responses
@@ -163,6 +164,23 @@ def test_what_it_cannot_do_is_said_in_one_line(vllm: type[Engine], monkeypatch: 
     monkeypatch.setattr(vllm_sampler, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="use_vllm: the package vllm is not installed; install it"):
         sampler()
+
+
+@pytest.mark.parametrize(
+    ("method", "samples", "adapters", "said"),
+    [
+        (("grpo", {}), True, True, "does not know students with adapters"),
+        (("minillm", {"teacher_mix": 0.2}), True, False, "own samples from a mixture with the teacher"),
+        (("kd", {}), False, False, "no method samples in training"),
+    ],
+)
+def test_before_anything_is_loaded(
+    vllm: type[Engine], method: tuple[str, dict[str, Any]], samples: bool, adapters: bool, said: str
+) -> None:
+    objective = objectives.load(method[0], **method[1])
+    with pytest.raises(UserError, match=said):
+        vllm_sampler.check_use({"own": objective}, lambda _: samples, adapters=adapters)
+    vllm_sampler.check_use({"own": objectives.load("opd")}, lambda _: True, adapters=False)
 
 
 def test_a_trainer_samples_by_it(vllm: type[Engine], tmp_path: Path, tiny_teacher: Path) -> None:

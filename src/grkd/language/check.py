@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from grkd import objectives
 from grkd.errors import UserError
 from grkd.language.cached import check_cache
-from grkd.language.fresh import method_panel
+from grkd.language.fresh import method_panel, samples_groups
 from grkd.language.lora import adapted
 from grkd.language.record_columns import check_columns, record_columns
 from grkd.language.scorer import panel_of
@@ -18,7 +19,7 @@ from grkd.models.load import known_config, quiet
 from grkd.recipe import LanguageRecipe, Model, Student, weights_of
 from grkd.run.device import device
 from grkd.run.training import check
-from grkd.training.vllm_sampler import check_installed
+from grkd.training.vllm_sampler import check_use
 
 
 def check_language(recipe: LanguageRecipe) -> None:
@@ -32,7 +33,12 @@ def check_language(recipe: LanguageRecipe) -> None:
     if any(isinstance(each, Model) and each.dtype == "float8" for each in teachers):
         check_float8(device(recipe.device), "teacher.dtype")
     if recipe.responses.use_vllm:
-        check_installed()
+        methods = {each.label: objectives.load(each.name, **each.options) for each in recipe.methods}
+        check_use(
+            methods,
+            lambda each: bool(each.on_policy) or samples_groups(recipe, each),
+            adapters=recipe.student.lora is not None,
+        )
     _check_models(recipe)
     _check_rankers(recipe)
 

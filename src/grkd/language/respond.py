@@ -39,7 +39,9 @@ def respond(context: LanguageContext) -> Path:
     not on the rank that makes it. Raises UserError if no group of a split is left.
     """
     settings = context.recipe.responses
-    inputs = {"responses": to_plain(settings), "prepare": context.run.key("prepare"), "seed": context.recipe.seeds[0]}
+    made_of = to_plain(settings)
+    del made_of["use_vllm"]  # of responses in training alone
+    inputs = {"responses": made_of, "prepare": context.run.key("prepare"), "seed": context.recipe.seeds[0]}
 
     def make(work: Path) -> None:
         prompts = read_table(context.run.path / "prepare" / "prompts.parquet")

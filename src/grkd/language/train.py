@@ -68,6 +68,8 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
             sampled["rankers"] = method_panel(context.recipe, method).identity()
     elif not objective.on_policy:
         del training["steps_per_generation"]  # of sampling in training alone
+    if context.recipe.responses.use_vllm and (sampled or objective.on_policy):
+        sampled["use_vllm"] = True  # which draws other responses
     if context.recipe.score.token_order != "log_probs":
         sampled["token_order"] = context.recipe.score.token_order
     return {

@@ -79,7 +79,7 @@ class Before:
         *,
         model: Callable[[], Any] | None = None,
     ) -> list[Group]:
-        asks = [at for at, group in enumerate(groups) if self._wants_responses(group)]
+        asks = [at for at, group in enumerate(groups) if self.wants_responses(group)]
         if not asks:
             return list(groups)
         student = self.student if model is None else model()
@@ -89,7 +89,8 @@ class Before:
             found[at] = group
         return found
 
-    def _wants_responses(self, group: Group) -> bool:
+    def wants_responses(self, group: Group) -> bool:
+        """Whether the student answers this prompt before it is learnt or measured, and rankers order the answers."""
         if has_no_response(group):
             return True
         fresh = self.rows.fresh

@@ -29,7 +29,7 @@ from grkd.training.evaluation_metrics import TOKENS, Measured, check_metrics
 from grkd.training.given_teachers import given_teachers
 from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_of
 from grkd.training.groups_file import KeepGroups
-from grkd.training.ranked_in_training import check_columns, checked_panel, fresh_groups
+from grkd.training.ranked_in_training import check_columns, check_evaluated, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.run_files import RunFiles
 from grkd.training.served_answers import answers_of
@@ -211,6 +211,8 @@ class GRKDTrainer(DistillationTrainer):
         say_shared(train_groups, eval_groups)
         if panel is not None:
             check_columns(panel, train_groups or (), "train_dataset")
+            scored = "score" in self._metrics
+            check_evaluated(panel, eval_groups, lambda group: scored or self._before.wants_responses(group))
         super().__init__(
             student,
             args,

@@ -1,6 +1,6 @@
 """The rankers of a GRKDTrainer: `rankers`, or TRL's `reward_funcs`, opened for groups that are sampled in training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,14 @@ def fresh_groups(
         teachers=[side.model for side in sides],
         stop_ids=stops,
     )
+
+
+def check_evaluated(panel: Panel, sets: Any, asks: Callable[[Group], bool]) -> None:
+    """check_columns of evaluation sets, one or several by name, some of whose groups rankers are asked about."""
+    named = sets if isinstance(sets, dict) else {"": sets or ()}
+    for name, groups in named.items():
+        if any(map(asks, groups)):
+            check_columns(panel, groups, f"eval_dataset[{name!r}]" if name else "eval_dataset")
 
 
 def check_columns(panel: Panel, groups: Iterable[Group], where: str) -> None:

@@ -113,6 +113,11 @@ class RecordEncoder:
             if count:
                 words = what if what != "without a use" else f"record{'s' * (count != 1)}"
                 console.print(f"[yellow]{escape(where)}: {count} {words} left out[/yellow]", soft_wrap=True)
+        if not self.samples and "response" in self.objective.levels and not any(group.has_pair for group in found):
+            text = (
+                "no record has responses in an order (teacher_scores, best, order or tiers), so tokens alone are learnt"
+            )
+            console.print(f"[yellow]{escape(where)}: {text}[/yellow]", soft_wrap=True)
         left_out.say(where)
         self._say_notes(where)
         return found

@@ -23,7 +23,7 @@ from grkd.training.record_groups import RecordEncoder
 from grkd.training.served_side import ServedScores
 from grkd.training.several_teachers import TokenOrder, check_routes
 from grkd.training.teacher_side import TeacherNeeds, TeacherSide
-from grkd.training.vllm_sampler import VllmSampler
+from grkd.training.vllm_sampler import VllmSampler, check_use
 
 
 def apart_from(student: nn.Module, side: TeacherSide) -> TeacherSide:
@@ -48,6 +48,8 @@ def rows_of(
 
     Raises UserError for teachers that cannot serve a method that samples in training, or not together.
     """
+    if args.use_vllm:
+        check_use({args.method: objective}, lambda _: samples, adapters=False)
     vocabulary = check_head_size(student, encode.tokenizer, role="student")
     if crosses(sides, needs):
         return _crossed(sides, encode, args, objective, samples=samples, vocabulary=vocabulary)

@@ -3,7 +3,7 @@
 import copy
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +15,7 @@ from grkd.data.language import unwrapped
 from grkd.errors import UserError
 from grkd.models.load import context_length
 from grkd.models.shard import is_sharded
+from grkd.objectives import Objective
 from grkd.ranks import ranks
 
 MEMORY_SHARE = 0.3  # of a GPU's memory, for vLLM's weights and cache; the rest is training's
@@ -29,6 +30,21 @@ def check_installed() -> None:
         )
     if ranks().num_processes > 1:
         raise UserError("use_vllm: vLLM samples for one training process; start one, or leave use_vllm out")
+
+
+def check_use(methods: Mapping[str, Objective], samples: Callable[[Objective], bool], *, adapters: bool) -> None:
+    """Raises UserError for what vLLM cannot do for these methods, by label, before anything is loaded.
+
+    samples: whether a method has the student answer in training. adapters: the student is trained by them.
+    """
+    if adapters:
+        raise UserError("use_vllm: it does not know students with adapters; leave use_vllm or LoRA out")
+    mixed = next((label for label, objective in methods.items() if objective.teacher_mixed_in), None)
+    if mixed is not None:
+        raise UserError(f"use_vllm: {mixed} samples from a mixture with the teacher; set its teacher_mix: 0")
+    if not any(map(samples, methods.values())):
+        raise UserError("use_vllm: no method samples in training, so it would do nothing; leave it out")
+    check_installed()
 
 
 class VllmSampler:
