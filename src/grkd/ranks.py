@@ -76,9 +76,8 @@ def is_past(deadline: float | None) -> bool:
 
 def wait(reason: str, *, every_seconds: float = LINE_EVERY_SECONDS) -> None:
     """Wait for every process of the launch; says so if it takes longer than `every_seconds`."""
-    if ranks().num_processes > 1:
-        with _said(reason, every_seconds):
-            ranks().wait_for_everyone()
+    with waiting_for(reason, every_seconds=every_seconds):
+        ranks().wait_for_everyone()
 
 
 def from_main(made: Callable[[], Value], reason: str = "") -> Value:
@@ -93,7 +92,7 @@ def from_main(made: Callable[[], Value], reason: str = "") -> Value:
             found[0] = made()
         except UserError as error:
             found[1] = str(error)
-    with _said(reason or "the first process", LINE_EVERY_SECONDS):
+    with waiting_for(reason or "the first process"):
         value, mistake = broadcast_object_list(found)
     if mistake is not None:
         raise UserError(mistake)
@@ -106,7 +105,7 @@ def gathered(values: list[Value], reason: str) -> list[Value]:
         return values
     from accelerate.utils import gather_object
 
-    with _said(reason, LINE_EVERY_SECONDS):
+    with waiting_for(reason):
         return list(gather_object(values))
 
 
@@ -137,8 +136,12 @@ def _store() -> Any:
 
 
 @contextmanager
-def _said(reason: str, every_seconds: float) -> Iterator[None]:
-    """A line on standard error at once after `every_seconds`, and every ten times as long, while the block runs."""
+def waiting_for(reason: str, *, every_seconds: float = LINE_EVERY_SECONDS) -> Iterator[None]:
+    """A line on standard error after `every_seconds`, and every ten times as long, while the block runs: it holds a
+    collective operation in which other processes may come late."""
+    if ranks().num_processes == 1:
+        yield
+        return
     ended = Event()
 
     def say() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grkd.errors import UserError
-from grkd.ranks import gathered, ranks
+from grkd.ranks import gathered, ranks, waiting_for
 
 # What checkpointing of activations puts into the names of parameters.
 _CHECKPOINTED = "_checkpoint_wrapped_module."
@@ -121,8 +121,9 @@ def in_turns(*models: nn.Module | None) -> Iterator[None]:
     ]
     try:
         yield
-        while (now := turn(None)) is not None:
-            fill(now)
+        with waiting_for("the sharded teacher's other answers"):
+            while (now := turn(None)) is not None:
+                fill(now)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,7 @@
 """The micro-batches of an optimiser step: in which order, sampled anew if the method asks for it, counted."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from transformers.trainer_utils import has_length
 from grkd.data.language import example_length
 from grkd.errors import UserError
 from grkd.objectives import Level, Objective
+from grkd.ranks import waiting_for
 from grkd.training.compiled_layers import CompiledLayers
 from grkd.training.on_policy import mixed
 from grkd.training.rows import DRAW_SEED, REPEATED, Counts, draw_seed
@@ -44,7 +46,8 @@ class StepBatches(SeveralProcesses):
         counts = [self._counts(batch) for batch in samples]
         levels: tuple[Level, ...] = ("row", *(level for level in self.objective.levels if level != "row"))
         totals = torch.tensor([float(sum(count[level] for count in counts)) for level in levels], device=device)
-        totals = self.accelerator.reduce(totals, reduction="sum")
+        with waiting_for("the responses of a step") if self._fresh_share else nullcontext():
+            totals = self.accelerator.reduce(totals, reduction="sum")
         self._step_counts = dict(zip(levels, totals, strict=True))
         self._rows_seen = self._rows_seen + totals[0].double()
         return samples, totals[0]
