@@ -35,7 +35,7 @@ def test_comparisons_say_no_more_than_follows_from_them() -> None:
     (example,) = examples_of({**record, "beats": [[3, 1], [3, 0]]}, default_id="1", where="here")
     assert example.scores is not None
     assert [None if math.isnan(score) else score for score in example.scores] == [-1.0, -1.0, None, 0.0, None]
-    with pytest.raises(UserError, match="nothing says which of responses 0 and 2 is better"):
+    with pytest.raises(UserError, match="nothing says which of responses 0 and 3 is better"):
         examples_of({**record, "beats": [[0, 1], [2, 3]]}, default_id="1", where="here")
 
 
