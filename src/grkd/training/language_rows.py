@@ -1,7 +1,4 @@
-"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses.
-
-Over 300 lines: what the Trainer asks of a source of rows is methods of one class.
-"""
+"""From a language model and groups of responses to rows: tokens, and prompts whose candidates are responses."""
 
 from collections import defaultdict
 from collections.abc import Sequence
