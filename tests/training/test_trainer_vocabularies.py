@@ -113,6 +113,20 @@ def test_two_teachers_of_one_other_vocabulary(tmp_path: Path) -> None:
     torch.testing.assert_close(found, wanted[:, rows.crossing.teacher_ids], rtol=1e-4, atol=1e-5)  # type: ignore[index]
 
 
+def test_of_several_the_one_with_another_vocabulary_is_named(tmp_path: Path) -> None:
+    given = [
+        {"model": model(words, at).float(), "label": label, "tokenizer": words}
+        for at, (label, words) in enumerate((("same", byte_level()), ("other", pieces())))
+    ]
+    for options, message in (
+        ({"other_vocabulary": "responses"}, "^teacher_model other: teacher and student have different"),
+        ({}, "learnt from teachers of one vocabulary, and these have several"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            made(tmp_path, teacher=given, ours={"eval_dataset": None}, **options)
+        assert len(str(caught.value)) < 400
+
+
 def test_sampled_groups_are_anchored_by_tokens_of_another_vocabulary(tmp_path: Path) -> None:
     """Responses that the student samples: the teacher orders their text, and its tokens anchor them."""
     trainer = made(

@@ -95,7 +95,8 @@ def teacher_sides(
     for each in teachers:
         tokenizer = own_tokenizer or _tokenizer(each, student_tokenizer)
         if needs.tokens is not None:
-            _check_vocabulary(tokenizer, student_tokenizer, needs, other_vocabulary)
+            which = f"teacher_model {each.name}: " if len(teachers) > 1 else ""
+            _check_vocabulary(tokenizer, student_tokenizer, needs, other_vocabulary, which)
         shared = tokenizer.get_vocab() == student_tokenizer.get_vocab()
         both = {"tokenizer": student_tokenizer if shared else tokenizer, "shared": shared, "given": each}
         if each.url is not None:
@@ -112,15 +113,19 @@ def _check_vocabulary(
     student_tokenizer: PreTrainedTokenizerBase,
     needs: TeacherNeeds,
     other_vocabulary: str,
+    which: str,
 ) -> None:
-    """Raises UserError for a teacher of another vocabulary whose tokens cannot be read, or are not meant to be."""
+    """Raises UserError for a teacher of another vocabulary whose tokens cannot be read, or are not meant to be.
+
+    which: of several, the start of the line.
+    """
     try:
         check_same_vocabulary(tokenizer, student_tokenizer)
     except UserError as error:
         if not needs.crosses:
-            raise UserError(f"{error}, since {needs.tokens}") from None
+            raise UserError(f"{which}{error}, since {needs.tokens}") from None
         if other_vocabulary != "tokens":
-            raise UserError(f"{error}, or set other_vocabulary='tokens' in GRKDConfig") from None
+            raise UserError(f"{which}{error}, or set other_vocabulary='tokens' in GRKDConfig") from None
 
 
 def _tokenizer(given: Given, student_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
