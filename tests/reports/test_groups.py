@@ -126,6 +126,9 @@ def test_numbers_are_whole_in_80_columns(
     legend = ", ".join(f"{letter}: {name}" for letter, name in zip("ABCDEF", names, strict=True))
     assert legend in " ".join(shown.split())
     assert shown.count("2* (-2)") == 3
+    below = shown.rpartition("┘")[2]  # too little room beside the numbers
+    assert all(f"\n{number}: " in below for number in (1, 2))
+    assert "response" not in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

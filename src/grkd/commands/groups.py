@@ -21,6 +21,7 @@ after training. A response that a student has the wrong way round with another o
   grkd groups runs/mine --train grkd-seed0         # groups that this student sampled while it was trained
 """
 
+_LEAST_TEXT = 24  # columns for responses; where less is left they stand below the table
 _STUDENTS = 4  # columns that a terminal has room for beside the responses
 
 
@@ -93,8 +94,8 @@ def _print(out: "Output", group: "GroupView", students: list[str], *, whole: boo
         letters = [chr(ord("A") + at % 26) + str(at // 26 or "") for at in range(len(names))]
         out.print(Text(", ".join(f"{letter}: {name}" for letter, name in zip(letters, names, strict=True))))
         names = letters
-    table = Table("#", "score", *(Column(name, no_wrap=True) for name in names), "response")
     marked = {student: {one for pair in group.swapped(student) for one in pair} for student in students}
+    rows, texts = [], []
     for number, at in enumerate(group.order(), start=1):
         cells = [str(number), _number(group.scores[at])]
         cells += [_number(scores[at]) for scores in group.by_ranker.values()]
@@ -102,10 +103,18 @@ def _print(out: "Output", group: "GroupView", students: list[str], *, whole: boo
             rank = group.rank(student, at)
             mark = "*" if at in marked[student] else ""
             cells.append("-" if rank is None else f"{rank}{mark} ({_number(group.students[student][at])})")
-        text = group.responses[at]
-        short = text if whole or len(text) <= 160 else text[:157] + "..."
-        table.add_row(*map(Text, cells), Text(short if whole else " ".join(short.split())))
+        rows.append(cells)
+        text = group.responses[at] if whole else " ".join(group.responses[at].split())
+        texts.append(text if whole or len(text) <= 160 else text[:157] + "...")
+    heads = ["#", "score", *names]
+    taken = sum(max(len(row[at]) for row in (heads, *rows)) + 3 for at in range(len(heads)))
+    beside = out.width - taken >= _LEAST_TEXT
+    table = Table(*(Column(name, no_wrap=True) for name in heads), *(["response"] if beside else []))
+    for cells, text in zip(rows, texts, strict=True):
+        table.add_row(*map(Text, cells), *([Text(text)] if beside else []))
     out.print(table)
+    for cells, text in zip(rows, texts, strict=True) if not beside else ():
+        out.print(Text(f"{cells[0]}: {text}"), overflow="fold")
 
 
 def _number(value: float | None) -> str:
