@@ -17,8 +17,11 @@ from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage
 from grkd.planning.power import sentences
 from grkd.recipe import ClassifierRecipe, RankRecipe, Training
+from grkd.reports import read_run, write_page
 from grkd.run.device import device
 from grkd.run.folder import RunFolder
+from grkd.run.jobs import DONE
+from grkd.run.results import collect
 
 _FEW, _MORE = 2, 52  # steps of the miniatures
 _LIMIT = 20_000  # examples, lists of each part
@@ -27,15 +30,17 @@ _NDCG_VARIANCE = 0.04  # of the difference of two rankers on one query
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds: of everything but steps, of a step of all students together, of a step of the teacher.
+    """Seconds: of everything but steps and report, of a step of all students together, of a step of the teacher.
 
-    size: bytes on disk. peak: bytes of the GPU's allocator, or of the process on a CPU; 0 if the system does not say.
+    report: of results and page. size: bytes on disk. peak: bytes of the GPU's allocator, or of the process on a CPU; 0
+    if the system does not say.
     """
 
     rest: float
     step: float
     teacher_step: float
     size: float
+    report: float = 0.0
     peak: int = 0
 
 
@@ -88,6 +93,7 @@ def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
     try:
         with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place:
             few, size = _timed(recipe, Path(place) / "few", _FEW, _FEW)
+            report = _reported(recipe, Path(place) / "few")
             peak = peak_from_now(device(recipe.device))  # once libraries and kernels are loaded
             more, _ = _timed(recipe, Path(place) / "more", _MORE, _FEW)
             taught = few
@@ -96,7 +102,23 @@ def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
     finally:
         console.quiet = quiet
     step, teacher_step = (max(0.0, one - few) / (_MORE - _FEW) for one in (more, taught))
-    return Costs(rest=few - _FEW * (step + teacher_step), step=step, teacher_step=teacher_step, size=size, peak=peak())
+    return Costs(
+        rest=few - _FEW * (step + teacher_step),
+        step=step,
+        teacher_step=teacher_step,
+        size=size,
+        report=report,
+        peak=peak(),
+    )
+
+
+def _reported(recipe: ClassifierRecipe | RankRecipe, folder: Path) -> float:
+    """Seconds of results and page of a miniature."""
+    begin = time.perf_counter()
+    names = (f"{method.label}-seed{seed}" for method in recipe.methods for seed in recipe.seeds)
+    collect(recipe, folder, dict.fromkeys(names, DONE))
+    write_page([read_run(folder)], folder / "report.html")
+    return time.perf_counter() - begin
 
 
 def _timed(recipe: ClassifierRecipe | RankRecipe, folder: Path, steps: int, teacher_steps: int) -> tuple[float, float]:
@@ -153,7 +175,7 @@ def _stages(
     made = [Stage(name="read, score, evaluate, save", seconds=more * costs.rest)]
     if teacher_steps:
         made.append(Stage(name="train the teacher", seconds=costs.teacher_step * teacher_steps))
-    return [*made, Stage(name="train all students", seconds=spent)]
+    return [*made, Stage(name="train all students", seconds=spent), Stage(name="report", seconds=costs.report)]
 
 
 def _trials(recipe: ClassifierRecipe | RankRecipe, costs: Costs, steps: int, students: int) -> Stage:
