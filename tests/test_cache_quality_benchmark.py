@@ -1,4 +1,4 @@
-"""The quality benchmark of a cache of ranks: its students, and what is kept of them."""
+"""The quality benchmark of a cache of ranks: its students, what is kept of them, and the guide's table."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,18 @@ import pytest
 
 from benchmarks import cache_quality
 from benchmarks._cache_forms import FORMS
+from benchmarks._cache_quality_table import table
 
+ROOT = Path(__file__).parents[1]
 SIZES = {"seeds": 2, "steps": 3, "texts": 8, "heldout": 4, "tokens": 6, "batch": 4, "layers": 2}
+
+
+def test_the_guides_table_is_the_result_file() -> None:
+    result = json.loads((ROOT / "benchmarks/results/2026-11-29-cache-quality.json").read_text())
+    guide = (ROOT / "docs/guide/rank-cache.md").read_text(encoding="utf-8")
+    assert table(result["rows"]) in guide
+    sizes = {row["form"]: row["bytes_per_token"] for row in result["rows"]}
+    assert (sizes["top-16"], sizes["sample-16"], sizes["live"]) == (51, 49, 4 * 49_152)
 
 
 def test_students_of_a_cache_beside_the_live_teachers(tmp_path: Path, tiny_teacher: Path) -> None:
