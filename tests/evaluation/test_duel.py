@@ -12,6 +12,8 @@ from scipy.optimize import minimize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grkd import cli
+from grkd.errors import UserError
+from grkd.evaluation.duel import Judged, check_readable
 from grkd.metrics.win_rate import controlled_interval, length_fit
 from grkd.models.cut import truncated
 from tests._endpoint_server import EndpointServer
@@ -95,6 +97,49 @@ def test_a_judge_that_prefers_a_place_decides_nothing(
     assert (found["won"], found["lost"], found["tied"], found["p"]) == (0, 0, 4, 1.0)
     assert found["tallies"]["position_bias"] == pytest.approx(0.5)
     assert "No difference shown" in capsys.readouterr().out
+
+
+def test_answers_that_cannot_be_read_are_counted(
+    judge: EndpointServer, tiny_teacher: Path, other: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge.reply = lambda _: "I like\nboth of them."
+    command = words(judge, tiny_teacher, other, prompts)
+    assert cli.main(command) == 2
+    asked = len(judge.asked)
+    said = capsys.readouterr()
+    assert "No difference" not in said.out
+    line = (
+        f"nothing was judged: {asked} of {asked} answers of the judge could not be read, such as 'I like both of them.'"
+    )
+    assert line in said.err
+    assert len(said.err) < 400
+    # Of the other model's own order all but the first question are answered: one prompt of eight is lost.
+    (prompts.parent / "duel" / "judge.jsonl").unlink()
+    judge.reply = lambda body: "?" if "User: w0 w1\n" in str(body["messages"][-1]["content"]) else "Better: A"
+    assert cli.main([*command, "--limit=8"]) == 0
+    out = capsys.readouterr().out
+    assert f"2 of {asked} answers of the judge could not be read, such as '?'." in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("tied", "by_judge", "lost", "part"),
+    [
+        (0, 0, 3, "nothing was judged"),
+        (7, 0, 3, "nothing was judged"),
+        (0, 5, 85, "only 5 of 90"),
+        (1, 5, 84, None),
+        (0, 2, 1, None),  # three prompts show nothing anyway
+    ],
+)
+def test_too_few_judgements_are_no_result(tied: int, by_judge: int, lost: int, part: str | None) -> None:
+    wins = [0.5] * tied + [1.0] * by_judge + [float("nan")] * lost
+    judged = Judged(wins=wins, tallies={}, by_judge=by_judge, unreadable="lost")
+    if part is None:
+        check_readable(judged)
+    else:
+        with pytest.raises(UserError, match=f"eval: {part}.*: lost"):
+            check_readable(judged)
+    check_readable(Judged(wins=[0.5], tallies={}))  # equal answers: none was asked about
 
 
 @pytest.mark.parametrize(

@@ -24,22 +24,29 @@ from grkd.statistics import bootstrap_interval
 
 ANSWER_TOKENS = 1024
 _AT_A_TIME = 64  # prompts that are judged between two looks at the budget
+_FEWEST = 6  # prompts: of fewer, the sign test is not below 5 % even if one model wins all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What the judge said. wins: of the first model per prompt, 1, 1/2 or 0; NaN: an order could not be read."""
+    """What the judge said. wins: of the first model per prompt, 1, 1/2 or 0; NaN: an order could not be read.
+
+    by_judge: prompts with a win that were asked about (equal answers are not). unreadable: how many of the judge's
+    answers could not be read, and the first of them; empty if all could.
+    """
 
     wins: list[float]
     tallies: dict[str, float]
+    by_judge: int = 0
+    unreadable: str = ""
 
 
 def duel(settings: Settings, other: str, *, other_name: str | None = None) -> int:
     """Answer the prompts with both models, judge every pair of answers in both orders, print and keep the win rates.
 
     Written below settings.output: first/ and second/ (answers), judge.jsonl (judgements), duel.json. The same command
-    again asks only for what is missing. Returns 0. Raises UserError for the user's mistakes, and for a budget that is
-    used up, answers so far kept.
+    again asks only for what is missing. Returns 0. Raises UserError for the user's mistakes, for a budget that is used
+    up, and for judgements of which too few can be read; answers so far are kept.
     """
     questions = _questions(settings)
     where = device(settings.model.device)
@@ -55,11 +62,12 @@ def duel(settings: Settings, other: str, *, other_name: str | None = None) -> in
         answers = [session.answers(questions, task="duel", max_new_tokens=ANSWER_TOKENS) for session in sessions]
         texts = [[each[one.id][0].text for each in answers] for one in questions]
         judged = _judgements(judge, [one.turns[0] for one in questions], texts)
+        check_readable(judged)
         found = result([session.generator for session in sessions], questions, texts, judged)
         more = {"judge": settings.judge.judge_model, "settings": settings.flat(), "other": other}
         write_json(folder.path / "duel.json", {**found, **more, "environment": environment(command_line())})
     Output().print(table(found))
-    print(verdict(found))
+    print(verdict(found), *([f"{judged.unreadable}."] if judged.unreadable else []))
     return 0
 
 
@@ -72,6 +80,17 @@ def check(settings: Settings, other: str | None) -> None:
     if settings.judge.judge is None or settings.judge.judge_model is None:
         raise UserError("eval: two models need a judge: --judge URL --judge-model NAME")
     check_numbers(settings)
+
+
+def check_readable(judged: Judged) -> None:
+    """Raises UserError if nothing was judged, or too little for the sign test although there are enough prompts."""
+    prompts, known = len(judged.wins), int((~np.isnan(judged.wins)).sum())
+    if not judged.unreadable or (judged.by_judge and not known < _FEWEST <= prompts):
+        return
+    what = f"only {known} of {prompts} prompts were judged" if judged.by_judge else "nothing was judged"
+    raise UserError(
+        f"eval: {what}: {judged.unreadable}; name another --judge-model, or give it more room with --judge-tokens"
+    )
 
 
 def result(
@@ -177,7 +196,24 @@ def _judgements(judge: Any, prompts: Sequence[str], texts: Sequence[Sequence[str
         scores = judge([prompts[place] for place in part], [texts[place] for place in part], {})
         for place, score in zip(part, scores[:, 0].tolist(), strict=True):
             wins[place] = score
-    return Judged(wins=wins, tallies={name: tally.value for name, tally in judge.tallies.items()})
+    tallies = {name: tally.value for name, tally in judge.tallies.items()}
+    by_judge = sum(not np.isnan(wins[place]) for place in open_)
+    return Judged(
+        wins=wins, tallies=tallies, by_judge=by_judge, unreadable=_unreadable(tallies, judge.first_unreadable)
+    )
+
+
+def _unreadable(tallies: dict[str, float], example: str | None) -> str:
+    """How many of the judge's answers are missing, with the first that could not be read."""
+    refused, answers = int(tallies.get("refused", 0)), int(tallies.get("answers", 0))
+    parts = []
+    if unread := int(tallies.get("unreadable", 0)):
+        text = " ".join((example or "").split())
+        shown = f"{text[:80]} ..." if len(text) > 80 else text
+        parts.append(f"{unread} of {answers} answers of the judge could not be read, such as {shown!r}")
+    if refused:
+        parts.append(f"the judge's server refused {refused} of {refused + answers} questions")
+    return "; ".join(parts)
 
 
 def _plain(value: float) -> float | None:

@@ -43,6 +43,7 @@ class JudgeRanker(Ranker):
     timeout_seconds: float = option(600.0, help="longest wait for one answer", operational=True)
     key_env: str | None = option(None, help="environment variable with the key", operational=True)
 
+    first_unreadable: str | None = field(default=None, init=False, repr=False, compare=False)
     _judge: Judge | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +142,8 @@ class JudgeRanker(Ranker):
             tiers = _prompts.read_list(judged.text, len(shown))
             values = None if tiers is None else _earlier_above(shown, tiers)
         self.tally("unreadable", values is None)
+        if values is None and self.first_unreadable is None:
+            self.first_unreadable = judged.text
         if values is not None:
             self.tally("position_bias", sum(values.values()) - 0.5 * len(values), over=len(values))
         return values
