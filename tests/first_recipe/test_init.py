@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,13 @@ def sharegpt_and_test(folder: Path) -> Path:
 def texts(path: Path, header: str = "text,label") -> Path:
     path.write_text(f"{header}\n" + "".join(f"{text},{label}\n" for text, label in LABELLED))
     return path
+
+
+def ranked(path: Path) -> Path:
+    known = sorted({label for _, label in LABELLED})
+    orders = ([label, *(one for one in known if one != label)][:2] for _, label in LABELLED)
+    words = (text for text, _ in LABELLED)
+    return jsonl(path, ({"text": text, "ranking": order} for text, order in zip(words, orders, strict=True)))
 
 
 def photos(folder: Path) -> Path:
@@ -123,6 +132,16 @@ CASES: dict[str, tuple[Made, list[str], dict[str, Any]]] = {
     "parquet": (lambda at: parquet(at / "p.parquet"), LAYERS, {"responses.source": "teacher"}),
     "texts": (lambda at: texts(at / "t.csv"), [], {"data.features": "tfidf", "teacher.model": "mlp"}),
     "other columns": (lambda at: texts(at / "t.csv", "said,meant"), [], {"data.text": "said", "data.label": "meant"}),
+    "ranked texts": (
+        lambda at: ranked(at / "t.jsonl"),
+        [],
+        {"teacher.ranking": "ranking", "data.features": "tfidf", "methods": ["ce", "plackett_luce", "grkd"]},
+    ),
+    "tags beside labels": (
+        lambda at: jsonl(at / "t.jsonl", ({"text": one, "label": other, "tags": ["a"]} for one, other in LABELLED)),
+        [],
+        {"teacher.model": "mlp"},
+    ),
     "encoder": (lambda at: texts(at / "t.csv"), ["--teacher", "BERT"], {"teacher.options": {"new_head": True}}),
     "images": (lambda at: photos(at / "photos"), [], {"student.model": "cnn"}),
     "table of images": (
@@ -205,6 +224,12 @@ MISTAKES: dict[str, tuple[Made, list[str], str]] = {
         LAYERS,
         "rename instruction to prompt and output to completion",
     ),
+    "one column per name": (
+        lambda at: jsonl(at / "c.jsonl", [{"question": "w1", "input": "w2", "answer": "w3"}]),
+        LAYERS,
+        "rename question to prompt and answer to completion",
+    ),
+    "ranked texts": (lambda at: ranked(at / "t.jsonl"), LAYERS, "the data's own orders of classes are the teacher"),
     "broken": (
         lambda at: jsonl(at / "c.jsonl", [{"prompt": "w1"}, {"prompt": 3}]),
         LAYERS,
@@ -237,6 +262,27 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert said.count("\n") == 1
     assert len(said) < 400
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_the_command_for_alpaca_records_works(
+    suffix: str, models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{"instruction": "w1", "input": more, "output": "w3"} for more in ("", "w2")]
+    path = jsonl(tmp_path / "alpaca.jsonl", records)
+    if suffix == "json":
+        pytest.importorskip("datasets", reason="needs pip install 'grkd[data]'")
+        path = tmp_path / "alpaca.json"
+        path.write_text(json.dumps(records))
+    assert cli.main(["init", str(path), "--output", str(tmp_path / "mine.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 400
+    command = said[said.index("python -c") :]
+    here = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=here, check=True)
+    lines = (tmp_path / "prompts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["w1", "w1\n\nw2"]
+    assert look.look(str(tmp_path / "prompts.jsonl")).kind == "answers"
 
 
 def test_a_data_set_by_name_is_looked_at(

@@ -7,6 +7,7 @@ from grkd.data.labelled_images import IMAGE_SUFFIXES
 from grkd.errors import UserError
 
 _LABELS = ("label", "labels", "class", "category", "intent", "target", "sentiment", "y")
+_ORDERS = ("ranking", "ranked", "ranked_labels", "labels")
 _TEXTS = ("text", "sentence", "review", "content", "utterance", "body", "message", "title", "comment", "description")
 _MOST_CLASSES = 0.5  # of the records: more different values than that are no labels
 
@@ -21,6 +22,22 @@ def labelled(records: list[dict[str, Any]]) -> tuple[dict[str, Any], str, list[s
     classes = sorted({str(record[label]).strip() for record in records if record.get(label) is not None})
     about = f"texts ({text}) with labels ({label}), {len(classes)} classes in the first {len(records)} records"
     return {"text": text, "label": label}, about, classes
+
+
+def ranked(records: list[dict[str, Any]]) -> tuple[dict[str, Any], str, str] | None:
+    """Of texts with some classes each, best first: keys of the data section, words, and the column of the orders."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    orders = [name for name in names if _are_orders([record.get(name) for record in records])]
+    label = _named([name for name in names if name not in orders], _LABELS)
+    # Beside a label other lists may be anything, such as tags.
+    column = _named(orders, _ORDERS) or next((name for name in orders if label is None), None)
+    others = [name for name in names if name not in orders]
+    others = [name for name in others if name != label]
+    text = _named(others, _TEXTS) or _longest(records, others, label)
+    if column is None or text is None:
+        return None
+    section = {"text": text} | ({} if label is None else {"label": label})
+    return section, f"texts ({text}) with some classes each, best first ({column})", column
 
 
 def table_of_images(records: list[dict[str, Any]], path: Path) -> tuple[dict[str, Any], str] | None:
@@ -46,6 +63,14 @@ def table_of_images(records: list[dict[str, Any]], path: Path) -> tuple[dict[str
 
 def _named(names: list[str], known: tuple[str, ...]) -> str | None:
     return next((name for word in known for name in names if name.lower() == word), None)
+
+
+def _are_orders(values: list[Any]) -> bool:
+    """Lists of names, null for some of them or none."""
+    given = [value for value in values if value is not None]
+    return bool(given) and all(
+        isinstance(value, list) and value and all(isinstance(name, str) for name in value) for value in given
+    )
 
 
 def _is_image(value: Any) -> bool:

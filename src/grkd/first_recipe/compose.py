@@ -15,6 +15,7 @@ from grkd.recipe import (
     Model,
     Prompts,
     RankData,
+    RankedLabels,
     RankStudent,
     RankTeacher,
     Responses,
@@ -125,6 +126,8 @@ def _chosen_methods(grouped: bool, by_response: bool, named: Named) -> Entry:
 def _classifier(found: Found, wish: Wish) -> Sequence[Part | Entry]:
     if is_url(wish.teacher) or is_url(wish.student):
         raise UserError("--teacher: a classifier's teacher is a network, a folder or a hub name, not a URL")
+    if found.word is not None:
+        return _ranked_labels(found, wish)
     network = {"images": "cnn"}.get(found.kind, "mlp")
     own = wish.teacher is None
     teacher = [Entry("model", network if own else model(str(wish.teacher)))]
@@ -147,6 +150,24 @@ def _classifier(found: Found, wish: Wish) -> Sequence[Part | Entry]:
         Part("student", student, "", ClassifierModel),
         _data(found, ClassifierData, *more),
         _methods("ce", "kd", {"name": "grkd", "preset": "classes"}),
+        _SEEDS,
+        _training(Entry("epochs", 20), Entry("batch_size", 32), Entry("learning_rate", 1e-3 if small else 5e-5)),
+    ]
+
+
+def _ranked_labels(found: Found, wish: Wish) -> Sequence[Part | Entry]:
+    """The data's orders of classes are the teacher."""
+    if wish.teacher is not None:
+        raise UserError("--teacher: the data's own orders of classes are the teacher; leave it out")
+    small = wish.student is None
+    student = [Entry("model", "mlp"), Entry("options", {"hidden": [16]})]
+    more = [] if "heldout" in found.section else [Entry("heldout_fraction", 0.2)]
+    more += [Entry("features", "tfidf", "how networks that are no transformers models read text")] if small else []
+    return [
+        Part("teacher", [Entry("ranking", found.word, "column with classes, best first")], "", RankedLabels),
+        Part("student", student if small else [Entry("model", model(str(wish.student)))], "", ClassifierModel),
+        _data(found, ClassifierData, *more),
+        _methods("ce", "plackett_luce", {"name": "grkd", "anchor": []}),
         _SEEDS,
         _training(Entry("epochs", 20), Entry("batch_size", 32), Entry("learning_rate", 1e-3 if small else 5e-5)),
     ]

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from grkd.data.sources import FORMATS, file_records, named_records
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_text
-from grkd.first_recipe.columns import labelled, table_of_images
+from grkd.first_recipe.columns import labelled, ranked, table_of_images
 
 Task = Literal["language_model", "classifier", "rank"]
 Kind = Literal[
@@ -21,6 +22,10 @@ _CONVERSATION = ("messages", "conversations", "prompt", "chosen")
 _HELD_OUT = ("heldout", "held_out", "test", "validation", "valid", "val", "dev", "eval")
 _RENAMED = {"instruction": "prompt", "question": "prompt", "input": "prompt", "output": "completion"}
 _RENAMED |= {"response": "completion", "answer": "completion"}
+_ALPACA = (  # the command that writes records of instruction, input and output as prompts with completions
+    """python -c 'import json, sys; [print(json.dumps({"prompt": "\\n\\n".join(filter(None, (r["instruction"], """
+    """r.get("input")))), "completion": r["output"]})) for r in %s]' < %s > prompts.jsonl"""
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,8 @@ class Found:
     """Data as they were found.
 
     section: the recipe's data section. about: in words. longest: characters of the longest answer. n: responses of the
-    smallest group. scored: every group has scores. word: of lists, what they say of the candidates' order.
+    smallest group. scored: every group has scores. word: of lists, what they say of the candidates' order; of
+    texts, the column with classes, best first, if there is one.
     """
 
     task: Task
@@ -144,11 +150,31 @@ def _kind(records: list[Any], section: dict[str, Any], name: str, path: Path | N
     if path is not None and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
         if (images := table_of_images(records, path)) is not None:
             return Found(task="classifier", kind="images", section=section | images[0], about=images[1])
+        if path.suffix.lower() == ".jsonl" and (orders := ranked(records)) is not None:
+            section = section | orders[0]
+            return Found(task="classifier", kind="texts", section=section, about=orders[1], word=orders[2])
         if (texts := labelled(records)) is not None:
             return Found(task="classifier", kind="texts", section=section | texts[0], about=texts[1], classes=texts[2])
-    renamed = [f"{key} to {_RENAMED[key]}" for key in sorted(keys & _RENAMED.keys())]
-    hint = f"rename {' and '.join(renamed)}" if renamed else "docs/guide/data.md has the forms"
-    raise UserError(f"{name}: records with the keys {', '.join(sorted(keys)[:8])} are of no known form; {hint}")
+    raise UserError(
+        f"{name}: records with the keys {', '.join(sorted(keys)[:8])} are of no known form; {_hint(keys, path)}"
+    )
+
+
+def _hint(keys: set[str], path: Path | None) -> str:
+    """How to turn records of these keys into a known form."""
+    if {"instruction", "input", "output"} <= keys:
+        reader = {".jsonl": "map(json.loads, sys.stdin)", ".json": "json.load(sys.stdin)"}
+        if path is not None and path.suffix.lower() in reader:
+            return f"turn them: {_ALPACA % (reader[path.suffix.lower()], shlex.quote(path.name))}"
+        return "join instruction and input into one column, prompt, and rename output to completion"
+    renamed: dict[str, str] = {}
+    for key in (one for one in _RENAMED if one in keys):
+        renamed.setdefault(_RENAMED[key], key)  # one column per new name
+    return (
+        f"rename {' and '.join(f'{old} to {new}' for new, old in renamed.items())}"
+        if renamed
+        else "docs/guide/data.md has the forms"
+    )
 
 
 def _conversations(records: list[dict[str, Any]], section: dict[str, Any], keys: set[str]) -> Found:
