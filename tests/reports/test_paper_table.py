@@ -252,7 +252,10 @@ def test_mistakes_are_one_line(tmp_path: Path, runs: list[str]) -> None:
     deep = tmp_path / "deep" / "home" / "me" / "runs" / "gsm8k"  # a disk is not searched
     deep.mkdir(parents=True)
     (deep / "result.json").write_text("{}")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "results.json").write_text("{}")  # of `grkd run`, or of GRKDTrainer
     cases = [
+        ([str(tmp_path / "trained")], "trained: a run's folder; `grkd report` shows its table"),
         ([str(tmp_path / "absent")], "no such folder; give an output of `grkd eval`, or LABEL=FOLDER"),
         ([str(tmp_path / "deep")], "no evaluation.json and no TASK/result.json in it"),
         ([str(tmp_path / "empty")], "no evaluation.json and no TASK/result.json in it"),

@@ -81,6 +81,11 @@ def read_evaluations(runs: Sequence[str]) -> list[Evaluation]:
         label, folder = _named(run)
         here = _in(folder)
         if not here:
+            if (folder / "results.json").is_file():
+                raise UserError(
+                    f"{folder}: a run's folder; `grkd report` shows its table, "
+                    "and `grkd table` the outputs of `grkd eval` of its students"
+                )
             raise UserError(
                 f"{folder}: no evaluation.json and no TASK/result.json in it; give an output of `grkd eval`"
             )
