@@ -123,6 +123,26 @@ def test_groups_are_found_by_words_and_by_what_became_of_them(browser: Any, page
     page.close()
 
 
+def test_a_page_that_is_loaded_again_keeps_filter_and_place(browser: Any, page_file: Path) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 300})
+    page.goto(page_file.as_uri())
+    folds = "[...document.querySelectorAll('details')].map(one => one.open)"
+    page.select_option(".finder select", "worse")
+    page.evaluate("document.querySelector('details').open = !document.querySelector('details').open")
+    page.fill(".finder input", "LONG")
+    page.evaluate("scrollTo({top: 240, behavior: 'instant'})")
+    opened = page.evaluate(folds)
+    page.goto("about:blank")
+    page.goto(page_file.as_uri())  # without what a browser keeps by itself when it reloads
+    assert page.input_value(".finder input") == "LONG"
+    assert page.input_value(".finder select") == "worse"
+    assert not page.is_visible("details.group")  # the filter is at work
+    assert page.evaluate("document.activeElement === document.querySelector('.finder input')")
+    assert page.evaluate("scrollY") == 240
+    assert page.evaluate(folds) == opened
+    page.close()
+
+
 def test_by_keyboard(browser: Any, page_file: Path) -> None:
     page = browser.new_page()
     page.goto(page_file.as_uri())

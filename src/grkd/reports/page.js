@@ -1,4 +1,22 @@
 "use strict";
+// A page that is loaded again, as `grkd watch` does, keeps what was typed, chosen and opened, and its place.
+const controls = () => [...document.querySelectorAll(".finder input, .finder select")];
+const folds = () => [...document.querySelectorAll("details")];
+let kept = null;
+try { kept = JSON.parse(sessionStorage.getItem("page")); } catch { /* no storage: nothing is kept */ }
+if (kept && kept.path === location.pathname) {
+  controls().forEach((one, at) => { if (kept.values[at] !== undefined) one.value = kept.values[at]; });
+  if (kept.open.length === folds().length) folds().forEach((one, at) => { one.open = kept.open[at]; });
+} else {
+  kept = null;
+}
+addEventListener("pagehide", () => {
+  const state = {
+    path: location.pathname, place: [scrollX, scrollY], focus: controls().indexOf(document.activeElement),
+    values: controls().map(one => one.value), open: folds().map(one => one.open),
+  };
+  try { sessionStorage.setItem("page", JSON.stringify(state)); } catch { /* as above */ }
+});
 // Lists that can be searched: .finder holds the controls, data-for names the list, [data-item] are its entries.
 for (const finder of document.querySelectorAll(".finder")) {
   const list = document.getElementById(finder.dataset.for);
@@ -32,3 +50,7 @@ const say = () => {
 addEventListener("resize", say);
 document.addEventListener("toggle", say, true);
 say();
+if (kept) {
+  controls()[kept.focus]?.focus({preventScroll: true});
+  scrollTo({left: kept.place[0], top: kept.place[1], behavior: "instant"});
+}
