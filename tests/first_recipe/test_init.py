@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -262,27 +260,6 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert said.count("\n") == 1
     assert len(said) < 400
     assert not list(path.parent.iterdir())
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "json"])
-def test_the_command_for_alpaca_records_works(
-    suffix: str, models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    records = [{"instruction": "w1", "input": more, "output": "w3"} for more in ("", "w2")]
-    path = jsonl(tmp_path / "alpaca.jsonl", records)
-    if suffix == "json":
-        pytest.importorskip("datasets", reason="needs pip install 'grkd[data]'")
-        path = tmp_path / "alpaca.json"
-        path.write_text(json.dumps(records))
-    assert cli.main(["init", str(path), "--output", str(tmp_path / "mine.yaml")]) == 2
-    said = capsys.readouterr().err
-    assert len(said) < 400
-    command = said[said.index("python -c") :]
-    here = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
-    subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=here, check=True)
-    lines = (tmp_path / "prompts.jsonl").read_text().splitlines()
-    assert [json.loads(line)["prompt"] for line in lines] == ["w1", "w1\n\nw2"]
-    assert look.look(str(tmp_path / "prompts.jsonl")).kind == "answers"
 
 
 def test_a_data_set_by_name_is_looked_at(
