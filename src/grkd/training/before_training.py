@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from grkd.data.language import Group
 from grkd.errors import UserError
-from grkd.objectives import Objective
+from grkd.objectives import Objective, load
 from grkd.training.fresh_groups import Reference, orders
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.groups_before import groups_of_model, has_no_response
@@ -36,6 +36,7 @@ class Before:
         self.adapters, self.over = adapters, False
         self._numbers = {"pad_token_id": encode.pad_token_id, "vocabulary": rows.vocabulary}
         self._reference: StudentBefore | None = None
+        self.scored: LanguageRows | None = None  # of a method whose rankers are asked in evaluation alone
 
     def reference_of_batches(self) -> Reference | None:
         """For groups that are sampled in training: without adapters this copies the student."""
@@ -69,7 +70,7 @@ class Before:
 
     def scores_now(self, groups: Sequence[Group], trainer: Any) -> dict[str, float]:
         """Mean score by every ranker of new responses of the student as it is."""
-        return self._sampled(groups, "score", trainer.accelerator, trainer.student_now())[1]
+        return self._sampled(groups, "score", trainer.accelerator, trainer.student_now(), rows=self.scored)[1]
 
     def _answered(
         self,
@@ -98,13 +99,19 @@ class Before:
         return ordered and not group.has_pair and "student" not in group.sources
 
     def _sampled(
-        self, groups: Sequence[Group], description: str, accelerator: Accelerator, model: Any
+        self,
+        groups: Sequence[Group],
+        description: str,
+        accelerator: Accelerator,
+        model: Any,
+        *,
+        rows: LanguageRows | None = None,
     ) -> tuple[list[Group], dict[str, float]]:
         return groups_of_model(
-            self.rows,
+            self.rows if rows is None else rows,
             model,
             groups,
-            self.objective,
+            self.objective if rows is None else load("grpo"),  # which has the student's own responses ranked
             seed=self.args.seed,
             batch_size=self.args.eval_batch_size,
             description=description,

@@ -26,16 +26,17 @@ from grkd.training.callbacks import FiniteSteps
 from grkd.training.crossed_side import check_crossing, crosses
 from grkd.training.evaluation import prefixed
 from grkd.training.evaluation_metrics import TOKENS, Measured, check_metrics
+from grkd.training.fresh_groups import orders
 from grkd.training.given_teachers import given_teachers
 from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_of
 from grkd.training.groups_file import KeepGroups
-from grkd.training.ranked_in_training import check_columns, check_evaluated, checked_panel, fresh_groups
+from grkd.training.ranked_in_training import check_read, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.run_files import RunFiles
 from grkd.training.served_answers import answers_of
 from grkd.training.teacher_side import needs_of, own_tokenizer_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
-from grkd.training.trainer_rows import apart_from, ask_about, check_token_order, rows_of
+from grkd.training.trainer_rows import apart_from, ask_about, check_token_order, rows_of, rows_of_scores
 
 __all__ = ["GRKDConfig", "GRKDTrainer"]
 
@@ -56,7 +57,7 @@ class GRKDTrainer(DistillationTrainer):
         Settings of the training and the method.
     rankers : sequence, optional
         Who orders groups of args.num_generations responses that the student samples at every step, as in a recipe; see
-        grkd.rankers.panel.
+        grkd.rankers.panel. Of methods that compare no responses: who scores them in `evaluate`, by eval_metrics score.
     combine : {"weights", "sum", "lexicographic", "votes"}, optional
         How several rankers make one order.
     reward_funcs : function, model, str or list of these, optional
@@ -178,7 +179,8 @@ class GRKDTrainer(DistillationTrainer):
         check_token_order(args, objective, sides, crossing=crossing)
         sides = [apart_from(student, side) for side in sides]
         honour_softcap(student)
-        samples = panel is not None or objective.on_policy > 0
+        ordered = panel is not None and orders(objective)  # else rankers are asked in evaluation alone
+        samples = ordered or objective.on_policy > 0
         encode = RecordEncoder(
             tokenizer,
             student,
@@ -186,7 +188,7 @@ class GRKDTrainer(DistillationTrainer):
             args,
             teachers=[side.model for side in sides if side.shared and side.model is not None],
             samples=samples,
-            keeps_columns=crossing or any(side.given.only for side in sides),
+            keeps_columns=crossing or panel is not None or any(side.given.only for side in sides),
         )
         if objective.trains_on == "teacher":
             encode.teacher_answers = answers_of(sides[0], args, encode.stop_ids)
@@ -199,7 +201,11 @@ class GRKDTrainer(DistillationTrainer):
         self._before = Before(rows, student, objective, args, encode=encode, adapters=peft_config is not None)
         if panel is not None:
             encode.read = panel.columns
-            rows.fresh = fresh_groups(panel, sides, encode, args, reference=self._before.reference_of_batches())
+            fresh = fresh_groups(panel, sides, encode, args, reference=self._before.reference_of_batches())
+            if ordered:
+                rows.fresh = fresh
+            else:
+                self._before.scored = rows_of_scores(fresh, encode, args, vocabulary=rows.vocabulary)
         train_groups = encode(
             split_of(train_dataset, args.train_split, "train_dataset", "args.train_split"), "train_dataset"
         )
@@ -210,9 +216,8 @@ class GRKDTrainer(DistillationTrainer):
             train_groups, eval_groups = groups_of_cache(ranks, train_groups, eval_groups)
         say_shared(train_groups, eval_groups)
         if panel is not None:
-            check_columns(panel, train_groups or (), "train_dataset")
-            scored = "score" in self._metrics
-            check_evaluated(panel, eval_groups, lambda group: scored or self._before.wants_responses(group))
+            scored, trained = "score" in self._metrics, train_groups if ordered else None
+            check_read(panel, trained, eval_groups, lambda group: scored or self._before.wants_responses(group))
         super().__init__(
             student,
             args,

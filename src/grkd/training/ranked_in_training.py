@@ -13,7 +13,7 @@ from grkd.errors import UserError
 from grkd.objectives import Objective
 from grkd.rankers import Panel, Resources, panel, reward_panel, weighted_members
 from grkd.rankers.several import OneOfSeveral, for_each_teacher
-from grkd.training.fresh_groups import FreshGroups, Reference
+from grkd.training.fresh_groups import FreshGroups, Reference, orders
 from grkd.training.given_teachers import Given
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.groups_file import GroupsFile
@@ -36,7 +36,8 @@ def checked_panel(
     """The rankers, not opened yet; None if there are none. Of several teachers each is asked, and they vote.
 
     rankers: entries of grkd.rankers.panel, one or a list, or a Panel. Raises UserError for rankers of a method that
-    compares no responses, both names at once, settings of rankers without any, and what grkd.rankers refuses.
+    compares no responses and measures no score, both names at once, settings of rankers without any, and what
+    grkd.rankers refuses.
     """
     if rankers is None and reward_funcs is None:
         if combine is not None or args.reward_weights is not None or "score" in (args.eval_metrics or ()):
@@ -48,8 +49,11 @@ def checked_panel(
         return None
     if rankers is not None and reward_funcs is not None:
         raise UserError("rankers and reward_funcs are two names of one argument; give one of them")
-    if "response" not in objective.levels:
-        raise UserError(f"{args.method} compares no responses, so it asks no ranker; leave rankers out")
+    if not orders(objective) and "score" not in (args.eval_metrics or ()):
+        raise UserError(
+            f"{args.method} compares no responses, so it asks no ranker; leave rankers out, or measure by them: "
+            "eval_metrics=['score']"
+        )
     if reward_funcs is not None:
         return reward_panel(reward_funcs, weights=args.reward_weights, combine=combine or "sum")
     if isinstance(rankers, Panel):
@@ -93,8 +97,13 @@ def fresh_groups(
     )
 
 
-def check_evaluated(panel: Panel, sets: Any, asks: Callable[[Group], bool]) -> None:
-    """check_columns of evaluation sets, one or several by name, some of whose groups rankers are asked about."""
+def check_read(panel: Panel, trained: Iterable[Group] | None, sets: Any, asks: Callable[[Group], bool]) -> None:
+    """check_columns of the training set, and of evaluation sets some of whose groups rankers are asked about.
+
+    trained: None: rankers are asked in evaluation alone. sets: one, or several by name.
+    """
+    if trained is not None:
+        check_columns(panel, trained, "train_dataset")
     named = sets if isinstance(sets, dict) else {"": sets or ()}
     for name, groups in named.items():
         if any(map(asks, groups)):

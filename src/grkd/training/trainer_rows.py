@@ -16,6 +16,7 @@ from grkd.teacher.pooled_scores import PooledScores
 from grkd.teacher.stored_scores import StoredScores
 from grkd.training.cross_rows import CrossRows
 from grkd.training.crossed_side import crossed_rows, crosses, keep_own_tokens
+from grkd.training.fresh_groups import FreshGroups
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.language_rows import LanguageRows
 from grkd.training.on_policy import Sampler, on_policy_sampler
@@ -70,6 +71,12 @@ def rows_of(
         sampler=_sampler(teacher, encode, args, vocabulary) if samples else None,
         token_order=cast(TokenOrder, args.token_order),
     )
+
+
+def rows_of_scores(fresh: FreshGroups, encode: RecordEncoder, args: GRKDConfig, *, vocabulary: int) -> LanguageRows:
+    """Rows of new responses for rankers alone: how a method that compares no responses is scored in evaluation."""
+    sampler = _sampler(None, encode, args, vocabulary)
+    return LanguageRows(pad_token_id=encode.pad_token_id, vocabulary=vocabulary, sampler=sampler, fresh=fresh)
 
 
 def _sampler(teacher: Any, encode: RecordEncoder, args: GRKDConfig, vocabulary: int) -> Sampler:
