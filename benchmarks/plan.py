@@ -141,7 +141,6 @@ def taken(spec: LanguageRecipe) -> dict[str, Any]:
 def work(what: str, folder: Path) -> None:
     """One half of a pair, in this process, once a line comes from the parent; what was found goes to WHAT.json."""
     sys.stdin.readline()
-    console.quiet = True
     spec = recipe.read(folder / "recipe.yaml")
     assert isinstance(spec, LanguageRecipe)
     write_json(folder / f"{what}.json", planned(spec) if what == "planned" else taken(spec))
@@ -194,6 +193,7 @@ def main() -> None:
     add("--toy", action="store_true")
     settings = parser.parse_args()
     if settings.what in ("planned", "taken"):
+        console.quiet = True
         work(settings.what, settings.folder)
         return
     path = settings.out / f"{settings.date}-plan.json"

@@ -131,7 +131,12 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
         student["layers"] = sorted(set(student["layers"] or [0]))
         for key in ("model", "gguf_file", "revision", "config"):
             student[key] = None
+        if plain["training"]["float32_masters"]:
+            student.update(dtype="bfloat16", lora=None)
+        if teacher["dtype"] == "float8":
+            teacher["placement"] = "whole"
         score = plain["score"]
+        score["token_order"] = "log_probs"  # votes are of several teachers
         if score["rankers"] is not None:
             score["reward"] = score["calibration"] = None
         else:
@@ -150,7 +155,7 @@ def consistent(plain: dict[str, Any]) -> dict[str, Any]:
             plain["search"]["steps_share"] = 1.0
     for training in (plain["training"], teacher.get("training")):
         if training and plain["task"] == "classifier":
-            training.update(tokens_per_batch=None, compile="auto", minutes=None)
+            training.update(tokens_per_batch=None, compile="auto", minutes=None, float32_masters=False)
         if training and training["minutes"]:
             training["steps"] = None
         if training and (training["steps"] or training["minutes"]):

@@ -48,6 +48,8 @@ def test_every_training_setting_reaches_the_trainer(name: str, monkeypatch: pyte
         pytest.importorskip("tensorboard", reason="needs a reporter to report to")
     if name in ("fused_head", "steps_per_generation", "tokens_per_batch", "compile"):
         pytest.skip("goes to our trainer: tests/cli/test_run.py runs a recipe with it")
+    if name == "float32_masters":
+        pytest.skip("goes to our trainer: tests/training/test_float32_masters.py")
     if name == "minutes":
         pytest.skip("ends our trainer: tests/training/test_time_limit.py")
     assert made(Training(**{name: OTHER[name]})) != made(Training())

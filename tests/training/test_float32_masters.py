@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from grkd import recipe
+from grkd import objectives, recipe
 from grkd.errors import UserError
-from grkd.training import float32_masters
+from grkd.recipe import Training
+from grkd.run.training import train
+from grkd.training import LanguageRows, float32_masters
 from grkd.training.float32_masters import Float32Masters
 from tests.training.test_trainer import ragged, tiny, trainer
 
@@ -90,6 +92,21 @@ def test_a_training_and_its_resumption(tmp_path: Path) -> None:
         assert torch.equal(own, master.to(torch.bfloat16))
     with pytest.raises(UserError, match="no float32 copies"):
         trained("narrow", torch.bfloat16, masters=True, steps=3)
+
+
+def test_the_recipes_setting_reaches_the_trainer(tmp_path: Path) -> None:
+    options = {
+        "dataset": ragged(4),
+        "objective": objectives.load("ce"),
+        "rows": LanguageRows(pad_token_id=0, vocabulary=50),
+        "training": Training(float32_masters=True, steps=1, batch_size=2),
+        "seed": 0,
+        "where": torch.device("cpu"),
+        "bf16": False,
+        "description": "copies",
+    }
+    with pytest.raises(UserError, match="weights are in float32 already"):  # so it was asked to make copies
+        train(tiny(1), folder=tmp_path, **options)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

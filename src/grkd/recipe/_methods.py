@@ -1,6 +1,5 @@
 """The methods of a recipe: names with options, checked by building each method."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from grkd import objectives
 from grkd.errors import UserError
+from grkd.files import read_json
 from grkd.imports import is_import_path
 from grkd.recipe._sections import Combine, Method
 from grkd.recipe._words import KeyPath, Problem, got, missing, nearest, unknown_key, wrong
@@ -71,7 +71,7 @@ def misspelt(entries: Any) -> Iterator[Problem]:
 
 def _options_by_method() -> dict[str, list[str]]:
     path = Path(__file__).parents[1] / "recipe.schema.json"
-    methods = json.loads(path.read_text(encoding="utf-8"))["$defs"]["Method"]["anyOf"][1:]
+    methods = read_json(path)["$defs"]["Method"]["anyOf"][1:]
     return {each["properties"]["name"]["const"]: list(each["properties"]) for each in methods}
 
 
