@@ -14,6 +14,8 @@ from grkd.first_recipe import look
 @pytest.mark.parametrize("suffix", ["jsonl", "json"])
 def test_the_command_for_alpaca_records_works(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = [{"instruction": "w1", "input": more, "output": "w3"} for more in ("", "w2")]
+    tmp_path /= "a-folder-with-a-name-of-many-letters" * 4  # no part of the command is cut for it
+    tmp_path.mkdir()
     path = tmp_path / "alpaca.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     if suffix == "json":

@@ -155,9 +155,9 @@ def _kind(records: list[Any], section: dict[str, Any], name: str, path: Path | N
             return Found(task="classifier", kind="texts", section=section, about=orders[1], word=orders[2])
         if (texts := labelled(records)) is not None:
             return Found(task="classifier", kind="texts", section=section | texts[0], about=texts[1], classes=texts[2])
-    raise UserError(
-        f"{name}: records with the keys {', '.join(sorted(keys)[:8])} are of no known form; {_hint(keys, path)}"
-    )
+    of = name if path is None else path.name  # not the whole path: a long one would have the command cut
+    given = ", ".join(sorted(keys)[:8])
+    raise UserError(f"{of}: records with the keys {given} are of no known form; {_hint(keys, path)}")
 
 
 def _hint(keys: set[str], path: Path | None) -> str:
