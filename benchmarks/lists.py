@@ -10,8 +10,8 @@ Students: towers of 64 dimensions on words, trained together (benchmarks/_lists_
 over learning rates and one setting (benchmarks/_lists_search.py: a coarse pass, then around its best), measured by
 NDCG@10 on validation queries, which neither students nor teacher were trained on; then five seeds at the best
 settings, measured on the test queries. A set that is on disk already is left as it is. With more --trials a search
-goes on while its best point stands at an edge of what was tried; --earlier has the trials of a run with fewer, and of
-its final runs those are made again whose settings change.
+goes on while its best point stands at an edge of what was tried; --earlier has the trials of a run with fewer; a
+final run is repeated if its settings change.
 """
 
 import argparse
