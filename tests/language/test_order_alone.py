@@ -67,3 +67,13 @@ def test_what_cannot_use_an_order_is_refused_by_name(tmp_path: Path, method: str
 )
 def test_what_can_use_an_order_is_not_refused(tmp_path: Path, method: str) -> None:
     checked(tmp_path, method)
+
+
+def test_scores_of_responses_beside_a_method_that_compares_tokens(tmp_path: Path) -> None:
+    """Which of the two is meant has to be said, unless the data's scores are nobody's order."""
+    word = '"teacher_scores": [1, 3, 2]'
+    text = "plackett_luce: compares tokens, and the data give scores of responses; set level: response, or level: row"
+    with pytest.raises(UserError, match=text):
+        checked(tmp_path, "plackett_luce", word=word)
+    checked(tmp_path, "{name: plackett_luce, level: row}", word=word)
+    checked(tmp_path, "plackett_luce", "score={reward: log_prob}", word=word)

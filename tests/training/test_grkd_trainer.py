@@ -210,7 +210,9 @@ def test_what_is_too_long_is_left_out_and_said(
         trainer(tmp_path, student, teacher, [long], max_length=20)
 
 
-TIERS = [{"prompt": "w1", "responses": ["w2", "w3", "w4"], "tiers": [[1], [0]]}]
+UNORDERED = [{"prompt": "w1", "responses": ["w2", "w3", "w4"]}]
+TIERS = [{**UNORDERED[0], "tiers": [[1], [0]]}]
+SCORED = [{**UNORDERED[0], "teacher_scores": [0.1, 0.4, 0.2]}]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +226,8 @@ TIERS = [{"prompt": "w1", "responses": ["w2", "w3", "w4"], "tiers": [[1], [0]]}]
         (RECORDS, {"method": "grpo", "method_options": {}}, "nothing ranks them; give rankers"),
         (TIERS, {"method": "pad", "method_options": {}}, "train_dataset: pad needs a score per response"),
         (TIERS, {"method": "plackett_luce", "method_options": {}}, "compares tokens, .* set level: response"),
+        (SCORED, {"method": "ranknet", "method_options": {}}, "compares tokens, .* scores of .*; set level: response"),
+        (UNORDERED, {"method_options": {"preset": "responses"}}, "no record has responses in an order; .* rankers="),
         (RECORDS, {"eval_metrics": ["tau"]}, "eval_metrics: unknown metric 'tau'; known: kendall_tau"),
         (RECORDS, {"eval_metrics": ["score"]}, "belong to rankers"),
         (RECORDS, {"method": "kdd"}, "kdd"),

@@ -117,3 +117,26 @@ def test_a_record_of_which_all_responses_are_too_long(
     for records in ([long], [*pairs, long]):
         with pytest.raises(UserError, match=r"none of its records; \d+ responses are over max_length 4"):
             trainer(student, tmp_path, records, method=method, max_length=4)
+
+
+def test_an_order_of_responses_that_is_not_used_is_said(
+    student: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method over tokens learns every response alike; what compares tokens by name, not by default, says nothing."""
+
+    def lines(records: Any, **options: Any) -> str:
+        capsys.readouterr()
+        trainer(student, tmp_path, records, **options)
+        return " ".join(capsys.readouterr().err.split())
+
+    unordered = [{"prompt": "w1", "responses": ["w2", "w3", "w4"]}]
+    scored = [{**unordered[0], "teacher_scores": [0.1, 0.4, 0.2]}]
+    unused = "train_dataset: sft compares no responses, so their order (teacher_scores) is not used and all are"
+    assert unused in lines(scored)
+    assert "is not used" not in lines(unordered) + lines(RECORDS)
+    assert "is not used" not in lines(scored, method="simpo")
+    args = GRKDConfig(str(tmp_path), method_options={"preset": "responses"}, report_to=[], use_cpu=True)
+    mixed = GRKDTrainer(student, student, args, train_dataset=scored, processing_class=word_tokenizer())
+    capsys.readouterr()
+    mixed.evaluate(unordered)
+    assert "eval_dataset: no record has responses in an order" in " ".join(capsys.readouterr().err.split())

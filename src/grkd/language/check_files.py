@@ -2,17 +2,18 @@
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from grkd import objectives
+from grkd.data.prompts import Example
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
 from grkd.language.examples import check_answers, check_choice, data_examples, from_data, shown_text
 from grkd.language.search import check_metric
 from grkd.metrics.exact_match import read_questions
-from grkd.objectives.order_alone import cannot_use
+from grkd.objectives.order_alone import cannot_use, leaves_level_open
 from grkd.recipe import LanguageEvaluation, LanguageRecipe, Lora, Method, SelfTeacher, weights_of
 
 _WHOLE_MODEL = "all-linear"
@@ -35,11 +36,19 @@ def check_files(recipe: LanguageRecipe) -> None:
             if isinstance(recipe.teacher, SelfTeacher) and recipe.teacher.context is not None:
                 name, group = recipe.teacher.context, f"{split}/{example.id}"
                 shown_text(example.columns, name, group=group, source=recipe.data.source)
-        if from_data(recipe.responses) and any(example.order_alone for _, example in examples):
-            for method in recipe.methods:
-                objective = objectives.load(method.name, **method.options)
-                if words := cannot_use(objective, ranked_by_data=_ordered_by_data(recipe)):
-                    raise UserError(f"{method.label}: {words}")
+        if from_data(recipe.responses):
+            _check_order(recipe, [example for _, example in examples])
+
+
+def _check_order(recipe: LanguageRecipe, examples: Sequence[Example]) -> None:
+    """Raises UserError for a method that cannot use the data's order of responses, or leaves open whether it does."""
+    alone, by_data = any(example.order_alone for example in examples), _ordered_by_data(recipe)
+    scored = by_data and any(example.scores for example in examples)
+    for method in recipe.methods:
+        objective = objectives.load(method.name, **method.options)
+        words = cannot_use(objective, ranked_by_data=by_data) if alone else ""
+        if words := words or (leaves_level_open(objective, method.options) if scored else ""):
+            raise UserError(f"{method.label}: {words}")
 
 
 def _ordered_by_data(recipe: LanguageRecipe) -> bool:

@@ -1,4 +1,6 @@
-"""Which methods can learn from responses of which no more than an order is known."""
+"""Which methods can learn from an order of responses, and from one without scores."""
+
+from collections.abc import Collection
 
 from grkd.objectives._any_level import AnyLevel
 from grkd.objectives._base import Objective
@@ -36,3 +38,32 @@ def cannot_use(objective: Objective, *, ranked_by_data: bool = True) -> str:
         return ""
     needed = "a score per response" if objective.least_of_responses == "scores" else "an order without ties"
     return f"needs {needed}, and the data give an order alone; {_INSTEAD}"
+
+
+def leaves_level_open(objective: Objective, given: Collection[str]) -> str:
+    """Why it isn't clear whether scores of responses are to be learnt: the end of a sentence, empty if it is.
+
+    Parameters
+    ----------
+    objective : Objective
+        The method.
+    given : collection of str
+        Names of its options that were set.
+
+    Returns
+    -------
+    str
+        What the method compares by default, and what to say.
+
+    Examples
+    --------
+    >>> from grkd import objectives
+    >>> from grkd.objectives.order_alone import leaves_level_open
+    >>> leaves_level_open(objectives.load("ranknet"), [])
+    'compares tokens, and the data give scores of responses; set level: response, or level: row for tokens'
+    >>> leaves_level_open(objectives.load("ranknet", level="row"), ["level"])
+    ''
+    """
+    if isinstance(objective, AnyLevel) and objective.level == "row" and "level" not in given:
+        return "compares tokens, and the data give scores of responses; set level: response, or level: row for tokens"
+    return ""

@@ -20,10 +20,10 @@ from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.models.load import context_length
 from grkd.objectives import Objective
-from grkd.objectives.order_alone import cannot_use
 from grkd.ranks import from_main
 from grkd.training.groups_before import NO_RESPONSE
 from grkd.training.groups_of_responses import chosen
+from grkd.training.order_of_records import check_order_given, check_order_used
 from grkd.training.teacher_answers import TeacherAnswer
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ class RecordEncoder:
         found: list[Group] = []
         too_long, unused, left_out = 0, 0, LeftOut()
         examples = self._examples(records, where)
-        words = cannot_use(self.objective)
-        if words and not self.samples and any(example.order_alone for example in examples):
-            raise UserError(f"{where}: {self.args.method} {words}")
+        if not self.samples and self.teacher_answers is None:
+            check_order_used(examples, self.objective, self.args, where)
         for number, example in enumerate(track(examples, f"tokenise {where}")):
             try:
                 group, dropped = self._group(example, where, left_out, answers[number] if answers else None)
@@ -113,11 +112,8 @@ class RecordEncoder:
             if count:
                 words = what if what != "without a use" else f"record{'s' * (count != 1)}"
                 console.print(f"[yellow]{escape(where)}: {count} {words} left out[/yellow]", soft_wrap=True)
-        if not self.samples and "response" in self.objective.levels and not any(group.has_pair for group in found):
-            text = (
-                "no record has responses in an order (teacher_scores, best, order or tiers), so tokens alone are learnt"
-            )
-            console.print(f"[yellow]{escape(where)}: {text}[/yellow]", soft_wrap=True)
+        if not self.samples:
+            check_order_given(found, self.objective, self.args, where)
         left_out.say(where)
         self._say_notes(where)
         return found
