@@ -14,7 +14,7 @@ from grkd.errors import UserError
 from grkd.reports.evaluations import Evaluation, read_evaluations
 from grkd.reports.item_measures import item_measures
 from grkd.reports.paired import PairedComparison, compare
-from grkd.statistics import bootstrap_interval, paired_bootstrap
+from grkd.statistics import paired_bootstrap
 
 # Of 20 questions: both right 9, both wrong 2, only a 8, only b 1. McNemar: 2 (1 + 9) / 2^9 = 0.0390625.
 A = [1] * 9 + [0] * 2 + [1] * 8 + [0]
@@ -89,8 +89,8 @@ def test_lower_is_better_for_divergences_and_tokens_weigh() -> None:
     assert found.difference == pytest.approx(means[1] - means[0])
     assert found.ahead == "b"
     # Every token its own value, whole prompts drawn.
-    spread = np.repeat(values["b"] - values["a"], tokens)
-    expected = bootstrap_interval(spread, groups=np.repeat(np.arange(30) // 3, tokens), resamples=10_000)
+    one, other = (np.repeat(values[label], tokens) for label in ("b", "a"))
+    expected = paired_bootstrap(one, other, groups=np.repeat(np.arange(30) // 3, tokens))
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     alone = compare(
         [evaluation(label, [row | {"group": row["id"]} for row in items], "rank") for label, items in rows.items()]

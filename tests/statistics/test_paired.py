@@ -77,6 +77,22 @@ def test_holm_is_that_of_statsmodels() -> None:
     assert statistics.holm(p_values) == pytest.approx(expected)
 
 
+def bootstrap_p(rarer: int, resamples: int, items: int) -> float:
+    """What paired_bootstrap says of so many resamples on the rarer side of 0."""
+    share = min(0.5, (1 + rarer) / (resamples + 1))
+    return min(1.0, float(2 * stats.t.cdf(stats.norm.ppf(share) * math.sqrt((items - 1) / items), items - 1)))
+
+
+@pytest.mark.parametrize("items", [6, 12])
+def test_few_items_without_a_difference_are_called_different_in_one_of_twenty(items: int) -> None:
+    drawn = np.random.default_rng(items).normal(size=(700, items))
+    tested = [statistics.paired_bootstrap(row, np.zeros(items), resamples=2000) for row in drawn]
+    wrong = sum(found.p < 0.05 for found in tested) / len(tested)
+    missed = sum(not found.low <= 0 <= found.high for found in tested) / len(tested)
+    assert 0.03 < wrong < 0.07  # plain percentiles: 0.14, 0.1
+    assert 0.03 < missed < 0.07
+
+
 def test_paired_bootstrap_is_scipys() -> None:
     generator = np.random.default_rng(2)
     a = np.exp(generator.normal(size=80))
@@ -97,7 +113,8 @@ def test_paired_bootstrap_of_two_groups_by_hand() -> None:
     # Differences 1, 5 in one group and -9 in the other: a resample gives 6/2, -3/3 or -18/2 with chances 1/4, 1/2, 1/4.
     found = statistics.paired_bootstrap([2.0, 9.0, 1.0], [1.0, 4.0, 10.0], groups=["x", "x", "y"], resamples=4000)
     assert found[:3] == pytest.approx((-1.0, -9.0, 3.0))
-    assert found.p == pytest.approx(0.5, abs=0.05)  # 2 P(d* >= 0)
+    # q = P(d* >= 0) = 1/4; T of one degree of freedom is Cauchy's: p = 1 - (2 / pi) atan(-Phi^-1(1/4) / sqrt(2)).
+    assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(0.6745 / math.sqrt(2)), abs=0.03)
 
 
 def test_pairing_narrows_the_interval() -> None:
@@ -107,7 +124,7 @@ def test_pairing_narrows_the_interval() -> None:
     paired = statistics.paired_bootstrap(a, b)
     shuffled = statistics.paired_bootstrap(a, generator.permutation(b))
     assert 0.2 < paired.low < paired.high < 0.4
-    assert paired.p == pytest.approx(2 / 10_001)
+    assert paired.p == pytest.approx(bootstrap_p(0, 10_000, 100))
     assert shuffled.low < 0 < shuffled.high
     assert shuffled.p > 0.05
 
@@ -215,9 +232,10 @@ def test_paired_ratios_are_those_of_plain_loops() -> None:
                 bottoms[side] += sizes[row]
         by_loop.append(tops[0] / bottoms[0] - tops[1] / bottoms[1])
     assert found.difference == pytest.approx(a.sum() / sizes_a.sum() - b.sum() / sizes_b.sum())
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(by_loop, [0.025, 0.975])))
+    tail = stats.norm.cdf(math.sqrt(30 / 29) * stats.t.ppf(0.025, 29))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(by_loop, [tail, 1 - tail])))
     rarer = min(sum(d <= 0 for d in by_loop), sum(d >= 0 for d in by_loop))
-    assert found.p == pytest.approx(min(1, 2 * (1 + rarer) / 501))
+    assert found.p == pytest.approx(bootstrap_p(rarer, 500, 30))
 
 
 def test_columns_that_share_their_draws_give_what_each_gives_alone() -> None:
@@ -232,8 +250,9 @@ def test_columns_that_share_their_draws_give_what_each_gives_alone() -> None:
     assert together == [statistics.paired_bootstrap_ratio(*column, seed=7) for column in columns]
     a, _, b, _ = columns[0]
     drawn = np.random.default_rng(7).integers(600, size=(10_000, 600))
-    low, high = np.quantile((a - b)[drawn].sum(-1) / 600, [(1 - 0.95) / 2, 1 - (1 - 0.95) / 2])
-    assert (together[0].low, together[0].high) == (low, high)
+    tail = stats.norm.cdf(math.sqrt(600 / 599) * stats.t.ppf(0.025, 599))
+    low, high = np.quantile((a - b)[drawn].sum(-1) / 600, [tail, 1 - tail])
+    assert (together[0].low, together[0].high) == pytest.approx((low, high))
     assert statistics.paired_bootstrap_ratios([]) == []
 
 
@@ -250,7 +269,7 @@ def test_a_few_items_are_no_evidence_however_clear_they_look(size: int) -> None:
     generator = np.random.default_rng(size)
     a = 1 + 0.01 * generator.random(size)
     least = stats.binomtest(size, size).pvalue
-    expected = pytest.approx(max(least, 2 / 10_001))
+    expected = pytest.approx(max(least, bootstrap_p(0, 10_000, size)))
     assert statistics.paired_bootstrap(a, np.zeros(size)).p == expected
     ones = np.ones(size)
     assert statistics.paired_bootstrap_ratio(a, ones, np.zeros(size), ones).p == expected

@@ -13,7 +13,6 @@ from grkd.statistics._resampling import (
     half_width,
     one_axis,
     paired,
-    percentiles,
     ratio,
     resampled_ratios,
 )
@@ -86,13 +85,15 @@ def paired_bootstrap(
     """Bootstrap comparison of two models on the same items: mean of a - b, its percentile interval, two-sided p.
 
     d*: the mean of a - b over a resample of the items (over whole groups where `groups` gives each item's, as in
-    bootstrap_interval). p = min(1, 2 min(1 + #{d* <= 0}, 1 + #{d* >= 0}) / (resamples + 1)): below 1 - level where
-    the interval leaves out 0; but never below 2^(1 - n) of n items or groups, the chance that all n differences have
-    one sign if there is none to find, since resamples of a few items cannot know more. Items for which either value
-    is NaN are left out.
+    bootstrap_interval). The interval is the expanded percentile interval: of n items or groups it cuts off
+    Phi(-sqrt(n / (n - 1)) t_{(1 + level) / 2, n - 1}) at either end, since resamples of a few items vary too little.
+    p = 2 P(T_{n-1} < sqrt((n - 1) / n) Phi^-1(q)), q = min(1 + #{d* <= 0}, 1 + #{d* >= 0}) / (resamples + 1): below
+    1 - level where the interval leaves out 0; but never below 2^(1 - n), the chance that all n differences have
+    one sign if there is none to find. Items for which either value is NaN are left out.
     No item: all NaN. A single item or group: NaN bounds and p.
     Raises ValueError for a level outside (0, 1), resamples below 1, lengths that differ, or groups of another length.
-    Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), sec. 13.3 and 15.4.
+    Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), sec. 13.3 and 15.4; the expansion:
+    Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69 (2015), sec. 5.3.
     """
     check_level(level)
     first, second = paired(a, b)
@@ -188,7 +189,14 @@ def _rows_of_both(
 
 def _tested(difference: float, resampled: NDArray[np.float64], level: float, *, items: int) -> PairedDifference:
     """The difference with what its resamples say; bounds and p are NaN if there are none."""
-    low, high = percentiles(resampled, level)
+    if not resampled.size:
+        return PairedDifference(difference, math.nan, math.nan, math.nan)
+    from scipy import special  # takes a second
+
+    widening = math.sqrt(items / (items - 1))
+    tail = float(special.ndtr(widening * special.stdtrit(items - 1, (1 - level) / 2)))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     rarer = min((resampled <= 0).sum(), (resampled >= 0).sum())
-    p = min(1.0, max(2 * (1 + int(rarer)) / (resampled.size + 1), 2.0 ** (1 - items))) if resampled.size else math.nan
-    return PairedDifference(difference, low, high, p)
+    share = min(0.5, (1 + int(rarer)) / (resampled.size + 1))
+    p = 2 * float(special.stdtr(items - 1, special.ndtri(share) / widening))
+    return PairedDifference(difference, float(low), float(high), min(1.0, max(p, 2.0 ** (1 - items))))
