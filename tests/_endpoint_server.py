@@ -101,6 +101,8 @@ class EndpointServer:
     def _answer(self, handler: Any, body: dict[str, Any], fault: str | None) -> None:
         if fault == "429":
             self._send(handler, 429, {"error": {"message": "slow down"}}, {"Retry-After": "0.3"})
+        elif fault == "come back in an hour":
+            self._send(handler, 503, {"error": {"message": "busy"}}, {"Retry-After": "3600"})
         elif fault == "500":
             self._send(handler, 500, {"error": {"message": "out of order"}})
         elif fault == "cut":

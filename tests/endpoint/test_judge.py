@@ -13,6 +13,7 @@ import pytest
 
 from grkd.endpoint.client import Endpoint
 from grkd.endpoint.judge import Budget, Judge, Request, RequestFailed
+from grkd.endpoint.loop import wait_for
 from grkd.errors import UserError
 from tests._forked import Forked
 
@@ -94,7 +95,8 @@ def test_a_completions_odd_usage_is_asked_for_again(server: Any) -> None:
     server.faults = ['as it is: {"usage": {"prompt_tokens": Infinity}, "choices": []}']
     endpoint = Endpoint(server.url, "weak", role="teacher", backoff_seconds=0.01)
     assert (
-        endpoint.completion({"prompt": "a", "messages": [{"content": "b"}]}, lambda answer: answer["model"]) == "weak"
+        wait_for(endpoint.completion({"prompt": "a", "messages": [{"content": "b"}]}, lambda answer: answer["model"]))
+        == "weak"
     )
     assert len(server.asked) == 2
 
@@ -351,6 +353,28 @@ def test_one_refused_request_does_not_stop_the_others(server: Any, tmp_path: Pat
     assert list(outcome.failures) == ["q0"]
     assert "over the context length" in outcome.failures["q0"]
     assert asked.ask_all(requests(4)).complete  # failures are not stored
+
+
+def test_an_error_ends_all_waiting_and_keeps_what_was_on_its_way(server: Any, tmp_path: Path) -> None:
+    """A refused key, while one request waits an hour to be tried again and others are being answered."""
+    server.faults = ["come back in an hour", "", "", "refuses key"]
+    server.delay_seconds = 0.02
+    with pytest.raises(UserError, match="wants a key"):
+        judge(server, tmp_path, concurrency=4).ask_all(requests(30))
+    lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
+    assert len(lines) == len(server.answered) < 30
+    assert judge(server, tmp_path).ask_all(requests(30)).complete
+    assert len(server.answered) == 30
+
+
+def test_a_forked_process_asks_by_connections_of_its_own(server: Any, tmp_path: Path) -> None:
+    asked = judge(server, tmp_path)
+    asked.ask_all(requests(2))
+    child = Forked(lambda: asked.ask_all(requests(4)), tmp_path / "log")
+    child.wait()
+    assert child.status == 0, child.printed()
+    assert asked.ask_all(requests(1)).complete
+    assert len(server.answered) == 4
 
 
 def test_an_endpoint_that_goes_down_ends_the_run_with_one_line(server: Any, tmp_path: Path) -> None:

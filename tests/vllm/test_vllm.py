@@ -19,6 +19,7 @@ from grkd.data.language import Item
 from grkd.data.prompts import Example
 from grkd.demo import teacher_folder
 from grkd.endpoint.client import Endpoint
+from grkd.endpoint.loop import wait_for
 from grkd.models.generate import generate_responses
 from grkd.models.load import load_language_model, load_tokenizer, vocabulary_size
 from grkd.models.save import save_student
@@ -137,7 +138,7 @@ evaluation: {{samples: 1, sample_tokens: 4}}
         client = Endpoint(url, "student", role="student")
         for at, ids in enumerate(prompts):  # no stop tokens are given: the saved files alone must name them
             body = {"prompt": ids, "max_tokens": 60, "temperature": 0.0, "return_token_ids": True}
-            choice = client.completion(body, lambda answer: answer["choices"][0])
+            choice = wait_for(client.completion(body, lambda answer: answer["choices"][0]))
             assert choice["token_ids"] == own[at].response_ids
             assert (choice["finish_reason"] == "stop") == own[at].finished
     assert any(each.finished for each in own.values())

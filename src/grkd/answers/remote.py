@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any
 
 from grkd.answers.question import Sampling, Text
+from grkd.endpoint.calls import Calls
 from grkd.endpoint.client import Endpoint, Messages, RequestFailed
-from grkd.endpoint.threads import Calls
 from grkd.errors import UserError
 
 
@@ -33,14 +33,13 @@ class RemoteModel:
             if index not in stored
         }
         failed: RequestFailed | None = None
-        self.endpoint.stopped.clear()
-        with Calls(calls, concurrency=self.concurrency) as running, self.endpoint.one_try_after_an_error():
+        with Calls(self.endpoint, calls, concurrency=self.concurrency) as running:
             for index, done in running:
                 try:
                     yield index, done.result()
                 except RequestFailed as failure:
                     failed = failed or failure
-                    self.endpoint.stopped.set()
+                    self.endpoint.connection.stop()
                     running.drop()
         if failed is not None:
             raise UserError(
@@ -48,9 +47,9 @@ class RemoteModel:
                 "the same command goes on"
             )
 
-    def _one(self, messages: Messages, sampling: Sampling, temperature: float) -> Text:
+    async def _one(self, messages: Messages, sampling: Sampling, temperature: float) -> Text:
         try:
-            reply = self.endpoint.complete(
+            reply = await self.endpoint.complete(
                 messages,
                 max_tokens=sampling.max_new_tokens,
                 temperature=temperature,

@@ -121,9 +121,9 @@ class _Asked:
     def _prompt(self, text: str) -> str:
         return _PROMPT.format(top=self.teacher.top, classes="\n".join(self.names), text=text)
 
-    def _ask(self, key: str, prompt: str) -> None:
+    async def _ask(self, key: str, prompt: str) -> None:
         messages = [{"role": "user", "content": prompt}]
-        reply = self.endpoint.complete(messages, max_tokens=_TOKENS_PER_CLASS * self.teacher.top)
+        reply = await self.endpoint.complete(messages, max_tokens=_TOKENS_PER_CLASS * self.teacher.top)
         self.journal.add(key, {"answer": reply.text})
 
     def _read(self, answer: str) -> list[int]:

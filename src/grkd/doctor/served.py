@@ -10,6 +10,7 @@ from grkd.data.language import Item
 from grkd.doctor.finding import Finding, error, note, warning
 from grkd.doctor.sides import Encoded, Sides
 from grkd.endpoint.client import Endpoint, RequestFailed
+from grkd.endpoint.loop import wait_for
 from grkd.errors import UserError
 from grkd.language.scorer import panel_of
 from grkd.language.served import endpoint_of
@@ -58,7 +59,7 @@ def _scores(sides: Sides, client: Endpoint) -> Iterator[Finding]:
         prompt = encode_prompt(tokenizer, one.example, system=sides.recipe.data.system)
         text = one.example.answers[0] if one.example.answers else "yes"
         ids = list(tokenizer(str(text), add_special_tokens=False)["input_ids"])[:_LONGEST]
-        found = server.scores(prompt, ids, k=0)
+        found = wait_for(server.scores(prompt, ids, k=0))
         check_vocabulary(tokenizer, Item(id=one.example.id, prompt_ids=prompt, response_ids=ids), found.texts)
     yield from ()
 
@@ -68,7 +69,7 @@ def _chat(sides: Sides, client: Endpoint) -> Iterator[Finding]:
     one = sides.encoded[0].example
     asked: Any = one.asked(sides.recipe.data.system)
     messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    reply = client.complete(messages, max_tokens=_WORDS, temperature=0.0)
+    reply = wait_for(client.complete(messages, max_tokens=_WORDS, temperature=0.0))
     if not reply.text.strip():
         text = f"its answer of {_WORDS} tokens has no text: it may think first, which costs tokens and is left out"
         yield warning("teacher", text, "turn thinking off on the server, or raise responses.max_new_tokens")

@@ -1,12 +1,16 @@
 """What lies between an endpoint's URL and its answers: the URL's form, the key, the client, headers and numbers."""
 
+import asyncio
 import math
 import os
 import time
+import weakref
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from grkd.endpoint.loop import event_loop
 from grkd.errors import UserError
 
 DEFAULT_KEY = "OPENAI_API_KEY"
@@ -41,15 +45,51 @@ def key_of(url: str, key_env: str | None, role: str) -> str:
     return key
 
 
-def client_for(url: str, key: str, timeout_seconds: float) -> Any:
-    """An openai client that retries nothing by itself and follows no redirect. Raises UserError without the package."""
+class Connection:
+    """An openai client that retries nothing by itself and follows no redirect, and a word that ends all waiting.
+
+    A forked process gets a client of its own: connections and locks are its parent's. Raises UserError without openai.
+    """
+
+    def __init__(self, url: str, key: str, timeout_seconds: float) -> None:
+        self._url, self._key, self._timeout_seconds, self._process = url, key, timeout_seconds, 0
+        self.client()
+
+    def client(self) -> Any:
+        """The client of this process."""
+        if self._process != os.getpid():
+            self._process, self._client = os.getpid(), _client_for(self._url, self._key, self._timeout_seconds)
+            self.resume()
+            weakref.finalize(self, _close, self._client, self._process).atexit = False
+        return self._client
+
+    def resume(self) -> None:
+        """Failed requests are tried again, after `stop`."""
+        self.stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """From now on requests on their way come in or fail; none is tried again, and none waits to be."""
+        event_loop().call_soon_threadsafe(self.stopped.set)
+
+    async def pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopped.wait(), seconds)
+
+
+def _client_for(url: str, key: str, timeout_seconds: float) -> Any:
     try:
         import openai
     except ImportError:
         raise UserError("a judge or a model behind a URL needs the openai package: pip install 'grkd[eval]'") from None
     local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-    http = openai.DefaultHttpxClient(follow_redirects=False, trust_env=not local, timeout=timeout_seconds)
-    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout_seconds, http_client=http)
+    http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not local, timeout=timeout_seconds)
+    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout_seconds, http_client=http)
+
+
+def _close(client: Any, process: int) -> None:
+    """Close a client's connections, in the process and loop that opened them."""
+    if process == os.getpid():
+        asyncio.run_coroutine_threadsafe(client.close(), event_loop())
 
 
 def plain_logprobs(tokens: Any) -> list[dict[str, Any]]:

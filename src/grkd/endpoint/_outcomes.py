@@ -1,7 +1,6 @@
 """What a request costs and how it can end."""
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -28,27 +27,25 @@ class BudgetReached(Exception):
 class Budget:
     """The most requests and tokens (prompt and completion) that may be used; None: no limit.
 
-    Every try counts as a request. Requests on their way are finished, so tokens may end above by those.
+    Every try counts as a request. Requests on their way are finished, so tokens may end above by those. All requests of
+    a process run in one thread, so nothing is counted twice.
     """
 
     max_requests: int | None = None
     max_tokens: int | None = None
     requests: int = 0
     tokens: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take(self) -> None:
         """Count one request. Raises BudgetReached instead if there is none left."""
-        with self._lock:
-            if self.max_requests is not None and self.requests >= self.max_requests:
-                raise BudgetReached(f"the budget of {self.max_requests} requests is used up")
-            if self.max_tokens is not None and self.tokens >= self.max_tokens:
-                raise BudgetReached(f"the budget of {self.max_tokens} tokens is used up")
-            self.requests += 1
+        if self.max_requests is not None and self.requests >= self.max_requests:
+            raise BudgetReached(f"the budget of {self.max_requests} requests is used up")
+        if self.max_tokens is not None and self.tokens >= self.max_tokens:
+            raise BudgetReached(f"the budget of {self.max_tokens} tokens is used up")
+        self.requests += 1
 
     def spend(self, tokens: int) -> None:
-        with self._lock:
-            self.tokens += tokens
+        self.tokens += tokens
 
 
 @dataclass(frozen=True, kw_only=True)

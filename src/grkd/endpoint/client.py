@@ -1,28 +1,25 @@
 """An OpenAI-compatible endpoint: one request with retries, a budget, and errors that say what to change."""
 
+import asyncio
 import math
 import random
 import re
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from grkd.endpoint._connection import (
     DEFAULT_KEY,
+    Connection,
     base_url,
-    client_for,
     key_of,
     plain_logprobs,
     retry_after,
     token_counts,
 )
 from grkd.endpoint._outcomes import BadAnswer, Budget, BudgetReached, Reply, RequestFailed
-from grkd.endpoint.threads import within
+from grkd.endpoint.loop import wait_for
 from grkd.errors import UserError
 
 __all__ = [
@@ -49,6 +46,7 @@ _CHARACTERS_A_TOKEN = 4  # where the endpoint does not say how many tokens it us
 class Endpoint:
     """`complete` asks one chat request of the model `model` behind `url`, `completion` one of text or token ids.
 
+    Both are coroutines, for `grkd.endpoint.calls.Calls` (many) and `grkd.endpoint.loop.wait_for` (one).
     role: how messages call it ("judge"). key_env: the environment variable with the key; by default OPENAI_API_KEY,
     which a server behind plain http may do without. The key goes into the request's header and nowhere else: it is
     taken out of every text that leaves this class. Redirects are not followed, since they lead to a server that the
@@ -69,7 +67,6 @@ class Endpoint:
     ) -> None:
         self.url, self.model, self.role = base_url(url, role), model, role
         self.budget = budget or Budget()
-        self.stopped = threading.Event()
         self.answered = False  # whether any request was
         self.dropped: list[str] = []  # options that the endpoint refused and that are left out since
         if not 0 < timeout_seconds < math.inf:
@@ -77,9 +74,8 @@ class Endpoint:
         self._retries, self._backoff, self._timeout_seconds = retries, backoff_seconds, timeout_seconds
         self._key_env = key_env or DEFAULT_KEY
         self._key = key_of(self.url, key_env, role)
-        self._client = client_for(self.url, self._key or "none", timeout_seconds)
         self._limit = "max_tokens"
-        weakref.finalize(self, self._client.close)  # its open connections
+        self.connection = Connection(self.url, self._key or "none", timeout_seconds)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r}, {self.model!r})"
@@ -93,22 +89,26 @@ class Endpoint:
 
         Raises UserError for an endpoint that cannot be reached or refuses the key.
         """
+        return wait_for(self._listed())
+
+    async def _listed(self) -> list[dict[str, Any]] | None:
         import openai
 
         for tried in range(1, 3):
             try:
-                return [{**model.to_dict(), "id": model.id} for model in self._client.models.list().data]
+                found = await self.connection.client().models.list()
+                return [{**model.to_dict(), "id": model.id} for model in found.data]
             except openai.APIConnectionError as error:
                 if tried == 2:
                     raise UserError(self._unreachable(error)) from None
-                self.stopped.wait(self._backoff)
+                await self.connection.pause(self._backoff)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise UserError(self._refused_key(error)) from None
             except (openai.OpenAIError, *_NO_ANSWER):
                 return None  # many servers have no list
         return None
 
-    def complete(
+    async def complete(
         self,
         messages: Messages,
         *,
@@ -125,15 +125,15 @@ class Endpoint:
         RequestFailed for a request given up, BudgetReached.
         """
         options = {"temperature": temperature, "top_p": top_p, "seed": seed, "logprobs": logprobs}
-        return self._tried(
+        return await self._tried(
             lambda: self._body(messages, max_tokens, options),
-            self._client.chat.completions.create,
+            lambda client: client.chat.completions.create,
             lambda answer, seconds, tries: self._reply(answer, messages, seconds, tries),
             kind="chat completion",
             adapt=self._adapt,
         )
 
-    def completion(self, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Answer]) -> Answer:
+    async def completion(self, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Answer]) -> Answer:
         """One text completion: what `read` makes of the answer, a JSON object as the server wrote it.
 
         body: beside the model's name; keys that OpenAI does not know (prompt_logprobs, stop_token_ids) are sent too.
@@ -150,12 +150,14 @@ class Endpoint:
             self.budget.spend(sum(int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")))
             return read(found)
 
-        return self._tried(lambda: sent, self._client.completions.with_raw_response.create, opened, kind="completion")
+        return await self._tried(
+            lambda: sent, lambda client: client.completions.with_raw_response.create, opened, kind="completion"
+        )
 
-    def _tried(
+    async def _tried(
         self,
         body: Callable[[], dict[str, Any]],
-        create: Callable[..., Any],
+        create: Callable[[Any], Callable[..., Awaitable[Any]]],
         read: Callable[[Any, float, int], Answer],
         *,
         kind: str,
@@ -168,17 +170,19 @@ class Endpoint:
         import openai
 
         begun, tries, last, unusable = time.monotonic(), 0, "", False
-        while tries <= self._retries and not self.stopped.is_set():
+        while tries <= self._retries and not self.connection.stopped.is_set():
             self.budget.take()
             tries, unusable = tries + 1, False
             sent = body()
             try:
-                answer = within(self._timeout_seconds, partial(create, **sent))
+                # The client bounds each read: a server that sends a byte now and then would keep it for ever.
+                async with asyncio.timeout(self._timeout_seconds):
+                    answer = await create(self.connection.client())(**sent)
                 found = read(answer, time.monotonic() - begun, tries)
                 self.answered = True
                 return found
             except openai.APIStatusError as error:
-                last = self._explained(error)
+                last = await self._explained(error)
                 if error.status_code in (400, 422):
                     if not adapt(last, sent):
                         raise RequestFailed(last, refused=True) from None
@@ -197,17 +201,8 @@ class Endpoint:
                 last, wait = f"its answer is no {kind}", None
             if tries <= self._retries:
                 doubled = self._backoff * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
-                self.stopped.wait(min(doubled if wait is None else wait, _LONGEST_WAIT_SECONDS))
+                await self.connection.pause(min(doubled if wait is None else wait, _LONGEST_WAIT_SECONDS))
         raise RequestFailed(f"{last or 'stopped'} (tried {tries} times)", refused=unusable)
-
-    @contextmanager
-    def one_try_after_an_error(self) -> Iterator[None]:
-        """After an error inside the block, requests on their way come in or fail; they are not tried again."""
-        try:
-            yield
-        except BaseException:
-            self.stopped.set()
-            raise
 
     def clean(self, text: str) -> str:
         """The text without the key, in case a server repeats it."""
@@ -244,13 +239,13 @@ class Endpoint:
             tries=tries,
         )
 
-    def _explained(self, error: Any) -> str:
+    async def _explained(self, error: Any) -> str:
         """The reason of a refusal that may pass or concerns one request; UserError for what the user must change."""
         status, said = error.status_code, self._said(error)
         if status in (401, 403):
             raise UserError(self._refused_key(error)) from None
         if status == 404:
-            served = self.served()
+            served = [str(model["id"]) for model in await self._listed() or []]
             hint = f"it serves {', '.join(served[:10])}" if served else "check the model's name and the URL's path"
             raise UserError(f"{self.role}: {self.url} knows no model {self.model!r} ({said}); {hint}") from None
         if 300 <= status < 400:

@@ -9,6 +9,7 @@ from typing import Any
 
 from grkd.endpoint.client import Budget, BudgetReached, Endpoint, Messages, RequestFailed
 from grkd.endpoint.journal import Journal
+from grkd.endpoint.loop import wait_for
 from grkd.endpoint.several import fetch
 from grkd.errors import UserError
 from grkd.files import digest
@@ -112,7 +113,7 @@ class Judge:
     ) -> Judgement:
         """One judgement, from the store or from the endpoint. Raises UserError, RequestFailed, BudgetReached."""
         request = Request(id=id, messages=messages, max_tokens=max_tokens, logprobs=logprobs, temperature=temperature)
-        return self._ask(request)
+        return wait_for(self._ask(request))
 
     def ask_all(self, requests: Sequence[Request], *, description: str = "judge") -> Judgements:
         """All judgements; equal requests are asked once. A used-up budget ends it early.
@@ -160,12 +161,12 @@ class Judge:
         record = self._store.get(key)
         return None if record is None else Judgement(**{name: record[name] for name in Judgement.__annotations__})
 
-    def _ask(self, request: Request) -> Judgement:
+    async def _ask(self, request: Request) -> Judgement:
         key = self.key(request)
         stored = self._stored(key)
         if stored is not None:
             return stored
-        reply = self.endpoint.complete(
+        reply = await self.endpoint.complete(
             request.messages,
             max_tokens=request.max_tokens,
             temperature=request.temperature,

@@ -1,18 +1,23 @@
 """Several requests of one endpoint at a time: a bar, an end to those of a server that is down, and the budget's end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from grkd.console import progress_bar
+from grkd.endpoint.calls import Calls
 from grkd.endpoint.client import BudgetReached, Endpoint, RequestFailed
-from grkd.endpoint.threads import Calls
 from grkd.errors import UserError
 
 _GIVE_UP_AFTER = 3  # requests in a row without an answer: the endpoint is down, not the request at fault
 
 
 def fetch(
-    endpoint: Endpoint, calls: Mapping[str, Callable[[], Any]], *, concurrency: int, description: str, unit: str
+    endpoint: Endpoint,
+    calls: Mapping[str, Callable[[], Awaitable[Any]]],
+    *,
+    concurrency: int,
+    description: str,
+    unit: str,
 ) -> tuple[dict[str, RequestFailed], str | None]:
     """Make calls that ask this endpoint and keep their answers themselves, `concurrency` at a time.
 
@@ -23,12 +28,7 @@ def fetch(
     failures: dict[str, RequestFailed] = {}
     stopped: str | None = None
     failed_in_a_row = 0
-    endpoint.stopped.clear()
-    with (
-        Calls(calls, concurrency=concurrency) as running,
-        progress_bar() as bar,
-        endpoint.one_try_after_an_error(),
-    ):
+    with progress_bar() as bar, Calls(endpoint, calls, concurrency=concurrency) as running:
         task = bar.add_task(description, total=len(calls), unit=unit)
         for key, done in running:
             try:

@@ -36,16 +36,16 @@ class Server:
             self.context = card["max_model_len"]
         return {"root": card.get("root"), "max_model_len": self.context}
 
-    def scores(self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, k: int) -> TokenScores:
+    async def scores(self, prompt_ids: Sequence[int], response_ids: Sequence[int], *, k: int) -> TokenScores:
         """Of a response's tokens, their log-probabilities and those of the k likeliest entries (0: none)."""
         ids = [*prompt_ids, *response_ids]
         # Temperature 1: some servers divide logits by it before they take log-probabilities. One token must be written.
         body = {"prompt": ids, "max_tokens": 1, "prompt_logprobs": k, "temperature": 1.0}
-        return self.endpoint.completion(
+        return await self.endpoint.completion(
             body, lambda answer: read_scores(answer, ids, start=len(prompt_ids), k=k, model=self.model)
         )
 
-    def next_log_probs(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> dict[int, float]:
+    async def next_log_probs(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> dict[int, float]:
         """Log-probabilities of these tokens as the next one. Those that are not among the likeliest are asked for."""
         body = {
             "prompt": list(prompt_ids),
@@ -54,13 +54,13 @@ class Server:
             "temperature": 1.0,
             "return_tokens_as_token_ids": True,
         }
-        found = self.endpoint.completion(body, lambda answer: read_next(answer, model=self.model))
+        found = await self.endpoint.completion(body, lambda answer: read_next(answer, model=self.model))
         return {
-            token: found[token] if token in found else self.scores(prompt_ids, [token], k=0).log_probs[0]
+            token: found[token] if token in found else (await self.scores(prompt_ids, [token], k=0)).log_probs[0]
             for token in tokens
         }
 
-    def write(
+    async def write(
         self,
         prompt_ids: Sequence[int],
         *,
@@ -84,6 +84,6 @@ class Server:
             "skip_special_tokens": False,
             "return_token_ids": True,
         }
-        return self.endpoint.completion(
+        return await self.endpoint.completion(
             body, lambda answer: read_written(answer, max_tokens=max_tokens, model=self.model)
         )

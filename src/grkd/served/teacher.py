@@ -1,6 +1,6 @@
 """A served teacher as the score stage and rankers ask it: log-probabilities of responses, and its choice."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,9 @@ class ServedTeacher:
         }
         return means, rows
 
-    def _score(self, key: str, item: Item, k: int, journal: Journal) -> None:
+    async def _score(self, key: str, item: Item, k: int, journal: Journal) -> None:
         try:
-            scores: TokenScores = self.server.scores(item.prompt_ids, item.response_ids, k=k)
+            scores: TokenScores = await self.server.scores(item.prompt_ids, item.response_ids, k=k)
         except RequestFailed as failure:
             raise RequestFailed(f"{item.id}: {failure}", refused=failure.refused) from None
         check_vocabulary(self.tokenizer, item, scores.texts)
@@ -180,11 +180,11 @@ class ServedTeacher:
         margins = rows[:, :cut].logsumexp(-1) - rows[:, cut:].logsumexp(-1)
         return list(margins.sigmoid().tolist())
 
-    def _ask_next(self, key: str, prompt: list[int], tokens: list[int]) -> None:
-        found = self.server.next_log_probs(prompt, tokens)
+    async def _ask_next(self, key: str, prompt: list[int], tokens: list[int]) -> None:
+        found = await self.server.next_log_probs(prompt, tokens)
         self._journal.add(key, {"log_probs": [found[token] for token in tokens]})
 
-    def _fetch(self, calls: Mapping[str, Callable[[], None]], description: str) -> None:
+    def _fetch(self, calls: Mapping[str, Callable[[], Awaitable[None]]], description: str) -> None:
         """Make the calls. Raises UserError unless all are answered; those that are have been kept."""
         if calls:
             fetch_all(self.server.endpoint, calls, concurrency=self.concurrency, description=description)
@@ -199,7 +199,7 @@ class ServedTeacher:
 
 
 def fetch_all(
-    endpoint: Endpoint, calls: Mapping[str, Callable[[], None]], *, concurrency: int, description: str
+    endpoint: Endpoint, calls: Mapping[str, Callable[[], Awaitable[None]]], *, concurrency: int, description: str
 ) -> None:
     """Make calls that keep their answers themselves. Raises UserError unless all are answered."""
     failures, stopped = fetch(endpoint, calls, concurrency=concurrency, description=description, unit="answers")

@@ -56,21 +56,21 @@ class ServedWriter:
         found = [self._journal[key] for key in keys]
         return [Written(ids=each["ids"], text=each["text"], finished=each["finished"]) for each in found]
 
-    def _write(self, key: str, asked: Asked, drawing: Drawing) -> None:
+    async def _write(self, key: str, asked: Asked, drawing: Drawing) -> None:
         try:
-            written = self._sampled(asked, drawing)
+            written = await self._sampled(asked, drawing)
         except RequestFailed as failure:
             raise RequestFailed(f"{asked.id}: {failure}", refused=failure.refused) from None
         self._journal.add(key, {"id": asked.id, **vars(written)})
 
-    def _sampled(self, asked: Asked, drawing: Drawing) -> Written:
+    async def _sampled(self, asked: Asked, drawing: Drawing) -> Written:
         prompt = asked.prompt
         common: dict[str, Any] = {"temperature": drawing.temperature, "top_p": drawing.top_p, "seed": asked.seed}
         if prompt and isinstance(prompt[0], int):
             ids = [token for token in prompt if isinstance(token, int)]
-            return self.server.write(ids, max_tokens=drawing.max_tokens, stop_ids=drawing.stop_ids, **common)
+            return await self.server.write(ids, max_tokens=drawing.max_tokens, stop_ids=drawing.stop_ids, **common)
         messages = [message for message in prompt if isinstance(message, dict)]
-        reply = self.server.endpoint.complete(messages, max_tokens=drawing.max_tokens, **common)
+        reply = await self.server.endpoint.complete(messages, max_tokens=drawing.max_tokens, **common)
         return Written(ids=None, text=reply.text, finished=reply.finish_reason == "stop")
 
 
