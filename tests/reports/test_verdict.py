@@ -69,6 +69,25 @@ def said(make_run: MakeRun, values: dict[str, list[float]], metric: str = "exact
             "Not decided: grkd is ahead in exact match (35.00 %), but one seed shows no difference; "
             "run 3 seeds or more.",
         ),
+        # A comparison that goes on: kd is tested, the leader is not yet.
+        (
+            {"before": [0.30], "grkd": [0.60, 0.61], "kd": [0.50, 0.51, 0.52]},
+            "unclear",
+            "No difference shown between grkd and kd; 2 seeds compare them, and a test takes 3.",
+        ),
+        (
+            {"before": [0.30], "grkd": [0.50], "kd": [0.31, 0.30, 0.32]},
+            "none",
+            "No method is shown to beat the student before distillation (exact match 30.00 %); "
+            "1 seed compares them, and a test takes 3.",
+        ),
+        # What the seed does not move has no spread to test by.
+        (
+            {"before": [0.30], "kd": [1.0, 1.0, 1.0]},
+            "none",
+            "No method is shown to beat the student before distillation (exact match 30.00 %) (70.00 points); "
+            "it is the same for every seed, and a test over seeds needs some spread.",
+        ),
     ],
 )
 def test_said(make_run: MakeRun, values: dict[str, list[float]], kind: str, text: str) -> None:

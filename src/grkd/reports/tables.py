@@ -167,7 +167,8 @@ def _verdict_notes(summary: Summary) -> list[str]:
         return [*notes, f"{why}: no claim that a method is better than another."]
     if any(verdict.better_than for verdict in tested):
         notes.append(
-            "“Better” means: a paired t test over seeds at 5 %, with Holm's correction over a column's comparisons."
+            "“Better” means: a paired t test over seeds at 5 %, with Holm's correction over a column's comparisons. "
+            "It is a finding on these held-out data; whether others would give it is not tested."
         )
     for verdict in tested:
         if verdict.better_than:

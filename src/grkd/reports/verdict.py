@@ -51,9 +51,11 @@ def verdict(summary: Summary) -> Conclusion | None:
         return None
     if summary.most_seeds < LEAST_SEEDS:
         return _few(summary, metric, cells, best)
-    if before is not None and before.mean is not None and cells[best].complete and not cells[best].differs:
-        text = f"No method is shown to beat {_named(summary)} ({metric.label} {_value(before, metric)})"
-        return Conclusion(kind="none", text=text + _missing(cells[best], before, metric) + ".")
+    if before is not None and before.mean is not None and cells[best].complete:
+        bar = before.mean
+        if not any(cell.differs and _better(cell.mean, bar, metric) for cell in cells.values()):
+            text = f"No method is shown to beat {_named(summary)} ({metric.label} {_value(before, metric)})"
+            return Conclusion(kind="none", text=text + _missing(cells[best], before, metric) + ".")
     if len(cells) < 2:
         assert before is not None
         gain = _gain(cells[best], before, metric)
@@ -90,10 +92,12 @@ def _missing(one: Cell, other: Cell, metric: Metric) -> str:
     """How many more seeds would show the difference of two cells, as words that follow a sentence."""
     differences = paired_values(one.values, other.values)
     if len(differences) < LEAST_SEEDS:
-        return ""
+        seeds = ["no seed compares", "1 seed compares", "2 seeds compare"][len(differences)]
+        return f"; {seeds} them, and a test takes {LEAST_SEEDS}"
     mean, deviation = math.fsum(differences) / len(differences), statistics.stdev(differences)
     if not deviation > 1e-9 * abs(mean):
-        return ""
+        same = f" ({_size(mean, metric)}); it is the same for every seed, and a test over seeds needs some spread"
+        return same if mean else ""
     have = len(differences)
     needed = pairs_needed(mean, deviation) if mean else None
     if needed is not None and needed <= have + _WORTH_NAMING:
