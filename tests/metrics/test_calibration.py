@@ -14,6 +14,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.metrics import calibration, class_groups, rank
+from grkd.metrics.rank_measures import calibration_interval
 
 
 def logits(rows: int, classes: int, *, seed: int = 0, scale: float = 2.0) -> Tensor:
@@ -141,6 +142,18 @@ def test_a_calibrated_model_has_a_small_error_and_an_overconfident_one_a_large()
     labels = torch.multinomial(scores.softmax(-1), 1, generator=torch.Generator().manual_seed(5)).squeeze(-1)
     assert calibration.calibration(scores, labels)["expected_calibration_error"] < 0.03
     assert calibration.calibration(3 * scores, labels)["expected_calibration_error"] > 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_of_a_small_calibration_error_holds_it(seed: int) -> None:
+    """Resamples of a calibrated model are noisier than the sample: every one has a larger error than it."""
+    drawn = np.random.default_rng(seed)
+    confidence = drawn.beta(20, 1, 500)
+    found = calibration_interval(confidence, (drawn.random(500) < confidence) * 1.0, np.arange(500), seed=0)
+    assert 0 <= found.low < found.mean < found.high
+    assert found.low < 0.01  # its error is 0
+    overconfident = calibration_interval(confidence, (drawn.random(500) < confidence - 0.3) * 1.0, np.arange(500), seed=0)
+    assert overconfident.low < 0.3 < overconfident.high
 
 
 def test_look_alike_classes_by_hand() -> None:

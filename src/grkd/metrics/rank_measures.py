@@ -139,13 +139,14 @@ def calibration_interval(
 def gaps_interval(gaps: NDArray[np.float64], tokens: NDArray[Any], *, seed: int) -> Interval:
     """As calibration_interval, from each prompt's sums by bin, [prompts, bins], and its number of tokens, [prompts].
 
-    A resample's error needs no more than these: sum over bins of |sum of its prompts' gaps| / their tokens.
+    A resample's error needs no more than these: sum over bins of |sum of its prompts' gaps| / their tokens. Resamples
+    are noisier than the sample, so their errors are larger by a bias that is taken off.
     """
 
     def error(drawn: NDArray[np.int64]) -> float:
         return float(np.abs(gaps[drawn].sum(0)).sum() / tokens[drawn].sum())
 
-    return bootstrap_statistic(error, len(tokens), seed=seed)
+    return bootstrap_statistic(error, len(tokens), seed=seed, least=0.0)
 
 
 def _gaps(

@@ -77,11 +77,14 @@ def bootstrap_statistic(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    least: float | None = None,
 ) -> Interval:
     """Percentile bootstrap interval of a metric that is not a mean of the examples (a calibration error, say).
 
     measure: the metric from the indices of the examples drawn, in [0, size); it is called on each resample, and on
     0 .. size - 1 for the value itself. NaN resamples are left out. Fewer than two examples: NaN bounds.
+    least: of a metric that noise makes larger, so that all resamples may lie above the value, its least possible value:
+    mean(resamples) - value is then taken off the bounds, which end at `least`.
     Raises ValueError for a level outside (0, 1) or resamples below 1.
     Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 13.
     """
@@ -92,7 +95,11 @@ def bootstrap_statistic(
         return Interval(value, math.nan, math.nan)
     generator = np.random.default_rng(seed)
     found = np.array([measure(generator.integers(size, size=size)) for _ in range(resamples)], dtype=np.float64)
-    low, high = percentiles(found[~np.isnan(found)], level)
+    found = found[~np.isnan(found)]
+    low, high = percentiles(found, level)
+    if least is not None and found.size:
+        bias = float(found.mean()) - value
+        low, high = max(least, low - bias), max(least, high - bias)
     return Interval(value, low, high)
 
 
