@@ -152,7 +152,8 @@ def test_the_interval_of_a_small_calibration_error_holds_it(seed: int) -> None:
     found = calibration_interval(confidence, (drawn.random(500) < confidence) * 1.0, np.arange(500), seed=0)
     assert 0 <= found.low < found.mean < found.high
     assert found.low < 0.01  # its error is 0
-    overconfident = calibration_interval(confidence, (drawn.random(500) < confidence - 0.3) * 1.0, np.arange(500), seed=0)
+    right = (drawn.random(500) < confidence - 0.3) * 1.0
+    overconfident = calibration_interval(confidence, right, np.arange(500), seed=0)
     assert overconfident.low < 0.3 < overconfident.high
 
 

@@ -44,8 +44,8 @@ def outcome(run: Run, summary: Summary) -> str:
 def _opening(run: Run, summary: Summary) -> str:
     names = [line.label for line in summary.methods]
     seeds = max(1, *(len(run.seeds(name)) for name in names), summary.most_seeds)
-    count = f"{len(names)} method{'s' if len(names) > 1 else ''}"
-    return f"{count}, {'one seed' if seeds == 1 else f'{seeds} seeds'} each: {and_list(names)}."
+    count, each = ("One method", "") if len(names) == 1 else (f"{len(names)} methods", " each")
+    return f"{count}, {'one seed' if seeds == 1 else f'{seeds} seeds'}{each}: {and_list(names)}."
 
 
 def _failures(run: Run) -> list[str]:

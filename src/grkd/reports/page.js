@@ -44,6 +44,7 @@ const say = () => {
   for (const table of tables) {
     const wide = table.scrollWidth > table.clientWidth + 1;
     table.classList.toggle("wide", wide);
+    table.classList.toggle("fits", !wide && table.clientWidth > 600);
     if (table.previousElementSibling?.classList.contains("hint")) table.previousElementSibling.hidden = !wide;
   }
 };

@@ -97,7 +97,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "missing": run.missing,
         "failures": run.failures,
         "tiles": _tiles(run),
-        "counts": [(f"{count:,}", name.replace("_", " ")) for name, count in run.counts.items()],
+        "counts": [(f"{count:,}", _counted(name)) for name, count in run.counts.items()],
         "table": _table(summary, places),
         "notes": footnotes(summary),
         "costs": cost_view(run, summary, places),
@@ -136,7 +136,15 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     if seconds := _training_seconds(run):
         tiles.append((duration(sum(seconds.values())), "training, all methods"))
     sizes = [(name, count) for name, count in run.counts.items() if name.endswith(("_train", "_heldout"))]
-    return tiles + [(f"{count:,}", name.replace("_", " ")) for name, count in sizes[:4]]
+    return tiles + [(f"{count:,}", _counted(name)) for name, count in sizes[:4]]
+
+
+def _counted(name: str) -> str:
+    """A count's name in words: prompts_heldout -> held-out prompts."""
+    for end, word in (("_train", "training"), ("_heldout", "held-out")):
+        if name.endswith(end):
+            name = f"{word} {name.removesuffix(end)}"
+    return name.replace("_", " ")
 
 
 def _training_seconds(run: Run) -> dict[tuple[str, int | None], float]:

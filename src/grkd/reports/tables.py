@@ -170,12 +170,13 @@ def _verdict_notes(summary: Summary) -> list[str]:
             "“Better” means: a paired t test over seeds at 5 %, with Holm's correction over a column's comparisons. "
             "It is a finding on these held-out data; whether others would give it is not tested."
         )
+    said: dict[str, list[str]] = {}
     for verdict in tested:
         if verdict.better_than:
             rest = f", not shown against {and_list(verdict.not_better_than)}" if verdict.not_better_than else ""
-            notes.append(
-                f"{verdict.metric.label}: {verdict.best} is better than {and_list(verdict.better_than)}{rest}."
-            )
+            claim = f"{verdict.best} is better than {and_list(verdict.better_than)}{rest}"
+            said.setdefault(claim, []).append(verdict.metric.label)
+    notes += [f"{claim}: {', '.join(labels)}." for claim, labels in said.items()]
     none = [verdict.metric.label for verdict in tested if not verdict.better_than]
     if none:
         notes.append(f"No significant difference between methods (best against the others): {', '.join(none)}.")
