@@ -47,14 +47,19 @@ def do_not_shard() -> None:
     os.environ.pop("ACCELERATE_USE_FSDP", None)
 
 
+def launched() -> tuple[int, int]:
+    """Processes of this launch and the number of this one, by the launcher's word: accelerate is not imported."""
+    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+
+
 def are_several() -> bool:
-    """Whether this process is one of several of a launch, by the launcher's word: accelerate is not imported."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether this process is one of several of a launch."""
+    return launched()[0] > 1
 
 
 def first_process() -> bool:
-    """Whether this process is the first of its launch, by the launcher's word."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process is the first of its launch."""
+    return launched()[1] == 0
 
 
 class MetByAllError(RuntimeError):

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from grkd.endpoint.client import Endpoint
+from grkd.endpoint.client import BudgetReached, Endpoint
 from grkd.endpoint.judge import Budget, Judge, Request, RequestFailed
+from grkd.endpoint.launch import budget_of, concurrency_of
 from grkd.endpoint.loop import wait_for
 from grkd.errors import UserError
 from tests._forked import Forked
@@ -336,6 +339,24 @@ def test_the_budget_stops_cleanly_and_the_next_run_goes_on(
     assert not outcome.complete
     assert judge(server, tmp_path).ask_all(requests(10)).complete
     assert len(server.asked) == 10
+
+
+@given(number=st.integers(1, 50), processes=st.integers(1, 9))
+def test_the_processes_of_a_launch_share_a_budget(number: int, processes: int) -> None:
+    parts = []
+    for rank in range(processes):
+        with pytest.MonkeyPatch.context() as launch:
+            launch.setenv("WORLD_SIZE", str(processes))
+            launch.setenv("RANK", str(rank))
+            parts.append(budget_of(number))
+            assert concurrency_of(number) == max(1, parts[-1].max_requests or 0)
+    own = [part.max_requests or 0 for part in parts]
+    assert sum(own) == number
+    assert max(own) - min(own) <= 1
+    for _ in range(own[-1]):
+        parts[-1].take()
+    with pytest.raises(BudgetReached, match=r"share\) is used up" if processes > 1 else r"requests is used up"):
+        parts[-1].take()
 
 
 def test_every_try_counts_in_the_budget(server: Any, tmp_path: Path) -> None:

@@ -28,20 +28,21 @@ class Budget:
     """The most requests and tokens (prompt and completion) that may be used; None: no limit.
 
     Every try counts as a request. Requests on their way are finished, so tokens may end above by those. All requests of
-    a process run in one thread, so nothing is counted twice.
+    a process run in one thread, so nothing is counted twice. shared: a word on who has the rest of a larger budget.
     """
 
     max_requests: int | None = None
     max_tokens: int | None = None
     requests: int = 0
     tokens: int = 0
+    shared: str = ""
 
     def take(self) -> None:
         """Count one request. Raises BudgetReached instead if there is none left."""
         if self.max_requests is not None and self.requests >= self.max_requests:
-            raise BudgetReached(f"the budget of {self.max_requests} requests is used up")
+            raise BudgetReached(f"the budget of {self.max_requests} requests{self.shared} is used up")
         if self.max_tokens is not None and self.tokens >= self.max_tokens:
-            raise BudgetReached(f"the budget of {self.max_tokens} tokens is used up")
+            raise BudgetReached(f"the budget of {self.max_tokens} tokens{self.shared} is used up")
         self.requests += 1
 
     def spend(self, tokens: int) -> None:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from grkd.endpoint.client import base_url, key_of
-from grkd.endpoint.judge import Budget, Judge, Judgement, Request
+from grkd.endpoint.judge import Judge, Judgement, Request
+from grkd.endpoint.launch import budget_of, concurrency_of
 from grkd.errors import UserError
 from grkd.objectives import option
 from grkd.rankers import _prompts
@@ -35,10 +36,14 @@ class JudgeRanker(Ranker):
     model: str = option(help="name under which the server knows the judge")
     ask: Literal["list", "pairs"] = option("list", help="one order per group, or its pairs")
     criteria: str | None = option(None, help="what is better, in place of the built-in sentence")
-    max_requests: int | None = option(None, help="most requests, retries included; null: no limit", operational=True)
-    max_tokens: int | None = option(None, help="most tokens read and written; null: no limit", operational=True)
+    max_requests: int | None = option(
+        None, help="most requests of a launch, retries included; null: no limit", operational=True
+    )
+    max_tokens: int | None = option(
+        None, help="most tokens read and written, likewise; null: no limit", operational=True
+    )
     answer_tokens: int = option(1024, help="longest answer; models that think need room")
-    concurrency: int = option(8, help="requests at a time", operational=True)
+    concurrency: int = option(8, help="requests at a time, of all processes", operational=True)
     retries: int = option(5, help="per request, with growing pauses", operational=True)
     timeout_seconds: float = option(600.0, help="longest wait for one answer", operational=True)
     key_env: str | None = option(None, help="environment variable with the key", operational=True)
@@ -64,10 +69,10 @@ class JudgeRanker(Ranker):
             self.model,
             store=None if folder is None else folder / "judge.jsonl",
             key_env=self.key_env,
-            concurrency=self.concurrency,
+            concurrency=concurrency_of(self.concurrency),
             retries=self.retries,
             timeout_seconds=self.timeout_seconds,
-            budget=Budget(max_requests=self.max_requests, max_tokens=self.max_tokens),
+            budget=budget_of(self.max_requests, self.max_tokens),
         )
         self._judge.check()
 

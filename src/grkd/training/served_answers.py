@@ -9,10 +9,9 @@ from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
 from grkd.data.prompts import Example
 from grkd.data.thoughts import opening
 from grkd.ranks import from_main
+from grkd.served import ServedTeacher
 from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
-from grkd.training.given_teachers import Given
 from grkd.training.grkd_config import GRKDConfig
-from grkd.training.served_side import endpoint_of
 from grkd.training.teacher_answers import TEMPERATURE, TOP_P, TeacherAnswer, TeacherAnswers
 from grkd.training.teacher_side import TeacherSide
 
@@ -29,7 +28,7 @@ def answers_of(side: TeacherSide, args: GRKDConfig, stop_ids: Sequence[int]) -> 
         "system": args.system,
     }
     if side.served is not None:
-        return ServedAnswers(given=side.given, tokenizer=side.tokenizer, shared=side.shared, **common)
+        return ServedAnswers(teacher=side.served, **common)
     return TeacherAnswers(side=side, batch_size=args.sampling_batch_size, device=args.device, **common)
 
 
@@ -37,9 +36,7 @@ def answers_of(side: TeacherSide, args: GRKDConfig, stop_ids: Sequence[int]) -> 
 class ServedAnswers:
     """One response per prompt from a served teacher, as TeacherAnswers; each is kept as it comes."""
 
-    given: Given
-    tokenizer: Any
-    shared: bool
+    teacher: ServedTeacher
     stop_ids: Sequence[int]
     max_new_tokens: int
     seed: int
@@ -51,10 +48,10 @@ class ServedAnswers:
         return from_main(lambda: self._answered(examples), f"{where}: the teacher's responses")
 
     def _answered(self, examples: Sequence[Example]) -> list[TeacherAnswer]:
-        stops = tuple(self.stop_ids) if self.shared else tuple(stop_token_ids(self.tokenizer))
-        write = ServedWriter(endpoint_of(self.given), folder=self.folder, concurrency=self.given.concurrency)
-        write.server.open()
-        prompts = [encode_prompt(self.tokenizer, example, system=self.system) for example in examples]
+        teacher, tokenizer = self.teacher, self.teacher.tokenizer
+        stops = tuple(stop_token_ids(tokenizer) if teacher.reads_text else self.stop_ids)
+        write = ServedWriter(teacher.server.endpoint, folder=self.folder, concurrency=teacher.concurrency)
+        prompts = [encode_prompt(tokenizer, example, system=self.system) for example in examples]
         asked = [
             Asked(id=example.id, prompt=ids, seed=seed_of(self.seed, example.id))
             for example, ids in zip(examples, prompts, strict=True)
@@ -62,8 +59,8 @@ class ServedAnswers:
         drawing = Drawing(max_tokens=self.max_new_tokens, temperature=TEMPERATURE, top_p=TOP_P, stop_ids=stops)
         found = []
         for ids, answer in zip(prompts, write(asked, drawing), strict=True):
-            text = answer.text if answer.ids is None else decode_response(self.tokenizer, answer.ids, stops)
-            text = opening(str(self.tokenizer.decode(ids[-_TAIL:], skip_special_tokens=False))) + text
-            own = answer.ids if self.shared else None
+            text = answer.text if answer.ids is None else decode_response(tokenizer, answer.ids, stops)
+            text = opening(str(tokenizer.decode(ids[-_TAIL:], skip_special_tokens=False))) + text
+            own = None if teacher.reads_text else answer.ids
             found.append(TeacherAnswer(text=text, response_ids=own, finished=answer.finished))
         return found

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.data.language import Group, Item
-from grkd.endpoint.client import Budget, Endpoint
+from grkd.endpoint.client import Endpoint
+from grkd.endpoint.launch import budget_of, concurrency_of
 from grkd.ranks import from_main
 from grkd.served import ServedTeacher
 from grkd.teacher.rank_cache import content_key
@@ -20,7 +21,10 @@ from grkd.training.given_teachers import Given
 
 
 def endpoint_of(given: Given) -> Endpoint:
-    """The client of a served teacher. Raises UserError without the openai package, or a key that the URL needs."""
+    """The client of a served teacher, with this process's part of the budget.
+
+    Raises UserError without the openai package, or a key that the URL needs.
+    """
     assert given.url is not None
     assert given.served_model is not None
     return Endpoint(
@@ -29,7 +33,7 @@ def endpoint_of(given: Given) -> Endpoint:
         role="teacher_model",
         key_env=given.key_env,
         timeout_seconds=given.timeout_seconds,
-        budget=Budget(max_requests=given.max_requests),
+        budget=budget_of(given.max_requests),
     )
 
 
@@ -39,7 +43,7 @@ def served_teacher(given: Given, tokenizer: Any, *, shared: bool, folder: Path) 
         endpoint_of(given),
         tokenizer,
         folder=folder / f"process-{PartialState().process_index}",
-        concurrency=given.concurrency,
+        concurrency=concurrency_of(given.concurrency),
         top_k=given.top_k,
         reads_text=not shared,
     )

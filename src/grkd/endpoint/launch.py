@@ -1,0 +1,37 @@
+"""The limits of an endpoint that all processes of a launch ask: each process has a part of them."""
+
+from grkd.console import console
+from grkd.endpoint.client import Budget
+
+
+def budget_of(max_requests: int | None, max_tokens: int | None = None) -> Budget:
+    """This process's part of the most requests and tokens (None: no limit); the first process says that they share."""
+    (processes, index), shared = _launch(), ""
+    if processes > 1 and (whole := max_requests or max_tokens) is not None:
+        shared = f" (its part of {whole}, which {processes} processes share)"
+        if index == 0:
+            limits = {"max_requests": max_requests, "max_tokens": max_tokens}
+            words = " and ".join(f"{name} {number}" for name, number in limits.items() if number is not None)
+            console.print(f"{words}: shared by {processes} processes", soft_wrap=True)
+    return Budget(
+        max_requests=None if max_requests is None else part_of(max_requests),
+        max_tokens=None if max_tokens is None else part_of(max_tokens),
+        shared=shared,
+    )
+
+
+def concurrency_of(concurrency: int) -> int:
+    """This process's part of the requests at a time, at least one."""
+    return max(1, part_of(concurrency))
+
+
+def part_of(number: int) -> int:
+    """This process's part of a number; the parts of a launch add up to it."""
+    processes, index = _launch()
+    return number // processes + (index < number % processes)
+
+
+def _launch() -> tuple[int, int]:
+    from grkd.ranks import launched  # torch, which a reader of recipes need not load
+
+    return launched()
