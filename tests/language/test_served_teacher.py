@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from grkd.cli import main
 from grkd.errors import UserError
@@ -20,6 +21,7 @@ from grkd.recipe import LanguageRecipe, read
 from grkd.run.folder import RunFolder
 from grkd.teacher.rank_cache import RankCache
 from tests._model_server import ModelServer
+from tests.language._score_runs import save_llama
 
 pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
 
@@ -97,12 +99,43 @@ def test_a_killed_run_asks_nothing_twice(tiny_recipe: Path, tiny_teacher: Path, 
     score(again)
     asked = [str(body) for body in model_server.answered]
     responses = sum(len(read_records(again.run, split)) for split in ("train", "heldout"))
-    assert len(asked) == len(set(asked)) == 2 * responses == 20
+    # Eight prompts are compared with the model here, ten responses written and scored.
+    assert (len(asked), len(set(asked)), 2 * responses) == (28, 28, 20)
     assert not list((again.run.path / "score").glob("asked-*"))
     # Neither another URL nor other settings of the client ask anything again.
     moved = opened(tiny_recipe, *words, "teacher.concurrency=2", "teacher.url=http://127.0.0.1:9/v1")
     prepare(moved)
     respond(moved)
+
+
+def test_a_server_is_compared_before_it_writes_for_money(
+    tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer, tmp_path: Path
+) -> None:
+    """Another model of the same vocabulary, and another vocabulary: no response was asked for."""
+    other = save_llama(tmp_path / "other", AutoTokenizer.from_pretrained(tiny_teacher), seed=7, layers=3)
+    context = opened(tiny_recipe, served(model_server, other, tolerance_nats=0.05))
+    prepare(context)
+    with pytest.raises(UserError, match=r"nats per token from the server.*Usual causes: another model"):
+        respond(context)
+    assert ["prompt_logprobs" in body for body in model_server.asked] == [True] * 8
+    model_server.asked.clear()
+    model_server.always = "other vocabulary"
+    student = f"student={{model: {tiny_teacher}}}"
+    context = opened(tiny_recipe, served(model_server, tiny_teacher, model=None), student, output="second")
+    prepare(context)
+    with pytest.raises(UserError, match="another vocabulary"):
+        respond(context)
+    assert ["prompt_logprobs" in body for body in model_server.asked] == [True]
+
+
+def test_a_budget_is_of_all_stages_together(tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer) -> None:
+    """Eight to compare, ten to write, and two of ten scores; the same command goes on."""
+    words = ["methods=[kd]", served(model_server, tiny_teacher, concurrency=1, max_requests=20)]
+    with pytest.raises(UserError, match=r"the budget of 20 requests is used up; raise teacher\.max_requests"):
+        scored(opened(tiny_recipe, *words))
+    assert len(model_server.asked) == 20
+    scored(opened(tiny_recipe, *words))
+    assert len(model_server.asked) == 28
 
 
 def test_a_chat_api_writes_responses_and_orders_them(

@@ -12,8 +12,8 @@ from grkd.doctor.sides import Encoded, Sides
 from grkd.endpoint.client import Endpoint, RequestFailed
 from grkd.endpoint.loop import wait_for
 from grkd.errors import UserError
+from grkd.language.endpoint import endpoint_of
 from grkd.language.scorer import panel_of
-from grkd.language.served import endpoint_of
 from grkd.rankers import Panel, Resources
 from grkd.recipe import LanguageRecipe, ServedModel
 from grkd.served.same_model import check_vocabulary

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grkd.data.chat import stop_token_ids
+from grkd.endpoint.client import Endpoint
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
+from grkd.language.endpoint import endpoint_of
 from grkd.language.one_vocabulary import needs_one_vocabulary
+from grkd.language.token_numbers import check_head, token_numbers
 from grkd.models.cut import fresh, truncated
 from grkd.models.float8 import check_float8, to_float8
-from grkd.models.load import check_same_vocabulary, context_length, load_language_model, load_tokenizer, vocabulary_size
+from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer, vocabulary_size
 from grkd.models.save import save_student
 from grkd.models.shard import shard
 from grkd.ranks import ranks
@@ -34,8 +36,6 @@ from grkd.recipe import (
 from grkd.run.device import device, dtype
 from grkd.run.folder import RunFolder
 from grkd.teacher.rank_cache import RankCache
-
-_NO_LIMIT = 1 << 20  # context of a model whose config names none
 
 
 class LanguageModels:
@@ -83,11 +83,11 @@ class LanguageModels:
         if not shared:
             teacher_tokenizer.save_pretrained(work / "teacher_tokenizer")
             if teacher is not None:
-                _check_head("teacher", teacher, vocabulary_size(teacher_tokenizer))
+                check_head("teacher", teacher, vocabulary_size(teacher_tokenizer))
         for label, member in self.members.items():
             if isinstance(member, MemberModels):
                 member.make_teacher(work / "teachers" / label, tokenizer)
-        write_json(work / "tokens.json", _numbers(tokenizer, student, teacher if shared else None))
+        write_json(work / "tokens.json", token_numbers(tokenizer, student, teacher if shared else None))
         self._tokenizer = tokenizer
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -102,6 +102,12 @@ class LanguageModels:
     def served(self) -> ServedModel | None:
         """The teacher's section if it is behind a server."""
         return self.recipe.teacher if isinstance(self.recipe.teacher, ServedModel) else None
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """The served teacher's: one for all stages of a command, which share its budget."""
+        assert self.served is not None
+        return endpoint_of(self.served)
 
     @cached_property
     def cached(self) -> RankCache | None:
@@ -267,33 +273,3 @@ def _tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
     return load_tokenizer(
         spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
     )
-
-
-def _numbers(
-    tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel, teacher: PreTrainedModel | None
-) -> dict[str, Any]:
-    """teacher: where it shares the tokenizer."""
-    stop_ids = stop_token_ids(tokenizer, student.generation_config)
-    if not stop_ids:
-        raise UserError("student: neither its tokenizer nor its generation config names an end-of-sequence token")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
-    vocabulary = vocabulary_size(tokenizer)
-    sharing = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
-    for side, model in sharing.items():
-        _check_head(side, model, vocabulary)
-    contexts = [context_length(model) or _NO_LIMIT for model in sharing.values()]
-    # A teacher that was tuned for chat may end its turns where an untuned student's tokenizer names no end.
-    of_teacher = [] if teacher is None else stop_token_ids(tokenizer, teacher.generation_config)
-    return {
-        "stop_ids": stop_ids,
-        "teacher_stop_ids": list(dict.fromkeys([*stop_ids, *of_teacher])),
-        "pad_token_id": pad,
-        "vocabulary": vocabulary,
-        "context": min(contexts),
-    }
-
-
-def _check_head(side: str, model: PreTrainedModel, vocabulary: int) -> None:
-    head = model.get_output_embeddings().weight.shape[0]
-    if head < vocabulary:
-        raise UserError(f"{side}: its head has {head} outputs, its tokenizer {vocabulary} tokens")

@@ -36,7 +36,7 @@ def samplers(context: LanguageContext, shares: Mapping[str, int], prompts: Seque
         return {source: CachedSampler(context, source, share, prompts) for source, share in shares.items()}
     made: dict[str, ShardSampler] = {}
     if "teacher" in shares and context.models.served is not None:
-        made["teacher"] = ServedSampler(context, shares["teacher"])
+        made["teacher"] = ServedSampler(context, shares["teacher"], prompts)
     elif "teacher" in shares:
         kind = Sampler if context.models.teacher_tokenizer is None else ForeignSampler
         made["teacher"] = kind(context, context.models.teacher(), "teacher", shares["teacher"], prompts)

@@ -1,24 +1,27 @@
 """The recipe's served teacher, opened: its client, tokenizer, journal, and the copy that it is compared with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from grkd.data.language import Item
-from grkd.endpoint.client import Budget, Endpoint
+from grkd.endpoint.launch import concurrency_of
 from grkd.files import digest
 from grkd.language.context import LanguageContext
+from grkd.language.endpoint import endpoint_of
 from grkd.models.generate import free_memory
 from grkd.models.load import vocabulary_size
 from grkd.recipe import CachedTeacher, LanguageRecipe, ServedModel, Teacher, label_of, weights_of
 from grkd.run.folder import identity
 from grkd.served import ServedTeacher
 from grkd.served.server import Server
+from grkd.served.teacher import FIRST
 from grkd.teacher.local import LocalTeacher
 from grkd.teacher.rank_cache import RankCache
 
+_END = 64  # tokens at the end of a prompt that are compared
 # Keys that say how the teacher is asked, not what it answers.
 _OPERATIONAL = ("url", "tolerance_nats", "key_env", "concurrency", "timeout_seconds", "max_requests", "top_k")
 
@@ -30,10 +33,10 @@ def served_teacher(context: LanguageContext, name: str) -> ServedTeacher:
     assert spec is not None
     own = context.models.teacher_tokenizer
     teacher = ServedTeacher(
-        endpoint_of(spec),
+        context.models.endpoint,
         context.models.tokenizer if own is None else own,
         folder=context.run.path / "teacher" / f"{name}-{context.run.ranks.process_index}",
-        concurrency=spec.concurrency,
+        concurrency=concurrency_of(spec.concurrency),
         top_k=spec.top_k,
         local=None if spec.model is None else lambda items: _local_means(context, items),
         tolerance_nats=spec.tolerance_nats,
@@ -42,23 +45,26 @@ def served_teacher(context: LanguageContext, name: str) -> ServedTeacher:
     return teacher
 
 
+def compare_first(context: LanguageContext, prompts: Mapping[str, Sequence[int]]) -> None:
+    """Hold the server to its tokenizer, and to the model here, by the ends of prompts: before it writes for money.
+
+    prompts: by id, in the teacher's tokens. One of them is asked about if the model is not at hand.
+    """
+    spec = context.models.served
+    assert spec is not None
+    parts = {name: max(1, len(ids) - _END) for name, ids in prompts.items() if len(ids) > 1}
+    items = [
+        Item(id=name, prompt_ids=list(prompts[name][:cut]), response_ids=list(prompts[name][cut:]))
+        for name, cut in parts.items()
+    ]
+    served_teacher(context, "compare").scored(items[: FIRST if spec.model is not None else 1])
+
+
 def check_servers(recipe: LanguageRecipe) -> None:
     """Ask every server of the recipe's teachers what it serves. Raises UserError for a wrong URL, name or key."""
     for each in recipe.teacher if isinstance(recipe.teacher, list) else [recipe.teacher]:
         if isinstance(each, ServedModel):
             Server(endpoint_of(each)).open()
-
-
-def endpoint_of(spec: ServedModel) -> Endpoint:
-    """The client of a served teacher. Raises UserError without the openai package, or a key that the URL needs."""
-    return Endpoint(
-        spec.url,
-        spec.served_model,
-        role="teacher",
-        key_env=spec.key_env,
-        timeout_seconds=spec.timeout_seconds,
-        budget=Budget(max_requests=spec.max_requests),
-    )
 
 
 def teacher_identity(teacher: Teacher) -> Any:

@@ -1,17 +1,20 @@
 """Responses of a served teacher to the prompts of a shard, as the student's token ids."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
 from grkd.data.prompts import restored
+from grkd.endpoint.launch import concurrency_of
 from grkd.errors import UserError
 from grkd.files import parse_json
 from grkd.language.context import LanguageContext
-from grkd.language.served import endpoint_of
+from grkd.language.served import compare_first
 from grkd.language.shard import Shard
 from grkd.language.text_to_ids import student_ids_of
 from grkd.served.answers import Written
+from grkd.served.teacher import FIRST
 from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
 
 Record = dict[str, Any]
@@ -20,17 +23,21 @@ Record = dict[str, Any]
 class ServedSampler:
     """As grkd.language.sampling.Sampler: `share` responses to every prompt. They are kept outside the stage.
 
-    A server that gives log-probabilities gets token ids; another gets messages and its texts are encoded.
+    A server that gives log-probabilities gets token ids; another gets messages and its texts are encoded. The first is
+    compared with its tokenizer, and with the model here, by the first of `prompts`, before it writes anything.
     """
 
-    def __init__(self, context: LanguageContext, share: int) -> None:
+    def __init__(self, context: LanguageContext, share: int, prompts: Sequence[Record]) -> None:
         self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
         assert context.models.served is not None
         self.spec, self.share, self.own = context.models.served, share, context.models.teacher_tokenizer
         self.stop_ids = context.models.numbers["stop_ids"] if self.own is None else stop_token_ids(self.own)
         folder = context.run.path / "teacher" / f"respond-{context.run.ranks.process_index}"
-        self.write = ServedWriter(endpoint_of(self.spec), folder=folder, concurrency=self.spec.concurrency)
+        concurrency = concurrency_of(self.spec.concurrency)
+        self.write = ServedWriter(context.models.endpoint, folder=folder, concurrency=concurrency)
         self.write.server.open()
+        if self.spec.log_probs:
+            compare_first(context, {prompt["id"]: self._prompt(prompt) for prompt in prompts[:FIRST]})
 
     def __call__(self, shard: Shard) -> list[list[list[int]]]:
         """Token ids of the responses to each prompt; number and journal of the shard are not needed here."""

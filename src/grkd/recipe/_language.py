@@ -62,9 +62,9 @@ class ServedModel(Section):
     top_k: Count = 20  # likeliest tokens that token-level methods learn from; vLLM's --max-logprobs must allow it
     tolerance_nats: Positive = 0.1  # per token: largest difference between the server and `model`
     key_env: Text | None = None  # environment variable with the key; null: OPENAI_API_KEY, if the server wants one
-    concurrency: Count = 8  # requests at a time
+    concurrency: Count = 8  # requests at a time, of all processes of a launch; one each at least
     timeout_seconds: Positive = 600.0  # longest wait for one answer
-    max_requests: Count | None = None  # most requests per command, retries included
+    max_requests: Count | None = None  # most requests per command, retries included; its processes share them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from grkd.teacher.annotator import Comparison, Letters, Verdict, verdicts
 from grkd.teacher.in_own_words import items_in_own_words, items_of_ids
 
 LocalMeans = Callable[[Sequence[Item]], list[float]]  # mean log-probabilities of the same model on this machine
-_FIRST = 8  # responses that are compared with it
+FIRST = 8  # responses that are compared with it
 
 
 class ServedTeacher:
@@ -130,7 +130,7 @@ class ServedTeacher:
         asked = {item.id: (item, self.top_k if item.id in keep else 0) for item in items}
         keys = {name: _key(self.server.model, item, k) for name, (item, k) in asked.items()}
         # The first few alone, until they were compared with the model here: no more is asked of another one.
-        parts = [items] if self._checked or self.local is None else [items[:_FIRST], items[_FIRST:]]
+        parts = [items] if self._checked or self.local is None else [items[:FIRST], items[FIRST:]]
         found: dict[str, Any] = {}
         for part in filter(None, parts):
             of_part = {item.id: asked[item.id] for item in part}
