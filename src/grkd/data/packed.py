@@ -43,7 +43,7 @@ def pack(
     is, also cu_seq_lens_k int32, where the keys of each sequence begin, and key_places int64 [K], their places; what
     lies behind the last sequence's is filling.
     response_ids, response_mask, item_index: as of grkd.data.language.collate, where response_mask picks N tokens in the
-    same order.
+    same order. labels: int64 [N], these tokens; picking them on a GPU would make the host wait for their number.
     Raises ValueError as collate does.
     """
     batch: dict[str, Any] = {
@@ -58,6 +58,7 @@ def pack(
         for token in (item.response_ids if alone else (*item.prompt_ids, *item.response_ids))
     ]
     lengths = [(len(item.prompt_ids), len(item.response_ids)) for item in items]
+    batch["labels"] = torch.tensor([token for item in items for token in item.response_ids])
     return batch | _row(torch.tensor(ids), lengths, follows, pad_token_id, multiple)
 
 
@@ -116,7 +117,7 @@ def _row(
 _OF_ITEMS = ("response_ids", "response_mask", "item_index")
 _OF_GROUPS = ("group_mask", "ranked_mask", "teacher_scores", "vote_targets", "vote_weights", "reference")
 _OF_ROW = ("input_ids", "position_ids", "cu_seq_lens", "predicts", "cu_seq_lens_k", "key_places")
-_OF_TOKENS = ("teacher_hidden", "teacher_top_k", "teacher_ranks", "sampled_log_probs")
+_OF_TOKENS = ("labels", "token_offsets", "teacher_hidden", "teacher_top_k", "teacher_ranks", "sampled_log_probs")
 GROUP_NUMBERS = "group_numbers"  # of a part: the groups' numbers in the whole batch
 
 

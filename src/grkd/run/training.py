@@ -81,6 +81,7 @@ def arguments(
         "use_cpu": where.type == "cpu",
         "bf16": bf16,
         "dataloader_pin_memory": where.type == "cuda",
+        "accelerator_config": {"non_blocking": where.type == "cuda"},  # a batch's copy waits for no step
     }
     if recompute if training.gradient_checkpointing == "auto" else training.gradient_checkpointing:
         # Newer versions of transformers call it activation checkpointing and warn of the old name.

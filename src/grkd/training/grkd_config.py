@@ -201,6 +201,7 @@ def checked_arguments(args: Any) -> GRKDConfig:
         )
     args.logging_nan_inf_filter = False  # a loss that is no number must be seen
     args.dataloader_pin_memory &= args.device.type == "cuda"  # elsewhere PyTorch warns of it
+    args.accelerator_config.non_blocking |= args.dataloader_pin_memory  # a batch's copy waits for no step
     return args
 
 

@@ -97,6 +97,11 @@ def spread(values: Tensor, group_mask: Bool[Tensor, "groups width"]) -> Tensor:
     return torch.zeros(group_mask.shape, dtype=values.dtype, device=values.device).masked_scatter(group_mask, values)
 
 
+def _held(group_mask: Bool[Tensor, "groups width"], items: int) -> Tensor:
+    """The places, in the flattened mask, of its `items` responses; nonzero() would wait for a GPU to count them."""
+    return (~group_mask).flatten().to(torch.uint8).argsort(stable=True)[:items]
+
+
 def response_rows(token_log_probs: Float[Tensor, " tokens"], batch: dict[str, Any]) -> Batch:
     """One row per prompt: mean log-probabilities of its responses, beside the teacher's scores."""
     mask, group_mask = batch["response_mask"], batch["group_mask"]
@@ -111,7 +116,7 @@ def response_rows(token_log_probs: Float[Tensor, " tokens"], batch: dict[str, An
         votes=None if targets is None else Votes(targets=targets, weights=batch["vote_weights"]),
         tokens=ResponseTokens(
             log_probs=token_log_probs,
-            place=group_mask.flatten().nonzero().squeeze(-1).repeat_interleave(lengths),
+            place=_held(group_mask, len(mask)).repeat_interleave(lengths, output_size=len(token_log_probs)),
             sampled_log_probs=batch.get("sampled_log_probs"),
         ),
     )

@@ -27,6 +27,7 @@ from grkd.training.on_policy import Sampler
 from grkd.training.rows import Counts, Forward, Places
 from grkd.training.several_teachers import TokenOrder, opinions_of, weights_of_items
 from grkd.training.token_rows import (
+    OFFSETS,
     arrived,
     both_heads,
     item_means,
@@ -35,8 +36,10 @@ from grkd.training.token_rows import (
     stored_hidden,
     teacher_hidden,
     token_hidden,
+    token_labels,
     token_log_probs,
     token_logits,
+    token_offsets,
     token_seeds,
 )
 
@@ -111,6 +114,7 @@ class LanguageRows:
         batch |= scores_of(groups)
         if self.tokens_per_batch is not None:
             batch["group_sizes"] = [len(group.items) for group in groups]
+            batch[OFFSETS] = token_offsets([sum(len(item.response_ids) for item in group.items) for group in groups])
         width = batch["group_mask"].shape[-1]
         if all(group.reference_log_probs is not None for group in groups):
             batch["reference"] = padded([group.reference_log_probs or () for group in groups], width)
@@ -143,7 +147,7 @@ class LanguageRows:
             self._packing_checked = True
             for side in filter(None, (model, self.teacher)):
                 check_packing(side, vocabulary=self.vocabulary, device=batch["input_ids"].device)
-        labels = batch["response_ids"][batch["response_mask"]]
+        labels = token_labels(batch)
         if "row" in levels:
             inputs = self._head_inputs(model, batch, dtype) if fused else None
             if inputs is None:
@@ -198,7 +202,7 @@ class LanguageRows:
     def teacher_log_probs(self, batch: dict[str, Any]) -> list[float]:
         """Mean log-probability of each response under the live teacher; its hidden states stay in the batch."""
         mask = batch["response_mask"]
-        labels, head = batch["response_ids"][mask], self._head()
+        labels, head = token_labels(batch), self._head()
         assert head is not None
         batch["teacher_hidden"] = hidden = teacher_hidden(self.teacher, batch)
         if head.scale == 1.0:
@@ -243,7 +247,8 @@ class LanguageRows:
 
     def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
         mask = batch["response_mask"]
-        response = torch.arange(len(mask), device=mask.device).unsqueeze(-1).expand_as(mask)[mask]
+        items = torch.arange(len(mask), device=mask.device)
+        response = items.repeat_interleave(mask.sum(-1), output_size=len(labels))  # without asking the device
         if self.ranks is not None:
             ranks, records = self.ranks, batch["teacher_ranks"]
             return cached_batch(student, records, ranks.codec, temperature=ranks.origin.temperature, response=response)

@@ -31,7 +31,12 @@ def draw_seed(step_seed: int, first: int) -> int:
 
 def row_seeds(batch: dict[str, Any], examples: Int[Tensor, " rows"], places: Int[Tensor, " rows"]) -> Tensor | None:
     """A seed per row, by its example's number in the batch and its place in the example; None in a batch without."""
-    return batch[DRAW_SEED] + examples * _EXAMPLE + places if DRAW_SEED in batch else None
+    return batch[DRAW_SEED] + seed_offset(examples, places) if DRAW_SEED in batch else None
+
+
+def seed_offset(example: "Tensor | int", place: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """By how much a row's seed lies above its batch's."""
+    return example * _EXAMPLE + place
 
 
 @dataclass(frozen=True, kw_only=True)

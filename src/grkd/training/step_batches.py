@@ -45,7 +45,9 @@ class StepBatches(SeveralProcesses):
             batch[DRAW_SEED] = draw_seed(step_seed, self._first_example(number, self.args.train_batch_size))
         counts = [self._counts(batch) for batch in samples]
         levels: tuple[Level, ...] = ("row", *(level for level in self.objective.levels if level != "row"))
-        totals = torch.tensor([float(sum(count[level] for count in counts)) for level in levels], device=device)
+        sums = [float(sum(count[level] for count in counts)) for level in levels]
+        # Filled on the device: a copy would wait for all that a GPU still has to do of the step before.
+        totals = torch.stack([torch.full((), total, device=device) for total in sums])
         with waiting_for("the responses of a step") if self._fresh_share else nullcontext():
             totals = self.accelerator.reduce(totals, reduction="sum")
         self._step_counts = dict(zip(levels, totals, strict=True))

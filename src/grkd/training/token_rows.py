@@ -1,5 +1,6 @@
 """Rows of response tokens from a model and a batch, padded or packed: one row per token, item by item."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,7 +13,18 @@ from grkd.data.packed import GROUP_NUMBERS, is_packed, packed_final_hidden, pack
 from grkd.groups import wide
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
-from grkd.training.rows import DRAW_SEED, row_seeds
+from grkd.training.rows import DRAW_SEED, row_seeds, seed_offset
+
+OFFSETS = "token_offsets"  # key of what token_offsets gives
+
+
+def token_labels(batch: dict[str, Any]) -> Int[Tensor, " tokens"]:
+    """The response tokens, item by item."""
+    if is_packed(batch):
+        found: Tensor = batch["labels"]
+        return found
+    picked: Tensor = batch["response_ids"][batch["response_mask"]]
+    return picked
 
 
 def token_logits(model: nn.Module, batch: dict[str, Any], vocabulary: int) -> Float[Tensor, "tokens vocabulary"]:
@@ -34,7 +46,7 @@ def token_log_probs(
     model: nn.Module, batch: dict[str, Any], vocabulary: int, dtype: torch.dtype | None
 ) -> Float[Tensor, " tokens"]:
     """Log-probability of every response token, without logits if the model's head allows it."""
-    labels = batch["response_ids"][batch["response_mask"]]
+    labels = token_labels(batch)
     captured = token_hidden(model, batch)
     if captured is None:
         return log_probs_of_logits(token_logits(model, batch, vocabulary), labels)
@@ -89,6 +101,9 @@ def token_seeds(batch: dict[str, Any]) -> Tensor | None:
     """A seed per response token, by its group's number and its place among the group's tokens."""
     if DRAW_SEED not in batch:
         return None
+    if OFFSETS in batch:
+        seeds: Tensor = batch[DRAW_SEED] + batch[OFFSETS]
+        return seeds
     tokens = batch["response_mask"].sum(-1)
     groups = torch.arange(len(batch["group_mask"]), device=tokens.device)
     numbers = batch.get(GROUP_NUMBERS, groups)
@@ -97,6 +112,11 @@ def token_seeds(batch: dict[str, Any]) -> Tensor | None:
     first = torch.full_like(groups, 1 << 62).scatter_reduce(0, of_item, before, "amin")
     examples = of_item.repeat_interleave(tokens)
     return row_seeds(batch, numbers[examples], torch.arange(len(examples), device=tokens.device) - first[examples])
+
+
+def token_offsets(tokens_of_groups: Sequence[int]) -> Int[Tensor, " tokens"]:
+    """What is added to a batch's seed for the seed of each response token: known before the batch is on its device."""
+    return torch.cat([seed_offset(group, torch.arange(count)) for group, count in enumerate(tokens_of_groups)])
 
 
 def item_means(token_log_probs: Float[Tensor, " tokens"], mask: Bool[Tensor, "items length"]) -> Tensor:

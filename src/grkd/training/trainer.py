@@ -209,7 +209,7 @@ class DistillationTrainer(StepBatches):
         """The loss of token rows from hidden states, without the logits of the whole batch."""
         loss: Tensor
         loss, parts = distillation_head(**inputs, **options, rows=divisor, parts=True)
-        count = torch.tensor(float(own["row"]), device=loss.device)
+        count = torch.full((), float(own["row"]), device=loss.device)
         pairs, divergence = self.objective.head_names
         for name, part, weight in (
             (pairs, parts["group_relative"], options["alpha"] * options.get("pair_scale", 1.0)),
