@@ -65,6 +65,7 @@ class Work:
     steps: int
     device: torch.device
     folder: Path
+    watch: TrainerCallback | None = None  # beside the clock
 
     def groups(self) -> list[Group]:
         """The items, `per_prompt` to a group, scored in their order."""
@@ -127,7 +128,8 @@ def grkd(work: Work) -> dict[str, Any]:
     )
     trainer = DistillationTrainer(
         work.student,
-        work.arguments(),
+        # As `grkd run` sets them: the host looks at no loss in between, and waits for no copy.
+        work.arguments(logging_nan_inf_filter=False, accelerator_config={"non_blocking": work.device.type == "cuda"}),
         objective=objective,
         rows=rows,
         compile_layers=case.compiled,
@@ -270,6 +272,8 @@ def _trained(trainer: Any, work: Work) -> dict[str, Any]:
     trainer.remove_callback(PrinterCallback)
     clock = Clock(work.device)
     trainer.add_callback(clock)
+    if work.watch is not None:
+        trainer.add_callback(work.watch)
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return {"step_ms": clock.milliseconds(), "loss": losses[-1] if losses else None}

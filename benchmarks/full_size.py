@@ -1,13 +1,15 @@
 """Training at the paper's sizes on one GPU, beside TRL and loops written by hand in the same run; random weights.
 
     python -m benchmarks.full_size [--pairs llama,gemma] [--only CASES] [--steps 6] [--warm-up 3] [--seconds 450]
-        [--device auto] [--tiny] [--date YYYY-MM-DD] [--out FOLDER]
+        [--profile] [--device auto] [--tiny] [--date YYYY-MM-DD] [--out FOLDER]
     python -m benchmarks.full_size merge FOLDER
     python -m benchmarks.full_size table
 
 Pairs: Gemma-2 9B -> 2B and Llama 3.1 8B -> 3.2 3B. A step has 16 sequences of 256 + 512 random tokens (varied: each
 length uniform between 1/4 and 7/4 of it), AdamW, bfloat16 weights. --only: names of cases (benchmarks/
 _full_size_cases.py), in that order. --seconds: no case begins later. --tiny: small models, not compiled, for a CPU.
+--profile: three steps more per case of a trainer; `where` says what a step's time goes to, `waits` which lines make the
+host wait for the GPU.
 DATE-full-size-PAIR.json is written after every case, so a run that is cut short keeps what it has measured; a later
 run adds its cases to the file of its date. Of each case: ms of every step and their median without the warm-up (or the
 error), tokens per second (real ones, prompts included), peak memory, and the share of the time that its operations
@@ -36,6 +38,7 @@ from benchmarks._full_size_cases import CASES, Case
 from benchmarks._full_size_models import PAIRS, built, configs, random_items, step_flops, word_tokenizer
 from benchmarks._full_size_runs import RUNS, Work
 from benchmarks._measure import about
+from benchmarks._where_time_goes import PROFILED, Watch
 from grkd.environment import environment
 from grkd.models.float8 import is_float8, to_float8
 
@@ -52,6 +55,9 @@ def measured(case: Case, work: Work, configs_of: tuple[Any, Any], rate: float | 
     start = time.perf_counter()
     found = RUNS[case.runs](work)
     times = found.pop("step_ms")
+    if isinstance(watch := work.watch, Watch) and watch.where:
+        times = times[:-PROFILED]
+        found |= {"where": watch.where, "waits": watch.waits}
     milliseconds = statistics.median(times[warm_up:])
     teacher, student = configs_of
     flops = step_flops(
@@ -103,7 +109,8 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
     path = out / f"{result['date']}-full-size-{pair}.json"
     rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else {}
     teacher: Any = None
-    steps = arguments.warm_up + arguments.steps
+    profiled = arguments.profile and device.type == "cuda"
+    steps = arguments.warm_up + arguments.steps + (PROFILED if profiled else 0)
     for name in arguments.only:
         if time.perf_counter() - arguments.begun > arguments.seconds:
             print(f"{pair} {name}: not begun, out of time", flush=True)
@@ -125,7 +132,7 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
             student = built(sides[1], dtype=of_student, device=device, seed=1)
             work = Work(
                 case=case, student=student, teacher=teacher, items=items, steps=steps, device=device, folder=folder,
-                tokenizer=lambda: word_tokenizer(sides[1].vocab_size),
+                tokenizer=lambda: word_tokenizer(sides[1].vocab_size), watch=Watch(steps) if profiled else None,
             )  # fmt: skip
             rows[name] = measured(case, work, sides, result["product_flops_per_second"], arguments.warm_up)
         except Exception as error:  # a peer that fails must not end the run
@@ -208,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=6, help="measured")
     parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no case begins later")
+    parser.add_argument("--profile", action="store_true", help="say where a step's time goes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="small models")
     parser.add_argument("--date")

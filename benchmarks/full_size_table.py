@@ -44,7 +44,24 @@ def _section(result: dict[str, Any]) -> str:
     product = "" if rate is None else f" A large product on this GPU runs at {rate / 1e12:,.0f} TFLOP/s."
     lines = [f"### {_TITLES[result['pair']]}", "", f"{source}.{product}", "", *_HEAD]
     lines += [_line(name, row, result["cases"]) for name, row in result["cases"].items()]
-    return "\n".join(lines)
+    return "\n".join(lines + _where(result["cases"]))
+
+
+def _where(cases: dict[str, dict[str, Any]]) -> list[str]:
+    """Milliseconds of each kind of kernel, of the cases that were profiled."""
+    profiled = {name: row["where"] for name, row in cases.items() if "where" in row}
+    if not profiled:
+        return []
+    kinds = sorted({kind for where in profiled.values() for kind in where}, key=lambda kind: _most(profiled, kind))
+    head = ["", f"| ms a step of | {' | '.join(kinds)} |", f"|---{'|---:' * len(kinds)}|"]
+    return head + [
+        f"| {name} | {' | '.join(f'{where.get(kind, 0.0):,.1f}' for kind in kinds)} |"
+        for name, where in profiled.items()
+    ]
+
+
+def _most(profiled: dict[str, dict[str, float]], kind: str) -> float:
+    return -max(where.get(kind, 0.0) for where in profiled.values())
 
 
 def _sitting(row: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import full_size, full_size_table, growth
 from benchmarks._full_size_models import Lengths, built, configs, random_items, step_flops
+from benchmarks._where_time_goes import Span, kind_of, shares
 from grkd.data.language import collate, response_logits
 
 
@@ -67,6 +68,27 @@ def test_a_peer_of_another_sitting_is_marked() -> None:
     lines = [full_size_table._line(name, row, cases) for name, row in cases.items()]
     assert lines[1] == "| tokens | 10 | 9 | 2.00 trl | 0.50 | 0.40 |  |"
     assert "| 2.50 trl \\* |" in lines[2]
+
+
+def test_the_time_of_a_step_by_kinds_of_kernels() -> None:
+    """Two kernels side by side count once, and gaps are idle: all kinds add up to the time from begin to end."""
+    spans = [
+        Span("nvjet_tst_128x256", 1000, 5000),
+        Span("triton_poi_fused_mul", 4000, 6000),  # a millisecond of it beside the product
+        Span("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", 7000, 9000),
+        Span("multi_tensor_apply_kernel<LpNormFunctor>", 9000, 9500),
+        Span("pytorch_flash::flash_bwd_kernel", 9500, 11_000),
+    ]
+    where = shares(reversed(spans), steps=2)
+    expected = {"products": 2.0, "optimizer": 1.0, "attention": 0.75, "layers, elementwise": 0.5, "idle": 0.5}
+    assert where == {**expected, "clipping": 0.25}
+    assert sum(where.values()) == (11_000 - 1000) / 1000 / 2
+    assert kind_of("_add_norm") == "head"
+    row = {"floor_share": {"done": 0.5, "needed": 0.4}, "tokens_per_second": 9.0, "peak_gib": None, "against": None}
+    cases = {"tokens": {**row, "step_ms": 5.0, "where": where}, "trl": {**row, "step_ms": 6.0}}
+    lines = full_size_table._where(cases)
+    assert lines[1].startswith("| ms a step of | products | optimizer | attention |")
+    assert lines[3:] == ["| tokens | 2.0 | 1.0 | 0.8 | 0.5 | 0.5 | 0.2 |"]
 
 
 def test_growth_runs_small(tmp_path: Path, capsys: Any) -> None:
