@@ -92,7 +92,7 @@ def test_packed_steps_are_padded_steps(tmp_path: Path, name: str) -> None:
 
 
 def test_what_a_packed_step_looks_up_asks_the_device_nothing() -> None:
-    """On the meta device, where a tensor has no values, a question such as how many entries a mask picks is an error."""
+    """On the meta device, whose tensors have no values, asking how many entries a mask picks is an error."""
     rows = LanguageRows(pad_token_id=PAD, vocabulary=30, tokens_per_batch=10_000)
     batch = rows.collate(grouped(ragged(4))) | {DRAW_SEED: 1234}
     given = {name: value for name, value in batch.items() if name != OFFSETS}
