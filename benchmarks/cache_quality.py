@@ -21,6 +21,7 @@ order of 16: pairs of the top 16 alone, nothing else stored; live, order of 16: 
 import argparse
 import json
 import math
+import shlex
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from benchmarks._cache_quality_table import kept, table
 from benchmarks._cache_texts import prompts, scores_of, store_records, stored, written
 from benchmarks._measure import about
 from benchmarks.arithmetic import smollm2
-from grkd.files import write_json
+from grkd.files import read_json, write_json
 from grkd.metrics.rank import rank_fidelity
 from grkd.models.cut import truncated
 from grkd.models.load import load_language_model, load_tokenizer
@@ -90,11 +91,16 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         _say(begun, f"{len(texts['train'])} texts, such as {tokenizer.decode(texts['train'][0])!r}")
     store_records(teacher, torch.load(folder / "texts.pt")["train"], options.tokens, folder, options.only)
     _say(begun, "records are stored")
-    command = f"python -m benchmarks.cache_quality {' '.join(arguments)}"
+    command, noted = (
+        shlex.join(["python", "-m", "benchmarks.cache_quality", *arguments]),
+        folder / "runs" / "about.json",
+    )
+    if noted.exists() and (earlier := read_json(noted)["command"]) != command:
+        command = f"{earlier}; {command}"
     sizes = {name: getattr(options, name) for name in _SIZES}
     machine = about(options.date, command, gpu=options.device == "cuda")
     known = {"vocabulary": teacher.config.vocab_size, "heldout_prompts": len(prompts(tokenizer, _HELDOUT))}
-    write_json(folder / "runs" / "about.json", {**machine, **sizes, **known})
+    write_json(noted, {**machine, **sizes, **known})
     if options.processes == 1:
         train(options, teacher)
         return
