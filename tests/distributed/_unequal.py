@@ -1,4 +1,4 @@
-"""Sharded models that processes call unequally often, as work of tests.distributed._work."""
+"""Models, and engines that sample, which processes call unequally often, as work of tests.distributed._work."""
 
 from pathlib import Path
 from typing import Any
@@ -107,3 +107,32 @@ def asked_unevenly(folder: Path, device: str) -> dict[str, Any]:
         "voted": [group.votes for group in voted.eval_dataset],
         "kept": [codec.decode(kept[group.items[0]]).ids.tolist() for group in groups],
     }
+
+
+def by_vllm(folder: Path, device: str) -> dict[str, Any]:
+    """grkd with LoRA on groups that vLLM samples, an engine per process: of the one prompt that is scored before the
+    first step a process has none."""
+    from peft import LoraConfig
+
+    from grkd.training import GRKDConfig, GRKDTrainer
+    from tests.conftest import word_tokenizer
+    from tests.training._vllm import fake_vllm
+
+    settings = arguments(folder, device, batch=2) | {"max_steps": 2, "max_new_tokens": 4, "num_generations": 3}
+    torch.manual_seed(0)
+    with fake_vllm() as engine:
+        made = GRKDTrainer(
+            model=tiny(1, 2, vocabulary=40),
+            teacher_model=tiny(2, 3, vocabulary=40),
+            args=GRKDConfig(**settings, method_options={"preset": "responses"}, use_vllm=True),
+            rankers="log_prob",
+            train_dataset=[{"prompt": f"w{n} w{n + 1}"} for n in range(3)],
+            eval_dataset=[{"prompt": "w5"}],
+            processing_class=word_tokenizer(),
+            teacher_processing_class=word_tokenizer(),
+            peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False),
+        )
+        made.train()
+        engines = gathered([len(engine.made)], "engines")
+    assert engines == [1] * ranks().num_processes
+    return {"weights": state_of(made)}

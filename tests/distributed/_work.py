@@ -18,7 +18,7 @@ from grkd.training import WholeCheckpoints, last_whole_checkpoint
 from grkd.training.compiled_layers import CompiledLayers
 from tests.distributed._agreement import agreement
 from tests.distributed._trainers import arguments, state_of, trainer
-from tests.distributed._unequal import asked_unevenly, reference, sharded_teacher
+from tests.distributed._unequal import asked_unevenly, by_vllm, reference, sharded_teacher
 from tests.distributed._ways import use
 from tests.kernels._sharded import tiny
 
@@ -133,6 +133,7 @@ WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "sharded_teacher": sharded_teacher,
     "asked_unevenly": asked_unevenly,
     "agreement": agreement,
+    "by_vllm": by_vllm,
 }
 
 

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 WAYS = {
     "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora", "reference"],
-    "ddp": ["steps", "logged", "resumed", "sharded_teacher", "asked_unevenly", "agreement"],
+    "ddp": ["steps", "logged", "resumed", "sharded_teacher", "asked_unevenly", "agreement", "by_vllm"],
 }
 
 

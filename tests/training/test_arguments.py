@@ -1,5 +1,6 @@
 """Arguments of GRKDConfig and GRKDTrainer that cannot be meant: one line that names them, before anything is loaded."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,10 @@ def test_what_can_be_meant_is_taken() -> None:
         ({"callbacks": [3]}, "callbacks must be a list of transformers.TrainerCallback, got [3]"),
         ({"optimizers": 3}, "optimizers must be a pair of optimizer and scheduler, got 3"),
         ({"peft_config": 3}, "peft_config must be a peft.PeftConfig, got 3"),
+        (
+            {"peft_config": SimpleNamespace(peft_type="PREFIX_TUNING", is_prompt_learning=True)},
+            "peft_config: PREFIX_TUNING puts learnt tokens before the prompt, and batches are made without them",
+        ),
     ],
 )
 def test_an_argument_that_cannot_be_meant_is_named(changed: dict[str, Any], words: str) -> None:

@@ -3,12 +3,13 @@
 tests/vllm has the same with the real one.
 """
 
-import sys
+import random
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -20,91 +21,17 @@ from grkd.models.generate import generate_responses
 from grkd.training import vllm_sampler
 from grkd.training.groups_file import read_groups_files
 from grkd.training.vllm_sampler import VllmSampler
+from tests.training._vllm import Engine, fake_vllm
 from tests.training.test_grkd_trainer_groups import made
 
 PROMPTS = [[5, 6, 7], [9, 10, 11, 12, 13], [8]]
 STOP, VOCABULARY = 2, 30
 
 
-KNOWN = {
-    "temperature",
-    "seed",
-    "max_tokens",
-    "stop_token_ids",
-    "ignore_eos",
-    "allowed_token_ids",
-    "logprobs",
-    "detokenize",
-}
-
-
-class Parameters(SimpleNamespace):
-    def __init__(self, **options: Any) -> None:
-        assert set(options) <= KNOWN
-        super().__init__(**options)
-
-
-class Engine:
-    """What vLLM's LLM does of this: a model made from a config, weights that are copied in, cached prompts."""
-
-    made: "ClassVar[list[Engine]]"
-
-    def __init__(self, *, model: str, load_format: str, dtype: str, max_model_len: int | None, **options: Any) -> None:
-        assert load_format == "dummy"
-        assert set(options) == {"skip_tokenizer_init", "gpu_memory_utilization", "logprobs_mode", "enforce_eager"}
-        config = LlamaConfig.from_pretrained(model)
-        assert not config.tie_word_embeddings  # vLLM renews no tied head whose weights it has repacked
-        self.model: Any = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)).eval()
-        self.room, self.stale, self.calls = max_model_len, True, 0
-        self.made.append(self)
-
-    def collective_rpc(self, method: str, *, kwargs: dict[str, Iterator[tuple[str, torch.Tensor]]]) -> None:
-        assert method == "reload_weights"
-        given = dict(kwargs["weights_iterator"])
-        self.model.load_state_dict(given)
-        self.stale = True
-
-    def reset_prefix_cache(self) -> None:
-        self.stale = False
-
-    def generate(self, prompts: list[dict[str, list[int]]], parameters: list[Parameters], *, use_tqdm: bool) -> Any:
-        assert not self.stale
-        self.calls += 1
-        return [
-            SimpleNamespace(outputs=[self._one(prompt["prompt_token_ids"], own)])
-            for prompt, own in zip(prompts, parameters, strict=True)
-        ]
-
-    @torch.no_grad()
-    def _one(self, ids: list[int], own: Parameters) -> SimpleNamespace:
-        generator = torch.Generator().manual_seed(own.seed)
-        tokens: list[int] = []
-        places = []
-        while len(tokens) < own.max_tokens and not (tokens and tokens[-1] in own.stop_token_ids):
-            assert len(ids) + len(tokens) < (self.room or 10_000)
-            scores = self.model(torch.tensor([ids + tokens])).logits[0, -1].float()
-            if own.allowed_token_ids is not None:
-                scores[[*{*range(len(scores))} - {*own.allowed_token_ids}]] = -torch.inf
-            log_probs = scores.log_softmax(-1)
-            token = int(
-                log_probs.argmax() if own.temperature == 0 else log_probs.exp().multinomial(1, generator=generator)
-            )
-            tokens.append(token)
-            places.append({token: SimpleNamespace(logprob=float(log_probs[token]))})
-        return SimpleNamespace(token_ids=tokens, logprobs=places)
-
-
-Engine.made = []
-
-
 @pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
-    module = ModuleType("vllm")
-    module.__spec__ = SimpleNamespace(name="vllm")  # type: ignore[assignment]
-    module.LLM, module.SamplingParams = Engine, Parameters  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    Engine.made.clear()
-    return Engine
+def vllm() -> Iterator[type[Engine]]:
+    with fake_vllm() as engine:
+        yield engine
 
 
 def student(**changes: Any) -> Any:
@@ -140,6 +67,54 @@ def test_greedy_answers_are_those_of_the_student_after_each_step(vllm: type[Engi
     assert vllm.made[0].room == 20
 
 
+def test_opening_draws_nothing_from_trainings_random_states(
+    vllm: type[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # type checks draw from Python's
+
+    def drawn() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(1))]  # noqa: NPY002
+
+    def seeded() -> None:
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(7)
+
+    seeded()
+    expected, model = drawn(), student()
+    seeded()
+    sampler()(model, PROMPTS, 0.0, [1, 2, 3])
+    assert drawn() == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings", "ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "lm_head", "down_proj"], "use_dora": True, "modules_to_save": ["norm"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [5, 9]}},
+    ],
+    ids=["head", "tokens"],
+)
+def test_adapters_are_merged_for_it(vllm: type[Engine], options: dict[str, Any]) -> None:
+    """LoRA and DoRA, on the head of a tied model too, trained modules and tokens; its own weights stay."""
+    peft = pytest.importorskip("peft")
+    model, by_vllm = student(), sampler(temperature=0.0)
+    plain = own_greedy(model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM", **options)).eval()
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(0.3 * torch.randn_like(weight))
+    before = {name: value.clone() for name, value in adapted.state_dict().items()}
+    found = [ids for ids, _ in by_vllm(adapted, PROMPTS, 0.0, [1, 2, 3])]
+    assert found == own_greedy(adapted.get_base_model()) != plain
+    ids = torch.tensor([PROMPTS[1]])
+    torch.testing.assert_close(vllm.made[0].model(ids).logits, adapted(ids).logits, rtol=0, atol=1e-5)
+    after = adapted.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_drawn_answers_carry_their_log_probabilities(vllm: type[Engine]) -> None:
     model, by_vllm = student(), sampler()
     seeds = [2**62 + 1, 5, 5]
@@ -154,10 +129,10 @@ def test_drawn_answers_carry_their_log_probabilities(vllm: type[Engine]) -> None
 def test_what_it_cannot_do_is_said_in_one_line(vllm: type[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="cannot sample from a mixture"):
         sampler()(student(), PROMPTS, 0.2, [1, 2, 3])
-    adapted = student()
-    adapted.peft_config = {}
-    with pytest.raises(UserError, match="does not know students with adapters"):
-        sampler()(adapted, PROMPTS, 0.0, [1, 2, 3])
+    quantised = student()
+    quantised.is_quantized = True
+    with pytest.raises(UserError, match="does not know students with quantised weights"):
+        sampler()(quantised, PROMPTS, 0.0, [1, 2, 3])
     monkeypatch.setattr(Engine, "__init__", lambda self, **options: (_ for _ in ()).throw(ValueError("no\nroom")))
     with pytest.raises(UserError, match="vLLM does not open this student: no room; leave use_vllm out"):
         sampler()(student(), PROMPTS, 0.0, [1, 2, 3])
@@ -167,20 +142,19 @@ def test_what_it_cannot_do_is_said_in_one_line(vllm: type[Engine], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("method", "samples", "adapters", "said"),
+    ("method", "samples", "said"),
     [
-        (("grpo", {}), True, True, "does not know students with adapters"),
-        (("minillm", {"teacher_mix": 0.2}), True, False, "own samples from a mixture with the teacher"),
-        (("kd", {}), False, False, "no method samples in training"),
+        (("minillm", {"teacher_mix": 0.2}), True, "own samples from a mixture with the teacher"),
+        (("kd", {}), False, "no method samples in training"),
     ],
 )
 def test_before_anything_is_loaded(
-    vllm: type[Engine], method: tuple[str, dict[str, Any]], samples: bool, adapters: bool, said: str
+    vllm: type[Engine], method: tuple[str, dict[str, Any]], samples: bool, said: str
 ) -> None:
     objective = objectives.load(method[0], **method[1])
     with pytest.raises(UserError, match=said):
-        vllm_sampler.check_use({"own": objective}, lambda _: samples, adapters=adapters)
-    vllm_sampler.check_use({"own": objectives.load("opd")}, lambda _: True, adapters=False)
+        vllm_sampler.check_use({"own": objective}, lambda _: samples)
+    vllm_sampler.check_use({"own": objectives.load("opd")}, lambda _: True)
 
 
 def test_a_trainer_samples_by_it(vllm: type[Engine], tmp_path: Path, tiny_teacher: Path) -> None:

@@ -34,11 +34,7 @@ def check_language(recipe: LanguageRecipe) -> None:
         check_float8(device(recipe.device), "teacher.dtype")
     if recipe.responses.use_vllm:
         methods = {each.label: objectives.load(each.name, **each.options) for each in recipe.methods}
-        check_use(
-            methods,
-            lambda each: bool(each.on_policy) or samples_groups(recipe, each),
-            adapters=recipe.student.lora is not None,
-        )
+        check_use(methods, lambda each: bool(each.on_policy) or samples_groups(recipe, each))
     _check_models(recipe)
     _check_rankers(recipe)
 

