@@ -4,6 +4,8 @@ With GRKD_KERNELS=triton (and TRITON_INTERPRET=1) the Triton kernels run: see te
 """
 
 import os
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.kernels import _chebyshev, all_pairs
+from grkd.losses import group_relative, pair_form
 
 TRITON = os.environ.get("GRKD_KERNELS") == "triton"
 DTYPE = torch.float32 if TRITON else torch.float64
@@ -103,6 +106,51 @@ def test_large_rows_take_the_interpolated_form(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(_chebyshev, "interpolated", lambda *a: called.append(a[-1]) or original(*a))
     compare(s, t, mask, 3e-7, normalize="candidates", tau=2.0)
     assert len(called) == 1
+
+
+@pytest.mark.skipif(TRITON, reason="the kernels choose on the device")
+@pytest.mark.parametrize("target", ["hard", "soft", "margin"])
+@pytest.mark.parametrize("normalize", ["pairs", "candidates"])
+def test_wide_rows_take_tiles_of_half_of_the_pairs(target: str, normalize: Any) -> None:
+    """Value and gradient in float64 against autograd through every pair: ties, masked entries, rows of two tiles."""
+    s, t, mask = scores(18, 300, 30.0, ties=True)
+    mask[1], mask[2, 5:] = False, False
+    student, reference = (s.clone().requires_grad_() for _ in range(2))
+    rule: dict[str, Any] = {"mask": mask, "tau": 0.7, "normalize": normalize}
+    seen = []
+    known = pair_form(target)
+    form = replace(known, value=lambda d, wanted: seen.append(d.numel()) or known.value(d, wanted))
+    # The reference is held to the formula by hand in tests/losses.
+    expected = group_relative(reference, t, pair_target=known, **rule)
+    found = all_pairs(student, t, pair_target=form, **rule)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.linspace(0.5, 2, len(s), dtype=torch.float64)
+    (gradient,), (other,) = (
+        torch.autograd.grad(loss, x, upstream) for loss, x in ((found, student), (expected, reference))
+    )
+    torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-12)
+    assert sum(seen) < 0.7 * len(s) * 300**2
+
+
+@pytest.mark.skipif(TRITON, reason="the kernels choose on the device")
+@pytest.mark.parametrize(
+    ("candidates", "spread", "form"), [(159, 1.0, "plain"), (160, 9.0, "tiles"), (600, 1.0, "sums")]
+)
+def test_the_form_is_chosen_by_its_cost(
+    candidates: int, spread: float, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["grkd.kernels.all_pairs"]
+    called = []
+    for name, owner, attribute in (
+        ("plain", module, "group_relative"), ("tiles", module, "tiled"), ("sums", _chebyshev, "interpolated")
+    ):  # fmt: skip
+        original = getattr(owner, attribute)
+        monkeypatch.setattr(
+            owner, attribute, lambda *a, name=name, original=original, **o: called.append(name) or original(*a, **o)
+        )
+    s, t, mask = scores(2, candidates, spread, ties=False)
+    compare(s, t, mask, 3e-7)
+    assert called == [form]
 
 
 @pytest.mark.skipif(TRITON, reason="the bound belongs to the torch form")

@@ -9,13 +9,15 @@ from torch.autograd.function import once_differentiable
 
 from grkd.groups import checked_mask, wide
 from grkd.kernels import _chebyshev
+from grkd.kernels._all_pairs_torch import tiled
 from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._options import PAIR_KERNELS, Implementation, PairOptions, implementation_of
 from grkd.losses import HARD, Normalize, PairForm, group_relative
 
-# Candidates from which the interpolated form may run: below, the tiles are as fast and there is nothing to gain.
-_INTERPOLATE_FROM = 1_024
+# Candidates from which value and gradient are found at once on a CPU: below, autograd through all pairs is as fast.
+_AT_ONCE_FROM = 160
+_PAIRS_OF_A_NODE = 16  # what a node costs a candidate, in pairs, on a CPU
 
 
 @outside_graphs
@@ -32,8 +34,9 @@ def all_pairs(
     """grkd.losses.group_relative, fast: the same value and gradient (formula and options there), one value per row.
 
     Hard pairs of many candidates are summed by Chebyshev interpolation (O(candidates * nodes), see
-    docs/kernels.md for the bound) where the range of the row's student scores / tau allows it, else pair by pair in
-    tiles. On CUDA the range is looked at on the device. Gradients are taken in the forward pass.
+    docs/kernels.md for the bound) where the range of the row's student scores / tau makes that cheaper, else pair by
+    pair in tiles. On CUDA the range is looked at on the device. Gradients are taken in the forward pass; not of fewer
+    than 160 candidates on a CPU, where group_relative itself runs.
     Raises what group_relative raises, and UserError for an implementation that cannot run.
     """
     options = PairOptions.of(tau=tau, pair_target=pair_target, normalize=normalize)
@@ -43,26 +46,24 @@ def all_pairs(
         )
     exists = checked_mask(mask, student_scores)
     on_device = use_triton(student_scores, implementation_of(options.form, PAIR_KERNELS, implementation))
-    nodes = None if on_device else _nodes(student_scores, exists, options)
-    if not on_device and nodes is None:
+    if not on_device and (student_scores.shape[-1] < _AT_ONCE_FROM or student_scores.is_cuda):
         return group_relative(
             student_scores, teacher_scores, mask=mask, tau=tau, pair_target=pair_target, normalize=normalize
         )
-    losses: Tensor = _AllPairs.apply(student_scores, teacher_scores, None if mask is None else exists, options, nodes)
+    here = None if on_device and mask is None else exists
+    losses: Tensor = _AllPairs.apply(student_scores, teacher_scores, here, options, on_device)
     return losses
 
 
-def _nodes(student: Tensor, exists: Tensor, options: PairOptions) -> int | None:
-    """Nodes of the interpolated form in torch; None if the tiles are better (few candidates, soft pairs, wide)."""
-    candidates = student.shape[-1]
-    if candidates < _INTERPOLATE_FROM or options.form.kernel != "hard" or student.numel() == 0 or student.is_cuda:
+def _nodes(scores: Float[Tensor, "rows candidates"], exists: Tensor, form: PairForm) -> int | None:
+    """Nodes of the interpolated form in torch; None if the tiles are cheaper (few candidates, soft pairs, wide)."""
+    candidates = scores.shape[-1]
+    if form.kernel != "hard" or scores.numel() == 0:
         return None
-    scores = wide(student.detach())
     lowest = scores.masked_fill(~exists, torch.inf).amin(-1)
-    span = scores.masked_fill(~exists, -torch.inf).amax(-1) - lowest
-    widest = float(span.max()) / options.tau
+    widest = float((scores.masked_fill(~exists, -torch.inf).amax(-1) - lowest).max())
     nodes = _chebyshev.nodes_for(max(widest, 0.0)) if widest < candidates else candidates
-    return nodes if nodes * 16 < candidates else None
+    return nodes if nodes * _PAIRS_OF_A_NODE < candidates else None
 
 
 class _AllPairs(torch.autograd.Function):
@@ -70,17 +71,18 @@ class _AllPairs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions, nodes: int | None
+        ctx: Any, student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions, on_device: bool
     ) -> Tensor:
         *rows, candidates = student.shape
         scores = student.reshape(-1, candidates), teacher.reshape(-1, candidates)
         here = None if exists is None else exists.reshape(-1, candidates)
-        if nodes is None:
+        if on_device:
             from grkd.kernels import _all_pairs_triton
 
             losses, gradient = _all_pairs_triton.run(*scores, here, options)
         else:
-            losses, gradient = _interpolated(*scores, here, options, nodes)
+            assert here is not None
+            losses, gradient = _in_torch(*scores, here, options)
         ctx.save_for_backward(gradient)
         ctx.dtype = student.dtype
         ctx.set_materialize_grads(False)
@@ -96,12 +98,14 @@ class _AllPairs(torch.autograd.Function):
         return scaled.reshape(*upstream.shape, gradient.shape[-1]), None, None, None, None
 
 
-def _interpolated(
-    student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions, nodes: int
-) -> tuple[Tensor, Tensor]:
-    here = torch.ones_like(student, dtype=torch.bool) if exists is None else exists
+def _in_torch(student: Tensor, teacher: Tensor, here: Tensor, options: PairOptions) -> tuple[Tensor, Tensor]:
+    """Losses and gradient of rows on a CPU, in at least float32."""
     dtype = wide(student[:0]).dtype
     scores = torch.where(here, wide(student), 0.0) / options.tau
-    totals, counts, gradient = _chebyshev.interpolated(scores, wide(teacher), here, nodes)
+    nodes = _nodes(scores, here, options.form)
+    if nodes is not None:
+        totals, counts, gradient = _chebyshev.interpolated(scores, wide(teacher), here, nodes)
+    else:
+        totals, counts, gradient = tiled(scores, wide(teacher) / options.tau, here, options.form)
     divisor = (counts if options.normalize == "pairs" else here.sum(-1)).clamp_min(1)
-    return (totals / divisor).to(dtype), (gradient / (divisor.unsqueeze(-1) * options.tau)).to(dtype)
+    return (totals / divisor).to(dtype), (gradient / divisor.unsqueeze(-1) / options.tau).to(dtype)
