@@ -34,6 +34,19 @@ def look_for(name: str) -> None:
         _offline_if_out_of_reach()
 
 
+def folder_of(name: str) -> Path:
+    """Where a model's files lie: the path itself, or what was downloaded of a hub name; nothing is fetched."""
+    from huggingface_hub import snapshot_download
+
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # never downloaded, or no name of the hub
+        return path
+
+
 @cache
 def _offline_if_out_of_reach() -> None:
     from huggingface_hub import constants

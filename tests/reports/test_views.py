@@ -11,6 +11,7 @@ import torch
 
 from grkd.classify.metrics import class_counts
 from grkd.language.evaluate import Pace
+from grkd.recipe import ClassifierEvaluation
 from grkd.reports import read_run, write_page
 from grkd.reports._class_view import class_view
 from grkd.reports._cost_view import cost_view
@@ -20,6 +21,7 @@ from grkd.reports.figures import palette
 from grkd.reports.results import Run
 from grkd.reports.summary import summarise
 from grkd.reports.tables import DASH
+from grkd.run.cost import measured, without_prices
 
 MakeRun = Callable[..., Path]
 
@@ -126,6 +128,36 @@ def test_costs_and_prices(make_run: MakeRun) -> None:
     found = cost_view(run, summarise(run), places)
     assert found is not None
     assert [line["cells"][-1] for line in found["lines"]] == ["15", "0.5"]
+
+
+def test_classifiers_and_rankers_have_a_pace_and_a_price(make_run: MakeRun) -> None:
+    folder = make_run()
+    costs = {"teacher": {"parameters": 8.5e4, "examples_per_second": 100.0, "batch_size": 32}}
+    costs["kd"] = {"parameters": 2400.0, "examples_per_second": 2000.0, "batch_size": 2048}
+    change(folder, costs=costs)
+    with (folder / "recipe.yaml").open("a") as file:
+        file.write("evaluation: {price_per_hour: 7.2}\n")
+    run, places = opened(folder)
+    found = cost_view(run, summarise(run), places)
+    assert found is not None
+    assert found["headers"] == ["accuracy (%)", "parameters", "examples/s", "price per million examples"]
+    assert [line["cells"][-2:] for line in found["lines"]] == [["100", "20"], ["2,000", "1"]]
+    assert "32 to 2048 at a time" in found["notes"][0]
+    assert "over the examples of an hour" in found["notes"][1]
+    change(folder, task="rank", costs={"kd": {"queries_per_second": 4.0}})
+    run, places = opened(folder)
+    ranker = cost_view(run, summarise(run), places)
+    assert ranker is not None
+    assert ranker["headers"][-2:] == ["queries/s", "price per million queries"]
+    assert ranker["lines"][0]["cells"][-1] == "500"
+
+
+def test_short_work_is_measured_the_second_time() -> None:
+    done: list[int] = []
+    found, seconds, peak = measured(lambda: done.append(1) or len(done), torch.device("cpu"))
+    assert (found, peak) == (2, None)
+    assert 0 < seconds < 1
+    assert "price_per_hour" not in without_prices(ClassifierEvaluation(price_per_hour=2.0))
 
 
 def test_a_pace_counts_what_this_process_wrote() -> None:

@@ -9,16 +9,16 @@ from grkd.classify.context import ClassifierContext
 from grkd.classify.metrics import Metrics, Targets, class_counts, classifier_metrics
 from grkd.classify.score import teacher_outputs
 from grkd.files import read_json, write_json
-from grkd.recipe import RankedLabels, to_plain
-from grkd.run.cost import stored_cost
+from grkd.recipe import RankedLabels
+from grkd.run.cost import measured, pace_of, stored_cost, without_prices
 
-# Logits of the held-out examples, and of the inputs of no class if there are any.
-Scored = Callable[[], tuple[Tensor, Tensor | None]]
+# Loads a student. What it gives computes logits of held-out examples, and of the inputs of no class if there are any.
+Opened = Callable[[], Callable[[], tuple[Tensor, Tensor | None]]]
 
 
 def evaluate_teacher(context: ClassifierContext) -> Path:
     """Leave evaluate/teacher/metrics.json, confusion.json and cost.json."""
-    inputs = {"evaluation": to_plain(context.recipe.evaluation), **context.keys()}
+    inputs = {"evaluation": without_prices(context.recipe.evaluation), **context.keys()}
 
     def make(work: Path) -> None:
         if context.run.ranks.is_main_process:
@@ -28,32 +28,39 @@ def evaluate_teacher(context: ClassifierContext) -> Path:
             if isinstance(context.recipe.teacher, RankedLabels):  # places are no probabilities, and there is no model
                 found = {name: each for name, each in found.items() if "accuracy" in name}
             else:
-                write_json(work / "cost.json", stored_cost(context.teacher_run.path / "teach" / "model"))
+                pace = context.teacher_run.path / "score" / "pace.json"  # older runs have none
+                cost = stored_cost(context.teacher_run.path / "teach" / "model")
+                write_json(work / "cost.json", cost | (read_json(pace) if pace.exists() else {}))
             write_json(work / "metrics.json", found)
             write_json(work / "confusion.json", class_counts(outputs["heldout"], targets.labels, context.class_names))
 
     return context.run.stage("evaluate/teacher", inputs, make)
 
 
-def evaluate_student(context: ClassifierContext, name: str, scored: Scored) -> Path:
+def evaluate_student(context: ClassifierContext, name: str, opened: Opened, *, batch_size: int) -> Path:
     """Leave evaluate/<name>/metrics.json, confusion.json and cost.json.
 
-    scored: the student's logits, computed only if they are needed.
+    opened: the student, if it is needed. batch_size: examples that it reads at a time.
     """
     inputs = {
-        "evaluation": to_plain(context.recipe.evaluation),
+        "evaluation": without_prices(context.recipe.evaluation),
         "model": context.run.key(f"train/{name}"),
         **context.keys(),
     }
 
     def make(work: Path) -> None:
         if context.run.ranks.is_main_process:
-            logits, outside = scored()
+            scored = opened()
+            (logits, outside), seconds, peak = measured(
+                lambda: [None if one is None else one.cpu() for one in scored()], context.device
+            )
+            assert logits is not None
             targets = heldout_targets(context)
-            outside = None if outside is None else outside.cpu()
-            write_json(work / "metrics.json", classifier_metrics(logits.cpu(), targets, outside=outside))
-            write_json(work / "confusion.json", class_counts(logits.cpu(), targets.labels, context.class_names))
-            write_json(work / "cost.json", stored_cost(context.run.path / "train" / name / "model"))
+            write_json(work / "metrics.json", classifier_metrics(logits, targets, outside=outside))
+            write_json(work / "confusion.json", class_counts(logits, targets.labels, context.class_names))
+            examples = len(logits) + (0 if outside is None else len(outside))
+            cost = stored_cost(context.run.path / "train" / name / "model")
+            write_json(work / "cost.json", cost | pace_of(examples, seconds, peak, batch_size=batch_size))
 
     return context.run.stage(f"evaluate/{name}", inputs, make)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from grkd.console import console, progress_bar
 from grkd.files import write_json, write_text
 from grkd.ranks import MetByAllError, are_several
 from grkd.recipe import Training
-from grkd.training.lockstep.loop import Trained, Watch, train_lockstep
+from grkd.training.lockstep.loop import PREDICTED, Trained, Watch, train_lockstep
 from grkd.training.lockstep.student import Job, Plan
 
 
@@ -171,11 +171,12 @@ def _keep(context: ClassifierContext, job: StudentJob, trained: Trained | None) 
 
     run.stage(f"train/{job.name}", student_inputs(context, job), make)
 
-    def scored() -> tuple[Tensor, Tensor | None]:
+    def opened() -> Callable[[], tuple[Tensor, Tensor | None]]:
         if trained is not None:
-            return data.heldout_logits(trained.module)
+            return lambda: data.heldout_logits(trained.module)
         module = data.student(job.seed)
         load_weights_of(module, run.path / "train" / job.name / "model")
-        return data.heldout_logits(module.to(context.device))
+        module = module.to(context.device)
+        return lambda: data.heldout_logits(module)
 
-    evaluate_student(context, job.name, scored)
+    evaluate_student(context, job.name, opened, batch_size=PREDICTED)

@@ -1,5 +1,6 @@
 """Students trained one at a time by transformers' Trainer: transformers models, and data that are read as needed."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,12 @@ def train_alone(context: ClassifierContext, job: StudentJob) -> None:
 
     context.run.stage(f"train/{job.name}", inputs, make)
 
-    def scored() -> tuple[Tensor, Tensor | None]:
+    def opened() -> Callable[[], tuple[Tensor, Tensor | None]]:
         module = student.classifier.module
         load_weights_of(module, context.run.path / "train" / job.name / "model")
-        return student.heldout_logits(module)
+        return lambda: student.heldout_logits(module)
 
-    evaluate_student(context, job.name, scored)
+    evaluate_student(context, job.name, opened, batch_size=context.recipe.evaluation.batch_size)
 
 
 def _trial(context: ClassifierContext, job: StudentJob, student: _Student) -> None:

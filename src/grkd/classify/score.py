@@ -14,16 +14,18 @@ from grkd.classify.ranked_labels import write_ranked_scores
 from grkd.classify.student import load_weights_of
 from grkd.data.text_copies import with_words_left_out
 from grkd.errors import UserError
-from grkd.files import whole_file
+from grkd.files import whole_file, write_json
 from grkd.models.networks import scores
 from grkd.recipe import RankedLabels
+from grkd.run.cost import measured, pace_of
 from grkd.training.lockstep.batches import as_float
 from grkd.training.lockstep.head import with_wide_head
 
 
 def score(context: ClassifierContext) -> None:
     """Leave score/scores.safetensors beside the teacher: logits "train" and "heldout", and "outside" of inputs of no
-    class; "train_features" if the network has a last linear layer."""
+    class; "train_features" if the network has a last linear layer. pace.json: how fast the held-out ones were scored.
+    """
     inputs = {"teach": context.teacher_run.key("teach"), "device": context.device.type}
     context.teacher_run.stage("score", inputs, lambda work: _make(context, work))
 
@@ -60,7 +62,9 @@ def _make(context: ClassifierContext, work: Path) -> None:
     outside = list(getattr(context.data, "outside_inputs", None) or [])
     teacher = trained_teacher(context, outside=outside)
     train, features = scored(context, teacher, teacher.train_inputs, "train examples")
-    heldout, _ = scored(context, teacher, teacher.heldout_inputs, "heldout examples")
+    (heldout, _), seconds, peak = measured(
+        lambda: scored(context, teacher, teacher.heldout_inputs, "heldout examples"), context.device
+    )
     found = {"train": train, "heldout": heldout}
     if features is not None:
         found["train_features"] = features
@@ -69,6 +73,8 @@ def _make(context: ClassifierContext, work: Path) -> None:
         found["outside"], found["heldout"] = heldout[known:].clone(), heldout[:known].clone()
     with whole_file(work / "scores.safetensors") as aside:
         save_file(found, aside)
+    size = context.recipe.evaluation.batch_size
+    write_json(work / "pace.json", pace_of(len(heldout), seconds, peak, batch_size=size))
 
 
 def _make_copies(context: ClassifierContext, work: Path) -> None:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from grkd.answers.kept import Answers
+from grkd.run.cost import peak_bytes
 
 
 @dataclass(kw_only=True)
@@ -25,12 +25,6 @@ class Pace:
             self.batch_size = max(self.batch_size, len(answers.responses))
 
 
-def begin_peak() -> None:
-    """Memory that was taken before no longer counts into the peak."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
 def cost_of(model: nn.Module, pace: Pace) -> dict[str, Any]:
     """parameters; weight_bytes as they lie in memory; tokens_per_second with batch_size; peak_bytes of a GPU, or null.
 
@@ -42,5 +36,5 @@ def cost_of(model: nn.Module, pace: Pace) -> dict[str, Any]:
         "weight_bytes": sum(weight.numel() * weight.element_size() for weight in weights),
         "tokens_per_second": 1000 * pace.tokens / pace.milliseconds if pace.milliseconds else None,
         "batch_size": pace.batch_size or None,
-        "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "peak_bytes": peak_bytes(weights[0].device),
     }

@@ -16,7 +16,7 @@ from grkd.data.conversation import Messages
 from grkd.data.prompts import Example, restored
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
-from grkd.language.cost import Pace, begin_peak, cost_of
+from grkd.language.cost import Pace, cost_of
 from grkd.language.kept_groups import keep_groups
 from grkd.language.rank_metrics import rank_metrics
 from grkd.language.respond import read_records
@@ -27,6 +27,7 @@ from grkd.models.load import cast_weights, load_language_model
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered
 from grkd.recipe import LanguageRecipe, Model
+from grkd.run.cost import begin_peak
 from grkd.run.device import dtype
 from grkd.run.folder import identity
 
@@ -55,7 +56,7 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
             by_group=by_group,
         )
         student = to_answer(context, student)
-        begin_peak()
+        begin_peak(context.models.device)
         pace, questions = Pace(), context.recipe.evaluation.questions
         metrics |= answered(context, student, questions, work / "exact_match.json", pace=pace)
         if context.run.ranks.is_main_process:
@@ -79,7 +80,7 @@ def evaluate_teacher(context: LanguageContext) -> Path:
                 write_json(work / "answers.json", [])
             return
         teacher = context.models.teacher()
-        begin_peak()
+        begin_peak(context.models.device)
         pace, questions = Pace(), context.recipe.evaluation.questions
         metrics = answered(context, teacher, questions, work / "exact_match.json", pace=pace)
         with in_turns(teacher):

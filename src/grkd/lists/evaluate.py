@@ -2,47 +2,68 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from grkd import hub
 from grkd.files import whole_file, write_json
 from grkd.lists.context import HELDOUT, RankContext
 from grkd.lists.metrics import Metrics, corpus_columns, costs, list_columns, with_intervals
 from grkd.lists.score import teacher_scores
 from grkd.lists.student import BiEncoder, Student, scored
-from grkd.recipe import to_plain
+from grkd.run.cost import begin_peak, peak_bytes, stored_cost, without_prices
 
 
 def evaluate_teacher(context: RankContext) -> Path:
-    """Leave evaluate/teacher/metrics.json: its own order against people's grades; empty without grades."""
+    """Leave evaluate/teacher/metrics.json: its own order against people's grades; empty without grades. And cost.json:
+    the size of a single teacher whose files are at hand."""
 
     def make(work: Path) -> None:
         if context.run.ranks.is_main_process:
             queries, scores = context.lists.of(HELDOUT), teacher_scores(context)
             known = torch.where(scores.isfinite(), scores, -1e30)[queries]
             write_json(work / "metrics.json", with_intervals(list_columns(context.lists, queries, known)))
+            teacher = context.recipe.teacher
+            alone = len(teacher.models) == 1 and teacher.served is None
+            write_json(work / "cost.json", stored_cost(hub.folder_of(teacher.models[0])) if alone else {})
 
     return context.run.stage("evaluate/teacher", {**context.keys()}, make)
 
 
 def evaluate_student(context: RankContext, name: str, opened: Callable[[], Student], key: str) -> Path:
-    """Leave evaluate/<name>/metrics.json; queries.json and queries.npz, texts and a value per query.
+    """Leave evaluate/<name>/metrics.json and cost.json; queries.json and queries.npz, texts and a value per query.
 
     opened: the student, if it is needed.
     """
-    inputs = {"evaluation": to_plain(context.recipe.evaluation), "model": key, **context.keys()}
+    inputs = {"evaluation": without_prices(context.recipe.evaluation), "model": key, **context.keys()}
 
     def make(work: Path) -> None:
         if context.run.ranks.is_main_process:
             student = opened().eval()
+            begin_peak(context.device)
             metrics = heldout_metrics(context, student, work / "queries.npz")
+            peak = peak_bytes(context.device)
             write_json(
                 work / "queries.json", [context.lists.queries[one] for one in context.lists.of(HELDOUT).tolist()]
             )
-            write_json(work / "metrics.json", metrics | costs(context, student))
+            spent = costs(context, student)
+            write_json(work / "metrics.json", metrics | spent)
+            write_json(work / "cost.json", _cost(student, spent, peak))
 
     return context.run.stage(f"evaluate/{name}", inputs, make)
+
+
+def _cost(student: Student, spent: Metrics, peak: int | None) -> dict[str, Any]:
+    """parameters, weight_bytes, queries_per_second one by one, and a GPU's peak_bytes in the evaluation."""
+    weights, milliseconds = list(student.parameters()), spent["query_ms"]["value"]
+    return {
+        "parameters": sum(one.numel() for one in weights),
+        "weight_bytes": sum(one.numel() * one.element_size() for one in weights),
+        "queries_per_second": 1000 / milliseconds if milliseconds else None,
+        "peak_bytes": peak,
+    }
 
 
 def heldout_metrics(context: RankContext, student: Student, kept: Path) -> Metrics:

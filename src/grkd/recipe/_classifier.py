@@ -106,6 +106,8 @@ class ClassifierEvaluation(Section):
 
     batch_size: Count = 256
     groups: dict[str, list[str]] = field(default_factory=dict)
+    # What an hour of this machine costs, in any currency: the report then has a price per million examples.
+    price_per_hour: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

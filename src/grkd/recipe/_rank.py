@@ -115,6 +115,8 @@ class RankEvaluation(Section):
 
     corpus: bool = True
     batch_size: Count = 256  # texts or pairs at a time
+    # What an hour of this machine costs, in any currency: the report then has a price per million queries.
+    price_per_hour: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What each model costs to use, beside the metric that decides: size, memory, tokens per second, price."""
+"""What each model costs to use, beside the metric that decides: size, memory, pace, price."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +12,7 @@ from grkd.reports.tables import DASH, name_of, number
 from grkd.reports.verdict import deciding_metric
 
 _MILLION = 1_000_000
+_UNITS = ("tokens", "examples", "queries")  # of a pace: <unit>_per_second
 
 
 def cost_view(run: Run, summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None:
@@ -57,17 +58,15 @@ def _prices(run: Run) -> dict[str, float]:
 
 
 def _notes(run: Run, prices: Mapping[str, float]) -> list[str]:
-    notes = []
+    units = [unit for unit in _UNITS if any(cost.get(f"{unit}_per_second") for cost in run.costs.values())]
+    notes: list[str] = []
     sizes = {int(cost["batch_size"] or 0) for cost in run.costs.values() if cost.get("batch_size")}
-    if sizes:
-        notes.append(
-            f"tokens/s: greedy answers of the evaluation, {_range(sizes)} at a time, on the machine of the run "
-            "(on a GPU the first call, which compiles, is counted in). A server that batches more requests is faster."
-        )
+    for unit in units:
+        notes.append(_NOTES[unit].format(sizes=_range(sizes) if sizes else "a few"))
     if "price_per_hour" in prices:
-        notes.append(f"Price: {prices['price_per_hour']:g} per hour of the machine over the tokens of an hour.")
-    elif sizes:
-        notes.append("evaluation.price_per_hour in the recipe adds a price per million tokens.")
+        notes.append(f"Price: {prices['price_per_hour']:g} per hour of the machine over the {unit} of an hour.")
+    else:
+        notes.append(f"evaluation.price_per_hour in the recipe adds a price per million {unit}.")
     return notes
 
 
@@ -94,22 +93,37 @@ def _bytes(name: str) -> Callable[..., str]:
     return shown
 
 
-def _pace(cost: Mapping[str, float | None], *_: Any) -> str:
-    pace = cost.get("tokens_per_second")
-    return f"{pace:,.0f}" if pace else ""
+def _pace(unit: str) -> Callable[..., str]:
+    def shown(cost: Mapping[str, float | None], *_: Any) -> str:
+        pace = cost.get(f"{unit}_per_second")
+        return f"{pace:,.0f}" if pace else ""
+
+    return shown
 
 
-def _price(cost: Mapping[str, float | None], prices: Mapping[str, float], label: str) -> str:
-    if label == TEACHER and "teacher_price" in prices:
-        return f"{prices['teacher_price']:.3g}"
-    pace, hour = cost.get("tokens_per_second"), prices.get("price_per_hour")
-    return f"{hour / (3600 * pace) * _MILLION:.3g}" if pace and hour else ""
+def _price(unit: str) -> Callable[..., str]:
+    def shown(cost: Mapping[str, float | None], prices: Mapping[str, float], label: str) -> str:
+        if unit == "tokens" and label == TEACHER and "teacher_price" in prices:
+            return f"{prices['teacher_price']:.3g}"
+        pace, hour = cost.get(f"{unit}_per_second"), prices.get("price_per_hour")
+        return f"{hour / (3600 * pace) * _MILLION:.3g}" if pace and hour else ""
+
+    return shown
+
+
+_NOTES = {
+    "tokens": "tokens/s: greedy answers of the evaluation, {sizes} at a time, on the machine of the run (on a GPU the "
+    "first call, which compiles, is counted in). A server that batches more requests is faster.",
+    "examples": "examples/s: the held-out examples, {sizes} at a time, on the machine of the run.",
+    "queries": "queries/s: one query at a time, scored against the whole index, or its own candidates by a model that "
+    "reads both together, on the machine of the run. A server that batches queries is faster.",
+}
 
 
 _COLUMNS: dict[str, Callable[..., str]] = {
     "parameters": _parameters,
     "weights": _bytes("weight_bytes"),
     "peak GPU memory": _bytes("peak_bytes"),
-    "tokens/s": _pace,
-    "price per million tokens": _price,
+    **{f"{unit}/s": _pace(unit) for unit in _UNITS},
+    **{f"price per million {unit}": _price(unit) for unit in _UNITS},
 }

@@ -74,9 +74,12 @@ def train_lockstep(
     return found
 
 
+PREDICTED = 2048  # examples at a time
+
+
 @torch.no_grad()
 def predict(
-    module: nn.Module, inputs: Tensor, *, batch_size: int = 2048, bf16: bool = False
+    module: nn.Module, inputs: Tensor, *, batch_size: int = PREDICTED, bf16: bool = False
 ) -> Float[Tensor, "examples classes"]:
     """Logits of inputs that are on the module's device (uint8 images or floats), in eval mode; they stay there."""
     was_training = module.training
