@@ -13,8 +13,9 @@ from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.planning import measure as measuring
 from grkd.planning import steps as step_costs
-from grkd.planning.batches import expected_batches
-from grkd.planning.language import Counts, count, stages, steps_of
+from grkd.planning.batches import expected_batches, scored_sizes
+from grkd.planning.counts import Counts, count
+from grkd.planning.language import stages, steps_of
 from grkd.planning.make import asks_endpoint, make_plan
 from grkd.planning.measure import Measured
 from grkd.planning.memory import memory_of, sizes_of
@@ -95,6 +96,34 @@ def test_batches_are_drawn_as_training_draws_them(tiny_recipe: Path) -> None:
     packed = expected_batches(language(tiny_recipe, "training={batch_size: 3, tokens_per_batch: 8}"), items)
     assert (packed.mean_tokens, packed.most_tokens, packed.most_response_tokens) == (7.0, 7, 4)  # 15 tokens in 2 rows
     assert expected_batches(spec, []).most_tokens == 0
+
+
+def test_sizes_of_scored_batches_are_counted_once_each(tiny_recipe: Path) -> None:
+    """Two shards of four, in batches of two by length: (4, 1) twice, and what is drawn is counted, not the prompts."""
+    spec = language(tiny_recipe, "score={batch_size: 2}", "responses={source: data, shard_size: 4}")
+    one = Item(id="a", prompt_ids=[1] * 4, response_ids=[1])
+    assert scored_sizes(spec, [one], prompts=8) == 1
+    assert scored_sizes(spec, [one], prompts=7) == 2  # the last batch has one
+    longer = [Item(id=str(n), prompt_ids=[1] * n, response_ids=[1]) for n in range(1, 40)]
+    few, many = (scored_sizes(spec, longer, prompts=number) for number in (8, 400))
+    assert 1 < few <= 4 < many <= 39
+    assert scored_sizes(spec, [], prompts=8) == 0
+
+
+def test_a_gpu_prepares_every_size_of_a_batch_once(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of 8 prompts had 1 new size, for 0.5 s: 24 prompts of 3 lengths have 3, the miniature's own had 1."""
+    monkeypatch.setattr("grkd.planning.language.device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(
+        "grkd.planning.language.scored_sizes", lambda spec, groups, *, prompts: {2: 1, 8: 1, 24: 3}[prompts]
+    )
+    spec = language(tiny_recipe, "methods=[kd]", "training={steps: 1, save_every: 1000}")
+    names = ("prepare", "respond", "score", "evaluate before", "evaluate teacher", "evaluate")
+    zero = dict.fromkeys(names, 0.0)
+    found = Measured(work=zero, loading=zero, each=zero, step={"kd": 1.0}, saving={"kd": 0.0}, groups=[group((4, 4))])
+    found.prompts, found.quarter = {"train": 6, "heldout": 2}, {"score": 0.5}
+    whole = Counts(train=18, heldout=6, prompt_tokens=4.0, answer_tokens=4.0, items=[])
+    times = {one.name: one.seconds for one in stages(spec, whole, found, 0)}
+    assert times["score"] == 2 * 0.5
 
 
 def test_the_peak_leaves_out_what_was_freed_before() -> None:

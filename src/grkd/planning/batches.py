@@ -10,6 +10,7 @@ from grkd.recipe import LanguageRecipe
 from grkd.training.groups_of_responses import group_of
 
 _DRAWN = 200  # batches; more say nothing new
+_SCORED = 20_000  # prompts; more bring few new sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,23 @@ def expected_batches(recipe: LanguageRecipe, examples: Sequence[Group | Item], *
         most_tokens=max(tokens for tokens, _ in passes),
         most_response_tokens=max(targets for _, targets in passes),
     )
+
+
+def scored_sizes(recipe: LanguageRecipe, examples: Sequence[Group | Item], *, prompts: int) -> int:
+    """How many different sizes the score stage's batches have: a GPU prepares attention anew for each.
+
+    As many prompts as are asked for are drawn from `examples`; a chunk's sequences are taken by their length.
+    """
+    drawn, sizes = random.Random(0), set()
+    groups = [group_of(one).items for one in examples]
+    chosen = drawn.choices(groups, k=min(prompts, _SCORED)) if groups else []
+    for at in range(0, len(chosen), recipe.responses.shard_size):
+        items = [item for group in chosen[at : at + recipe.responses.shard_size] for item in group]
+        lengths = sorted(((len(one.prompt_ids), len(one.response_ids)) for one in items), key=lambda both: -sum(both))
+        for start in range(0, len(lengths), recipe.score.batch_size):
+            prompt, response = zip(*lengths[start : start + recipe.score.batch_size], strict=True)
+            sizes.add((len(prompt), max(prompt), max(response)))
+    return len(sizes)
 
 
 def _passes(groups: Sequence[Sequence[Item]], budget: int | None) -> list[tuple[int, int]]:

@@ -1,47 +1,24 @@
 """The plan of a language run: counts from the data, times and memory from a miniature, scaled to the whole."""
 
 import math
-import random
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from grkd import objectives
-from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
-from grkd.data.language import Item
-from grkd.data.prompts import Example
-from grkd.data.template import NotRendered
-from grkd.language.examples import data_examples, from_data
+from grkd.language.examples import from_data
 from grkd.language.score import cached_splits
 from grkd.metrics.exact_match import read_questions
-from grkd.models.load import load_tokenizer
-from grkd.planning.batches import expected_batches
+from grkd.planning.batches import expected_batches, scored_sizes
+from grkd.planning.counts import Counts, count
 from grkd.planning.measure import Measured, measure
 from grkd.planning.memory import free_memory, memory_of, sizes_of
 from grkd.planning.money import usage
 from grkd.planning.plan import Plan, Stage
 from grkd.planning.power import sentences
-from grkd.recipe import LanguageRecipe, weights_of
+from grkd.recipe import LanguageRecipe
 from grkd.run.device import device
 
-_ENCODED = 400  # examples that are tokenised, spread over the data
 _DISK_BYTES_PER_SECOND = 1e9  # at which checkpoints are assumed to be written
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Of the whole data. prompt_tokens, answer_tokens: means of a sample. items: the sample, as token ids.
-
-    seconds: to read and tokenise one example.
-    """
-
-    train: int
-    heldout: int
-    prompt_tokens: float
-    answer_tokens: float
-    items: Sequence[Item]
-    seconds: float = 0.0
 
 
 def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float, float] | None = None) -> Plan:
@@ -80,44 +57,6 @@ def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float
     )
 
 
-def count(recipe: LanguageRecipe) -> Counts:
-    """Read the data, and tokenise a sample of it."""
-    begin = time.perf_counter()
-    examples = data_examples(recipe, None)
-    reading = time.perf_counter() - begin
-    sides = [split for split, _ in examples]
-    weights, spec = weights_of(recipe), recipe.student
-    tokenizer = load_tokenizer(spec.model or (weights.model if weights is not None else ""))
-    stops, system = stop_token_ids(tokenizer), recipe.data.system
-    items: list[Item] = []
-    begin = time.perf_counter()
-    for number, (_, example) in enumerate(random.Random(0).sample(examples, min(_ENCODED, len(examples)))):
-        try:
-            prompt_ids = encode_prompt(tokenizer, example, system=system)
-            answer = encode_response(tokenizer, _answered(example), stop_ids=stops, system=system)
-        except NotRendered:
-            continue
-        answer = answer if example.answers else [stops[0]] * recipe.responses.max_new_tokens
-        limited = answer[: recipe.responses.max_new_tokens]
-        items.append(Item(id=example.id, prompt_ids=prompt_ids, response_ids=limited, index=number))
-    most = max(1, len(items))
-    return Counts(
-        train=sides.count("train"),
-        heldout=sides.count("heldout"),
-        prompt_tokens=sum(len(one.prompt_ids) for one in items) / most,
-        answer_tokens=sum(len(one.response_ids) for one in items) / most,
-        items=items,
-        seconds=reading / max(1, len(examples)) + (time.perf_counter() - begin) / max(1, min(_ENCODED, len(examples))),
-    )
-
-
-def _answered(example: Example) -> Example:
-    from dataclasses import replace
-
-    answer = example.answers[0] if example.answers else "-"
-    return replace(example, completion=answer, responses=None, scores=None)
-
-
 def steps_of(recipe: LanguageRecipe, prompts: int) -> int:
     """Optimiser steps of one student."""
     training = recipe.training
@@ -136,6 +75,7 @@ def stages(recipe: LanguageRecipe, counts: Counts, found: Measured, questions: i
     for name in ("respond", "score", "reference"):
         if name in found.work:
             seconds = found.loading[name] + found.work[name] + new * found.each[name]
+            seconds += _new_sizes(recipe, counts, found) if name == "score" else 0.0
             made.append(Stage(name=name, seconds=seconds))
     asked, sampled = _answering(recipe, found, questions), min(found.sampling, found.work["evaluate"])
     each = held * (found.work["evaluate"] - sampled) + sampled + asked
@@ -156,6 +96,18 @@ def stages(recipe: LanguageRecipe, counts: Counts, found: Measured, questions: i
         made.append(Stage(name="first steps of each method", seconds=sum(found.first.values())))
     made.append(Stage(name="evaluate", seconds=found.loading["evaluate"] + each, times=students))
     return [*made, Stage(name="report", seconds=found.report)]
+
+
+def _new_sizes(recipe: LanguageRecipe, counts: Counts, found: Measured) -> float:
+    """Seconds that a GPU takes for sizes of batches in the score stage that the miniature's first pass did not have."""
+    if device(recipe.device).type != "cuda" or not found.quarter.get("score"):
+        return 0.0
+    groups = counts.items if _known_lengths(recipe) else found.groups
+    few = sum(found.prompts.values())
+    quarter, mini, whole = (
+        scored_sizes(recipe, groups, prompts=number) for number in (few // 4, few, counts.train + counts.heldout)
+    )
+    return found.quarter["score"] / max(1, quarter) * max(0, whole - mini)
 
 
 def _longer(recipe: LanguageRecipe, counts: Counts, found: Measured) -> float:

@@ -65,7 +65,8 @@ class _TimedModels(LanguageModels):
 class Measured:
     """Seconds of the miniature. work: of a stage without loading models; loading: with it alone, by stage.
 
-    checks: of what a run checks before its first stage. each: of one more prompt, by stage. step: of one optimiser
+    checks: of what a run checks before its first stage. each: of one more prompt, by stage. quarter: what a quarter of
+    the prompts took the first time beyond the second, for sizes that batches had not had before. step: of one optimiser
     step, by method. first: what a method's first steps took beyond that. saving: of a student's training without its
     steps. peak: bytes in training, by method: allocated on the GPU, or of the process on a CPU. report: of results and
     page. steps: optimiser steps of each method. groups: the training part. prompts: of both parts.
@@ -73,6 +74,7 @@ class Measured:
 
     checks: float = 0.0
     each: dict[str, float] = field(default_factory=dict)
+    quarter: dict[str, float] = field(default_factory=dict)
 
     work: dict[str, float] = field(default_factory=dict)
     loading: dict[str, float] = field(default_factory=dict)
@@ -159,16 +161,20 @@ class _Clock:
 
     def scaled(self, name: str, stage: _Stage, quarter: LanguageContext) -> None:
         """A short stage runs again on a quarter of the prompts and on all: its first time is mostly the first use of
-        kernels and files, and a part of every time does not depend on the number of prompts."""
+        kernels and files, and a part of every time does not depend on the number of prompts. The quarter's batches have
+        sizes of their own: its first time has what a GPU does for a new size, its second has not."""
         self.timed(name, stage)
         run = self.context.run
         number, few = len(_prompts(run)), len(_prompts(quarter.run))
         self.found.each[name] = self.found.work[name] / number
         if self.repeat and number >= _FEWEST and self.found.work[name] < _SHORT:
+            first = self.once(stage, quarter)[0]
+            shutil.rmtree(quarter.run.path / name)
             less = self.once(stage, quarter)[0]
             shutil.rmtree(run.path / name)
             more = self.once(stage, self.context)[0]
             self.found.each[name] = max(0.0, more - less) / (number - few)
+            self.found.quarter[name] = max(0.0, first - less)
 
 
 def _measured(
