@@ -187,7 +187,7 @@ def main() -> None:
                 free()
                 launch = Launch(pair, Path(folder), int(steps), tiny=tiny)
             row = launch.measured(case) | launch.facts
-        except Exception:
+        except Exception:  # one case must not cost the others
             print(f"{word} failed on process {ranks().process_index}", flush=True)
             traceback.print_exc()
             if ranks().num_processes > 1:

@@ -53,7 +53,7 @@ def train_together(context: ClassifierContext, jobs: Sequence[StudentJob]) -> No
     if missing and context.run.ranks.is_main_process:
         try:
             trained = _trained(context, missing, search=search)
-        except Exception as found:
+        except Exception as found:  # raised below, on every rank
             error = found
     reason = context.run.from_main(lambda: None if error is None else f"{type(error).__name__}: {error}")
     if reason is not None and are_several():

@@ -205,17 +205,6 @@ def check_head_size(model: Any, tokenizer: Any, *, role: str = "model") -> int:
     return size
 
 
-def shared_vocabulary_size(tokenizer: Any, *models: Any) -> int:
-    """Number of leading logits that mean a token, for every model that shares the tokenizer.
-
-    Heads are padded to different sizes (151,936 / 152,064 rows for one tokenizer): cut logits to this before any loss.
-    Raises UserError if a model's head is smaller.
-    """
-    for model in models:
-        check_head_size(model, tokenizer)
-    return vocabulary_size(tokenizer)
-
-
 def cut_vocabulary(logits: Float[Tensor, "*rows head"], size: int) -> Float[Tensor, "*rows vocabulary"]:
     """The first `size` logits: those that mean a token. Raises ValueError if there are fewer."""
     if logits.shape[-1] < size:

@@ -73,7 +73,7 @@ def _each(recipe: Recipe, train: Callable[[Method, int], None]) -> Iterator[tupl
                 train(method, seed)
             except (UserError, OSError):
                 raise
-            except Exception as error:
+            except Exception as error:  # a method of the user's raises anything
                 if others_wait(error):
                     raise
                 outcome = failure(error)

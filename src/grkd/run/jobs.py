@@ -85,7 +85,7 @@ def _end_with_parent() -> None:
 def _outcome(work: Callable[[Job], object], job: Job) -> str:
     try:
         work(job)
-    except Exception as error:
+    except Exception as error:  # a method of the user's raises anything; the other trainings go on
         if others_wait(error):
             raise
         return failure(error)

@@ -161,7 +161,7 @@ class _Run:
                 continue
             try:
                 student.step(batch, number)
-            except Exception as error:
+            except Exception as error:  # one student's failure leaves the others
                 self.found[name].failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 self._leave(name)
 
@@ -184,7 +184,7 @@ class _Run:
                 if weights is None:
                     raise ValueError("its formula changes in training")
                 self.graphs[name] = GraphedStep(student, static, weights)
-            except Exception as error:
+            except Exception as error:  # what a graph cannot hold raises anything
                 text = " ".join(str(error).split())[:200]
                 console.print(f"[yellow]{name}: runs without a CUDA graph ({type(error).__name__}: {text})[/yellow]")
         self.static = static if self.graphs else None
