@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks._on_policy_jobs import LOOKS
 from benchmarks._on_policy_tests import OURS, Found, best_of, by_label, effects, paired_table, shares, table, targets
+from benchmarks._on_policy_tests import not_comparable as looks_apart
 from grkd.files import read_json, write_text
 from grkd.statistics import bootstrap_interval, seed_interval
 
@@ -18,7 +19,7 @@ def write_page(results: Path, page: Path) -> None:
     looks = {name: read_json(results / look.file) for name, look in LOOKS.items() if (results / look.file).exists()}
     parts = ["# Groups sampled from the student: results"]
     if len(looks) > 1:
-        parts.append("Two looks, each with starts of its own, so their figures are not compared with each other.")
+        parts.append(looks_apart(*looks.values()))
     for name, found in looks.items():
         figure = page.with_name(f"{page.stem}{'' if name == 'first' else '-' + name}.svg")
         if found["runs"]:
@@ -56,7 +57,7 @@ def mixed_look(found: Found, figure: str) -> list[str]:
         "responses, in the order of verifier, then teacher (preset `responses`). Rows are packed, and share their\n"
         "prompts where the attention kernel can. Nothing was searched: rates and forms are those of the first look.\n"
         "Sampling is in a method's time; making the stored responses is in nobody's. Methods named `-long` take 1,000\n"
-        "steps, with one seed.",
+        "steps, with one seed, in time that is left.",
         *final_sections(found, figure),
         "### Starts\n\n" + starts_table(found),
     ]

@@ -258,11 +258,12 @@ def test_the_page_says_what_each_part_adds(tmp_path: Path) -> None:
     runs |= runs_of("kd-long", 0.9, seeds=1)
     found = {
         "questions": [str(n) for n in range(300)], "sittings": [place | sides], "runs": runs, "trials": {},
-        "plan": dict.fromkeys(shares, 6e-5), "failed": {},
+        "plan": dict.fromkeys([*shares, "kd-long", "grkd-mixed-long"], 6e-5), "failed": {},
     }  # fmt: skip
     write_json(tmp_path / "on-policy-mixed.json", found)
     on_policy_table.write_page(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
+    assert "- Not run: `grkd-mixed-long`." in page
     means = {
         label: np.mean([[int(digit) for digit in runs[f"{label}-seed{seed}"]["correct"]] for seed in range(2)])
         for label in shares
@@ -276,6 +277,15 @@ def test_the_page_says_what_each_part_adds(tmp_path: Path) -> None:
     assert f"| kd-long | 1 | {long:.1f} |" in page
     assert "| kd-long | kd |" not in page
     assert "First look" not in page
+    assert "designed after the test figures of the first were seen" in page
+    assert "tells two methods apart" not in page
+    alike = {f"{label}-seed0": {**runs["kd-seed0"], "method": label} for label in shares}
+    for name in ("on-policy-mixed.json", "on-policy.json"):
+        write_json(tmp_path / name, {**found, "runs": alike})
+    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("**No test below tells two methods apart.** The best is `kd`") == 2
+    assert "before training has 25.0 % in the first look and 25.0 % in the second" in page
 
 
 def test_final_runs_have_equal_time_and_come_seed_by_seed(folder: Path) -> None:
