@@ -12,10 +12,10 @@ RESPONSES: dict[str, Any] = {"ranking": [{"part": "pairs", "level": "response", 
 class Case:
     """sequences: per optimiser step. per_prompt: responses that share a prompt.
 
-    packed, compiled, recompute: how a step is made. masters: float32 weights and bfloat16 autocast; otherwise weights
-    are bfloat16. copies: of bfloat16 weights the optimiser keeps float32 copies. float8: the teacher's linear layers.
-    cached: the teacher's hidden states are read, not computed. shares: in packed rows the responses of a
-    prompt share its copy, where the kernel can.
+    packed, compiled, recompute: how a step is made. kept_layers: the last ones, which are not recomputed. masters:
+    float32 weights and bfloat16 autocast; otherwise weights are bfloat16. copies: of bfloat16 weights the optimiser
+    keeps float32 copies. float8: the teacher's linear layers. cached: the teacher's hidden states are read, not
+    computed. shares: in packed rows the responses of a prompt share its copy, where the kernel can.
     """
 
     runs: str  # grkd, trl, trl_gkd, trl_dpo, loop
@@ -27,6 +27,7 @@ class Case:
     packed: bool = False
     compiled: bool = False
     recompute: bool = True
+    kept_layers: int = 0
     masters: bool = False
     copies: bool = False
     float8: bool = False
@@ -58,6 +59,7 @@ CASES = {
     "tokens-kept": Case(runs="grkd", **_TOKENS, **_FAST, recompute=False, against="trl-kept"),
     "trl-kept": Case(runs="trl", recompute=False),
     "cached": Case(runs="grkd", **_TOKENS, **_FAST, cached=True),
+    "tokens-partly": Case(runs="grkd", **_TOKENS, **_FAST, kept_layers=4, against="trl"),
     "responses": Case(runs="grkd", options=RESPONSES, per_prompt=4, **_FAST, against="trl-dpo"),
     "responses-apart": Case(runs="grkd", options=RESPONSES, per_prompt=4, **_FAST, shares=False, against="trl-dpo"),
     "responses-kept": Case(runs="grkd", options=RESPONSES, per_prompt=4, **_FAST, recompute=False, against="trl-dpo"),

@@ -105,13 +105,22 @@ def random_items(count: int, lengths: Lengths, *, vocabulary: int, per_prompt: i
 
 
 def step_flops(
-    student: Any, teacher: Any, items: Sequence[Item], *, recompute: bool, body: bool, head: bool, copies: int = 1
+    student: Any,
+    teacher: Any,
+    items: Sequence[Item],
+    *,
+    recompute: bool,
+    body: bool,
+    head: bool,
+    copies: int = 1,
+    kept_layers: int = 0,
 ) -> dict[str, float]:
     """Floating-point operations that the steps over these items need, of real tokens alone.
 
     Matrix products: 2 per weight and token forward, 4 backward, 2 again where layers are recomputed; attention 4 per
     query, seen key and channel forward. Heads at response tokens alone. body, head: whether the teacher's run.
-    needed: without recomputation; done: with it. copies: so many items share one copy of their prompt.
+    needed: without recomputation; done: with it, of all but kept_layers. copies: so many items share one copy of their
+    prompt.
     """
     lengths = [(len(item.prompt_ids), len(item.response_ids)) for item in items]
     tokens = sum(prompt / copies + response for prompt, response in lengths)
@@ -128,4 +137,5 @@ def step_flops(
 
     others = (forward(teacher) if body else 0.0) + (of_head(teacher) if head else 0.0)
     needed = 3 * (forward(student) + of_head(student)) + others
-    return {"needed": needed, "done": needed + (forward(student) if recompute else 0.0)}
+    again = 1 - kept_layers / student.num_hidden_layers if recompute else 0.0
+    return {"needed": needed, "done": needed + again * forward(student)}

@@ -20,6 +20,7 @@ from grkd.models.attention import honour_softcap
 from grkd.teacher.signal import HiddenCache, TeacherHead
 from grkd.training import DistillationTrainer, LanguageRows
 from grkd.training.compiled_layers import CompiledLayers
+from grkd.training.memory import KeptLayers
 
 RATE = 1e-6
 
@@ -136,6 +137,8 @@ def grkd(work: Work) -> dict[str, Any]:
         float32_masters=case.copies,
         train_dataset=work.groups(),
     )
+    if case.kept_layers:
+        trainer.add_callback(KeptLayers(work.student.config.num_hidden_layers - case.kept_layers))
     found = _trained(trainer, work)
     attention = work.student.config._attn_implementation
     return {

@@ -68,6 +68,7 @@ def measured(case: Case, work: Work, configs_of: tuple[Any, Any], rate: float | 
         body=case.teacher_runs,
         head=case.by_token,
         copies=case.per_prompt if found.get("shared") else 1,
+        kept_layers=case.kept_layers,
     )
     tokens = sum(len(item.prompt_ids) + len(item.response_ids) for item in work.items) / work.steps
     shares = {

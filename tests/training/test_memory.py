@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import Gemma2ForCausalLM
 
 from benchmarks._full_size_models import configs
+from grkd import objectives
 from grkd.data.language import Group, Item
 from grkd.models.float8 import to_float8
 from grkd.planning.memory import float8_bytes
-from grkd.training.memory import ModelSize, fits, largest_batch, training_memory
+from grkd.training import DistillationTrainer, LanguageRows
+from grkd.training.memory import KeptLayers, ModelSize, fewest_recomputed, fits, largest_batch, training_memory
+from tests.training.test_compiled_layers import RECOMPUTE
 from tests.training.test_packed import gemma
-from tests.training.test_trainer import tiny
+from tests.training.test_trainer import PAD, arguments, ragged, tiny
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -47,6 +51,50 @@ def test_parts_at_the_sizes_of_the_paper() -> None:
     assert lora.gradients + lora.optimizer == 12 * 10**7
     assert fits(again, free=again.total * 1.2)
     assert not fits(kept, free=again.total * 1.2)
+
+
+def test_as_few_layers_as_must_be_are_computed_twice() -> None:
+    """From none to all as the memory shrinks, each count where the one before no longer fits."""
+    teacher, student = map(ModelSize.of, configs("llama"))
+    options = {"teacher": teacher, "tokens": 12_288, "response_tokens": 8_192, "masters": False}
+    whole = training_memory(student, recompute=True, **options)
+    assert training_memory(student, recompute=True, kept_layers=28, **options) == training_memory(
+        student, recompute=False, **options
+    )
+    found = [fewest_recomputed(student, free=gib * 2.0**30, **options) for gib in (20, 60, 70, 80, 120)]
+    assert found[0] == 28
+    assert found[-1] == 0
+    assert found == sorted(found, reverse=True)
+    assert 0 < found[3] < found[2] < 28
+    needed = training_memory(student, recompute=True, kept_layers=28 - found[2], **options)
+    assert whole.total < needed.total <= 0.9 * 70 * 2**30
+    assert not fits(training_memory(student, recompute=True, kept_layers=29 - found[2], **options), free=70 * 2.0**30)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # older versions know no other
+def test_the_last_layers_are_computed_once(tmp_path: Path) -> None:
+    """Counted by a hook inside of the layers; the step is the same."""
+    counts, steps = {}, {}
+    for recomputed in (None, 2, 3):
+        student = tiny(1, layers=3)
+        counts[recomputed] = [0, 0, 0]
+        for number, layer in enumerate(student.model.layers):
+            layer.mlp.register_forward_pre_hook(
+                lambda *_, at=number, of=counts[recomputed]: of.__setitem__(at, of[at] + 1)
+            )
+        made = DistillationTrainer(
+            student,
+            arguments(tmp_path, max_steps=1, **{RECOMPUTE: recomputed is not None}),
+            objective=objectives.load("sft"),
+            rows=LanguageRows(pad_token_id=PAD, vocabulary=30),
+            train_dataset=ragged(4),
+            callbacks=[] if recomputed is None else [KeptLayers(recomputed)],
+        )
+        made.train()
+        steps[recomputed] = student.model.layers[0].mlp.up_proj.weight.detach()
+    once = counts[None][0]
+    assert counts == {None: [once] * 3, 2: [2 * once, 2 * once, once], 3: [2 * once] * 3}
+    torch.testing.assert_close(steps[2], steps[None], rtol=1e-6, atol=1e-7)
 
 
 def test_a_teacher_in_float8() -> None:

@@ -74,7 +74,7 @@ class Training(Section):
     warmup: Fraction = 0.1  # share of the training
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     max_grad_norm: NonNegative = 1.0
-    # Compute layers twice, which takes less memory; auto: of language models, if the GPU's memory is too small.
+    # Compute layers twice, which takes less memory; auto: of language models, as many as the GPU's memory asks for.
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     # On-policy methods sample for so many optimiser steps at once, before the first of them: faster, and for the later
     # steps from a student some steps old. minillm's importance weights account for that; gkd and grkd have none.

@@ -35,7 +35,7 @@ from grkd.training import (
 )
 from grkd.training.callbacks import BesideTraining
 from grkd.training.checkpoints import full_disk
-from grkd.training.memory import must_recompute
+from grkd.training.memory import KeptLayers, recomputed_layers
 from grkd.training.time_limit import NO_LAST_STEP, SecondsBar, TimeLimit
 
 
@@ -127,20 +127,22 @@ def train(
     metrics = MetricsFile(folder / "metrics.jsonl")
     limit = None if training.minutes is None else TimeLimit(60.0 * training.minutes, metrics)
     bar = ProgressBar(description) if limit is None else SecondsBar(description, limit)
-    recompute = isinstance(rows, LanguageRows) and must_recompute(
-        model,
-        rows.teacher,
-        cast(Sequence[Group], dataset),
-        examples=training.batch_size,
-        budget=training.tokens_per_batch,
-        masters=bf16,
-        device=where,
-        copies=training.float32_masters,
-    )
+    again = 0
+    if training.gradient_checkpointing == "auto" and isinstance(rows, LanguageRows):
+        again = recomputed_layers(
+            model,
+            rows.teacher,
+            cast(Sequence[Group], dataset),
+            examples=training.batch_size,
+            budget=training.tokens_per_batch,
+            masters=bf16,
+            device=where,
+            copies=training.float32_masters,
+        )
     trainer = DistillationTrainer(
         model,
         arguments(
-            training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description, recompute=recompute
+            training, folder=checkpoints, seed=seed, where=where, bf16=bf16, run_name=description, recompute=again > 0
         ),
         objective=objective,
         rows=rows,
@@ -152,6 +154,8 @@ def train(
         train_dataset=dataset,
         callbacks=[metrics, *([] if limit is None else [limit]), bar, FiniteSteps(), *callbacks, WholeCheckpoints()],
     )
+    if again:
+        trainer.add_callback(KeptLayers(again))
     for callback in callbacks:
         if isinstance(callback, BesideTraining):
             callback.metrics, callback.limit, callback.student = metrics, limit, trainer.student_now

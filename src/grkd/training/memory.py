@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from grkd.console import console
 from grkd.data.language import Group, Item, unwrapped
 from grkd.ranks import gathered
+from grkd.training.compiled_layers import decoder_layers
 from grkd.training.groups_of_responses import group_of
 
 _HEAD_CHUNK = 1.3e9  # bytes of float32 logits that the fused head holds at a time on a GPU
@@ -80,6 +81,7 @@ def training_memory(
     tokens: int,
     response_tokens: int,
     recompute: bool,
+    kept_layers: int = 0,
     masters: bool = True,
     copies: bool = False,
     compiled: bool = False,
@@ -96,13 +98,14 @@ def training_memory(
     single: float32 everywhere and a head of smaller chunks, as on a CPU.
     Kept for the backward pass per layer and token, in bytes: the residual stream and the norms' outputs, queries, keys,
     values and attention's output, and of the feed-forward part gate and up (and, not compiled, their activation and
-    product). With recomputing: the layer's input, and one layer as a whole.
+    product). With recomputing: the layer's input, and one layer as a whole; of the last kept_layers all of it.
     """
     trained = student.parameters if trained is None else trained
     width = 4 if masters else 2
     inner = 4 if single else 2
     per_layer = _kept(student, width, inner, compiled)
-    kept = width * student.hidden * student.layers + per_layer if recompute else per_layer * student.layers
+    again = student.layers - kept_layers if recompute else 0
+    kept = width * student.hidden * again + per_layer * (min(student.layers, student.layers - again + 1))
     logits = min(_HEAD_CHUNK_CPU if single else _HEAD_CHUNK, 4.0 * response_tokens * student.vocabulary)
     head = 2.5 * logits + 4.0 * student.vocabulary * student.hidden + 8.0 * response_tokens * student.hidden
     working = 0.0 if teacher is None else tokens * inner * (2.0 * teacher.hidden + 4.0 * teacher.intermediate)
@@ -154,7 +157,7 @@ def fits(memory: Memory, *, free: float) -> bool:
     return memory.total <= _RESERVE * free
 
 
-def must_recompute(
+def recomputed_layers(
     student: Any,
     teacher: Any,
     dataset: Sequence[Group | Item],
@@ -164,39 +167,63 @@ def must_recompute(
     masters: bool,
     device: torch.device,
     copies: bool = False,
-) -> bool:
-    """Whether what layers keep for the backward pass would not fit on the device, so that they are computed twice.
+) -> int:
+    """How many layers, from the first on, are computed twice: as few as must be for a step to fit on the device.
 
-    False on a CPU, and if the sizes of a model are not known. Said in one line if it must.
+    The last layers keep theirs for the shortest time. 0 on a CPU, and if a model's sizes are not known. Otherwise said
+    in one line.
     """
     if device.type != "cuda":
-        return False
+        return 0
     try:
         sizes = [None if model is None else ModelSize.of(unwrapped(model).config) for model in (student, teacher)]
     except (AttributeError, ValueError):  # no decoder with these names in its config
-        return False
+        return 0
     assert sizes[0] is not None
     tokens, response_tokens = largest_batch(dataset, examples, budget)
-    needed = training_memory(
-        sizes[0],
-        teacher=sizes[1],
-        tokens=tokens,
-        response_tokens=response_tokens,
-        recompute=False,
-        masters=masters,
-        copies=copies,
-        teacher_bytes=None
+    options: dict[str, Any] = {
+        "teacher": sizes[1],
+        "tokens": tokens,
+        "response_tokens": response_tokens,
+        "masters": masters,
+        "copies": copies,
+        "teacher_bytes": None
         if teacher is None
         else float(sum(p.numel() * p.element_size() for p in teacher.parameters())),
-        trained=sum(each.numel() for each in student.parameters() if each.requires_grad),
-    )
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)  # ours is counted in `needed`
+        "trained": sum(each.numel() for each in student.parameters() if each.requires_grad),
+    }
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)  # ours is counted in what is needed
     # One decision of all processes: their GPUs may have different amounts free.
-    if all(gathered([fits(needed, free=free)], "memory of a step")):
-        return False
-    console.print(
-        f"layers are computed twice (gradient_checkpointing): kept, a step would take {needed.total / 2**30:.0f} GiB "
-        f"of {free / 2**30:.0f}",
-        soft_wrap=True,
-    )
-    return True
+    again = max(gathered([fewest_recomputed(sizes[0], free=free, **options)], "memory of a step"))
+    if again:
+        needed = training_memory(sizes[0], recompute=False, **options).total
+        console.print(
+            f"{again} of {sizes[0].layers} layers are computed twice (gradient_checkpointing): kept, a step would take "
+            f"{needed / 2**30:.0f} GiB of {free / 2**30:.0f}",
+            soft_wrap=True,
+        )
+    return again
+
+
+def fewest_recomputed(student: ModelSize, *, free: float, **options: Any) -> int:
+    """Layers that must be computed twice for a step to fit into `free` bytes; all if even that does not help.
+
+    options: of training_memory.
+    """
+    for again in range(student.layers):
+        kept = student.layers - again
+        if fits(training_memory(student, recompute=again > 0, kept_layers=kept, **options), free=free):
+            return again
+    return student.layers
+
+
+class KeptLayers(TrainerCallback):
+    """Has a training that computes layers twice do so for the first `recomputed` of them alone."""
+
+    def __init__(self, recomputed: int) -> None:
+        self.recomputed = recomputed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        for layer in decoder_layers(model)[self.recomputed :]:
+            if getattr(layer, "gradient_checkpointing", False):
+                layer.gradient_checkpointing = False  # type: ignore[assignment]
