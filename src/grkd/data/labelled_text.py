@@ -1,8 +1,6 @@
 """Texts with labels from a CSV, TSV or JSONL file; every error names the file and the line."""
 
-import csv
 import difflib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import torch
 
 from grkd.console import console
 from grkd.data.classification import ClassificationData
+from grkd.data.delimited import delimited_rows
 from grkd.data.rankings import numbered, read_ranking
 from grkd.data.splits import stratified_sample, stratified_split
 from grkd.errors import UserError
@@ -138,28 +137,7 @@ def _ranked(row: dict[str, Any], path: Path, line: int, columns: tuple[str, str,
 
 
 def _csv_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(
-        io.StringIO(content, newline=""), strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ","
-    )
-    header: list[str] | None = None
-    start = 1
-    try:
-        for row in reader:
-            line, start = start, reader.line_num + 1
-            if not row:
-                continue
-            if header is None:
-                header = [name.strip() for name in row]
-                _check_columns(header, f"{path}: line {line}", needed)
-            elif len(row) != len(header):
-                raise UserError(
-                    f"{path}: line {line}: {len(row)} fields, the header has {len(header)}; "
-                    "put quotes around a text with the separator or a line break in it"
-                )
-            else:
-                yield line, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}: line {start}: malformed row ({error})") from None
+    yield from delimited_rows(path, content, check_header=lambda header, where: _check_columns(header, where, needed))
 
 
 def _json_rows(path: Path, content: str, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:

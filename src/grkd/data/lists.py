@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from grkd.data.delimited import SEPARATORS
 from grkd.data.sources import FORMATS, file_records, named_records
 from grkd.data.tiers import tiered
 from grkd.errors import UserError
@@ -55,7 +56,7 @@ class Lists:
 
 
 def read_lists(train: Path, heldout: Path | None = None) -> Lists:
-    """Lists from JSON Lines (or Parquet, JSON, CSV): query, candidates and one of scores, order, tiers; grades beside
+    """Lists from JSON Lines (or Parquet, JSON): query, candidates and one of scores, order, tiers; grades beside
     these or alone.
 
     candidates: two texts or more, each once. scores: a number per candidate, null for no opinion. order: numbers of
@@ -98,6 +99,8 @@ def _rows(path: Path) -> Iterator[_Row]:
         for number, record in enumerate(file_records(path), start=1):
             yield f"{path}: record {number}", record
         return
+    if path.suffix.lower() in SEPARATORS:
+        raise UserError(f"{path}: a cell of a table holds no list of candidates; give JSONL, Parquet or JSON")
     content = read_text(path, "a JSONL file of lists")
     for line, entry in enumerate(content.split("\n"), start=1):
         where = f"{path}: line {line}"

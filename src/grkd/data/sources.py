@@ -1,4 +1,4 @@
-"""Where records come from: JSONL files, and through `datasets` Parquet, JSON and CSV files and data sets by name."""
+"""Where records come from: JSONL and CSV files, and through `datasets` Parquet and JSON files and data sets by name."""
 
 import importlib.util
 import itertools
@@ -11,14 +11,17 @@ from rich.markup import escape
 
 from grkd import hub
 from grkd.console import console
+from grkd.data.delimited import SEPARATORS, delimited_rows
 from grkd.data.prompts import Example, Turns
 from grkd.data.record_groups import all_the_same
 from grkd.data.records import examples_of
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json, read_bytes
+from grkd.files import NotJSON, parse_json, read_bytes, read_text
 
-FORMATS = {".parquet": "parquet", ".json": "json", ".csv": "csv", ".tsv": "csv"}
+FORMATS = {".parquet": "parquet", ".json": "json"}
+Numbered = tuple[str, int, Any]  # where a record stands, for errors, its number, and itself
 _SHOWN_KEYS = 8
+_WANTED = "a JSONL, Parquet, JSON or CSV file of prompts"
 
 
 def read_examples(
@@ -31,8 +34,9 @@ def read_examples(
 ) -> list[Example]:
     """The prompts of a file's records (see `examples_of`), of the first `limit` records where given.
 
-    JSONL: an object per line, blank lines skipped. Parquet, JSON and CSV files (by their ending) are read through
-    `datasets`. An id must be unique; without one it is the line's number, or the record's.
+    JSONL: an object per line, blank lines skipped. CSV and TSV: every cell is text, an empty one is not there. Parquet
+    and JSON files (by their ending) are read through `datasets`. An id must be unique; without one it is the line's
+    number in JSONL, else the record's.
     Keys that nothing reads are named in one line. read: other keys that something reads, such as rankers; None: all may
     be read. Raises UserError with file and line for what is no such record.
     """
@@ -40,7 +44,7 @@ def read_examples(
         return gathered(
             file_records(path), str(path), limit=limit, groups=groups, turns=turns, number_from=1, read=read
         )
-    numbered = ((f"{path}, line {number}", number, value) for number, value in _lines(path))
+    numbered = _csv_records(path) if path.suffix.lower() in SEPARATORS else _lines(path)
     return _gathered(numbered, str(path), limit=limit, groups=groups, turns=turns, read=read)
 
 
@@ -64,16 +68,13 @@ def gathered(
 
 
 def file_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a Parquet, JSON or CSV file, as they are read: nothing is cached on disk."""
+    """Records of a Parquet or JSON file, as they are read: nothing is cached on disk."""
     datasets = _library(str(path))
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give a JSONL, Parquet, JSON or CSV file of prompts")
-    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+        raise UserError(f"{path}: no such file; give {_WANTED}")
     try:
-        found = datasets.load_dataset(
-            FORMATS[path.suffix.lower()], data_files=str(path), split="train", streaming=True, **options
-        )
-        yield from found
+        kind = FORMATS[path.suffix.lower()]
+        yield from datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True)
     except Exception as error:  # readers of damaged files raise anything
         raise UserError(f"{path}: cannot be read ({_short(error)}); repair the file") from None
 
@@ -124,8 +125,19 @@ def _short(error: Exception) -> str:
     return text if len(text) <= 160 else f"{text[:160]} ..."
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line numbers and values of a JSONL file."""
+def _csv_records(path: Path) -> Iterator[Numbered]:
+    rows = delimited_rows(path, read_text(path, _WANTED), check_header=_check_header)
+    for number, (line, row) in enumerate(rows, start=1):
+        yield f"{path}, line {line}", number, {name: cell if cell else None for name, cell in row.items()}
+
+
+def _check_header(header: list[str], where: str) -> None:
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise UserError(f"{where}: more than one column {twice!r}; rename or drop one")
+
+
+def _lines(path: Path) -> Iterator[Numbered]:
+    """Values of a JSONL file."""
     content = read_bytes(path, "a JSONL file of prompts")
     if content.startswith(b"\x1f\x8b"):
         raise UserError(f"{path}: is compressed with gzip; unpack it")
@@ -138,13 +150,13 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         if not text.strip():
             continue
         try:
-            yield number, parse_json(text)
+            yield where, number, parse_json(text)
         except NotJSON as error:
             raise UserError(f"{where}: not JSON ({error}); write one JSON object per line") from None
 
 
 def _gathered(
-    numbered: Iterable[tuple[str, int, Any]],
+    numbered: Iterable[Numbered],
     name: str,
     *,
     limit: int | None,

@@ -1,6 +1,5 @@
 """What data are, from a look at the first records: the task, the kind, and the recipe's data section."""
 
-import csv
 import itertools
 import shlex
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from grkd.data.delimited import SEPARATORS, delimited_rows
 from grkd.data.sources import FORMATS, file_records, named_records
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_text
@@ -71,7 +71,7 @@ def look(data: str, heldout: str | None = None) -> Found:
 def _folder(path: Path, heldout: str | None) -> Found:
     if any((path / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
         return Found(task="rank", kind="retrieval", section={"folder": path}, about="a retrieval set")
-    tables = sorted(one for one in path.iterdir() if one.suffix.lower() in (".jsonl", ".csv", ".tsv", *FORMATS))
+    tables = sorted(one for one in path.iterdir() if one.suffix.lower() in (".jsonl", *SEPARATORS, *FORMATS))
     trained_on = [one for one in tables if one.stem.lower() not in _HELD_OUT]
     if len(trained_on) == 1:
         return _file(trained_on[0], Path(heldout).expanduser() if heldout else _beside(trained_on[0]))
@@ -118,9 +118,8 @@ def _named(name: str) -> Found:
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     """Records of a file; only the first lines of JSONL and CSV are read."""
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        text = read_text(path, "a CSV, JSONL or Parquet file")
-        yield from csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
+    if suffix in SEPARATORS:
+        yield from (row for _, row in delimited_rows(path, read_text(path, "a CSV, JSONL or Parquet file")))
     elif suffix == ".jsonl":
         for number, line in enumerate(read_text(path, "a JSONL file").split("\n"), start=1):
             if not line.strip():

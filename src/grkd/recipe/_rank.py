@@ -27,7 +27,7 @@ class RankData(Section):
     """Lists (docs/guide/lists.md), one of: `train`, a file of records of a query, its candidates and their order;
     `dataset`, such records by name; `folder`, a retrieval set whose candidates are mined."""
 
-    train: FilePath | None = None  # JSONL, Parquet, JSON or CSV
+    train: FilePath | None = None  # JSONL, Parquet or JSON
     heldout: FilePath | None = None
     dataset: ModelPath | None = None  # instead of train: a name on the hub or a local folder, read by `datasets`
     name: str | None = None  # the dataset's configuration
