@@ -81,7 +81,7 @@ def look_at_weights(sides: Sides, loaded: Loaded) -> Iterator[Finding]:
     if needed is not None and needed.total > 0.9 * free:
         report = error if needed.total > free else warning
         text = f"a training step takes about {needed.total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
-        yield report("memory", text, "lower training.batch_size, use student.lora or gradient_checkpointing: true")
+        yield report("memory", text, "lower training.batch_size, use student.lora or gradient_checkpointing: auto")
 
 
 def _compared(loaded: Loaded) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from grkd import objectives
 from grkd.models.load import known_config
 from grkd.recipe import LanguageRecipe, Model, Student, weights_of
 from grkd.run.device import device, dtype
-from grkd.training.memory import Memory, ModelSize, training_memory
+from grkd.training.memory import Memory, ModelSize, available, fewest_recomputed, training_memory
 
 
 def free_memory(where: torch.device) -> float:
@@ -69,18 +69,21 @@ def memory_of(recipe: LanguageRecipe, *, tokens: int, response_tokens: int) -> M
     eighth = None if teacher is None or weights is None or weights.dtype != "float8" else float8_bytes(teacher)
     where, lora, own = device(recipe.device), recipe.student.lora, recipe.student.dtype
     kept = torch.float32 if own == "auto" else dtype(own, where)
-    return training_memory(
-        student,
-        teacher=teacher,
-        teacher_bytes=eighth,
-        tokens=tokens,
-        response_tokens=response_tokens,
-        recompute=recipe.training.gradient_checkpointing is True,
-        masters=kept == torch.float32,
-        copies=recipe.training.float32_masters,
-        trained=None if lora is None else adapter_parameters(student, lora.r),
-        single=where.type != "cuda" and kept == torch.float32,
-    )
+    options: dict[str, Any] = {
+        "teacher": teacher,
+        "teacher_bytes": eighth,
+        "tokens": tokens,
+        "response_tokens": response_tokens,
+        "masters": kept == torch.float32,
+        "copies": recipe.training.float32_masters,
+        "trained": None if lora is None else adapter_parameters(student, lora.r),
+        "single": where.type != "cuda" and kept == torch.float32,
+    }
+    chosen = recipe.training.gradient_checkpointing
+    again = student.layers if chosen is True else 0
+    if chosen == "auto" and where.type == "cuda":  # as the training will choose
+        again = fewest_recomputed(student, free=available(where), **options)
+    return training_memory(student, recompute=again > 0, kept_layers=student.layers - again, **options)
 
 
 def float8_bytes(size: ModelSize) -> float:

@@ -192,7 +192,7 @@ def recomputed_layers(
         else float(sum(p.numel() * p.element_size() for p in teacher.parameters())),
         "trained": sum(each.numel() for each in student.parameters() if each.requires_grad),
     }
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)  # ours is counted in what is needed
+    free = available(device)
     # One decision of all processes: their GPUs may have different amounts free.
     again = max(gathered([fewest_recomputed(sizes[0], free=free, **options)], "memory of a step"))
     if again:
@@ -203,6 +203,11 @@ def recomputed_layers(
             soft_wrap=True,
         )
     return again
+
+
+def available(device: torch.device) -> float:
+    """Bytes of a GPU that a training can take: what is free, and what this process holds, which it counts as needed."""
+    return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
 
 
 def fewest_recomputed(student: ModelSize, *, free: float, **options: Any) -> int:
