@@ -19,7 +19,7 @@ LOWER = {
     "expected_calibration_error",
     "brier",
 }
-COSTS = {"query_ms", "index_mb", "model_mb"}  # no method is better in them
+COSTS = {"query_ms", "index_mb", "model_mb", "groups/no_order"}  # no method is better in them
 
 
 def test_directions() -> None:
@@ -65,3 +65,9 @@ def test_the_registry_needs_no_torch() -> None:
     code = "import sys, grkd.metrics.registry, grkd.benchmarks; grkd.benchmarks.all_benchmarks(); print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "scipy", "numpy", "matplotlib"} & set(ended.stdout.split())
+
+
+def test_scores_of_rankers_have_a_name_and_a_direction() -> None:
+    found = metric_of("score/log_prob")
+    assert (found.label, found.direction) == ("score by log_prob", 1)
+    assert metric_of("groups/no_order").label == "groups without an order"

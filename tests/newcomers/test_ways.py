@@ -95,6 +95,10 @@ def test_own_script_with_the_trainer(empty: Path, tiny_teacher: Path, capsys: py
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     page = (empty / "mine" / "report.html").read_text()
     assert "pair accuracy" in page.lower()
+    assert "Not there" not in page  # it has no recipe and no samples, and misses none
+    assert "learning_rate: 0.01" in page
+    assert found["costs"]["kd"]["parameters"] > 0
+    assert "Cost beside quality" in page
     assert AutoModelForCausalLM.from_pretrained(empty / "mine" / "student").config.num_hidden_layers == 2
 
 

@@ -79,3 +79,11 @@ def test_titles_of_any_length_break_inside_their_card(make_run: MakeRun, tmp_pat
         rule = re.search(rf"^{re.escape(selector)} {{([^}}]*)}}", page, re.MULTILINE)
         assert rule is not None, selector
         assert "overflow-wrap: anywhere" in rule[1], selector
+
+
+def test_what_depends_on_the_architecture_alone_has_no_figure(make_run: MakeRun) -> None:
+    same, other = {"kd": [1.5, 1.5], "grkd": [1.5, 1.5]}, {"kd": [1.0, 2.0], "grkd": [1.0, 2.0]}
+    rows = [*rows_of(same, "model_mb"), *rows_of(other, "query_ms")]
+    titles = [one.title for one in draw(read_run(make_run(rows=rows)))]
+    assert "Time per query" in titles
+    assert "Model" not in titles

@@ -139,6 +139,12 @@ def test_one_prompt_and_training_groups(run_folder: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "step 1, heldout/0" in shown
     assert "step 0" not in shown
+    # A GRKDTrainer keeps them beside `train`, and has no held-out groups: the way to those of training is named.
+    (run_folder / "train" / "grkd-seed0" / "groups").rename(run_folder / "groups")
+    assert cli.main(["groups", str(run_folder), "--train", "grkd-seed0"]) == 0
+    shutil.rmtree(run_folder / "evaluate")
+    assert cli.main(["groups", str(run_folder)]) == 2
+    assert "shown by --train grkd-seed0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,7 @@ def test_mistakes(words: list[str], message: str, run_folder: Path, capsys: pyte
 
 def test_a_run_without_groups_and_a_damaged_file(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["groups", str(run_folder / "train")]) == 2
-    assert "no groups are kept there" in capsys.readouterr().err
+    assert "no held-out groups are kept there" in capsys.readouterr().err
     (run_folder / "evaluate" / "before" / "groups.parquet").write_bytes(b"PAR1 cut")
     assert cli.main(["groups", str(run_folder)]) == 2
     assert "groups.parquet: damaged" in capsys.readouterr().err

@@ -99,6 +99,7 @@ METRICS = {
         _calibration_error("expected_calibration_error"),
         Metric(name="brier", label="Brier score", direction=-1, low=0.0, high=2.0),
         share("best_has_top_grade", "favourite has the top grade"),
+        replace(share("groups/no_order", "groups without an order"), direction=0),
         # Costs of the students' architecture, which methods share: no method is best in them.
         Metric(name="query_ms", label="time per query", unit="ms", decimals=2, low=0.0),
         Metric(name="index_mb", label="index", unit="MB", decimals=1, low=0.0),
@@ -117,12 +118,16 @@ OF_RANKS = (
 # Accuracy inside a group of look-alike classes: beginning of the metric's name -> of its label.
 GROUPS = {"group_accuracy/": "accuracy on", "within_group_accuracy/": "accuracy within"}
 
+SCORES = "score/"  # a ranker's mean score of new responses: the rest is its name
+
 
 def metric_of(name: str) -> Metric:
     """The known metric of that name, an accuracy inside a group of classes, or one whose direction is not known."""
     for prefix, words in GROUPS.items():
         if name.startswith(prefix):
             return share(name, f"{words} {name.removeprefix(prefix)}")
+    if name.startswith(SCORES):
+        return Metric(name=name, label=f"score by {name.removeprefix(SCORES)}", direction=1)
     nats = name.endswith("_nats")
     plain = Metric(name=name, label=name.removesuffix("_nats").replace("_", " "), unit="nats" if nats else "")
     return METRICS.get(name, plain)

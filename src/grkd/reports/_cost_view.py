@@ -63,10 +63,10 @@ def _notes(run: Run, prices: Mapping[str, float]) -> list[str]:
     sizes = {int(cost["batch_size"] or 0) for cost in run.costs.values() if cost.get("batch_size")}
     for unit in units:
         notes.append(_NOTES[unit].format(sizes=_range(sizes) if sizes else "a few"))
-    if "price_per_hour" in prices:
-        notes.append(f"Price: {prices['price_per_hour']:g} per hour of the machine over the {unit} of an hour.")
-    else:
-        notes.append(f"evaluation.price_per_hour in the recipe adds a price per million {unit}.")
+        if "price_per_hour" in prices:
+            notes.append(f"Price: {prices['price_per_hour']:g} per hour of the machine over the {unit} of an hour.")
+        elif run.recipe:
+            notes.append(f"evaluation.price_per_hour in the recipe adds a price per million {unit}.")
     return notes
 
 

@@ -44,7 +44,7 @@ def _dots(summary: Summary, metric: Metric, places: Mapping[str, int]) -> Drawin
         lines = [line for line in lines if line.kind != "teacher"]
     if summary.baseline != BEFORE:  # nor is an untrained student of use beside students trained without a teacher
         lines = [line for line in lines if line.kind != "before"]
-    if not lines:
+    if not lines or (not metric.direction and _all_equal(lines, metric)):
         return None
     figure = Figure(figsize=(WIDTH_INCHES, 0.9 + 0.33 * len(lines)), layout="constrained")
     axes = figure.subplots()
@@ -68,6 +68,11 @@ def _dots(summary: Summary, metric: Metric, places: Mapping[str, int]) -> Drawin
     told = "; ".join(f"{name_of(line.label)} {_told(line, metric)}" for line in lines)
     svg = inline(figure, f"{title}{hint}. {told}.")
     return Drawing(title=title, caption="", note=_dots_note(summary, lines, metric), svg=svg, section="results")
+
+
+def _all_equal(lines: Sequence[Line], metric: Metric) -> bool:
+    """Whether every model has the same value, as what depends on the architecture alone."""
+    return len(lines) > 1 and len({value for line in lines for value in line.cells[metric.name].values.values()}) == 1
 
 
 def _value_axis(axes: Any, metric: Metric) -> None:

@@ -73,26 +73,38 @@ def held_out_groups(run: Path) -> list[GroupView]:
             group = found.setdefault(line["id"], {**line, "students": {}})
             group["students"][path.parent.name] = tuple(line["student"])
     if not found:
-        raise UserError(
-            f"{run}: no groups are kept there; `grkd run` of a language model with responses.n of 2 or more keeps them"
-        )
+        trained = [one for one in _trained(run) if _sampled(run, one).is_dir()]
+        why = "`grkd run` of a language model with responses.n of 2 or more keeps them"
+        if trained:
+            why = f"those that were sampled in training are shown by --train {trained[0]}"
+        raise UserError(f"{run}: no held-out groups are kept there; {why}")
     return [_view(group) for group in found.values()]
 
 
 def training_groups(run: Path, student: str) -> list[GroupView]:
-    """The groups that a student sampled while it was trained, in the order of its steps.
+    """The groups that a student of a run, or of a GRKDTrainer, sampled in training, in the order of its steps.
 
     Raises UserError if there are none.
     """
-    folder = run / "train" / student / "groups"
+    folder = _sampled(run, student)
     lines = [line for path in sorted(folder.glob("*.parquet")) for line in _lines(path)]
     if not lines:
-        kept = sorted(path.parent.name for path in (run / "train").glob("*/groups"))
+        kept = [one for one in _trained(run) if _sampled(run, one).is_dir()]
         raise UserError(f"{folder}: no groups are kept there; students with groups: {', '.join(kept) or 'none'}")
     return [
         _view({**line, "students": {"as sampled": tuple(line["student_before"])}})
         for line in sorted(lines, key=lambda line: int(line["step"]))
     ]
+
+
+def _trained(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "train").glob("*-seed*") if path.is_dir())
+
+
+def _sampled(run: Path, student: str) -> Path:
+    """Where a student's groups lie: a GRKDTrainer trains one student, and keeps them in its output_dir."""
+    own, trainers = run / "train" / student / "groups", run / "groups"
+    return trainers if not own.is_dir() and (run / "train" / student).is_dir() else own
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

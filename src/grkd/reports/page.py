@@ -112,6 +112,7 @@ def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any
         "samples": [_sample_view(sample, places) for sample in run.samples],
         "command": run.environment.get("command"),
         "recipe": run.recipe,
+        "arguments": run.arguments,
         "machine": {_NAMES[key]: str(run.environment[key]) for key in _MACHINE if run.environment.get(key)},
     }
 

@@ -106,6 +106,7 @@ class Run:
     environment: dict[str, Any]
     recipe: str
     missing: tuple[str, ...]
+    arguments: str = ""  # of a GRKDTrainer, in place of a recipe
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -154,15 +155,17 @@ def read_run(folder: Path) -> Run:
     environment = _read(folder / "environment.json", _ENVIRONMENT)
     curves = tuple(_read_curves(folder / "train"))
     samples = _read(folder / "evaluate" / "samples.json", _SAMPLES)
+    path = folder / "arguments.yaml"
+    arguments = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     if not (recipe or results or environment or curves or samples):
         raise UserError(f"{folder}: holds no run (no recipe.yaml, no results.json); give a recipe's `output` folder")
     task: Any = results.task if results else recipe.get("task")
     present = {
-        "recipe.yaml": bool(recipe),
+        "recipe.yaml": bool(recipe or arguments),
         "environment.json": environment is not None,
         "results.json": results is not None,
         "train/*/metrics.jsonl": bool(curves),
-        "evaluate/samples.json": samples is not None or task != "language_model",
+        "evaluate/samples.json": samples is not None or task != "language_model" or bool(arguments),
     }
     return Run(
         folder=folder,
@@ -177,6 +180,7 @@ def read_run(folder: Path) -> Run:
         samples=samples or (),
         environment=environment or {},
         recipe=recipe_text,
+        arguments=arguments,
         missing=tuple(name for name, there in present.items() if not there),
     )
 

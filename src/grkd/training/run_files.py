@@ -1,13 +1,17 @@
 """What `GRKDTrainer` leaves in its output_dir for `grkd report`: the same files as a run of a recipe."""
 
+import json
 import math
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from grkd.environment import command_line, environment
-from grkd.files import write_json
+from grkd.files import write_json, write_text
 from grkd.training.callbacks import MetricsFile
 
 _BEFORE = "before"  # as reports call the student before training
@@ -15,8 +19,9 @@ _OF_THE_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_pre
 
 
 class RunFiles(MetricsFile):
-    """Writes train/<method>-seed<k>/metrics.jsonl as training goes on, then training.json, environment.json and
-    results.json with every metric of the last `evaluate()` before and after training.
+    """Writes arguments.yaml (what differs from its default) and train/<method>-seed<k>/metrics.jsonl as training
+    goes on, then training.json, environment.json and results.json with every metric of the last `evaluate()` before and
+    after training, and the student's size.
 
     `grkd report OUTPUT_DIR [OTHER ...]` makes the page and the table of them, `grkd watch` the page in training.
     """
@@ -25,12 +30,22 @@ class RunFiles(MetricsFile):
         self.folder, self.method, self.seed = folder, method, seed
         self.name = f"{method}-seed{seed}"
         self.found: dict[str, dict[str, float]] = {}
+        self.size: dict[str, int] = {}
         super().__init__(folder / "train" / self.name / "metrics.jsonl")
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
+    ) -> None:
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "environment.json", environment(command_line()))
+            write_text(self.folder / "arguments.yaml", yaml.safe_dump(_changed(args), sort_keys=False))
+            self.size = {} if model is None else _size(model)
         super().on_train_begin(args, state, control)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -73,8 +88,29 @@ class RunFiles(MetricsFile):
             for when, metrics in self.found.items()
             for metric, value in metrics.items()
         ]
-        status = {self.name: "done"} if state.global_step else {}
-        write_json(
-            self.folder / "results.json",
-            {"title": self.folder.name, "task": "language_model", "status": status, "counts": {}, "rows": rows},
-        )
+        found = {
+            "title": self.folder.name,
+            "task": "language_model",
+            "status": {self.name: "done"} if state.global_step else {},
+            "counts": {},
+            "costs": {name: self.size for name in self.found if self.size},
+            "rows": rows,
+        }
+        write_json(self.folder / "results.json", found)
+
+
+def _changed(args: TrainingArguments) -> dict[str, Any]:
+    """Arguments that differ from their defaults; no tokens of accounts."""
+    found = {}
+    for one in fields(args):
+        value = getattr(args, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if value != default and not one.name.endswith("_token"):
+            found[one.name] = json.loads(json.dumps(value, default=str))
+    return found
+
+
+def _size(model: nn.Module) -> dict[str, int]:
+    weights = list(model.parameters())
+    size = sum(one.numel() * one.element_size() for one in weights)
+    return {"parameters": sum(one.numel() for one in weights), "weight_bytes": size}
