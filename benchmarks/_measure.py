@@ -7,7 +7,7 @@ import platform
 import random
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,15 @@ def peak_mib(step: Callable[[], Any]) -> float:
     step()
     torch.cuda.synchronize()
     return (torch.cuda.max_memory_allocated() - held) / MIB
+
+
+def told(module: str, words: Sequence[str]) -> str:
+    """The command that a result file names, without where it was written and the commit, which the file says itself."""
+    elsewhere = ("--out", "--commit")
+    kept = [
+        word for at, word in enumerate(words) if not (word.startswith(elsewhere) or (at and words[at - 1] in elsewhere))
+    ]
+    return " ".join([f"python -m {module}", *kept])
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:

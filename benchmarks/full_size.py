@@ -37,7 +37,7 @@ from benchmarks import full_size_table
 from benchmarks._full_size_cases import CASES, Case
 from benchmarks._full_size_models import PAIRS, built, configs, random_items, step_flops, word_tokenizer
 from benchmarks._full_size_runs import RUNS, Work
-from benchmarks._measure import about
+from benchmarks._measure import about, told
 from benchmarks._where_time_goes import PROFILED, Watch
 from grkd.environment import environment
 from grkd.models.float8 import is_float8, to_float8
@@ -138,8 +138,8 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
             rows[name] = measured(case, work, sides, result["product_flops_per_second"], arguments.warm_up)
         except Exception as error:  # a peer that fails must not end the run
             rows[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        told = {key: result[key] for key in ("command", "commit", "date")}
-        rows[name] |= {"against": case.against, **told}
+        source = {key: result[key] for key in ("command", "commit", "date")}
+        rows[name] |= {"against": case.against, **source}
         print(f"{pair} {name}: {rows[name]}", flush=True)
         student = work = None
         if teacher is not None:
@@ -162,9 +162,9 @@ def merged(folder: Path, results: Path | None = None) -> list[Path]:
         older = sorted(results.glob(f"*-full-size-{new['pair']}.json"))
         whole = json.loads(older[-1].read_text(encoding="utf-8")) if older else {**new, "cases": {}}
         for name, row in new["cases"].items():
-            told = {key: new[key] for key in ("command", "commit", "date")}
+            source = {key: new[key] for key in ("command", "commit", "date")}
             if "error" not in row or "step_ms" not in whole["cases"].get(name, {}):
-                whole["cases"][name] = {**told, **row}
+                whole["cases"][name] = {**source, **row}
         written.append(older[-1] if older else results / path.name)
         written[-1].write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return written
@@ -195,11 +195,7 @@ def main(words: Sequence[str] | None = None) -> None:
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
     )
-    elsewhere = ("--out", "--commit")  # of these the result says nothing, or says it by itself
-    told = [
-        word for at, word in enumerate(words) if not (word.startswith(elsewhere) or (at and words[at - 1] in elsewhere))
-    ]
-    result = about(arguments.date, " ".join(["python -m benchmarks.full_size", *told]), gpu=device.type == "cuda")
+    result = about(arguments.date, told("benchmarks.full_size", words), gpu=device.type == "cuda")
     result["commit"] = arguments.commit or environment(result["command"])["git_commit"]
     result["product_flops_per_second"] = product_rate(device)
     arguments.out.mkdir(parents=True, exist_ok=True)

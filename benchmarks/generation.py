@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from benchmarks import generation_table
 from benchmarks._generation_work import SIZES, Work
-from benchmarks._measure import about
+from benchmarks._measure import about, told
 from grkd.data.chat import encode_prompt, stop_token_ids
 from grkd.data.sources import read_examples
 from grkd.models.cut import truncated
@@ -129,7 +129,9 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(words)
     name = arguments.device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    result = about(arguments.date, " ".join(["python -m benchmarks.generation", *words]), gpu=device.type == "cuda")
+    result = about(arguments.date, told("benchmarks.generation", words), gpu=device.type == "cuda")
+    if arguments.commit is not None:
+        result["commit"] = arguments.commit
     out = arguments.out or RESULTS / f"{result['date']}-generation-{Path(arguments.model).name.lower()}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     rate = copy_rate(device)
@@ -206,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--date")
+    parser.add_argument("--commit", help="what the code is, where there is no git")
     parser.add_argument("--out", type=Path)
     return parser
 

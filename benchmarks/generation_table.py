@@ -1,4 +1,4 @@
-"""The section "Sampling" of docs/performance.md, from the newest result file of each model.
+"""The section "Sampling" of docs/performance.md, from the result files: of each case and method the newest row.
 
 python -m benchmarks.generation table
 """
@@ -17,9 +17,19 @@ _HEAD = (
 
 
 def results(folder: Path = ROOT / "benchmarks" / "results") -> list[dict[str, Any]]:
-    """Of the files DATE-generation-MODEL.json the newest of each model, by model."""
-    newest = {path.stem.split("-generation-")[1]: path for path in sorted(folder.glob("*-generation-*.json"))}
-    return [json.loads(newest[model].read_text(encoding="utf-8")) for model in sorted(newest)]
+    """Of each model the newest of its files DATE-generation-MODEL.json, over the rows that only older ones have.
+
+    Every row says its source: date, commit and command.
+    """
+    whole: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*-generation-*.json")):
+        model, result = path.stem.split("-generation-")[1], json.loads(path.read_text(encoding="utf-8"))
+        commit = [f"commit {result['commit']}"] if "commit" in result else []
+        source = "; ".join([result["date"], *commit, f"`{result['command']}`"])
+        rows = {(row["case"], row["impl"]): row for row in whole.get(model, {"rows": []})["rows"]}
+        rows |= {(row["case"], row["impl"]): {**row, "source": source} for row in result["rows"]}
+        whole[model] = {**result, "rows": list(rows.values())}
+    return [whole[model] for model in sorted(whole)]
 
 
 def sections(found: list[dict[str, Any]]) -> str:
@@ -36,8 +46,7 @@ def write_page() -> None:
 
 def _section(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
-    commit = [f"commit {result['commit']}"] if "commit" in result else []
-    source = [result["hardware"], versions, result["date"], *commit, f"`{result['command']}`"]
+    source = [result["hardware"], versions, *dict.fromkeys(row["source"] for row in result["rows"])]
     rate = result["copy_gb_per_second"]
     copied = "" if rate is None else f" A large copy on this GPU moves {rate:,} GB/s."
     lines = [f"{'; '.join(source)}.{copied}", "", *_HEAD]
@@ -53,6 +62,8 @@ def _section(result: dict[str, Any]) -> str:
 
 def _line(case: str, row: dict[str, Any], base: dict[str, Any] | None) -> str:
     times = "" if base is None else f"{row['tokens_per_second'] / base['tokens_per_second']:.1f}"
+    if base is not None and base["source"] != row["source"]:
+        times += " \\*"
     equal = row.get("greedy_first_tokens_equal")
     cells = [
         case.rsplit("batch ", 1)[1],

@@ -83,8 +83,8 @@ def test_the_page_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest
     assert "| 512 | graph | 225,826 | 21.4 |" in page.read_text()
 
 
-def test_table_of_the_newest_file_of_a_model(tmp_path: Path) -> None:
-    """By hand: 30 tokens per second are 2.5 times 12."""
+def test_table_of_the_newest_rows_of_a_model(tmp_path: Path) -> None:
+    """By hand: 30 tokens per second are 2.5 times 12; 36 of a later sitting are 3 times, with a mark."""
     row = {"case": "m, 8 prompts of 3 to 4 tokens, up to 5 new, batch 8", "first_seconds": 0.5}
     row |= {"bandwidth_share": None, "peak_mib": None}
     measured = [
@@ -100,3 +100,10 @@ def test_table_of_the_newest_file_of_a_model(tmp_path: Path) -> None:
     assert "one card; torch 2; 2026-01-03; `run`. A large copy on this GPU moves 4,000 GB/s." in text
     assert text.endswith("| 8 | dynamic | 12 | 1.0 |  | 0.50 |  |  |\n| 8 | graph | 30 | 2.5 |  | 0.50 |  | 1.000 |")
     assert text.count("###") == 1
+    later = {**result, "rows": [{**measured[1], "tokens_per_second": 36.0}], "date": "2026-01-04", "commit": "c"}
+    (tmp_path / "2026-01-04-generation-m.json").write_text(json.dumps(later))
+    text = generation_table.sections(generation_table.results(tmp_path))
+    assert "one card; torch 2; 2026-01-03; `run`; 2026-01-04; commit c; `run`." in text
+    assert text.endswith(
+        "| 8 | dynamic | 12 | 1.0 |  | 0.50 |  |  |\n| 8 | graph | 36 | 3.0 \\* |  | 0.50 |  | 1.000 |"
+    )
