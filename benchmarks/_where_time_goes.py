@@ -22,6 +22,8 @@ _KINDS = {
     "copies": "memcpy|memset|copy_kernel|catarray",
     "head": "^_[a-z]",
 }
+# Ranges that PyTorch draws over kernels.
+_RANGES = ("Optimizer.", "ProfilerStep", "## Call", "Torch-Compiled")
 
 
 @dataclass(frozen=True)
@@ -100,5 +102,5 @@ def _spans(profile: Any) -> list[Span]:
     return [
         Span(event.name, event.time_range.start, event.time_range.end)
         for event in profile.events()
-        if event.device_type == on_gpu
+        if event.device_type == on_gpu and not event.name.startswith(_RANGES)
     ]
