@@ -270,7 +270,10 @@ class TestSources:
 
     def test_without_the_library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-        for use in (lambda: list(named_records("org/set", split="train")), lambda: read_examples(tmp_path / "a.json")):
+        for use in (
+            lambda: list(named_records("org/set", split="train")),
+            lambda: read_examples(tmp_path / "a.parquet"),
+        ):
             with pytest.raises(UserError, match=r"needs the datasets package: pip install 'grkd\[data\]'"):
                 use()
 

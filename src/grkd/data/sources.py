@@ -1,4 +1,4 @@
-"""Where records come from: JSONL and CSV files, and through `datasets` Parquet and JSON files and data sets by name."""
+"""Where records come from: JSONL, JSON and CSV files, and through `datasets` Parquet files and data sets by name."""
 
 import importlib.util
 import itertools
@@ -18,7 +18,7 @@ from grkd.data.records import examples_of
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_bytes, read_text
 
-FORMATS = {".parquet": "parquet", ".json": "json"}
+FORMATS = (".parquet", ".json")
 Numbered = tuple[str, int, Any]  # where a record stands, for errors, its number, and itself
 _SHOWN_KEYS = 8
 _WANTED = "a JSONL, Parquet, JSON or CSV file of prompts"
@@ -34,9 +34,9 @@ def read_examples(
 ) -> list[Example]:
     """The prompts of a file's records (see `examples_of`), of the first `limit` records where given.
 
-    JSONL: an object per line, blank lines skipped. CSV and TSV: every cell is text, an empty one is not there. Parquet
-    and JSON files (by their ending) are read through `datasets`. An id must be unique; without one it is the line's
-    number in JSONL, else the record's.
+    JSONL: an object per line, blank lines skipped. CSV and TSV: every cell is text, an empty one is not there. JSON: a
+    list of objects. Parquet files are read through `datasets`. The ending decides. An id must be unique; without one it
+    is the line's number in JSONL, else the record's.
     Keys that nothing reads are named in one line. read: other keys that something reads, such as rankers; None: all may
     be read. Raises UserError with file and line for what is no such record.
     """
@@ -68,13 +68,19 @@ def gathered(
 
 
 def file_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a Parquet or JSON file, as they are read: nothing is cached on disk."""
+    """Records of a Parquet or JSON file.
+
+    JSON is not read through `datasets`, which gives every column one type: where texts stand beside numbers or lists,
+    all of them become JSON text, and texts that look like dates become dates.
+    """
+    if path.suffix.lower() == ".json":
+        yield from _json_records(path)
+        return
     datasets = _library(str(path))
     if not path.is_file():
         raise UserError(f"{path}: no such file; give {_WANTED}")
     try:
-        kind = FORMATS[path.suffix.lower()]
-        yield from datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True)
+        yield from datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     except Exception as error:  # readers of damaged files raise anything
         raise UserError(f"{path}: cannot be read ({_short(error)}); repair the file") from None
 
@@ -123,6 +129,19 @@ def _library(name: str) -> Any:
 def _short(error: Exception) -> str:
     text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
     return text if len(text) <= 160 else f"{text[:160]} ..."
+
+
+def _json_records(path: Path) -> Iterator[Any]:
+    """The objects of a list, or of lines: files of JSON Lines are often named so."""
+    content = read_text(path, _WANTED)
+    try:
+        found = parse_json(content)
+    except NotJSON as error:
+        if not content.lstrip().startswith("{"):
+            raise UserError(f"{path}: not JSON ({error}); give a list of objects") from None
+        yield from (value for _, _, value in _lines(path))
+        return
+    yield from found if isinstance(found, list) else [found]
 
 
 def _csv_records(path: Path) -> Iterator[Numbered]:
