@@ -78,7 +78,7 @@ def file_records(path: Path) -> Iterator[dict[str, Any]]:
         return
     datasets = _library(str(path))
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give {_WANTED}")
+        raise UserError(f"{path}: no such file; give a JSONL, Parquet, JSON or CSV file of prompts")
     try:
         yield from datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     except Exception as error:  # readers of damaged files raise anything
