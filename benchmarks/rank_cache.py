@@ -5,6 +5,7 @@
 
 Random records of 16 candidates with log-probabilities, written as shards and read response by response in random
 order. Rows: impl, tokens_per_second. read: records from the memory-mapped shards. decode: records to candidates.
+decode, sample: the same of records that hold a sample.
 step: forward, loss (kd) and backward of a student with random weights on the same number of tokens, records given.
 read_and_decode_over_step says how many times faster than the step both together are. bytes_per_token: of the records.
 """
@@ -49,9 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
         read = _rate(tokens, lambda: [shards[name] for name in names], device)
         records = torch.cat([shards[name] for name in names]).to(device)
         decode = _rate(tokens, lambda: codec.decode(records), device)
+        drawn = RankCodec(vocabulary=options.vocabulary, choose="sample", log_probs=True)
+        sampled = drawn.encode(_random(drawn, tokens, torch.Generator().manual_seed(1))).to(device)
+        decode_sample = _rate(tokens, lambda: drawn.decode(sampled), device)
         step = _step_rate(codec, records[: 8 * options.tokens], options, device)
     both = 1 / (1 / read + 1 / decode)
-    rates = {"read": read, "decode": decode, "step": step}
+    rates = {"read": read, "decode": decode, "decode, sample": decode_sample, "step": step}
     command = f"python -m benchmarks.rank_cache {' '.join(arguments or sys.argv[1:])}"
     model = f"{options.layers} layers of {options.hidden}, vocabulary {options.vocabulary}"
     result = {
@@ -60,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": [{"impl": name, "tokens_per_second": round(rate)} for name, rate in rates.items()],
         "read_and_decode_over_step": round(both / step, 1),
         "bytes_per_token": codec.record_bytes,
+        "bytes_per_token_sample": drawn.record_bytes,
         "threads": torch.get_num_threads(),
     }
     text = json.dumps(result, indent=2) + "\n"
@@ -75,16 +80,19 @@ def _written(folder: Path, codec: RankCodec, responses: int, tokens: int) -> Row
     draws = torch.Generator().manual_seed(0)
     for start in range(0, responses, _PER_SHARD):
         names = [f"{number:06d}" for number in range(start, min(start + _PER_SHARD, responses))]
-        rows = len(names) * tokens
-        ids = torch.rand(rows, 4 * codec.entries, generator=draws).mul(codec.vocabulary).long()
-        given = Candidates(
-            ids=ids[:, : codec.entries],
-            tied=torch.zeros(rows, codec.entries - 1, dtype=torch.bool),
-            log_weights=-8 * torch.rand(rows, codec.entries, generator=draws),
-            log_tail=-8 * torch.rand(rows, generator=draws),
-        )
+        given = _random(codec, len(names) * tokens, draws)
         shards.write_shard(dict(zip(names, codec.encode(given).split(tokens), strict=True)))
     return shards
+
+
+def _random(codec: RankCodec, rows: int, draws: torch.Generator) -> Candidates:
+    ids = torch.rand(rows, 4 * codec.entries, generator=draws).mul(codec.vocabulary).long()
+    return Candidates(
+        ids=ids[:, : codec.entries],
+        tied=torch.zeros(rows, codec.entries - 1, dtype=torch.bool),
+        log_weights=-8 * torch.rand(rows, codec.entries, generator=draws),
+        log_tail=-8 * torch.rand(rows, generator=draws),
+    )
 
 
 def _step_rate(codec: RankCodec, records: torch.Tensor, options: Any, device: torch.device) -> float:
