@@ -80,6 +80,25 @@ def test_a_served_teacher_answers_and_ranks(tmp_path: Path, teacher: Any, model_
     assert [member.label for member in orders.rows.fresh.panel.members] == ["log_prob"]
 
 
+def test_several_teachers_write_their_shares(
+    tmp_path: Path, teacher: Any, model_server: ModelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In turns by weight, among those that take the record; each text is what its teacher alone would write."""
+    mine = {"model": truncated(teacher, [0, 1]), "label": "here", "tokenizer": word_tokenizer()}
+    served = {"url": model_server.url, "served_model": "s", "weight": 2.0, "only": {"subject": "law"}}
+    prompts = [{"prompt": f"w{n} w1", "subject": ("law", "art")[n % 2]} for n in range(6)]
+    few = {"method": "seqkd", "max_new_tokens": 5, "max_steps": 1}
+    written = []
+    for at, given in enumerate(([mine, served], mine, {**served, "only": {}})):
+        ours = made(tmp_path / str(at), teacher, given, train_dataset=prompts, arguments=few)
+        assert ("keys that are not used: subject" in capsys.readouterr().err) == (at > 0)
+        written.append([group.items[0].response_ids for group in ours.train_dataset])
+    both, here, there = written
+    who = ["there", "here", "here", "here", "there", "here"]  # of three about law two by the server
+    assert both == [{"here": here, "there": there}[each][at] for at, each in enumerate(who)]
+    assert here != there
+
+
 def test_several_teachers_of_tokens_are_pooled(tmp_path: Path, teacher: Any, tiny_teacher: Path) -> None:
     other = truncated(teacher, [0, 1])
     several = [{"model": teacher, "label": "a", "weight": 2.0}, {"model": other, "label": "b"}]

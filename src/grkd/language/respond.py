@@ -17,17 +17,19 @@ from grkd.files import write_json
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.sampling import samplers
+from grkd.language.several_writers import SeveralWriters
 from grkd.language.shard import Shard
 from grkd.language.tables import RESPONSES
 from grkd.models.generate import free_memory
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered, wait
-from grkd.recipe import Responses, to_plain
+from grkd.recipe import Responses, label_of, to_plain
 from grkd.run.folder import RunFolder
 
 Record = dict[str, Any]
 
 SOURCES = ("teacher", "student", "data")
+_BY = "responses_by_"  # and a teacher's label
 _TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
 _COUNTS = b"grkd_counts"  # key of a shard's counts in its own metadata: both are there or neither
 
@@ -41,7 +43,13 @@ def respond(context: LanguageContext) -> Path:
     settings = context.recipe.responses
     made_of = to_plain(settings)
     del made_of["use_vllm"]  # of responses in training alone
-    inputs = {"responses": made_of, "prepare": context.run.key("prepare"), "seed": context.recipe.seeds[0]}
+    inputs: dict[str, Any] = {
+        "responses": made_of,
+        "prepare": context.run.key("prepare"),
+        "seed": context.recipe.seeds[0],
+    }
+    if isinstance(context.recipe.teacher, list) and "teacher" in _quotas(settings):
+        inputs["writers"] = [[label_of(each), each.weight, each.only] for each in context.recipe.teacher]
 
     def make(work: Path) -> None:
         prompts = read_table(context.run.path / "prepare" / "prompts.parquet")
@@ -70,12 +78,13 @@ def read_records(run: RunFolder, split: str) -> list[Record]:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A response that may enter a group."""
+    """A response that may enter a group. writer: of several teachers."""
 
     source: str
     response_ids: list[int]
     text: str
     data_score: float | None = None
+    writer: str | None = None
 
 
 def _make_shards(
@@ -88,7 +97,7 @@ def _make_shards(
     answers = _Answers(context, prompts)
     settings = context.recipe.responses
     try:
-        with progress_bar() as bar, in_turns(answers.teacher):
+        with progress_bar() as bar, in_turns(*answers.teachers):
             total = sum(map(len, missing.values())) * sum(answers.shares.values())
             task = bar.add_task(f"respond ({settings.source})", total=total, unit="tokens", amount=0)
             tokens = 0
@@ -103,8 +112,8 @@ def _make_shards(
                 records, counts = answers(part, number, progress, journals)
                 schema = RESPONSES.with_metadata({_COUNTS: json.dumps(counts)})
                 write_table(_shard(work, number), records, schema)
-                for journal in journals.values():
-                    journal.unlink(missing_ok=True)
+                for journal in work.glob(f"answers-{number:05d}-*.jsonl"):
+                    journal.unlink()
     finally:
         del answers
         free_memory()
@@ -122,7 +131,9 @@ class _Answers:
         self.quotas = _quotas(self.settings)
         self.shares = shared_out(self.settings.candidates or self.settings.n, self.quotas)
         self.samplers = samplers(context, self.shares, prompts)
-        self.teacher = getattr(self.samplers.get("teacher"), "model", None)
+        teacher = self.samplers.get("teacher")
+        self.turns = teacher.turns if isinstance(teacher, SeveralWriters) else None
+        self.teachers = teacher.models if isinstance(teacher, SeveralWriters) else [getattr(teacher, "model", None)]
 
     def __call__(
         self,
@@ -146,7 +157,7 @@ class _Answers:
                     prompts=prompts, number=number, progress=progress, counts=counts, journal=journals[source]
                 )
                 sampled = self.samplers[source](shard)
-                found = [[_Candidate(source, ids, self._text(ids)) for ids in each] for each in sampled]
+                found = [self._of(source, prompt, each) for prompt, each in zip(prompts, sampled, strict=True)]
             for each, more in zip(candidates, found, strict=True):
                 each += more
         records = [
@@ -155,6 +166,14 @@ class _Answers:
             for record in self._records(prompt, self._kept(each, counts), counts)
         ]
         return records, dict(counts)
+
+    def _of(self, source: str, prompt: Record, sampled: list[list[int]]) -> list[_Candidate]:
+        turns = self.turns if source == "teacher" else None
+        writers = [None] * len(sampled) if turns is None else turns[prompt["id"]]
+        return [
+            _Candidate(source, ids, self._text(ids), writer=writer)
+            for ids, writer in zip(sampled, writers, strict=True)
+        ]
 
     def _of_data(self, prompt: Record) -> list[_Candidate]:
         """What the data has, in its order: as many different ones as its share, all where it has fewer."""
@@ -191,6 +210,8 @@ class _Answers:
         for index, candidate in enumerate(kept):
             finished = candidate.response_ids[-1] in self.stops
             counts[f"responses_from_{candidate.source}"] += 1
+            if candidate.writer is not None:
+                counts[f"{_BY}{candidate.writer}"] += 1
             counts["responses_cut"] += not finished
             counts["response_tokens"] += len(candidate.response_ids)
             records.append(
@@ -200,6 +221,7 @@ class _Answers:
                     "group": prompt["id"],
                     "index": index,
                     "source": candidate.source,
+                    "writer": candidate.writer,
                     "response_ids": candidate.response_ids,
                     "response": opened + candidate.text,
                     "finished": finished,
@@ -228,6 +250,7 @@ def _total(shards: list[Path]) -> dict[str, int]:
     names += ["groups_dropped", "duplicates_dropped", "empty_dropped"]
     names += ["responses_not_rendered"] if total["responses_not_rendered"] else []
     names += [f"responses_from_{source}" for source in SOURCES if total[f"responses_from_{source}"]]
+    names += sorted(name for name in total if name.startswith(_BY))
     names += ["responses_cut", "response_tokens"]
     counts = {name: total[name] for name in names}
     if total["generated_tokens"]:
@@ -254,6 +277,7 @@ def _say(counts: dict[str, int], settings: Responses) -> None:
     responses = sum(sources.values())
     parts = [f"{counts['groups_train'] + counts['groups_heldout']:,} prompts with {responses:,} responses"]
     parts += [f"{number:,} from the {source}" for source, number in sources.items() if number]
+    parts += [f"{counts[name]:,} by {name.removeprefix(_BY)}" for name in counts if name.startswith(_BY)]
     if settings.n > 1:
         parts.append(f"{counts['duplicates_dropped']:,} duplicates and {counts['empty_dropped']:,} empty dropped")
         parts.append(f"{counts['groups_dropped']:,} prompts dropped with fewer than 2 different responses")

@@ -17,17 +17,19 @@ from grkd.language.cached import CachedSampler
 from grkd.language.context import LanguageContext
 from grkd.language.self_teacher import ShownPrompts
 from grkd.language.served_sampling import ServedSampler
+from grkd.language.several_writers import several_writers
 from grkd.language.shard import Shard, ShardSampler
 from grkd.language.text_to_ids import student_ids_of
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
 from grkd.recipe import SelfTeacher
 from grkd.run.device import dtype
+from grkd.served.writer import seed_of
 
 Record = dict[str, Any]
 
-# Apart, so that two models do not get the same random numbers for a prompt.
 _SEED_OF = {"teacher": 0, "student": 1 << 52}
+_BITS_OF_LABEL = 20  # below a label's part of a seed: numbers of shards
 
 
 def samplers(context: LanguageContext, shares: Mapping[str, int], prompts: Sequence[Record]) -> dict[str, ShardSampler]:
@@ -35,17 +37,35 @@ def samplers(context: LanguageContext, shares: Mapping[str, int], prompts: Seque
     if context.models.cached is not None:
         return {source: CachedSampler(context, source, share, prompts) for source, share in shares.items()}
     made: dict[str, ShardSampler] = {}
-    if "teacher" in shares and context.models.served is not None:
-        made["teacher"] = ServedSampler(context, shares["teacher"], prompts)
+    if "teacher" in shares and context.teachers:
+        made["teacher"] = several_writers(context, shares["teacher"], prompts, _one_of_several)
     elif "teacher" in shares:
-        kind = Sampler if context.models.teacher_tokenizer is None else ForeignSampler
-        made["teacher"] = kind(context, context.models.teacher(), "teacher", shares["teacher"], prompts)
+        made["teacher"] = _of_teacher(context, shares["teacher"], prompts)
     if "student" in shares:
         # Weights are trained in float32; to sample from them a GPU needs no more than it computes in.
         device = context.models.device
         student = cast_weights(context.models.student(), dtype(context.recipe.student.dtype, device))
         student = student.to(device).eval()
         made["student"] = Sampler(context, student, "student", shares["student"], prompts)
+    return made
+
+
+def _of_teacher(
+    context: LanguageContext, share: int, prompts: Sequence[Record], *, label: str | None = None
+) -> "ServedSampler | Sampler":
+    if context.models.served is not None:
+        return ServedSampler(context, share, prompts, label=label)
+    kind = Sampler if context.models.teacher_tokenizer is None else ForeignSampler
+    return kind(context, context.models.teacher(), "teacher", share, prompts)
+
+
+def _one_of_several(context: LanguageContext, label: str, prompts: Sequence[Record]) -> ShardSampler:
+    made = _of_teacher(context, 1, prompts, label=label)
+    if isinstance(made, Sampler):
+        made.apart = seed_of(label) << _BITS_OF_LABEL
+        if not isinstance(made, ForeignSampler):  # tokens.json has the stop tokens of the first teacher
+            own = stop_token_ids(context.models.tokenizer, made.model.generation_config)
+            made.stop_ids = list(dict.fromkeys([*made.student_stop_ids, *own]))
     return made
 
 
@@ -62,6 +82,7 @@ class Sampler:
     ) -> None:
         self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
         self.model, self.source, self.share = model, source, share
+        self.apart = _SEED_OF[source]  # added to the seed, so that two models do not get the same random numbers
         own_prompts = source == "teacher" and isinstance(self.recipe.teacher, SelfTeacher)
         self.shown = ShownPrompts(context) if own_prompts else None
         numbers = context.models.numbers
@@ -84,7 +105,7 @@ class Sampler:
             top_p=self.settings.top_p,
             stop_ids=self.stop_ids,
             pad_token_id=self.pad_token_id,
-            seed=self.recipe.seeds[0] * 1_000_003 + shard.number + _SEED_OF[self.source],
+            seed=self.recipe.seeds[0] * 1_000_003 + shard.number + self.apart,
             batch_size=self.settings.batch_size,
             method=self.method,
             room=self.room,

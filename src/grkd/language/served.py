@@ -45,10 +45,11 @@ def served_teacher(context: LanguageContext, name: str) -> ServedTeacher:
     return teacher
 
 
-def compare_first(context: LanguageContext, prompts: Mapping[str, Sequence[int]]) -> None:
+def compare_first(context: LanguageContext, name: str, prompts: Mapping[str, Sequence[int]]) -> None:
     """Hold the server to its tokenizer, and to the model here, by the ends of prompts: before it writes for money.
 
-    prompts: by id, in the teacher's tokens. One of them is asked about if the model is not at hand.
+    name: of the folder for its answers. prompts: by id, in the teacher's tokens; one is asked about if the model is not
+    at hand.
     """
     spec = context.models.served
     assert spec is not None
@@ -57,7 +58,7 @@ def compare_first(context: LanguageContext, prompts: Mapping[str, Sequence[int]]
         Item(id=name, prompt_ids=list(prompts[name][:cut]), response_ids=list(prompts[name][cut:]))
         for name, cut in parts.items()
     ]
-    served_teacher(context, "compare").scored(items[: FIRST if spec.model is not None else 1])
+    served_teacher(context, name).scored(items[: FIRST if spec.model is not None else 1])
 
 
 def check_servers(recipe: LanguageRecipe) -> None:

@@ -1,6 +1,7 @@
 """Responses of a served teacher to the prompts of a shard, as the student's token ids."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,27 +26,32 @@ class ServedSampler:
 
     A server that gives log-probabilities gets token ids; another gets messages and its texts are encoded. The first is
     compared with its tokenizer, and with the model here, by the first of `prompts`, before it writes anything.
+    label: of one of several.
     """
 
-    def __init__(self, context: LanguageContext, share: int, prompts: Sequence[Record]) -> None:
+    def __init__(
+        self, context: LanguageContext, share: int, prompts: Sequence[Record], *, label: str | None = None
+    ) -> None:
+        own = "" if label is None else f"-{label}"
         self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
         assert context.models.served is not None
         self.spec, self.share, self.own = context.models.served, share, context.models.teacher_tokenizer
         self.stop_ids = context.models.numbers["stop_ids"] if self.own is None else stop_token_ids(self.own)
-        folder = context.run.path / "teacher" / f"respond-{context.run.ranks.process_index}"
+        folder = context.run.path / "teacher" / f"respond{own}-{context.run.ranks.process_index}"
         concurrency = concurrency_of(self.spec.concurrency)
         self.write = ServedWriter(context.models.endpoint, folder=folder, concurrency=concurrency)
         self.write.server.open()
         if self.spec.log_probs:
-            compare_first(context, {prompt["id"]: self._prompt(prompt) for prompt in prompts[:FIRST]})
+            compare_first(context, f"compare{own}", {one["id"]: self._prompt(one) for one in prompts[:FIRST]})
 
     def __call__(self, shard: Shard) -> list[list[list[int]]]:
         """Token ids of the responses to each prompt; number and journal of the shard are not needed here."""
-        asked = [
-            Asked(id=prompt["id"], prompt=self._prompt(prompt), seed=seed_of(self.recipe.seeds[0], prompt["id"], copy))
-            for prompt in shard.prompts
-            for copy in range(self.share)
-        ]
+        copies: Counter[str] = Counter()  # of a prompt that is given more than once
+        asked = []
+        for prompt in (each for each in shard.prompts for _ in range(self.share)):
+            seed = seed_of(self.recipe.seeds[0], prompt["id"], copies[prompt["id"]])
+            copies[prompt["id"]] += 1
+            asked.append(Asked(id=prompt["id"], prompt=self._prompt(prompt), seed=seed))
         drawing = Drawing(
             max_tokens=self.settings.max_new_tokens,
             temperature=self.settings.temperature,

@@ -25,6 +25,7 @@ RESPONSES = pa.schema(
         "group": pa.string(),
         "index": pa.int32(),
         "source": pa.string(),  # teacher, student or data
+        "writer": pa.string(),  # label of the teacher that wrote it, if there are several
         "split": pa.string(),
         "prompt": pa.string(),
         "messages": pa.string(),

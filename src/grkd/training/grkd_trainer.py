@@ -161,8 +161,7 @@ class GRKDTrainer(DistillationTrainer):
             metrics=[metric for metric in self._metrics if metric in TOKENS],
         )
         ranks = opened_cache(teacher_cache, objective, args, tokenizer)
-        if ranks is not None:
-            needs = replace(needs, tokens=None)
+        needs = needs if ranks is None else replace(needs, tokens=None)
         sides = teacher_sides(
             given,
             needs,
@@ -190,8 +189,9 @@ class GRKDTrainer(DistillationTrainer):
             samples=samples,
             keeps_columns=crossing or panel is not None or any(side.given.only for side in sides),
         )
+        encode.read = routes = [name for side in sides for name in side.given.only]
         if objective.trains_on == "teacher":
-            encode.teacher_answers = answers_of(sides[0], args, encode.stop_ids)
+            encode.teacher_answers = answers_of(sides, args, encode.stop_ids)
         rows = rows_of(sides, needs, encode, args, objective, samples=samples, student=student)
         self._ranks = rows.ranks = ranks
         if peft_config is not None:
@@ -200,7 +200,7 @@ class GRKDTrainer(DistillationTrainer):
             student = get_peft_model(student, peft_config)
         self._before = Before(rows, student, objective, args, encode=encode, adapters=peft_config is not None)
         if panel is not None:
-            encode.read = panel.columns
+            encode.read = None if panel.columns is None else [*routes, *panel.columns]
             fresh = fresh_groups(panel, sides, encode, args, reference=self._before.reference_of_batches())
             if ordered:
                 rows.fresh = fresh

@@ -1,7 +1,7 @@
 """From records to groups of token ids, for GRKDTrainer; says what it leaves out."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,10 @@ from grkd.ranks import from_main
 from grkd.training.groups_before import NO_RESPONSE
 from grkd.training.groups_of_responses import chosen
 from grkd.training.order_of_records import check_order_given, check_order_used
-from grkd.training.teacher_answers import TeacherAnswer
+from grkd.training.teacher_answers import Answers, TeacherAnswer
 
 if TYPE_CHECKING:
     from grkd.training.grkd_config import GRKDConfig
-
-
-Answers = Callable[[Sequence[Example], str], list[TeacherAnswer]]
 
 
 class RecordEncoder:

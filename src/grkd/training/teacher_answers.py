@@ -1,6 +1,6 @@
 """A teacher's own responses to the prompts of records, for methods that learn from them; kept as they come."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,9 @@ class TeacherAnswer:
     text: str
     response_ids: list[int] | None
     finished: bool
+
+
+Answers = Callable[[Sequence[Example], str], list[TeacherAnswer]]  # one per example; where: for errors
 
 
 @dataclass(frozen=True, kw_only=True)
