@@ -1,5 +1,6 @@
 """Functions with the signature of TRL's reward functions, called as TRL calls them."""
 
+import asyncio
 import math
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,11 @@ def test_coroutines_and_metrics() -> None:
             log_metric("length", len(text))
         return [0.0] * len(completions)
 
+    async def in_a_notebook() -> None:  # whose own loop runs
+        ranker(["p"], [["a", "bcd"]])
+
     ranker = opened(reward)
-    ranker(["p"], [["a", "bcd"]])
+    asyncio.run(in_a_notebook())
     assert {name: tally.value for name, tally in ranker.tallies.items()} == {"length": 2.0}
 
 

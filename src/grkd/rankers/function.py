@@ -1,12 +1,12 @@
 """Any Python function as a ranker, with the signature of TRL's reward functions."""
 
-import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grkd.endpoint.loop import wait_for
 from grkd.errors import UserError
 from grkd.files import file_digest
 from grkd.imports import imported_callable
@@ -85,7 +85,7 @@ class Function(Ranker):
             given = {name: value for name, value in given.items() if name in named}
         try:
             result = self._called(**given)
-            result = asyncio.run(result) if inspect.iscoroutine(result) else result
+            result = wait_for(result) if inspect.iscoroutine(result) else result
             found = [None if score is None else float(score) for score in result]
         except UserError:
             raise
