@@ -31,7 +31,13 @@ def browser() -> Iterator[Any]:
 def page_file(make_run: Callable[..., Path]) -> Path:
     """A run with samples and a group of long responses."""
     folder = make_run(task="language_model", samples=[{"prompt": "2 + 2?", "answers": {"grkd": "4" * 300}}])
-    for name, student in (("before", [-2.0, -1.0]), ("grkd-seed0", [-1.0, -2.0])):
+    swapped = [-2.0, -1.0]  # marked in words for screen readers, on a phone beyond the edge of the table
+    for name, student in (
+        ("before", swapped),
+        ("grkd-seed0", [-1.0, -2.0]),
+        ("kd-seed0", swapped),
+        ("z-seed0", swapped),
+    ):
         lines = [
             {
                 "id": "heldout/0",
