@@ -3,6 +3,7 @@
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from grkd.classify.context import ClassifierContext
 from grkd.console import console
 from grkd.lists.context import HELDOUT, RankContext
 from grkd.lists.prepare import read
+from grkd.pipeline.check import check_first
 from grkd.pipeline.run import stages
 from grkd.planning.memory import free_memory
 from grkd.planning.peak import peak_from_now
@@ -23,34 +25,37 @@ from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE
 from grkd.run.results import collect
 
-_FEW, _MORE = 2, 52  # steps of the miniatures
+_FEW, _MORE, _MOST = 2, 52, 402  # steps of the miniatures
+_SHORT = 2.0  # seconds that the further steps must take, to be told apart from what varies in the rest
 _LIMIT = 20_000  # examples, lists of each part
 _NDCG_VARIANCE = 0.04  # of the difference of two rankers on one query
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds: of everything but steps and report, of a step of all students together, of a step of the teacher.
+    """Seconds: of checks, and of everything but steps and report, first uses counted; of a step of all students
+    together; of a step of the teacher.
 
-    report: of results and page. size: bytes on disk. peak: bytes of the GPU's allocator, or of the process on a CPU; 0
-    if the system does not say.
+    again: of everything but steps and report without first uses. report: of results and page. size: bytes on disk.
+    peak: bytes of the GPU's allocator, or of the process on a CPU; 0 if the system does not say.
     """
 
     rest: float
     step: float
     teacher_step: float
     size: float
+    again: float = 0.0
     report: float = 0.0
     peak: int = 0
 
 
 def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool) -> Plan:
     """measured: run the miniatures; else steps and power alone."""
+    costs = measure_steps(recipe) if measured else None  # first, so that first uses are in it
     train, heldout, each = _sizes(recipe)
     steps, students = steps_of(recipe.training, train), len(recipe.methods) * len(recipe.seeds)
     teaching = None if isinstance(recipe, RankRecipe) else recipe.teacher.training
     teacher_steps = 0 if teaching is None else steps_of(teaching, train)
-    costs = measure_steps(recipe) if measured else None
     memory = {} if costs is None or not costs.peak else _memory(costs, train, each)
     return Plan(
         stages=() if costs is None else _stages(recipe, costs, steps, teacher_steps, train),
@@ -85,31 +90,45 @@ def steps_of(training: Training, examples: int) -> int:
 
 
 def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
-    """Run everything with few steps, with more of the students', and with more of the teacher's.
+    """Run everything with few steps, twice: the first time is what a run's own first time is. Then with more of the
+    students' and with more of the teacher's, each compared with the second time.
 
     Raises UserError as the run.
     """
     quiet, console.quiet = console.quiet, True
     try:
+        begin = time.perf_counter()
+        check_first(recipe)
+        checks = time.perf_counter() - begin
         with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place:
-            few, size = _timed(recipe, Path(place) / "few", _FEW, _FEW)
-            report = _reported(recipe, Path(place) / "few")
+            first, size = _timed(recipe, Path(place) / "first", _FEW, _FEW)
+            report = _reported(recipe, Path(place) / "first")
             peak = peak_from_now(device(recipe.device))  # once libraries and kernels are loaded
-            more, _ = _timed(recipe, Path(place) / "more", _MORE, _FEW)
-            taught = few
+            few, _ = _timed(recipe, Path(place) / "few", _FEW, _FEW)
+            step = _further(few, lambda steps: _timed(recipe, Path(place) / f"more-{steps}", steps, _FEW)[0])
+            teacher_step = 0.0
             if isinstance(recipe, ClassifierRecipe) and recipe.teacher.training is not None:
-                taught, _ = _timed(recipe, Path(place) / "taught", _FEW, _MORE)
+                teacher_step = _further(few, lambda steps: _timed(recipe, Path(place) / f"t{steps}", _FEW, steps)[0])
     finally:
         console.quiet = quiet
-    step, teacher_step = (max(0.0, one - few) / (_MORE - _FEW) for one in (more, taught))
+    stepped = _FEW * (step + teacher_step)
     return Costs(
-        rest=few - _FEW * (step + teacher_step),
+        rest=checks + max(0.0, first - stepped),
         step=step,
         teacher_step=teacher_step,
         size=size,
+        again=max(0.0, few - stepped),
         report=report,
         peak=peak(),
     )
+
+
+def _further(few: float, run: Callable[[int], float]) -> float:
+    """Seconds of one step more. few: of a run of _FEW steps. run: gives those of a run of so many."""
+    more = run(_MORE) - few
+    if more >= _SHORT:
+        return more / (_MORE - _FEW)
+    return max(0.0, run(_MOST) - few) / (_MOST - _FEW)
 
 
 def _reported(recipe: ClassifierRecipe | RankRecipe, folder: Path) -> float:
@@ -180,5 +199,5 @@ def _stages(
 
 def _trials(recipe: ClassifierRecipe | RankRecipe, costs: Costs, steps: int, students: int) -> Stage:
     assert recipe.search is not None
-    each = costs.step / students * steps * recipe.search.steps_share + costs.rest / (students + 2)
+    each = costs.step / students * steps * recipe.search.steps_share + costs.again / (students + 2)
     return Stage(name="trials of grkd compare", seconds=each, times=recipe.search.trials * len(recipe.methods))
