@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from benchmarks import _on_policy_starts, on_policy, on_policy_table
-from grkd.files import read_json, write_json
+from benchmarks import _on_policy_starts, on_policy
+from grkd.files import read_json
 from grkd.models.load import load_language_model
 from grkd.training import fresh_groups
 
@@ -190,102 +189,6 @@ def test_starts_are_made_from_what_was_prepared(
         assert spent["steps"] == 9  # three epochs of twelve, four at a time
     monkeypatch.setattr(_on_policy_starts, "load_language_model", None)
     _on_policy_starts.make_starts(tmp_path)  # nothing twice
-
-
-def runs_of(label: str, share: float, *, seeds: int, questions: int = 300) -> dict[str, Any]:
-    """Final runs whose questions are right with the probability `share`; the same questions are easy for all."""
-    found = {}
-    for seed in range(seeds):
-        draws = np.random.default_rng(seed).random(questions)
-        correct = "".join(str(int(draw < share)) for draw in draws)
-        curve = [{"step": step, "seconds": float(step), "exact_match": share} for step in (0, 5, 10)]
-        metrics = {"exact_match": {"value": correct.count("1") / questions}}
-        found[f"{label}-seed{seed}"] = {
-            "method": label,
-            "seed": seed,
-            "steps": 10,
-            "seconds": 10.0,
-            "tokens": 99,
-            "sitting": 0,
-            "ms": {},
-            "curve": curve,
-            "metrics": metrics,
-            "correct": correct,
-        }
-    return found
-
-
-def test_the_page_says_which_targets_are_missed(tmp_path: Path) -> None:
-    side = {"metrics": {"exact_match": {"value": 0.25}}, "correct": "0" * 300}
-    place = {"versions": {"torch": "2"}, "commit": "c" * 40, "command": "run", "date": "2026-11-28", "hardware": "H"}
-    sides = {"before": side, "teacher": side, "starts": {"student": "s"}, "gpus": 1, "budget_seconds": 10.0}
-    runs = runs_of("kd", 0.3, seeds=2) | runs_of("grkd-verifier", 0.5, seeds=2) | runs_of("opd", 0.6, seeds=1)
-    runs |= (
-        runs_of("grpo-teacher-kl", 0.505, seeds=2) | runs_of("grkd-votes", 0.4, seeds=2) | runs_of("gkd", 0.3, seeds=2)
-    )
-    found = {
-        "questions": [str(n) for n in range(300)],
-        "sittings": [place | sides],
-        "runs": runs,
-        "trials": {},
-        "plan": {"kd": 1e-3, "dpo": 1e-3},
-        "failed": {},
-    }
-    write_json(tmp_path / "on-policy.json", found)
-    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    ours, theirs = (
-        np.mean([[int(digit) for digit in runs[f"{label}-seed{seed}"]["correct"]] for seed in range(2)])
-        for label in ("grkd-verifier", "kd")
-    )
-    gain = f"{100 * (ours - theirs):+.1f}"
-    assert f"- `grkd-verifier` above `kd`: **reached** (better, {gain} points, p = 0.0" in page
-    assert "- `grkd-verifier` above `opd`: **missed** (worse, -" in page
-    assert "- `grkd-verifier` above or level with `grpo-teacher-kl`: **reached** (not told apart, -" in page
-    assert "- `grkd-votes` above or level with `grpo-teacher-kl`: **missed** (worse, -" in page
-    assert "- Not run: `dpo`." in page
-    assert re.search(rf"\| grkd-verifier \| kd \| {re.escape(gain)} \| .* \| better \|", page)
-    assert re.search(r"\| gkd \| kd \| \+0.0 \| .* \|  \|", page)
-    assert "Second look" not in page
-
-
-def test_the_page_says_what_each_part_adds(tmp_path: Path) -> None:
-    side = {"metrics": {"exact_match": {"value": 0.25}}, "correct": "0" * 300}
-    place = {"versions": {"torch": "2"}, "commit": "c" * 40, "command": "run", "date": "2026-11-28", "hardware": "H"}
-    sides = {"before": side, "teacher": side, "starts": {"student": "s"}, "gpus": 1, "budget_seconds": 30.0}
-    shares = {"kd": 0.3, "kd-mixed": 0.4, "grkd-stored": 0.5, "grkd-mixed": 0.6, "opd-mixed": 0.3}
-    runs = {name: run for label, share in shares.items() for name, run in runs_of(label, share, seeds=2).items()}
-    runs |= runs_of("kd-long", 0.9, seeds=1)
-    found = {
-        "questions": [str(n) for n in range(300)], "sittings": [place | sides], "runs": runs, "trials": {},
-        "plan": dict.fromkeys([*shares, "kd-long", "grkd-mixed-long"], 6e-5), "failed": {},
-    }  # fmt: skip
-    write_json(tmp_path / "on-policy-mixed.json", found)
-    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    assert "- Not run: `grkd-mixed-long`." in page
-    means = {
-        label: np.mean([[int(digit) for digit in runs[f"{label}-seed{seed}"]["correct"]] for seed in range(2)])
-        for label in shares
-    }
-    pairs = (means["grkd-stored"] - means["kd"] + means["grkd-mixed"] - means["kd-mixed"]) / 2
-    own = (means["kd-mixed"] - means["kd"] + means["grkd-mixed"] - means["grkd-stored"]) / 2
-    assert f"| pairs of responses | `kd`, `kd-mixed` | {100 * pairs:+.1f} |" in page
-    assert f"| the student's own responses | `kd`, `grkd-stored` | {100 * own:+.1f} |" in page
-    assert "**The best is `grkd-mixed`" in page
-    long = 100 * np.mean([int(digit) for digit in runs["kd-long-seed0"]["correct"]])
-    assert f"| kd-long | 1 | {long:.1f} |" in page
-    assert "| kd-long | kd |" not in page
-    assert "First look" not in page
-    assert "designed after the test figures of the first were seen" in page
-    assert "tells two methods apart" not in page
-    alike = {f"{label}-seed0": {**runs["kd-seed0"], "method": label} for label in shares}
-    for name in ("on-policy-mixed.json", "on-policy.json"):
-        write_json(tmp_path / name, {**found, "runs": alike})
-    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    assert page.count("**No test below tells two methods apart.** The best is `kd`") == 2
-    assert "before training has 25.0 % in the first look and 25.0 % in the second" in page
 
 
 def test_final_runs_have_equal_time_and_come_seed_by_seed(folder: Path) -> None:
