@@ -38,50 +38,67 @@ def _add_norm(
 
 @triton.jit
 @no_type_check
+def _rotate_and_store(
+    query, key, value, cos, sin, places, keys, values, rotated, slots,
+    HEADS: tl.constexpr, KV: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One head of one row: of the query, then of the key, then of the value."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    place = tl.load(places + row)
+    at = tl.arange(0, BLOCK)
+    inside = at < HALF
+    if head < HEADS:
+        source = query + (row * HEADS + head) * (2 * HALF)
+        target = rotated + (row * HEADS + head) * (2 * HALF)
+    elif head < HEADS + KV:
+        source = key + (row * KV + head - HEADS) * (2 * HALF)
+        target = keys + ((row * KV + head - HEADS) * slots + place) * (2 * HALF)
+    else:
+        source = value + (row * KV + head - HEADS - KV) * (2 * HALF)
+        target = values + ((row * KV + head - HEADS - KV) * slots + place) * (2 * HALF)
+    first = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(source + HALF + at, mask=inside, other=0.0).to(tl.float32)
+    if head < HEADS + KV:
+        angle = place * (2 * HALF) + at
+        cos_1 = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
+        sin_1 = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
+        cos_2 = tl.load(cos + angle + HALF, mask=inside, other=0.0).to(tl.float32)
+        sin_2 = tl.load(sin + angle + HALF, mask=inside, other=0.0).to(tl.float32)
+        turned = first * cos_1 - second * sin_1
+        second = second * cos_2 + first * sin_2
+        first = turned
+    tl.store(target + at, first.to(target.dtype.element_ty), mask=inside)
+    tl.store(target + HALF + at, second.to(target.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+@no_type_check
 def _attend(
-    query, key, value, cos, sin, keys, values, places, found, slots, scale, cap, window,
+    query, keys, values, places, found, slots, scale, cap, window,
     KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr,
     CAP: tl.constexpr, WINDOW: tl.constexpr, SLOTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All heads of one row that share their keys: rotated here, over the slots before the row's place and its own."""
+    """All heads of one row that share their keys, over the slots that they see."""
     row = tl.program_id(0).to(tl.int64)
     kv = tl.program_id(1)
     place = tl.load(places + row).to(tl.int32)
     heads, dims = tl.arange(0, GROUP_PAD), tl.arange(0, DIM_PAD)
-    inside = dims < DIM
-    shown = (heads < GROUP)[:, None] & inside[None, :]
-    turned = tl.where(dims < DIM // 2, dims + DIM // 2, dims - DIM // 2)
-    angle = place.to(tl.int64) * DIM + dims
-    cosine = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
-    sine = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
-    sine = tl.where(dims < DIM // 2, -sine, sine)
-    of_key = (row * KV + kv) * DIM
-    new_key = tl.load(key + of_key + dims, mask=inside, other=0.0).to(tl.float32) * cosine
-    new_key += tl.load(key + of_key + turned, mask=inside, other=0.0).to(tl.float32) * sine
-    new_key = new_key.to(keys.dtype.element_ty)
-    new_value = tl.load(value + of_key + dims, mask=inside, other=0.0).to(values.dtype.element_ty)
+    shown = (heads < GROUP)[:, None] & (dims < DIM)[None, :]
+    of_query = (row * KV * GROUP + kv * GROUP + heads)[:, None] * DIM + dims[None, :]
+    q = tl.load(query + of_query, mask=shown, other=0.0)
     keys += (row * KV + kv) * slots * DIM
     values += (row * KV + kv) * slots * DIM
-    tl.store(keys + place * DIM + dims, new_key, mask=inside)
-    tl.store(values + place * DIM + dims, new_value, mask=inside)
-    of_query = (row * KV * GROUP + kv * GROUP + heads)[:, None] * DIM
-    q = tl.load(query + of_query + dims[None, :], mask=shown, other=0.0).to(tl.float32) * cosine[None, :]
-    q += tl.load(query + of_query + turned[None, :], mask=shown, other=0.0).to(tl.float32) * sine[None, :]
-    q = q.to(query.dtype.element_ty)
-    # Its own slot comes first, from registers: what another thread has stored need not be visible yet.
-    highest = tl.sum(q.to(tl.float32) * new_key.to(tl.float32)[None, :], axis=1) * scale
-    if CAP:
-        highest = tanh(highest * (1.0 / cap), False) * cap
-    highest = highest * LOG2E
-    mass = tl.full([GROUP_PAD], 1.0, tl.float32)
-    total = tl.zeros([GROUP_PAD, DIM_PAD], tl.float32) + new_value.to(tl.float32)[None, :]
     first = 0
     if WINDOW:
         first = tl.maximum(place + 1 - window, 0)
-    for start in range((first // SLOTS) * SLOTS, place, SLOTS):
+    highest = tl.full([GROUP_PAD], FLOOR, tl.float32)
+    mass = tl.zeros([GROUP_PAD], tl.float32)
+    total = tl.zeros([GROUP_PAD, DIM_PAD], tl.float32)
+    for start in range((first // SLOTS) * SLOTS, place + 1, SLOTS):
         slot = start + tl.arange(0, SLOTS)
-        seen = (slot >= first) & (slot < place)
-        k = tl.load(keys + slot[None, :] * DIM + dims[:, None], mask=seen[None, :] & inside[:, None], other=0.0)
+        seen = (slot >= first) & (slot <= place)
+        k = tl.load(keys + slot[None, :] * DIM + dims[:, None], mask=seen[None, :] & (dims < DIM)[:, None], other=0.0)
         scores = tl.dot(q, k, input_precision=PRECISION) * scale
         if CAP:
             scores = tanh(scores * (1.0 / cap), False) * cap
@@ -89,12 +106,12 @@ def _attend(
         higher = tl.maximum(highest, tl.max(scores, axis=1))
         shares = tl.where(seen[None, :], tl.exp2(scores - higher[:, None]), 0.0)
         kept = tl.exp2(highest - higher)
-        v = tl.load(values + slot[:, None] * DIM + dims[None, :], mask=seen[:, None] & inside[None, :], other=0.0)
+        v = tl.load(values + slot[:, None] * DIM + dims[None, :], mask=seen[:, None] & (dims < DIM)[None, :], other=0.0)
         mass = mass * kept + tl.sum(shares, axis=1)
         total = total * kept[:, None] + tl.dot(shares.to(v.dtype), v, input_precision=PRECISION)
         highest = higher
     total = total / mass[:, None]
-    tl.store(found + of_query + dims[None, :], total.to(found.dtype.element_ty), mask=shown)
+    tl.store(found + of_query, total.to(found.dtype.element_ty), mask=shown)
 
 
 @triton.jit
@@ -129,7 +146,7 @@ def add_norm(
     return total, normed
 
 
-def attend(
+def rotate_and_store(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -138,6 +155,22 @@ def attend(
     places: Tensor,
     keys: Tensor,
     values: Tensor,
+) -> Tensor:
+    """decode_step.rotate_and_store in one kernel."""
+    rows, heads, dim = query.shape
+    kv, rotated = key.shape[1], torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    _rotate_and_store[(rows, heads + 2 * kv)](
+        query.contiguous(), key.contiguous(), value.contiguous(), cos, sin, places, keys, values, rotated,
+        keys.shape[2], HEADS=heads, KV=kv, HALF=dim // 2, BLOCK=triton.next_power_of_2(dim // 2), num_warps=1,
+    )  # fmt: skip
+    return rotated
+
+
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    places: Tensor,
     *,
     scale: float,
     softcap: float | None,
@@ -148,8 +181,7 @@ def attend(
     rows, heads, dim = query.shape
     kv, found = keys.shape[1], torch.empty_like(query)
     _attend[(rows, kv)](
-        query, key.contiguous(), value.contiguous(), cos, sin, keys, values, places, found, keys.shape[2],
-        scale, softcap or 1.0, window or 0,
+        query, keys, values, places, found, keys.shape[2], scale, softcap or 1.0, window or 0,
         KV=kv, GROUP=heads // kv, GROUP_PAD=max(16, triton.next_power_of_2(heads // kv)), DIM=dim,
         DIM_PAD=max(16, triton.next_power_of_2(dim)), CAP=softcap is not None, WINDOW=window is not None,
         SLOTS=_SLOTS if dim <= 128 else _SLOTS // 2, PRECISION="ieee" if query.dtype == torch.float32 else "tf32",

@@ -1,8 +1,4 @@
-"""Tokens drawn on the GPU: one program per row finds the threshold of top_k and top_p; several add noise and draw.
-
-Each of these looks at a part of the row, since fewer rows than the GPU has cores would leave some idle; another takes
-the best of the parts.
-"""
+"""Tokens drawn on the GPU: one program per row finds the threshold of top_k and top_p, another adds noise and draws."""
 
 from typing import no_type_check
 
@@ -15,7 +11,6 @@ from grkd.kernels._row_triton import FLOOR, LN2, LOG2E, _log_sum, _merge, read
 
 _LANES, _WARPS = 512, 16  # of the threshold's passes
 _COUNTERS = 1024  # counters a step of the draw, four entries each
-_PROGRAMS, _MOST_PARTS = 1024, 8  # of the draw: so many in all, and at most so many for a row
 
 
 @triton.jit
@@ -132,13 +127,11 @@ def _taken(
 @triton.jit
 @no_type_check
 def _draw(
-    logits, row_stride, seeds, places, thresholds, bests, indices, tops, masses, vocabulary, cap,
-    inverse_temperature, GREEDY: tl.constexpr, KEPT: tl.constexpr, CAP: tl.constexpr, COUNTERS: tl.constexpr,
-    PARTS: tl.constexpr,
+    logits, row_stride, seeds, places, thresholds, tokens, log_probs, vocabulary, cap, inverse_temperature,
+    GREEDY: tl.constexpr, KEPT: tl.constexpr, CAP: tl.constexpr, COUNTERS: tl.constexpr,
 ):  # fmt: skip
-    """Of a part of a row: the best score, its entry, the maximum and the mass; without what is below the threshold."""
+    """One row's token and its log-probability; entries below the row's threshold do not take part."""
     row = tl.program_id(0).to(tl.int64)
-    part = tl.program_id(1)
     logits += row * row_stride
     seed = tl.load(seeds + row)
     place = tl.load(places + row).to(tl.int32)
@@ -149,8 +142,7 @@ def _draw(
     index = tl.full([COUNTERS], 2147483647, tl.int32)
     top = tl.full([COUNTERS], FLOOR, tl.float32)
     mass = tl.zeros([COUNTERS], tl.float32)
-    steps = tl.cdiv(tl.cdiv(vocabulary, COUNTERS * 4), PARTS)
-    for step in range(part * steps, (part + 1) * steps):
+    for step in range(tl.cdiv(vocabulary, COUNTERS * 4)):
         counter = step * COUNTERS + lane
         at = counter * 4
         none = counter * 0
@@ -169,32 +161,11 @@ def _draw(
             logits, at + 3, w3, best, index, top, mass, vocabulary, cap, scale, threshold, GREEDY, KEPT, CAP
         )
     highest = tl.max(best, axis=0)
-    at = row * PARTS + part
-    tl.store(bests + at, highest)
-    tl.store(indices + at, tl.min(tl.where(best == highest, index, 2147483647), axis=0))
-    most = tl.max(top, axis=0)
-    tl.store(tops + at, most)
-    tl.store(masses + at, tl.sum(mass * tl.exp2(top - most), axis=0))
-
-
-@triton.jit
-@no_type_check
-def _best_part(
-    logits, row_stride, bests, indices, tops, masses, tokens, log_probs, vocabulary, cap, inverse_temperature,
-    CAP: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
-    """One row's token and its log-probability."""
-    row = tl.program_id(0).to(tl.int64)
-    logits += row * row_stride
-    at = row * PARTS + tl.arange(0, PARTS)
-    best = tl.load(bests + at)
-    highest = tl.max(best, axis=0)
-    token = tl.min(tl.where(best == highest, tl.load(indices + at), 2147483647), axis=0)
+    token = tl.min(tl.where(best == highest, index, 2147483647), axis=0)
     token = tl.minimum(token, vocabulary - 1)  # a row of NaN has no best entry
     own, _ = read(logits, logits, token, token >= 0, cap, False, CAP, False)
-    total = _log_sum(tl.load(tops + at), tl.load(masses + at))
     tl.store(tokens + row, token.to(tl.int64))
-    tl.store(log_probs + row, (own * (LOG2E * inverse_temperature) - total) * LN2)
+    tl.store(log_probs + row, (own * scale - _log_sum(top, mass)) * LN2)
 
 
 def run(
@@ -222,16 +193,8 @@ def run(
             logits, logits.stride(0), thresholds, vocabulary, cap, inverse, top_p, float(top_k),
             TOP_P=top_p < 1, TOP_K=top_k > 0, CAP=softcap is not None, LANES=_LANES, num_warps=_WARPS,
         )  # fmt: skip
-    steps = triton.cdiv(vocabulary, _COUNTERS * 4)
-    parts = triton.next_power_of_2(max(1, min(_MOST_PARTS, _PROGRAMS // rows, steps)))
-    bests, tops, masses = torch.empty(3, rows, parts, dtype=torch.float32, device=logits.device)
-    indices = torch.empty(rows, parts, dtype=torch.int32, device=logits.device)
-    _draw[(rows, parts)](
-        logits, logits.stride(0), seeds, places, thresholds, bests, indices, tops, masses, vocabulary, cap, inverse,
-        GREEDY=greedy, KEPT=kept, CAP=softcap is not None, COUNTERS=_COUNTERS, PARTS=parts, num_warps=_WARPS // 2,
-    )  # fmt: skip
-    _best_part[(rows,)](
-        logits, logits.stride(0), bests, indices, tops, masses, tokens, log_probs, vocabulary, cap, inverse,
-        CAP=softcap is not None, PARTS=parts, num_warps=1,
+    _draw[(rows,)](
+        logits, logits.stride(0), seeds, places, thresholds, tokens, log_probs, vocabulary, cap, inverse,
+        GREEDY=greedy, KEPT=kept, CAP=softcap is not None, COUNTERS=_COUNTERS, num_warps=_WARPS,
     )  # fmt: skip
     return tokens, log_probs

@@ -42,7 +42,7 @@ def add_norm(
     return states, _normed(states, weight, eps, offset).to(states.dtype)
 
 
-def attend(
+def rotate_and_store(
     query: Float[Tensor, "rows heads dim"],
     key: Float[Tensor, "rows kv dim"],
     value: Float[Tensor, "rows kv dim"],
@@ -52,6 +52,29 @@ def attend(
     keys: Float[Tensor, "rows kv slots dim"],
     values: Float[Tensor, "rows kv slots dim"],
     *,
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "rows heads dim"]:
+    """The rotated query; the rotated key and the value go to slot places[r] of each row's cache.
+
+    rotated(x) = x * cos + (-x_2, x_1) * sin at the row's place, x_1 and x_2 the halves of x.
+    """
+    if use_triton(query, implementation):
+        from grkd.kernels import _decode_triton
+
+        return _decode_triton.rotate_and_store(query, key, value, cos, sin, places, keys, values)
+    rows = torch.arange(len(query), device=query.device)
+    cos, sin = cos[places][:, None], sin[places][:, None]
+    keys[rows, :, places] = _rotated(key, cos, sin)
+    values[rows, :, places] = value
+    return _rotated(query, cos, sin)
+
+
+def attend(
+    query: Float[Tensor, "rows heads dim"],
+    keys: Float[Tensor, "rows kv slots dim"],
+    values: Float[Tensor, "rows kv slots dim"],
+    places: Int[Tensor, " rows"],
+    *,
     scale: float,
     softcap: float | None = None,
     window: int | None = None,
@@ -59,24 +82,16 @@ def attend(
 ) -> Float[Tensor, "rows heads dim"]:
     """softmax(cap(scale * q . k_j)) v_j over slots j <= places[r], and j > places[r] - window if there is one.
 
-    q: the query rotated. The rotated key and the value go to slot places[r] of each row's cache first.
-    rotated(x) = x * cos + (-x_2, x_1) * sin at the row's place, x_1 and x_2 the halves of x.
     heads is a multiple of kv: head h reads the keys of h // (heads / kv). Slots that are not seen may hold anything.
     cap(x) = softcap * tanh(x / softcap). The Triton form reads only the slots that are seen.
     """
     if use_triton(query, implementation):
         from grkd.kernels import _decode_triton
 
-        return _decode_triton.attend(
-            query, key, value, cos, sin, places, keys, values, scale=scale, softcap=softcap, window=window
-        )
-    at = torch.arange(len(query), device=query.device)
-    cos, sin = cos[places][:, None], sin[places][:, None]
-    keys[at, :, places] = _rotated(key, cos, sin)
-    values[at, :, places] = value
+        return _decode_triton.attend(query, keys, values, places, scale=scale, softcap=softcap, window=window)
     rows, kv, slots, dim = keys.shape
     wide = torch.promote_types(query.dtype, torch.float32)
-    scores = _rotated(query, cos, sin).view(rows, kv, -1, dim).to(wide) @ keys.to(wide).mT * scale
+    scores = query.view(rows, kv, -1, dim).to(wide) @ keys.to(wide).mT * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     slot = torch.arange(slots, device=query.device)

@@ -86,8 +86,6 @@ class DecoderStep:
         self._eps = float(self.config.rms_norm_eps)
         self._gemma = self.config.model_type == "gemma2"
         self._tables: tuple[Tensor, Tensor] | None = None
-        on_gpu = self.device.type == "cuda"
-        self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if on_gpu else []
 
     @property
     def head_size(self) -> int:
@@ -196,49 +194,28 @@ class DecoderStep:
         before_mlp = layer.pre_feedforward_layernorm if self._gemma else layer.post_attention_layernorm
         after_attention = layer.post_attention_layernorm.weight if self._gemma else None
         states, normed = self._norm(states, added, before_mlp, after_attention)
-        gate, up = self._products(normed, mlp.gate_proj, mlp.up_proj)
-        opened = decode_step.gated(gate, up, activation=_ACTIVATIONS[_activation(self.config)])
+        opened = decode_step.gated(
+            mlp.gate_proj(normed), mlp.up_proj(normed), activation=_ACTIVATIONS[_activation(self.config)]
+        )
         return states, mlp.down_proj(opened), layer.post_feedforward_layernorm.weight if self._gemma else None
 
     def _attention(self, attention: Any, normed: Tensor, places: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
         assert self._tables is not None
         query, key, value = (
-            found.view(len(normed), -1, self.dim)
-            for found in self._products(normed, attention.q_proj, attention.k_proj, attention.v_proj)
+            project(normed).view(len(normed), -1, self.dim)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         if self.config.model_type == "qwen3":
             query, key = self._head_norm(query, attention.q_norm), self._head_norm(key, attention.k_norm)
+        query = decode_step.rotate_and_store(query, key, value, *self._tables, places, *kept)
         return decode_step.attend(
             query,
-            key,
-            value,
-            *self._tables,
-            places,
             *kept,
+            places,
             scale=attention.scaling,
             softcap=getattr(attention, "attn_logit_softcapping", None),
             window=self._window(attention),
         )
-
-    def _products(self, states: Tensor, *modules: Any) -> list[Tensor]:
-        """What each of these linear modules makes of the states, side by side on a GPU.
-
-        One product of a few rows by a narrow matrix leaves most of a GPU idle. In a CUDA graph these are branches.
-        """
-        if not self._streams:
-            return [module(states) for module in modules]
-        current = torch.cuda.current_stream(self.device)
-        beside = self._streams[: len(modules) - 1]
-        found = []
-        for stream, module in zip(beside, modules[1:], strict=True):
-            # Waits for all before it, so memory that a stream uses again has been read by then.
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                found.append(module(states))
-        found.insert(0, modules[0](states))
-        for stream in beside:
-            current.wait_stream(stream)
-        return found
 
     def _window(self, attention: Any) -> int | None:
         if self.config.model_type == "mistral":  # its layers do not say
