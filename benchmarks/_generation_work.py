@@ -51,13 +51,15 @@ class Work:
     stop_ids: list[int]
     pad_token_id: int
 
-    def once(self, method: Any, batch_size: int, *, seed: int = 0, temperature: float = 1.0) -> list[list[int]]:
-        """The responses, in the order of the prompts."""
+    def once(
+        self, method: Any, batch_size: int, *, seed: int = 0, temperature: float = 1.0, most: int | None = None
+    ) -> list[list[int]]:
+        """The responses, in the order of the prompts; of at most so many tokens, in the same cache."""
         found: dict[int, list[int]] = {}
         for batch in generate_responses(
             self.model,
             self.prompts,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.max_new_tokens if most is None else min(most, self.max_new_tokens),
             temperature=temperature,
             top_p=self.top_p,
             stop_ids=self.stop_ids,

@@ -20,7 +20,7 @@ _KINDS = {
     "clipping": "multi_tensor_apply|lpnorm",
     "layers, elementwise": "^triton_",
     "copies": "memcpy|memset|copy_kernel|catarray",
-    "head": "^_[a-z]",
+    "head": "^_[a-z]|^row_kernel|^block_kernel",
 }
 # Ranges that PyTorch draws over kernels.
 _RANGES = ("Optimizer.", "ProfilerStep", "## Call", "Torch-Compiled")

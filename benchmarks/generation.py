@@ -24,7 +24,6 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,7 @@ def measured(
     held = torch.cuda.memory_allocated() if gpu else 0
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    _, first = _timed(
-        work.model, lambda: replace(work, max_new_tokens=min(4, work.max_new_tokens)).once(method, batch_size)
-    )
+    _, first = _timed(work.model, lambda: work.once(method, batch_size, most=4))
     responses, seconds = _timed(work.model, lambda: work.once(method, batch_size, seed=1))
     answers = work.once(method, batch_size, temperature=0.0)
     tokens = sum(map(len, responses))
@@ -177,7 +174,7 @@ def _print_kernels(work: Work, method: str, batch_size: int) -> None:
     gpu = work.model.device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CUDA if gpu else torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=kinds, acc_events=True) as profile:
-        replace(work, max_new_tokens=min(32, work.max_new_tokens)).once(method, batch_size)
+        work.once(method, batch_size, most=32)
     by = "self_device_time_total" if gpu else "self_cpu_time_total"
     print(profile.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=60))
 

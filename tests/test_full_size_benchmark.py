@@ -83,7 +83,7 @@ def test_the_time_of_a_step_by_kinds_of_kernels() -> None:
     expected = {"products": 2.0, "optimizer": 1.0, "attention": 0.75, "layers, elementwise": 0.5, "idle": 0.5}
     assert where == {**expected, "clipping": 0.25}
     assert sum(where.values()) == (11_000 - 1000) / 1000 / 2
-    assert kind_of("_add_norm") == "head"
+    assert kind_of("_statistics") == kind_of("row_kernel") == "head"
     row = {"floor_share": {"done": 0.5, "needed": 0.4}, "tokens_per_second": 9.0, "peak_gib": None, "against": None}
     cases = {"tokens": {**row, "step_ms": 5.0, "where": where}, "trl": {**row, "step_ms": 6.0}}
     lines = full_size_table._where(cases)

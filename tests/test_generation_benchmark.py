@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import generation, generation_table
+from grkd.models import graph_sampler
 from grkd.models.load import load_language_model
 
 
@@ -30,16 +31,21 @@ def test_benchmark_of_a_tiny_model(tiny_teacher: Path, tiny_prompts: Path, tmp_p
         assert (row["greedy_rows_equal"], row["greedy_first_tokens_equal"]) == (1.0, 1.0)
 
 
-def test_random_weights_of_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_weights_of_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "generation.json"
-    words = ["tiny", "--layers=2", "--prompt-tokens=7", "--max-new-tokens=6", "--batch-sizes=3,2", "--run-on"]
+    made, original = [], graph_sampler.DecodingRows
+    monkeypatch.setattr(graph_sampler, "DecodingRows", lambda *a, **o: made.append(o["slots"]) or original(*a, **o))
+    words = ["tiny", "--layers=2", "--prompt-tokens=123", "--max-new-tokens=6", "--batch-sizes=3,2", "--run-on"]
     generation.main([*words, "--methods=dynamic,graph", "--device=cpu", "--profile", f"--out={out}"])
     rows = json.loads(out.read_text())["rows"]
     assert [(row["impl"], row["tokens"]) for row in rows] == [
         *(("dynamic", 18), ("graph", 18)),
         *(("dynamic", 12), ("graph", 12)),
     ]
-    assert rows[0]["case"].startswith("tiny cut to 2 layers, random weights, 3 prompts of 7 to 7 tokens")
+    assert made == [256, 256]  # the first pass, of four tokens, made the buffers of the timed one
+    assert rows[0]["case"].startswith("tiny cut to 2 layers, random weights, 3 prompts of 123 to 123 tokens")
     assert "aten::" in capsys.readouterr().out
 
 
