@@ -9,13 +9,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
+from grkd.language.fresh import with_columns
 from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
-from grkd.language.rows import language_rows
+from grkd.language.rows import language_rows, rows_of_fresh_groups
 from grkd.language.score import read_groups, score
+from grkd.objectives import load
 from grkd.pipeline.check import check_recipe
+from grkd.pipeline.run import run
 from grkd.recipe import LanguageRecipe, read
 from grkd.run.folder import RunFolder
+
+IN_TRAINING = ["responses.n=2", "responses.source=student", "responses.when=in_training"]
 
 
 def words(recipe: Path, teacher: Path, *more: str, solutions: bool = True) -> list[str]:
@@ -64,6 +69,51 @@ def test_scores_are_those_of_the_prompt_with_the_solution(tiny_recipe: Path, tin
     torch.testing.assert_close(taught, torch.cat(expected), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["opd", "{name: grkd, preset: responses}"])
+def test_new_responses_are_scored_behind_the_solution(tiny_recipe: Path, tiny_teacher: Path, method: str) -> None:
+    """The student answers its own prompt; the teacher's logits are those of the other prompt with that answer."""
+    given = words(tiny_recipe, tiny_teacher, f"methods=[{method}]")
+    if "grkd" in method:
+        given += [*IN_TRAINING, "score.rankers=[{name: verifier, answer: solution}]"]
+    context = scored(tiny_recipe, *given)
+    (own,) = context.recipe.methods
+    objective = load(own.name, **own.options)
+    work = context.run.path / "work"
+    rows = (
+        rows_of_fresh_groups(context, own, objective, work)
+        if "grkd" in method
+        else language_rows(context, read_groups(context.run, "train"), objective=objective)
+    )
+    groups = with_columns(context, own, read_groups(context.run, "train")[:3])
+    student, tokenizer = context.models.student(), context.models.tokenizer
+    batch, *_ = rows.renew(student, [rows.collate(groups)], objective, seed=1, places=[(0, 0)])
+    items = [(group, item) for group in batch["groups"] for item in group.items]
+    assert {item.id for _, item in items} != {item.id for group in groups for item in group.items} or method == "opd"
+    expected, plain = [], []
+    model = AutoModelForCausalLM.from_pretrained(tiny_teacher)
+    for group, item in items:
+        solution = f"w{int(group.id.removeprefix('train/')) + 8}"
+        asked = group.columns["prompt"]
+        question = asked if isinstance(asked, str) else asked[-1]["content"]
+        turns = [{"role": "system", "content": f"w1\n\n{solution}"}, {"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        with torch.no_grad():
+            expected.append(model(torch.tensor([ids + item.response_ids])).logits[0, len(ids) - 1 : -1])
+            start = len(item.prompt_ids)
+            plain.append(student(torch.tensor([item.prompt_ids + item.response_ids])).logits[0, start - 1 : -1])
+    found = rows.forward(student, batch, levels=("row",), fused=True)
+    assert found.head_inputs is None
+    taught = found.batches["row"]
+    torch.testing.assert_close(taught.teacher, torch.cat(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(taught.student, torch.cat(plain), atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_that_samples_in_training(tiny_recipe: Path, tiny_teacher: Path) -> None:
+    recipe = read(tiny_recipe, words(tiny_recipe, tiny_teacher, "methods=[opd, gkd]", "evaluation.samples=0"))
+    assert isinstance(recipe, LanguageRecipe)
+    assert run(recipe) == 0
+
+
 def test_a_system_message_alone(tiny_recipe: Path, tiny_teacher: Path) -> None:
     """No column is read; the student's prompt is without the message, the teacher's has it behind the recipe's own."""
     own = words(tiny_recipe, tiny_teacher, "teacher={self: true, system: w7 w8}", solutions=False)
@@ -92,7 +142,8 @@ def test_a_record_without_the_text_is_named(tiny_recipe: Path, tiny_teacher: Pat
     ("more", "said"),
     [
         (["student={layers: [0]}"], "a self-teacher is the student before training; give student.model"),
-        (["methods=[opd]"], "a self-teacher scores stored ones"),
+        (["methods=[minillm]"], "samples from a mixture with the teacher, and a self-teacher reads other prompts"),
+        (["methods=[dpo]", *IN_TRAINING], "dpo has the ranker log_prob order new responses"),
         (["teacher={self: true}"], "is shown what the student is not; give context .* or system"),
         (["score.reward=choice"], "a self-teacher is not asked for choices"),
     ],

@@ -12,10 +12,11 @@ from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.crossed import crossed_rows, live_crossed_rows
 from grkd.language.fresh import fresh_groups, method_panel
+from grkd.language.self_taught import self_taught_rows
 from grkd.language.several import pooled_scores
 from grkd.language.several_live import live_teachers, pooled_model
 from grkd.objectives import Objective
-from grkd.recipe import Method
+from grkd.recipe import Method, SelfTeacher
 from grkd.run.folder import RunFolder
 from grkd.teacher.cached_teacher import DenseScores
 from grkd.teacher.signal import HiddenCache, TeacherHead
@@ -66,7 +67,10 @@ def language_rows(
     cache, head = HiddenCache(context.run.path / "score" / "hidden"), context.run.path / "score" / "head.safetensors"
     if on_policy or not all(item.id in cache for group in groups for item in group.items):
         live = context.models.teacher()
-        return LanguageRows(**common, teacher=live, sampler=_sampler(context, live) if on_policy else None)
+        sampler = _sampler(context, live) if on_policy else None
+        if isinstance(context.recipe.teacher, SelfTeacher):
+            return self_taught_rows(context, **{**common, "tokens_per_batch": None}, teacher=live, sampler=sampler)
+        return LanguageRows(**common, teacher=live, sampler=sampler)
     if objective is not None:
         cache.hold()
     return LanguageRows(**common, cache=cache, head=TeacherHead.load(head))
@@ -83,6 +87,14 @@ def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Ob
     shared = context.models.teacher_tokenizer is None
     in_process = by_token or (asked and context.models.served is None) or objective.teacher_mixed_in
     teacher = context.models.teacher() if in_process else None
+    if by_token and isinstance(context.recipe.teacher, SelfTeacher):
+        return self_taught_rows(
+            context,
+            **_common(context, objective),
+            teacher=teacher,
+            sampler=_sampler(context, None),
+            fresh=fresh_groups(context, method, objective, work, teacher=teacher),
+        )
     return LanguageRows(
         **_common(context, objective),
         tokens_per_batch=context.recipe.training.tokens_per_batch,

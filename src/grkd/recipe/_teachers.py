@@ -18,6 +18,7 @@ from grkd.recipe._language import (
     Teacher,
 )
 from grkd.recipe._methods import FOLDER_NAME
+from grkd.recipe._sections import Method
 from grkd.recipe._words import KeyPath, Problem
 
 _NEED_LOG_PROBS = ("log_prob", "choice", "calibrated")  # rankers
@@ -144,7 +145,7 @@ def asked_of_teacher(recipe: LanguageRecipe) -> Iterator[Problem]:
         return
     for index, method in enumerate(recipe.methods):
         objective = objectives.load(method.name, **method.options)
-        if words := _cannot(recipe, objective):
+        if words := _cannot(recipe, objective) or _asks_itself(recipe, method, objective):
             yield Problem(("methods", index), f"{method.label} {words}")
         yield from _rankers(recipe, ("methods", index, "rankers"), method.rankers)
     yield from _rankers(recipe, ("score", "rankers"), recipe.score.rankers)
@@ -163,8 +164,9 @@ def _cannot(recipe: LanguageRecipe, objective: Any) -> str:
         return _cannot_of_several(recipe, recipe.teacher, objective)
     if isinstance(recipe.teacher, CachedTeacher) and (objective.on_policy > 0 or objective.teacher_mixed_in > 0):
         return "learns from responses sampled in training, and a cache of ranks knows stored ones alone"
-    if isinstance(recipe.teacher, SelfTeacher) and (objective.on_policy > 0 or recipe.responses.when == "in_training"):
-        return "learns from responses sampled in training; a self-teacher scores stored ones: responses.when: before"
+    if isinstance(recipe.teacher, SelfTeacher):
+        mixed = "samples from a mixture with the teacher, and a self-teacher reads other prompts; choose opd or gkd"
+        return mixed if objective.teacher_mixed_in > 0 else ""
     new_responses = objective.on_policy > 0 or recipe.responses.when == "in_training"
     if objective.teacher_mixed_in > 0 or (by_token and new_responses):
         return "has the teacher score tokens in every step, so it must be in this process: teacher: {model: ...}"
@@ -173,6 +175,21 @@ def _cannot(recipe: LanguageRecipe, objective: Any) -> str:
             "compares tokens, and the teacher gives no log-probabilities; choose seqkd, or one that compares responses"
         )
     return ""
+
+
+def _asks_itself(recipe: LanguageRecipe, method: Method, objective: Any) -> str:
+    """Why a method cannot have a self-teacher order new responses, as the end of a sentence; empty if it need not."""
+    new = recipe.responses.when == "in_training" and "response" in objective.levels
+    if not isinstance(recipe.teacher, SelfTeacher) or not new:
+        return ""
+    entries = method.rankers or recipe.score.rankers or [recipe.score.reward or "log_prob"]
+    names = [entry if isinstance(entry, str) else entry.get("name") for entry in entries]
+    if "log_prob" not in names:
+        return ""
+    return (
+        "has the ranker log_prob order new responses, and a self-teacher orders stored ones; name another ranker in "
+        "score.rankers, or set responses.when: before"
+    )
 
 
 def _cannot_of_several(recipe: LanguageRecipe, teachers: Sequence[Teacher], objective: Any) -> str:
