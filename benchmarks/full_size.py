@@ -154,7 +154,8 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
 def merged(folder: Path, results: Path | None = None) -> list[Path]:
     """Put the cases that a folder's files measured over those of the newest result file of their pair.
 
-    A case says by itself its command, commit and date. One that failed replaces none that was measured.
+    A case says by itself its command, commit and date. One that failed replaces none that was measured; what another
+    replaces is kept under `earlier`.
     """
     results, written = RESULTS if results is None else results, []
     for path in sorted(folder.rglob("*-full-size-*.json")):
@@ -163,8 +164,12 @@ def merged(folder: Path, results: Path | None = None) -> list[Path]:
         whole = json.loads(older[-1].read_text(encoding="utf-8")) if older else {**new, "cases": {}}
         for name, row in new["cases"].items():
             source = {key: new[key] for key in ("command", "commit", "date")}
-            if "error" not in row or "step_ms" not in whole["cases"].get(name, {}):
-                whole["cases"][name] = {**source, **row}
+            before = whole["cases"].get(name, {})
+            if "error" in row and "step_ms" in before:
+                continue
+            if "step_ms" in before:
+                whole.setdefault("earlier", {}).setdefault(name, []).append(before)
+            whole["cases"][name] = {**source, **row}
         written.append(older[-1] if older else results / path.name)
         written[-1].write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return written

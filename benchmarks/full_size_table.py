@@ -81,7 +81,7 @@ def _line(name: str, row: dict[str, Any], cases: dict[str, dict[str, Any]]) -> s
         f"{row['step_ms']:,.0f}",
         f"{row['tokens_per_second']:,.0f}",
         times,
-        *("" if share is None else f"{share:.2f}" for share in shares),
+        *("" if share is None else f"{share:.3f}" for share in shares),
         "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}",
     ]
     return f"| {' | '.join(cells)} |"

@@ -54,6 +54,7 @@ def test_another_sitting_is_merged(tmp_path: Path) -> None:
     assert path == old / "2026-01-02-full-size-llama.json"
     cases = json.loads(path.read_text())["cases"]
     assert cases["tokens"] == {"step_ms": 5.0, "command": "sitting of 2026-01-03", "commit": "03", "date": "2026-01-03"}
+    assert json.loads(path.read_text())["earlier"] == {"tokens": [{"step_ms": 9.0, "command": "first"}]}
     assert cases["trl"] == cases["dpo"] == {"step_ms": 9.0, "command": "first"}
     assert cases["loop"]["error"] == "none"
 
@@ -66,7 +67,7 @@ def test_a_peer_of_another_sitting_is_marked() -> None:
         "tokens-float8": {**row, "step_ms": 8.0, "command": "two", "against": "trl"},
     }
     lines = [full_size_table._line(name, row, cases) for name, row in cases.items()]
-    assert lines[1] == "| tokens | 10 | 9 | 2.00 trl | 0.50 | 0.40 |  |"
+    assert lines[1] == "| tokens | 10 | 9 | 2.00 trl | 0.500 | 0.400 |  |"
     assert "| 2.50 trl \\* |" in lines[2]
 
 
