@@ -12,7 +12,6 @@ from scipy import stats
 from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.planning import measure as measuring
-from grkd.planning import memory as memory_module
 from grkd.planning import steps as step_costs
 from grkd.planning.batches import expected_batches, scored_sizes
 from grkd.planning.counts import Counts, count
@@ -162,25 +161,6 @@ def test_the_memory_of_weights_is_their_number(tiny_recipe: Path) -> None:
     live = memory_of(replace(spec, score=replace(spec.score, signal="live")), tokens=100, response_tokens=50)
     assert live is not None
     assert live.teacher == 4 * teacher.parameters  # float32 on a CPU
-
-
-def test_layers_are_computed_twice_as_the_training_will_choose(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """gradient_checkpointing: auto on a GPU, by the memory that is free there."""
-    monkeypatch.setattr(memory_module, "device", lambda _: torch.device("cuda"))
-
-    def activations(choice: str, free: float = 0.0) -> float:
-        monkeypatch.setattr(memory_module, "available", lambda _: free)
-        spec = language(tiny_recipe, f"training.gradient_checkpointing={choice}", "device=cpu")
-        found = memory_of(
-            replace(spec, student=replace(spec.student, dtype="float32")), tokens=10**6, response_tokens=9
-        )
-        assert found is not None
-        return found.activations
-
-    assert activations("auto", 1e15) == activations("false")
-    assert activations("auto", 1.0) == activations("true") < activations("false")
 
 
 def test_the_power_is_that_of_the_paired_test() -> None:

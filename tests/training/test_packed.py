@@ -17,9 +17,6 @@ from grkd.models.packed_attention import registered
 from grkd.models.packing_check import check_packing
 from grkd.teacher.signal import HiddenCache, TeacherHead, final_hidden
 from grkd.training import DistillationTrainer, LanguageRows, language_rows
-from grkd.training.groups_of_responses import response_rows
-from grkd.training.rows import DRAW_SEED
-from grkd.training.token_rows import OFFSETS, token_labels, token_seeds
 from tests.training.test_trainer import PAD, arguments, echo, grouped, ragged, tiny
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -89,28 +86,6 @@ def test_packed_steps_are_padded_steps(tmp_path: Path, name: str) -> None:
     assert_same(padded, learnt(tmp_path, name, 10_000))
     if name != "coupled":  # its rows know each other, so a micro-batch stays one pass
         assert_same(padded, learnt(tmp_path, name, 40))
-
-
-def test_what_a_packed_step_looks_up_asks_the_device_nothing() -> None:
-    """On the meta device, whose tensors have no values, asking how many entries a mask picks is an error."""
-    rows = LanguageRows(pad_token_id=PAD, vocabulary=30, tokens_per_batch=10_000)
-    batch = rows.collate(grouped(ragged(4))) | {DRAW_SEED: 1234}
-    given = {name: value for name, value in batch.items() if name != OFFSETS}
-    assert torch.equal(token_seeds(batch), token_seeds(given))  # type: ignore[arg-type]
-    part = part_of(batch, [1, 3], pad_token_id=PAD)
-    given = {name: value for name, value in part.items() if name != OFFSETS}
-    assert torch.equal(token_seeds(part), token_seeds(given))  # type: ignore[arg-type]
-    assert torch.equal(token_labels(part), part["response_ids"][part["response_mask"]])
-    log_probs = torch.randn(len(batch["labels"]))
-    found = response_rows(log_probs, batch)
-    places = batch["group_mask"].flatten().nonzero().squeeze(-1)
-    assert torch.equal(found.tokens.place, places.repeat_interleave(batch["response_mask"].sum(-1)))  # type: ignore
-
-    far = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    assert token_labels(far).shape == log_probs.shape
-    assert token_seeds(far).shape == log_probs.shape  # type: ignore[union-attr]
-    assert response_rows(log_probs.to("meta"), far).tokens.place.shape == log_probs.shape  # type: ignore[union-attr]
-    assert rows.count(far) == rows.count(batch)
 
 
 def sharing(monkeypatch: pytest.MonkeyPatch, *, sides: int = 2) -> list[int]:

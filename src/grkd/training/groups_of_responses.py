@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from grkd.data.language import Group, Item, Matrix
 from grkd.objectives import Batch, Choice, ResponseTokens, Votes
-from grkd.training.token_rows import item_means
+from grkd.training.token_rows import item_means, spread, true_places
 
 
 def scores_of(groups: Sequence[Group]) -> dict[str, Tensor]:
@@ -92,16 +92,6 @@ def squares(matrices: Sequence[Matrix], width: int) -> Float[Tensor, "groups wid
     return found
 
 
-def spread(values: Tensor, group_mask: Bool[Tensor, "groups width"]) -> Tensor:
-    """Values of items, one group after the other, at their places in the groups; zeros elsewhere."""
-    return torch.zeros(group_mask.shape, dtype=values.dtype, device=values.device).masked_scatter(group_mask, values)
-
-
-def _held(group_mask: Bool[Tensor, "groups width"], items: int) -> Tensor:
-    """The places, in the flattened mask, of its `items` responses; nonzero() would wait for a GPU to count them."""
-    return (~group_mask).flatten().to(torch.uint8).argsort(stable=True)[:items]
-
-
 def response_rows(token_log_probs: Float[Tensor, " tokens"], batch: dict[str, Any]) -> Batch:
     """One row per prompt: mean log-probabilities of its responses, beside the teacher's scores."""
     mask, group_mask = batch["response_mask"], batch["group_mask"]
@@ -116,7 +106,7 @@ def response_rows(token_log_probs: Float[Tensor, " tokens"], batch: dict[str, An
         votes=None if targets is None else Votes(targets=targets, weights=batch["vote_weights"]),
         tokens=ResponseTokens(
             log_probs=token_log_probs,
-            place=_held(group_mask, len(mask)).repeat_interleave(lengths, output_size=len(token_log_probs)),
+            place=true_places(group_mask, len(mask)).repeat_interleave(lengths, output_size=len(token_log_probs)),
             sampled_log_probs=batch.get("sampled_log_probs"),
         ),
     )

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from grkd.data.language import HeadInputs, captured_hidden, response_logits
@@ -121,8 +121,21 @@ def token_offsets(tokens_of_groups: Sequence[int]) -> Int[Tensor, " tokens"]:
 
 def item_means(token_log_probs: Float[Tensor, " tokens"], mask: Bool[Tensor, "items length"]) -> Tensor:
     """Mean of each item's tokens, [items]."""
-    place = torch.zeros(mask.shape, dtype=token_log_probs.dtype, device=mask.device)
-    return place.masked_scatter(mask, token_log_probs).sum(-1) / mask.sum(-1)
+    return spread(token_log_probs, mask).sum(-1) / mask.sum(-1)
+
+
+def spread(values: Shaped[Tensor, " true"], mask: Bool[Tensor, "rows width"]) -> Shaped[Tensor, "rows width"]:
+    """Values at the true places of a mask, row by row; zeros elsewhere.
+
+    As masked_scatter, whose backward pass would wait for a GPU to count the places.
+    """
+    found = values.new_zeros(mask.numel())
+    return found.index_copy(0, true_places(mask, len(values)), values).view(mask.shape)
+
+
+def true_places(mask: Bool[Tensor, "rows width"], count: int) -> Int[Tensor, " true"]:
+    """The places, in the flattened mask, of its `count` true entries; nonzero() would wait for a GPU to count them."""
+    return (~mask).flatten().to(torch.uint8).argsort(stable=True)[:count]
 
 
 def log_probs_of_logits(
