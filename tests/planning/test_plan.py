@@ -231,7 +231,8 @@ def test_the_command_measures_a_language_run(
         *("prepare", "respond", "score", "evaluate before", "evaluate teacher"),
         *("train kd", "train grkd", "first steps of each method", "evaluate", "report"),
     ]
-    assert all(one["seconds"] > 0 for one in plan["stages"])
+    beyond = "first steps of each method"  # what they took beyond the median step: 0 where none took longer
+    assert all(one["seconds"] > 0 or one["name"] == beyond for one in plan["stages"])
     assert plan["trials"][0]["times"] == 4
     assert plan["money"]["machine"] == pytest.approx(plan["seconds"])
     assert plan["counts"]["students"] == 6

@@ -25,6 +25,19 @@ def work(job: str) -> None:
         os._exit(1)
 
 
+BESIDE = get_context("fork").Event()
+
+
+def dies_beside(job: str) -> None:
+    """`dead` dies once `beside` is under way, which ends with its pool alone."""
+    if job == "beside":
+        BESIDE.set()
+        get_context("fork").Event().wait(60)
+    if job == "dead":
+        assert BESIDE.wait(60)
+        os._exit(1)
+
+
 class Threads(ThreadPoolExecutor):
     """In place of processes, which take seconds to start."""
 
@@ -54,13 +67,12 @@ def test_an_error_of_one_process_of_a_launch_ends_it(monkeypatch: pytest.MonkeyP
 
 def test_a_process_that_dies_takes_only_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grkd.run.jobs.get_context", lambda _: get_context("fork"))
-    beside, found = "a long one", {}
-    queue = ["a", "dead", beside, "last", "more"]
-    for job, outcome in run_jobs(queue, work, processes=2, description="jobs"):
+    queue, found = ["a", "dead", "beside", "last", "more"], {}
+    for job, outcome in run_jobs(queue, dies_beside, processes=2, description="jobs"):
         found[job] = outcome
         queue += ["added"] if job == "dead" else []
-    assert set(found) == {"a", "dead", beside, "last", "more", "added"}
-    assert found["dead"].startswith("failed: its process died")
+    assert set(found) == {"a", "dead", "beside", "last", "more", "added"}
+    assert found["dead"] == found["beside"] == "failed: its process died (out of memory?)"
     assert found["a"] == found["last"] == found["more"] == found["added"] == "done"
 
 
