@@ -1,7 +1,7 @@
 """How well `grkd plan` foretells: memory and time of five pairs, planned and then run.
 
     python -m benchmarks.plan [--only tiny,small] [--steps 60] [--date YYYY-MM-DD] [--commit HASH] [--out FOLDER]
-        [--toy]
+        [--toy | --cpu] [--clock cpu]
     python -m benchmarks.plan table
 
 A pair is a teacher and a student with random weights, made from the configs below, with a word tokenizer and random
@@ -9,99 +9,50 @@ conversations of different lengths. Each is planned (a miniature of the run, a f
 a process of its own, as `grkd plan` and `grkd run` are; the time begins once their libraries are imported. Rows: pair,
 planned_seconds, seconds (of the run, from its first check to its report), planned_peak_gib and peak_gib in training
 (allocated on the GPU; of the process on a CPU), model_gib (the model of memory alone), plan_took_seconds, stages and
-taken (seconds by stage, planned and taken). --toy: models of 32 dimensions, for a CPU. DATE-plan.json in FOLDER is
-written after each pair.
+taken (seconds by stage, planned and taken). --toy: models of 32 dimensions, for a CPU. --cpu: five other pairs
+that a CPU can run (language models, a cache, SmolLM2, a classifier, a ranker; DATE-plan-cpu.json). --clock cpu: seconds
+of the process in place of the wall's, where other work runs on the machine. DATE-plan.json in FOLDER is written after
+each pair.
 """
 
 import argparse
 import datetime
 import json
-import random
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-from benchmarks._full_size_models import word_tokenizer
 from benchmarks._measure import about
+from benchmarks._plan_cases import PAIRS, SMALL, TOY, made
 from grkd import recipe
 from grkd.console import console
 from grkd.files import write_json
 from grkd.language import stages as language_stages
 from grkd.pipeline import run as pipeline
-from grkd.planning.language import plan_language
+from grkd.planning import language, steps  # noqa: F401  (what either task needs is imported before the time begins)
+from grkd.planning.make import make_plan
 from grkd.planning.peak import peak_from_now
-from grkd.recipe import LanguageRecipe
+from grkd.recipe import Recipe
 from grkd.run.device import device
 from grkd.run.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
-# name: vocabulary, (hidden, layers, heads, intermediate) of teacher and student, batch, longest answer, method
-PAIRS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int, int, str]] = {
-    "tiny": (8_192, (512, 8, 8, 1536), (256, 6, 4, 768), 16, 128, "kd"),
-    "small": (32_000, (768, 12, 12, 2048), (512, 8, 8, 1408), 16, 256, "grkd"),
-    "wide-vocabulary": (128_256, (1024, 12, 16, 2816), (768, 8, 12, 2048), 8, 256, "kd"),
-    "long": (32_000, (1024, 12, 16, 2816), (768, 12, 12, 2048), 4, 1024, "kd"),
-    "middle": (49_152, (1536, 16, 12, 4096), (1024, 16, 16, 2816), 8, 384, "grkd"),
-}
-TOY = (64, (32, 3, 4, 48), (32, 2, 4, 48), 4, 12, "kd")
-_PROMPT = (8, 48)  # words
 
 
-def made(folder: Path, pair: tuple[Any, ...], *, steps: int, seed: int = 0) -> None:
-    """Models, data and recipe.yaml of a pair, in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary, teacher, student, batch, longest, method = pair
-    tokenizer = word_tokenizer(vocabulary)
-    for name, sizes in (("teacher", teacher), ("student", student)):
-        hidden, layers, heads, intermediate = sizes
-        set_seed(seed)
-        config = LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            intermediate_size=intermediate,
-            max_position_embeddings=2048,
-            bos_token_id=2,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            LlamaForCausalLM(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    write_records(folder / "train.jsonl", steps * batch + 32, vocabulary, longest, random.Random(seed))
-    path = folder / "recipe.yaml"
-    path.write_text(
-        f"task: language_model\noutput: run\nteacher: {{model: ./teacher}}\nstudent: {{model: ./student}}\n"
-        f"data: {{train: train.jsonl, heldout_fraction: {32 / (steps * batch + 32)}}}\n"
-        f"responses: {{source: data, max_new_tokens: {longest + 8}}}\nmethods: [{method}]\n"
-        f"training: {{epochs: 1, batch_size: {batch}, save_every: 100000, compile: false}}\n"
-        "evaluation: {samples: 2, sample_tokens: 16}\n"
-    )
-
-
-def write_records(path: Path, count: int, vocabulary: int, longest: int, drawn: random.Random) -> None:
-    def words(fewest: int, most: int) -> str:
-        return " ".join(f"w{drawn.randrange(4, vocabulary)}" for _ in range(drawn.randint(fewest, most)))
-
-    records = ({"prompt": words(*_PROMPT), "completion": words(longest // 4, longest)} for _ in range(count))
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-def planned(spec: LanguageRecipe) -> dict[str, Any]:
+def planned(spec: Recipe) -> dict[str, Any]:
     """What `grkd plan` says."""
     begin = time.perf_counter()
-    plan = plan_language(spec, measured=True)
+    plan = make_plan(spec, measured=True)
     return {
         "planned_seconds": plan.seconds,
         "planned_peak_gib": None if plan.peak is None else plan.peak / GIB,
@@ -111,7 +62,7 @@ def planned(spec: LanguageRecipe) -> dict[str, Any]:
     }
 
 
-def taken(spec: LanguageRecipe) -> dict[str, Any]:
+def taken(spec: Recipe) -> dict[str, Any]:
     """What the run then takes: together, by stage, and the peak of its training."""
     by_stage: dict[str, float] = {}
     peaks: list[int] = []
@@ -130,28 +81,37 @@ def taken(spec: LanguageRecipe) -> dict[str, Any]:
         return found
 
     RunFolder.stage, language_stages.train_student = timed, watched  # type: ignore[method-assign]
+    whole = peak_from_now(device(spec.device))
     begin = time.perf_counter()
     try:
         assert pipeline.run(spec) == 0
     finally:
         RunFolder.stage, language_stages.train_student = real_stage, real_train  # type: ignore[method-assign]
-    return {"seconds": time.perf_counter() - begin, "peak_gib": max(peaks) / GIB, "taken": by_stage}
+    return {
+        "seconds": time.perf_counter() - begin,
+        "peak_gib": (max(peaks) if peaks else whole()) / GIB,
+        "taken": by_stage,
+    }
 
 
-def work(what: str, folder: Path) -> None:
+def work(what: str, folder: Path, clock: str = "wall") -> None:
     """One half of a pair, in this process, once a line comes from the parent; what was found goes to WHAT.json."""
+    for name in ("matplotlib.pyplot", "sentence_transformers", "transformers.trainer"):
+        with suppress(ImportError):
+            import_module(name)
     sys.stdin.readline()
+    if clock == "cpu":
+        time.perf_counter = time.process_time  # what plan and run measure by
     spec = recipe.read(folder / "recipe.yaml")
-    assert isinstance(spec, LanguageRecipe)
     write_json(folder / f"{what}.json", planned(spec) if what == "planned" else taken(spec))
 
 
-def started(place: Path) -> dict[str, "subprocess.Popen[bytes]"]:
+def started(place: Path, clock: str) -> dict[str, "subprocess.Popen[bytes]"]:
     """The two processes of a pair, which import their libraries and wait."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.plan"]
     return {
         what: subprocess.Popen(
-            [*command, what, "--folder", str(place)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+            [*command, what, "--folder", str(place), "--clock", clock], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
         )
         for what in ("planned", "taken")
     }
@@ -185,28 +145,36 @@ def main() -> None:
     add = parser.add_argument
     add("what", nargs="?", choices=["table", "planned", "taken"])
     add("--folder", type=Path, help=argparse.SUPPRESS)  # of a pair, for the processes that are started
-    add("--only", default=",".join(PAIRS))
+    add("--only")
     add("--steps", type=int, default=60)
     add("--date", default=str(datetime.datetime.now(datetime.UTC).date()))
     add("--commit", default="")
     add("--out", type=Path, default=RESULTS)
     add("--toy", action="store_true")
+    add("--cpu", action="store_true")
+    add("--clock", choices=["wall", "cpu"], default="wall")
     settings = parser.parse_args()
     if settings.what in ("planned", "taken"):
         console.quiet = True
-        work(settings.what, settings.folder)
+        work(settings.what, settings.folder, settings.clock)
         return
-    path = settings.out / f"{settings.date}-plan.json"
+    kind = "plan-cpu" if settings.cpu else "plan"
+    path = settings.out / f"{settings.date}-{kind}.json"
     if settings.what == "table":
-        print(table(json.loads(sorted(settings.out.glob("*-plan.json"))[-1].read_text())["rows"]))
+        print(table(json.loads(sorted(settings.out.glob(f"*-{kind}.json"))[-1].read_text())["rows"]))
         return
-    names = settings.only.split(",")
+    names = settings.only.split(",") if settings.only else list(SMALL if settings.cpu else PAIRS)
     with tempfile.TemporaryDirectory(prefix="grkd-plan-bench-") as place:
         folders = {name: Path(place) / name for name in names}
-        processes = {name: started(folder) for name, folder in folders.items()}  # they import side by side
+        processes = {
+            name: started(folder, settings.clock) for name, folder in folders.items()
+        }  # they import side by side
         try:
             for name, folder in folders.items():
-                made(folder, TOY if settings.toy else PAIRS[name], steps=settings.steps)
+                if settings.cpu:
+                    SMALL[name](folder, settings.steps)
+                else:
+                    made(folder, TOY if settings.toy else PAIRS[name], steps=settings.steps)
             rows = list(_rows(settings, path, folders, processes))
         finally:
             for process in (one for pair in processes.values() for one in pair.values()):

@@ -28,7 +28,7 @@ class Inline:
 
 
 def test_a_pair_is_planned_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "started", lambda place: {what: Inline(what, place) for what in ("planned", "taken")})
+    monkeypatch.setattr(plan, "started", lambda place, _: {what: Inline(what, place) for what in ("planned", "taken")})
     monkeypatch.setattr(sys, "stdin", io.StringIO("go\ngo\n"))
     monkeypatch.setattr(measure, "_EVERY", 1)
     words = ["--toy", "--only", "tiny", "--steps", "4", "--date", "2026-01-01", "--out", str(tmp_path)]
