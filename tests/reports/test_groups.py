@@ -151,6 +151,7 @@ def test_one_prompt_and_training_groups(run_folder: Path, capsys: pytest.Capture
     ("words", "message"),
     [
         (["--prompt", "nope"], "no such group"),
+        (["--train", "grkd-seed0", "--step", "9"], "no groups of step 9; there are groups of steps 0, 1"),
         (["--train", "nope"], "students with groups: grkd-seed0"),
         (["--step", "1"], "--step needs --train"),
         (["--limit", "0"], "--limit must be 1 or more"),

@@ -46,11 +46,16 @@ def run(options: argparse.Namespace) -> int:
     if options.limit < 1:
         raise UserError(f"--limit must be 1 or more, got {options.limit}")
     groups = training_groups(options.run, options.train) if options.train else held_out_groups(options.run)
-    shown = [group for group in groups if options.prompt in (None, group.id)]
-    shown = [group for group in shown if options.step in (None, group.step)]
-    if not shown:
+    of_prompt = [group for group in groups if options.prompt in (None, group.id)]
+    if not of_prompt:
         known = ", ".join(dict.fromkeys(group.id for group in groups[:5]))
         raise UserError(f"no such group in {options.run}; there are {len(groups)}, such as {known}")
+    shown = [group for group in of_prompt if options.step in (None, group.step)]
+    if not shown:
+        steps = sorted({group.step for group in of_prompt if group.step is not None})
+        known = ", ".join(map(str, steps)) if len(steps) < 10 else f"{steps[0]} to {steps[-1]}"
+        of = "" if options.prompt is None else f" of {options.prompt}"
+        raise UserError(f"no groups of step {options.step}; there are groups{of} of steps {known}")
     out = Output(highlight=False)
     names = _students(list(groups[0].students), options.students)
     for group in shown[: options.limit]:
