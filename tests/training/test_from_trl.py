@@ -74,7 +74,7 @@ def test_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = from_trl(config("DistillationConfig", output_dir=str(tmp_path), beta=0.25))
     assert (made.method, made.method_options) == ("gkd", {"beta": 0.25, "on_policy_fraction": 1.0})
     made = from_trl(config("GKDConfig", output_dir=str(tmp_path), lmbda=0.1, max_new_tokens=9))
-    assert made.method_options == {"temperature": 0.9, "on_policy_fraction": 0.1, "beta": 0.5}
+    assert made.method_options == {"on_policy_fraction": 0.1, "beta": 0.5}  # TRL's temperature is the sampling's
     assert made.max_new_tokens == 9
 
 
@@ -87,6 +87,7 @@ def test_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("GRPOConfig", {"per_device_train_batch_size": 12}, "no whole number of groups"),
         ("DPOConfig", {"loss_type": ["ipo"]}, "sigmoid loss alone"),
         ("GKDConfig", {"seq_kd": True}, "use method seqkd"),
+        ("GKDConfig", {"temperature": 0.5}, "responses are sampled at 1 here"),
     ],
 )
 def test_what_changes_the_training_and_is_not_here_is_refused(

@@ -24,50 +24,60 @@ def record(number: int, **more: str) -> dict[str, Any]:
 
 PAIRS = [record(at, chosen=text, rejected=ANSWERS[at - 3]) for at, text in enumerate(ANSWERS)]
 COMPLETIONS = [record(at, completion=text) for at, text in enumerate(ANSWERS)]
+MESSAGES = [{"messages": each["prompt"] + each["completion"]} for each in COMPLETIONS]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+SETTINGS: dict[str, Any] = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "num_train_epochs": 2.0,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.1,
+    "max_length": None,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+
+
+def theirs_and_ours(
+    method: str, start: PreTrainedModel, teacher: PreTrainedModel, folder: Path
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The student as TRL's trainer leaves it, and as ours does."""
+    theirs, ours = copy.deepcopy(start), copy.deepcopy(start)
+    records, more, model = COMPLETIONS, {}, None
+    if method == "sft":
+        config = trl.SFTConfig(str(folder / "trl"), **SETTINGS)
+        trainer = trl.SFTTrainer
+        arguments = GRKDConfig(str(folder / "grkd"), method="sft", **SETTINGS)
+    elif method == "dpo":
+        config, trainer = trl.DPOConfig(str(folder), beta=0.2, **SETTINGS), trl.DPOTrainer
+        records, more, arguments = PAIRS, {"ref_model": copy.deepcopy(start)}, from_trl(config)
+    else:
+        from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+        config, trainer = GKDConfig(str(folder), lmbda=0.0, beta=0.3, **SETTINGS), GKDTrainer
+        records, more, arguments = MESSAGES, {"teacher_model": copy.deepcopy(teacher)}, from_trl(config)
+        model = teacher
+    data, tokenizer = datasets.Dataset.from_list(records), word_tokenizer()
+    trainer(theirs, args=config, train_dataset=data, processing_class=tokenizer, **more).train()
+    sides = {"processing_class": tokenizer, "teacher_processing_class": tokenizer}
+    GRKDTrainer(ours, model, arguments, train_dataset=records, **sides).train()
+    return theirs, ours
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "gkd"])
 def test_weights_after_two_epochs_are_trls(
     method: str, tmp_path: Path, tiny_teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings: dict[str, Any] = {
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "num_train_epochs": 2.0,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.1,
-        "max_length": None,
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
     start: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tiny_teacher).double()
-    theirs, ours = copy.deepcopy(start), copy.deepcopy(start)
-    if method == "sft":
-        config = trl.SFTConfig(str(tmp_path / "trl"), **settings)
-        arguments = GRKDConfig(str(tmp_path / "grkd"), method="sft", **settings)
-        trainer = trl.SFTTrainer(
-            theirs,
-            args=config,
-            train_dataset=datasets.Dataset.from_list(COMPLETIONS),
-            processing_class=word_tokenizer(),
-        )
-    else:
-        config = trl.DPOConfig(str(tmp_path / "trl"), beta=0.2, **settings)
-        arguments = from_trl(trl.DPOConfig(str(tmp_path / "grkd"), beta=0.2, **settings))
-        trainer = trl.DPOTrainer(
-            theirs,
-            ref_model=copy.deepcopy(start),
-            args=config,
-            train_dataset=datasets.Dataset.from_list(PAIRS),
-            processing_class=word_tokenizer(),
-        )
-    trainer.train()
-    records = COMPLETIONS if method == "sft" else PAIRS
-    GRKDTrainer(ours, args=arguments, train_dataset=records, processing_class=word_tokenizer()).train()
+    teacher = copy.deepcopy(start)
+    for weight in teacher.parameters():
+        weight.data *= 1.1
+    theirs, ours = theirs_and_ours(method, start, teacher, tmp_path)
     for one, other, before in zip(theirs.parameters(), ours.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
         assert (one - before).abs().max() > 1e-3

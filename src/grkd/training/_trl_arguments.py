@@ -194,7 +194,7 @@ GKD: dict[str, Argument] = {
     "loss_type": without("gkd's loss is the generalised JSD"),
     "activation_offloading": _MEMORY,
     "pad_token": without("padding is known by lengths"),
-    "temperature": option("temperature", "of both softmaxes; responses are sampled at 1"),
+    "temperature": refused("TRL samples at it, and its loss has none; responses are sampled at 1 here", 1.0),
     "lmbda": option("on_policy_fraction"),
     "beta": option("beta"),
     "max_new_tokens": same("max_new_tokens"),
