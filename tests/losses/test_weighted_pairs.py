@@ -182,7 +182,7 @@ def test_tiles_equal_dense(monkeypatch: pytest.MonkeyPatch, tile: int, pair_targ
     dense, dense_gradient = loss_and_gradient(loss, student)
     tiles, whole = [], _weighted_pairs._tile
     monkeypatch.setattr(_weighted_pairs, "_tile", lambda *args: tiles.append(0) or whole(*args))
-    monkeypatch.setattr(_weighted_pairs, "_TILE", tile)
+    monkeypatch.setattr(_weighted_pairs, "_TILE_CPU", tile)
     tiled, tiled_gradient = loss_and_gradient(loss, student)
     assert len(tiles) > 1, "the tiled path was not taken"
     torch.testing.assert_close(tiled, dense, rtol=1e-12, atol=1e-12)

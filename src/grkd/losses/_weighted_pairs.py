@@ -16,8 +16,9 @@ from grkd.losses._pair_forms import HARD, PairForm, pair_form
 # (student, teacher, importance, exists, form) -> sums of losses [rows], of weights [rows], gradient.
 Sums = Callable[[Tensor, Tensor, Tensor, Any, PairForm], tuple[Tensor, Tensor, Tensor]]
 
-# Entries of one [rows, block, candidates] tile; about six such tiles live at once (64 MB each in float32).
-_TILE = 1 << 24
+# Entries of one [rows, block, candidates] tile; about six such tiles live at once (64 MB each in float32 on a GPU; on a
+# CPU they fit into its cache).
+_TILE, _TILE_CPU = 1 << 24, 1 << 17
 
 
 def weighted_pairs(
@@ -245,8 +246,9 @@ def _in_tiles(
     student: Tensor, teacher: Tensor, values: Tensor, exists: Tensor | None, form: PairForm
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, candidates = student.shape
-    row_step = max(1, _TILE // max(1, candidates**2))
-    block = min(max(1, candidates), max(1, _TILE // max(1, candidates)))
+    entries = _TILE if student.is_cuda else _TILE_CPU
+    row_step = max(1, entries // max(1, candidates**2))
+    block = min(max(1, candidates), max(1, entries // max(1, candidates)))
     totals, sums, gradient = student.new_zeros(rows), student.new_zeros(rows), torch.zeros_like(student)
     for row in range(0, rows, row_step):
         part = slice(row, row + row_step)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from grkd.groups import has_pair
-from grkd.losses import group_relative
+from grkd.kernels.all_pairs import all_pairs
 from grkd.objectives._any_level import AnyLevel
 from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch
@@ -39,9 +39,7 @@ class RankNet(AnyLevel):
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         teacher = batch.required_teacher()
-        per_candidate = group_relative(
-            batch.student, teacher, mask=batch.mask, tau=1 / self.sigma, normalize="candidates"
-        )
+        per_candidate = all_pairs(batch.student, teacher, mask=batch.mask, tau=1 / self.sigma, normalize="candidates")
         count = batch.student.shape[-1] if batch.mask is None else batch.mask.sum(-1)
         counted = has_pair(teacher, mask=batch.mask)
         return (Term(name="ranknet", weight=1.0, rows=per_candidate * count, counted=counted),)
