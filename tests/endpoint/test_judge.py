@@ -201,7 +201,9 @@ def test_what_the_user_must_change_is_one_line_and_not_tried_again(
 
 def test_an_unreachable_endpoint(server: Any, tmp_path: Path) -> None:
     server.close()
-    with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:\d+/v1 .*check the URL"):
+    with pytest.raises(
+        UserError, match=r"cannot reach http://127\.0\.0\.1:\d+/v1 \(Connection refused\); check the URL"
+    ):
         judge(server, tmp_path).check()
     server.__init__()  # so that the fixture can close it
 

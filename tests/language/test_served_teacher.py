@@ -128,6 +128,20 @@ def test_a_server_is_compared_before_it_writes_for_money(
     assert ["prompt_logprobs" in body for body in model_server.asked] == [True]
 
 
+def test_a_token_that_the_tokenizer_lacks(
+    tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A padded head, or another vocabulary: the response is not stored."""
+    write = ModelServer._written
+    padded = {"token_ids": [7, 41], "finish_reason": "stop", "text": "w1"}
+    monkeypatch.setattr(ModelServer, "_written", lambda *given: write(*given) | padded)
+    context = opened(tiny_recipe, served(model_server, tiny_teacher, concurrency=1))
+    prepare(context)
+    with pytest.raises(UserError, match=r"has the token 41, and the tokenizer here has 40: another vocabulary"):
+        respond(context)
+    assert not list(context.run.path.glob("teacher/respond-*/answers.jsonl"))
+
+
 def test_a_budget_is_of_all_stages_together(tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer) -> None:
     """Eight to compare, ten to write, and two of ten scores; the same command goes on."""
     words = ["methods=[kd]", served(model_server, tiny_teacher, concurrency=1, max_requests=20)]

@@ -76,11 +76,23 @@ class Connection:
             await asyncio.wait_for(self.stopped.wait(), seconds)
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a connection failed: the system's word if it has one, which lies below the client's own errors."""
+    said = str(error.__cause__ or error)
+    below = error.__cause__ or error.__context__
+    while below is not None:
+        number = getattr(below, "errno", None)
+        if isinstance(below, OSError) and isinstance(number, int) and number > 0:
+            return os.strerror(number)
+        below = below.__cause__ or below.__context__
+    return said
+
+
 def _client_for(url: str, key: str, timeout_seconds: float) -> Any:
     try:
         import openai
     except ImportError:
-        raise UserError("a judge or a model behind a URL needs the openai package: pip install 'grkd[eval]'") from None
+        raise UserError("a judge or a model behind a URL needs openai: pip install 'grkd[served]'") from None
     local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not local, timeout=timeout_seconds)
     return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout_seconds, http_client=http)

@@ -15,6 +15,7 @@ from grkd.endpoint._connection import (
     base_url,
     key_of,
     plain_logprobs,
+    reason_of,
     retry_after,
     token_counts,
 )
@@ -268,7 +269,7 @@ class Endpoint:
         return f"{self.role}: {self.url} {state} {self._key_env} ({self._said(error)})"
 
     def _unreachable(self, error: Any) -> str:
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = " ".join(reason_of(error).split())
         return f"{self.role}: cannot reach {self.url} ({self.clean(reason)[:150]}); check the URL and that it runs"
 
     def _adapt(self, refusal: str, body: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from grkd.language.context import LanguageContext
 from grkd.language.served import compare_first
 from grkd.language.shard import Shard
 from grkd.language.text_to_ids import student_ids_of
+from grkd.models.load import vocabulary_size
 from grkd.served.answers import Written
 from grkd.served.teacher import FIRST
 from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
@@ -39,7 +40,10 @@ class ServedSampler:
         self.stop_ids = context.models.numbers["stop_ids"] if self.own is None else stop_token_ids(self.own)
         folder = context.run.path / "teacher" / f"respond{own}-{context.run.ranks.process_index}"
         concurrency = concurrency_of(self.spec.concurrency)
-        self.write = ServedWriter(context.models.endpoint, folder=folder, concurrency=concurrency)
+        vocabulary = context.models.numbers["vocabulary"] if self.own is None else vocabulary_size(self.own)
+        self.write = ServedWriter(
+            context.models.endpoint, folder=folder, concurrency=concurrency, vocabulary=vocabulary
+        )
         self.write.server.open()
         if self.spec.log_probs:
             compare_first(context, f"compare{own}", {one["id"]: self._prompt(one) for one in prompts[:FIRST]})

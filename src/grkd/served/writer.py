@@ -9,6 +9,7 @@ from typing import Any
 
 from grkd.endpoint.client import Endpoint, Messages, RequestFailed
 from grkd.endpoint.journal import Journal
+from grkd.errors import UserError
 from grkd.files import digest
 from grkd.served.answers import Written
 from grkd.served.server import Server
@@ -38,14 +39,15 @@ class ServedWriter:
     """Asks for responses, `concurrency` at a time; every one is a line of folder/answers.jsonl as soon as it is there.
 
     A response that was written before, for the same model, prompt, drawing and seed, is not asked for again.
+    vocabulary: tokens of the tokenizer here.
     """
 
-    def __init__(self, endpoint: Endpoint, *, folder: Path, concurrency: int) -> None:
-        self.server, self.concurrency = Server(endpoint), concurrency
+    def __init__(self, endpoint: Endpoint, *, folder: Path, concurrency: int, vocabulary: int) -> None:
+        self.server, self.concurrency, self.vocabulary = Server(endpoint), concurrency, vocabulary
         self._journal = Journal(folder / "answers.jsonl")
 
     def __call__(self, asked: Sequence[Asked], drawing: Drawing) -> list[Written]:
-        """A response to each, in order. Raises UserError unless all are answered."""
+        """A response to each, in order. Raises UserError unless all are answered, by tokens of the tokenizer here."""
         keys = [
             digest(["write", self.server.model, each.prompt, each.seed, list(vars(drawing).values())]) for each in asked
         ]
@@ -61,6 +63,12 @@ class ServedWriter:
             written = await self._sampled(asked, drawing)
         except RequestFailed as failure:
             raise RequestFailed(f"{asked.id}: {failure}", refused=failure.refused) from None
+        unknown = next((token for token in written.ids or () if token >= self.vocabulary), None)
+        if unknown is not None:
+            raise UserError(
+                f"teacher: its response to {asked.id} has the token {unknown}, and the tokenizer here has "
+                f"{self.vocabulary}: another vocabulary; set teacher.tokenizer to that of the served model"
+            )
         self._journal.add(key, {"id": asked.id, **vars(written)})
 
     async def _sampled(self, asked: Asked, drawing: Drawing) -> Written:

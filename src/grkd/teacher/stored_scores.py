@@ -72,8 +72,14 @@ def with_tail(
 ) -> Float[Tensor, "rows vocabulary"]:
     """log p of every entry: p_i of the k, and (1 - sum_k p) / (vocabulary - k) of each other one. float32, nats.
 
-    No tail entry is above the k-th: each of them was below it, and so is their mean.
+    No tail entry is above the k-th: each of them was below it, and so is their mean. Ids beyond the vocabulary, which a
+    server names of a padded head, are cut as on all sides: p is that of an entry which is none of them.
     """
-    left = (1 - log_probs.double().exp().sum(-1, keepdim=True)).clamp_min(_SMALLEST)
-    tail = (left / max(vocabulary - ids.shape[-1], 1)).log().to(log_probs.dtype)
-    return tail.expand(-1, vocabulary).scatter(-1, ids, log_probs)
+    inside = ids < vocabulary
+    masses = log_probs.double().exp()
+    cut = (masses * ~inside).sum(-1, keepdim=True).clamp_max(1 - _SMALLEST)
+    left = (1 - masses.sum(-1, keepdim=True)).clamp_min(_SMALLEST)
+    others = (vocabulary - inside.sum(-1, keepdim=True)).clamp_min(1)
+    tail = (left / others).log().to(log_probs.dtype).expand(-1, vocabulary + 1)
+    whole = (1 - cut).log().to(log_probs.dtype)
+    return tail.scatter(-1, ids.clamp_max(vocabulary), log_probs)[:, :vocabulary] - whole

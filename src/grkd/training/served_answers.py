@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
+from grkd.data.language import vocabulary_size
 from grkd.data.prompts import Example
 from grkd.data.thoughts import opening
 from grkd.ranks import from_main
@@ -75,7 +76,12 @@ class ServedAnswers:
     def _answered(self, examples: Sequence[Example]) -> list[TeacherAnswer]:
         teacher, tokenizer = self.teacher, self.teacher.tokenizer
         stops = tuple(stop_token_ids(tokenizer) if teacher.reads_text else self.stop_ids)
-        write = ServedWriter(teacher.server.endpoint, folder=self.folder, concurrency=teacher.concurrency)
+        write = ServedWriter(
+            teacher.server.endpoint,
+            folder=self.folder,
+            concurrency=teacher.concurrency,
+            vocabulary=vocabulary_size(tokenizer),
+        )
         prompts = [encode_prompt(tokenizer, example, system=self.system) for example in examples]
         asked = [
             Asked(id=example.id, prompt=ids, seed=seed_of(self.seed, example.id))
