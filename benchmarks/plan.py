@@ -189,8 +189,10 @@ def _rows(
     folders: dict[str, Path],
     processes: dict[str, dict[str, "subprocess.Popen[bytes]"]],
 ) -> Iterator[dict[str, Any]]:
-    """Every pair's; the file is written after each."""
-    rows = []
+    """Every pair's; the file is written after each, and keeps other pairs of the same commit."""
+    kept = json.loads(path.read_text()) if path.exists() else {"about": {}, "rows": []}
+    same = settings.commit and kept["about"].get("commit") == settings.commit
+    rows = [row for row in kept["rows"] if same and row["pair"] not in folders]
     for name, folder in folders.items():
         begin = time.perf_counter()
         try:

@@ -54,6 +54,20 @@ def of(check: str, path: Path, *words: str, ask: bool = True) -> list[Finding]:
     return [one for one in every if one.check == check]
 
 
+def test_each_of_several_teachers_is_asked(path: Path, server: ModelServer, tiny_teacher: Path) -> None:
+    """Two served ones, of which the second names a model that its server has not, and one in this process."""
+    first = f"{{url: '{server.url}', served_model: s, tokenizer: {tiny_teacher}, log_probs: true, label: one}}"
+    other = first.replace("served_model: s", "served_model: none").replace("label: one", "label: two")
+    words = f"teacher=[{first}, {other}, {{model: {tiny_teacher}, label: here}}]"
+    unasked = [one.text.split(":")[0] for one in of("teacher", path, words, ask=False) if "not asked" in one.text]
+    assert unasked == ["one", "two"]
+    assert server.asked == []
+    found = {one.text.split(":")[0]: one for one in of("teacher", path, words)}
+    assert "answered 4 requests" in found["one"].text
+    assert found["two"].severity == "error"
+    assert "here" not in found
+
+
 def test_nothing_is_asked_unasked_and_the_number_is_stated(path: Path, server: ModelServer) -> None:
     (told,) = of("teacher", path, ask=False)
     assert "4 short requests" in told.text

@@ -11,8 +11,8 @@ from scipy import stats
 
 from grkd import cli, recipe
 from grkd.data.language import Group, Item
+from grkd.models.load import load_tokenizer
 from grkd.planning import measure as measuring
-from grkd.planning import steps as step_costs
 from grkd.planning.batches import expected_batches, scored_sizes
 from grkd.planning.counts import Counts, count
 from grkd.planning.language import stages, steps_of
@@ -23,8 +23,7 @@ from grkd.planning.money import Usage, usage
 from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage, amount, duration
 from grkd.planning.power import deviation_of, sentences
-from grkd.recipe import LanguageRecipe, ServedModel
-from tests.lists._toys import write_lists
+from grkd.recipe import LanguageRecipe, Model, ServedModel
 
 
 def language(path: Path, *words: str) -> LanguageRecipe:
@@ -146,6 +145,21 @@ def test_steps_and_tokens_come_from_the_data(tiny_recipe: Path) -> None:
     assert found.prompt_tokens == 5 + sum(2 + n % 4 for n in range(24)) / 24
 
 
+def test_the_tokenizer_is_that_of_the_students_file(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut student's is its teacher's: inside a GGUF file, or of a revision."""
+    asked: list[dict[str, object]] = []
+
+    def noted(model: str, **options: object) -> object:
+        asked.append(options)
+        return load_tokenizer(model)
+
+    monkeypatch.setattr("grkd.planning.counts.load_tokenizer", noted)
+    spec = language(tiny_recipe)
+    assert isinstance(spec.teacher, Model)
+    count(replace(spec, teacher=replace(spec.teacher, gguf_file="a.gguf", revision="b")))
+    assert asked == [{"gguf_file": "a.gguf", "revision": "b", "trust_remote_code": False}]
+
+
 def test_the_memory_of_weights_is_their_number(tiny_recipe: Path) -> None:
     """A decoder of two layers: float32 weights, gradients, and two moments of AdamW."""
     spec = language(tiny_recipe)
@@ -246,54 +260,3 @@ def test_a_quick_plan_loads_nothing(tiny_recipe: Path, capsys: pytest.CaptureFix
     for part in ("memory of a training step", "optimizer", "disk", "with 1 seed nothing", "no times"):
         assert part in " ".join(shown.split()), part
     assert "grkd run" not in shown  # of which nothing is known
-
-
-@pytest.mark.parametrize("task", ["classifier", "rank"])
-def test_the_command_measures_classifiers_and_rankers(
-    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(step_costs, "_MORE", 6)
-    monkeypatch.setattr(step_costs, "_MOST", 8)
-    write_lists(tmp_path / "lists.jsonl", count=24)
-    text = {
-        "classifier": "data: {dataset: digits, limit: 100, heldout_fraction: 0.5}\nmethods: [kd]\n"
-        "teacher: {model: mlp, options: {hidden: [8]}, training: {epochs: 2, batch_size: 50}}\n"
-        "student: {model: mlp, options: {hidden: [4]}}\ntraining: {epochs: 3, batch_size: 20}",
-        "rank": "data: {train: lists.jsonl}\nmethods: [kd]\nstudent: {dimensions: 4}\n"
-        "training: {epochs: 2, batch_size: 5}",
-    }[task]
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"task: {task}\noutput: run\ndevice: cpu\n{text}\n")
-    assert cli.main(["plan", str(path), "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    expected = {"classifier": (15, 4, 898), "rank": (8, 0, 5)}[task]
-    counts = plan["counts"]
-    assert (counts["steps per student"], counts["steps of the teacher"], counts["held out"]) == expected
-    assert plan["stages"][0]["seconds"] > 0
-    assert plan["disk"]["run folder"] > 0
-    assert plan["peak"] == plan["memory"]["measured"] > 1e8  # Python and its libraries alone take more
-    assert not (tmp_path / "run").exists()
-
-
-def test_steps_are_those_beyond_a_second_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First uses (10 s) are in the first run alone; a step takes 0.01 s, one of the teacher 0.1 s, the rest 3 s."""
-    runs: list[Path] = []
-
-    def timed(_: object, folder: Path, steps: int, teacher_steps: int) -> tuple[float, float]:
-        runs.append(folder)
-        return (10.0 if len(runs) == 1 else 0.0) + 3.0 + 0.01 * steps + 0.1 * teacher_steps, 5.0
-
-    monkeypatch.setattr(step_costs, "_timed", timed)
-    monkeypatch.setattr(step_costs, "_reported", lambda *_: 0.5)
-    monkeypatch.setattr(step_costs, "check_first", lambda _: None)
-    path = tmp_path / "mine.yaml"
-    path.write_text(
-        "task: classifier\noutput: run\ndevice: cpu\ndata: {dataset: digits}\nmethods: [kd]\n"
-        "teacher: {model: mlp, options: {hidden: [8]}, training: {epochs: 2}}\n"
-        "student: {model: mlp, options: {hidden: [4]}}\n"
-    )
-    found = step_costs.measure_steps(recipe.read(path, []))
-    assert (found.step, found.teacher_step) == (pytest.approx(0.01), pytest.approx(0.1))
-    assert found.rest == pytest.approx(13.0, abs=0.01)
-    assert found.again == pytest.approx(3.0)
-    assert len(runs) == 5  # 50 steps of 0.01 s are too short to be told apart: 400 are measured

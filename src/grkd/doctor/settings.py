@@ -18,7 +18,7 @@ def look_at_settings(recipe: Recipe) -> Iterator[Finding]:
     if len(recipe.seeds) < _SEEDS:
         yield note(
             "seeds",
-            f"{len(recipe.seeds)} seed per method: no method can be called better",
+            f"{'1 seed' if len(recipe.seeds) == 1 else '2 seeds'} per method: no method can be called better",
             f"seeds: {list(range(_SEEDS))}, or more; `grkd plan` says what difference they show",
         )
     rate, highest = recipe.training.learning_rate, _highest(recipe)

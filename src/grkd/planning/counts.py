@@ -37,8 +37,12 @@ def count(recipe: LanguageRecipe) -> Counts:
     examples = data_examples(recipe, None)
     reading = time.perf_counter() - begin
     sides = [split for split, _ in examples]
-    weights, spec = weights_of(recipe), recipe.student
-    tokenizer = load_tokenizer(spec.model or (weights.model if weights is not None else ""))
+    spec = recipe.student if recipe.student.model is not None else weights_of(recipe)
+    assert spec is not None
+    assert spec.model is not None
+    tokenizer = load_tokenizer(
+        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
     stops, system = stop_token_ids(tokenizer), recipe.data.system
     items: list[Item] = []
     begin = time.perf_counter()

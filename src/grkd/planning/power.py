@@ -28,7 +28,9 @@ def sentences(
     found = []
     for points in (1.0, 3.0):
         needed = pairs_needed(points / 100, deviation)
-        found.append(f"{points:g} points: {'more than 1,000' if needed is None else needed} seeds")
+        found.append(
+            f"{points:g} point{'' if points == 1 else 's'}: {'more than 1,000' if needed is None else needed} seeds"
+        )
     return [first, f"to see a difference of {', '.join(found)}, with as many {unit}"]
 
 

@@ -65,7 +65,7 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool) -> Plan
             "held out": heldout,
             "steps per student": steps,
             "students": students,
-            "steps of the teacher": teacher_steps,
+            **({"steps of the teacher": teacher_steps} if teacher_steps else {}),
         },
         memory=memory,
         peak=sum(memory.values()) if memory else None,
