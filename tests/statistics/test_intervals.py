@@ -173,3 +173,16 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         statistics.paired_t([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="resamples"):
         statistics.bootstrap_interval([1.0, 2.0], resamples=0)
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_a_share_that_is_the_same_everywhere_is_not_certain(right: int) -> None:
+    values = np.full(12, float(right))
+    assert statistics.bootstrap_interval(values)[1:] == (right, right)  # what resamples say
+    assert statistics.bootstrap_interval(values, share=True) == statistics.wilson_interval(12 * right, 12)
+    by_prompt = statistics.bootstrap_interval(values, groups=np.arange(12) // 4, share=True)
+    assert by_prompt == statistics.wilson_interval(3 * right, 3)  # three groups know less than twelve
+    mixed = np.append(values, 1.0 - right)
+    assert statistics.bootstrap_interval(mixed, share=True) == statistics.bootstrap_interval(mixed)
+    none = statistics.bootstrap_interval([math.nan], share=True)
+    assert all(map(math.isnan, none))

@@ -14,6 +14,7 @@ from grkd.metrics.calibration import calibration
 from grkd.metrics.class_groups import group_accuracy
 from grkd.metrics.rank import kendall_tau_b, rank_fidelity, reverse_kl
 from grkd.metrics.rank_measures import calibration_interval
+from grkd.metrics.registry import metric_of
 from grkd.statistics import Interval, bootstrap_interval
 
 # Scores measured at a time; several float64 tensors of as many live together.
@@ -85,7 +86,7 @@ def classifier_metrics(
     columns = {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
     confidence = columns.pop("confidence")
     if intervals:
-        found = {name: bootstrap_interval(values) for name, values in columns.items()}
+        found = {name: bootstrap_interval(values, share=metric_of(name).is_share) for name, values in columns.items()}
         found["ece"] = calibration_interval(confidence, columns["accuracy"], np.arange(len(logits)), seed=0)
     else:
         error = float(calibration(logits, targets.labels)["expected_calibration_error"])

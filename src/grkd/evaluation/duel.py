@@ -102,7 +102,7 @@ def result(
     known = ~np.isnan(wins)
     metrics: dict[str, Any] = {}
     if known.any():
-        interval = bootstrap_interval(wins[known])
+        interval = bootstrap_interval(wins[known], share=True)
         metrics["win_rate"] = {"value": interval.mean, "low": interval.low, "high": interval.high}
         value, low, high = controlled_interval(wins[known], lengths[known])
         metrics["length_controlled_win_rate"] = {"value": value, "low": low, "high": high}

@@ -13,7 +13,7 @@ from grkd.data.language import Group
 from grkd.language.context import LanguageContext
 from grkd.language.rows import language_rows
 from grkd.metrics.rank_measures import against_teacher, response_measures
-from grkd.metrics.registry import OF_RANKS, OF_RESPONSES
+from grkd.metrics.registry import OF_RANKS, OF_RESPONSES, metric_of
 from grkd.models.shard import in_turns
 from grkd.ranks import gathered
 from grkd.statistics import bootstrap_interval
@@ -56,13 +56,15 @@ def rank_metrics(
         numbers = np.concatenate([part.prompts for part in parts])
         for metric in (each for each in parts[0].tokens if each in measures):
             values = np.concatenate([part.tokens[metric] for part in parts])
-            metrics[metric] = bootstrap_interval(values, groups=numbers).as_json()
+            share = metric_of(metric).is_share
+            metrics[metric] = bootstrap_interval(values, groups=numbers, share=share).as_json()
     if any(len(group.items) > 1 for group in groups):
         for metric in OF_RESPONSES:
             found = np.concatenate([part.responses[metric] for part in parts])
             ordered = found[~np.isnan(found)]  # a group without a pair has no order
             if len(ordered):
-                metrics[f"response_{metric}"] = bootstrap_interval(ordered).as_json()
+                name = f"response_{metric}"
+                metrics[name] = bootstrap_interval(ordered, share=metric_of(name).is_share).as_json()
     return metrics
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from grkd.lists.context import PreparedLists, RankContext
 from grkd.lists.student import BiEncoder, Student
 from grkd.metrics.rank import kendall_tau_b, top1_agreement
+from grkd.metrics.registry import metric_of
 from grkd.metrics.retrieval import retrieval_measures
 from grkd.statistics import bootstrap_interval
 
@@ -101,7 +102,9 @@ def with_intervals(columns: dict[str, np.ndarray], *, intervals: bool = True) ->
     known = {name: values for name, values in columns.items() if not np.isnan(values).all()}
     if not intervals:
         return {name: _alone(float(np.nanmean(values))) for name, values in known.items()}
-    return {name: bootstrap_interval(values).as_json() for name, values in known.items()}
+    return {
+        name: bootstrap_interval(values, share=metric_of(name).is_share).as_json() for name, values in known.items()
+    }
 
 
 def _alone(value: float) -> dict[str, float | None]:

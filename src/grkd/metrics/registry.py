@@ -25,6 +25,11 @@ class Metric:
     high: float | None = None
     against_teacher: bool = False
 
+    @property
+    def is_share(self) -> bool:
+        """Whether its values are in [0, 1]."""
+        return (self.low, self.high) == (0.0, 1.0)
+
     def clipped(self, low: float, high: float) -> tuple[float, float]:
         """Bounds of an interval, moved inside the metric's range; NaN stays NaN."""
         inside = []

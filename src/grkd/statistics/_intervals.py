@@ -40,19 +40,25 @@ def bootstrap_interval(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    share: bool = False,
 ) -> Interval:
     """Percentile bootstrap interval of the mean of `values` ([examples]); NaN values are left out.
 
     groups: an id for each value (its prompt, say). Whole groups are drawn, since values of one group vary together and
     drawing them one by one gives an interval that is too narrow. Every value weighs the same: the mean of a resample
     is the sum over its values divided by their number. None: every value is its own group.
+    share: values are in [0, 1]. If all are 0 or all are 1, so are all resamples: the bounds are then Wilson's, of as
+    many trials as groups, since 10 of 10 right is not certainty.
     No value: all NaN. A single group: NaN bounds. The same seed gives the same interval.
     Raises ValueError for a level outside (0, 1), resamples below 1, or groups of another length.
     Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 13; the cluster bootstrap of
     Davison & Hinkley, "Bootstrap Methods and their Application" (1997), sec. 3.8.
     """
     sums, sizes = group_sums(one_axis(values), groups)
-    return bootstrap_ratio(sums, sizes, level=level, resamples=resamples, seed=seed)
+    found = bootstrap_ratio(sums, sizes, level=level, resamples=resamples, seed=seed)
+    if share and sizes.size > 1 and found.mean in (0.0, 1.0):
+        return wilson_interval(round(found.mean * sizes.size), sizes.size, level=level)
+    return found
 
 
 def bootstrap_ratio(
