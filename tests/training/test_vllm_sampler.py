@@ -133,6 +133,10 @@ def test_what_it_cannot_do_is_said_in_one_line(vllm: type[Engine], monkeypatch: 
     quantised.is_quantized = True
     with pytest.raises(UserError, match="does not know students with quantised weights"):
         sampler()(quantised, PROMPTS, 0.0, [1, 2, 3])
+    with monkeypatch.context() as changed:
+        changed.setattr(Engine, "generate", lambda *asked, **options: (_ for _ in ()).throw(RuntimeError("size\n16")))
+        with pytest.raises(UserError, match="does not run this student: size 16; leave"):
+            sampler()(student(), PROMPTS, 0.0, [1, 2, 3])
     monkeypatch.setattr(Engine, "__init__", lambda self, **options: (_ for _ in ()).throw(ValueError("no\nroom")))
     with pytest.raises(UserError, match="vLLM does not open this student: no room; leave use_vllm out"):
         sampler()(student(), PROMPTS, 0.0, [1, 2, 3])

@@ -84,7 +84,9 @@ class VllmSampler:
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(model)})
         self._engine.reset_prefix_cache()
         asked = [{"prompt_token_ids": ids} for ids in prompts]
-        found = self._engine.generate(asked, [self._parameters(model, seed) for seed in seeds], use_tqdm=False)
+        parameters = [self._parameters(model, seed) for seed in seeds]
+        with _said_in_one_line("run"):  # on a CPU vLLM opens models that it cannot run
+            found = self._engine.generate(asked, parameters, use_tqdm=False)
         return [_tokens(each.outputs[0]) for each in found]
 
     def open(self, student: nn.Module) -> None:
@@ -115,7 +117,7 @@ class VllmSampler:
             for own in (config, config.get_text_config(decoder=True)):
                 own.tie_word_embeddings = False  # vLLM does not renew a tied head whose weights it has repacked
             config.save_pretrained(folder)
-            try:
+            with _said_in_one_line("open"):
                 return LLM(
                     model=folder,
                     skip_tokenizer_init=True,
@@ -128,9 +130,6 @@ class VllmSampler:
                     # Processes that a launcher started: the engine takes the device of its own, and no other.
                     distributed_executor_backend="external_launcher" if ranks().num_processes > 1 else None,
                 )
-            except Exception as error:  # vLLM raises anything
-                text = " ".join(str(error).split())[:250]
-                raise UserError(f"use_vllm: vLLM does not open this student: {text}; leave use_vllm out") from error
 
     def _parameters(self, model: Any, seed: int) -> Any:
         from vllm import SamplingParams
@@ -147,6 +146,16 @@ class VllmSampler:
             logprobs=0,
             detokenize=False,
         )
+
+
+@contextmanager
+def _said_in_one_line(what: str) -> Iterator[None]:
+    """An error of vLLM's as a UserError."""
+    try:
+        yield
+    except Exception as error:  # vLLM raises anything
+        text = " ".join(str(error).split())[:250]
+        raise UserError(f"use_vllm: vLLM does not {what} this student: {text}; leave use_vllm out") from error
 
 
 @contextmanager
