@@ -162,6 +162,19 @@ def test_the_budget_ends_it_and_a_larger_one_goes_on(serve: Callable[..., Endpoi
         opened(server, max_tokens=5, concurrency=1)(PROMPTS, [["4", "9"], ["2", "1"]])
 
 
+def test_rankers_of_a_command_share_a_budget(serve: Callable[..., EndpointServer]) -> None:
+    """Of the score stage and of every student that is trained in its process, if the limits are the same."""
+    server, command = serve(), Resources()
+    limits = {"max_requests": 3, "concurrency": 1}
+    judges = [rankers.load("judge", url=server.url, model="judge", criteria=text, **limits) for text in "ab"]
+    for judge in judges:
+        judge.open(command)
+    judges[0](PROMPTS[:1], [["4", "9"]])
+    with pytest.raises(UserError, match="the budget of 3 requests is used up"):
+        judges[1](PROMPTS[:1], [["4", "9"]])
+    assert len(server.asked) == 3
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -1,7 +1,21 @@
 """The limits of an endpoint that all processes of a launch ask: each process has a part of them."""
 
 from grkd.console import console
-from grkd.endpoint.client import Budget
+from grkd.endpoint.client import Budget, base_url
+
+
+class Budgets:
+    """The budgets of a command: one for all that ask the same model with the same limits."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, int | None, int | None], Budget] = {}
+
+    def of(self, url: str, model: str, max_requests: int | None, max_tokens: int | None = None) -> Budget:
+        """This process's part of the most requests and tokens (None: no limit)."""
+        key = (base_url(url, "url"), model, max_requests, max_tokens)
+        if key not in self._known:
+            self._known[key] = budget_of(max_requests, max_tokens)
+        return self._known[key]
 
 
 def budget_of(max_requests: int | None, max_tokens: int | None = None) -> Budget:

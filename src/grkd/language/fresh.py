@@ -79,6 +79,7 @@ def fresh_groups(
                 device=context.models.device,
                 folder=context.run.path / "rankers" / f"training-{context.run.ranks.process_index}",
                 batch_size=context.recipe.score.batch_size,
+                budgets=context.models.budgets,
             )
         )
     stops = set(context.models.numbers["stop_ids"])

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.endpoint.client import Endpoint
+from grkd.endpoint.launch import Budgets
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
 from grkd.language.endpoint import endpoint_of
@@ -56,6 +57,7 @@ class LanguageModels:
         self.device = device(recipe.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", run.ranks.local_process_index)
+        self.budgets = Budgets()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._teacher_tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -107,7 +109,7 @@ class LanguageModels:
     def endpoint(self) -> Endpoint:
         """The served teacher's: one for all stages of a command, which share its budget."""
         assert self.served is not None
-        return endpoint_of(self.served)
+        return endpoint_of(self.served, self.budgets)
 
     @cached_property
     def cached(self) -> RankCache | None:
@@ -243,7 +245,7 @@ class MemberModels(LanguageModels):
 
     def __init__(self, main: LanguageModels, recipe: LanguageRecipe, run: RunFolder, label: str) -> None:
         super().__init__(recipe, run)
-        self.several = True
+        self.several, self.budgets = True, main.budgets
         self.main, self.prepared = main, run.path / "prepare" / "teachers" / label
 
     def make_teacher(self, work: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -86,6 +86,7 @@ class Scorer:
             device=self.models.device,
             folder=answers,
             batch_size=self.recipe.score.batch_size,
+            budgets=self.models.budgets,
         )
         self.panel.open(resources)
         for own in self.teachers.values():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from grkd.endpoint.launch import Budgets
 from grkd.errors import UserError
 from grkd.teacher.annotator import Verdict
 
@@ -85,6 +86,8 @@ class Resources:
         For answers of endpoints, kept between runs. None: they are kept in memory.
     batch_size : int
         Sequences at a time.
+    budgets : Budgets
+        Of endpoints, shared by all rankers that are given these.
     """
 
     teacher: Callable[[], Teacher] | None = None
@@ -92,6 +95,7 @@ class Resources:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folder: Path | None = None
     batch_size: int = 8
+    budgets: Budgets = field(default_factory=Budgets)
 
 
 @dataclass(kw_only=True)

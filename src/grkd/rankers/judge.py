@@ -10,7 +10,7 @@ import numpy as np
 
 from grkd.endpoint.client import base_url, key_of
 from grkd.endpoint.judge import Judge, Judgement, Request
-from grkd.endpoint.launch import budget_of, concurrency_of
+from grkd.endpoint.launch import concurrency_of
 from grkd.errors import UserError
 from grkd.objectives import option
 from grkd.rankers import _prompts
@@ -37,7 +37,7 @@ class JudgeRanker(Ranker):
     ask: Literal["list", "pairs"] = option("list", help="one order per group, or its pairs")
     criteria: str | None = option(None, help="what is better, in place of the built-in sentence")
     max_requests: int | None = option(
-        None, help="most requests of a launch, retries included; null: no limit", operational=True
+        None, help="most requests of a command, retries included; null: no limit", operational=True
     )
     max_tokens: int | None = option(
         None, help="most tokens read and written, likewise; null: no limit", operational=True
@@ -72,7 +72,7 @@ class JudgeRanker(Ranker):
             concurrency=concurrency_of(self.concurrency),
             retries=self.retries,
             timeout_seconds=self.timeout_seconds,
-            budget=budget_of(self.max_requests, self.max_tokens),
+            budget=resources.budgets.of(self.url, self.model, self.max_requests, self.max_tokens),
         )
         self._judge.check()
 
