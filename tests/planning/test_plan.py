@@ -15,13 +15,13 @@ from grkd.models.load import load_tokenizer
 from grkd.planning import measure as measuring
 from grkd.planning.batches import expected_batches, scored_sizes
 from grkd.planning.counts import Counts, count
-from grkd.planning.language import stages, steps_of
+from grkd.planning.language import planned_memory, stages, steps_of
 from grkd.planning.make import asks_endpoint, make_plan
 from grkd.planning.measure import Measured
 from grkd.planning.memory import memory_of, sizes_of
 from grkd.planning.money import Usage, usage
 from grkd.planning.peak import peak_from_now
-from grkd.planning.plan import Plan, Stage, amount, duration
+from grkd.planning.plan import Plan, Stage, amount, duration, tables
 from grkd.planning.power import deviation_of, sentences
 from grkd.recipe import LanguageRecipe, Model, ServedModel
 
@@ -158,6 +158,18 @@ def test_the_tokenizer_is_that_of_the_students_file(tiny_recipe: Path, monkeypat
     assert isinstance(spec.teacher, Model)
     count(replace(spec, teacher=replace(spec.teacher, gguf_file="a.gguf", revision="b")))
     assert asked == [{"gguf_file": "a.gguf", "revision": "b", "trust_remote_code": False}]
+
+
+def test_a_peak_is_shown_where_no_sizes_are_known(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a teacher and student in a GGUF file, whose config says nothing before it is read."""
+    monkeypatch.setattr("grkd.planning.language.memory_of", lambda *_, **__: None)
+    spec = language(tiny_recipe)
+    counts = Counts(train=8, heldout=2, prompt_tokens=4.0, answer_tokens=4.0, items=[])
+    found = Measured(peak={"kd": 2**30, "grkd": 2**31}, groups=[group((4, 4))])
+    assert planned_memory(spec, counts, found) == ({}, 2**31)
+    assert planned_memory(spec, counts, None) == ({}, None)
+    shown = tables(Plan(stages=[], peak=2.0**31))
+    assert "peak, of the measured steps: 2.00 GiB; " in shown
 
 
 def test_the_memory_of_weights_is_their_number(tiny_recipe: Path) -> None:

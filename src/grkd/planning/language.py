@@ -31,7 +31,7 @@ def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float
     responses = _response_tokens(recipe, counts, found)
     prompts = counts.train + counts.heldout
     asked = usage(recipe, prompts=prompts, prompt_tokens=counts.prompt_tokens, response_tokens=responses)
-    memory, peak = _memory(recipe, counts, found)
+    memory, peak = planned_memory(recipe, counts, found)
     steps = steps_of(recipe, counts.train)
     questions = len(read_questions(Path(recipe.evaluation.questions))) if recipe.evaluation.questions else 0
     unit, number = ("questions", questions) if questions else ("held-out prompts", counts.heldout)
@@ -148,7 +148,9 @@ def _response_tokens(recipe: LanguageRecipe, counts: Counts, found: Measured | N
     return counts.answer_tokens if from_data(recipe.responses) else float(recipe.responses.max_new_tokens)
 
 
-def _memory(recipe: LanguageRecipe, counts: Counts, found: Measured | None) -> tuple[dict[str, float], float | None]:
+def planned_memory(
+    recipe: LanguageRecipe, counts: Counts, found: Measured | None
+) -> tuple[dict[str, float], float | None]:
     """Bytes by part for the largest batch of a training; and the miniature's peak, had it had that batch.
 
     The second is None if nothing was measured.
@@ -156,8 +158,8 @@ def _memory(recipe: LanguageRecipe, counts: Counts, found: Measured | None) -> t
     groups = counts.items if found is None or _known_lengths(recipe) else found.groups
     whole = expected_batches(recipe, groups, steps=steps_of(recipe, counts.train))
     memory = memory_of(recipe, tokens=whole.most_tokens, response_tokens=whole.most_response_tokens)
-    if memory is None:
-        return {}, None
+    if memory is None:  # no sizes are known, as of a GGUF file: the miniature's peak as it was
+        return {}, (None if found is None else max(found.peak.values(), default=0) or None)
     parts = {each.name: float(getattr(memory, each.name)) for each in fields(memory)}
     if found is None or not any(found.peak.values()):
         return parts, None

@@ -64,7 +64,9 @@ def tables(plan: Plan) -> list[Table | str]:
         total = sum(plan.memory.values())
         parts = {**plan.memory, "together": total}
         shown.append(_amounts("memory of a training step", parts))
-        peak = f"peak, corrected by measured steps: {amount(plan.peak)}; " if plan.peak is not None else ""
+    if plan.memory or plan.peak is not None:
+        how = "corrected by measured steps" if plan.memory else "of the measured steps"
+        peak = f"peak, {how}: {amount(plan.peak)}; " if plan.peak is not None else ""
         free = "" if plan.free is None else f"free now: {amount(plan.free)}"
         shown.append(peak + free)
     if plan.disk:
