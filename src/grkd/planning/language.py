@@ -159,7 +159,7 @@ def planned_memory(
     whole = expected_batches(recipe, groups, steps=steps_of(recipe, counts.train))
     memory = memory_of(recipe, tokens=whole.most_tokens, response_tokens=whole.most_response_tokens)
     if memory is None:  # no sizes are known, as of a GGUF file: the miniature's peak as it was
-        return {}, (None if found is None else max(found.peak.values(), default=0) or None)
+        return {}, (None if found is None else float(max(found.peak.values(), default=0)) or None)
     parts = {each.name: float(getattr(memory, each.name)) for each in fields(memory)}
     if found is None or not any(found.peak.values()):
         return parts, None
