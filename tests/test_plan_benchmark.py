@@ -45,3 +45,11 @@ def test_the_table_says_how_far_off() -> None:
     row = {"pair": "a", "planned_seconds": 12.0, "seconds": 10.0, "planned_peak_gib": 0.9, "peak_gib": 1.0}
     assert plan.table([row]).splitlines()[-1] == "| a | 12.00 | 10.00 | +20% | 0.90 | 1.00 | -10% |"
     assert plan.table([{**row, "peak_gib": None}]).endswith("| +20% | - | - | - |")
+
+
+@pytest.mark.parametrize("kind", ["plan", "plan-cpu"])
+def test_the_guides_tables_are_those_of_the_result_files(kind: str) -> None:
+    newest = sorted(plan.RESULTS.glob(f"*-{kind}.json"))[-1]
+    guide = Path(__file__).parents[1] / "docs" / "guide" / "before-a-run.md"
+    assert plan.table(json.loads(newest.read_text())["rows"]) in guide.read_text(encoding="utf-8")
+    assert newest.name in guide.read_text(encoding="utf-8")
