@@ -50,6 +50,7 @@ class LanguageModels:
     def __init__(self, recipe: LanguageRecipe, run: RunFolder) -> None:
         self.recipe, self.several = lead(recipe), isinstance(recipe.teacher, list)
         self.prepared = run.path / "prepare"
+        self.budgets = Budgets()
         self.members: dict[str, LanguageModels] = {
             label: self if at == 0 else MemberModels(self, each, run, label)
             for at, (label, each) in enumerate(teachers_of(recipe).items())
@@ -57,7 +58,6 @@ class LanguageModels:
         self.device = device(recipe.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", run.ranks.local_process_index)
-        self.budgets = Budgets()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._teacher_tokenizer: PreTrainedTokenizerBase | None = None
 
