@@ -1,8 +1,8 @@
 """What `GRKDTrainer` leaves in its output_dir for `grkd report`: the same files as a run of a recipe."""
 
-import json
 import math
 from dataclasses import MISSING, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,19 @@ def _changed(args: TrainingArguments) -> dict[str, Any]:
         value = getattr(args, one.name)
         default = one.default if one.default_factory is MISSING else one.default_factory()
         if value != default and not one.name.endswith("_token"):
-            found[one.name] = json.loads(json.dumps(value, default=str))
+            found[one.name] = _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """The value in YAML's own types; of others their text."""
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)
 
 
 def _size(model: nn.Module) -> dict[str, int]:
