@@ -31,6 +31,7 @@ from grkd.metrics.rank_measures import (
     token_measures,
     token_record,
 )
+from grkd.metrics.registry import metric_of
 from grkd.models.load import check_same_vocabulary, load_tokenizer
 from grkd.statistics import Interval, bootstrap_interval, bootstrap_ratio
 
@@ -190,7 +191,8 @@ class RankMeasurement:
             error = calibration_interval(confidence, found["top1_agreement"], np.arange(len(groups)), seed=self.seed)
             self._note(f"{prefix}_expected_calibration_error", error)
         for name, values in found.items():
-            self._note(f"{prefix}_{name}", bootstrap_interval(values, seed=self.seed))
+            share = metric_of(f"response_{name}").is_share
+            self._note(f"{prefix}_{name}", bootstrap_interval(values, seed=self.seed, share=share))
         for number, (group, items) in enumerate(groups.items()):
             row = {f"{prefix}_{name}": _known(values[number]) for name, values in found.items()}
             self._record(group, {"asked": _asked(items), "responses": len(items), **row})
