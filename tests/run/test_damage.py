@@ -26,6 +26,9 @@ methods: [kd]
 training: {{steps: 9, batch_size: 8, learning_rate: 1e-2, log_every: 10, save_every: 2}}
 """
 
+# Files with times, which another run does not repeat.
+_TIMED = (".jsonl", "training.json", "README.md", "pace.json", "cost.json")
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,7 +68,7 @@ def test_altered_files_are_noticed_and_made_again(run: Path, capsys: pytest.Capt
         assert again(run) == 0
         said = " ".join(capsys.readouterr().err.split())
         assert f"{stage}: damaged: {name} (altered); it is rebuilt" in said
-        if "environment" not in name and not name.endswith((".jsonl", "training.json", "README.md")):  # times
+        if "environment" not in name and not name.endswith(_TIMED):
             assert (folder / name).read_bytes() == before
 
 
