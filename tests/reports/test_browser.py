@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from grkd.data.held_out_groups import HELD_OUT
 from grkd.reports import read_run, write_page
-from grkd.reports.groups import HELD_OUT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grkd import cli
+from grkd.data.held_out_groups import HELD_OUT
 from grkd.reports import read_run, write_page
-from grkd.reports.groups import HELD_OUT, GroupView, held_out_groups, tally
+from grkd.reports.groups import GroupView, held_out_groups, tally
 from grkd.training.groups_file import GROUPS
 
 

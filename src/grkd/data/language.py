@@ -45,7 +45,7 @@ class Group:
     w[i][j]. sources: teacher, student or data.
     reference_log_probs: mean token log-probability of each under the student before training, for methods that need it.
     columns: the prompt (text or messages) and the record's other columns, for rankers of responses that are sampled in
-    training.
+    training. by_ranker: what each of these gave the responses.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Group:
     reference_log_probs: tuple[float, ...] | None = None
     votes: VotesOnPairs | None = None
     columns: Mapping[str, Any] | None = None
+    by_ranker: Mapping[str, tuple[float, ...]] | None = None
 
     @property
     def has_pair(self) -> bool:

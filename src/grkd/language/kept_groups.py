@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from grkd.data.held_out_groups import HELD_OUT
 from grkd.data.tables import write_table
 from grkd.files import read_json
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS
-from grkd.reports.groups import HELD_OUT
 from grkd.run.folder import RunFolder
 
 

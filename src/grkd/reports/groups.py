@@ -9,24 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from grkd.data.tables import read_table
 from grkd.errors import UserError
 
 BEFORE = "before"
-
-# One line per group and student. Scores are one per response; null: no opinion.
-HELD_OUT = pa.schema(
-    {
-        "id": pa.string(),
-        "prompt": pa.string(),
-        "responses": pa.list_(pa.string()),
-        "scores": pa.list_(pa.float64()),  # the order that methods learn
-        "by_ranker": pa.map_(pa.string(), pa.list_(pa.float64())),
-        "student": pa.list_(pa.float64()),  # mean token log-probability, in nats
-    }
-)
 
 _COMMON = ("id", "prompt", "responses", "scores", "by_ranker")
 

@@ -24,7 +24,7 @@ _RANGES: dict[str, tuple[float, float]] = {
         (1, _MOST),
     ),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, _MOST)),
-    "dataloader_num_workers": (0, 1e6),
+    **dict.fromkeys(("dataloader_num_workers", "report_prompts"), (0, 1e6)),
     "gradient_accumulation_steps": (1, 1e6),
     "stored_share": (0, 1),
     **dict.fromkeys(("weight_decay", "max_grad_norm", "num_train_epochs", "warmup_steps"), (0, _MOST)),

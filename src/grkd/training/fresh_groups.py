@@ -241,7 +241,8 @@ def _order(
         group, size = part.groups[number], len(part.groups[number].items)
         scores, given = ranked.order.scores[at][:size].tolist(), ranked.order.votes
         own = None if given is None else (_square(given.share[at], size), _square(given.weight[at], size))
-        part.groups[number] = replace(group, teacher_scores=tuple(scores), votes=own)
+        each = {label: tuple(values[at][:size].tolist()) for label, values in ranked.by_ranker.items()}
+        part.groups[number] = replace(group, teacher_scores=tuple(scores), votes=own, by_ranker=each)
         fresh.unordered += Tally(float(not part.groups[number].has_pair), 1)
     if fresh.file is not None:
         sampled = [part.sampled[number] for part, number in asked]

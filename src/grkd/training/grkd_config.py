@@ -132,6 +132,9 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
         The teacher's candidates whose order is measured at every token.
     report_files : bool
         Leave in output_dir what `grkd report` and `grkd watch` read; see grkd.training.run_files.
+    report_prompts : int
+        Prompts of eval_dataset that student and teacher answer for the report, before training and after it, in at most
+        64 tokens, each with a group of responses; 0: none. See grkd.training.held_out_view.
 
     Examples
     --------
@@ -149,6 +152,7 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
     eval_metrics: list[str] | None = None
     eval_top_k: int = 16
     report_files: bool = True
+    report_prompts: int = 8
     warmup_steps: float = 0.0  # transformers' default, 0, is no float
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
     _VALID_DICT_FIELDS += ["chat_template_kwargs"]

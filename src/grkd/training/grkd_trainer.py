@@ -30,6 +30,7 @@ from grkd.training.fresh_groups import orders
 from grkd.training.given_teachers import given_teachers
 from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_of
 from grkd.training.groups_file import KeepGroups
+from grkd.training.held_out_view import view_of
 from grkd.training.ranked_in_training import check_read, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.run_files import RunFiles
@@ -233,9 +234,10 @@ class GRKDTrainer(DistillationTrainer):
             **kwargs,
         )
         self.add_callback(FiniteSteps())
+        label = args.method.rpartition(":")[2]
         if args.report_files:
-            label = args.method.rpartition(":")[2]
             self.add_callback(RunFiles(Path(str(args.output_dir)), method=label, seed=args.seed))
+        self._view = view_of(args, label, encode, sides, rows)
         if rows.fresh is not None and rows.fresh.file is not None:
             self.add_callback(KeepGroups(rows.fresh.file))
         self._encode = encode
@@ -244,10 +246,13 @@ class GRKDTrainer(DistillationTrainer):
         self.eval_dataset = self._before.evaluation_set(eval_groups, "eval_dataset", self)
         ask_about(rows, self.eval_dataset)
 
-    def train(self, *arguments: Any, **options: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
         """As DistillationTrainer; from here on the student is no longer the one before training."""
+        self._view.before(self, self.eval_dataset, resumed=bool(resume_from_checkpoint))
         self._before.over = True
-        return super().train(*arguments, **options)
+        done = super().train(resume_from_checkpoint, *arguments, **options)
+        self._view.after(self)
+        return done
 
     def evaluate(self, eval_dataset: Any = None, *arguments: Any, **options: Any) -> dict[str, float]:
         """As transformers' Trainer; eval_dataset: records as in the constructor, or a dict of them by name.

@@ -53,6 +53,7 @@ class RecordEncoder:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
         self.samples, self.teacher_answers = samples, teacher_answers
         self.keeps_columns = samples or keeps_columns
+        self.keeps_prompts = self.keeps_columns or (args.report_files and args.report_prompts > 0)
         self.read: Collection[str] | None = ()  # columns of the records that rankers read; None: any
         self.stop_ids = stop_token_ids(tokenizer, student.generation_config)
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
@@ -137,7 +138,9 @@ class RecordEncoder:
         self, example: Example, where: str, left_out: LeftOut, answer: TeacherAnswer | None
     ) -> tuple[Group, int]:
         """The example's responses as token ids, and how many of them are too long."""
-        columns = {**example.columns, "prompt": example.asked(self.args.system)} if self.keeps_columns else None
+        columns = {"prompt": example.asked(self.args.system)} if self.keeps_prompts else None
+        if self.keeps_columns:
+            columns = {**example.columns, **(columns or {})}
         prompt_ids = encode_prompt(self.tokenizer, example, system=self.args.system)
         if answer is not None:
             ids = [self._ids_of_teacher(example, answer)]

@@ -1,0 +1,253 @@
+"""Held-out prompts of a GRKDTrainer for its report: answers and groups, before training and after it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from grkd.console import track
+from grkd.data.chat import answer_text, decode_response
+from grkd.data.conversation import shown
+from grkd.data.held_out_groups import HELD_OUT
+from grkd.data.language import Group, Item, unwrapped
+from grkd.data.tables import write_table
+from grkd.files import read_json, write_json
+from grkd.models.generate import Response, generate_responses
+from grkd.models.pooled import PooledModel
+from grkd.models.shard import in_turns
+from grkd.training.fresh_groups import moved
+from grkd.training.grkd_config import GRKDConfig
+from grkd.training.language_rows import LanguageRows, mean_log_probs_of
+from grkd.training.record_groups import RecordEncoder
+from grkd.training.teacher_side import TeacherSide
+
+if TYPE_CHECKING:
+    from grkd.training.grkd_trainer import GRKDTrainer
+
+_RESPONSES = 4  # to a prompt whose record has no group
+_MOST_TOKENS = 64  # of an answer, as in a run of a recipe
+_LEAST_TOKENS = 8  # a prompt that leaves no room for so many is not shown
+_BEFORE, _TEACHER = "before", "teacher"  # as reports call them
+
+
+@dataclass(kw_only=True)
+class HeldOutView:
+    """Writes evaluate/samples.json and evaluate/*/groups.parquet of the first `prompts` held-out prompts.
+
+    Answers are greedy. A group is the record's own responses in their order, or those that rankers have ordered for
+    evaluations, or else responses that the student samples before training, in the order of the teacher's mean token
+    log-probability. folder: output_dir. name: <method>-seed<k>. teacher: of the student's vocabulary, in this process.
+    prompts: 0: nothing is made. evaluate/shown.json keeps what a resumed training needs again.
+    """
+
+    folder: Path
+    name: str
+    prompts: int
+    encode: RecordEncoder
+    vocabulary: int
+    new_tokens: int
+    seed: int
+    teacher: Any = None
+
+    def before(self, trainer: "GRKDTrainer", groups: Any, *, resumed: bool) -> None:
+        """Answers and scores of the student before training; every process must call it. resumed: they are there."""
+        if resumed:
+            return
+        main = trainer.is_world_process_zero()
+        if main:
+            for path in [*self._folder.glob("*/groups.parquet"), self._kept, self._samples]:
+                path.unlink(missing_ok=True)  # of an earlier training in this folder
+        if chosen := self._first(groups):
+            student = unwrapped(trainer.student_now())
+            with in_turns(self.teacher):
+                if main:
+                    with trainer.compute_loss_context_manager():
+                        self._begin(chosen, student, trainer.args.device)
+
+    def after(self, trainer: "GRKDTrainer") -> None:
+        """The same of the trained student, of the same responses; every process must call it."""
+        if not self.prompts:
+            return
+        student = unwrapped(trainer.student_now())
+        if trainer.is_world_process_zero() and self._kept.is_file():
+            with trainer.compute_loss_context_manager():
+                self._add(read_json(self._kept), student, self.name)
+
+    def _begin(self, groups: Sequence[Group], student: Any, device: torch.device) -> None:
+        teacher = self.teacher
+        if teacher is not None and next(teacher.parameters()).device.type != device.type:
+            teacher = None  # one that has answered already, and lies in the host's memory
+        prompts = [_prompt_of(group, self._text(group.items[0].prompt_ids)) for group in groups]
+        without = [one for one in prompts if not one["responses"]]
+        if teacher is not None and without:
+            self._sample(without, student, teacher)
+        found: dict[str, Any] = {"prompts": prompts, "answers": {}}
+        speaks = None if teacher is None else unwrapped(teacher)
+        if isinstance(speaks, PreTrainedModel):
+            found["answers"][_TEACHER] = self._answers(speaks, prompts, "the teacher")
+        self._add(found, student, _BEFORE)
+
+    def _add(self, found: dict[str, Any], student: Any, name: str) -> None:
+        """Answers and scores of a student to what is known, and the files of the report."""
+        label = name.rpartition("-seed")[0] or name
+        found["answers"][label] = self._answers(student, found["prompts"], label)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._kept, found)
+        lines = [
+            {
+                "id": one["id"],
+                "prompt": one["prompt"],
+                "responses": [self._text(own) for own in one["responses"]],
+                "scores": one["scores"],
+                "by_ranker": list(one["by_ranker"].items()),
+                "student": self._scores(student, one["id"], one["ids"], one["responses"]),
+            }
+            for one in found["prompts"]
+            if one["responses"]
+        ]
+        if lines:
+            (self._folder / name).mkdir(exist_ok=True)
+            write_table(self._folder / name / "groups.parquet", lines, HELD_OUT)
+        samples = [
+            {
+                "prompt": one["prompt"],
+                "messages": one["messages"],
+                "answers": {who: given[place]["text"] for who, given in found["answers"].items()},
+                "cut": [who for who, given in found["answers"].items() if given[place]["cut"]],
+            }
+            for place, one in enumerate(found["prompts"])
+        ]
+        write_json(self._samples, samples)
+
+    def _first(self, groups: Any) -> list[Group]:
+        """The first groups of an evaluation set, or of the first of several by name, that leave room for an answer."""
+        if isinstance(groups, dict):
+            groups = next(iter(groups.values()), None)
+        limit = self.encode.limit
+        fit = (
+            group
+            for group in (groups if isinstance(groups, list) else ())
+            if limit is None or len(group.items[0].prompt_ids) + min(_LEAST_TOKENS, self.new_tokens) <= limit
+        )
+        return list(islice(fit, self.prompts))
+
+    @property
+    def _folder(self) -> Path:
+        return self.folder / "evaluate"
+
+    @property
+    def _kept(self) -> Path:
+        return self._folder / "shown.json"
+
+    @property
+    def _samples(self) -> Path:
+        return self._folder / "samples.json"
+
+    def _sample(self, prompts: Sequence[dict[str, Any]], student: Any, teacher: Any) -> None:
+        """Give the prompts responses of the student, and the teacher's scores of them."""
+        asked = [one["ids"] for one in prompts for _ in range(_RESPONSES)]
+        responses: list[list[int]] = [[]] * len(asked)
+        made = self._generated(student, asked, temperature=1.0)
+        for one in track(chain.from_iterable(made), "report: groups", unit="responses", total=len(asked)):
+            responses[one.index] = one.response_ids
+        for place, prompt in enumerate(prompts):
+            prompt["responses"] = responses[place * _RESPONSES : (place + 1) * _RESPONSES]
+            prompt["scores"] = self._scores(teacher, prompt["id"], prompt["ids"], prompt["responses"])
+            prompt["by_ranker"] = {"log_prob": prompt["scores"]}
+
+    def _answers(self, model: Any, prompts: Sequence[dict[str, Any]], who: str) -> list[dict[str, Any]]:
+        """Each prompt's greedy answer as text, and whether the limit of length cut it."""
+        written: list[dict[str, Any]] = [{}] * len(prompts)
+        made = (
+            one for some in self._generated(model, [one["ids"] for one in prompts], temperature=0.0) for one in some
+        )
+        for one in track(made, f"report: answers of {who}", unit="answers", total=len(prompts)):
+            written[one.index] = {"text": answer_text(self._text(one.response_ids)), "cut": not one.finished}
+        return written
+
+    def _generated(self, model: Any, prompts: list[list[int]], *, temperature: float) -> Iterator[list[Response]]:
+        was_training, limit = model.training, self.encode.limit
+        room = self.new_tokens if limit is None else limit - max(map(len, prompts))
+        model.eval()
+        try:
+            yield from generate_responses(
+                model,
+                prompts,
+                max_new_tokens=min(self.new_tokens, room),
+                temperature=temperature,
+                top_p=1.0,
+                stop_ids=self.encode.stop_ids,
+                pad_token_id=self.encode.pad_token_id,
+                seed=self.seed,
+                vocabulary=self.vocabulary,
+            )
+        finally:
+            model.train(was_training)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return decode_response(self.encode.tokenizer, ids, self.encode.stop_ids)
+
+    def _scores(self, model: Any, name: str, prompt: list[int], responses: Sequence[list[int]]) -> list[float | None]:
+        """Mean token log-probabilities of the responses, in nats."""
+        rows = LanguageRows(pad_token_id=self.encode.pad_token_id, vocabulary=self.vocabulary)
+        items = tuple(Item(f"{name}#{place}", prompt, own) for place, own in enumerate(responses))
+        group = Group(id=name, items=items, teacher_scores=(0.0,) * len(items), sources=("data",) * len(items))
+        was_training = model.training
+        model.eval()
+        try:
+            batch = moved(rows.collate_all([group]), next(model.parameters()).device)
+            return _known(mean_log_probs_of(rows, model, batch)[0, : len(items)].tolist())
+        finally:
+            model.train(was_training)
+
+
+def view_of(
+    args: GRKDConfig, label: str, encode: RecordEncoder, sides: Sequence[TeacherSide], rows: Any
+) -> HeldOutView:
+    """The view of a training with these arguments; label: the method's."""
+    return HeldOutView(
+        folder=Path(str(args.output_dir)),
+        name=f"{label}-seed{args.seed}",
+        prompts=args.report_prompts if args.report_files else 0,
+        encode=encode,
+        vocabulary=rows.vocabulary,
+        new_tokens=min(args.max_new_tokens, _MOST_TOKENS),
+        seed=args.seed,
+        teacher=_teacher_of(sides, rows),
+    )
+
+
+def _teacher_of(sides: Sequence[TeacherSide], rows: Any) -> Any:
+    """A teacher in this process with the student's vocabulary, or several as one; None: there is none to ask."""
+    if len(sides) == 1:
+        return sides[0].model if sides[0].shared else None
+    pooled = getattr(rows, "teacher", None)
+    return pooled if isinstance(pooled, PooledModel) and not any(pooled.only) else None
+
+
+def _prompt_of(group: Group, rendered: str) -> dict[str, Any]:
+    """A held-out prompt as shown.json keeps it; its responses, token ids, only if they have an order.
+
+    rendered: its text, for a cache's groups, which have no other.
+    """
+    asked = (group.columns or {}).get("prompt", rendered)
+    ordered = group.has_pair
+    by_ranker = group.by_ranker if ordered and group.by_ranker else {}
+    return {
+        "id": group.id,
+        "prompt": asked if isinstance(asked, str) else shown(asked[-1]),
+        "messages": [{"role": "user", "content": asked}] if isinstance(asked, str) else asked,
+        "ids": group.items[0].prompt_ids,
+        "responses": [item.response_ids for item in group.items] if ordered else [],
+        "scores": _known(group.teacher_scores) if ordered else [],
+        "by_ranker": {name: _known(scores) for name, scores in by_ranker.items()},
+    }
+
+
+def _known(scores: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(score) else float(score) for score in scores]
