@@ -40,4 +40,17 @@ def test_versions_users_and_pins() -> None:
     names = [name for name, _ in found]
     assert names.index("USER") < names.index("ENTRYPOINT")
     assert ("ENTRYPOINT", '["grkd"]') in found
-    assert not re.search(r":latest|sudo |ADD |apt-get", TEXT)
+    assert not re.search(r":latest|sudo |ADD ", TEXT)
+    # Packages of the system: what Triton needs, and no list of them stays behind.
+    (packages,) = [rest for name, rest in found if name == "RUN" and "apt-get" in rest]
+    assert re.search(
+        r"apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/\*$", packages
+    )
+
+
+def test_another_base_image_can_be_given() -> None:
+    found = instructions()
+    first = next(place for place, (name, _) in enumerate(found) if name == "FROM")
+    given = dict(rest.split("=", 1) for name, rest in found[:first] if name == "ARG")
+    assert given == {"VARIANT": "cpu", "PYTHON_IMAGE": "python:3.12-slim-bookworm"}
+    assert found[first] == ("FROM", "${PYTHON_IMAGE} AS base")
