@@ -44,11 +44,11 @@ PAIRS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any], dict[str, Any]]] 
         _LLAMA | _shape(6144, 62, 48, 16384, tie_word_embeddings=False),
         _LLAMA | _shape(2048, 16, 32, 8192, tie_word_embeddings=True),
     ),
-    # One of 16.7 GiB for a student of a third of a billion, for a GPU that may use half of that.
+    # One of 8.6 GiB for a student of a tenth of a billion, for a GPU that may use half of that.
     "large teacher for one GPU": (
         LlamaConfig,
-        _LLAMA | _shape(6144, 22, 48, 16384, vocab_size=32_000, tie_word_embeddings=False),
-        _LLAMA | _shape(2048, 4, 32, 8192, vocab_size=32_000, tie_word_embeddings=True),
+        _LLAMA | _shape(4096, 20, 32, 14336, vocab_size=32_000, tie_word_embeddings=False),
+        _LLAMA | _shape(1024, 4, 16, 4096, vocab_size=32_000, tie_word_embeddings=True),
     ),
 }
 _TINY = _shape(64, 3, 4, 96, vocab_size=512, head_dim=16, num_key_value_heads=2)

@@ -7,6 +7,7 @@ kept from one case to the next where both have the same.
 """
 
 import gc
+import itertools
 import json
 import os
 import statistics
@@ -16,7 +17,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from benchmarks._pairs import END, PAD, built, configs, gib, on_meta, random_layer
@@ -52,6 +55,7 @@ class Clock(TrainerCallback):
         self.marks: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        mark(f"step {state.global_step}")
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         if state.global_step == WARM_UP and torch.cuda.is_available():
@@ -96,11 +100,17 @@ class Launch:
         if placement == "whole":
             made = built(self.teacher_config, self.teacher_dtype, self.device, seed=0).eval().requires_grad_(False)
         else:
+            layers = itertools.count(1)
+
+            def prepare(layer: nn.Module) -> None:
+                mark(f"layer {next(layers)} of {self.teacher_config.num_hidden_layers} of the teacher")
+                random_layer(layer, self.device)
+
             made = shard(
                 on_meta(self.teacher_config, self.teacher_dtype, self.device),
                 self.device,
                 offload=placement == "offloaded",
-                prepare=lambda layer: random_layer(layer, self.device),
+                prepare=prepare,
             )
         self._teacher = placement, made
         return made
@@ -119,7 +129,9 @@ class Launch:
         """The trainer of a case, its student fresh."""
         way, placement, weights = CASES[case]
         use(way)
+        mark(f"{self.pair}: {case}: the teacher")
         teacher = self.teacher(placement)
+        mark("the student")
         dtype = torch.float32 if self.tiny else getattr(torch, weights)
         student = built(self.student_config, dtype, self.device, seed=1).train()
         if case.startswith("TRL"):
@@ -168,6 +180,12 @@ class Launch:
         }
 
 
+def mark(text: str) -> None:
+    """A line with the seconds since this process began, on its first process: where a case that is cut has its time."""
+    if ranks().is_main_process:
+        print(f"{time.time() - psutil.Process().create_time():.0f} s: {text}", flush=True)
+
+
 def free() -> None:
     """Give the GPU's memory back."""
     gc.collect()
@@ -179,6 +197,7 @@ def main() -> None:
     tiny = sys.argv[1] == "--tiny"
     folder, steps, *words = sys.argv[1 + tiny :]
     launch: Launch | None = None
+    mark("modules imported")
     for word in words:
         pair, case = word.split(": ")
         try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from grkd.console import track
 from grkd.errors import UserError
 from grkd.ranks import gathered, ranks, waiting_for
 
@@ -59,7 +60,8 @@ def shard(
     for tensor in (*own, *model.buffers()):
         if not tensor.is_meta:
             tensor.data = tensor.data.to(device)
-    for layer in layers:
+    shown = offload and ranks().is_main_process  # pinning tens of GiB takes a minute
+    for layer in track(layers, "teacher's layers to the host's memory", unit="layer") if shown else layers:
         if prepare is not None:
             prepare(layer)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
