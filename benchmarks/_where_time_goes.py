@@ -14,7 +14,7 @@ PROFILED = 3  # steps behind the measured ones: two that are profiled, and one t
 
 # The first pattern that a kernel's name has in it says what it is.
 _KINDS = {
-    "attention": "flash|fmha|flex_attention|triton_tem",
+    "attention": "flash|fmha|sdpa|flex_attention|triton_tem",
     "products": "gemm|nvjet|cutlass|xmma|cublas|splitk|s16816",
     "optimizer": "adam",
     "clipping": "multi_tensor_apply|lpnorm",

@@ -1,6 +1,7 @@
 """Attention within the sequences of a packed row: the kernels, and the choice between them."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from grkd.data.language import Item, collate, response_logits
 from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, pack, packed_logits
+from grkd.models import _packed_cudnn, packed_attention
 from grkd.models import _packed_flex as kernels
-from grkd.models import packed_attention
 from grkd.models._packed_flex import block_mask, shared_block_mask
 from grkd.models._packed_kernels import KERNELS, Kernel, reference
 from grkd.models.packed_attention import attention_difference, registered, take_packed_attention
@@ -104,6 +105,43 @@ def test_the_calls_of_variable_length_attention(monkeypatch: pytest.MonkeyPatch,
     for shared in (False, True):
         found = attention_difference(KERNELS["varlen"].load(), asked, device=CPU, dtype=torch.float32, shared=shared)
         assert found < 1e-5
+
+
+def test_the_operators_around_cudnns_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graphs need a GPU: plain attention in their place, under the same operators, compiled too."""
+
+    def plain(*given: Any) -> None:
+        with ThreadPoolExecutor(1) as threads:  # inside an operator PyTorch differentiates nothing; elsewhere it does
+            threads.submit(run, *given).result()
+
+    def run(backward: bool, given: Any, starts: Tensor, key_starts: Tensor, options: Any) -> None:
+        longest, scale, window, _ = options
+        of = {"starts": starts, "key_starts": key_starts, "longest": longest, "scale": scale, "softcap": None}
+        leaves = [given[name].detach().clone().requires_grad_() for name in ("q", "k", "v")]
+        found = reference(*(each.transpose(0, 1)[None] for each in leaves), **of, window=window or None)[0]
+        if not backward:
+            given["o"].copy_(found.detach())
+            given["stats"].fill_(0.5)
+            return
+        assert bool((given["stats"] == 0.5).all())
+        torch.testing.assert_close(given["o"].detach(), found.detach())
+        for name, each in zip(("dq", "dk", "dv"), torch.autograd.grad(found, leaves, given["do"]), strict=True):
+            given[name].copy_(each)
+            if name != "dq":
+                given[name][int(key_starts[-1]) :] = math.nan  # as the kernels leave it
+
+    monkeypatch.setattr(_packed_cudnn, "_run", plain)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    attend = KERNELS["cudnn"].load()
+    for window, shared in ((None, False), (33, True)):
+        asked = heads(window=window)
+        assert attention_difference(attend, asked, device=CPU, dtype=torch.float32, shared=shared) < 1e-5
+    options: Any = (torch.tensor([0, 3, 5, 5]).int(), torch.tensor([0, 3, 5, 5]).int(), 3, 0.3, 0, False)
+    inputs = [torch.randn(5, many, 8, requires_grad=True) for many in (4, 2, 2)]
+    torch.library.opcheck(torch.ops.grkd.ragged_attention.default, (*inputs, *options))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    with pytest.raises(NotImplementedError, match="Hopper"):
+        KERNELS["cudnn"].load()
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 20])

@@ -1,4 +1,4 @@
-"""Kernels of attention over rows of several sequences: PyTorch's variable-length one, flash-attn's, flex attention.
+"""Kernels of attention over rows of several sequences: cuDNN's, PyTorch's variable-length one, flash-attn's, flex.
 
 Every one: query [1, heads, T, width], key, value [1, heads, K, width] -> [1, T, heads, width], with starts int32 (where
 sequences begin, and the last end), longest (of a sequence's keys, at most), scale, softcap (None: none) and window
@@ -115,6 +115,33 @@ def _held(keys: Tensor, starts: Tensor) -> Tensor:
     return keys.masked_fill(behind[:, None, None], 0.0)
 
 
+def _cudnn() -> Attend:
+    from grkd.models import _packed_cudnn
+
+    if torch.cuda.get_device_capability() < (9, 0):
+        raise NotImplementedError("before Hopper cuDNN knows no sequences that lie one after the other")
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        starts: Tensor,
+        longest: int,
+        scale: float,
+        softcap: float | None,
+        window: int | None,
+        key_starts: Tensor | None = None,
+    ) -> Tensor:
+        query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+        if key_starts is not None:
+            key, value = _held(key, key_starts), _held(value, key_starts)
+        options: dict[str, Any] = {"longest": longest, "scale": scale, "window": window}
+        return _packed_cudnn.attend(query, key, value, starts=starts, key_starts=key_starts, **options).unsqueeze(0)
+
+    return attend
+
+
 def _flash_attn() -> Attend:
     from flash_attn import flash_attn_varlen_func
 
@@ -146,6 +173,7 @@ def _flash_attn() -> Attend:
 _FLEX = "torch.nn.attention.flex_attention"
 _SMALL = {f"BLOCK_{side}": 32 for side in ("M", "N", "M1", "N1", "M2", "N2")} | {"num_stages": 1, "num_warps": 4}
 KERNELS = {
+    "cudnn": Kernel(package="cudnn", caps=False, load=_cudnn, shares=True),
     "varlen": Kernel(package="torch.nn.attention.varlen", caps=False, load=_varlen, shares=True),
     "flash_attn": Kernel(package="flash_attn", caps=True, load=_flash_attn, shares=True),
     "flex": Kernel(package=_FLEX, caps=True, load=flex, shares=True),

@@ -136,11 +136,11 @@ def attention_difference(
     for number, lengths in enumerate(_LENGTHS):
         generator = torch.Generator(device).manual_seed(number)
         total = -(-sum(lengths) // 128) * 128
-        ends = list(accumulate((*lengths, total - sum(lengths)), initial=0))
+        ends = list(accumulate((*lengths, total - sum(lengths), 0), initial=0))  # as batches have, an empty one behind
         starts = torch.tensor(ends, dtype=torch.int32, device=device)
         shapes = [(1, count, total, heads.width) for count in (heads.queries, heads.keys, heads.keys)]
         if shared:
-            more = 45 * torch.arange(len(ends), dtype=torch.int32, device=device)
+            more = 45 * torch.arange(len(ends), dtype=torch.int32, device=device).clamp_max(len(ends) - 2)
             options["key_starts"] = starts + more
             many = -(-int(options["key_starts"][-1]) // 128) * 128
             shapes[1:] = [(1, heads.keys, many, heads.width)] * 2
