@@ -5,10 +5,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from grkd import objectives
 from grkd.objectives import Batch
+from grkd.objectives.methods import lambdaloss
 from tests.objectives._lists import a_list, peer_loss
+
+
+class Largest(TorchDispatchMode):
+    """The entries of the largest tensor that is made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), options: Any = None) -> Any:
+        made = function(*given, **(options or {}))
+        self.entries = max(self.entries, *(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor)), 0)
+        return made
 
 
 def by_hand(s: list[float], y: list[float], mu: float, k: int) -> float:
@@ -51,3 +65,35 @@ def test_grades_from_scores_are_stretched_over_the_list() -> None:
     )
     expected = by_hand([0.0, 1.0, 2.0], [0.0, 1.0, 4.0], 10.0, 3)
     assert stretched.rows.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_tiles_are_the_whole(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+    """Values and gradients of tiles are those of one piece and of differences; no tensor is larger than a tile."""
+    torch.manual_seed(0)
+    student = (3 * torch.randn(5, 40, dtype=torch.float64)).requires_grad_()
+    teacher = torch.randint(6, (5, 40)).double()
+    mask = torch.rand(5, 40) < 0.8
+    mask[3] = False
+    upstream = torch.rand(5, dtype=torch.float64)
+    method = objectives.load("lambdaloss", k=k, sigma=1.7)
+
+    def found() -> tuple[torch.Tensor, torch.Tensor]:
+        (term,) = method.terms(Batch(student=student, teacher=teacher, mask=mask))
+        return term.rows.detach(), torch.autograd.grad((term.rows * upstream).sum(), student)[0]
+
+    whole, gradient = found()
+    monkeypatch.setattr(lambdaloss, "_TILE_CPU", 300)
+    largest = Largest()
+    with largest:
+        rows, of_tiles = found()
+    assert largest.entries <= 300
+    torch.testing.assert_close((rows, of_tiles), (whole, gradient))
+    shift = 1e-6 * torch.randn_like(student)
+    with torch.no_grad():
+        moved = [
+            method.terms(Batch(student=student + sign * shift, teacher=teacher, mask=mask))[0].rows for sign in (1, -1)
+        ]
+    torch.testing.assert_close(
+        ((moved[0] - moved[1]) * upstream).sum() / 2, (gradient * shift).sum(), rtol=1e-5, atol=0
+    )
