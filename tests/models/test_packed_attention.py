@@ -139,6 +139,13 @@ def test_the_operators_around_cudnns_graphs(monkeypatch: pytest.MonkeyPatch) -> 
     options: Any = (torch.tensor([0, 3, 5, 5]).int(), torch.tensor([0, 3, 5, 5]).int(), 3, 0.3, 0, False)
     inputs = [torch.randn(5, many, 8, requires_grad=True) for many in (4, 2, 2)]
     torch.library.opcheck(torch.ops.grkd.ragged_attention.default, (*inputs, *options))
+    places = _packed_cudnn._places(options[0], options[1], (4, 2, 8))
+    assert {name: each.tolist() for name, each in places.items()} == {
+        "q_at": [0, 96, 160, 160], "k_at": [0, 48, 80, 80], "stats_at": [0, 12, 20, 20],
+        "q_lengths": [3, 2, 0], "k_lengths": [3, 2, 0],
+    }  # fmt: skip
+    assert _packed_cudnn._places(options[0], options[1], (4, 2, 8)) is places
+    assert _packed_cudnn._places(options[0], options[0], (4, 2, 8)) is not places
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
     with pytest.raises(NotImplementedError, match="Hopper"):
         KERNELS["cudnn"].load()

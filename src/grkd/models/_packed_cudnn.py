@@ -5,6 +5,7 @@ On Hopper and newer GPUs. Sequences lie one after the other, [tokens, heads, wid
 """
 
 import functools
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *others: Any)
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _kept(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _saved(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, starts, key_starts, *ctx.options = inputs
     ctx.save_for_backward(query, key, value, *output, starts, key_starts)
 
@@ -102,7 +103,7 @@ def _differentiated(context: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor |
     return (*found, None, None, None, None, None, None)
 
 
-_forward.register_autograd(_differentiated, setup_context=_kept)
+_forward.register_autograd(_differentiated, setup_context=_saved)
 
 
 def _run(
@@ -115,14 +116,8 @@ def _run(
     """Run the graph for these tensors; what it writes is among them."""
     query, key = given["q"], given["k"]
     (tokens, heads, width), (keys, key_heads, _) = query.shape, key.shape
-    ends, of_keys = starts.long(), key_starts.long()
-    given = {name: tensor.contiguous() for name, tensor in given.items()} | {
-        "q_at": ends * (heads * width),
-        "k_at": of_keys * (key_heads * width),
-        "stats_at": ends * heads,
-        "q_lengths": starts.diff(),
-        "k_lengths": key_starts.diff(),
-    }
+    given = {name: tensor.contiguous() for name, tensor in given.items()}
+    given |= _places(starts, key_starts, (heads, key_heads, width))
     rounded = tuple(-(-many // _MULTIPLE) * _MULTIPLE for many in (tokens, keys))
     with torch.cuda.device(query.device):
         handle = _handle(query.device)
@@ -132,6 +127,28 @@ def _run(
         _cudnn().set_stream(handle=handle, stream=torch.cuda.current_stream().cuda_stream)
         workspace = torch.empty(max(1, bytes_beside), dtype=torch.uint8, device=query.device)
         graph.execute({_UID[name]: tensor.data_ptr() for name, tensor in given.items()}, workspace, handle=handle)
+
+
+_kept: OrderedDict[tuple[int, int, tuple[int, int, int]], tuple[Tensor, Tensor, dict[str, Tensor]]] = OrderedDict()
+
+
+def _places(starts: Tensor, key_starts: Tensor, heads: tuple[int, int, int]) -> dict[str, Tensor]:
+    """Where sequences begin, in numbers, and their lengths; made once for all layers of a model and a batch."""
+    key = (id(starts), id(key_starts), heads)
+    if key not in _kept or _kept[key][0] is not starts or _kept[key][1] is not key_starts:
+        queries, keys, width = heads
+        ends = starts.long()
+        made = {
+            "q_at": ends * (queries * width),
+            "k_at": key_starts.long() * (keys * width),
+            "stats_at": ends * queries,
+            "q_lengths": starts.diff(),
+            "k_lengths": key_starts.diff(),
+        }
+        _kept[key] = (starts, key_starts, made)
+        while len(_kept) > 8:
+            _kept.popitem(last=False)
+    return _kept[key][2]
 
 
 @functools.cache
