@@ -196,7 +196,7 @@ def test_loading_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (str(tmp_path / "modules.json"), None, "it is a sentence-transformers model, no language model"),
         (str(tmp_path / "classifier.json"), None, "it is a classifier, no language model"),
         (str(tmp_path / "run"), None, "it is a run's folder; give one of its students, such as "),
-        (str(tmp_path / "gguf"), None, "set gguf_file to 'model.gguf'"),
+        (str(tmp_path / "gguf"), None, f"give the GGUF file itself: {tmp_path / 'gguf' / 'model.gguf'}"),
         (str(tmp_path / "gguf"), "other.gguf", "no file 'other.gguf' in it; GGUF files there: model.gguf"),
         (str(tmp_path / "gguf" / "model.gguf"), "other.gguf", "leave gguf_file 'other.gguf' out"),
         (str(tmp_path / "gguf" / "model.gguf"), None, "cannot be loaded"),

@@ -24,8 +24,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("data", metavar="DATA", help="a file, a folder, or a data set by name")
     add("--heldout", metavar="FILE", help="held-out records (default: a part of DATA, or test.* beside train.*)")
-    add("--teacher", metavar="MODEL", help="a folder, a hub name, or the URL of an OpenAI-compatible server")
-    add("--student", metavar="MODEL", help="a folder or hub name (default: half of the teacher's layers, or small)")
+    add("--teacher", metavar="MODEL", help="a folder, a GGUF file, a hub name, or an OpenAI-compatible server's URL")
+    add("--student", metavar="MODEL", help="a folder, file or name (default: half of the teacher's layers, or small)")
     add("--served-model", metavar="NAME", help="what the teacher's server calls the model")
     add("--text-only", action="store_true", help="the server gives no log-probabilities, as chat APIs")
     add("--output", type=Path, default=Path("recipe.yaml"), metavar="FILE", help="default: recipe.yaml")

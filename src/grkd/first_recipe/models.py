@@ -1,6 +1,7 @@
 """The teacher and the student that a user names: folders, hub names or a URL."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,17 @@ def is_url(name: str | None) -> bool:
 
 
 def model(name: str) -> str | Path:
-    """A folder as a path, a hub name as it is. Raises UserError for a path that leads nowhere."""
+    """A folder as a path, one that holds nothing but a GGUF file as that file's, a hub name as it is.
+
+    Raises UserError for a path that leads nowhere, or to several GGUF files.
+    """
     path = Path(name).expanduser()
+    if path.is_dir() and not any(path.glob("*config.json")):
+        there = sorted(path.glob("*.gguf"))
+        if len(there) > 1:
+            names = ", ".join(one.name for one in there[:6])
+            raise UserError(f"{name}: several GGUF files in it ({names}); give one of them, such as {there[0]}")
+        return there[0] if there else path
     if path.exists():
         return path
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -59,24 +69,27 @@ def language_models(
         if text_only:
             entries.append(Entry("log_probs", False, "text alone, as chat APIs give it"))
             entries.append(Entry("max_requests", 20_000, "per command, retries included: what it may cost at most"))
-        own = [Entry("model", model(student), "trained in place of the served teacher")]
-        context = _context(student)
+        trained = model(student)
+        own = [Entry("model", trained, "trained in place of the served teacher")]
+        context = _context(str(trained))
         return Named(teacher=entries, student=own, served=True, text_only=text_only, shared=None, context=context)
     if text_only or served_model is not None:
         raise UserError("--text-only and --served-model belong to a served teacher: --teacher https://...")
-    entries = [Entry("model", model(teacher))]
+    large = model(teacher)
+    entries, teacher = [Entry("model", large)], str(large)
     if student is None:
         own = [Entry("layers", _every_second(teacher), "of the teacher, kept; or name a model: instead")]
         return Named(
             teacher=entries, student=own, served=False, text_only=False, shared=True, context=_context(teacher)
         )
+    small = model(student)
     return Named(
         teacher=entries,
-        student=[Entry("model", model(student))],
+        student=[Entry("model", small)],
         served=False,
         text_only=False,
-        shared=_one_vocabulary(teacher, student),
-        context=min(_context(teacher), _context(student)),
+        shared=_one_vocabulary(teacher, str(small)),
+        context=min(_context(teacher), _context(str(small))),
     )
 
 
@@ -87,10 +100,12 @@ def new_tokens(longest: int, context: int) -> int:
     return next((power for power in (16, 32, 64, 128, 256, 512) if wanted <= power <= limit), limit)
 
 
+@cache
 def _config(name: str) -> Any:
-    from grkd.models.load import known_config
+    """A model's config, of a GGUF file too, which takes seconds to read; None if it is not at hand."""
+    from grkd.models.load import config_of_gguf, known_config
 
-    return known_config(name)
+    return config_of_gguf(name) if Path(name).suffix == ".gguf" else known_config(name)
 
 
 def _context(name: str) -> int:

@@ -95,6 +95,14 @@ def known_config(
         return None
 
 
+def config_of_gguf(file: str) -> PreTrainedConfig:
+    """The config of a GGUF file. Raises UserError for one that cannot be read, or without the extra gguf."""
+    place, name = _place(file, None)
+    with _explained(file, "config"), quiet(everything=True):
+        found: PreTrainedConfig = AutoConfig.from_pretrained(place, gguf_file=name)
+    return found
+
+
 def load_language_model(
     model: str,
     *,
@@ -193,7 +201,7 @@ def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:
         if gguf_file is None and not any(
             (path / f"{name}config.json").is_file() for name in ("", "adapter_", "tokenizer_")
         ):
-            hint = f"set gguf_file to {there[0]!r}" if there else _what_it_is(path)
+            hint = f"give the GGUF file itself: {path / there[0]}" if there else _what_it_is(path)
             raise UserError(f"{model}: no config.json in it; {hint}")
     if gguf_file is not None and importlib.util.find_spec("gguf") is None:
         raise UserError(f"{gguf_file} needs the gguf package: pip install grkd[gguf]")
