@@ -22,7 +22,7 @@ from grkd.planning.memory import memory_of, sizes_of
 from grkd.planning.money import Usage, usage
 from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage, amount, duration, tables
-from grkd.planning.power import deviation_of, sentences
+from grkd.planning.power import assumed, sentences
 from grkd.recipe import LanguageRecipe, Model, ServedModel
 
 
@@ -191,16 +191,17 @@ def test_the_memory_of_weights_is_their_number(tiny_recipe: Path) -> None:
 
 def test_the_power_is_that_of_the_paired_test() -> None:
     """Against a simulation-free bound: the noncentral t distribution at the difference that is named has 80 %."""
-    deviation = deviation_of(500, 0.01, 0.2)
-    assert deviation == pytest.approx(math.sqrt(2e-4 + 4e-4))
-    (first, second) = sentences(seeds=5, questions=500, unit="questions")
+    spread, deviation = assumed(questions=500, unit="questions"), math.sqrt(2e-4 + 4e-4)
+    assert spread.deviation == pytest.approx(deviation)
+    (first, second) = sentences(spread, seeds=5, questions=500, unit="questions")
     points = float(first.split("you will see ")[1].split(" points")[0]) / 100
     bound = stats.t.ppf(0.975, 4)
     assert stats.nct.sf(bound, 4, points * math.sqrt(5) / deviation) == pytest.approx(0.8, abs=0.02)
     assert "with 5 seeds and 500 questions" in first
+    assert "assuming 1.0 points between seeds and 20% of questions decided differently; --from RUN" in first
     assert "3 points" in second
     for few in (1, 2):  # the report tests three or more
-        assert "nothing can be called better" in sentences(seeds=few, questions=10, unit="questions")[0]
+        assert "nothing can be called better" in sentences(spread, seeds=few, questions=10, unit="questions")[0]
 
 
 def test_a_served_teacher_and_a_judge_cost_their_tokens(tiny_recipe: Path) -> None:
@@ -221,7 +222,7 @@ def test_no_endpoint_is_asked_unasked(tiny_recipe: Path, tiny_teacher: Path, mon
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     asked: list[bool] = []
 
-    def noted(spec: LanguageRecipe, *, measured: bool, prices: object) -> Plan:
+    def noted(spec: LanguageRecipe, *, measured: bool, prices: object, earlier: object) -> Plan:
         asked.append(measured)
         return Plan(stages=[], notes=["first"])
 

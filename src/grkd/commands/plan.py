@@ -13,6 +13,7 @@ few prompts, eight steps per method) in a folder that is deleted.
   grkd plan recipe.yaml training.batch_size=4 seeds=[0,1,2,3,4]
   grkd plan recipe.yaml --quick                           # from configs and data alone: no times, no weights
   grkd plan recipe.yaml --prices 0.5,1.5 --gpu-price 2.5  # USD per million tokens read, written; per hour
+  grkd plan recipe.yaml --from runs/earlier               # power by how much its methods varied between seeds
   grkd plan recipe.yaml --json > plan.json
 """
 
@@ -25,6 +26,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="measure nothing: memory, steps, disk and power alone")
     add("--prices", metavar="READ,WRITTEN", help="USD per million tokens that an endpoint reads and writes")
     add("--gpu-price", type=float, metavar="USD", help="of this machine per hour")
+    add("--from", type=Path, dest="earlier", metavar="RUN", help="a run whose seeds say what the comparison can show")
     add("--ask", action="store_true", help="measure although an endpoint is asked for a few prompts, which may cost")
     add("--json", action="store_true", help="the plan as JSON; bytes and seconds")
 
@@ -42,7 +44,18 @@ def run(options: argparse.Namespace) -> int:
     from grkd.planning.plan import tables
 
     check_recipe(read)
-    plan = make_plan(read, measured=not options.quick, prices=prices, hourly_usd=options.gpu_price, ask=options.ask)
+    if options.earlier is not None:
+        from grkd.planning.earlier import spread_of
+
+        spread_of(options.earlier, questions=1)  # a mistake is known before anything is measured
+    plan = make_plan(
+        read,
+        measured=not options.quick,
+        prices=prices,
+        hourly_usd=options.gpu_price,
+        ask=options.ask,
+        earlier=options.earlier,
+    )
     if options.json:
         print(json.dumps(plan.as_json(), indent=1))
         return 0

@@ -10,21 +10,27 @@ from grkd.language.score import cached_splits
 from grkd.metrics.exact_match import read_questions
 from grkd.planning.batches import expected_batches, scored_sizes
 from grkd.planning.counts import Counts, count
+from grkd.planning.earlier import power_of
 from grkd.planning.measure import Measured, measure
 from grkd.planning.memory import free_memory, memory_of, sizes_of
 from grkd.planning.money import usage
 from grkd.planning.plan import Plan, Stage
-from grkd.planning.power import sentences
 from grkd.recipe import LanguageRecipe
 from grkd.run.device import device
 
 _DISK_BYTES_PER_SECOND = 1e9  # at which checkpoints are assumed to be written
 
 
-def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float, float] | None = None) -> Plan:
+def plan_language(
+    recipe: LanguageRecipe,
+    *,
+    measured: bool,
+    prices: tuple[float, float] | None = None,
+    earlier: Path | None = None,
+) -> Plan:
     """measured: run a miniature for times and the GPU's peak; else memory, steps, disk and money alone.
 
-    prices: USD per million tokens that an endpoint reads and writes.
+    prices: USD per million tokens that an endpoint reads and writes. earlier: a run to take the power's figures from.
     """
     counts = count(recipe)
     found = measure(recipe) if measured else None
@@ -52,7 +58,7 @@ def plan_language(recipe: LanguageRecipe, *, measured: bool, prices: tuple[float
             **{f"requests ({name})": one.requests for name, one in asked.items()},
         },
         money={} if prices is None else {name: one.cost(*prices) for name, one in asked.items()},
-        power=sentences(seeds=len(recipe.seeds), questions=number, unit=unit),
+        power=power_of(earlier, seeds=len(recipe.seeds), questions=number, unit=unit),
         notes=_notes(recipe, found),
     )
 

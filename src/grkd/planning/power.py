@@ -1,39 +1,55 @@
 """What a comparison can show: the smallest difference between two methods that its seeds and questions would find."""
 
 import math
+from dataclasses import dataclass
 
+from grkd.metrics.registry import Metric, share
 from grkd.statistics import pairs_needed, shown_difference
 
-_MOST_SHOWN = 1.0
+_SHARE = share("share", "share")
 
 
-def sentences(
-    *, seeds: int, questions: int, unit: str, seed_deviation: float = 0.01, question_variance: float = 0.2
-) -> list[str]:
-    """Power of the paired test over seeds, in words.
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How the difference of two methods on one seed varies. deviation: in the metric's own unit. source: in words."""
 
-    The difference of two methods on one seed has the variance 2 * seed_deviation^2 + question_variance / questions.
+    deviation: float
+    source: str
+    metric: Metric = _SHARE
+
+
+def assumed(*, questions: int, unit: str, seed_deviation: float = 0.01, question_variance: float = 0.2) -> Spread:
+    """Without an earlier comparison: variance 2 * seed_deviation^2 + question_variance / questions.
+
     seed_deviation: of a method's metric between seeds, as a share. question_variance: of the difference of two students
     on one question; for right or wrong it is the share of questions that only one of them answers.
     """
-    deviation = deviation_of(questions, seed_deviation, question_variance)
-    assumed = f"assuming {100 * seed_deviation:.1f} points between seeds and {question_variance:.0%} of {unit} decided "
-    assumed += "differently"
+    deviation = math.sqrt(2 * seed_deviation**2 + question_variance / max(1, questions))
+    source = f"assuming {100 * seed_deviation:.1f} points between seeds and {question_variance:.0%} of {unit} decided "
+    return Spread(deviation=deviation, source=f"{source}differently; --from RUN takes what an earlier run shows")
+
+
+def sentences(spread: Spread, *, seeds: int, questions: int, unit: str) -> list[str]:
+    """Power of the paired test over seeds, in words."""
+    metric = spread.metric
+    of = "" if metric is _SHARE else f" of {metric.label}"
     if seeds < 3:  # what the report tests
-        first = f"power: with {seeds} {'seed' if seeds == 1 else 'seeds'} nothing can be called better ({assumed})"
+        first = f"power: with {seeds} {'seed' if seeds == 1 else 'seeds'} nothing can be called better"
     else:
-        shown = shown_difference(deviation, seeds)
-        words = f"{100 * shown:.1f} points" if shown < _MOST_SHOWN else "no difference at all"
-        first = f"power: with {seeds} seeds and {questions:,} {unit} you will see {words} with 80 % chance ({assumed})"
+        shown = shown_difference(spread.deviation, seeds)
+        words = "no difference at all" if metric.is_share and not shown < 1 else f"{size(shown, metric)}{of}"
+        first = f"power: with {seeds} seeds and {questions:,} {unit} you will see {words} with 80 % chance"
     found = []
-    for points in (1.0, 3.0):
-        needed = pairs_needed(points / 100, deviation)
-        found.append(
-            f"{points:g} point{'' if points == 1 else 's'}: {'more than 1,000' if needed is None else needed} seeds"
-        )
-    return [first, f"to see a difference of {', '.join(found)}, with as many {unit}"]
+    for difference in (0.01, 0.03) if metric.is_share else (spread.deviation / 2, 2 * spread.deviation):
+        needed = pairs_needed(difference, spread.deviation)
+        count = "more than 1,000 seeds" if needed is None else f"{max(3, needed)} seeds"
+        found.append(f"{size(difference, metric)}: {count}")
+    return [f"{first} ({spread.source})", f"to see a difference of {', '.join(found)}, with as many {unit}"]
 
 
-def deviation_of(questions: int, seed_deviation: float, question_variance: float) -> float:
-    """Standard deviation of the difference of two methods on one seed, as a share."""
-    return math.sqrt(2 * seed_deviation**2 + question_variance / max(1, questions))
+def size(difference: float, metric: Metric) -> str:
+    """A difference as people read it: 1 point, 3.1 points, 0.012 nats."""
+    if metric.unit != "%":
+        return f"{difference * metric.scale:.2g} {metric.unit}".strip()
+    points = f"{100 * difference:.1f}".removesuffix(".0")
+    return f"{points} point{'' if points == '1' else 's'}"

@@ -14,10 +14,10 @@ from grkd.lists.context import HELDOUT, RankContext
 from grkd.lists.prepare import read
 from grkd.pipeline.check import check_first
 from grkd.pipeline.run import stages
+from grkd.planning.earlier import power_of
 from grkd.planning.memory import free_memory
 from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage
-from grkd.planning.power import sentences
 from grkd.recipe import ClassifierRecipe, RankRecipe, Training
 from grkd.reports import read_run, write_page
 from grkd.run.device import device
@@ -49,8 +49,8 @@ class Costs:
     peak: int = 0
 
 
-def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool) -> Plan:
-    """measured: run the miniatures; else steps and power alone."""
+def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool, earlier: Path | None = None) -> Plan:
+    """measured: run the miniatures; else steps and power alone. earlier: a run to take the power's figures from."""
     costs = measure_steps(recipe) if measured else None  # first, so that first uses are in it
     train, heldout, each = _sizes(recipe)
     steps, students = steps_of(recipe.training, train), len(recipe.methods) * len(recipe.seeds)
@@ -71,10 +71,11 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool) -> Plan
         peak=sum(memory.values()) if memory else None,
         free=free_memory(device(recipe.device)),
         disk={} if costs is None else {"run folder": costs.size},
-        power=sentences(
+        power=power_of(
+            earlier,
             seeds=len(recipe.seeds),
             questions=heldout,
-            unit="held-out examples" if teaching or isinstance(recipe, ClassifierRecipe) else "held-out queries",
+            unit="held-out queries" if isinstance(recipe, RankRecipe) else "held-out examples",
             question_variance=_NDCG_VARIANCE if isinstance(recipe, RankRecipe) else 0.2,
         ),
         notes=[] if measured else ["nothing was measured (--quick): no times"],
