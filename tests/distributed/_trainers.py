@@ -44,7 +44,7 @@ def arguments(folder: Path, device: str, *, batch: int) -> dict[str, Any]:
 def trainer(folder: Path, device: str, method: str, *, batch: int, **settings: Any) -> DistillationTrainer:
     """A trainer in float32."""
     objective = objectives.load(method)
-    ahead = settings.pop("steps_per_generation", 1)
+    ahead, tokens = settings.pop("steps_per_generation", 1), settings.pop("tokens_per_batch", None)
     sampler = on_policy_sampler(None, max_new_tokens=6, stop_ids=[PAD], pad_token_id=PAD, vocabulary=VOCABULARY)
     return DistillationTrainer(
         tiny(1, 2),
@@ -55,6 +55,7 @@ def trainer(folder: Path, device: str, method: str, *, batch: int, **settings: A
             vocabulary=VOCABULARY,
             teacher=tiny(2, 3),
             sampler=sampler if objective.on_policy else None,
+            tokens_per_batch=tokens,
         ),
         steps_per_generation=ahead,
         train_dataset=prompts(),

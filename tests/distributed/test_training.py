@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WAYS = {
-    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora", "reference"],
+    "fsdp": ["steps", "fused", "packed", "logged", "on_policy", "resumed", "lora", "reference"],
     "ddp": ["steps", "logged", "resumed", "sharded_teacher", "asked_unevenly", "agreement", "by_vllm"],
 }
 
