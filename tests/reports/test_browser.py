@@ -103,6 +103,9 @@ def test_looks(browser: Any, page_file: Path, width: int, scheme: str) -> None:
     page.goto(page_file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(BROKEN_WORDS) == []
+    box = page.locator(".response").nth(1).bounding_box()  # under the header's cell: a response, on a phone too
+    assert 0 <= box["x"] < box["x"] + box["width"] <= width
+    assert box["width"] > 200
     dark = "rgb(15, 18, 22)"
     assert (page.evaluate("getComputedStyle(document.body).backgroundColor") == dark) == (scheme == "dark")
     assert page.evaluate(MISPLACED) == []
