@@ -42,6 +42,21 @@ def earlier(out: Path, resume_from: Path | None, file: str) -> dict[str, Any]:
     return {"questions": [], "sittings": [], "trials": {}, "plan": {}, "runs": {}, "failed": {}}
 
 
+def check_start(folder: Path, found: dict[str, Any]) -> None:
+    """Raises SystemExit where runs of earlier sittings had another start of the student: runs share one start."""
+    known = {found["sittings"][run["sitting"]]["starts"]["student"] for run in found["runs"].values()}
+    own = _start_digest(folder, "student")
+    if known - {own}:
+        sys.exit(
+            f"{folder}: its start of the student is {own}, that of the runs in the file of results {', '.join(known)}; "
+            "give the folder of their start, or begin anew with another --out and no --resume-from"
+        )
+
+
+def _start_digest(folder: Path, side: str) -> str:
+    return file_digest(start_of(folder, side) / "model.safetensors")[:16]
+
+
 def sitting(run_folder: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Where and from what the runs of a sitting were made; their budget is noted when it is known."""
     on_gpu = torch.cuda.is_available()
@@ -58,7 +73,7 @@ def sitting(run_folder: Path, folder: Path, options: argparse.Namespace) -> dict
         "gpus": torch.cuda.device_count(),
         "processes": options.processes,
         "commit": options.commit or environment(command)["git_commit"],
-        "starts": {side: file_digest(start_of(folder, side) / "model.safetensors")[:16] for side in SIDES},
+        "starts": {side: _start_digest(folder, side) for side in SIDES},
         **sides,
     }
 

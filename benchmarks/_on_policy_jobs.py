@@ -4,44 +4,17 @@ import json
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from benchmarks._on_policy_looks import Look
 from grkd.files import read_json, write_json
 from grkd.language.compare import perform
 from grkd.language.search import Job
-from grkd.recipe import LanguageRecipe, Method
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """One of the experiment's parts: its recipe, its folder within a sitting's, its file of results.
-
-    stored: methods that learn from stored groups alone. last: methods that run after all others, in time that is left.
-    long_steps: optimiser steps of methods named -long, which run with the first seed, after those.
-    """
-
-    recipe: str
-    folder: str
-    file: str
-    stored: frozenset[str] = frozenset()
-    last: frozenset[str] = frozenset()
-    long_steps: int = 1000
-
-
-LOOKS = {
-    "first": Look(recipe="on-policy-arithmetic.yaml", folder="compare", file="on-policy.json"),
-    "mixed": Look(
-        recipe="on-policy-mixed.yaml",
-        folder="mixed",
-        file="on-policy-mixed.json",
-        stored=frozenset({"kd", "kd-long", "grkd-stored", "grkd-stored-long"}),
-        last=frozenset({"opd-mixed"}),
-    ),
-}
+from grkd.recipe import LanguageRecipe, Method, Responses
 
 # Methods that differ in who ranks alone take the learning rate of the one that a verifier ranks.
 RATE_OF = dict.fromkeys(("grkd-teacher", "grkd-verifier-then-teacher", "grkd-votes"), "grkd-verifier")
@@ -115,13 +88,12 @@ def final_jobs(
     """The final runs of planned methods that are not in `found`, each of `budget` seconds of training."""
     timed = replace(recipe.training, steps=None, minutes=budget / 60)
     by_steps = replace(recipe.training, steps=look.long_steps, minutes=None)
-    alone = replace(recipe.responses, when="before")
     return [
         Job(
             recipe=replace(
                 recipe,
                 training=by_steps if _is_long(method) else timed,
-                responses=alone if method.label in look.stored else recipe.responses,
+                responses=_responses(recipe, method, look),
             ),
             method=method,
             seed=seed,
@@ -133,6 +105,13 @@ def final_jobs(
         and f"{method.label}-seed{seed}" not in found
         and not (_is_long(method) and seed != recipe.seeds[0])
     ]
+
+
+def _responses(recipe: LanguageRecipe, method: Method, look: Look) -> Responses:
+    """The recipe's responses as a method of this look takes them: stored ones, the student's, or both."""
+    if method.label in look.stored:
+        return replace(recipe.responses, when="before")
+    return replace(recipe.responses, stored_share=0.0) if method.label in look.own else recipe.responses
 
 
 def needed(recipe: LanguageRecipe, found: Mapping[str, Any], without: frozenset[str] = frozenset()) -> list[str]:

@@ -17,6 +17,7 @@ LONG = "-long"  # runs of another length than the others, which are shown and no
 EFFECTS = {
     "pairs of responses": (("grkd-stored", "kd"), ("grkd-mixed", "kd-mixed")),
     "the student's own responses": (("kd-mixed", "kd"), ("grkd-mixed", "grkd-stored")),
+    "pairs of stored and own responses": (("grkd", "opd-mixed"),),
 }
 Found = Mapping[str, Any]
 
@@ -62,7 +63,7 @@ def effects(found: Found) -> str:
         to = ", ".join(f"`{without}`" for _, without in pairs)
         rows.append([what, to, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}"])
     note = (
-        "Of methods that differ in this alone, their difference, the mean of both pairs; tested as below, p after\n"
+        "Of methods that differ in this alone, their difference, the mean over the pairs; tested as below, p after\n"
         "Holm's correction over these."
     )
     return f"{note}\n\n{table(rows)}"
@@ -155,16 +156,19 @@ def _tested(found: Found, label: str, rival: str, test: PairedDifference, p: flo
     return [label, rival, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}", above, verdict]
 
 
-def not_comparable(first: Found, second: Found) -> str:
-    """Why levels of one look are none of the other's."""
-    sittings = [look["sittings"][-1] for look in (first, second)]
-    before = [f"{100 * one['before']['metrics']['exact_match']['value']:.1f} %" for one in sittings]
-    budget = [f"{one['budget_seconds']:g} s" for one in sittings]
+def not_comparable(looks: Mapping[str, Found]) -> str:
+    """Why levels of one look are none of another's."""
+    ordinals = {"first": "first", "mixed": "second", "long": "third"}
+    number = {2: "Two", 3: "Three"}[len(looks)]
+    said = []
+    for name, found in looks.items():
+        one = found["sittings"][-1]
+        before = f"{100 * one['before']['metrics']['exact_match']['value']:.1f} %"
+        said.append(f"- {ordinals[name]}: {before} before training; a final run trains {one['budget_seconds']:g} s.")
     return (
-        "Two looks, whose levels cannot be compared with each other. Each made starts of its own; those of the second\n"
-        "are fine-tuned as long, in half as many steps (packed rows, batches of 128 instead of 64). The student\n"
-        f"before training has {before[0]} in the first look and {before[1]} in the second; a final run trains\n"
-        f"{budget[0]} and {budget[1]}. The questions are the same."
+        f"{number} looks, whose levels cannot be compared with each other: each made starts of its own. Those after\n"
+        "the first are fine-tuned as long, in half as many steps (packed rows, batches of 128 instead of 64). The\n"
+        "questions are the same. The student's exact match:\n\n" + "\n".join(said)
     )
 
 

@@ -1,13 +1,14 @@
 """Groups that the student samples, beside distillation without them, at equal GPU time: docs/results-on-policy.md.
 
-    python -m benchmarks.on_policy run FOLDER [--look first|mixed] [--out DIR] [--resume-from DIR] [--seconds S]
+    python -m benchmarks.on_policy run FOLDER [--look first|mixed|long] [--out DIR] [--resume-from DIR] [--seconds S]
     python -m benchmarks.on_policy prepare FOLDER  # what needs no GPU: data and token ids of the starts
     python -m benchmarks.on_policy keep DIR...     # figures of one or more --out -> benchmarks/results/on-policy/
     python -m benchmarks.on_policy table           # benchmarks/results/on-policy/ -> docs/results-on-policy.md
 
 A supervised start for teacher and student, then final runs seed by seed, each of --budget seconds of training on one
 GPU. Look `first`: groups of the student alone, learning rates from short trials. Look `mixed`: every method has the
-same stored responses as well, packed rows, and the rates of the first look.
+same stored responses as well, packed rows, and the rates of the first look. Look `long`: small steps, many of them;
+with --processes 4 the methods of a seed are trained side by side on one GPU.
 The same command goes on where it was stopped: FOLDER keeps starts and students, --out (default: FOLDER) a file with
 all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone. With
 --resume-from benchmarks/results/on-policy the kept trials are not made again.
@@ -26,9 +27,8 @@ from typing import Any
 import torch
 
 from benchmarks import arithmetic
-from benchmarks._on_policy_files import earlier, merged, pack, sitting
+from benchmarks._on_policy_files import check_start, earlier, merged, pack, sitting
 from benchmarks._on_policy_jobs import (
-    LOOKS,
     final_jobs,
     final_kept,
     in_turn,
@@ -39,6 +39,7 @@ from benchmarks._on_policy_jobs import (
     trial_kept,
     work,
 )
+from benchmarks._on_policy_looks import LOOKS
 from benchmarks._on_policy_starts import SIDES, make_starts, prepare_starts, start_of
 from benchmarks.on_policy_table import short_table, write_page
 from grkd.files import read_json, write_json, write_text
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     found = earlier(out, options.resume_from, look.file)
     write_questions(folder)
     make_starts(folder)
+    check_start(folder, found)
     print(f"starts: {time.monotonic() - begun:.0f} s", flush=True)
     recipe = filled_in(folder, options.overrides, options.look)
     runs = RunFolder(Path(recipe.output))

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks._on_policy_jobs import LOOKS
-from benchmarks._on_policy_tests import OURS, Found, best_of, by_label, effects, paired_table, shares, table, targets
+from benchmarks._on_policy_curves import flattening, write_curves
+from benchmarks._on_policy_looks import LOOKS
+from benchmarks._on_policy_tests import Found, best_of, by_label, effects, paired_table, shares, table, targets
 from benchmarks._on_policy_tests import not_comparable as looks_apart
 from grkd.files import read_json, write_text
 from grkd.statistics import bootstrap_interval, seed_interval
@@ -19,12 +19,12 @@ def write_page(results: Path, page: Path) -> None:
     looks = {name: read_json(results / look.file) for name, look in LOOKS.items() if (results / look.file).exists()}
     parts = ["# Groups sampled from the student: results"]
     if len(looks) > 1:
-        parts.append(looks_apart(*looks.values()))
+        parts.append(looks_apart(looks))
     for name, found in looks.items():
         figure = page.with_name(f"{page.stem}{'' if name == 'first' else '-' + name}.svg")
         if found["runs"]:
             write_curves(found, figure)
-        parts += first_look(found, figure.name) if name == "first" else mixed_look(found, figure.name)
+        parts += {"first": first_look, "mixed": mixed_look, "long": long_look}[name](found, figure.name)
     write_text(page, "\n\n".join(parts) + "\n")
 
 
@@ -33,7 +33,7 @@ def first_look(found: Found, figure: str) -> list[str]:
     return [
         "## First look: groups of the student alone",
         _made(found, "first"),
-        _task(found)
+        _task(found, "first")
         + "\n`kd` learns from stored responses of teacher, student and data, `gkd` from those and the student's own\n"
         "in halves, all others from the student's own. A teacher that is needed is in the GPU's memory; `kd` has its\n"
         "hidden states in the host's, and what making them took is not in its time.",
@@ -49,7 +49,7 @@ def mixed_look(found: Found, figure: str) -> list[str]:
     return [
         "## Second look: the same stored responses for every method",
         _made(found, "mixed"),
-        _task(found)
+        _task(found, "mixed")
         + "\nThis look was designed after the test figures of the first were seen, and asks the same questions: what\n"
         "it finds is weaker for that. All methods learn from the same stored responses of teacher, student and data;\n"
         "for those named `-mixed` the student answers half of each step's prompts anew, for four steps at once. `kd`\n"
@@ -59,6 +59,34 @@ def mixed_look(found: Found, figure: str) -> list[str]:
         "Sampling is in a method's time; making the stored responses is in nobody's. Methods named `-long` take 1,000\n"
         "steps, with one seed, in time that is left.",
         *final_sections(found, figure),
+        "### Starts\n\n" + starts_table(found),
+    ]
+
+
+def long_look(found: Found, figure: str) -> list[str]:
+    """Small steps and many of them, the methods of a seed side by side."""
+    processes = found["sittings"][-1]["processes"]
+    flat = ["### Are the curves flat?\n\n" + flattening(found)] if found["runs"] else []
+    return [
+        "## Third look: small steps, a thousand of them or more",
+        _made(found, "long"),
+        _task(found, "long")
+        + "\nThis look was designed after the test figures of both others were seen, and asks the same question with\n"
+        "a quarter of the prompts per step: what it finds is weaker for that. The methods of a seed are trained\n"
+        f"side by side on one GPU ({processes} processes), each for the same time by the clock. So a second of\n"
+        "training is not a\n"
+        "second of the whole GPU, and a method that needs it less makes more steps. `kd` learns from stored\n"
+        "responses of teacher, student and data alone (T = 2), `opd` and `grpo-teacher-kl` from the student's\n"
+        "own alone, sampled for four steps at once. `grkd` samples the groups of a quarter of its prompts and\n"
+        "takes the others from the store; all are ordered by the verifier, then the teacher, and the reverse KL\n"
+        "to the teacher over the same tokens holds them. `opd-mixed` is `grkd` without its pairs, in time that\n"
+        "is left. The form of `grkd` was chosen on a toy of two-digit sums on a CPU, before any run, from one or\n"
+        "two seeds: there the reverse KL was better than the forward KL, pairs beside it better than none, and a\n"
+        "quarter of own groups better than half; stored groups alone were better still. No learning rate was\n"
+        "searched: all methods have that of the first look, times the square root of the batches' ratio. Making\n"
+        "the stored responses is in nobody's time.",
+        *final_sections(found, figure),
+        *flat,
         "### Starts\n\n" + starts_table(found),
     ]
 
@@ -73,13 +101,13 @@ def _made(found: Found, look: str) -> str:
     )
 
 
-def _task(found: Found) -> str:
+def _task(found: Found, look: str) -> str:
     questions, seeds = len(found["questions"]), max(map(len, by_label(found).values()), default=0)
     return (
         f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} test questions.\n"
         f"A final run trains {found['sittings'][-1]['budget_seconds']:g} s on one GPU, whatever its steps take: its\n"
         "schedules and end go by the clock, which leaves out the models' loading, the first step (it compiles\n"
-        f"kernels) and answers to questions. {seeds} seeds. A step: 32 prompts x 8 responses."
+        f"kernels) and answers to questions. {seeds} seeds. A step: {LOOKS[look].prompts} prompts x 8 responses."
     )
 
 
@@ -206,38 +234,6 @@ def short_table(found: Found) -> str:
         pace = f"{_mean(runs, 'steps'):.0f} steps, {_mean(runs, 'seconds'):.0f} s, ms {ms}"
         lines.append(f"{label:28} seeds {len(runs)}  test {100 * np.mean(values):5.1f} %  {pace}")
     return "\n".join(lines)
-
-
-def write_curves(found: Found, path: Path) -> None:
-    """Exact match over seconds of training, a line per method: the mean over its seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = OURS  # the same results make the same file
-    from matplotlib import pyplot
-
-    drawn, axes = pyplot.subplots(figsize=(9, 5))
-    for place, (label, runs) in enumerate(by_label(found).items()):
-        seconds, values = _mean_curve([run["curve"] for run in runs])
-        look = {"linewidth": 2.2} if label.startswith(OURS) else {"linewidth": 1.3, "linestyle": "--"}
-        axes.plot(seconds, 100 * values, label=label, color=f"C{place}", **look)
-    axes.set_xlabel("seconds of training")
-    axes.set_ylabel("exact match on validation questions (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    drawn.tight_layout()
-    drawn.savefig(path, metadata={"Date": None}, facecolor="white")
-    pyplot.close(drawn)
-
-
-def _mean_curve(curves: Sequence[Sequence[Mapping[str, float]]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mean of several curves of one method, whose points are of the same times, at the mean of their seconds."""
-    points = min(map(len, curves))
-    cut = [curve[:points] for curve in curves]
-    seconds, values = (
-        np.array([[point[key] for point in curve] for curve in cut]) for key in ("seconds", "exact_match")
-    )
-    return seconds.mean(0), values.mean(0)
 
 
 def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:

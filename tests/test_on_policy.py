@@ -158,6 +158,36 @@ def test_the_second_look_shares_stored_responses(
     assert alone == ["kd", "grkd-stored", "kd-long", "grkd-stored-long"]
 
 
+LONG = [*MIXED, "training.steps_per_generation=2", "methods=[{name: kd}, {name: grpo, label: grpo-teacher-kl, "
+        "teacher_kl: 1.0, rankers: [verifier]}, {name: grkd, preset: responses}]"]  # fmt: skip
+
+
+def test_the_third_look_goes_on_from_one_start(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GRPO's groups are its own, grkd's partly stored; a second sitting with another start is refused."""
+    recipe = on_policy.filled_in(folder, LONG, "long")
+    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, look=on_policy.LOOKS["long"])
+    asked = {job.method.label: (job.recipe.responses.when, job.recipe.responses.stored_share) for job in jobs}
+    assert asked == {
+        "kd": ("before", 0.75), "grpo-teacher-kl": ("in_training", 0.0), "grkd": ("in_training", 0.75)
+    }  # fmt: skip
+    words = ["run", str(folder), "--look", "long", "--budget", "0.1", "--processes", "1", "--set", *LONG]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert sitting(monkeypatch, *words, "--out", str(first), "--only", "kd") == 0
+    assert "2 final runs are left" in capsys.readouterr().out
+    more = ["--out", str(second), "--resume-from", str(first)]
+    assert sitting(monkeypatch, *words, *more) == 0
+    assert "all final runs are there" in capsys.readouterr().out
+    found = read_json(second / "on-policy-long.json")
+    assert list(found["runs"]) == ["kd-seed0", "grpo-teacher-kl-seed0", "grkd-seed0"]
+    for one in found["sittings"]:
+        one["starts"]["student"] = "another"
+    (first / "on-policy-long.json").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match="that of the runs in the file of results another"):
+        sitting(monkeypatch, *words, "--out", str(tmp_path / "third"), "--resume-from", str(first))
+
+
 def test_time_is_shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = on_policy.filled_in(folder, MIXED[1:], "mixed")
     monkeypatch.setattr(on_policy.time, "monotonic", lambda: 100.0)

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks import on_policy_table
+from benchmarks._on_policy_curves import last_third
 from grkd.files import write_json
 
 
@@ -103,4 +105,51 @@ def test_the_page_says_what_each_part_adds(tmp_path: Path) -> None:
     on_policy_table.write_page(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert page.count("**No test below tells two methods apart.** The best is `kd`") == 2
-    assert "before training has 25.0 % in the first look and 25.0 % in the second" in page
+    assert "- first: 25.0 % before training; a final run trains 30 s." in page
+
+
+def test_the_rise_of_the_last_third() -> None:
+    """The slope and its error of least squares with a level per curve, by the full design matrix."""
+    seconds = np.arange(0.0, 100.0, 10.0)
+    draws = np.random.default_rng(0).normal(0, 0.002, (3, 10))
+    values = np.array([0.2, 0.25, 0.3])[:, None] + 0.001 * seconds + draws
+    curves = [
+        [{"step": n, "seconds": s, "exact_match": v} for n, (s, v) in enumerate(zip(seconds, row, strict=True))]
+        for row in values
+    ]
+    late = seconds >= 60
+    x, y = np.tile(seconds[late], 3), 100 * values[:, late].ravel()
+    design = np.column_stack([x, np.repeat(np.eye(3), late.sum(), axis=0)])
+    found, (squares,), *_ = np.linalg.lstsq(design, y)
+    free = len(y) - 4
+    error = np.sqrt(squares / free * np.linalg.inv(design.T @ design)[0, 0])
+    rise, half = last_third(curves)
+    np.testing.assert_allclose([rise, half], [found[0] * 30, stats.t.ppf(0.975, free) * error * 30])
+    assert np.isnan(last_third([curve[:1] for curve in curves])).all()  # no points to draw a line through
+
+
+def test_the_third_look_says_which_curves_are_flat(tmp_path: Path) -> None:
+    side = {"metrics": {"exact_match": {"value": 0.25}}, "correct": "0" * 300}
+    place = {"versions": {"torch": "2"}, "commit": "c" * 40, "command": "run", "date": "2026-11-28", "hardware": "H"}
+    sides = {"before": side, "teacher": side, "starts": {"student": "s"}, "gpus": 1, "budget_seconds": 90.0}
+    shares = {"kd": 0.3, "opd": 0.3, "grpo-teacher-kl": 0.3, "grkd": 0.6}
+    runs = {name: run for label, share in shares.items() for name, run in runs_of(label, share, seeds=2).items()}
+    rising = {"kd": 0.0, "opd": 0.01, "grpo-teacher-kl": -0.01, "grkd": 0.0}
+    for run in runs.values():
+        wave = 0.1 if run["method"] == "grkd" else 0.0005
+        run["curve"] = [
+            {"step": n, "seconds": 10.0 * n, "exact_match": 0.3 + rising[run["method"]] * n + wave * (-1) ** n}
+            for n in range(10)
+        ]
+    found = {
+        "questions": [str(n) for n in range(300)], "sittings": [place | sides | {"processes": 4}], "runs": runs,
+        "trials": {}, "plan": dict.fromkeys([*shares, "opd-mixed"], 3e-5), "failed": {},
+    }  # fmt: skip
+    write_json(tmp_path / "on-policy-long.json", found)
+    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    verdicts = dict(re.findall(r"\| (\S+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| \S+ \| \[.*?\] \| ([a-z ]+) \|", page))
+    assert verdicts == {"kd": "flat", "opd": "rising", "grpo-teacher-kl": "falling", "grkd": "not shown"}
+    assert "- `grkd` above `opd`: **reached**" in page
+    assert "- Not run: `opd-mixed`." in page
+    assert "A step: 8 prompts x 8 responses" in page
