@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from benchmarks._on_policy_tests import OURS, Found, by_label, table
 
 FLAT_POINTS = 1.0  # of exact match in a third of the training
+WANTED_STEPS = 1000  # of every run, or until the curves are flat
 
 
 def write_curves(found: Found, path: Path) -> None:
@@ -50,7 +51,16 @@ def flattening(found: Found) -> str:
         f"interval does not hold 0. Flat: it holds 0 and lies within {FLAT_POINTS:g} point of it. Else not shown.\n"
         "The learning rate falls to 0 at the end, which flattens any curve."
     )
-    return f"{note}\n\n{table(rows)}"
+    return f"{_few_steps(found)}\n\n{note}\n\n{table(rows)}"
+
+
+def _few_steps(found: Found) -> str:
+    """Which methods took fewer steps than the look was made for."""
+    steps = {label: min(run["steps"] for run in runs) for label, runs in by_label(found).items()}
+    few = [f"`{label}` ({count:,})" for label, count in steps.items() if count < WANTED_STEPS]
+    if not few:
+        return f"Every run took {WANTED_STEPS:,} steps or more."
+    return f"**Fewer than {WANTED_STEPS:,} steps** (of the run with fewest): {', '.join(few)}."
 
 
 def last_third(curves: Sequence[Sequence[Mapping[str, float]]]) -> tuple[float, float]:

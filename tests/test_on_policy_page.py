@@ -153,3 +153,4 @@ def test_the_third_look_says_which_curves_are_flat(tmp_path: Path) -> None:
     assert "- `grkd` above `opd`: **reached**" in page
     assert "- Not run: `opd-mixed`." in page
     assert "A step: 8 prompts x 8 responses" in page
+    assert "**Fewer than 1,000 steps** (of the run with fewest): `kd` (10), `opd` (10)" in page
