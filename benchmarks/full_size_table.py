@@ -44,12 +44,15 @@ def _section(result: dict[str, Any]) -> str:
     product = "" if rate is None else f" A large product on this GPU runs at {rate / 1e12:,.0f} TFLOP/s."
     lines = [f"### {_TITLES[result['pair']]}", "", f"{source}.{product}", "", *_HEAD]
     lines += [_line(name, row, result["cases"]) for name, row in result["cases"].items()]
-    return "\n".join(lines + _where(result["cases"]))
+    return "\n".join(lines + _where(result["cases"], result.get("earlier", {})))
 
 
-def _where(cases: dict[str, dict[str, Any]]) -> list[str]:
-    """Milliseconds of each kind of kernel, of the cases that were profiled."""
-    profiled = {name: row["where"] for name, row in cases.items() if "where" in row}
+def _where(cases: dict[str, dict[str, Any]], earlier: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Milliseconds of each kind of kernel, of the cases that were profiled; at the newest time that they were."""
+    rows = {name: [*earlier.get(name, []), row] for name, row in cases.items()}
+    profiled = {
+        name: found[-1] for name, each in rows.items() if (found := [row["where"] for row in each if "where" in row])
+    }
     if not profiled:
         return []
     kinds = sorted({kind for where in profiled.values() for kind in where}, key=lambda kind: _most(profiled, kind))

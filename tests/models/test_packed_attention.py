@@ -207,7 +207,8 @@ def test_a_kernel_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("no such\ninstruction")
 
     made = {name: Kernel(package="torch", caps=True, load=lambda f=f: f) for name, f in (("a", wrong), ("b", broken))}
-    monkeypatch.setattr(packed_attention, "KERNELS", made)
+    large = Kernel(package="torch", caps=True, load=lambda: reference, least=10**6)  # right, but not for small models
+    monkeypatch.setattr(packed_attention, "KERNELS", {"large": large, **made})
     real = packed_attention.attention_difference
     on_cpu = lambda attend, heads, **_: real(attend, heads, device=CPU, dtype=torch.float32)  # noqa: E731
     monkeypatch.setattr(packed_attention, "attention_difference", on_cpu)

@@ -24,13 +24,15 @@ Attend = Callable[..., Tensor]
 class Kernel:
     """package: that it comes with. caps: whether it knows a soft cap of scores. load: imports it.
 
-    shares: whether a sequence may have more keys than queries.
+    shares: whether a sequence may have more keys than queries. least: heads x width of queries from which it pays: its
+    calls cost the host more.
     """
 
     package: str
     caps: bool
     load: Callable[[], Attend]
     shares: bool = False
+    least: int = 0
 
 
 def reference(
@@ -173,7 +175,7 @@ def _flash_attn() -> Attend:
 _FLEX = "torch.nn.attention.flex_attention"
 _SMALL = {f"BLOCK_{side}": 32 for side in ("M", "N", "M1", "N1", "M2", "N2")} | {"num_stages": 1, "num_warps": 4}
 KERNELS = {
-    "cudnn": Kernel(package="cudnn", caps=False, load=_cudnn, shares=True),
+    "cudnn": Kernel(package="cudnn", caps=False, load=_cudnn, shares=True, least=2048),
     "varlen": Kernel(package="torch.nn.attention.varlen", caps=False, load=_varlen, shares=True),
     "flash_attn": Kernel(package="flash_attn", caps=True, load=_flash_attn, shares=True),
     "flex": Kernel(package=_FLEX, caps=True, load=flex, shares=True),

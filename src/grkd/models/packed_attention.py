@@ -76,7 +76,8 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
         return None
     heads = _Heads.of(model)
     for name, kernel in KERNELS.items():
-        if importlib.util.find_spec(kernel.package) is None or (heads.softcap is not None and not kernel.caps):
+        small = heads.queries * heads.width < kernel.least
+        if small or importlib.util.find_spec(kernel.package) is None or (heads.softcap is not None and not kernel.caps):
             continue
         attend, reason = _tested(name, heads, device, dtype, trained)
         if attend is not None:
