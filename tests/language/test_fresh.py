@@ -58,6 +58,10 @@ def test_a_run_from_end_to_end(recipe: Path, capsys: pytest.CaptureFixture[str])
     run = recipe.parent / "run"
     results = json.loads((run / "results.json").read_text())
     assert set(results["status"].values()) == {"done"}
+    parts = {row["method"]: row.get("seconds_per_step") for row in results["rows"]}
+    assert set(parts["grkd"]) == set(parts["dpo"]) == {"sample", "rank", "train"}
+    assert all(seconds > 0 for seconds in parts["grkd"].values())
+    assert parts["kd"] is parts["before"] is None
     for student in ("grkd-seed0", "dpo-seed0"):
         kept = training_groups(run, student)
         assert {group.step for group in kept} == {0, 1, 2}

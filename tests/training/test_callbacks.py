@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from grkd import cli
+from grkd.training.callbacks import MetricsFile
 from grkd.training.trainer import DistillationTrainer
 
 RECIPE = """
@@ -74,3 +75,22 @@ def test_a_training_lost_after_the_last_regular_log_fails(tmp_path: Path, monkey
     path.write_text(RECIPE.format(output=tmp_path / "run", steps=7).replace("save_every: 4", "save_every: 100"))
     assert cli.main(["run", str(path)]) == 1
     assert "FloatingPointError" in (tmp_path / "run" / "results.json").read_text()
+
+
+def test_what_each_part_of_a_step_took(tmp_path: Path) -> None:
+    """By hand: the first step is left out of the seconds (2 of its 3 s are), ten steps of 1 s follow, and five of 2."""
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    lines: list[dict[str, Any]] = [
+        {"step": 1, "seconds": 1.0, "seconds_per_step": {"sample": 2.0, "rank": 1.0}},
+        {"step": 11, "seconds": 11.0, "seconds_per_step": {"sample": 0.25, "rank": 0.5}},
+        {"step": 16, "seconds": 21.0, "seconds_per_step": {"sample": 0.5, "rank": 0.0}},
+    ]
+    metrics.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics.seconds, metrics.rows_seen = 21.0, 160.0
+    found = metrics.spent(16)
+    sample, rank = 2 / 3 + 2.5 + 2.5, 1 / 3 + 5.0
+    expected = {"sample": sample / 16, "rank": rank / 16, "train": (21 - sample - rank) / 16}
+    assert found.pop("seconds_per_step") == pytest.approx(expected)
+    assert found == {"steps": 16, "seconds": 21.0, "rows_seen": 160}
+    metrics.path.write_text("".join(json.dumps({**line, "seconds_per_step": {}}) + "\n" for line in lines))
+    assert metrics.spent(16) == found

@@ -69,7 +69,7 @@ def _rows(folder: Path) -> Iterator[Row]:
         if method == name and name not in (BEFORE, TEACHER):
             continue
         spent = _read(folder / "train" / name / "training.json")
-        times = {key: spent.get(key) for key in ("steps", "seconds", "rows_seen")}
+        times: dict[str, Any] = {key: spent.get(key) for key in ("steps", "seconds", "rows_seen")}
         for metric, interval in _read(path).items():
             bounds = {key: interval.get(key) for key in ("value", "low", "high")}
             yield Row(method=method, metric=metric, seed=seed, **bounds, **times)

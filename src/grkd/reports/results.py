@@ -50,6 +50,7 @@ class Row:
     steps: int | None = None
     seconds: Value = None
     rows_seen: int | None = None  # in training: tokens of responses, or examples
+    seconds_per_step: dict[str, Value] = field(default_factory=dict)  # sample, rank, train; where it samples
 
 
 @dataclass(frozen=True, kw_only=True)

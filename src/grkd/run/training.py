@@ -171,8 +171,7 @@ def train(
     finally:
         bar.stop()
     if trainer.is_world_process_zero():
-        spent = {"steps": trainer.state.global_step, "seconds": metrics.seconds, "rows_seen": int(metrics.rows_seen)}
-        write_json(folder / "training.json", spent)
+        write_json(folder / "training.json", metrics.spent(trainer.state.global_step))
     return trainer.whole_student(everywhere=everywhere)
 
 

@@ -72,6 +72,29 @@ class MetricsFile(TrainerCallback):
         """Seconds of training up to this moment, without what was `paused`."""
         return self.seconds + time.perf_counter() - self._clock
 
+    def spent(self, steps: int) -> dict[str, Any]:
+        """What results keep of a training: {steps, seconds, rows_seen}, and seconds_per_step where it samples.
+
+        seconds_per_step: of sampling, ranking and the rest, train; means over all steps. Of a time limit's first step,
+        which is left out of its seconds, nothing is counted.
+        """
+        found: dict[str, Any] = {"steps": steps, "seconds": self.seconds, "rows_seen": int(self.rows_seen)}
+        totals: dict[str, float] = {}
+        before: dict[str, Any] = {"step": 0, "seconds": 0.0}
+        for line in json_lines(self.path):
+            own = line["seconds"] - before["seconds"]
+            parts = {
+                name: value * (line["step"] - before["step"])
+                for name, value in line.get("seconds_per_step", {}).items()
+            }
+            counted = min(1.0, own / max(1e-9, sum(parts.values())))
+            totals = {name: totals.get(name, 0.0) + parts.get(name, 0.0) * counted for name in {**totals, **parts}}
+            before = line
+        if totals and steps:
+            totals["train"] = max(0.0, self.seconds - sum(totals.values()))
+            found["seconds_per_step"] = {name: seconds / steps for name, seconds in totals.items()}
+        return found
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What runs inside is no part of training's time."""

@@ -50,8 +50,7 @@ class RunFiles(MetricsFile):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            spent = {"steps": state.global_step, "seconds": self.seconds, "rows_seen": int(self.rows_seen)}
-            write_json(self.path.parent / "training.json", spent)
+            write_json(self.path.parent / "training.json", self.spent(state.global_step))
             self._write(state)
 
     def on_evaluate(
@@ -74,7 +73,7 @@ class RunFiles(MetricsFile):
             self._write(state)
 
     def _write(self, state: TrainerState) -> None:
-        spent = {"steps": state.global_step, "seconds": self.seconds, "rows_seen": int(self.rows_seen)}
+        spent = self.spent(state.global_step)
         rows = [
             {
                 "method": when,
