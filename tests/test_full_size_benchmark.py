@@ -87,9 +87,16 @@ def test_the_time_of_a_step_by_kinds_of_kernels() -> None:
     assert kind_of("_statistics") == kind_of("row_kernel") == "head"
     row = {"floor_share": {"done": 0.5, "needed": 0.4}, "tokens_per_second": 9.0, "peak_gib": None, "against": None}
     cases = {"tokens": {**row, "step_ms": 5.0, "where": where}, "trl": {**row, "step_ms": 6.0}}
-    lines = full_size_table._where(cases)
+    older = {
+        "trl": [{"step_ms": 7.0, "where": {"products": 9.0}}, {"step_ms": 8.0}],
+        "tokens": [{"where": {"idle": 1.0}}],
+    }
+    lines = full_size_table._where(cases, older)
     assert lines[1].startswith("| ms a step of | products | optimizer | attention |")
-    assert lines[3:] == ["| tokens | 2.0 | 1.0 | 0.8 | 0.5 | 0.5 | 0.2 |"]
+    assert lines[3:] == [
+        "| tokens | 2.0 | 1.0 | 0.8 | 0.5 | 0.5 | 0.2 |",
+        "| trl | 9.0 | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 |",
+    ]
 
 
 def test_growth_runs_small(tmp_path: Path, capsys: Any) -> None:
