@@ -5,6 +5,7 @@
 What a training made goes to FOLDER/WAY-NAME.pt, written by the main process. After `fsdp` students are sharded.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,6 +131,37 @@ def lora(folder: Path, device: str) -> dict[str, Any]:
     return {"weights": load_file(folder / "adapter" / "adapter_model.safetensors"), "read": gathered(read, "records")}
 
 
+def held_out(folder: Path, device: str) -> dict[str, Any]:
+    """GRKDTrainer with rows without padding, several passes per micro-batch and accumulation; what it measured of
+    held-out records, and what it left for the report."""
+    from grkd.training import GRKDConfig, GRKDTrainer
+    from tests.conftest import word_tokenizer
+
+    settings = arguments(folder, device, batch=4) | {"max_steps": 3, "gradient_accumulation_steps": 2}
+    measured = ["top1_agreement", "forward_kl_nats"]
+    records = [
+        {"prompt": " ".join(f"w{(n + k) % 30}" for k in range(1 + n % 4)), "completion": f"w{n % 5} " * (1 + n % 6)}
+        for n in range(11)
+    ]
+    made = GRKDTrainer(
+        model=tiny(1, 2, vocabulary=40),
+        teacher_model=tiny(2, 3, vocabulary=40),
+        args=GRKDConfig(**settings, tokens_per_batch=12, eval_metrics=measured, report_prompts=3, max_new_tokens=4),
+        train_dataset=records,
+        eval_dataset=records[:3],
+        processing_class=word_tokenizer(),
+        teacher_processing_class=word_tokenizer(),
+    )
+    made.train()
+    shown = folder / "evaluate" / "samples.json"
+    found = made.evaluate()
+    return {
+        "weights": state_of(made),
+        "metrics": {name: value for name, value in found.items() if "loss" in name or name.split("eval_")[-1] in measured},
+        "samples": json.loads(shown.read_text()) if ranks().is_main_process else [],
+    }
+
+
 WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "steps": steps,
     "fused": fused,
@@ -138,6 +170,7 @@ WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "on_policy": on_policy,
     "resumed": resumed,
     "lora": lora,
+    "held_out": held_out,
     "reference": reference,
     "sharded_teacher": sharded_teacher,
     "asked_unevenly": asked_unevenly,

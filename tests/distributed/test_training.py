@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WAYS = {
-    "fsdp": ["steps", "fused", "packed", "logged", "on_policy", "resumed", "lora", "reference"],
+    "fsdp": ["steps", "fused", "packed", "logged", "on_policy", "resumed", "lora", "held_out", "reference"],
     "ddp": ["steps", "logged", "resumed", "sharded_teacher", "asked_unevenly", "agreement", "by_vllm"],
 }
 
@@ -89,5 +89,10 @@ def assert_same(name: str, one: dict[str, Any], two: dict[str, Any], *, atol: fl
             assert len(ours) == 4, ours
         assert len(two["lines"]) == 4
         assert len(set(two["compute"])) <= 1, "processes decide alike whether to compile"
+    if name == "held_out":
+        assert two["metrics"] == pytest.approx(one["metrics"], rel=10 * atol)
+        assert len(one["metrics"]) == 3, one["metrics"]
+        assert two["samples"] == one["samples"]
+        assert len(one["samples"]) == 3
     if name == "lora":
         assert two["read"] == [0], "the records are read once, by the first process"

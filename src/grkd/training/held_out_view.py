@@ -20,6 +20,7 @@ from grkd.files import read_json, write_json
 from grkd.models.generate import Response, generate_responses
 from grkd.models.pooled import PooledModel
 from grkd.models.shard import in_turns
+from grkd.ranks import wait
 from grkd.training.fresh_groups import moved
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
@@ -68,6 +69,7 @@ class HeldOutView:
                 if main:
                     with trainer.compute_loss_context_manager():
                         self._begin(chosen, student, trainer.args.device)
+            wait("the report's answers to held-out prompts")
 
     def after(self, trainer: "GRKDTrainer") -> None:
         """The same of the trained student, of the same responses; every process must call it."""
@@ -77,6 +79,7 @@ class HeldOutView:
         if trainer.is_world_process_zero() and self._kept.is_file():
             with trainer.compute_loss_context_manager():
                 self._add(read_json(self._kept), student, self.name)
+        wait("the report's answers to held-out prompts")
 
     def _begin(self, groups: Sequence[Group], student: Any, device: torch.device) -> None:
         teacher = self.teacher
