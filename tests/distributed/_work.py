@@ -157,7 +157,9 @@ def held_out(folder: Path, device: str) -> dict[str, Any]:
     found = made.evaluate()
     return {
         "weights": state_of(made),
-        "metrics": {name: value for name, value in found.items() if "loss" in name or name.split("eval_")[-1] in measured},
+        "metrics": {
+            name: value for name, value in found.items() if "loss" in name or name.split("eval_")[-1] in measured
+        },
         "samples": json.loads(shown.read_text()) if ranks().is_main_process else [],
     }
 

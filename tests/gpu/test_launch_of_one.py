@@ -1,13 +1,17 @@
 """A launch of one process on one GPU: NCCL, FSDP2 and the launcher at work without a second GPU."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
 
+from benchmarks import _ways
 from tests.distributed import _work
-from tests.distributed._launch import accelerate, launch
+from tests.distributed._launch import accelerate
 from tests.distributed.test_run import recipe
 from tests.distributed.test_training import assert_same
 
@@ -34,9 +38,37 @@ def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
 
 
-def test_a_student_sharded_over_one_process_is_the_plain_one(tmp_path: Path) -> None:
-    ran = launch(tmp_path / "log", "tests/distributed/_work.py", "cuda", str(tmp_path), "fsdp", *NAMES, processes=1)
-    assert ran.status == 0, ran.printed[-6000:]
-    for name in NAMES:
-        found: dict[str, Any] = torch.load(tmp_path / f"fsdp-{name}.pt", weights_only=True)
-        assert_same(name, _work.WORK[name](tmp_path / "plain", "cuda"), found, atol=1e-4)
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process as the only one of a launch whose students are sharded: no second Python, kernels compiled once."""
+    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    _forget()
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    _ways.use("fsdp")
+    yield
+    _ways.use("ddp")
+    torch.distributed.destroy_process_group()
+    _forget()
+
+
+def _forget() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process without a launch makes."""
+    folder = tmp_path_factory.mktemp("plain")
+    return {name: _work.WORK[name](folder / name, "cuda") for name in NAMES}
+
+
+@pytest.mark.usefixtures("launched")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_student_sharded_over_one_process_is_the_plain_one(name: str, plain: dict[str, Any], tmp_path: Path) -> None:
+    found = _work.WORK[name](tmp_path, "cuda")
+    assert AcceleratorState().distributed_type == DistributedType.FSDP
+    assert_same(name, plain[name], found, atol=1e-4)
