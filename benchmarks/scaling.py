@@ -118,9 +118,12 @@ def main() -> None:
     said = about(settings.date, command, gpu=gpu)
     out = settings.out or RESULTS / f"{said['date']}-scaling.json"
     rows = {_key(row): row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]} if out.exists() else {}
-    hardware = f"{torch.cuda.device_count()} x {said['hardware']}" if gpu else said["hardware"]
-    source = {"date": said["date"], "commit": settings.commit, "command": said.pop("command")}
-    result: dict[str, Any] = {**said, "hardware": hardware, "rows": list(rows.values())}
+    if gpu:
+        said["hardware"] = f"{torch.cuda.device_count()} x {said['hardware']}"
+    # Of each row, since a file may hold those of machines with one GPU and with two.
+    source = {name: said[name] for name in ("hardware", "date", "command")} | {"commit": settings.commit}
+    del said["command"]
+    result: dict[str, Any] = {**said, "rows": list(rows.values())}
     shown: set[tuple[str, str, int]] = set()
     for new in measured(settings):
         for row in new:

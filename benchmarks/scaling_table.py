@@ -32,13 +32,12 @@ def sections(result: dict[str, Any]) -> str:
     that of DDP, which there wraps nothing.
     """
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
-    runs = dict.fromkeys((row["date"], row["commit"], row["command"]) for row in result["rows"])
-    said = [f"{date}, commit {commit}: `{command}`" for date, commit, command in runs]
+    names = ("hardware", "date", "commit", "command")
+    runs = dict.fromkeys(tuple(row[name] for name in names) for row in result["rows"])
+    said = [f"{hardware}, {date}, commit {commit}: `{command}`" for hardware, date, commit, command in runs]
     rows = sorted(result["rows"], key=lambda row: (row["pair"], row["gpus"]))
     alone = {(row["pair"], row["case"]): row for row in rows if row["gpus"] == 1}
-    return "\n".join(
-        [f"{result['hardware']}; {versions}. {'; '.join(said)}.", "", *_HEAD, *(_line(row, alone) for row in rows)]
-    )
+    return "\n".join([f"{versions}. {'; '.join(said)}.", "", *_HEAD, *(_line(row, alone) for row in rows)])
 
 
 def _line(row: dict[str, Any], alone: dict[tuple[str, str], dict[str, Any]]) -> str:

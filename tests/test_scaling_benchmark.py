@@ -15,6 +15,7 @@ def test_table_of_two_gpus_beside_one() -> None:
             "pair": pair,
             "case": case,
             "gpus": gpus,
+            "hardware": "2 x GPU",
             "date": "2026-01-01",
             "commit": "c",
             "command": "m",
@@ -27,8 +28,8 @@ def test_table_of_two_gpus_beside_one() -> None:
         row("p", "grkd, FSDP2", 2, 1.0, 180, 3.0),
         row("large", "grkd, FSDP2, teacher offloaded", 2, 2000.0, 50, 20.0, teacher_gib=48.0, limit_gib_per_gpu=24.0),
     ]
-    text = scaling_table.sections({"hardware": "2 x GPU", "versions": {"torch": "2", "trl": None}, "rows": rows})
-    assert text.splitlines()[0] == "2 x GPU; torch 2. 2026-01-01, commit c: `m`."
+    text = scaling_table.sections({"versions": {"torch": "2", "trl": None}, "rows": rows})
+    assert text.splitlines()[0] == "torch 2. 2 x GPU, 2026-01-01, commit c: `m`."
     assert text.splitlines()[4:] == [
         "| large | grkd, FSDP2, teacher offloaded | 2 | 2,000 | 50 |  | 20.0 of 24.0 allowed; teacher 48.0 |",
         "| p | grkd | 1 | 1,000 | 100 |  | 5.0 |",
