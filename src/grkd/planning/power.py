@@ -44,7 +44,9 @@ def sentences(spread: Spread, *, seeds: int, questions: int, unit: str) -> list[
         needed = pairs_needed(difference, spread.deviation)
         count = "more than 1,000 seeds" if needed is None else f"{max(3, needed)} seeds"
         found.append(f"{size(difference, metric)}: {count}")
-    return [f"{first} ({spread.source})", f"to see a difference of {', '.join(found)}, with as many {unit}"]
+    second = f"to see a difference of {', '.join(found)}, with as many {unit}"
+    source = f" ({spread.source})"
+    return [first, second + source] if seeds < 3 else [first + source, second]
 
 
 def size(difference: float, metric: Metric) -> str:
