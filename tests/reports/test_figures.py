@@ -1,5 +1,6 @@
 """Figures that can be read: ticks of nearly equal values, labels of any length inside their card."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,17 @@ def beyond_the_sides(svg: str) -> float:
         start = at - long / 2 if "middle" in attributes else at - long if "anchor: end" in attributes else at
         worst = max(worst, -start, start + long - width)
     return worst
+
+
+def test_a_wide_logarithmic_axis_has_room_for_its_ticks(make_run: MakeRun) -> None:
+    folder = make_run()
+    path = folder / "train" / "grkd-seed0" / "metrics.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"step": n, "progress": n / 4, "loss_nats": 1.0, "gradient_norm": 5e-5 * 20**n} for n in range(4)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (drawing,) = (one for one in draw(read_run(folder)) if one.title == "Gradient norm")
+    powers = [text for text in texts(drawing.svg) if re.fullmatch(r"[\d.e\u2212-]+", text) and float(text) < 1]
+    assert 2 <= len(powers) <= 6, powers
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "a_metric_" + "of_a_very_long_name_" * 6])

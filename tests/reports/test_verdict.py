@@ -44,7 +44,7 @@ def said(make_run: MakeRun, values: dict[str, list[float]], metric: str = "exact
         (
             {"before": [0.40], "grkd": [0.31, 0.3, 0.33], "kd": [0.3, 0.31, 0.3]},
             "none",
-            "No method beats the student before distillation: 40.00 %.",
+            "No method beats the student before distillation: exact match 40.00 %.",
         ),
         (
             {"before": [0.30], "kd": [0.31, 0.30, 0.32]},
@@ -92,3 +92,15 @@ def said(make_run: MakeRun, values: dict[str, list[float]], metric: str = "exact
 )
 def test_said(make_run: MakeRun, values: dict[str, list[float]], kind: str, text: str) -> None:
     assert said(make_run, values) == (kind, text)
+
+
+@pytest.mark.parametrize("divergence", [0.0, 0.5])
+def test_a_student_that_began_as_the_teacher_is_not_beaten_by_its_nearness(
+    make_run: MakeRun, divergence: float
+) -> None:
+    rows = rows_of({"before": [divergence], "grkd": [0.6, 0.7, 0.65]}, "forward_kl_nats")
+    rows += rows_of({"before": [1.1], "grkd": [1.2, 1.3, 1.25]}, "soft_cross_entropy_nats")
+    found = verdict(summarise(read_run(make_run(rows=rows, task="language_model", status={}))))
+    assert found is not None
+    assert found.kind == ("none" if divergence else "few")
+    assert ("the student began as the teacher itself" in found.text) == (divergence == 0)

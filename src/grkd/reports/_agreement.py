@@ -53,7 +53,7 @@ def token_agreement_view(folder: Path) -> dict[str, Any] | None:
 
 
 def _number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}"
+    return DASH if value is None else f"{value:.2f}".replace("-", "\u2212")
 
 
 def _share(value: float | None) -> str:

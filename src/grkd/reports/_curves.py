@@ -147,7 +147,9 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
 
 def _log_axis(axes: Any) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_ylim()
+    near = high < 100 * low  # further apart, three ticks per power of ten would overprint
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if near else LogLocator(numticks=6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="y", which="minor", length=0)

@@ -14,6 +14,7 @@ from grkd.statistics import pairs_needed, shown_difference
 
 _WORTH_NAMING = 40  # seeds; who would run more rather reads what a few more would show
 _A_FEW = 5
+_NO_DIVERGENCE = 1e-6  # nats per token, of rounding
 
 Kind = Literal["ship", "unclear", "none", "few"]
 
@@ -42,11 +43,16 @@ def verdict(summary: Summary) -> Conclusion | None:
     if metric is None:
         return None
     cells = _valued(summary, metric)
+    if _began_as_teacher(summary, metric):
+        text = "Not decided: the student began as the teacher itself, so nearness to the teacher shows nothing learnt; "
+        return Conclusion(kind="few", text=f"{text}measure answers: evaluation.questions, or grkd eval.")
     best = max(cells, key=lambda label: (cells[label].mean or 0.0) * metric.direction)
     base = summary.line(summary.baseline) if summary.baseline is not None else None
     before = None if base is None or base.label == best else base.cells[metric.name]
     if before is not None and before.mean is not None and not _better(cells[best].mean, before.mean, metric):
-        return Conclusion(kind="none", text=f"No method beats {_named(summary)}: {_value(before, metric)}.")
+        return Conclusion(
+            kind="none", text=f"No method beats {_named(summary)}: {metric.label} {_value(before, metric)}."
+        )
     if len(cells) < 2 and (before is None or before.mean is None):
         return None
     if summary.most_seeds < LEAST_SEEDS:
@@ -78,6 +84,14 @@ def _among(summary: Summary, metric: Metric, cells: dict[str, Cell], best: str) 
         text += f" and {len(level) - len(near)} others"
     rest = f"; {best} is better than {and_list(found.better_than)}" if found is not None and found.better_than else ""
     return Conclusion(kind="unclear", text=text + _missing(cells[best], cells[second], metric) + rest + ".")
+
+
+def _began_as_teacher(summary: Summary, metric: Metric) -> bool:
+    """Whether the metric measures nearness to a teacher that the student before training is."""
+    line = summary.line(BEFORE)
+    cell = None if line is None else line.cells.get("forward_kl_nats")
+    near = metric.against_teacher or metric.name == "soft_cross_entropy_nats"
+    return near and cell is not None and cell.mean is not None and cell.mean < _NO_DIVERGENCE
 
 
 def _few(summary: Summary, metric: Metric, cells: dict[str, Cell], best: str) -> Conclusion:
