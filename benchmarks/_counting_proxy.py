@@ -17,6 +17,8 @@ class CountingProxy:
     def __init__(self, server: str) -> None:
         self.server, self.closed = server.removesuffix("/v1"), False
         self._lock, self._answered, self._lost = threading.Lock(), dict[str, float](), set[str]()
+        self._asking: dict[str, int] = {}  # requests without an answer yet, and how often the client was killed before
+        self._kills = 0
         self._counts = dict.fromkeys(("requests", "answered", "repeated", "on_their_way"), 0)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
@@ -38,19 +40,24 @@ class CountingProxy:
             self._counts["requests"] += 1
             self._counts["repeated"] += key in self._answered
             self._counts["on_their_way"] += key in self._lost
+            self._asking[key] = self._kills
         return key
 
     def gone(self, key: str) -> None:
-        """Its answer goes out now."""
+        """Its answer goes out now; to nobody, if the client was killed since it asked."""
         with self._lock:
             self._counts["answered"] += 1
-            self._answered[key] = time.monotonic()
+            if self._asking.pop(key, self._kills) == self._kills:
+                self._answered[key] = time.monotonic()
+            else:
+                self._lost.add(key)
 
     def killed(self) -> None:
         """The client was killed just now: answers of the last second may not have reached its disk."""
         with self._lock:
             lately = {key for key, at in self._answered.items() if at > time.monotonic() - _LATELY_SECONDS}
             self._lost |= lately
+            self._kills += 1
             self._answered = {key: at for key, at in self._answered.items() if key not in lately}
 
     def forget(self) -> None:

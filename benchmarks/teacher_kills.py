@@ -10,7 +10,7 @@ served: `grkd run` from the server, killed while responses are written, while th
 build: `grkd cache build` from the server, killed while responses are written and while tokens are scored.
 cache: `grkd run` from that cache, killed in training; the program between answers nothing any more.
 Rows: way, killed (while), exit, requests, answered (of them); of the requests those that were made before: repeated,
-their answer had gone out more than a second before a kill; on_their_way, it went out within the last second.
+their answer had gone out more than a second before a kill; on_their_way, within the last second or after the kill.
 """
 
 import argparse
