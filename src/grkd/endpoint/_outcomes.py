@@ -1,7 +1,14 @@
 """What a request costs and how it can end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+from grkd.files import read_json, write_json
 
 
 class RequestFailed(Exception):
@@ -29,6 +36,7 @@ class Budget:
 
     Every try counts as a request. Requests on their way are finished, so tokens may end above by those. All requests of
     a process run in one thread, so nothing is counted twice. shared: a word on who has the rest of a larger budget.
+    ledger: a file with what is used, which other processes and later objects count in too.
     """
 
     max_requests: int | None = None
@@ -36,17 +44,33 @@ class Budget:
     requests: int = 0
     tokens: int = 0
     shared: str = ""
+    ledger: Path | None = None
 
     def take(self) -> None:
         """Count one request. Raises BudgetReached instead if there is none left."""
-        if self.max_requests is not None and self.requests >= self.max_requests:
-            raise BudgetReached(f"the budget of {self.max_requests} requests{self.shared} is used up")
-        if self.max_tokens is not None and self.tokens >= self.max_tokens:
-            raise BudgetReached(f"the budget of {self.max_tokens} tokens{self.shared} is used up")
-        self.requests += 1
+        with self._counted():
+            if self.max_requests is not None and self.requests >= self.max_requests:
+                raise BudgetReached(f"the budget of {self.max_requests} requests{self.shared} is used up")
+            if self.max_tokens is not None and self.tokens >= self.max_tokens:
+                raise BudgetReached(f"the budget of {self.max_tokens} tokens{self.shared} is used up")
+            self.requests += 1
 
     def spend(self, tokens: int) -> None:
-        self.tokens += tokens
+        """Count the tokens of an answer."""
+        with self._counted():
+            self.tokens += tokens
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts as the ledger has them, which nobody else changes meanwhile; written unless an error is raised."""
+        if self.ledger is None:
+            yield
+            return
+        with FileLock(f"{self.ledger}.lock"):
+            if self.ledger.exists():
+                self.requests, self.tokens = read_json(self.ledger)
+            yield
+            write_json(self.ledger, [self.requests, self.tokens])
 
 
 @dataclass(frozen=True, kw_only=True)

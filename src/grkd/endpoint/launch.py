@@ -1,13 +1,23 @@
 """The limits of an endpoint that all processes of a launch ask: each process has a part of them."""
 
+from pathlib import Path
+
 from grkd.console import console
 from grkd.endpoint.client import Budget, base_url
+from grkd.files import digest
+
+LEDGERS = ".budget-*"  # in a run's folder
 
 
 class Budgets:
-    """The budgets of a command: one for all that ask the same model with the same limits."""
+    """The budgets of a command: one for all that ask the same model with the same limits.
 
-    def __init__(self) -> None:
+    folder: of the run. The students of a comparison, each of which may have a process of its own, count there in the
+    same ledgers; the command that holds the folder's lock deletes them when it begins and ends.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._known: dict[tuple[str, str, int | None, int | None], Budget] = {}
 
     def of(self, url: str, model: str, max_requests: int | None, max_tokens: int | None = None) -> Budget:
@@ -15,6 +25,9 @@ class Budgets:
         key = (base_url(url, "url"), model, max_requests, max_tokens)
         if key not in self._known:
             self._known[key] = budget_of(max_requests, max_tokens)
+            if self._folder is not None and (max_requests or max_tokens) is not None:
+                name = LEDGERS.replace("*", f"{digest(list(key))[:12]}-{_launch()[1]}.json")
+                self._known[key].ledger = self._folder / name
         return self._known[key]
 
 

@@ -50,7 +50,7 @@ class LanguageModels:
     def __init__(self, recipe: LanguageRecipe, run: RunFolder) -> None:
         self.recipe, self.several = lead(recipe), isinstance(recipe.teacher, list)
         self.prepared = run.path / "prepare"
-        self.budgets = Budgets()
+        self.budgets = Budgets(run.budgets)
         self.members: dict[str, LanguageModels] = {
             label: self if at == 0 else MemberModels(self, each, run, label)
             for at, (label, each) in enumerate(teachers_of(recipe).items())

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from grkd import ranks
 from grkd.console import console
+from grkd.endpoint.launch import LEDGERS
 from grkd.errors import UserError
 from grkd.files import digest, file_digest, write_json
 from grkd.inventory import damages
@@ -59,6 +60,11 @@ class RunFolder:
             console.quiet = console.quiet or not found.is_main_process
         return found
 
+    @property
+    def budgets(self) -> Path | None:
+        """Where the budgets of the command that holds this folder are counted; None if none does."""
+        return self.path if (self.path / ".lock").exists() else None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second process out of the same folder. Raises UserError if one is at work in it."""
@@ -77,13 +83,19 @@ class RunFolder:
         except Timeout:
             raise UserError(f"{self.path}: another grkd process is at work in this folder") from None
         try:
+            self._forget_budgets()  # of a command that was killed
             yield
         finally:
+            self._forget_budgets()
             # Unlink the lock file before it is released: a waiting process then notices that its file was unlinked and
             # retries on a new one. Afterwards it could lock the stale file while a third process locks the new one.
             with suppress(OSError):
                 (self.path / ".lock").unlink()
             lock.release()
+
+    def _forget_budgets(self) -> None:
+        for path in self.path.glob(LEDGERS):
+            path.unlink(missing_ok=True)
 
     def _writable(self) -> None:
         try:
