@@ -57,13 +57,13 @@ def test_requests_are_counted_by_what_was_answered_before(monkeypatch: pytest.Mo
 
 def test_an_answer_to_a_killed_client_is_not_one() -> None:
     """Two requests were open at a kill and are answered after it: only what is asked and answered later is repeated."""
-    proxy = CountingProxy("http://127.0.0.1:1/v1")
-    before = [proxy.asked(body) for body in (b"a", b"b")]
-    proxy.killed()
-    proxy.gone(before[0])
-    for body in (b"a", b"b", b"b"):
-        proxy.gone(proxy.asked(body))
-    assert proxy.taken() == {"requests": 5, "answered": 4, "repeated": 1, "on_their_way": 1}
+    with CountingProxy("http://127.0.0.1:1/v1") as proxy:
+        before = [proxy.asked(body) for body in (b"a", b"b")]
+        proxy.killed()
+        proxy.gone(before[0])
+        for body in (b"a", b"b", b"b"):
+            proxy.gone(proxy.asked(body))
+        assert proxy.taken() == {"requests": 5, "answered": 4, "repeated": 1, "on_their_way": 1}
 
 
 def test_the_guides_words_are_the_result_file() -> None:

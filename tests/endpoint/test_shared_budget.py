@@ -19,8 +19,7 @@ def taken(folder: Path) -> int:
     for count in range(LIMIT + 1):
         try:
             budget.take()
-        except BudgetReached as reached:
-            assert f"the budget of {LIMIT} requests is used up" in str(reached)
+        except BudgetReached:
             return count
     return LIMIT + 1
 
