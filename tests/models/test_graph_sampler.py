@@ -265,6 +265,18 @@ def test_rows_are_as_many_as_the_free_memory_holds(monkeypatch: pytest.MonkeyPat
         assert graph_sampler._rows_that_fit(step, 128) == rows
 
 
+def test_fewer_prompts_take_the_buffers_that_are_there() -> None:
+    """Up to an eighth: how many prompts a student answers changes from step to step, and recording takes long."""
+    model = tiny()
+    prompts = [[number % 9 + 1, 2] for number in range(16)]
+    answered(model, prompts, seeds=list(range(16)))
+    kept = graph_sampler._kept[model].rows
+    answered(model, prompts[:2], seeds=[0, 1])
+    assert graph_sampler._kept[model].rows is kept
+    answered(model, prompts[:1], seeds=[0])
+    assert graph_sampler._kept[model].rows is not kept
+
+
 def test_bytes_of_the_buffers() -> None:
     """By hand: keys and values of 3 layers, 2 heads of 8; copies where the weights are of another dtype."""
     model = tiny()

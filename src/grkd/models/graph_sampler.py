@@ -17,6 +17,9 @@ from grkd.models.decoder_step import DecoderStep, unsupported
 _SLOT_STEP = 128  # caches grow in such steps, so that few graphs are recorded
 _MOST_ROWS = 1024
 _ROWS_ON_CPU = 16
+# Buffers of up to so many times the rows that a call wants serve it: idle rows cost it less than recording anew, where
+# the number of prompts that a student answers changes from step to step.
+_SPARE = 8
 _FREE_SHARE = 0.7  # of the free memory, for the rows' buffers
 _SMALL_SHARE = 0.1  # of the GPU's memory: buffers that stay between the steps of a training whatever these need
 _BESIDE_SHARE = 0.8  # of the memory that this process can have: what a training and larger buffers may take together
@@ -132,7 +135,7 @@ def _rows(
     if kept is not None and kept.rows.step.dtype == dtype and kept.rows.step.belongs_to(model):
         slots = max(slots, kept.rows.cache.slots)
         fits = wanted <= kept.rows.rows or kept.bound
-        if fits and kept.rows.rows <= 2 * _rounded(wanted) and needed <= kept.rows.cache.slots:
+        if fits and kept.rows.rows <= _SPARE * _rounded(wanted) and needed <= kept.rows.cache.slots:
             return kept.rows
     kept = None
     _kept.pop(model, None)
