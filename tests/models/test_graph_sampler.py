@@ -269,11 +269,11 @@ def test_fewer_prompts_take_the_buffers_that_are_there() -> None:
     """Up to an eighth: how many prompts a student answers changes from step to step, and recording takes long."""
     model = tiny()
     prompts = [[number % 9 + 1, 2] for number in range(16)]
-    answered(model, prompts, seeds=list(range(16)))
+    answered(model, prompts, batch_size=16)
     kept = graph_sampler._kept[model].rows
-    answered(model, prompts[:2], seeds=[0, 1])
+    answered(model, prompts[:2], batch_size=16)
     assert graph_sampler._kept[model].rows is kept
-    answered(model, prompts[:1], seeds=[0])
+    answered(model, prompts[:1], batch_size=16)
     assert graph_sampler._kept[model].rows is not kept
 
 
