@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grkd.data.prompts import Example, split_heldout
+from grkd.data.prompts import Example, conversation_numbers, split_heldout
 from grkd.data.sources import read_examples
 from grkd.errors import UserError
 
@@ -210,3 +210,26 @@ def test_split_errors() -> None:
         split_heldout(examples(1), 0.5, 0)
     with pytest.raises(UserError, match="heldout_fraction"):
         split_heldout(examples(4), 1.0, 0)
+
+
+def test_turns_of_one_conversation_share_a_number(tmp_path: Path) -> None:
+    """Also where the first turn is missing, and for another record that asks the same first."""
+
+    def user(text: str) -> dict[str, str]:
+        return {"role": "user", "content": text}
+
+    def said(text: str) -> dict[str, str]:
+        return {"role": "assistant", "content": text}
+
+    records = [
+        {"messages": [user("a"), said("b"), user("c"), said("d"), user("e"), said("f")]},
+        {"messages": [user("ab"), said("b")]},
+        {"messages": [user("a"), said("other"), user("x"), said("y")]},
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    prompts = [example.conversation for example in read_examples(path)]
+    assert [len(prompt) for prompt in prompts] == [1, 3, 5, 1, 1, 3]
+    assert conversation_numbers(prompts) == [0, 0, 0, 3, 0, 0]
+    assert conversation_numbers(prompts[1:3] + prompts[5:]) == [0, 0, 2]
+    assert conversation_numbers([]) == []

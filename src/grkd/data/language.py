@@ -45,7 +45,8 @@ class Group:
     w[i][j]. sources: teacher, student or data.
     reference_log_probs: mean token log-probability of each under the student before training, for methods that need it.
     columns: the prompt (text or messages) and the record's other columns, for rankers of responses that are sampled in
-    training. by_ranker: what each of these gave the responses.
+    training. by_ranker: what each of these gave the responses. conversation: a number that turns of one conversation
+    share; None: not known, and a conversation of its own.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Group:
     votes: VotesOnPairs | None = None
     columns: Mapping[str, Any] | None = None
     by_ranker: Mapping[str, tuple[float, ...]] | None = None
+    conversation: int | None = None
 
     @property
     def has_pair(self) -> bool:

@@ -110,6 +110,21 @@ def shared_prompts(heldout: Iterable[Example], train: Iterable[Example]) -> int:
     return sum(_prompt_key(example) in known for example in heldout)
 
 
+def conversation_numbers(prompts: Sequence[Messages]) -> list[int]:
+    """For each prompt the index of the first one of its conversation: where one prompt's messages begin another's.
+
+    Such prompts vary together: intervals draw conversations, not turns.
+    """
+    keys = [[_digest(messages[:end]) for end in range(1, len(messages) + 1)] for messages in prompts]
+    whole = {begun[-1] for begun in keys if begun}
+    first: dict[str, int] = {}
+    return [first.setdefault(next((key for key in begun if key in whole), ""), at) for at, begun in enumerate(keys)]
+
+
+def _digest(messages: Messages) -> str:
+    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
+
+
 def _clusters(examples: Sequence[Example]) -> list[list[str]]:
     """Ids that belong together: records of one prompt, and turns of one record."""
     parent: dict[str, str] = {}

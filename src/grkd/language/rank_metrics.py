@@ -34,9 +34,10 @@ def rank_metrics(
 
     by_group: gets the student's mean log-probability of every response, by the group's id.
 
-    Intervals by resampling prompts. ndcg of tokens is over the teacher's top k in the student's order, its gains the
-    teacher's probabilities. Where the two vocabularies differ, what is of whole responses; with score.other_vocabulary:
-    tokens also these measures over the tokens that both spell, renormalised, at the places where both predict.
+    Intervals by resampling conversations, whose turns vary together. ndcg of tokens is over the teacher's top k in the
+    student's order, its gains the teacher's probabilities. Where the two vocabularies differ, what is of whole
+    responses; with score.other_vocabulary: tokens also these measures over the tokens that both spell, renormalised,
+    at the places where both predict.
     """
     ranks = context.models.cached
     measures = OF_RANKS if ranks is None else token_measures(ranks)
@@ -52,8 +53,10 @@ def rank_metrics(
         for measured in parts:
             by_group.update(measured.means)
     metrics: dict[str, Any] = {}
+    known = [at if group.conversation is None else group.conversation for at, group in enumerate(groups)]
+    conversations = np.array(known)
     if tokens:
-        numbers = np.concatenate([part.prompts for part in parts])
+        numbers = conversations[np.concatenate([part.prompts for part in parts])]
         for metric in (each for each in parts[0].tokens if each in measures):
             values = np.concatenate([part.tokens[metric] for part in parts])
             share = metric_of(metric).is_share
@@ -61,10 +64,9 @@ def rank_metrics(
     if any(len(group.items) > 1 for group in groups):
         for metric in OF_RESPONSES:
             found = np.concatenate([part.responses[metric] for part in parts])
-            ordered = found[~np.isnan(found)]  # a group without a pair has no order
-            if len(ordered):
-                name = f"response_{metric}"
-                metrics[name] = bootstrap_interval(ordered, share=metric_of(name).is_share).as_json()
+            if not np.isnan(found).all():  # a group without a pair has no order
+                name, share = f"response_{metric}", metric_of(f"response_{metric}").is_share
+                metrics[name] = bootstrap_interval(found, groups=conversations, share=share).as_json()
     return metrics
 
 

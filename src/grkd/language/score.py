@@ -12,9 +12,10 @@ import torch
 from grkd import objectives
 from grkd.console import progress_bar
 from grkd.data.language import Group, Item, VotesOnPairs
+from grkd.data.prompts import conversation_numbers
 from grkd.data.tables import read_table, write_table
 from grkd.errors import UserError
-from grkd.files import read_json
+from grkd.files import parse_json, read_json
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.record_columns import GroupData, check_columns, record_columns
@@ -111,7 +112,9 @@ def read_groups(run: RunFolder, split: str) -> list[Group]:
     }
     voters = read_json(run.path / "score" / RANKERS)
     groups, index = [], 0
-    for records in _grouped(read_records(run, split)):
+    grouped = _grouped(read_records(run, split))
+    conversations = conversation_numbers([parse_json(records[0]["messages"]) for records in grouped])
+    for records, conversation in zip(grouped, conversations, strict=True):
         items = tuple(
             Item(
                 id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"], index=index + at
@@ -126,6 +129,7 @@ def read_groups(run: RunFolder, split: str) -> list[Group]:
                 teacher_scores=tuple(_number(scored[item.id]["teacher_reward"]) for item in items),
                 sources=tuple(record["source"] for record in records),
                 votes=_votes(voters, [scored[item.id]["ranker_scores"] for item in items]),
+                conversation=conversation,
             )
         )
     return groups
