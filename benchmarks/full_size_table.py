@@ -44,6 +44,8 @@ def _section(result: dict[str, Any]) -> str:
     product = "" if rate is None else f" A large product on this GPU runs at {rate / 1e12:,.0f} TFLOP/s."
     lines = [f"### {_TITLES[result['pair']]}", "", f"{source}.{product}", "", *_HEAD]
     lines += [_line(name, row, result["cases"]) for name, row in result["cases"].items()]
+    if by_cudnn := [name for name, row in result["cases"].items() if "cudnn" in (row.get("attention") or "")]:
+        lines += ["", f"With the extra `cudnn`, by cuDNN's attention: {', '.join(by_cudnn)}; no other case had it."]
     return "\n".join(lines + _where(result["cases"], result.get("earlier", {})))
 
 

@@ -9,8 +9,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from grkd import objectives
 from grkd.data.language import Group, Item
-from grkd.models._packed_kernels import KERNELS
-from grkd.models.packed_attention import _Heads, attention_difference
 from grkd.training import DistillationTrainer, FiniteSteps, LanguageRows
 from grkd.training.fresh_groups import moved
 
@@ -61,18 +59,6 @@ def test_gradients_are_finite(tmp_path: Path, length: int) -> None:
     made.train()
     assert all(math.isfinite(line["grad_norm"]) for line in made.state.log_history if "grad_norm" in line)
     assert all(bool(weight.isfinite().all()) for weight in student.parameters())
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("window", [None, 100])
-def test_cudnns_attention(window: int | None, shared: bool) -> None:
-    """Values and gradients are plain attention's up to 16 bits; a sequence is its own, and empty ones do no harm."""
-    pytest.importorskip("cudnn")
-    heads = _Heads(queries=24, keys=8, width=128, scale=0.1, softcap=None, window=window)
-    attend = KERNELS["cudnn"].load()
-    for dtype in (torch.bfloat16, torch.float16):
-        device = torch.device("cuda")
-        assert attention_difference(attend, heads, device=device, dtype=dtype, shared=shared) < 0.02
 
 
 @pytest.mark.parametrize("heads", [{}, {"num_key_value_heads": 1}], ids=["each", "shared heads"])

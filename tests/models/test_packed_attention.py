@@ -151,6 +151,20 @@ def test_the_operators_around_cudnns_graphs(monkeypatch: pytest.MonkeyPatch) -> 
         KERNELS["cudnn"].load()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("window", [None, 100])
+def test_cudnns_attention(window: int | None, shared: bool) -> None:
+    """Values and gradients are plain attention's up to 16 bits; a sequence is its own, and empty ones do no harm."""
+    pytest.importorskip("cudnn")
+    asked = heads(queries=24, keys=8, width=128, scale=0.1, window=window)
+    attend = KERNELS["cudnn"].load()
+    for dtype in (torch.bfloat16, torch.float16):
+        device = torch.device("cuda")
+        assert attention_difference(attend, asked, device=device, dtype=dtype, shared=shared) < 0.02
+
+
 @pytest.mark.parametrize("window", [None, 1, 3, 20])
 def test_keys_that_end_with_the_queries_own(window: int | None) -> None:
     """Plain attention, sequence by sequence and query by query."""
