@@ -14,6 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("test", "lint", "docs", "dev")]
 # Declared for a reason other than an import of ours.
 ONLY_DECLARED = {"gguf", "setuptools", "grkd", "alpaca-eval"}
+# Modules whose distribution has another name, and which the tests' environment has not.
+OTHER_NAMES = {"cudnn": "nvidia-cudnn-frontend"}
 
 
 def normal(name: str) -> str:
@@ -35,7 +37,7 @@ def imported() -> dict[str, set[str]]:
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             for top in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"grkd"}:
-                distribution = normal(installed.get(top, [top])[0])
+                distribution = normal(installed.get(top, [OTHER_NAMES.get(top, top)])[0])
                 found.setdefault(distribution, set()).add(str(path.relative_to(ROOT)))
     return found
 
