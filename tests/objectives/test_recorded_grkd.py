@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 NEW_PRESETS = {"lists"}
 NEW_RECIPES = {
     "recipes/on-policy-arithmetic.yaml",
+    "recipes/on-policy-long.yaml",
     "recipes/on-policy-mixed.yaml",
     "src/grkd/demo/on_policy.yaml",
     "src/grkd/demo/rank.yaml",
