@@ -366,6 +366,14 @@ def test_every_try_counts_in_the_budget(server: Any, tmp_path: Path) -> None:
     assert outcome.stopped is not None
 
 
+def test_answers_without_a_text_cost_tokens_too(server: Any, tmp_path: Path) -> None:
+    """Thoughts that reach the limit leave no text; their retries must not pass a budget of tokens."""
+    server.always = "null"
+    outcome = judge(server, tmp_path, budget=Budget(max_tokens=15), concurrency=1).ask_all(requests(1))
+    assert outcome.stopped == "the budget of 15 tokens is used up"
+    assert len(server.asked) == 2  # ten tokens each
+
+
 def test_one_refused_request_does_not_stop_the_others(server: Any, tmp_path: Path) -> None:
     server.faults = ["too long"]
     asked = judge(server, tmp_path, concurrency=1)

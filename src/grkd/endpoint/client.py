@@ -218,16 +218,18 @@ class Endpoint:
         return body
 
     def _reply(self, answer: Any, messages: Messages, seconds: float, tries: int) -> Reply:
+        counted = token_counts(getattr(answer, "usage", None))
+        self.budget.spend(sum(counted or ()))  # first: a refusal, or thoughts without an answer, cost as much
         choice = answer.choices[0]
         text = choice.message.content
         if not isinstance(text, str):
             refusal = getattr(choice.message, "refusal", None)
             raise BadAnswer(f"it refuses: {self.clean(refusal)[:150]}") if isinstance(refusal, str) else TypeError
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair fits into no file
-        counted = token_counts(getattr(answer, "usage", None))
         sizes = (sum(len(message["content"]) for message in messages), len(text))
         counts = [-(-size // _CHARACTERS_A_TOKEN) for size in sizes] if counted is None else counted
-        self.budget.spend(sum(counts))
+        if counted is None:
+            self.budget.spend(sum(counts))
         given = getattr(choice.logprobs, "content", None)
         return Reply(
             text=self.clean(text),
