@@ -99,3 +99,15 @@ def test_its_mistakes_name_it() -> None:
         opened(lambda completions: [1.0])(["p"], [["a", "b"]])
     with pytest.raises(UserError, match="the score of a response is inf"):
         opened(lambda completions: [1.0, math.inf])(["p"], [["a", "b"]])
+
+
+def test_what_is_known_of_each_response_is_not_that_of_its_group() -> None:
+    """A list of the group's values would be true for every response that was cut."""
+
+    def reward(completions: list[str], finished: list[bool], **columns: Any) -> list[float]:
+        assert columns["teacher_log_prob:a"] == [-1.0, -2.0, -3.0]
+        return [1.0 if ended else 0.0 for ended in finished]
+
+    columns = {"finished": [[True, False], [False]], "teacher_log_prob:a": [[-1.0, -2.0], [-3.0]]}
+    found = opened(reward)(["p", "q"], [["a", "b"], ["c"]], columns)
+    np.testing.assert_array_equal(found, [[1.0, 0.0], [0.0, math.nan]])

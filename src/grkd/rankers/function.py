@@ -12,13 +12,15 @@ from grkd.files import file_digest
 from grkd.imports import imported_callable
 from grkd.objectives import option
 from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value
+from grkd.rankers.several import column_of
 
 
 @dataclass(kw_only=True)
 class Function(Ranker):
     """`f(prompts, completions, **columns) -> list[float | None]`, called once with the responses of all groups.
 
-    Lists have one entry per response: a prompt and the record's columns are repeated. Where prompts are messages, a
+    Lists have one entry per response: a prompt and the record's columns are repeated; `finished` says whether the
+    response ended by itself. Where prompts are messages, a
     completion is [{"role": "assistant", "content": text}]; else it is text. completion_ids (token ids) are passed where
     they are known, and log_metric(name, value), whose means are reported. A function that takes no **columns gets those
     that it names. It may be a coroutine. None: no opinion.
@@ -56,7 +58,11 @@ class Function(Ranker):
         if "response_ids" in columns:
             given["completion_ids"] = [ids for group in columns["response_ids"] for ids in group]
         reserved = ("response_ids", "prompt_ids", "prompts", "completions", "prompt", "completion", "completion_ids")
-        given |= {name: _repeated(values, sizes) for name, values in columns.items() if name not in reserved}
+        for name, values in columns.items():
+            if name in ("finished", "data_score") or name.startswith(column_of(None)):  # of each response already
+                given[name] = [value for group in values for value in group]
+            elif name not in reserved:
+                given[name] = _repeated(values, sizes)
         extras = {
             "trainer_state": None,
             "log_extra": lambda column, values: None,
