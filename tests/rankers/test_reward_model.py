@@ -84,6 +84,15 @@ def test_too_long_has_no_score(tmp_path: Path) -> None:
     assert {name: tally.value for name, tally in ranker.tallies.items()} == {"too_long": 1.0}
 
 
+def test_nan_is_a_fault_and_no_abstention(tmp_path: Path) -> None:
+    folder = saved_llama(tmp_path)
+    model = LlamaForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.constant_(model.score.weight, math.nan)
+    model.save_pretrained(folder)
+    with pytest.raises(UserError, match="gives NaN for a response; try dtype: float32"):
+        opened(folder)(PROMPTS, RESPONSES)
+
+
 def test_a_pair_of_texts_without_a_template(tmp_path: Path) -> None:
     """Encoders know the two texts apart by their token types."""
     words = tokenizer(template=None)

@@ -69,6 +69,8 @@ def test_nan_of_the_teacher_is_a_fault_and_no_abstention(monkeypatch: pytest.Mon
     monkeypatch.setattr(FakeTeacher, "mean_log_probs", lambda *given: [[-1.0, math.nan], [-1.0]])
     with pytest.raises(UserError, match=r"mean log-probability of a response is nan \(prompt: 'p'\); try"):
         opened("log_prob")[0](PROMPTS, RESPONSES)
+    with pytest.raises(UserError, match=r"mean log-probability of a response is nan \(prompt: 'q'\)"):
+        opened("log_prob")[0](PROMPTS, RESPONSES, {"teacher_log_prob": [[-1.0, -1.0], [math.nan]]})
     monkeypatch.setattr(FakeTeacher, "choices", lambda *given: [Verdict(log_wins=(0.0, math.nan))] * 2)
     with pytest.raises(UserError, match="the teacher's choice of a response is nan"):
         opened("choice")[0](PROMPTS, RESPONSES)

@@ -75,10 +75,11 @@ class AsksTeacher(Ranker):
     def log_probs(self, prompts: Prompts, responses: Responses, columns: Columns) -> Sequence[Sequence[float]]:
         """Mean log-probabilities, from the column of the teacher's (`column_of`) if there is one."""
         if (name := column_of(self.teacher)) in columns:
-            return columns[name]
-        if self._teacher is None:
+            means: Sequence[Sequence[float]] = columns[name]
+        elif self._teacher is None:
             raise ValueError("open the ranker first")
-        means = self._teacher.mean_log_probs(prompts, responses, columns)
+        else:
+            means = self._teacher.mean_log_probs(prompts, responses, columns)
         for prompt, values in zip(prompts, means, strict=True):
             _check_finite("mean log-probability", prompt, values)
         return means

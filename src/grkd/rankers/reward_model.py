@@ -1,5 +1,6 @@
 """Any sequence-classification model as a ranker: a reward model, a cross-encoder, a classifier's label."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -107,6 +108,8 @@ class RewardModel(Ranker):
             chosen = fitting[start : start + self._batch_size]
             logits = self._logits([encoded[at] for at in chosen])
             for at, value in zip(chosen, logits, strict=True):
+                if math.isnan(value):  # a fault of its numbers, no abstention
+                    raise UserError(f"ranker reward_model: {self.place} gives NaN for a response; try dtype: float32")
                 found[at] = value
         flat = iter(found)
         return [[next(flat) for _ in texts] for texts in responses]
