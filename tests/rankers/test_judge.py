@@ -1,5 +1,6 @@
 """The judge: what is asked, how answers are read, and what happens when they fail to come."""
 
+import json
 import math
 import re
 import subprocess
@@ -107,6 +108,26 @@ def test_unreadable_answers_are_counted_and_give_no_score(serve: Callable[..., E
     assert ranker.tallies["unreadable"].value == 1
 
 
+@pytest.mark.parametrize(("reply", "expected"), [("Is it better: A? Or is B", math.nan), ("Better: A\nSince it", 0.5)])
+def test_thoughts_that_the_limit_cut_are_no_judgement(
+    serve: Callable[..., EndpointServer], reply: str, expected: float
+) -> None:
+    server = serve()
+    choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "length"}
+    server.always = "as it is: " + json.dumps({"id": "x", "object": "chat.completion", "choices": [choice]})
+    ranker = opened(server, ask="pairs")
+    np.testing.assert_array_equal(ranker(["p"], [["4", "9"]]), [[expected, expected]])
+    assert ranker.tallies["unreadable"].value == (2 if math.isnan(expected) else 0)
+
+
+def test_the_judge_reads_calls_of_tools(serve: Callable[..., EndpointServer]) -> None:
+    call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
+    turns = [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "rain"}]
+    server = serve()
+    opened(server)([turns], [["4", "9"]])
+    assert 'Assistant: weather({"city": "Paris"})' in server.asked[0]["messages"][0]["content"]
+
+
 @pytest.mark.parametrize("fault", ["500", "garbage", "cut", "empty"])
 def test_faults_that_pass_are_tried_again(serve: Callable[..., EndpointServer], fault: str) -> None:
     server = serve()
@@ -212,6 +233,9 @@ def test_a_kill_loses_no_answer(serve: Callable[..., EndpointServer], tmp_path: 
         ("B.", 0.0),
         ("Both are good", None),
         ("Better: C", None),
+        ("**Better:**\n\nA", 1.0),
+        ("Which one is better:\n\nA is short, B is long.\n\nBetter: Response B", None),
+        ("B would be better: a shorter one is clearer.", None),
         ("", None),
     ],
 )

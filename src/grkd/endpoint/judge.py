@@ -30,13 +30,17 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A judge's answer and its cost. logprobs: one object per token as OpenAI writes them, or None."""
+    """A judge's answer and its cost. logprobs: one object per token as OpenAI writes them, or None.
+
+    finish_reason: "length" if the limit of tokens cut it.
+    """
 
     text: str
     logprobs: list[dict[str, Any]] | None
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

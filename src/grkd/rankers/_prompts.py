@@ -3,11 +3,17 @@
 import re
 from collections.abc import Sequence
 
+from grkd.data.conversation import shown
 from grkd.rankers._base import Messages
 
-VERSION = 1
+VERSION = 2
 _SPEAKERS = {"system": "Instructions", "user": "User", "assistant": "Assistant"}
 
+_MARKED = re.compile(
+    r"better[^\w\n]*:"
+    r"(?:[^\w\n]*(a|b|tie)\b(?-i:(?!(?<=a)[^\S\n]+[a-z]))|[^\w\n]*\n\W*(a|b|tie)[^\w\n]*(?=\n|$))",
+    re.IGNORECASE,
+)
 _CRITERIA = (
     "Judge which response serves the user better: whether it is correct, does what was asked, is honest and harmless, "
     "and is clear. Length alone is no merit, and neither is the place in which a response stands here."
@@ -51,11 +57,11 @@ def pair_prompt(conversation: Messages, first: str, second: str, criteria: str |
 
 
 def list_prompt(conversation: Messages, responses: Sequence[str], criteria: str | None) -> Messages:
-    shown = "\n\n".join(f"## Response [{at}]\n\n{text}" for at, text in enumerate(responses, start=1))
+    listed = "\n\n".join(f"## Response [{at}]\n\n{text}" for at, text in enumerate(responses, start=1))
     text = _LIST.format(
         criteria=criteria or _CRITERIA,
         conversation=_shown(conversation),
-        responses=shown,
+        responses=listed,
         n=len(responses),
         example=" > ".join(f"[{at}]" for at in range(len(responses), 0, -1)),
     )
@@ -65,9 +71,10 @@ def list_prompt(conversation: Messages, responses: Sequence[str], criteria: str 
 def read_pair(reply: str) -> float | None:
     """1 if A is better, 0 if B is, 1/2 for a tie; None for a reply that says none of these.
 
-    The last "Better: ..." counts (a model may think first), or a reply that is the letter alone.
+    The last "Better: ..." counts (a model may think first), or a reply that is the letter alone. On another line than
+    "better:" the letter stands alone, and "better: a shorter one" names none: thoughts are no judgement.
     """
-    marked = re.findall(r"better\W*:\W*(a|b|tie)\b", reply, re.IGNORECASE)
+    marked = [one or other for one, other in _MARKED.findall(reply)]
     alone = re.fullmatch(r"\W*(a|b|tie)\W*", reply, re.IGNORECASE)
     word = marked[-1] if marked else alone.group(1) if alone else None
     return None if word is None else {"a": 1.0, "b": 0.0, "tie": 0.5}[word.lower()]
@@ -88,5 +95,13 @@ def read_list(reply: str, n: int) -> list[int] | None:
     return [place[number] for number in range(1, n + 1)]
 
 
+def judged_part(reply: str, *, cut: bool) -> str:
+    """What of a reply may hold the judgement: of one that the limit of tokens cut, a first line that begins with it."""
+    if not cut:
+        return reply
+    first = reply.strip().partition("\n")[0]
+    return first if re.match(r"\W*(?:better|order)\W*:", first, re.IGNORECASE) else ""
+
+
 def _shown(conversation: Messages) -> str:
-    return "\n\n".join(f"{_SPEAKERS.get(turn['role'], turn['role'])}: {turn['content']}" for turn in conversation)
+    return "\n\n".join(f"{_SPEAKERS.get(turn['role'], turn['role'])}: {shown(turn)}" for turn in conversation)

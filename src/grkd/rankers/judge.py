@@ -139,12 +139,13 @@ class JudgeRanker(Ranker):
     def _read(self, shown: tuple[int, ...], judged: Judgement) -> dict[tuple[int, int], float] | None:
         """How far the earlier response of each pair is above the later one: 1, 1/2 or 0; None if unreadable."""
         self.tally("answers", 1)
+        said = _prompts.judged_part(judged.text, cut=judged.finish_reason == "length")
         values: dict[tuple[int, int], float] | None
         if self.ask == "pairs":
-            better = _prompts.read_pair(judged.text)
+            better = _prompts.read_pair(said)
             values = None if better is None else {(shown[0], shown[1]): better}
         else:
-            tiers = _prompts.read_list(judged.text, len(shown))
+            tiers = _prompts.read_list(said, len(shown))
             values = None if tiers is None else _earlier_above(shown, tiers)
         self.tally("unreadable", values is None)
         if values is None and self.first_unreadable is None:
