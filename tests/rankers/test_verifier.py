@@ -25,6 +25,8 @@ CASES = {
         ("B", "I think so\nB.", 1),
         ("B", "A dog", 0),
         ("B", "The answer is Bananas", 0),
+        ("A", "The answer is a banana", 0),
+        ("A", "The answer is a.", 1),
         ("b", "answer is option b", 1),
     ],
     "math": [

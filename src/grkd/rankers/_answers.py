@@ -12,7 +12,7 @@ from grkd.metrics.exact_match import answer_part, grade, number_in
 # The answer found (None: none), and whether it is right; None for the latter: the reference itself cannot be read.
 Grade = tuple[str | None, bool | None]
 
-_LETTER = r"\(?\**\(?([A-Za-z])(?![A-Za-z])"
+_LETTER = r"\(?\**\(?([A-Za-z])(?![A-Za-z])(?!(?<=a)\s+[a-z])"  # "the answer is a dog" chooses none
 _CHOSEN = (
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*\(?([A-Za-z])\)?\s*\}"),
     re.compile(rf"(?i:\banswer(?: is\b|\s*:))[\s:*]*(?:(?i:option|choice)\s+)?{_LETTER}"),
