@@ -17,7 +17,7 @@ from grkd.errors import UserError
 from grkd.files import read_json, write_json
 from grkd.teacher import rank_build
 from grkd.teacher.rank_build import fill
-from grkd.teacher.rank_cache import HEADER, Origin, RankCache
+from grkd.teacher.rank_cache import HEADER, Origin, RankCache, content_key
 from grkd.teacher.rank_codec import Candidates, RankCodec
 from grkd.teacher.rank_draws import candidates_of
 
@@ -188,6 +188,18 @@ def test_a_killed_build_goes_on(tmp_path: Path, teacher: Any, monkeypatch: pytes
     assert all(torch.equal(again.records[key], whole.records[key]) for key in whole.records)
     assert [group.items for group in again.groups("train")] == [group.items for group in GROUPS]
     assert list(again.problems()) == []
+
+
+def test_a_killed_build_goes_on_in_its_own_order_alone(
+    tmp_path: Path, teacher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of data in another order a shard would be written over, and what it held were lost."""
+    monkeypatch.setattr(rank_build, "_RESPONSES_PER_SHARD", 3)
+    cache = RankCache.begun(tmp_path, RankCodec(vocabulary=40, entries=5), ORIGIN)
+    fill(cache, teacher, GROUPS[:1], batch_size=2)
+    with pytest.raises(UserError, match=r"ranks-000000.safetensors: it holds other items .*; delete it and give"):
+        fill(cache, teacher, GROUPS[::-1], batch_size=2)
+    assert list(RankCache(tmp_path, writing=True).records) == [content_key(item) for item in GROUPS[0].items]
 
 
 def test_a_response_is_found_by_its_content(tmp_path: Path, teacher: Any) -> None:

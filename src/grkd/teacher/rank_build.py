@@ -75,6 +75,7 @@ def fill_by(
     state = PartialState()
     mine = range(state.process_index, len(shards), state.num_processes)
     missing = [number for number in mine if any(key not in cache.records for key in shards[number])]
+    cache.records.check_free(missing)
     with progress_bar() as bar, in_turns(model):
         task = bar.add_task("cache of ranks", total=sum(len(shards[number]) for number in missing), unit="responses")
         for number in missing:

@@ -1,7 +1,7 @@
 """Rows of a tensor by item id, in safetensors shards in a folder; a shard is whole or absent."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,17 @@ class RowShards:
             raise ValueError(f"{self.name} rows must be [response, width] with at least one row")
         rows = torch.cat([rows.detach().to("cpu", self.dtype) for rows in items.values()])
         described = {"ids": list(items), "lengths": [len(rows) for rows in items.values()], **(metadata or {})}
-        path = self.folder / f"{self.name}-{self._next() if number is None else number:06d}.safetensors"
+        path = self._path(self._next() if number is None else number)
         with whole_file(path) as aside:
             save_file({self.name: rows}, aside, metadata={key: json.dumps(value) for key, value in described.items()})
         self._take(path)
         return path
+
+    def check_free(self, numbers: Iterable[int]) -> None:
+        """Raises UserError for a shard that is there: in another order of the items it would be lost."""
+        for path in map(self._path, numbers):
+            if path.exists():
+                raise UserError(f"{path}: it holds other items than it would now: their order has changed; {self.cure}")
 
     def metadata(self, path: Path) -> dict[str, Any]:
         """What a shard says of itself."""
@@ -108,6 +114,9 @@ class RowShards:
         for item_id, length in zip(parse_json(described["ids"]), parse_json(described["lengths"]), strict=True):
             self._places[item_id] = (path, start, start + length)
             start += length
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{self.name}-{number:06d}.safetensors"
 
     def _next(self) -> int:
         return max((int(path.stem.removeprefix(f"{self.name}-")) for path in self.files()), default=-1) + 1
