@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grkd.models.cut import truncated
+from grkd.rankers import Tally
 from grkd.training import GRKDTrainer
 from tests.conftest import word_tokenizer
 from tests.training.test_grkd_trainer import RECORDS, config, weights
@@ -40,3 +41,16 @@ def test_a_method_that_compares_no_responses_is_scored_in_evaluation(
         trainer.train()
         found[ranked] = weights(trainer.model)
     torch.testing.assert_close(found[True], found[False], rtol=0, atol=0)
+
+
+def test_an_evaluation_and_the_next_log_know_nothing_of_each_other(tmp_path: Path, tiny_teacher: Path) -> None:
+    """Between two logs: what training has counted stays its own, and an evaluation's seconds are not training's."""
+    teacher = AutoModelForCausalLM.from_pretrained(tiny_teacher)
+    given: dict[str, Any] = {"eval_dataset": ANSWERED, "eval_metrics": ["score"]}
+    trainer = made(tmp_path, truncated(teacher, [0, 2]), None, "grpo", **given)
+    assert not trainer.rows.seconds  # of the constructor's evaluation set
+    before = trainer.evaluate()["eval_groups/no_order"]
+    fresh = trainer.rows.fresh
+    fresh.unordered, trainer.rows.seconds["sample"] = Tally(100.0, 100), 5.0
+    assert trainer.evaluate()["eval_groups/no_order"] == before < 1
+    assert (fresh.unordered, dict(trainer.rows.seconds)) == (Tally(100.0, 100), {"sample": 5.0})

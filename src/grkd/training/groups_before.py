@@ -1,5 +1,6 @@
 """Groups that a model samples outside of a training step: before training, and at an evaluation."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from grkd.console import track
 from grkd.data.language import Group
 from grkd.models.shard import in_turns
 from grkd.objectives import Objective
+from grkd.rankers import Tally
 from grkd.ranks import gathered
 from grkd.training.fresh_groups import moved, opened_sampler, order_parts, orders, sampled_parts
 from grkd.training.on_policy import mixed
@@ -47,7 +49,8 @@ def groups_of_model(
     groups are not written to the file of training's groups.
     """
     fresh, step = rows.fresh, mixed(seed, _BEFORE)
-    rows.fresh = None if fresh is None else replace(fresh, file=None, scored={})
+    rows.fresh = None if fresh is None else replace(fresh, file=None, scored={}, unordered=Tally(0.0, 0))
+    timed, rows.seconds = rows.seconds, defaultdict(float)  # those of training
     was_training = model.training
     model.eval()
     found: list[tuple[int, list[Group]]] = []
@@ -65,7 +68,7 @@ def groups_of_model(
                 found.append((first, made[0].groups))
         scores = mean_scores(rows, accelerator)
     finally:
-        rows.fresh = fresh
+        rows.fresh, rows.seconds = fresh, timed
         model.train(was_training)
     return in_order(found, description), scores
 
