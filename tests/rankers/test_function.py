@@ -108,6 +108,6 @@ def test_what_is_known_of_each_response_is_not_that_of_its_group() -> None:
         assert columns["teacher_log_prob:a"] == [-1.0, -2.0, -3.0]
         return [1.0 if ended else 0.0 for ended in finished]
 
-    columns = {"finished": [[True, False], [False]], "teacher_log_prob:a": [[-1.0, -2.0], [-3.0]]}
+    columns: dict[str, Any] = {"finished": [[True, False], [False]], "teacher_log_prob:a": [[-1.0, -2.0], [-3.0]]}
     found = opened(reward)(["p", "q"], [["a", "b"], ["c"]], columns)
     np.testing.assert_array_equal(found, [[1.0, 0.0], [0.0, math.nan]])

@@ -12,7 +12,8 @@ from grkd.files import file_digest
 from grkd.imports import imported_callable
 from grkd.objectives import option
 from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value
-from grkd.rankers.several import column_of
+
+_OF_RESPONSES = ("finished", "data_score", "teacher_log_prob")  # columns with a value of each response already
 
 
 @dataclass(kw_only=True)
@@ -59,7 +60,7 @@ class Function(Ranker):
             given["completion_ids"] = [ids for group in columns["response_ids"] for ids in group]
         reserved = ("response_ids", "prompt_ids", "prompts", "completions", "prompt", "completion", "completion_ids")
         for name, values in columns.items():
-            if name in ("finished", "data_score") or name.startswith(column_of(None)):  # of each response already
+            if name.partition(":")[0] in _OF_RESPONSES and all(isinstance(own, list | tuple) for own in values):
                 given[name] = [value for group in values for value in group]
             elif name not in reserved:
                 given[name] = _repeated(values, sizes)
