@@ -252,3 +252,11 @@ def test_a_float_mask_is_refused(use: Callable[[Tensor, Any], object]) -> None:
 def test_an_integer_mask_counts_as_bool() -> None:
     scores = torch.tensor([[3.0, 2.0, 1.0]])
     assert groups.pairs(scores, mask=torch.tensor([[1, 0, 1]])).nonzero().tolist() == [[0, 0, 2]]
+
+
+def test_a_sample_never_holds_candidates_of_probability_zero() -> None:
+    scores = torch.full((200, 300), -torch.inf)
+    scores[:, [3, 50, 290]] = torch.tensor([0.0, 1.0, 2.0])
+    found = groups.sample(scores, 3, seeds=torch.arange(200)).indices
+    assert (found.sort(-1).values == torch.tensor([3, 50, 290])).all()
+    assert (found[:, 0] == 290).float().mean() > 0.5  # e^2 of e^2 + e + 1: 0.67

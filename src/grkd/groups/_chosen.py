@@ -133,7 +133,8 @@ def sample(
     if seeds is not None and seeds.shape != rows:
         raise ValueError(f"seeds have shape {tuple(seeds.shape)}, the rows {tuple(rows)}; they must be equal")
     numbers = numbers_of(rows.numel(), size, seeds, generator, scores.device)
-    keys = (scores / temperature).masked_fill(~exists, MASKED).reshape(-1, scores.shape[-1])
+    # A score of -inf is a probability of 0; its difference with another would be NaN.
+    keys = (scores / temperature).masked_fill(~exists, MASKED).clamp_min(MASKED).reshape(-1, scores.shape[-1])
     indices = drawn(keys, numbers.to(scores.dtype)).reshape(*rows, size)
     return Group(indices, exists.gather(-1, indices))
 
