@@ -101,6 +101,18 @@ def test_equal_rows_and_too_few_rows_are_finite(loss: Loss) -> None:
     assert loss(student[:0], teacher[:0], counted=torch.zeros(0, dtype=torch.bool)).shape == (0,)
 
 
+def test_angles_at_two_equal_points_have_cosine_zero_and_a_gradient_of_ordinary_size() -> None:
+    student = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = relational_angle(student, teacher, counted=torch.ones(4, dtype=torch.bool))
+    _, theirs = relations(teacher.tolist())
+    # At row 0 row 1 has no direction, and rows 2 and 3 are at a right angle: every cosine is 0.
+    expected = [huber(angle) for (_, at, _), angle in theirs.items() if at == 0]
+    assert found[0].item() == pytest.approx(sum(expected) / len(expected), rel=1e-10)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    assert gradient.abs().max() < 10
+
+
 def test_blocks_of_vertices_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher, counted = case()
     results = []

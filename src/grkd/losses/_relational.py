@@ -71,7 +71,8 @@ def relational_angle(
         A(i, j, k) = cos of the angle at x_j between x_i and x_k
         L_j = mean over i != k, both not j, of Huber(A_S - A_T)
 
-    The mean over rows is the mean over triplets. Work is O(rows^3); memory is bounded by blocks of vertices.
+    The mean over rows is the mean over triplets. An angle with a point equal to x_j has cosine 0.
+    Work is O(rows^3); memory is bounded by blocks of vertices.
 
     Parameters
     ----------
@@ -132,12 +133,15 @@ def _distances(features: Tensor, pairs: Tensor, counted: Tensor) -> Tensor:
 
 
 def _angles(student: Tensor, teacher: Tensor, pairs: Tensor, vertices: slice) -> Tensor:
-    # A row with itself is the zero vector and i = k has cosine 1 on both sides: neither adds anything to the sum.
     loss = smooth_l1_loss(_cosines(student, vertices), _cosines(teacher, vertices), reduction="none")
     here = pairs[vertices]
-    return torch.where(here.unsqueeze(-1) & here.unsqueeze(-2), loss, 0.0).sum((-1, -2))
+    apart = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
+    return torch.where(here.unsqueeze(-1) & here.unsqueeze(-2) & apart, loss, 0.0).sum((-1, -2))
 
 
 def _cosines(points: Tensor, vertices: slice) -> Tensor:
-    edges = normalize(points.unsqueeze(0) - points[vertices].unsqueeze(1), dim=-1)
+    edges = points.unsqueeze(0) - points[vertices].unsqueeze(1)
+    # Between equal points there is no direction: cosines 0 and no gradient, which `normalize` would multiply by 1e12.
+    nowhere = (edges == 0).all(-1, keepdim=True)
+    edges = normalize(torch.where(nowhere, 0.0, edges), dim=-1)
     return edges @ edges.transpose(-1, -2)
