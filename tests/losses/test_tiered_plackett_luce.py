@@ -48,6 +48,17 @@ def test_two_tied_by_hand() -> None:
     assert found.exp().reciprocal().item() == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.parametrize(("candidates", "first"), [(64, 32), (200, 100), (1000, 300), (1000, 990)])
+def test_large_tiers_of_equal_candidates_are_one_of_all_choices(candidates: int, first: int) -> None:
+    teacher = (torch.arange(candidates) < first).double().unsqueeze(0)
+    student = torch.zeros(1, candidates, dtype=torch.float64, requires_grad=True)
+    loss = tiered_plackett_luce(student, teacher)
+    expected = math.lgamma(candidates + 1) - math.lgamma(first + 1) - math.lgamma(candidates - first + 1)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    (gradient,) = torch.autograd.grad(loss.sum(), student)
+    assert gradient.sum().item() == pytest.approx(0.0, abs=1e-6)  # nothing changes if all scores rise alike
+
+
 def test_without_ties_it_is_plackett_luce_and_masked_candidates_are_none() -> None:
     generator = torch.Generator().manual_seed(1)
     student, teacher = (2 * torch.randn(7, 12, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -1,5 +1,7 @@
 """Plackett-Luce on tiers: the exact likelihood of a partial order."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -8,9 +10,10 @@ from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._shapes import check_shapes
 
-# The trapezoidal rule over x = log(time). The integrand falls doubly exponentially above and like exp(x) below, so
-# that the rule's error is about exp(-pi^2 / step), times a constant and what is cut off below exp(-lowest).
-_LOWEST, _HIGHEST, _STEP = -36.0, 5.0, 0.25
+# The trapezoidal rule over u, with x = log(time) = peak + width * sinh(u): steps are as fine as a large tier's narrow
+# peak asks for, and grow towards the long tail below. Beyond these distances from the peak less than exp(-35) is left.
+_BELOW, _ABOVE, _STEP = 40.0, 4.5, 0.15
+_HALVINGS = 8  # of the interval that the peak lies in: closer than its width for up to some thousand candidates
 # Below this the logarithm of 1 - exp(-a) is log a to float64's precision; above it is 0.
 _TINY, _CERTAIN = -36.0, 6.5
 
@@ -30,7 +33,7 @@ def tiered_plackett_luce(
     Without ties it is `plackett_luce`; the last tier has probability 1, whatever its order. Plackett-Luce is a race:
     candidate i arrives after an exponential time with rate exp(s_i). With R = sum over B of exp(s_i), P(T before B) is
     the integral over t of R exp(-R t) prod over T of (1 - exp(-exp(s_i) t)), which the trapezoidal rule over log t
-    gives to about 1e-9. Rows with fewer than two tiers give 0.
+    gives to about 1e-9 for tiers of any size. Rows with fewer than two tiers give 0.
 
     Parameters
     ----------
@@ -117,8 +120,7 @@ def _log_race(
     counted: Bool[Tensor, "rows candidates"],
 ) -> Float[Tensor, "rows candidates"]:
     """log P(tier before all below) at each tier's first place, 0 elsewhere; rates are relative to the sum below."""
-    count = round((_HIGHEST - _LOWEST) / _STEP) + 1
-    x = torch.linspace(_LOWEST, _HIGHEST, count, device=log_rate.device, dtype=log_rate.dtype)
+    x, log_steps = _times(log_rate.detach(), first, counted)
     a = log_rate.unsqueeze(-1) + x
     # log(1 - exp(-exp(a))): a itself if exp(a) is tiny, 0 if it is large; both ends would overflow in backward.
     inside = (a > _TINY) & (a < _CERTAIN)
@@ -126,6 +128,30 @@ def _log_race(
     logs = torch.where(inside, exact, a.clamp_max(0.0) * (a <= _TINY))
     logs = torch.where(counted.unsqueeze(-1), logs, 0.0)
     tiers = torch.zeros_like(logs).scatter_add(1, first.unsqueeze(-1).expand_as(logs), logs)
-    found = (tiers + x - x.exp()).logsumexp(-1) + torch.log(torch.as_tensor(_STEP, dtype=x.dtype))
+    found = (tiers + x - x.exp() + log_steps).logsumexp(-1)
     is_first = counted & (first == torch.arange(first.shape[-1], device=first.device))
     return torch.where(is_first, found, 0.0)
+
+
+def _times(
+    log_rate: Float[Tensor, "rows candidates"],
+    first: Int[Tensor, "rows candidates"],
+    counted: Bool[Tensor, "rows candidates"],
+) -> tuple[Float[Tensor, "rows candidates points"], Float[Tensor, "rows candidates points"]]:
+    """Points x in log time for each candidate's tier, and the logarithms of the steps between them."""
+    # The integrand's logarithm is concave in x; its slope falls from 0 or more at x = 0 to 0 or less at log(size + 1).
+    low = torch.zeros_like(log_rate)
+    high = torch.zeros_like(log_rate).scatter_add(-1, first, counted.to(log_rate.dtype)).log1p()
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        rate = (log_rate + middle.gather(-1, first)).clamp(_TINY, _CERTAIN).exp()
+        slope = torch.zeros_like(rate).scatter_add(-1, first, torch.where(counted, rate / rate.expm1(), 0.0))
+        rising = slope + 1 > middle.exp()
+        low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
+    peak = ((low + high) / 2).gather(-1, first).unsqueeze(-1)
+    width = (-peak / 2).exp()
+    narrowest = (1 + log_rate.shape[-1]) ** 0.5
+    points = 2 + math.ceil((math.asinh(_BELOW * narrowest) + math.asinh(_ABOVE * narrowest)) / _STEP)
+    lowest, highest = -torch.asinh(_BELOW / width), torch.asinh(_ABOVE / width)
+    u = lowest + (highest - lowest) * torch.linspace(0, 1, points, device=width.device, dtype=width.dtype)
+    return peak + width * u.sinh(), (width * u.cosh() * (highest - lowest) / (points - 1)).log()
