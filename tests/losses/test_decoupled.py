@@ -98,6 +98,17 @@ def test_finite_at_large_scores_and_in_a_row_with_the_label_alone() -> None:
     assert target[0].item() == pytest.approx(1e4, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_scores_are_divided_by_the_temperature_in_float32(dtype: torch.dtype) -> None:
+    student, teacher, labels, mask = case()
+    halves = (30 * student).to(dtype), (30 * teacher).to(dtype)
+    for temperature in (3.0, 1e-3):  # the second takes float16's scores out of its range
+        found = decoupled_kl(*halves, labels, mask=mask, temperature=temperature)
+        exact = decoupled_kl(*(half.double() for half in halves), labels, mask=mask, temperature=temperature)
+        for one, other in zip(found, exact, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     student, teacher, labels, _ = case()
     with pytest.raises(UserError, match="temperature"):

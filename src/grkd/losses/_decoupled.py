@@ -72,8 +72,9 @@ def decoupled_kl(
     chosen = torch.where(labels >= 0, labels, 0).unsqueeze(-1)
     counted = (labels >= 0) & exists.gather(-1, chosen).squeeze(-1)
     others = exists.scatter(-1, chosen, False)
-    student_target, student_rest, student_others = _split(student_scores / temperature, exists, others, chosen)
-    teacher_target, teacher_rest, teacher_others = _split(teacher_scores.detach() / temperature, exists, others, chosen)
+    student, teacher = wide(student_scores), wide(teacher_scores.detach())
+    student_target, student_rest, student_others = _split(student / temperature, exists, others, chosen)
+    teacher_target, teacher_rest, teacher_others = _split(teacher / temperature, exists, others, chosen)
     target = teacher_target.exp() * (teacher_target - student_target)
     target = target + teacher_rest.exp() * (teacher_rest - student_rest)
     non_target = torch.where(others, teacher_others.exp() * (teacher_others - student_others), 0.0).sum(-1)
@@ -83,8 +84,8 @@ def decoupled_kl(
 def _split(scores: Tensor, exists: Tensor, others: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log p_label, log(1 - p_label) [rows] and the log-probabilities of the other classes among themselves."""
     # Finite instead of -inf, a quarter of it so that differences of two such numbers stay finite.
-    floor = torch.finfo(wide(scores).dtype).min / 4
-    scores = torch.where(exists, wide(scores), floor)
+    floor = torch.finfo(scores.dtype).min / 4
+    scores = torch.where(exists, scores, floor)
     rest = torch.where(others, scores, floor)
     of_all, of_rest = scores.logsumexp(-1), rest.logsumexp(-1)
     target = scores.gather(-1, chosen).squeeze(-1) - of_all
