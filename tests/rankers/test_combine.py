@@ -80,6 +80,11 @@ class TestWeighted:
         for combine in ("weights", "lexicographic", "votes"):
             np.testing.assert_array_equal(order([scores], combine=combine).scores, scores)
 
+    def test_rankers_that_cancel_out_leave_a_tie_and_not_their_rounding(self) -> None:
+        scores = np.random.default_rng(0).random((500, 4)).round(1)
+        found = order([scores, scores[:, ::-1]]).scores  # by symmetry the ends are tied, and the middle
+        assert np.array_equal(found, found[:, ::-1])
+
     def test_equal_scores_are_not_blown_up_by_rounding(self) -> None:
         assert np.std([0.1, 0.1, 0.1]) > 0  # what the check of the deviation would miss
         np.testing.assert_array_equal(z_scores(np.array([[0.1, 0.1, 0.1]])), [[0.0, 0.0, 0.0]])

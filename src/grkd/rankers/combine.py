@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 Combination = Literal["weights", "sum", "lexicographic", "votes"]
 COMBINATIONS: tuple[str, ...] = get_args(Combination)
+_DECIMALS = 12  # of weighted z-scores: beyond is rounding
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def weighted(
 
     z = (s - mean) / standard deviation over the candidates that the ranker scores, 0 if all of them are equal.
     A missing score counts as the ranker's mean (z = 0): an abstention moves a candidate neither up nor down.
+    Candidates whose means are equal up to rounding are tied.
     NaN if no ranker scores the candidate. One ranker alone keeps its scores as they are.
     Raises ValueError as `votes`.
     """
@@ -166,7 +168,8 @@ def weighted(
         start=np.zeros(scores[0].shape),
     )
     scored = np.any([~np.isnan(values) for values in scores], axis=0)
-    return np.where(scored, total / sum(weights), np.nan)
+    # Rankers that cancel out leave a difference of 1e-16, which would be learnt as an order: z-scores are of size 1.
+    return np.where(scored, (total / sum(weights)).round(_DECIMALS), np.nan)
 
 
 def summed(
