@@ -15,7 +15,7 @@ from grkd.files import read_json
 from grkd.objectives import Batch, combine
 from grkd.pipeline.run import run
 from grkd.recipe import LanguageRecipe, read
-from grkd.teacher.crossing import Crossing
+from grkd.teacher.crossing import Crossing, Meeting
 from grkd.training.cross_rows import CrossRows, shared_mass
 from grkd.training.language_rows import LanguageRows
 from tests.teacher._vocabularies import LINES, byte_level, pieces
@@ -196,3 +196,16 @@ def test_mistakes_are_one_line(recipe_path: Path) -> None:
         with pytest.raises(UserError, match=message) as caught:
             run(recipe)
         assert len(str(caught.value)) < 600
+
+
+def test_a_last_response_that_meets_nowhere_takes_no_span_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was cut within the teacher's first token."""
+    student, teacher = byte_level(), pieces()
+    rows, groups = rows_of("spans", student, teacher, model(teacher, 2))
+    whole, meeting, last = model(student, 1), rows.crossing.meeting, groups[-1].items[0].response_ids
+    expected = rows.forward(whole, rows.collate(groups[:-1]), levels=("row",)).batches["row"].student
+    nowhere = Meeting(student=[], teacher=[])
+    monkeypatch.setattr(rows.crossing, "meeting", lambda one, two: nowhere if one == last else meeting(one, two))
+    batch = rows.collate(groups)
+    assert rows.count(batch)["row"] == len(expected)
+    torch.testing.assert_close(rows.forward(whole, batch, levels=("row",)).batches["row"].student, expected)
