@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from trl.rewards import accuracy_reward, think_format_reward
 
 from grkd import rankers
 from grkd.errors import UserError
+from grkd.files import file_digest
 from grkd.rankers import Resources
 
 CHAT = [[{"role": "user", "content": "one"}], [{"role": "user", "content": "two"}]]
@@ -111,3 +113,15 @@ def test_what_is_known_of_each_response_is_not_that_of_its_group() -> None:
     columns: dict[str, Any] = {"finished": [[True, False], [False]], "teacher_log_prob:a": [[-1.0, -2.0], [-3.0]]}
     found = opened(reward)(["p", "q"], [["a", "b"], ["c"]], columns)
     np.testing.assert_array_equal(found, [[1.0, 0.0], [0.0, math.nan]])
+
+
+def test_objects_and_partials_are_known_by_their_code_too() -> None:
+    """Else an edited reward would be taken for the one whose scores are stored."""
+
+    class Reward:
+        def __call__(self, completions: list[str], scale: float = 1.0, **columns: Any) -> list[float]:
+            return [scale] * len(completions)
+
+    for function in (Reward(), partial(Reward().__call__, scale=2.0), partial(Reward(), scale=2.0)):
+        assert opened(function).identity()["file"] == file_digest(Path(__file__))
+    assert opened(len).identity()["file"] is None
