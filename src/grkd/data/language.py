@@ -144,8 +144,7 @@ def before_head(model: nn.Module, call: Callable[[], object]) -> HeadInputs | No
     """What the lm_head is given while `call` runs the model, that head, and its soft cap; None for a special head."""
     inner: Any = unwrapped(model)
     head, config = inner.get_output_embeddings(), inner.config.get_text_config(decoder=True)
-    scaled = (getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling"))
-    if not _is_plain_linear(head) or any(scaled):
+    if not _is_plain_linear(head) or head_scale(config) != 1.0:
         return None
     kept: list[Tensor] = []
 
@@ -159,6 +158,15 @@ def before_head(model: nn.Module, call: Callable[[], object]) -> HeadInputs | No
     finally:
         handle.remove()
     return kept[0], head, getattr(config, "final_logit_softcapping", None)
+
+
+def head_scale(config: Any) -> float:
+    """What a model of this text config multiplies its head's product by before the soft cap."""
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier", "output_multiplier"):  # Cohere, Falcon-H1, Muse
+        scale *= getattr(config, name, None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite; HyperCLOVA X multiplies by it
+    return scale * divisor if str(config.model_type).startswith("hyperclovax") else scale / divisor
 
 
 def _is_plain_linear(head: Any) -> bool:

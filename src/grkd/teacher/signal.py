@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from grkd.data.language import model_inputs, response_logits
+from grkd.data.language import head_scale, model_inputs, response_logits
 from grkd.errors import UserError
 from grkd.files import parse_json, whole_file
 from grkd.groups import wide
@@ -47,13 +47,11 @@ class TeacherHead(nn.Module):
     def of(cls, model: PreTrainedModel, *, vocabulary: int | None = None) -> "TeacherHead":
         """The head of a model, sharing its memory; `vocabulary` keeps only the first logits (those that are tokens)."""
         head, config = model.get_output_embeddings(), model.config.get_text_config(decoder=True)
-        scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
-        scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
         bias = getattr(head, "bias", None)
         return cls(
             head.weight[:vocabulary],
             bias=None if bias is None else bias[:vocabulary],
-            scale=scale,
+            scale=head_scale(config),
             softcap=getattr(config, "final_logit_softcapping", None),  # Gemma 2
         )
 
