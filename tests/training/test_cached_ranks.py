@@ -96,6 +96,16 @@ def test_a_samples_loss_is_the_full_one_on_average() -> None:
         assert float(((found.mean(0) - wanted[0]) / error).abs().max()) < 4.5
 
 
+def test_the_mass_of_all_others_is_not_rounded_to_the_students_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = torch.randn(20, 200, generator=generator), 30 + torch.randn(20, 200, generator=generator)
+    codec = RankCodec(vocabulary=200, entries=6, log_probs=True)
+    records = codec.encode(candidates_of(teacher, codec, temperature=1.0))
+    half = student.bfloat16()
+    found, exact = (cached_batch(each, records, codec, temperature=1.0).student for each in (half, half.double()))
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=0)
+
+
 def test_top_candidates_bound_the_divergence() -> None:
     """KL over the top and all others as one is at most the KL over the vocabulary, and the tail keeps it close."""
     generator = torch.Generator().manual_seed(0)

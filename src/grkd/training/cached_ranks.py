@@ -49,7 +49,7 @@ def cached_batch(
         of_teacher = torch.full_like(scores[:, :1], _NOTHING)
         if found.log_tail is not None:
             of_teacher = temperature * found.log_tail[:, None]
-        picked, scores = torch.cat([picked, others.to(picked.dtype)], -1), torch.cat([scores, of_teacher], -1)
+        picked, scores = torch.cat([wide(picked), others], -1), torch.cat([scores, of_teacher], -1)
     weights = torch.zeros(len(tiers), picked.shape[-1], picked.shape[-1], device=student.device)
     weights[:, :size, :size] = (tiers.unsqueeze(-1) != tiers.unsqueeze(-2)).float()
     return Batch(
