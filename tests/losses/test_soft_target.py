@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from grkd.errors import UserError
-from grkd.losses import forward_kl, soft_target
+from grkd.losses import decoupled_kl, forward_kl, generalized_jsd, group_relative, soft_target
 
 LOSSES = {"soft_target": soft_target, "forward_kl": forward_kl}
 both = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -221,3 +221,29 @@ def test_temperature_must_be_above_0(loss: Loss, temperature: float) -> None:
     student, teacher, _ = scores()
     with pytest.raises(UserError, match="temperature"):
         loss(student, teacher, temperature=temperature)
+
+
+def test_a_teachers_probability_of_zero_counts_nothing() -> None:
+    """As if its candidate were one of probability e^-200; pairs too."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(3, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.tensor([0, 1, 3])
+    ruled_out = torch.zeros(3, 6, dtype=torch.bool)
+    ruled_out[:, 4:] = True
+    losses = {
+        "forward_kl": lambda s, t: forward_kl(s, t),
+        "jsd": lambda s, t: generalized_jsd(s, t, beta=0.3),
+        "forward": lambda s, t: generalized_jsd(s, t, beta=0.0),
+        "target": lambda s, t: decoupled_kl(s, t, labels)[0],
+        "others": lambda s, t: decoupled_kl(s, t, labels)[1],
+        "soft_pairs": lambda s, t: group_relative(s, t, pair_target="soft"),
+    }
+    for name, loss in losses.items():
+        found, gradient = loss_and_gradient(
+            lambda s, loss=loss: loss(s, teacher.masked_fill(ruled_out, -torch.inf)), student
+        )
+        near = teacher.clone()
+        near[:, 4:] = torch.tensor([-200.0, -200.0])
+        expected, wanted = loss_and_gradient(lambda s, near=near, loss=loss: loss(s, near), student)
+        torch.testing.assert_close(found, expected, msg=name)
+        torch.testing.assert_close(gradient, wanted, msg=name)

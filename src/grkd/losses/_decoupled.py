@@ -85,7 +85,7 @@ def _split(scores: Tensor, exists: Tensor, others: Tensor, chosen: Tensor) -> tu
     """log p_label, log(1 - p_label) [rows] and the log-probabilities of the other classes among themselves."""
     # Finite instead of -inf, a quarter of it so that differences of two such numbers stay finite.
     floor = torch.finfo(scores.dtype).min / 4
-    scores = torch.where(exists, scores, floor)
+    scores = torch.where(exists, scores, floor).clamp_min(floor)
     rest = torch.where(others, scores, floor)
     of_all, of_rest = scores.logsumexp(-1), rest.logsumexp(-1)
     target = scores.gather(-1, chosen).squeeze(-1) - of_all

@@ -9,7 +9,7 @@ from torch import Tensor
 from grkd.errors import UserError
 from grkd.groups import checked_mask
 from grkd.losses._shapes import check_shapes
-from grkd.losses._soft_target import masked_log_softmax
+from grkd.losses._soft_target import finite, masked_log_softmax
 
 
 def generalized_jsd(
@@ -108,10 +108,11 @@ def generalized_jsd_of(
     """
     student, teacher = student_log_probs, teacher_log_probs
     if beta == 0:
-        terms = teacher.exp() * (teacher - student)
+        terms = teacher.exp() * (finite(teacher) - student)
     elif beta == 1:
         terms = student.exp() * (student - teacher)
     else:
+        teacher = finite(teacher)
         mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
         terms = beta * teacher.exp() * (teacher - mixture) + (1 - beta) * student.exp() * (student - mixture)
     return (terms if exists is None else torch.where(exists, terms, 0.0)).sum(-1)

@@ -138,4 +138,6 @@ def _tile(
     wanted = teacher[:, preferred, None] - teacher[:, None, :]
     if tau != 1:
         wanted = wanted / tau
+    if form is not HARD:  # which does not read it; of two scores of -inf it is NaN, and so would be the gradient
+        wanted = torch.where(ordered, wanted, 0.0)
     return torch.where(ordered, form.value(gap, wanted), 0.0).sum((-1, -2)), ordered.sum((-1, -2))

@@ -136,7 +136,12 @@ def forward_kl(
     tensor([0.4621])
     """
     teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
-    return _sum(teacher_log_probs.exp() * (teacher_log_probs - student_log_probs), exists)
+    return _sum(teacher_log_probs.exp() * (finite(teacher_log_probs) - student_log_probs), exists)
+
+
+def finite(log_probs: Tensor) -> Tensor:
+    """Log-probabilities in which -inf is the most negative finite number: a probability of 0 times it is 0, not NaN."""
+    return log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
 
 
 def masked_log_softmax(
