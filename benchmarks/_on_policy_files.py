@@ -49,7 +49,7 @@ def check_start(folder: Path, found: dict[str, Any]) -> None:
     if known - {own}:
         sys.exit(
             f"{folder}: its start of the student is {own}, that of the runs in the file of results {', '.join(known)}; "
-            "give the folder of their start, or begin anew with another --out and no --resume-from"
+            "give the folder of their start, or start again with another --out and no --resume-from"
         )
 
 

@@ -87,7 +87,7 @@ def long_look(found: Found, figure: str) -> list[str]:
         "was searched: all methods have that of the first look, times the square root of the batches' ratio.\n"
         "Making the stored responses is in nobody's time. A fault of these runs is against `grkd`: its number\n"
         "of prompts changes from step to step, and where it fell below half, or rose again, the recorded decode\n"
-        "step was made anew. It took as long to sample a quarter of the prompts as `opd` to sample all,\n"
+        "step was rebuilt. It took as long to sample a quarter of the prompts as `opd` to sample all,\n"
         "probably for that. Mended since; not measured again.",
         *sections[:1],
         *flat,

@@ -28,7 +28,7 @@ def note(folder: Path, name: Path) -> None:
     name.write_text(str(taken(folder)))
 
 
-def test_processes_share_a_budget_and_the_next_command_begins_anew(tmp_path: Path) -> None:
+def test_processes_share_a_budget_and_the_next_command_begins_at_zero(tmp_path: Path) -> None:
     """Three at a time take together as many as there are, also behind a command that left its counts."""
     folder = tmp_path / "run"
     run = RunFolder(folder)

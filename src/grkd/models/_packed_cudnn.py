@@ -133,7 +133,10 @@ _kept: OrderedDict[tuple[int, int, tuple[int, int, int]], tuple[Tensor, Tensor, 
 
 
 def _places(starts: Tensor, key_starts: Tensor, heads: tuple[int, int, int]) -> dict[str, Tensor]:
-    """Where sequences begin, in numbers, and their lengths; made once for all layers of a model and a batch."""
+    """Where sequences begin, in numbers, and their lengths; made once for all layers of a model and a batch.
+
+    Kept by identity: a batch's tensors are never written to again.
+    """
     key = (id(starts), id(key_starts), heads)
     if key not in _kept or _kept[key][0] is not starts or _kept[key][1] is not key_starts:
         queries, keys, width = heads

@@ -17,7 +17,7 @@ from grkd.models.decoder_step import DecoderStep, unsupported
 _SLOT_STEP = 128  # caches grow in such steps, so that few graphs are recorded
 _MOST_ROWS = 1024
 _ROWS_ON_CPU = 16
-# Buffers of up to so many times the rows that a call wants serve it: idle rows cost it less than recording anew, where
+# Buffers of up to so many times the rows that a call wants serve it: idle rows cost it less than recording again, where
 # the number of prompts that a student answers changes from step to step.
 _SPARE = 8
 _FREE_SHARE = 0.7  # of the free memory, for the rows' buffers
