@@ -15,6 +15,7 @@ from grkd.models import _packed_cudnn, packed_attention
 from grkd.models import _packed_flex as kernels
 from grkd.models._packed_flex import block_mask, shared_block_mask
 from grkd.models._packed_kernels import KERNELS, Kernel, reference
+from grkd.models._packed_row import PackedRow
 from grkd.models.packed_attention import attention_difference, registered, take_packed_attention
 
 CPU = torch.device("cpu")
@@ -88,8 +89,7 @@ def test_the_calls_of_variable_length_attention(monkeypatch: pytest.MonkeyPatch,
         for each in (k, v):
             each.register_hook(lambda found: found.index_fill(0, torch.arange(int(of_keys[-1]), len(k)), math.nan))
         given = [each.transpose(0, 1).unsqueeze(0) for each in (q, k, v)]
-        options = {"starts": ends, "key_starts": of_keys, "longest": 0, "softcap": None, "scale": scale}
-        return reference(*given, **options, window=window)[0]
+        return reference(*given, PackedRow(ends, 0, scale, window=window, key_starts=of_keys))[0]
 
     def new(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):  # type: ignore
         assert (enable_gqa, window_size[1]) == (True, 0)
@@ -116,9 +116,9 @@ def test_the_operators_around_cudnns_graphs(monkeypatch: pytest.MonkeyPatch) -> 
 
     def run(backward: bool, given: Any, starts: Tensor, key_starts: Tensor, options: Any) -> None:
         longest, scale, window, _ = options
-        of = {"starts": starts, "key_starts": key_starts, "longest": longest, "scale": scale, "softcap": None}
+        row = PackedRow(starts, longest, scale, window=window or None, key_starts=key_starts)
         leaves = [given[name].detach().clone().requires_grad_() for name in ("q", "k", "v")]
-        found = reference(*(each.transpose(0, 1)[None] for each in leaves), **of, window=window or None)[0]
+        found = reference(*(each.transpose(0, 1)[None] for each in leaves), row)[0]
         if not backward:
             given["o"].copy_(found.detach())
             given["stats"].fill_(0.5)
@@ -165,6 +165,19 @@ def test_cudnns_attention(window: int | None, shared: bool) -> None:
         assert attention_difference(attend, asked, device=device, dtype=dtype, shared=shared) < 0.02
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["cudnn", "varlen"])
+def test_a_traced_layer_calls_the_same_kernel(name: str) -> None:
+    """Compiled layers hold the call, and what it is told of the row, in one graph."""
+    pytest.importorskip(KERNELS[name].package)
+    attend, device = KERNELS[name].load(), torch.device("cuda")
+    traced = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    asked = heads(queries=16, keys=8, width=128, scale=0.1)
+    for shared in (False, True):
+        assert attention_difference(traced, asked, device=device, dtype=torch.bfloat16, shared=shared) < 0.02
+
+
 @pytest.mark.parametrize("window", [None, 1, 3, 20])
 def test_keys_that_end_with_the_queries_own(window: int | None) -> None:
     """Plain attention, sequence by sequence and query by query."""
@@ -172,8 +185,8 @@ def test_keys_that_end_with_the_queries_own(window: int | None) -> None:
     queries, keys = (4, 1, 3), (4, 6, 3)
     query, key, value = (torch.randn(1, 2, sum(many), 8, dtype=torch.float64) for many in (queries, keys, keys))
     starts, key_starts = (torch.tensor([0, *torch.tensor(many).cumsum(0)]).int() for many in (queries, keys))
-    options = {"longest": 6, "scale": 0.7, "softcap": 2.0, "window": window}
-    found = reference(query, key, value, starts=starts, key_starts=key_starts, **options)
+    row = PackedRow(starts, longest=6, scale=0.7, softcap=2.0, window=window, key_starts=key_starts)
+    found = reference(query, key, value, row)
     for number, (own, seen) in enumerate(zip(queries, keys, strict=True)):
         for at in range(own):
             end = int(key_starts[number]) + seen - own + at + 1
@@ -214,10 +227,10 @@ def test_a_kernel_serves_packed_rows_and_leaves_other_calls(monkeypatch: pytest.
 
 
 def test_a_kernel_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def wrong(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        return reference(query, key, value, **{**options, "scale": 2 * options["scale"]})
+    def wrong(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
+        return reference(query, key, value, row._replace(scale=2 * row.scale))
 
-    def broken(*given: Any, **options: Any) -> Tensor:
+    def broken(*given: Any) -> Tensor:
         raise RuntimeError("no such\ninstruction")
 
     made = {name: Kernel(package="torch", caps=True, load=lambda f=f: f) for name, f in (("a", wrong), ("b", broken))}

@@ -96,9 +96,9 @@ def sharing(monkeypatch: pytest.MonkeyPatch, *, sides: int = 2) -> list[int]:
     seen: list[int] = []
     taken: list[Any] = []
 
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
-        seen.append(query.shape[2] if options.get("key_starts") is not None else -1)
-        return packed_attention.reference(query, key, value, **options)
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: Any) -> torch.Tensor:
+        seen.append(query.shape[2] if row.key_starts is not None else -1)
+        return packed_attention.reference(query, key, value, row)
 
     def take(model: Any, **_: Any) -> str:
         if len(taken) < sides:

@@ -11,31 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grkd.models._packed_row import PackedRow
+
 _MULTIPLE = 4096  # numbers of tokens are rounded up to it, so that few graphs are built
 _IDS = ("q", "k", "v", "o", "stats", "do", "dq", "dk", "dv", "q_at", "k_at", "stats_at", "q_lengths", "k_lengths")
 _UID = {name: number for number, name in enumerate(_IDS, start=1)}
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    starts: Tensor,
-    key_starts: Tensor | None,
-    longest: int,
-    scale: float,
-    window: int | None,
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
     """Attention of query [T, heads, width] to key, value [K, key heads, width] -> [T, heads, width].
 
-    starts, key_starts (None: those of the queries): int32 [sequences + 1]. The last query of a sequence sees its last
-    key; gradients of keys behind the last sequence are not written.
+    Gradients of keys behind the last sequence are not written.
     """
-    shared = key_starts is not None
-    ends = starts if key_starts is None else key_starts
+    shared = row.key_starts is not None
     found: Tensor = torch.ops.grkd.ragged_attention(
-        query, key, value, starts, ends, longest, scale, window or 0, shared
+        query, key, value, row.starts, row.starts_of_keys, row.longest, row.scale, row.window or 0, shared
     )[0]
     return found
 

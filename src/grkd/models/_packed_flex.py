@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from grkd.kernels._compiled import outside_graphs
+from grkd.models._packed_row import PackedRow, sequences, tokens_behind
 
 _BLOCK = 128
 _numbers = itertools.count()
@@ -28,25 +29,14 @@ def flex(*, dynamic: bool | None = None, blocks: dict[str, int] | None = None) -
     compiled = torch.compile(types.FunctionType(own, globals(), own.co_name, None, plain.__closure__), dynamic=dynamic)
 
     @outside_graphs  # it is compiled by itself, and keeps masks between the layers of a model
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        starts: Tensor,
-        longest: int,
-        scale: float,
-        softcap: float | None,
-        window: int | None,
-        key_starts: Tensor | None = None,
-    ) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
         out: Tensor = (compiled if query.is_cuda else plain)(
             query,
             key,
             value,
-            score_mod=None if softcap is None else _cap(softcap),
-            block_mask=_kept_mask(starts, query.shape[2], window, key_starts, key.shape[2]),
-            scale=scale,
+            score_mod=None if row.softcap is None else _cap(row.softcap),
+            block_mask=_kept_mask(row, query.shape[2], key.shape[2]),
+            scale=row.scale,
             enable_gqa=query.shape[1] != key.shape[1],
             kernel_options=blocks,
         )
@@ -67,15 +57,15 @@ def _cap(softcap: float) -> Callable[..., Tensor]:
 _masks: OrderedDict[tuple[int, int, int | None], tuple[Tensor, Any]] = OrderedDict()
 
 
-def _kept_mask(starts: Tensor, tokens: int, window: int | None, key_starts: Tensor | None, keys: int) -> Any:
+def _kept_mask(row: PackedRow, tokens: int, keys: int) -> Any:
     """The mask of a batch, made once for all layers and for the backward pass's second look."""
-    known = starts if key_starts is None else key_starts  # a tensor of this batch alone
-    key = (id(known), tokens, window)
+    known = row.starts_of_keys  # a tensor of this batch alone
+    key = (id(known), tokens, row.window)
     if key not in _masks or _masks[key][0] is not known:
-        if key_starts is None:
-            made = block_mask(starts, tokens, window)
+        if row.key_starts is None:
+            made = block_mask(row.starts, tokens, row.window)
         else:
-            made = shared_block_mask(starts, tokens, key_starts, keys, window)
+            made = shared_block_mask(row.starts, tokens, row.key_starts, keys, row.window)
         _masks[key] = (known, made)
         while len(_masks) > 4:
             _masks.popitem(last=False)
@@ -151,14 +141,3 @@ def _listed(which: Tensor) -> tuple[Tensor, Tensor]:
     """Of each block of queries the number of the blocks of keys that are marked, and those blocks, first."""
     order = which.int().argsort(dim=-1, descending=True, stable=True)
     return which.sum(-1).int()[None, None], order.int()[None, None]
-
-
-def sequences(starts: Tensor, tokens: int) -> Tensor:
-    """The number of the sequence that each token belongs to, [tokens]."""
-    return torch.bucketize(torch.arange(tokens, device=starts.device, dtype=starts.dtype), starts[1:], right=True)
-
-
-def tokens_behind(starts: Tensor, tokens: int) -> Tensor:
-    """Of each token, how many of its sequence are left, itself counted; 0 or less behind the last sequence's end."""
-    of = sequences(starts, tokens).clamp_max(len(starts) - 2)
-    return starts[1:][of] - torch.arange(tokens, device=starts.device, dtype=starts.dtype)

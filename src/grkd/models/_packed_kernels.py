@@ -1,9 +1,7 @@
 """Kernels of attention over rows of several sequences: cuDNN's, PyTorch's variable-length one, flash-attn's, flex.
 
-Every one: query [1, heads, T, width], key, value [1, heads, K, width] -> [1, T, heads, width], with starts int32 (where
-sequences begin, and the last end), longest (of a sequence's keys, at most), scale, softcap (None: none) and window
-(tokens that are seen, one's own among them; None: all before). K is T; a kernel that `shares` also takes key_starts:
-where the keys of each sequence begin. They end with those of its own tokens, and the last query sees the last key.
+Every one: attend(query [1, heads, T, width], key, value [1, heads, K, width], row) -> [1, T, heads, width]. K is T; a
+kernel that `shares` also takes rows with key_starts.
 """
 
 import functools
@@ -15,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grkd.models._packed_flex import flex, sequences, tokens_behind
+from grkd.models._packed_flex import flex
+from grkd.models._packed_row import PackedRow, sequences, tokens_behind
 
 Attend = Callable[..., Tensor]
 
@@ -35,86 +34,68 @@ class Kernel:
     least: int = 0
 
 
-def reference(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    starts: Tensor,
-    longest: int,
-    scale: float,
-    softcap: float | None,
-    window: int | None,
-    key_starts: Tensor | None = None,
-) -> Tensor:
+def reference(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
     """softmax(cap(q k^T scale) + mask) v, written out; memory by the square of the row."""
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    scores = query @ key.mT * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    key_starts = starts if key_starts is None else key_starts
+    scores = query @ key.mT * row.scale
+    if row.softcap is not None:
+        scores = row.softcap * torch.tanh(scores / row.softcap)
+    starts, key_starts = row.starts, row.starts_of_keys
     of, of_keys = sequences(starts, query.shape[2]), sequences(key_starts, key.shape[2])
     apart = tokens_behind(key_starts, key.shape[2]) - tokens_behind(starts, query.shape[2])[:, None]
     seen = (of[:, None] == of_keys) & (apart >= 0)
-    if window is not None:
-        seen &= apart < window
+    if row.window is not None:
+        seen &= apart < row.window
     return (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value).transpose(1, 2)
+
+
+def _token_by_token(kernel: Attend) -> Attend:
+    """Calls a kernel whose query, key, value and output are [tokens, heads, width].
+
+    Such kernels write no gradient of keys behind the last sequence: what the memory held, NaN at times, would reach a
+    token's. So those keys get none.
+    """
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
+        query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+        if row.key_starts is not None:
+            behind = torch.arange(len(key), device=key.device) >= row.key_starts[-1]
+            key, value = (tensor.masked_fill(behind[:, None, None], 0.0) for tensor in (key, value))
+        return kernel(query, key, value, row).unsqueeze(0)
+
+    return attend
 
 
 def _varlen() -> Attend:
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
-    windows, scales, shares = ("window_size" in known), ("scale" in known), ("enable_gqa" in known)
+    windows, scales, groups = ("window_size" in known), ("scale" in known), ("enable_gqa" in known)
 
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        starts: Tensor,
-        longest: int,
-        scale: float,
-        softcap: float | None,
-        window: int | None,
-        key_starts: Tensor | None = None,
-    ) -> Tensor:
+    def kernel(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
         options: dict[str, Any] = {}
         if windows:
-            options["window_size"] = (-1 if window is None else window - 1, 0)
-        elif window is None:
+            options["window_size"] = (-1 if row.window is None else row.window - 1, 0)
+        elif row.window is None:
             options["is_causal"] = True
         else:
             raise NotImplementedError("no windows in this version of PyTorch")
         if scales:
-            options["scale"] = scale
+            options["scale"] = row.scale
         else:
-            query = query * (scale * query.shape[-1] ** 0.5)
+            query = query * (row.scale * query.shape[-1] ** 0.5)
         if query.shape[1] != key.shape[1]:
-            if shares:
+            if groups:
                 options["enable_gqa"] = True
             else:
                 repeat = query.shape[1] // key.shape[1]
                 key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-        query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-        ends = starts if key_starts is None else key_starts
-        if key_starts is not None:
-            key, value = _held(key, key_starts), _held(value, key_starts)
-        out = varlen_attn(query, key, value, starts, ends, longest, longest, **options)
+        out = varlen_attn(query, key, value, row.starts, row.starts_of_keys, row.longest, row.longest, **options)
         assert isinstance(out, Tensor)
-        return out.unsqueeze(0)
+        return out
 
-    return attend
-
-
-def _held(keys: Tensor, starts: Tensor) -> Tensor:
-    """Keys or values [K, heads, width] with no gradient behind the last sequence.
-
-    Kernels of variable lengths write no gradient there: what the memory held, NaN at times, would reach a token's.
-    """
-    behind = torch.arange(len(keys), device=keys.device) >= starts[-1]
-    return keys.masked_fill(behind[:, None, None], 0.0)
+    return _token_by_token(kernel)
 
 
 def _cudnn() -> Attend:
@@ -122,53 +103,21 @@ def _cudnn() -> Attend:
 
     if torch.cuda.get_device_capability() < (9, 0):
         raise NotImplementedError("before Hopper cuDNN knows no sequences that lie one after the other")
-
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        starts: Tensor,
-        longest: int,
-        scale: float,
-        softcap: float | None,
-        window: int | None,
-        key_starts: Tensor | None = None,
-    ) -> Tensor:
-        query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-        if key_starts is not None:
-            key, value = _held(key, key_starts), _held(value, key_starts)
-        options: dict[str, Any] = {"longest": longest, "scale": scale, "window": window}
-        return _packed_cudnn.attend(query, key, value, starts=starts, key_starts=key_starts, **options).unsqueeze(0)
-
-    return attend
+    return _token_by_token(_packed_cudnn.attend)
 
 
 def _flash_attn() -> Attend:
     from flash_attn import flash_attn_varlen_func
 
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        starts: Tensor,
-        longest: int,
-        scale: float,
-        softcap: float | None,
-        window: int | None,
-        key_starts: Tensor | None = None,
-    ) -> Tensor:
-        query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-        seen = (-1, -1) if window is None else (window - 1, 0)
-        options = {"softmax_scale": scale, "causal": True, "window_size": seen, "softcap": softcap or 0.0}
-        ends = starts if key_starts is None else key_starts
-        if key_starts is not None:
-            key, value = _held(key, key_starts), _held(value, key_starts)
-        out: Tensor = flash_attn_varlen_func(query, key, value, starts, ends, longest, longest, **options)
-        return out.unsqueeze(0)
+    def kernel(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
+        window = (-1, -1) if row.window is None else (row.window - 1, 0)
+        options = {"softmax_scale": row.scale, "causal": True, "window_size": window, "softcap": row.softcap or 0.0}
+        out: Tensor = flash_attn_varlen_func(
+            query, key, value, row.starts, row.starts_of_keys, row.longest, row.longest, **options
+        )
+        return out
 
-    return attend
+    return _token_by_token(kernel)
 
 
 # In the order in which they are tried: the fastest first.

@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from grkd.console import console
 from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, attention_of
 from grkd.models._packed_kernels import KERNELS, Attend, reference
+from grkd.models._packed_row import PackedRow
 
 # Of the sequences that a kernel is tested on: two rows of different lengths, which is what some compile anew for.
 _LENGTHS = ((70, 1, 157), (200, 50, 130))
@@ -131,39 +132,37 @@ def attention_difference(
 
     shared: every sequence has 45 keys more than queries, as where it goes on from a prompt that lies elsewhere.
     """
-    options: dict[str, Any] = {"scale": heads.scale, "softcap": heads.softcap}
-    options["window"] = None if heads.window is None else min(heads.window, 33)
+    window = None if heads.window is None else min(heads.window, 33)
     differences = []
     for number, lengths in enumerate(_LENGTHS):
         generator = torch.Generator(device).manual_seed(number)
         total = -(-sum(lengths) // 128) * 128
         ends = list(accumulate((*lengths, total - sum(lengths), 0), initial=0))  # as batches have, an empty one behind
         starts = torch.tensor(ends, dtype=torch.int32, device=device)
+        key_starts = None
         shapes = [(1, count, total, heads.width) for count in (heads.queries, heads.keys, heads.keys)]
         if shared:
             more = 45 * torch.arange(len(ends), dtype=torch.int32, device=device).clamp_max(len(ends) - 2)
-            options["key_starts"] = starts + more
-            many = -(-int(options["key_starts"][-1]) // 128) * 128
+            key_starts = starts + more
+            many = -(-int(key_starts[-1]) // 128) * 128
             shapes[1:] = [(1, heads.keys, many, heads.width)] * 2
         given = [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
         exact = [tensor.detach().float().requires_grad_() for tensor in given]
-        options |= {"starts": starts, "longest": total + 45 * shared}
+        row = PackedRow(starts, total + 45 * shared, heads.scale, heads.softcap, window, key_starts)
         for tensor in given:  # memory that a kernel takes and leaves unwritten must be seen
             torch.full((4, *tensor.shape), math.nan, device=device, dtype=dtype)
         with torch.autocast(device.type, enabled=False):
-            pairs = zip(
-                _outputs(attend, given, options, backward), _outputs(reference, exact, options, backward), strict=True
-            )
+            pairs = zip(_outputs(attend, given, row, backward), _outputs(reference, exact, row, backward), strict=True)
             differences += [float((one.float() - other).abs().max() / other.abs().max()) for one, other in pairs]
     return max(differences) if all(map(math.isfinite, differences)) else math.inf  # max() may pass over a NaN
 
 
-def _outputs(attend: Attend, inputs: list[Tensor], options: dict[str, Any], backward: bool) -> list[Tensor]:
+def _outputs(attend: Attend, inputs: list[Tensor], row: PackedRow, backward: bool) -> list[Tensor]:
     """What an attention gives, and the gradients of a weighted sum of it."""
     if not backward:
         with torch.no_grad():
-            return [attend(*(tensor.detach() for tensor in inputs), **options)]
-    out = attend(*inputs, **options)
+            return [attend(*(tensor.detach() for tensor in inputs), row)]
+    out = attend(*inputs, row)
     weight = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out).to(out.dtype)
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)]
 
@@ -212,22 +211,17 @@ def _attention(attend: Attend, before: str) -> Callable[..., tuple[Tensor, Tenso
             )
         kind = query.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
-        shared = {}
         if key_places is not None:  # a prompt's keys, for each of its responses
             key, value = key.index_select(2, key_places), value.index_select(2, key_places)
-            shared = {"key_starts": cu_seq_lens_k}
-        out = attend(
-            query.to(dtype),
-            key.to(dtype),
-            value.to(dtype),
-            **shared,
+        row = PackedRow(
             starts=cu_seq_lens_q,
             longest=max_length_q,
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
             softcap=softcap,
             window=sliding_window if sliding_window is not None and sliding_window < max_length_q else None,
+            key_starts=None if key_places is None else cu_seq_lens_k,
         )
-        return out, None
+        return attend(query.to(dtype), key.to(dtype), value.to(dtype), row), None
 
     return attention
 
