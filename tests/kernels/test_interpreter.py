@@ -27,6 +27,7 @@ def test_kernels_through_the_interpreter() -> None:
         "test_draw_tokens.py",
         "test_weighted_pairs.py",
         "test_decode_step.py",
+        "test_infinite_scores.py",
     )
     command += [str(HERE / file) for file in files]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parents[1])

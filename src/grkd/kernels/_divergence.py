@@ -1,14 +1,10 @@
 """The head's divergences between two rows of scores, in plain torch: the reference of the row kernel."""
 
-import math
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grkd.groups import wide
 from grkd.kernels._options import Divergence
-from grkd.losses import forward_kl, soft_target
+from grkd.losses import forward_kl, generalized_jsd_of, masked_log_softmax, soft_target
 
 
 def divergence_rows(
@@ -29,11 +25,6 @@ def divergence_rows(
         return soft_target(student_scores, teacher_scores, temperature=temperature)
     if divergence == "forward_kl":
         return forward_kl(student_scores, teacher_scores, temperature=temperature)
-    student = (wide(student_scores) / temperature).log_softmax(-1)
-    teacher = (wide(teacher_scores.detach()) / temperature).log_softmax(-1)
-    if divergence == "reverse_kl":
-        return (student.exp() * (student - teacher)).sum(-1)
-    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-    from_teacher = (teacher.exp() * (teacher - mixture)).sum(-1)
-    from_student = (student.exp() * (student - mixture)).sum(-1)
-    return beta * from_teacher + (1 - beta) * from_student
+    student = masked_log_softmax(student_scores, None, temperature)
+    teacher = masked_log_softmax(teacher_scores.detach(), None, temperature)
+    return generalized_jsd_of(student, teacher, None, beta=1.0 if divergence == "reverse_kl" else beta)

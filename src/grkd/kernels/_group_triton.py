@@ -11,7 +11,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from grkd.kernels._row_triton import FLOOR, LOG2E, read, slope_of, tanh
+from grkd.kernels._row_triton import LOG2E, TAKEN, no_lower, read, slope_of, tanh
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def choose_kernel(
         taken = tl.sum((chosen[:, None] == at[None, :]).to(tl.int32), axis=0)
         open_ = (at < vocabulary) & (taken == 0)
         z, _ = read(teacher, teacher_bias, at, at < vocabulary, teacher_cap, HAS_BIAS, CAP, FAST)
-        z = tl.where(open_, z * scale, FLOOR)
+        z = tl.where(open_, no_lower(z * scale), TAKEN)
         if SAMPLE:
             best = tl.max(z, axis=0)
             uniform = tl.sum(tl.where(slot == g, second, 0.0), axis=0)
@@ -70,9 +70,9 @@ def choose_kernel(
             pick = tl.argmax(z, axis=0)
         index = (pick // 8) * (LANES * 8) + lane * 8 + pick % 8
         chosen = tl.where(slot == g, index, chosen)
-        z = tl.where(inner == pick, FLOOR, z)
+        z = tl.where(inner == pick, TAKEN, z)
         rest = tl.max(z, axis=0)
-        left = tl.sum(tl.where(z > FLOOR, tl.exp2(z - rest), 0.0), axis=0)
+        left = tl.sum(tl.where(z > TAKEN, tl.exp2(z - rest), 0.0), axis=0)
         top = tl.where(lane_ids == lane, rest, top)
         mass = tl.where(lane_ids == lane, left, mass)
     tl.store(indices + row * GROUP + slot, chosen.to(tl.int64), mask=slot < GROUP)
@@ -124,7 +124,9 @@ def pair_term(student, teacher, exists, tau, SOFT: tl.constexpr, PER_PAIR: tl.co
     """The row's pair loss and its gradient by the student's scores: grkd.losses.group_relative for one small group."""
     ordered = ((teacher[:, None] > teacher[None, :]) & exists[:, None] & exists[None, :]).to(tl.float32)
     gap = (student[:, None] - student[None, :]) / tau
-    target = _sigmoid((teacher[:, None] - teacher[None, :]) / tau) if SOFT else gap * 0.0 + 1.0
+    # Pairs in no order are left out first: two scores of -inf differ by NaN.
+    wanted = tl.where(ordered > 0.0, teacher[:, None] - teacher[None, :], 0.0)
+    target = _sigmoid(wanted / tau) if SOFT else gap * 0.0 + 1.0
     loss = -target * _log_sigmoid(gap) - (1.0 - target) * _log_sigmoid(-gap)
     # For hard pairs -sigmoid(-gap) and not sigmoid(gap) - 1, which is 0 from a gap of 17 on.
     slope = (_sigmoid(gap) - target if SOFT else -_sigmoid(-gap)) * ordered

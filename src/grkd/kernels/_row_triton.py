@@ -10,8 +10,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-# Stands for -inf where a difference of two of them must not be NaN.
+# Stands for -inf where a difference of two of them must not be NaN; below it, entries that do not exist or are taken.
 FLOOR = tl.constexpr(-1.0e30)
+TAKEN = tl.constexpr(-2.0e30)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -37,11 +38,18 @@ def read(
     x = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
         x += tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
-    curve = x * 0.0
+    curve = tl.where(x < 0.0, 0.0, 0.0)  # in x's shape; x * 0 would be NaN where x is -inf
     if CAP:
         curve = tanh(x * (1.0 / cap), FAST)
         x = curve * cap
     return x, curve
+
+
+@triton.jit
+@no_type_check
+def no_lower(z):
+    """z, or FLOOR if it is lower. NaN stays, which tl.maximum would lose."""
+    return tl.where(z < FLOOR, FLOOR, z)
 
 
 @triton.jit
@@ -66,6 +74,8 @@ def slope_of(zs, zt, log_s, log_t, mean, log_beta, log_rest, rest, KIND: tl.cons
     """Gradient of the divergence by z_S / T (natural units), and the terms of its value; logs in units of log 2."""
     ls, lt = zs - log_s, zt - log_t
     ps = tl.exp2(ls)
+    if KIND != "reverse_kl":
+        lt = no_lower(lt)  # a probability of 0 times -inf would be NaN
     if KIND == "soft_target":
         pt = tl.exp2(lt)
         return ps - pt, -pt * ls * LN2
@@ -111,8 +121,8 @@ def row_kernel(
     scale = LOG2E / temperature
     group_scale = LOG2E / group_temperature
     student_top = tl.full([LANES], FLOOR, tl.float32)
-    teacher_top = tl.full([LANES], FLOOR, tl.float32)
-    group_top = tl.full([LANES], FLOOR, tl.float32)
+    teacher_top = tl.full([LANES], TAKEN, tl.float32)
+    group_top = tl.full([LANES], TAKEN, tl.float32)
     student_mass = tl.zeros([LANES], tl.float32)
     teacher_mass = tl.zeros([LANES], tl.float32)
     group_mass = tl.zeros([LANES], tl.float32)
@@ -123,9 +133,11 @@ def row_kernel(
         if DIVERGENCE:
             xs, _ = read(student, student_bias, at, inside, student_cap, HAS_STUDENT_BIAS, STUDENT_CAP, FAST)
             student_top, student_mass = _merge(student_top, student_mass, tl.where(inside, xs * scale, FLOOR))
-            teacher_top, teacher_mass = _merge(teacher_top, teacher_mass, tl.where(inside, xt * scale, FLOOR))
+            zt = tl.where(inside, no_lower(xt * scale), TAKEN)
+            teacher_top, teacher_mass = _merge(teacher_top, teacher_mass, zt)
         if LANES_KEPT and not (SAME_T and DIVERGENCE):
-            group_top, group_mass = _merge(group_top, group_mass, tl.where(inside, xt * group_scale, FLOOR))
+            zt = tl.where(inside, no_lower(xt * group_scale), TAKEN)
+            group_top, group_mass = _merge(group_top, group_mass, zt)
     if LANES_KEPT:
         if SAME_T and DIVERGENCE:
             group_top, group_mass = teacher_top, teacher_mass
@@ -141,6 +153,7 @@ def row_kernel(
             tl.store(losses + row * 2 + 1, 0.0)
         else:
             log_s, log_t, mean = _log_sum(student_top, student_mass), _log_sum(teacher_top, teacher_mass), 0.0
+            log_t = tl.where(log_t < 0.5 * FLOOR, float("nan"), log_t)  # a teacher that rules out everything
             value = tl.zeros([LANES], tl.float32)
             if KIND == "reverse_kl" or KIND == "jsd":
                 # Their gradient holds an expectation over the row, which must be known before any entry is written.

@@ -116,6 +116,8 @@ def distillation_head(
     hidden = student_hidden.reshape(-1, student_hidden.shape[-1])
     weight, teacher_weight = gathered(student_weight), gathered(teacher_weight)
     cut = _cut(weight, teacher_weight, vocabulary)
+    if options.pair_weight and options.named_group(cut) in ("top", "sample") and group_size > cut:
+        raise UserError(f"group_size must be between 2 and the {cut} candidates, got {group_size}")
     weights, inverse_rows = row_weighting(row_mask, row_weights, rows, row_shape, hidden)
     indices = group_indices(group, row_shape, cut) if isinstance(group, Tensor) else None
     plan = HeadPlan(

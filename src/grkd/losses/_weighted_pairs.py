@@ -274,6 +274,7 @@ def _tile(
         ordered &= exists[:, None, :]
     weight = (values[:, preferred, None] - values[:, None, :]).abs_().mul_(ordered)
     margin = student[:, preferred, None] - student[:, None, :]
-    wanted = teacher[:, preferred, None] - teacher[:, None, :]
+    # Pairs in no order are left out first: two scores of -inf differ by NaN.
+    wanted = torch.where(ordered, teacher[:, preferred, None] - teacher[:, None, :], 0.0)
     loss, slope = form.value(margin, wanted), form.slope(margin, wanted)
     return (loss * weight).sum((-1, -2)), weight.sum((-1, -2)), slope * weight
