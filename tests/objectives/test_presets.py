@@ -34,6 +34,15 @@ def test_the_module_takes_presets() -> None:
         GRKDLoss(preset="responses")
 
 
+@pytest.mark.parametrize("preset", ["paper", "tokens", "classes"])
+def test_a_class_that_the_teacher_rules_out_in_every_row_leaves_a_finite_loss(preset: str) -> None:
+    student, teacher = torch.randn(8, 5, requires_grad=True), torch.randn(8, 5)
+    teacher[:, 2] = -torch.inf
+    loss = GRKDLoss(preset=preset)(student, teacher, progress=0.5)
+    assert bool(loss.isfinite())
+    assert bool(torch.autograd.grad(loss, student)[0].isfinite().all())
+
+
 def _measured(path: str, label: str) -> dict[str, Any]:
     read = recipe.read(ROOT / "recipes" / path)
     return next(method.options for method in read.methods if method.label == label)

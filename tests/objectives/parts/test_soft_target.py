@@ -47,6 +47,30 @@ def test_every_divergence_by_hand(divergence: Any, temperature: float) -> None:
             assert term.rows[row].item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("divergence", ["cross_entropy", "forward_kl", "jsd"])
+def test_a_class_that_the_teacher_rules_out_counts_as_0(divergence: Any, masked: bool) -> None:
+    """In every row, or in some: over the batch as if it were one of probability e^-200 there, and 0 if everywhere."""
+    batch, part = a_batch(rows=4), SoftTarget(divergence=divergence, over="batch")
+    mask = None if not masked else torch.ones_like(batch.student, dtype=torch.bool)
+    assert batch.teacher is not None
+    some, near = batch.teacher.clone(), batch.teacher.clone()
+    some[:2, 1], near[:2, 1] = -torch.inf, -200.0
+    given = replace(batch, mask=mask, student=batch.student.clone().requires_grad_())
+    found, expected = (loss_of(replace(given, teacher=teacher), part) for teacher in (some, near))
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(loss, given.student)[0] for loss in (found, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    batch.teacher[:, 1] = -torch.inf
+    ruled_out = loss_of(replace(given, teacher=batch.teacher), part)
+    classes = torch.arange(batch.student.shape[-1]) != 1
+    kept = [torch.log_softmax(each, -1)[:, classes] for each in (given.student, batch.teacher)]
+    shares = [each.log_softmax(0).T for each in kept]
+    by_class = SoftTarget(divergence=divergence)._distance(*shares, None)
+    torch.testing.assert_close(ruled_out, by_class.sum() / len(classes))
+    assert bool(torch.autograd.grad(ruled_out, given.student)[0].isfinite().all())
+
+
 @pytest.mark.parametrize("divergence", ["cross_entropy", "forward_kl", "reverse_kl", "jsd"])
 def test_gradcheck(divergence: Any) -> None:
     batch = a_batch(rows=3)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -54,10 +55,12 @@ class ScorePair:
     def columns(self, temperature: float) -> "ScorePair":
         """Rows and candidates changed over: [candidates, rows], a candidate's log-probabilities over the batch.
 
-        Log-probabilities, since they compare between rows where logits do not.
+        Log-probabilities, since they compare between rows where logits do not. A teacher's -inf is the most negative
+        finite number: a candidate may have probability 0 in every row.
         """
         if temperature not in self._derived:
             student, teacher = self.log_probs(temperature)
+            teacher = teacher.clamp_min(torch.finfo(teacher.dtype).min)
             mask = None if self.mask is None else checked_mask(self.mask, self.student).T
             self._derived[temperature] = ScorePair(student=student.T, teacher_scores=teacher.T, mask=mask)
         return self._derived[temperature]

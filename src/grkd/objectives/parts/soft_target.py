@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +27,8 @@ class SoftTarget(AxisPart):
     cross_entropy: -sum_k p_T(k) log p_S(k), the paper's; it has forward_kl's gradient. forward_kl: KL(p_T || p_S).
     reverse_kl: KL(p_S || p_T). jsd: 1/2 KL(p_T || M) + 1/2 KL(p_S || M), M = (p_T + p_S) / 2.
     p: softmax(scores / temperature) over all candidates. over: batch: over the rows' shares of a candidate,
-    p(k | a) / sum_b p(k | b): which row a candidate belongs to. Columns with fewer than two rows are not counted.
+    p(k | a) / sum_b p(k | b): which row a candidate belongs to. Candidates with fewer than two rows are not counted;
+    those to which the teacher gives probability 0 in every row count as 0.
     Source: Hinton et al., arXiv 1503.02531; arXiv 2504.20482 uses it without T^2. Over the batch: ours.
     """
 
@@ -54,6 +56,8 @@ class SoftTarget(AxisPart):
             columns = scores.columns(self.temperature)
             exists = columns.exists
             losses = self._distance(*columns.log_probs(1.0), exists)
+            possible = columns.teacher.amax(-1) > torch.finfo(losses.dtype).min
+            losses = torch.where(possible, losses, 0.0)
             loss = batch_mean(losses, None if exists is None else exists.sum(-1) > 1)
         else:
             loss = self._distance(*scores.log_probs(self.temperature), scores.exists)
