@@ -9,6 +9,7 @@ import pytest
 
 from grkd import cli, schedules
 from grkd.language.curve import ExactMatchCurve
+from grkd.models.load import load_tokenizer
 from grkd.recipe import read
 from grkd.training import callbacks
 from grkd.training.time_limit import NO_LAST_STEP
@@ -71,7 +72,11 @@ def run(tmp_path: Path, teacher: Path, *, seconds: float, schedule: str = "cosin
     path = tmp_path / "recipe.yaml"
     words = {"output": tmp_path / "run", "teacher": teacher, "data": data, "questions": questions}
     path.write_text(RECIPE.format(minutes=seconds / 60, schedule=schedule, **words))
-    return cli.main(["run", str(path)]), tmp_path / "run" / "train" / "grkd-seed0"
+    return cli.main(["run", str(path)]), folder_of(tmp_path)
+
+
+def folder_of(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "train" / "grkd-seed0"
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -114,6 +119,10 @@ def test_what_is_resumed_has_the_time_that_is_left(
         patch.setattr(DistillationTrainer, "training_step", killed)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             raise SystemExit(run(tmp_path, tiny_teacher, seconds=10, schedule="linear")[0])
+    # An answer that the kill left of a later step, and that is right: the resumed student is another one.
+    left = folder_of(tmp_path).with_suffix(".partial") / "curve-questions.jsonl"
+    token = load_tokenizer(str(tiny_teacher)).convert_tokens_to_ids("w3")
+    left.write_text(json.dumps({"key": "0", "milliseconds": 1, "responses": [[0, [token], True]]}) + "\n")
     monkeypatch.setattr(DistillationTrainer, "first_step", 4)  # the checkpoint's; it compiles anew
     code, folder = run(tmp_path, tiny_teacher, seconds=10, schedule="linear")
     assert code == 0
@@ -121,7 +130,9 @@ def test_what_is_resumed_has_the_time_that_is_left(
     assert [line["step"] for line in found] == list(range(1, 13))
     assert [line["seconds"] for line in found] == pytest.approx([0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10])
     assert found[-1]["learning_rate"] == pytest.approx((1 - 0.9) / 0.8, abs=1e-5)
-    assert [line["step"] for line in lines(folder / "curve.jsonl")] == [0, 7, 12]
+    curve = lines(folder / "curve.jsonl")
+    assert [line["step"] for line in curve] == [0, 7, 12]
+    assert [line["exact_match"]["value"] for line in curve] == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("other", ["epochs=1", "steps=5"])

@@ -128,10 +128,12 @@ def answered(
     *,
     pace: Pace | None = None,
     shown: bool = True,
+    resumed: bool = True,
 ) -> dict[str, Any]:
     """Exact match on a file's questions, greedily; each question's outcome goes to `items`. Nothing without a file.
 
-    pace: to which tokens and time are added. shown: with a progress bar.
+    pace: to which tokens and time are added. shown: with a progress bar. resumed: answers that a kill left are used; not
+    those of a student in training, which is another one after a kill.
     """
     if path is None:
         return {}
@@ -159,7 +161,7 @@ def answered(
             max_new_tokens=spec.answer_tokens,
             batch_size=spec.answer_batch_size,
             pace=pace,
-            journal=journal,
+            journal=journal if resumed else None,
             shown=shown,
         )
     written = [(place, text) for place, (text, _) in zip(mine, texts, strict=True)]

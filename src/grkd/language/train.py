@@ -145,7 +145,8 @@ def _learnt_from(
 
 def _curve(context: LanguageContext, questions: str, work: Path) -> ExactMatchCurve:
     """Exact match over training, on the recipe's questions."""
-    ask = partial(answered, context, path=questions, items=work / "curve-questions.json", shown=False)
+    items = work / "curve-questions.json"
+    ask = partial(answered, context, path=questions, items=items, shown=False, resumed=False)
     spec = context.recipe.evaluation
     return ExactMatchCurve(work / "curve.jsonl", ask, every=spec.curve_every, points=spec.curve_points)
 
