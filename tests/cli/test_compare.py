@@ -183,6 +183,20 @@ def test_validation_groups_depend_on_their_ids_alone() -> None:
     assert [len(part) for part in split_groups(groups[:2], 0.01)] == [1, 1]
 
 
+def test_validation_has_no_turn_of_a_conversation_that_is_learnt() -> None:
+    """Nor a prompt that is: both would reward what is learnt by heart."""
+    groups = [
+        Group(id=f"g{number}", items=(), teacher_scores=(), sources=(), conversation=number // 4)
+        for number in range(40)
+    ]
+    fit, validation = split_groups(groups, 0.2)
+    assert len({group.conversation for group in validation}) == 2
+    assert len(validation) == 8
+    assert {group.conversation for group in fit}.isdisjoint({group.conversation for group in validation})
+    # One conversation alone: its turns are all there is.
+    assert [len(part) for part in split_groups(groups[:4], 0.3)] == [3, 1]
+
+
 def test_questions_that_are_training_prompts_are_warned_of(
     tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,11 +205,10 @@ def test_questions_that_are_training_prompts_are_warned_of(
     path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in ("abc", "xyz")))
     item = Item(id="a", prompt_ids=[97, 98, 99], response_ids=[1])
     group = Group(id="a", items=(item,), teacher_scores=(0.0,), sources=("data",))
-    monkeypatch.setattr(compare_language, "read_groups", lambda run, split: [group])
     monkeypatch.setattr(compare_language, "encode_prompt", lambda _, example, **__: list(example.prompt.encode()))
     found = recipe.read(tiny_recipe, [f"search={{questions: {path}}}"])
     assert isinstance(found, LanguageRecipe)
     monkeypatch.setattr(LanguageModels, "tokenizer", None)
     run = RunFolder(tmp_path / "run")
-    compare_language._warn_of_shared_questions(LanguageContext.open(found, run))
+    compare_language._warn_of_shared_questions(LanguageContext.open(found, run), [group])
     assert "search.questions: 1 of 2 are also prompts of data.train" in " ".join(capsys.readouterr().err.split())

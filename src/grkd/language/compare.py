@@ -41,12 +41,13 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
     comparison is.
     """
     context = before_training(recipe, run)
-    recipe = _same_steps(recipe, len(read_groups(run, "train")), run.ranks.num_processes)
+    groups = read_groups(run, "train")
+    recipe = _same_steps(recipe, len(groups), run.ranks.num_processes)
     context = context.with_recipe(recipe)
     search = None
     if recipe.search is not None:
-        _warn_of_shared_questions(context)
-        keys = {method.label: _key(context, method) for method in recipe.methods}
+        _warn_of_shared_questions(context, groups)
+        keys = {method.label: _key(context, method, groups) for method in recipe.methods}
         search = LanguageSearch(recipe, run, keys)
     elif run.ranks.is_main_process:
         (run.path / "search.json").unlink(missing_ok=True)  # of an earlier recipe
@@ -98,10 +99,11 @@ def attempt(job: Job) -> None:
     context = _opened(job)
     search = context.recipe.search
     assert search is not None
-    inputs = {**training_inputs(context, job.method, job.seed), "search": _measured(context.recipe)}
+    groups = read_groups(context.run, "train")
+    inputs = {**training_inputs(context, job.method, job.seed), "search": _measured(context.recipe, groups)}
 
     def make(work: Path) -> None:
-        fit, validation = split_groups(read_groups(context.run, "train"), search.validation_fraction)
+        fit, validation = split_groups(groups, search.validation_fraction)
         description = f"search {job.name}"
         student = trained_student(context, job.method, job.seed, fit, work, description=description, trial=True).eval()
         if metric(search) == "exact_match":
@@ -117,11 +119,25 @@ def attempt(job: Job) -> None:
 
 
 def split_groups(groups: Sequence[Group], fraction: float) -> tuple[list[Group], list[Group]]:
-    """(fit, validation): which prompts are set aside depends on their ids alone. At least one on each side."""
-    order = sorted(groups, key=lambda group: hashlib.sha256(group.id.encode()).digest())
-    count = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
-    aside = {group.id for group in order[:count]}
+    """(fit, validation): which prompts are set aside depends on their ids alone. At least one on each side.
+
+    Equal prompts and turns of one conversation stay on one side, unless there is no other.
+    """
+    clusters = _conversations(groups)
+    if len(clusters) < 2:
+        clusters = [[group.id] for group in groups]
+    order = sorted(clusters, key=lambda ids: hashlib.sha256(min(ids).encode()).digest())
+    count = min(max(round(fraction * len(clusters)), 1), len(clusters) - 1)
+    aside = {name for ids in order[:count] for name in ids}
     return [group for group in groups if group.id not in aside], [group for group in groups if group.id in aside]
+
+
+def _conversations(groups: Sequence[Group]) -> list[list[str]]:
+    """Ids of the groups by conversation; those of which none is known are alone."""
+    found: dict[Any, list[str]] = {}
+    for group in groups:
+        found.setdefault(group.id if group.conversation is None else group.conversation, []).append(group.id)
+    return list(found.values())
 
 
 def _finals(recipe: LanguageRecipe, method: Method, learning_rate: float) -> list[Job]:
@@ -149,20 +165,20 @@ def _status(recipe: LanguageRecipe, search: LanguageSearch | None, outcomes: Map
     return status
 
 
-def _key(context: LanguageContext, method: Method) -> str:
+def _key(context: LanguageContext, method: Method, groups: Sequence[Group]) -> str:
     """Digest of what a method's trials depend on beside their settings."""
     trial = Trial(number=0, settings={"learning_rate": 1.0})
     job = search_job(context.recipe, method, trial, number=0)
     inputs = training_inputs(context.with_recipe(_of_job(job)), method, job.seed)
-    return digest({**inputs, "search": _measured(context.recipe)})
+    return digest({**inputs, "search": _measured(context.recipe, groups)})
 
 
-def _warn_of_shared_questions(context: LanguageContext) -> None:
+def _warn_of_shared_questions(context: LanguageContext, groups: Sequence[Group]) -> None:
     """Say so if the search validates on questions that are also training prompts."""
     search = context.recipe.search
     if search is None or search.questions is None or not context.run.ranks.is_main_process:
         return
-    prompts = {tuple(group.items[0].prompt_ids) for group in read_groups(context.run, "train")}
+    prompts = {tuple(group.items[0].prompt_ids) for group in groups}
     questions = read_questions(Path(search.questions))
     asked = [Example(id=each.id, prompt=each.question) for each in questions]
     ids = [tuple(encode_prompt(context.models.tokenizer, each, system=context.recipe.data.system)) for each in asked]
@@ -201,14 +217,17 @@ def _of_job(job: Job) -> LanguageRecipe:
     return replace(job.recipe, training=training, methods=[job.method])
 
 
-def _measured(recipe: LanguageRecipe) -> dict[str, Any]:
-    """What of the search and of the evaluation a trial depends on."""
+def _measured(recipe: LanguageRecipe, groups: Sequence[Group]) -> dict[str, Any]:
+    """What of the search, of the evaluation and of the way to split a trial depends on."""
     search, evaluation = recipe.search, recipe.evaluation
     assert search is not None
     by = metric(search)
     of_answers = {"answer_tokens": evaluation.answer_tokens}
     of_ranks = {"top_k": evaluation.top_k}
+    # Earlier versions split conversations: where there are none, their trials are the same.
+    together = {"together": "conversations"} if len(_conversations(groups)) < len(groups) else {}
     return {
+        **together,
         "by": by,
         "questions": identity(search).get("questions"),
         "fraction": search.validation_fraction,
