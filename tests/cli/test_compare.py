@@ -9,8 +9,9 @@ import pytest
 
 from grkd import cli, recipe
 from grkd.data.language import Group, Item
+from grkd.data.prompts import Example
 from grkd.language import compare as compare_language
-from grkd.language import stages
+from grkd.language import evaluate, stages
 from grkd.language.compare import split_groups
 from grkd.language.context import LanguageContext
 from grkd.language.models import LanguageModels
@@ -205,8 +206,13 @@ def test_questions_that_are_training_prompts_are_warned_of(
     path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in ("abc", "xyz")))
     item = Item(id="a", prompt_ids=[97, 98, 99], response_ids=[1])
     group = Group(id="a", items=(item,), teacher_scores=(0.0,), sources=("data",))
-    monkeypatch.setattr(compare_language, "encode_prompt", lambda _, example, **__: list(example.prompt.encode()))
-    found = recipe.read(tiny_recipe, [f"search={{questions: {path}}}"])
+
+    def encode(_: Any, example: Example, **__: Any) -> list[int]:
+        return list(example.prompt.encode()) if example.template_options == {"enable_thinking": False} else []
+
+    monkeypatch.setattr(evaluate, "encode_prompt", encode)
+    options = "data.chat_template_kwargs={enable_thinking: false}"  # which training prompts are written with, too
+    found = recipe.read(tiny_recipe, [f"search={{questions: {path}}}", options])
     assert isinstance(found, LanguageRecipe)
     monkeypatch.setattr(LanguageModels, "tokenizer", None)
     run = RunFolder(tmp_path / "run")

@@ -13,9 +13,7 @@ from grkd import objectives
 from grkd.compare.priority import Priority, priority
 from grkd.compare.study import Trial
 from grkd.console import console
-from grkd.data.chat import encode_prompt
 from grkd.data.language import Group
-from grkd.data.prompts import Example
 from grkd.files import digest, write_json
 from grkd.language import evaluate
 from grkd.language.context import LanguageContext
@@ -179,9 +177,7 @@ def _warn_of_shared_questions(context: LanguageContext, groups: Sequence[Group])
     if search is None or search.questions is None or not context.run.ranks.is_main_process:
         return
     prompts = {tuple(group.items[0].prompt_ids) for group in groups}
-    questions = read_questions(Path(search.questions))
-    asked = [Example(id=each.id, prompt=each.question) for each in questions]
-    ids = [tuple(encode_prompt(context.models.tokenizer, each, system=context.recipe.data.system)) for each in asked]
+    ids = list(map(tuple, evaluate.encoded(context, read_questions(Path(search.questions)))))
     if shared := sum(each in prompts for each in ids):
         console.print(
             f"[yellow]search.questions: {shared} of {len(ids)} are also prompts of data.train, so the search rewards "

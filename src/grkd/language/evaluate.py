@@ -1,6 +1,6 @@
 """A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,16 +139,7 @@ def answered(
         return {}
     spec = context.recipe.evaluation
     questions = exact_match.read_questions(Path(path))
-    prompt_ids = [
-        encode_prompt(
-            context.models.tokenizer,
-            Example(
-                id=each.id, prompt=each.question, template_options=context.recipe.data.chat_template_kwargs or None
-            ),
-            system=context.recipe.data.system,
-        )
-        for each in questions
-    ]
+    prompt_ids = encoded(context, questions)
     ranks = context.run.ranks
     mine = range(ranks.process_index, len(questions), ranks.num_processes)
     name = items.stem if ranks.num_processes == 1 else f"{items.stem}-{ranks.process_index}-of-{ranks.num_processes}"
@@ -173,6 +164,20 @@ def answered(
             kept.unlink(missing_ok=True)
     found: dict[str, Any] = result["metrics"]
     return {"exact_match": found["exact_match"]}
+
+
+def encoded(context: LanguageContext, questions: Sequence[exact_match.QuestionAndAnswer]) -> list[list[int]]:
+    """Token ids of questions as prompts of the data: with its system message and its variables of the chat template."""
+    data = context.recipe.data
+    options = data.chat_template_kwargs or None
+    return [
+        encode_prompt(
+            context.models.tokenizer,
+            Example(id=each.id, prompt=each.question, template_options=options),
+            system=data.system,
+        )
+        for each in questions
+    ]
 
 
 def sample_answers(context: LanguageContext, model: PreTrainedModel, pace: Pace | None = None) -> list[dict[str, Any]]:
