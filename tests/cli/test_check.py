@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from grkd import cli
+from grkd.language.curve import ExactMatchCurve
 from grkd.models import load
 from grkd.training import DistillationTrainer
 
@@ -185,6 +186,8 @@ def test_a_deep_check_runs_one_step_of_every_method_and_writes_nothing(
     questions = tiny_recipe.parent / "questions.jsonl"
     questions.write_text(json.dumps({"question": "w1", "answer": "w2"}) + "\n")
     words = ["responses.n=2", "methods=[kd, dpo]", "seeds=[0, 1]", f"{QUESTIONS}={questions}"]
+    words += ["training={minutes: 0.1, batch_size: 4}", f"evaluation.curve_questions={questions}"]
+    monkeypatch.setattr(ExactMatchCurve, "on_train_begin", None)  # no questions are asked
     status, text = said(capsys, "run", tiny_recipe, "--check", "--deep", *words)
     assert (status, steps) == (0, [1, 1])
     assert "kd-seed0: one step works" in text
@@ -193,7 +196,7 @@ def test_a_deep_check_runs_one_step_of_every_method_and_writes_nothing(
 
 
 def test_a_deep_check_of_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [f"output={tmp_path / 'run'}", "methods=[kd]", "search=null"]
+    words = [f"output={tmp_path / 'run'}", "methods=[kd]", "search=null", f"lockstep.teachers={tmp_path / 'shared'}"]
     status, text = said(capsys, "run", DIGITS, "--check", "--deep", *words)
     assert (status, "kd-seed0: one step works" in text) == (0, True)
     assert not list(tmp_path.iterdir())

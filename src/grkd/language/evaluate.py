@@ -132,8 +132,8 @@ def answered(
 ) -> dict[str, Any]:
     """Exact match on a file's questions, greedily; each question's outcome goes to `items`. Nothing without a file.
 
-    pace: to which tokens and time are added. shown: with a progress bar. resumed: answers that a kill left are used; not
-    those of a student in training, which is another one after a kill.
+    pace: to which tokens and time are added. shown: with a progress bar. resumed: answers that a kill left are used;
+    not those of a student in training, which is another one after a kill.
     """
     if path is None:
         return {}

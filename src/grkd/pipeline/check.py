@@ -101,14 +101,19 @@ def _check_names(recipe: Recipe) -> None:
 
 def small(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with a few records and one optimiser step, in another folder."""
-    step: dict[str, Any] = {"steps": 1, "epochs": 1.0, "log_every": 1, "report_to": "none"}
+    step: dict[str, Any] = {"steps": 1, "minutes": None, "epochs": 1.0, "log_every": 1, "report_to": "none"}
     recipe = replace(recipe, output=str(folder), seeds=recipe.seeds[:1], training=replace(recipe.training, **step))
     if isinstance(recipe, ClassifierRecipe):
         limit = min(recipe.data.limit or _EXAMPLES, _EXAMPLES)
         teacher = recipe.teacher
         if teacher.training is not None:
             teacher = replace(teacher, training=replace(teacher.training, **step))
-        return replace(recipe, teacher=teacher, data=replace(recipe.data, limit=limit, student_limit=None))
+        return replace(
+            recipe,
+            teacher=teacher,
+            data=replace(recipe.data, limit=limit, student_limit=None),
+            lockstep=replace(recipe.lockstep, teachers=None),
+        )
     if isinstance(recipe, RankRecipe):
         limit = min(recipe.data.limit or _LISTS, _LISTS)
         return replace(recipe, search=None, data=replace(recipe.data, limit=limit, candidates=8))
@@ -120,7 +125,7 @@ def small(recipe: Recipe, folder: Path) -> Recipe:
         heldout_fraction=0.5,
     )
     responses = replace(recipe.responses, max_new_tokens=min(recipe.responses.max_new_tokens, 16))
-    evaluation = replace(recipe.evaluation, questions=None, samples=1, sample_tokens=4)
+    evaluation = replace(recipe.evaluation, questions=None, curve_questions=None, samples=1, sample_tokens=4)
     return replace(recipe, data=data, responses=responses, evaluation=evaluation)
 
 
