@@ -90,3 +90,21 @@ def test_hashed_words_need_no_vocabulary_and_open_without_grkd(tmp_path: Path) -
 def test_layers_that_no_memory_holds_are_refused(tmp_path: Path, change: str) -> None:
     with pytest.raises(UserError, match="65536"):
         recipe(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["किताब", "दुनिया", "अच्छी"],
+        ["หนังสือ", "สวัสดี", "น้ำ"],
+        ["cafe\u0301", "e\u0301te\u0301", "cre\u0300me"],
+        ["ΣΑΣ", "ΟΔΟΣ", "Σ"],
+    ],
+    ids=["Hindi", "Thai", "accents apart", "Greek"],
+)
+def test_a_tower_reads_the_words_that_it_chose(words: list[str]) -> None:
+    texts = [f"{one} {other}" for one in words for other in words if one != other]
+    tower = build_tower(texts, dimensions=4, seed=0)
+    ids = [tower[0].tokenizer.encode(word).ids for word in words]
+    assert all(len(one) == 1 and one[0] for one in ids)
+    assert len({one[0] for one in ids}) == 3

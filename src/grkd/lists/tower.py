@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,7 +16,6 @@ from grkd.errors import UserError
 from grkd.files import read_json, write_text
 from grkd.lists.libraries import library
 
-_WORD = re.compile(r"\w+")
 _UNKNOWN = "[UNK]"
 _LONGEST_PIECE = 5
 _HASHED = "hashed_words.HashedWords"  # in modules.json: the file in the folder, and its class
@@ -62,7 +60,8 @@ def build_tower(
 
 def _of_vocabulary(texts: Sequence[str], width: int, *, words: int, pieces: int, generator: torch.Generator) -> Any:
     """StaticEmbedding of the texts' words. Raises UserError if no word stands in two texts."""
-    frequency = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
+    read = _tokenizer({_UNKNOWN: 0}, pieces=False)  # as it will read them: Python's \w splits at the marks of Hindi
+    frequency = Counter(word for text in texts for word in set(_words(read, text)))
     common = [word for word, count in sorted(frequency.items(), key=lambda one: (-one[1], one[0])) if count > 1]
     if not common:
         raise UserError("student: tower: no word stands in two texts; give more texts, or a transformers encoder")
@@ -124,6 +123,10 @@ def leave_out_unknown(encoder: Any) -> None:
     bag = getattr(encoder[0], "embedding", None)
     if isinstance(bag, nn.EmbeddingBag) and not bag.weight[0].any():
         bag.padding_idx = 0
+
+
+def _words(tokenizer: Any, text: str) -> list[str]:
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
 
 
 def _pieces(frequency: Counter[str], known: set[str]) -> Counter[str]:
