@@ -43,6 +43,9 @@ def test_windows_cover_a_list_from_its_end() -> None:
         ("The best is 3, then 1.", [2, 0, 1]),
         ("[3] > [3] > [9] > [1]", [2, 0, 1]),
         ("<think>[1] looks good</think>[2] > [3] > [1]", [1, 2, 0]),
+        ("The order of the 3 passages is: [2] > [1] > [3]", [1, 0, 2]),
+        ("1. [3]\n2. [1]\n3. [2]", [2, 0, 1]),
+        ("<think>[1] is about 2 birds, and [3]", None),
         ("I cannot say.", None),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grkd.data.thoughts import opening
 from grkd.endpoint.client import Messages
 from grkd.lists.context import RankContext, pairs_of, texts_of
 from grkd.lists.listwise import answer_tokens, note_unread, permuted
@@ -50,7 +51,9 @@ def written_orders(context: RankContext, model: str) -> list[float]:
             pad = stop[0] if isinstance(stop, list) else stop
             options = {"max_new_tokens": answer_tokens(teacher.window), "do_sample": False, "pad_token_id": pad or 0}
             written = network.generate(input_ids=ids, attention_mask=mask, **options)[:, ids.shape[1] :]
-            found += tokenizer.batch_decode(written, skip_special_tokens=True)
+            texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+            # A template may open the thoughts: without its tag they would pass for the answer if they are cut.
+            found += [opening(tokenizer.decode(row)) + text for row, text in zip(rows, texts, strict=True)]
         return found
 
     orders, unread = permuted(texts_of(context), complete, window=teacher.window, stride=teacher.stride)

@@ -4,11 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from grkd.console import console
+from grkd.data.thoughts import TAGS
 from grkd.endpoint.client import Messages
 
 # Asks for one answer per conversation; None for one that could not be had.
 Complete = Callable[[Sequence[Messages]], Sequence[str | None]]
-_NUMBER = re.compile(r"\d+")
+_NUMBER, _BRACKETED = re.compile(r"\d+"), re.compile(r"\[(\d+)\]")
 _LONGEST = 1_200  # characters of a candidate in a prompt
 
 
@@ -64,9 +65,12 @@ def messages_of(query: str, candidates: Sequence[str]) -> Messages:
 def permutation(answer: str, count: int) -> list[int] | None:
     """Places from 0 in the order of the answer's numbers, each once; those it leaves out follow as they were.
 
-    None if no number of a candidate is in it. What stands before </think> is not read.
+    Numbers in brackets, if there are any: "the 5 passages in order: [2] > [1]" does not begin with 5.
+    None if no number of a candidate is in it. Thoughts are not read, nor such as were cut before they ended.
     """
-    numbers = [int(one) - 1 for one in _NUMBER.findall(answer.rpartition("</think>")[2])]
+    for opened, closed in TAGS:
+        answer = answer.rpartition(closed)[2].partition(opened)[0]
+    numbers = [int(one) - 1 for one in _BRACKETED.findall(answer) or _NUMBER.findall(answer)]
     named = list(dict.fromkeys(one for one in numbers if 0 <= one < count))
     if not named:
         return None
