@@ -65,3 +65,17 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"teacher\.models: .*empty"):
         kind_of(str(tmp_path / "empty"))
+
+
+def test_a_cross_encoder_of_the_hub_is_none_that_embeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "a" * 40
+    repository = tmp_path / "models--org--ranker"
+    folder = repository / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (folder / "modules.json").write_text("[]")
+    (folder / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert kind_of("org/ranker") == "cross_encoder"

@@ -88,6 +88,6 @@ def _by_cross_encoder(context: RankContext, model: str) -> list[float]:
 
 
 def _is_cross_encoder(model: str) -> bool:
-    """By the settings that sentence-transformers 6 writes beside a model."""
-    path = Path(model) / "config_sentence_transformers.json"
-    return path.is_file() and read_json(path).get("model_type") == "CrossEncoder"
+    """By the settings that sentence-transformers 6 writes beside a model, in a folder or on the hub."""
+    settings = library("sentence_transformers.util.file_io").load_file_path(model, "config_sentence_transformers.json")
+    return settings is not None and read_json(Path(settings)).get("model_type") == "CrossEncoder"
