@@ -4,13 +4,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
+from tokenizers import Tokenizer, models, normalizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from grkd.errors import UserError
+from grkd.lists.language_models import yes_and_no
 from grkd.lists.prepare import prepare
 from grkd.lists.teachers import kind_of, scored_by
 from tests.conftest import word_tokenizer
-from tests.lists._toys import context, write_lists
+from tests.lists._toys import TOPICS, context, write_lists
 
 
 def world(tmp_path: Path, *overrides: str) -> object:
@@ -47,18 +57,45 @@ def test_a_sequence_classification_model_scores_pairs(tmp_path: Path) -> None:
         kind_of(str(tmp_path / "three"))
 
 
-def test_a_language_model_is_asked_one_by_one(tmp_path: Path, tiny_teacher: Path) -> None:
-    here = world(tmp_path, "teacher.prompt='{query} {document}'", "teacher.batch_size=3")
-    assert kind_of(str(tiny_teacher)) == "language_model"
-    found = scored_by(here, str(tiny_teacher))  # type: ignore[arg-type]
+def write_language_model(folder: Path) -> None:
+    """A random GPT-2, whose positions are absolute, with the words of the world."""
+    sizes = {"vocab_size": 40, "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=3, eos_token_id=3, initializer_range=0.5))
+    model.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    written = (folder / "tokenizer.json").read_text()
+    for number, word in enumerate(["Yes", "No", *(word for words in TOPICS.values() for word in words)]):
+        written = written.replace(f'"w{number}"', f'"{word}"')
+    (folder / "tokenizer.json").write_text(written)
+
+
+def test_a_language_model_is_asked_one_by_one(tmp_path: Path) -> None:
+    write_language_model(tmp_path / "gpt2")
+    here = world(tmp_path, "teacher.prompt='{query} {document} {document}'", "teacher.batch_size=64")
+    assert kind_of(str(tmp_path / "gpt2")) == "language_model"
     lists = here.lists  # type: ignore[attr-defined]
-    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
-    model = AutoModelForCausalLM.from_pretrained(tiny_teacher).eval()
-    yes, no = (tokenizer(f" {word}")["input_ids"][0] for word in ("Yes", "No"))
+    lists.documents[lists.candidates[4, 1]] += " wing jet sail"  # longer than the others beside it
+    found = scored_by(here, str(tmp_path / "gpt2"))  # type: ignore[arg-type]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gpt2")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2").eval()
+    yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])
     for row, column in ((0, 0), (4, 1)):
-        text = f"{lists.queries[row]} {lists.documents[lists.candidates[row, column]]}"
-        logits = model(**tokenizer(text, return_tensors="pt")).logits[0, -1]
+        document = lists.documents[lists.candidates[row, column]]
+        logits = model(**tokenizer(f"{lists.queries[row]} {document} {document}", return_tensors="pt")).logits[0, -1]
+        assert logits[yes] != logits[no]
         assert found[row, column].item() == pytest.approx((logits[yes] - logits[no]).item(), abs=1e-4)
+
+
+def test_yes_and_no_are_told_apart_where_a_space_is_a_token() -> None:
+    pieces = ["<unk>", "▁", "▁Yes", "▁No", "▁Answer", ":"]  # as Llama 2 writes " Yes": ▁ ▁Yes
+    inner = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    assert tokenizer(" Yes")["input_ids"] == [1, 2]
+    assert yes_and_no(tokenizer, "model") == ([], 2, 3)
+    with pytest.raises(UserError, match="writes Yes and No alike"):
+        yes_and_no(word_tokenizer(), "model")
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:

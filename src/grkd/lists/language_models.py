@@ -8,8 +8,10 @@ from torch import Tensor
 
 from grkd.data.thoughts import opening
 from grkd.endpoint.client import Messages
+from grkd.errors import UserError
 from grkd.lists.context import RankContext, pairs_of, texts_of
 from grkd.lists.listwise import answer_tokens, note_unread, permuted
+from grkd.teacher.annotator import next_logits
 
 PROMPT = (
     "Document: {document}\n\nQuestion: {query}\n\nDoes the document answer the question? Answer Yes or No.\nAnswer:"
@@ -20,21 +22,33 @@ def yes_or_no_margins(context: RankContext, model: str) -> list[float]:
     """log p(Yes) - log p(No) as the next token behind the prompt; a long document is cut at its end."""
     teacher = context.recipe.teacher
     tokenizer, network = _loaded(context, model)
-    yes, no = (tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No"))
-    pairs = pairs_of(context)
-    prompts = [_prompt(tokenizer, teacher.prompt or PROMPT, *pair, most=teacher.max_tokens) for pair in pairs]
+    before, yes, no = yes_and_no(tokenizer, model)
+    most = teacher.max_tokens - len(before)
+    prompts = [[*_prompt(tokenizer, teacher.prompt or PROMPT, *pair, most=most), *before] for pair in pairs_of(context)]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     scores = [0.0] * len(prompts)
     for start in range(0, len(order), teacher.batch_size):
         part = order[start : start + teacher.batch_size]
-        ids, mask = _padded([prompts[number] for number in part])
-        logits = network(
-            input_ids=ids.to(context.device), attention_mask=mask.to(context.device), logits_to_keep=1
-        ).logits[:, -1]
+        logits = next_logits(network, [prompts[number] for number in part])
         margins = (logits[:, yes].float() - logits[:, no].float()).cpu().tolist()
         for number, margin in zip(part, margins, strict=True):
             scores[number] = margin
     return scores
+
+
+def yes_and_no(tokenizer: Any, model: str) -> tuple[list[int], int, int]:
+    """(ids between prompt and answer, the first id of Yes that is not that of No, and that of No).
+
+    Between them: a tokenizer that writes the space of a word as a token by itself begins both answers with it.
+    Raises UserError for a tokenizer that writes both alike.
+    """
+    start, yes, no = (
+        tokenizer(f"Answer:{word}", add_special_tokens=False)["input_ids"] for word in ("", " Yes", " No")
+    )
+    place = next((number for number, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other), None)
+    if place is None:
+        raise UserError(f"teacher.models: {model}: its tokenizer writes Yes and No alike; name another model")
+    return list(yes[len(start) : place]), yes[place], no[place]
 
 
 def written_orders(context: RankContext, model: str) -> list[float]:

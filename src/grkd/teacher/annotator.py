@@ -233,14 +233,14 @@ def _preferences(model: nn.Module, prompts: list[list[int]], labels: Letters, ba
     found = [0.0] * len(prompts)
     for at in range(0, len(order), batch_size):
         chosen = order[at : at + batch_size]
-        logits = wide(_next_logits(model, [prompts[number] for number in chosen])).double()
+        logits = wide(next_logits(model, [prompts[number] for number in chosen])).double()
         margins = logits[:, labels.first].logsumexp(-1) - logits[:, labels.second].logsumexp(-1)
         for number, probability in zip(chosen, margins.sigmoid().tolist(), strict=True):
             found[number] = probability
     return found
 
 
-def _next_logits(model: Any, prompts: list[list[int]]) -> Float[Tensor, "prompts vocabulary"]:
+def next_logits(model: Any, prompts: Sequence[list[int]]) -> Float[Tensor, "prompts vocabulary"]:
     """The logits of the token after each prompt; prompts are padded on the left, others are not computed."""
     longest = max(map(len, prompts))
     input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # any id will do where nobody looks
