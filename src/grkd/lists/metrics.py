@@ -55,8 +55,10 @@ def list_columns(
 def corpus_columns(context: RankContext, student: BiEncoder, queries: Tensor) -> dict[str, np.ndarray]:
     """A value per query over the whole corpus: corpus_ndcg10, corpus_mrr, corpus_map and corpus_recall100."""
     lists, size, where = context.lists, context.recipe.evaluation.batch_size, context.device
-    documents = student.embedded(lists.documents, batch_size=size, device=where)
-    asked = student.embedded([lists.queries[one] for one in queries.tolist()], batch_size=size, device=where)
+    documents = student.embedded(lists.documents, prompt=student.document_prompt, batch_size=size, device=where)
+    asked = student.embedded(
+        [lists.queries[one] for one in queries.tolist()], prompt=student.query_prompt, batch_size=size, device=where
+    )
     grades: dict[int, dict[str, float]] = {}
     for query, document, grade in lists.judged.tolist():
         grades.setdefault(int(query), {})[str(int(document))] = grade
@@ -81,7 +83,8 @@ def costs(context: RankContext, student: Student) -> Metrics:
         found["index_mb"] = _alone(index.numel() * 4 / 1e6)
 
         def answer(query: int) -> Any:
-            embedded = student.embedded([lists.queries[query]], batch_size=1, device=context.device)
+            text, prompt = lists.queries[query], student.query_prompt
+            embedded = student.embedded([text], prompt=prompt, batch_size=1, device=context.device)
             return (index @ embedded[0]).topk(min(10, len(index))).values.cpu()
     else:
         from grkd.lists.student import scored

@@ -49,11 +49,12 @@ def by_bm25(queries: Sequence[str], documents: Sequence[str], count: int) -> lis
 def by_model(
     queries: Sequence[str], documents: Sequence[str], count: int, *, model: str, device: torch.device
 ) -> Int[Tensor, "queries count"]:
-    """Numbers of the documents with the highest cosine of a sentence-transformers model."""
+    """Numbers of the documents that a sentence-transformers model finds most similar, by its own similarity."""
     try:
         encoder = open_encoder(model, device)
     except (OSError, ValueError) as error:
         raise UserError(f"data.dense_model: {model}: {' '.join(str(error).split())[:200]}") from None
-    options = {"normalize_embeddings": True, "convert_to_tensor": True, "show_progress_bar": False}
-    asked, offered = encoder.encode(list(queries), **options), encoder.encode(list(documents), **options)
-    return torch.cat([(part @ offered.T).topk(count, -1).indices.cpu() for part in asked.split(256)])
+    options = {"convert_to_tensor": True, "show_progress_bar": False}
+    asked = encoder.encode_query(list(queries), **options)
+    offered = encoder.encode_document(list(documents), **options)
+    return torch.cat([encoder.similarity(part, offered).topk(count, -1).indices.cpu() for part in asked.split(256)])

@@ -12,7 +12,7 @@ from grkd import hub
 from grkd.errors import UserError
 from grkd.lists.context import HELDOUT, NONE, PreparedLists, RankContext
 from grkd.lists.libraries import library
-from grkd.lists.tower import build_tower, leave_out_unknown, open_encoder, save_encoder
+from grkd.lists.tower import build_tower, leave_out_unknown, open_encoder, prompts_of, save_encoder
 from grkd.recipe import RankStudent
 
 
@@ -24,6 +24,7 @@ class BiEncoder(nn.Module):
     def __init__(self, encoder: Any, *, scale: float) -> None:
         super().__init__()
         self.encoder, self.scale = encoder, scale
+        self.query_prompt, self.document_prompt = prompts_of(encoder)
         self._ids: dict[str, list[int]] = {}  # of a tower: its tokens are made once per text
 
     def prepare(self, queries: Sequence[str], documents: Sequence[str], candidates: Tensor) -> dict[str, Any]:
@@ -31,20 +32,25 @@ class BiEncoder(nn.Module):
         used, place = candidates.unique(return_inverse=True)
         first = int(used[0] == NONE)
         texts = [documents[one] for one in used[first:].tolist()]
-        features = {"queries": self.features(queries), "documents": self.features(texts)}
+        features = {
+            "queries": self.features(queries, self.query_prompt),
+            "documents": self.features(texts, self.document_prompt),
+        }
         return {**features, "place": (place - first).clamp_min(0)}
 
-    def features(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """What the encoder reads."""
+    def features(self, texts: Sequence[str], prompt: str | None) -> dict[str, Tensor]:
+        """What the encoder reads: the prompt and the text."""
         first = self.encoder[0]
+        is_tower = type(first).__name__ in ("HashedWords", "StaticEmbedding")
+        if not is_tower:
+            return dict(self.encoder.preprocess(list(texts), prompt=prompt))
+        texts = [(prompt or "") + text for text in texts]
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         if type(first).__name__ == "HashedWords":
             self._ids.update({text: first.ids(text) for text in new})
-        elif type(first).__name__ == "StaticEmbedding":
+        else:
             encodings = first.tokenizer.encode_batch(new, add_special_tokens=False)
             self._ids.update({text: one.ids or [0] for text, one in zip(new, encodings, strict=True)})
-        else:
-            return dict(self.encoder.preprocess(list(texts)))
         ids = [self._ids[text] for text in texts]
         lengths = torch.tensor([0, *map(len, ids)])
         return {"input_ids": torch.tensor([one for row in ids for one in row]), "offsets": lengths.cumsum(0)[:-1]}
@@ -62,10 +68,12 @@ class BiEncoder(nn.Module):
         return self.scale * (asked @ offered.T).gather(-1, place)
 
     @torch.no_grad()
-    def embedded(self, texts: Sequence[str], *, batch_size: int, device: torch.device) -> Float[Tensor, "texts dim"]:
-        """Embeddings of many texts, on the device."""
+    def embedded(
+        self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int, device: torch.device
+    ) -> Float[Tensor, "texts dim"]:
+        """Embeddings of many texts, on the device. prompt: query_prompt or document_prompt."""
         parts = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-        return torch.cat([self.embed(_moved(self.features(part), device)) for part in parts])
+        return torch.cat([self.embed(_moved(self.features(part, prompt), device)) for part in parts])
 
 
 class CrossEncoder(nn.Module):
@@ -97,10 +105,15 @@ Student = BiEncoder | CrossEncoder
 
 
 def new_student(context: RankContext, *, seed: int) -> Student:
-    """The student before training. Raises UserError for a model that cannot be loaded."""
+    """The student before training. Raises UserError for a model that cannot be loaded.
+
+    seed: of a tower's weights, and of the head of an encoder that has been no cross-encoder.
+    """
     spec = context.recipe.student
     if spec.model != "tower":
-        return opened(spec.model, spec, context.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return opened(spec.model, spec, context.device)
     tower = build_tower(
         training_texts(context.lists),
         dimensions=spec.dimensions,
@@ -141,6 +154,8 @@ def opened(folder: str, spec: RankStudent, device: torch.device) -> Student:
 def save_student(student: Student, folder: Path, card: str) -> None:
     """A folder that SentenceTransformer or CrossEncoder opens, with its model card."""
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(student, BiEncoder):
+        student.encoder.similarity_fn_name = "cosine"  # by which it was trained, whatever its base says
     save_encoder(student.encoder, folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -61,21 +61,23 @@ def scored_by(context: RankContext, model: str) -> Float[Tensor, "queries candid
 
 
 def _by_bi_encoder(context: RankContext, model: str) -> list[float]:
+    """`scale` times the cosine, or the similarity that the model was made for (dot, distance), with its prompts."""
     encoder = open_encoder(model, context.device)
     lists, size = context.lists, context.recipe.teacher.batch_size
     options: dict[str, Any] = {"batch_size": size, "convert_to_tensor": True, "show_progress_bar": False}
-    options["normalize_embeddings"] = True
     longest = encoder.max_seq_length  # None: unknown; infinite: of a model that averages words
     if longest is None or context.recipe.teacher.max_tokens < longest < math.inf:
         encoder.max_seq_length = context.recipe.teacher.max_tokens
     used = lists.candidates[lists.exists].unique()
-    queries = encoder.encode(lists.queries, **options)
-    documents = encoder.encode([lists.documents[one] for one in used.tolist()], **options)
+    queries = encoder.encode_query(lists.queries, **options)
+    documents = encoder.encode_document([lists.documents[one] for one in used.tolist()], **options)
     rows, columns = lists.exists.nonzero(as_tuple=True)
     places = torch.searchsorted(used, lists.candidates[rows, columns])
     parts = zip(rows.split(8192), places.split(8192), strict=True)
-    scores = [(queries[a.to(queries.device)] * documents[b.to(queries.device)]).sum(-1).cpu() for a, b in parts]
-    return list((context.recipe.teacher.scale * torch.cat(scores)).tolist())
+    alike, where = encoder.similarity_pairwise, queries.device
+    scores = torch.cat([alike(queries[a.to(where)], documents[b.to(where)]).cpu() for a, b in parts])
+    scale = context.recipe.teacher.scale if encoder.similarity_fn_name == "cosine" else 1.0
+    return list((scale * scores).tolist())
 
 
 def _by_cross_encoder(context: RankContext, model: str) -> list[float]:

@@ -18,6 +18,7 @@ from grkd.lists.libraries import library
 
 _UNKNOWN = "[UNK]"
 _LONGEST_PIECE = 5
+_PROMPTS = (("query",), ("document", "passage", "corpus"))
 _HASHED = "hashed_words.HashedWords"  # in modules.json: the file in the folder, and its class
 
 
@@ -104,6 +105,14 @@ def open_encoder(folder: str, device: torch.device) -> Any:
     code = Path(folder) / f"{_HASHED.partition('.')[0]}.py"
     ours = code.is_file() and code.read_bytes() == (Path(__file__).parent / code.name).read_bytes()
     return library("sentence_transformers").SentenceTransformer(folder, device=str(device), trust_remote_code=ours)
+
+
+def prompts_of(encoder: Any) -> tuple[str | None, str | None]:
+    """What stands before a query and before a document, as `encode_query` and `encode_document` choose it."""
+    known = encoder.prompts
+    found = (next((name for name in names if name in known), encoder.default_prompt_name) for names in _PROMPTS)
+    query, document = (known[name] or None if name is not None else None for name in found)
+    return query, document
 
 
 def save_encoder(encoder: Any, folder: Path) -> None:

@@ -76,7 +76,8 @@ class RankTeacher(Section):
     says: Literal["scores", "order"] = "scores"  # order: of its scores the students see no more than places
     top: Count | None = None  # of an order: only the first places; the other candidates share the last one
     places_as_scores: bool = False  # methods that need scores get -log(place) if the teacher gives an order
-    scale: Positive = 20.0  # a bi-encoder's score is this times the cosine, as the student's
+    # A bi-encoder's score is this times the cosine, as the student's; one made for dot products or distances has those.
+    scale: Positive = 20.0
     prompt: Text | None = None  # of asks: yes_no, with {query} and {document}
     max_tokens: Count = 256
     batch_size: Count = 64
