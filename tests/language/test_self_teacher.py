@@ -79,10 +79,11 @@ def test_new_responses_are_scored_behind_the_solution(tiny_recipe: Path, tiny_te
     (own,) = context.recipe.methods
     objective = load(own.name, **own.options)
     work = context.run.path / "work"
+    stored = read_groups(context.run, "train")
     rows = (
-        rows_of_fresh_groups(context, own, objective, work)
+        rows_of_fresh_groups(context, own, objective, work, stored)
         if "grkd" in method
-        else language_rows(context, read_groups(context.run, "train"), objective=objective)
+        else language_rows(context, stored, objective=objective)
     )
     groups = with_columns(context, own, read_groups(context.run, "train")[:3])
     student, tokenizer = context.models.student(), context.models.tokenizer

@@ -19,7 +19,7 @@ from grkd.ranks import gathered
 from grkd.statistics import bootstrap_interval
 from grkd.teacher.cached_teacher import token_measures
 from grkd.training import LanguageRows
-from grkd.training.fresh_groups import moved
+from grkd.training.rows import moved
 
 
 def rank_metrics(

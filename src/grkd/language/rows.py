@@ -25,6 +25,7 @@ from grkd.training import LanguageRows
 from grkd.training.fresh_groups import orders
 from grkd.training.groups_of_responses import chosen
 from grkd.training.on_policy import Sampler, on_policy_sampler
+from grkd.training.teacher_ahead import learns_tokens
 from grkd.training.vllm_sampler import VllmSampler
 
 
@@ -70,14 +71,38 @@ def language_rows(
         sampler = _sampler(context, live) if on_policy else None
         if isinstance(context.recipe.teacher, SelfTeacher):
             return self_taught_rows(context, **{**common, "tokens_per_batch": None}, teacher=live, sampler=sampler)
-        return LanguageRows(**common, teacher=live, sampler=sampler)
+        rows = LanguageRows(**common, teacher=live, sampler=sampler)
+        if on_policy and objective is not None:
+            rows.kept = kept_hidden(context, rows, groups, objective)
+        return rows
     if objective is not None:
         cache.hold()
     return LanguageRows(**common, cache=cache, head=TeacherHead.load(head))
 
 
-def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Objective, work: Path) -> LanguageRows:
-    """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it."""
+def kept_hidden(
+    context: LanguageContext, rows: LanguageRows, groups: Sequence[Group], objective: Objective
+) -> HiddenCache | None:
+    """The live teacher's hidden states of the groups' stored responses, if a method learns their tokens from it.
+
+    None if the score stage has not kept all of them: the teacher then computes them in every step.
+    """
+    if rows.teacher is None or not rows.has_head or not learns_tokens(rows, objective):
+        return None
+    cache = HiddenCache(context.run.path / "score" / "hidden")
+    if rows.fresh_share(objective) >= 1 or not all(item.id in cache for group in groups for item in group.items):
+        return None
+    cache.hold()
+    return cache
+
+
+def rows_of_fresh_groups(
+    context: LanguageContext, method: Method, objective: Objective, work: Path, groups: Sequence[Group]
+) -> LanguageRows:
+    """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it.
+
+    groups: those that are stored, of which the method may learn from a share.
+    """
     by_token = objective.needs_teacher and "row" in objective.levels
     asked = orders(objective) and "teacher" in method_panel(context.recipe, method).needs
     if context.teachers:
@@ -95,7 +120,7 @@ def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Ob
             sampler=_sampler(context, None),
             fresh=fresh_groups(context, method, objective, work, teacher=teacher),
         )
-    return LanguageRows(
+    rows = LanguageRows(
         **_common(context, objective),
         tokens_per_batch=context.recipe.training.tokens_per_batch,
         # Of another vocabulary: rankers ask it about text.
@@ -103,6 +128,8 @@ def rows_of_fresh_groups(context: LanguageContext, method: Method, objective: Ob
         sampler=_sampler(context, teacher),
         fresh=fresh_groups(context, method, objective, work, teacher=teacher),
     )
+    rows.kept = kept_hidden(context, rows, groups, objective)
+    return rows
 
 
 def _of_several(

@@ -18,6 +18,7 @@ from grkd.errors import UserError
 from grkd.files import parse_json, read_json
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
+from grkd.language.fresh import samples_groups
 from grkd.language.record_columns import GroupData, check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
@@ -26,10 +27,12 @@ from grkd.language.several import check_routes, is_routed, pooled_scores, teache
 from grkd.language.teacher_scorer import Record
 from grkd.language.token_agreement import token_agreement
 from grkd.models.shard import in_turns
+from grkd.objectives import Objective
 from grkd.rankers import Panel, votes
 from grkd.ranks import gathered, wait
-from grkd.recipe import LanguageRecipe
+from grkd.recipe import LanguageRecipe, SelfTeacher
 from grkd.run.folder import RunFolder
+from grkd.training.fresh_groups import orders
 
 # One row per response, with its id and group of the respond stage.
 SCORES = pa.schema(
@@ -152,16 +155,29 @@ def _number(value: float | None) -> float:
 def cached_splits(recipe: LanguageRecipe, *, shared: bool, crosses: bool = False) -> list[str]:
     """The splits of which the teacher's hidden states are stored.
 
-    Held-out responses: rank fidelity is measured on their tokens. Training responses, most of the space: only where a
-    method compares their tokens with the teacher's (an on-policy method has the teacher run in every step anyway).
+    Held-out responses: rank fidelity is measured on their tokens. Training responses, most of the space: only if a
+    method learns their tokens from the teacher, of all prompts or of those that the student does not answer again.
     shared: teacher and student have one vocabulary; without that no tokens are compared, or (crosses) where the two
     tokenisations meet.
     """
     if not (shared or crosses) or (recipe.score.signal != "cache" and not crosses):
         return []
     loaded = [objectives.load(method.name, **method.options) for method in recipe.methods]
-    by_token = any("row" in each.levels and each.needs_teacher and not each.on_policy for each in loaded)
-    return ["train", "heldout"] if by_token else ["heldout"]
+    by_token = [each for each in loaded if "row" in each.levels and each.needs_teacher]
+    stored = any(_reads_stored(recipe, each, crosses=crosses) for each in by_token)
+    return ["train", "heldout"] if stored else ["heldout"]
+
+
+def _reads_stored(recipe: LanguageRecipe, objective: Objective, *, crosses: bool) -> bool:
+    """Whether a method that learns from the teacher's tokens reads stored ones.
+
+    Beside responses that are sampled in training: only those of one teacher that reads the student's own tokens.
+    """
+    if crosses or isinstance(recipe.teacher, list | SelfTeacher):
+        return not objective.on_policy
+    if samples_groups(recipe, objective) and orders(objective):
+        return recipe.responses.stored_share > 0
+    return objective.on_policy < 1
 
 
 def _grouped(records: Sequence[Record]) -> list[list[Record]]:

@@ -128,7 +128,7 @@ def _learnt_from(
 ) -> tuple[LanguageRows, list[Group], list[TrainerCallback]]:
     """Rows and groups of a training: stored groups, or prompts whose groups are sampled in training."""
     if samples_groups(context.recipe, objective):
-        rows = rows_of_fresh_groups(context, method, objective, work)
+        rows = rows_of_fresh_groups(context, method, objective, work, groups)
         if not orders(objective):
             return rows, with_routes(context, groups) if is_routed(context.recipe) else list(groups), []
         assert rows.fresh is not None

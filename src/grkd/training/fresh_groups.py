@@ -1,7 +1,7 @@
 """Groups that the student samples in training: which prompts, their responses, and the order that rankers give them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from grkd.rankers.combine import votes
 from grkd.training.groups_file import GroupsFile
 from grkd.training.groups_of_responses import chosen, scores_of
 from grkd.training.on_policy import OpenedTogether, answer_seeds, answered_anew, group_seeds
-from grkd.training.rows import REPEATED, Places
+from grkd.training.rows import REPEATED, Places, moved
+from grkd.training.teacher_ahead import hear, learns_tokens
 
 if TYPE_CHECKING:
     from grkd.training.language_rows import LanguageRows
@@ -95,7 +96,9 @@ def renewed(
         parts = sampled_parts(rows, model, batches, objective, seed=seed, places=places, share=share)
         if rows.fresh is not None and ordered:
             with _timed(rows.seconds, "rank"):
-                order_parts(rows, rows.fresh, parts, objective)
+                order_parts(rows, rows.fresh, parts, tokens=learns_tokens(rows, objective))
+        else:
+            hear(rows, parts, tokens=learns_tokens(rows, objective), responses=False)
     if rows.fresh is not None and ordered:
         with _timed(rows.seconds, "rank"):  # a sharded student's reference: equally often on all processes
             _finish(rows, rows.fresh, parts, objective)
@@ -177,16 +180,15 @@ def _token_log_probs(part: _Part) -> Tensor:
     return torch.tensor(found)
 
 
-def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
-    """Ask the rankers about the new groups and note their scores and votes; the groups are kept."""
-    needs_hidden = (
-        rows.teacher is not None and rows.has_head and ("teacher" in fresh.panel.needs or "row" in objective.levels)
-    )
-    teacher = [rows.teacher_log_probs(part.batch) if needs_hidden else None for part in parts]
-    own = [(part, values) for part, values in zip(parts, teacher, strict=True) if not part.repeated]
-    asked = [(part, number) for part, _ in own for number in part.asked]
-    if asked:
-        _order(fresh, [part for part, _ in own], asked, [values for _, values in own])
+def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], *, tokens: bool) -> None:
+    """Ask the rankers about the new groups and note their scores and votes; the groups are kept.
+
+    tokens: the batches are learnt from by token, so the teacher's hidden states go into them.
+    """
+    heard = hear(rows, parts, tokens=tokens, responses="teacher" in fresh.panel.needs)
+    own = [(at, number) for at, part in enumerate(parts) if not part.repeated for number in part.asked]
+    if own:
+        _order(fresh, [(parts[at], number) for at, number in own], [heard[place] for place in own] if heard else None)
 
 
 def _finish(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
@@ -212,26 +214,16 @@ def _compared(group: Group, objective: Objective) -> Group:
     return found if found.items else chosen(replace(group, teacher_scores=(0.0,) * len(group.items)), "best")
 
 
-def _order(
-    fresh: FreshGroups,
-    parts: Sequence[_Part],
-    asked: Sequence[tuple[_Part, int]],
-    teacher: Sequence[list[float] | None],
-) -> None:
-    """Ask the panel about all new groups at once, and note its scores."""
+def _order(fresh: FreshGroups, asked: Sequence[tuple[_Part, int]], teacher: Sequence[list[float]] | None) -> None:
+    """Ask the panel about all new groups at once, and note its scores; teacher: its mean log-probabilities, if any."""
     groups = [part.groups[number] for part, number in asked]
     texts = [[fresh.decode(item.response_ids) for item in group.items] for group in groups]
     columns = _columns(groups)
     if fresh.stop_ids is not None:
         stops = fresh.stop_ids
         columns["finished"] = [[item.response_ids[-1] in stops for item in group.items] for group in groups]
-    if all(values is not None for values in teacher):
-        columns["teacher_log_prob"] = [
-            _of_group(part, number, values)
-            for part, values in zip(parts, teacher, strict=True)
-            for number in part.asked
-            if values is not None
-        ]
+    if teacher is not None:
+        columns["teacher_log_prob"] = list(teacher)
     prompts = [group.columns["prompt"] if group.columns else "" for group in groups]
     ranked = fresh.panel(prompts, texts, columns)
     for label, values in ranked.by_ranker.items():
@@ -261,11 +253,6 @@ def _columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
     return found
 
 
-def _of_group(part: _Part, number: int, values: Sequence[float]) -> list[float]:
-    start = sum(len(group.items) for group in part.groups[:number])
-    return list(values[start : start + len(part.groups[number].items)])
-
-
 def _square(values: Any, size: int) -> Matrix:
     return tuple(map(tuple, values[:size, :size].tolist()))
 
@@ -276,10 +263,6 @@ def _with_votes(group: Group) -> Group:
         return group
     own, size = votes([np.array([group.teacher_scores], dtype=np.float64)]), len(group.items)
     return replace(group, votes=(_square(own.share[0], size), _square(own.weight[0], size)))
-
-
-def moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 class _timed:

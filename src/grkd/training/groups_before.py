@@ -15,9 +15,9 @@ from grkd.models.shard import in_turns
 from grkd.objectives import Objective
 from grkd.rankers import Tally
 from grkd.ranks import gathered
-from grkd.training.fresh_groups import moved, opened_sampler, order_parts, orders, sampled_parts
+from grkd.training.fresh_groups import opened_sampler, order_parts, orders, sampled_parts
 from grkd.training.on_policy import mixed
-from grkd.training.rows import mean_scores
+from grkd.training.rows import mean_scores, moved
 
 if TYPE_CHECKING:
     from grkd.training.language_rows import LanguageRows
@@ -64,7 +64,7 @@ def groups_of_model(
                         rows, model, [batch], objective, seed=step, places=[(_BEFORE, first)], share=1.0
                     )
                     if rows.fresh is not None and orders(objective):
-                        order_parts(rows, rows.fresh, made, objective)
+                        order_parts(rows, rows.fresh, made, tokens=False)
                 found.append((first, made[0].groups))
         scores = mean_scores(rows, accelerator)
     finally:

@@ -21,10 +21,10 @@ from grkd.models.generate import Response, generate_responses
 from grkd.models.pooled import PooledModel
 from grkd.models.shard import in_turns
 from grkd.ranks import wait
-from grkd.training.fresh_groups import moved
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
 from grkd.training.record_groups import RecordEncoder
+from grkd.training.rows import moved
 from grkd.training.teacher_side import TeacherSide
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from grkd.data.language import Group, Item, collate, unwrapped
 from grkd.data.packed import SHARING_ATTENTION, attention_of, bins, is_packed, own_tokens, pack, part_of
 from grkd.errors import UserError
-from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.packed_attention import take_packed_attention
 from grkd.models.packing_check import check_packing
 from grkd.models.shard import is_sharded
@@ -30,7 +29,6 @@ from grkd.training.token_rows import (
     OFFSETS,
     arrived,
     both_heads,
-    item_means,
     log_probs_of_head,
     log_probs_of_logits,
     stored_hidden,
@@ -56,6 +54,8 @@ class LanguageRows:
     responses of a group share one copy of their prompt if the student's attention can.
     teacher_in_training: False: the live teacher's scores of tokens are only measured with, when no gradient is taken.
     token_order: of several teachers (PooledModel, PooledScores), see grkd.training.several_teachers.
+    kept: the live teacher's hidden states of the stored responses, by item id: beside responses that are sampled in
+    training it computes the new ones alone.
     """
 
     unit = "tokens"
@@ -76,6 +76,7 @@ class LanguageRows:
         share_prompts: bool = True,
         teacher_in_training: bool = True,
         token_order: TokenOrder = "log_probs",
+        kept: HiddenCache | None = None,
     ) -> None:
         if (cache is None) != (head is None) or (cache is not None and teacher is not None):
             raise ValueError("give a live teacher, or a cache and its head, or neither")
@@ -87,7 +88,7 @@ class LanguageRows:
         self.tokens_per_batch, self._packing_checked = tokens_per_batch, False
         self.shares_prompts = False  # until the student's attention is known
         self.share_prompts, self.teacher_in_training = share_prompts, teacher_in_training
-        self.token_order = token_order
+        self.token_order, self.kept = token_order, kept
         self.ranks: RankCache | None = None  # in place of a teacher of tokens: grkd.training.cached_ranks
         self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
@@ -196,24 +197,10 @@ class LanguageRows:
     @property
     def has_head(self) -> bool:
         """Whether the teacher's scores can be had from hidden states; not of several teachers as one."""
-        return self._head() is not None
+        return self.teacher_head() is not None
 
-    @torch.no_grad()
-    def teacher_log_probs(self, batch: dict[str, Any]) -> list[float]:
-        """Mean log-probability of each response under the live teacher; its hidden states stay in the batch."""
-        mask = batch["response_mask"]
-        labels, head = token_labels(batch), self._head()
-        assert head is not None
-        batch["teacher_hidden"] = hidden = teacher_hidden(self.teacher, batch)
-        if head.scale == 1.0:
-            found = selected_log_probs(
-                hidden, head.weight, labels, bias=head.bias, softcap=head.softcap, vocabulary=self.vocabulary
-            )
-        else:
-            found = log_probs_of_logits(head(hidden)[:, : self.vocabulary], labels)
-        return [float(value) for value in item_means(found, mask).tolist()]
-
-    def _head(self) -> TeacherHead | None:
+    def teacher_head(self) -> TeacherHead | None:
+        """What makes the teacher's scores of its hidden states; None if that cannot be."""
         if self.head is not None or self.teacher is None or self.teacher.get_output_embeddings() is None:
             return self.head
         return TeacherHead.of(self.teacher)
@@ -269,7 +256,7 @@ class LanguageRows:
         """What grkd.kernels.distillation_head reads: both sides' hidden states and heads; None if one is special."""
         if self.ranks is not None or (self.cache is None and self.teacher is None):
             return None
-        teacher = self._head()
+        teacher = self.teacher_head()
         captured = token_hidden(model, batch) if teacher is not None and teacher.scale == 1.0 else None
         if teacher is None or captured is None:
             return None
@@ -285,7 +272,7 @@ class LanguageRows:
     def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:
         if self.stored is not None:
             return self.stored.scores(batch, vocabulary=self.vocabulary)
-        head = self._head() if "teacher_hidden" in batch else None
+        head = self.teacher_head() if "teacher_hidden" in batch else None
         if head is not None:
             return head(batch["teacher_hidden"])[:, : self.vocabulary]
         if self.teacher is not None:

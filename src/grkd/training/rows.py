@@ -1,6 +1,6 @@
 """From a model and a batch of data to rows of scores: the protocol, and classifiers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +37,11 @@ def row_seeds(batch: dict[str, Any], examples: Int[Tensor, " rows"], places: Int
 def seed_offset(example: "Tensor | int", place: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """By how much a row's seed lies above its batch's."""
     return example * _EXAMPLE + place
+
+
+def moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on the device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grkd.data.language import Group
-from grkd.training.fresh_groups import moved
 from grkd.training.groups_before import in_order, own_batches
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
+from grkd.training.rows import moved
 
 
 class StudentBefore:

@@ -93,7 +93,8 @@ def stored_hidden(cache: HiddenCache, head: TeacherHead, item_ids: list[str]) ->
 
 def arrived(batch: dict[str, Any]) -> None:
     """Wait, in place, for hidden states that are on their way, and bring them to the batch's device."""
-    if isinstance(found := batch.get("teacher_hidden"), Future):
+    found = batch.get("teacher_hidden")
+    if found is not None and not isinstance(found, Tensor):
         batch["teacher_hidden"] = found.result().to(batch["input_ids"].device, non_blocking=True)
 
 
