@@ -58,9 +58,10 @@ def logged(folder: Path, device: str) -> dict[str, Any]:
     made = trainer(folder, device, "grkd", batch=4, max_steps=4, logging_steps=1.0)
     made._compiled, made._begun = Decision([], wanted=None, device=torch.device(device)), False
     made.train()
-    names = ("loss", "rows_seen", "terms/group_relative", "terms/soft_target")
+    names = ("loss", "rows_seen", "alpha", "terms/group_relative", "terms/soft_target")
     lines = [{name: line[name] for name in names if name in line} for line in made.state.log_history if "loss" in line]
-    return {"weights": state_of(made), "lines": lines, "compute": gathered(compute, "compute")}
+    found = {"weights": state_of(made), "lines": lines, "compute": gathered(compute, "compute")}
+    return found | {"fused": made.fused_head}
 
 
 def on_policy(folder: Path, device: str) -> dict[str, Any]:
