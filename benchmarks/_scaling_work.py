@@ -21,9 +21,11 @@ import psutil
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from benchmarks._pairs import END, PAD, built, configs, gib, on_meta, random_layer
 from benchmarks._ways import use
+from benchmarks.scaling import row_file
 from grkd import objectives
 from grkd.data.language import Item
 from grkd.models.shard import shard
@@ -145,12 +147,15 @@ class Launch:
             schedule="constant",
             warmup=0.0,
             gradient_checkpointing=True,
-            save_every=10_000,
         )
         bf16 = weights == "float32" and self.device.type == "cuda"
+        settings = arguments(
+            training, folder=self.folder / "run", seed=0, where=self.device, bf16=bf16, run_name="scaling"
+        )
+        settings.save_strategy = SaveStrategy.NO  # a checkpoint at the end takes ten times as long as the steps
         return DistillationTrainer(
             student,
-            arguments(training, folder=self.folder / "run", seed=0, where=self.device, bf16=bf16, run_name="scaling"),
+            settings,
             objective=objectives.load("grkd"),
             rows=LanguageRows(pad_token_id=PAD, vocabulary=self.student_config.vocab_size, teacher=teacher),
             train_dataset=self.items(),
@@ -215,8 +220,7 @@ def main() -> None:
         finally:
             free()
         if ranks().is_main_process:
-            name = f"{word}-{launch.processes}.json".replace(" ", "_").replace(":", "")
-            (Path(folder) / name).write_text(json.dumps(row), encoding="utf-8")
+            (Path(folder) / row_file(word, launch.processes)).write_text(json.dumps(row), encoding="utf-8")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import scaling, scaling_table
+from benchmarks._scaling_work import Launch
 
 
 def test_table_of_two_gpus_beside_one() -> None:
@@ -45,3 +46,21 @@ def test_the_page_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("sys.argv", ["scaling", "table"])
     scaling.main()
     assert page.read_text(encoding="utf-8") == committed
+
+
+def test_single_cases_and_those_without_a_row() -> None:
+    def chosen(*words: str, known: tuple[scaling.Key, ...] = ()) -> list[tuple[int, list[str]]]:
+        return list(scaling.parts(scaling._parser().parse_args(words), known))
+
+    assert chosen("--only", "one", "--pairs", "gemma", "--cases", "grkd, FSDP2") == [
+        (1, ["gemma-2 9B to 2B: grkd, FSDP2"])
+    ]
+    two = chosen("--only", "two")[0][1]
+    known: list[scaling.Key] = [("gemma-2 9B to 2B", "grkd, DDP", 2), ("gemma-2 9B to 2B", "grkd, FSDP2", 1)]
+    assert chosen("--only", "two", "--missing", known=tuple(known)) == [(2, two[1:])]
+    assert chosen("--only", "two", known=tuple(known)) == [(2, two)]
+
+
+def test_no_checkpoint_is_written(tmp_path: Path) -> None:
+    launch = Launch("gemma-2 9B to 2B", tmp_path, 1, tiny=True)
+    assert launch.trainer("grkd, DDP").args.save_strategy == "no"
