@@ -139,6 +139,16 @@ def test_trials_may_be_shorter_and_groups_smaller(tmp_path: Path, monkeypatch: p
     assert sorted(size for size, name, _ in seen if "seed" in name) == [1, 2]
 
 
+def test_longer_trials_are_other_trials(tmp_path: Path) -> None:
+    # One at a time, since lock-step lacks the accumulation.
+    words = ("methods=[kd]", "search.trials=1", "search.options={}", "training.gradient_accumulation=2", "seeds=[0]")
+    steps = []
+    for epochs in (0.5, 1.0):
+        compare(tmp_path, *words, f"lockstep.search_epochs={epochs}", until="search")
+        steps.append(trials(tmp_path)[0]["steps"])
+    assert steps == [3, 5]
+
+
 def test_a_search_that_is_left_out_is_shown_no_more(tmp_path: Path) -> None:
     compare(tmp_path, *KD_ONLY, until="search")
     assert set(compare(tmp_path, *KD_ONLY, minutes=0.0).values()) == {NOT_YET}

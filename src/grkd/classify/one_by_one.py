@@ -85,7 +85,8 @@ def train_alone(context: ClassifierContext, job: StudentJob) -> None:
 def _trial(context: ClassifierContext, job: StudentJob, student: _Student) -> None:
     """Train a trial without the validation part, and keep only its metrics there."""
     recipe, main = context.recipe, context.run.ranks.is_main_process
-    inputs = {**student_inputs(context, job), "search": digest(to_plain(recipe)["search"])}
+    searched = [to_plain(recipe)["search"], recipe.lockstep.search_epochs]
+    inputs = {**student_inputs(context, job), "search": digest(searched)}
 
     def make(work: Path) -> None:
         module = _trained(context, job, student, work, search=True)
