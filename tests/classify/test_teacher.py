@@ -80,6 +80,17 @@ def test_a_teacher_is_shared_by_recipes_of_one_folder(tmp_path: Path) -> None:
     assert len(list((tmp_path / "teachers").iterdir())) == 2
 
 
+def test_a_shared_teacher_knows_nothing_that_another_search_validates_on(tmp_path: Path) -> None:
+    words = ["data={dataset: cifar10, folder: x, teacher_labels: clean}", "lockstep.teachers=t"]
+    keys = {}
+    for labels in ("worst", "random1"):
+        own = [*words, f"data.labels={labels}"]
+        searched, alone = context(tmp_path, *own), context(tmp_path, *own, "search=null")
+        keys[labels] = searched.teacher_run.path, alone.teacher_run.path
+    assert keys["worst"][0] != keys["random1"][0]  # the parts are drawn by the students' labels
+    assert keys["worst"][1] == keys["random1"][1]
+
+
 def test_run_and_compare_have_one_teacher(tmp_path: Path) -> None:
     compare(tmp_path, until="teach")
     weights = tmp_path / "run" / "teach" / "model" / "model.safetensors"

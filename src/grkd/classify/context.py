@@ -22,6 +22,8 @@ from grkd.run.folder import RunFolder, identity
 
 # Settings of the data section that concern students alone: a teacher is the same without them.
 OF_STUDENTS = ("student_limit", "copies", "word_dropout")
+# Settings of a served teacher that concern how it is asked, not what: its answers are the same.
+OF_REQUESTS = ("key_env", "concurrency", "timeout_seconds", "max_requests")
 # Settings of the training section that only transformers' Trainer follows.
 OF_TRAINER = (
     "gradient_accumulation",
@@ -101,12 +103,13 @@ class ClassifierContext:
     def teacher_inputs(self) -> dict[str, Any]:
         """What the teacher depends on."""
         recipe, lockstep = self.recipe, to_plain(self.recipe.lockstep)
-        labels = recipe.data.teacher_labels or recipe.data.labels
-        data = identity(dataclasses.replace(recipe.data, labels=labels, teacher_labels=None))
-        search = recipe.search
+        data, search = recipe.data, recipe.search
+        if not self.holds_out:  # else it leaves out what the search validates on, which goes by the students' labels
+            data = dataclasses.replace(data, labels=data.teacher_labels or data.labels, teacher_labels=None)
+        teacher = {name: value for name, value in identity(recipe.teacher).items() if name not in OF_REQUESTS}
         return {
-            "data": {name: value for name, value in data.items() if name not in OF_STUDENTS},
-            "teacher": identity(recipe.teacher),
+            "data": {name: value for name, value in identity(data).items() if name not in OF_STUDENTS},
+            "teacher": teacher,
             "lockstep": {name: lockstep[name] for name in ("optimizer", "momentum", "augment")},
             "seed": self.seed,
             "held_out_fraction": search.validation_fraction if self.holds_out and search is not None else None,
