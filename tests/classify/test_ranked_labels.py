@@ -100,6 +100,26 @@ def test_a_served_model_orders_classes_and_is_asked_once(recipe_path: Path, serv
     assert torch.isfinite(scores).all()
 
 
+def test_classes_are_read_as_they_are_written(recipe_path: Path, server: EndpointServer) -> None:
+    names = ["Polish", "polish", "401k", "7", "3.5 mm"]
+    answers = ["polish", "Polish", "1. 401k\n2. 3.5 mm", "1. 7\n2) **401K**", "(1) 3.5 MM.\n- polish"]
+    lines = [{"text": f"{name} {n}", "label": name} for n in range(4) for name in names]
+    for name in ("train", "heldout"):
+        (recipe_path.parent / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    server.reply = lambda body: answers[names.index(body["messages"][-1]["content"].split("## Text\n\n")[1][:-2])]
+    words = [f"teacher={{url: {server.url}, served_model: m, top: 2}}", "methods=[plackett_luce]", "training.epochs=1"]
+    recipe = opened(recipe_path, *words, "data.label=label")
+    assert run(recipe) == 0
+    folder = Path(recipe.output)
+    classes = read_json(folder / "prepare" / "classes.json")
+    scores = load_file(folder / "score" / "scores.safetensors")["train"][:5]
+    ranked = [[classes[n] for n in row.argsort(descending=True) if row[n] > row.min()] for row in scores]
+    assert ranked == [["polish"], ["Polish"], ["401k", "3.5 mm"], ["7", "401k"], ["3.5 mm", "polish"]]
+    key = read_json(folder / "train" / "plackett_luce-seed0" / "manifest.json")["key"]
+    assert run(opened(recipe_path, *words, "data.label=label", "teacher.timeout_seconds=9")) == 0
+    assert read_json(folder / "train" / "plackett_luce-seed0" / "manifest.json")["key"] == key  # no other teacher
+
+
 def test_mistakes(recipe_path: Path) -> None:
     for words, message in (
         (["methods=[kd]"], "kd: needs scores of all classes, and the teacher orders some"),
@@ -108,6 +128,7 @@ def test_mistakes(recipe_path: Path) -> None:
         (["teacher={url: http://x/v1}"], "url and served_model belong together"),
         (["data.train=train.csv"], "give data.train as JSON Lines"),
         (["data.copies=1"], "an order of classes belongs to the text as it is"),
+        (["search={metric: forward_kl_nats}"], "gives an order and no probabilities for 'forward_kl_nats'"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             check_recipe(opened(recipe_path, *words))

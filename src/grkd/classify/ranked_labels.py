@@ -1,5 +1,6 @@
 """A classifier's teacher that gives an order of classes and no scores: the data's, or a served model's."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ exactly as they are written in the list. Write nothing else.
 
 {text}"""
 _TOKENS_PER_CLASS = 32
+_MARK = re.compile(r"\s*(?:[-*•]|\(?\d+[.):])\s+")  # one mark of a list: a class may begin with a number itself
+_BEFORE, _AROUND = "-*•0123456789.) \t", " `\"'*."
 
 
 def check_ranked(recipe: ClassifierRecipe) -> None:
@@ -77,6 +80,7 @@ class _Asked:
         assert teacher.served_model is not None
         self.teacher, self.names = teacher, list(context.class_names)
         self.by_text = {name.casefold(): at for at, name in enumerate(self.names)}
+        self.by_text |= {name: at for at, name in enumerate(self.names)}  # classes may differ by capitals alone
         self.journal = Journal(context.run.path / "teacher" / "labels" / "answers.jsonl")
         self.endpoint = Endpoint(
             teacher.url,
@@ -130,10 +134,9 @@ class _Asked:
         """The classes that lines name, without list marks; lines that name none are passed over."""
         found: list[int] = []
         for line in answer.splitlines():
-            name = line.strip().casefold()
-            known = self.by_text.get(name)
-            if known is None:
-                known = self.by_text.get(name.lstrip("-*•0123456789.) \t").strip(" `\"'*."))
-            if known is not None and known not in found:
-                found.append(known)
+            bare = _MARK.sub("", line).strip()
+            names = (line.strip(), bare, bare.strip(_AROUND), line.lstrip(_BEFORE).strip(_AROUND))
+            known = [self.by_text[key] for name in names for key in (name, name.casefold()) if key in self.by_text]
+            if known and known[0] not in found:
+                found.append(known[0])
         return found[: self.teacher.top]
