@@ -74,3 +74,15 @@ def test_a_folder_without_a_classifier_is_refused_in_one_line(tmp_path: Path) ->
     read(tmp_path)
     with pytest.raises(UserError, match=r"no classifier\.json; give a folder that grkd kept a classifier in"):
         load_classifier(tmp_path)
+
+
+def test_classes_renamed_since_an_earlier_run_have_their_new_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("data.heldout=null", "training.epochs=1", "teacher.training.epochs=1")
+    compare(tmp_path, *words, text=TEXTS)
+    renamed = [(text, label.replace("card", "zero")) for text, label in LABELLED]
+    monkeypatch.setattr("tests.classify._toys.LABELLED", renamed)
+    compare(tmp_path, *words, text=TEXTS)
+    assert load_classifier(tmp_path / "run" / "best").class_names == ["rate", "zero"]
+    assert read_json(tmp_path / "run" / "evaluate" / "teacher" / "confusion.json")["names"] == ["rate", "zero"]

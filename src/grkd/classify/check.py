@@ -17,6 +17,7 @@ def check_classifier(context: ClassifierContext) -> None:
     """
     recipe = context.recipe
     _check_settings(recipe)
+    _ = context.data  # read before the names of its classes: those of an earlier run in the folder may be others
     _ = context.class_groups
     for method in recipe.methods:
         objectives.load(method.name, **method.options).check_candidates(context.data.classes)
