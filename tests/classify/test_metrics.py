@@ -248,6 +248,7 @@ def test_scores_that_are_not_finite_have_no_metrics(scores: dict[str, torch.Tens
 
 
 def test_auroc_with_ties_by_hand() -> None:
+    assert math.isnan(auroc(torch.tensor([1.0, 2.0]), torch.tensor([1.0, torch.nan])))
     assert auroc(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0])) == (0.5 + 1 + 1 + 1) / 4
     assert math.isnan(auroc(torch.tensor([]), torch.tensor([1.0])))
 

@@ -6,7 +6,7 @@ from grkd.classify.ranked_labels import check_ranked
 from grkd.classify.search import check_metric
 from grkd.classify.teach import check_teacher
 from grkd.errors import UserError
-from grkd.recipe import ClassifierRecipe
+from grkd.recipe import ClassifierRecipe, RankedLabels
 from grkd.training.lockstep.student import check_for_classes
 
 
@@ -29,7 +29,7 @@ def check_classifier(context: ClassifierContext) -> None:
 
 def _check_settings(recipe: ClassifierRecipe) -> None:
     if recipe.search is not None:
-        check_metric(recipe.search)
+        check_metric(recipe.search, order_only=isinstance(recipe.teacher, RankedLabels))
     for method in recipe.methods:
         check_for_classes(method.label, objectives.load(method.name, **method.options))
     check_ranked(recipe)

@@ -81,5 +81,9 @@ def heldout_targets(context: ClassifierContext, *, teacher: bool = True) -> Targ
 def validation_metrics(context: ClassifierContext, logits: Tensor) -> Metrics:
     """What a search may go by, on the validation part of the training examples, without intervals."""
     _, rows = context.search_rows
-    targets = Targets(labels=context.labels["labels"][rows], teacher=teacher_outputs(context)["train"][rows])
+    targets = Targets(
+        labels=context.labels["labels"][rows],
+        teacher=teacher_outputs(context)["train"][rows],
+        order_only=isinstance(context.recipe.teacher, RankedLabels),
+    )
     return classifier_metrics(logits.cpu(), targets, intervals=False)

@@ -20,6 +20,8 @@ from grkd.statistics import Interval, bootstrap_interval
 # Scores measured at a time; several float64 tensors of as many live together.
 _ENTRIES = 1 << 22
 _TOP = 5
+# Of the teacher's probabilities: none of these is measured if it gives an order alone.
+NEAR_TEACHER = ("soft_cross_entropy_nats", "forward_kl_nats", "reverse_kl_nats")
 # What a search may go by.
 ON_VALIDATION = (
     "accuracy",
@@ -29,9 +31,7 @@ ON_VALIDATION = (
     "kendall_tau",
     "pair_accuracy",
     "top1_agreement",
-    "soft_cross_entropy_nats",
-    "forward_kl_nats",
-    "reverse_kl_nats",
+    *NEAR_TEACHER,
 )
 Metrics = dict[str, dict[str, float | None]]
 
@@ -117,9 +117,9 @@ def class_counts(
 def auroc(inside: Float[Tensor, " inside"], outside: Float[Tensor, " outside"]) -> float:
     """The chance that an example scores above an outsider, ties half: the area under the ROC curve, in [0, 1].
 
-    (#{a > b} + #{a = b} / 2) / (inside * outside). NaN if one side is empty.
+    (#{a > b} + #{a = b} / 2) / (inside * outside). NaN if one side is empty or not finite.
     """
-    if not len(inside) or not len(outside):
+    if not all(len(side) and bool(side.isfinite().all()) for side in (inside, outside)):
         return math.nan
     rising = outside.sort().values
     below = torch.searchsorted(rising, inside, right=False).double()

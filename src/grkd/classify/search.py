@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grkd.classify.context import ClassifierContext
-from grkd.classify.metrics import ON_VALIDATION, Metrics
+from grkd.classify.metrics import NEAR_TEACHER, ON_VALIDATION, Metrics
 from grkd.classify.train import NOT_FINITE, student_inputs
 from grkd.compare.student_job import StudentJob
 from grkd.compare.study import Study, study_of
@@ -18,10 +18,16 @@ def metric(search: Search) -> str:
     return search.metric or "accuracy"
 
 
-def check_metric(search: Search) -> None:
-    """Reject an unknown search metric."""
-    if metric(search) not in ON_VALIDATION:
-        raise UserError(f"search.metric: unknown metric {search.metric!r}; available: {', '.join(ON_VALIDATION)}")
+def check_metric(search: Search, *, order_only: bool = False) -> None:
+    """Reject an unknown search metric, and the nearness to probabilities of a teacher that has none (order_only)."""
+    known = [name for name in ON_VALIDATION if not (order_only and name in NEAR_TEACHER)]
+    if metric(search) not in known:
+        what = (
+            "the teacher gives an order and no probabilities for"
+            if metric(search) in NEAR_TEACHER
+            else "unknown metric"
+        )
+        raise UserError(f"search.metric: {what} {search.metric!r}; available: {', '.join(known)}")
 
 
 def method_study(context: ClassifierContext, label: str) -> Study:
