@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def read_retrieval_folder(folder: Path, *, split: str | None = None) -> Retrieva
     judged: dict[int, dict[int, float]] = {}
     parts: dict[int, str] = {}
     for path, part in _qrels(folder):
-        for where, row in _table(path, _JUDGEMENT):
+        for where, row in _table(path, _JUDGEMENT, query_numbers):
             query, document = _known(where, row[0], query_numbers), _known(where, row[1], numbers)
             grade = _grade(where, row[2])
             if judged.setdefault(query, {}).setdefault(document, grade) != grade:
@@ -128,13 +128,20 @@ def _qrels(folder: Path) -> Iterator[tuple[Path, str | None]]:
         yield path, _part(str(path), path.stem)
 
 
-def _table(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
-    """Rows behind the header; TREC's own four columns (query, 0, document, grade) lose the second."""
+def _table(path: Path, columns: int, queries: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+    """Rows behind the header; TREC's own four columns (query, 0, document, grade) lose the second.
+
+    queries: their ids; a first line with one is no header, and would be lost. Raises UserError for such a line.
+    """
     # Plain columns: in TSV a quotation mark is a character as any other.
     for number, line in enumerate(read_text(path, "a table").split("\n"), start=1):
         row = line.rstrip("\r").split("\t")
         if number == 1 and columns == _JUDGEMENT and _is_number(row[-1]):
             raise UserError(f"{path}: line 1: is a judgement; put a header line before it (query, document, grade)")
+        if number == 1 and row[0] in queries:
+            raise UserError(
+                f"{path}: line 1: begins with the id of a query; put a line with names of columns before it"
+            )
         if number == 1 or row == [""]:
             continue
         if len(row) == columns + 1 and row[1] == "0":
@@ -154,6 +161,8 @@ def _grade(where: str, text: str) -> float:
     """The grade; a negative one, by which TREC marks junk, is 0."""
     if not _is_number(text) or not abs(float(text)) <= _LARGEST_GRADE:
         raise UserError(f"{where}: expected a number up to 1000 as the grade, got {text[:40]!r}")
+    if float(text) != int(float(text)):  # retrieval measures know no others, and would cut it off
+        raise UserError(f"{where}: expected a whole number as the grade, got {text[:40]!r}; round it")
     return max(float(text), 0.0)
 
 
@@ -172,7 +181,7 @@ def _split(path: Path, column: str | None, numbers: dict[str, int]) -> dict[int,
     if column not in columns:
         raise UserError(f"{path}: data.split: there is no column {column!r}; columns: {', '.join(columns)}")
     place = header.index(str(column))
-    return {_known(where, row[0], numbers): _part(where, row[place]) for where, row in _table(path, place + 1)}
+    return {_known(where, row[0], numbers): _part(where, row[place]) for where, row in _table(path, place + 1, numbers)}
 
 
 def _part(where: str, name: str) -> str:
@@ -189,6 +198,6 @@ def _left_out(folder: Path, queries: dict[str, int], documents: dict[str, int]) 
     found: dict[int, set[int]] = {}
     for name in ("left_out.tsv", "source_documents.tsv"):
         if (folder / name).is_file():
-            for where, row in _table(folder / name, 2):
+            for where, row in _table(folder / name, 2, queries):
                 found.setdefault(_known(where, row[0], queries), set()).add(_known(where, row[1], documents))
     return {query: frozenset(several) for query, several in found.items()}
