@@ -65,6 +65,18 @@ DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "../shared/d
         ("Paris", "...", None, False),
         ("caf\u00e9", "CAFE\u0301", "caf\u00e9", True),
         ("3 cats", "3", "3", False),  # a text, not a number
+        ("Paris", "Let us see.\n\n**Answer**: Paris", "paris", True),  # bold without the colon
+        ("-5 degrees", "The answer is 5 degrees.", "5 degrees", False),
+        ("-5 degrees", "The answer is \u22125 degrees.", "-5 degrees", True),
+        ("x+1", "Answer: x - 1", "x 1", False),
+        ("x+1", "Answer: x + 1", "x + 1", True),
+        ("5 > 3", "Answer: 5 < 3", "5 < 3", False),
+        ("C", "C++", "c + +", False),
+        ("well-known", "Well known", "well known", True),  # a hyphen is no sign
+        ("Paris", "Answer: = Paris", "paris", True),
+        ("+5 degrees", "5 degrees", "5 degrees", True),
+        ("+5", "5.0", "5", True),
+        ("1.5/2", "1.5/2", "1 5 2", True),  # no number that is read
     ],
 )
 def test_grade(answer: str, response: str, found: str | None, correct: bool) -> None:

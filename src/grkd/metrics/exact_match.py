@@ -2,13 +2,14 @@
 
 What counts as the answer in a response (and in the file's own answer):
 1. What follows the last "####" on its line; if there is none, what follows the last "answer is" or "answer:" on its
-   line; if there is none, the whole response. Where no letter or digit follows a mark on its line, the next line
-   with one does. A mark with nothing behind it, or without a number if a number is wanted, is no mark.
+   line ("answer" may be bold); if there is none, the whole response. Where no letter or digit follows a mark on its
+   line, the next line with one does. A mark with nothing behind it, or without a number if a number is wanted, is no
+   mark.
 2. Where the file's answer is a number, the last number of that text ("1,234", "$5", "50 %", "-3.50", "3/4", "1e5"; sign
    kept, thousands separators, currency and unit dropped), compared by value: 3.50 = 3.5, 1/2 = 0.5.
 3. Otherwise the text itself, compared in NFKC form, in lower case, without punctuation, articles (a, an, the) and
    repeated spaces; articles stay if nothing else is there (the choice "A"), punctuation where the file's answer is
-   nothing else (the sign "+").
+   nothing else (the sign "-"). What changes a value stays: a minus before a number, and + < = > and their like.
 A response without a number, or without text, is wrong, and counted as `unparsed`; nothing is guessed.
 """
 
@@ -24,11 +25,14 @@ from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_text
 from grkd.statistics import wilson_interval
 
-_MARKS = (re.compile(r"####"), re.compile(r"\banswer(?: is\b|\s*:)", re.IGNORECASE))
+_MARKS = (re.compile(r"####"), re.compile(r"\banswer[*_]*(?: is\b|\s*:)", re.IGNORECASE))
 _WORD = re.compile(r"[^\W_]")  # a letter or digit
 # A sign counts if no digit, letter or closing bracket stands before it: "3-4" holds 3 and 4, "= -4" holds -4.
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\d)|/\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?:(?<![\w)])[-\u2212])?[$€£]?(?:{_DIGITS})")
+# Signs that stay in a text: "x+1" is not "x-1", and "-5 degrees" not "5 degrees".
+_OPERATORS = frozenset("+<=>\u00b1\u00d7\u00f7\u2260\u2264\u2265")
+_MINUS = re.compile(r"(?<![\w)\]-])-(?=\.?\d)")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -76,10 +80,21 @@ def number_in(text: str) -> Fraction | None:
 
 
 def normalised_text(text: str) -> str:
-    """NFKC, lower case, no punctuation, repeated spaces, or articles (they stay if nothing else is there)."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    plain = "".join(" " if unicodedata.category(character)[0] in "PS" else character for character in plain)
-    return " ".join(_ARTICLES.sub(" ", plain).split()) or " ".join(plain.split())
+    """NFKC, lower case, no punctuation, repeated spaces, or articles (they stay if nothing else is there).
+
+    Operators (+ < = >) and a minus before a number stay, but for an "=" or "+" that the text begins with.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    minus = {found.start() for found in _MINUS.finditer(plain)}
+    plain = "".join(" -" if at in minus else _spaced(character) for at, character in enumerate(plain))
+    plain = " ".join(plain.split()).lstrip("=+ ")
+    return " ".join(_ARTICLES.sub(" ", plain).split()) or plain
+
+
+def _spaced(character: str) -> str:
+    if character in _OPERATORS:
+        return f" {character} "
+    return " " if unicodedata.category(character)[0] in "PS" else character
 
 
 def answer_part(text: str, *, number: bool = False) -> str:
@@ -137,8 +152,8 @@ def score(questions: Sequence[QuestionAndAnswer], responses: Sequence[str]) -> d
 
 
 def _is_number(text: str) -> bool:
-    """Whether the text is one number, with or without currency and per cent."""
-    return bool(_NUMBER.fullmatch(text.strip().rstrip("%.").strip()))
+    """Whether the text is one number, with or without a sign, currency and per cent."""
+    return bool(_NUMBER.fullmatch(text.strip().rstrip("%.").removeprefix("+").strip())) and number_in(text) is not None
 
 
 def _question(line: str, number: int, *, where: str) -> QuestionAndAnswer:
