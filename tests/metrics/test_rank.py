@@ -14,6 +14,7 @@ from torch import Tensor
 from grkd import losses
 from grkd.errors import UserError
 from grkd.metrics import rank
+from grkd.metrics.rank_measures import response_measures
 
 MEASURES: dict[str, Callable[..., Tensor]] = {
     "pair_accuracy": rank.pair_accuracy,
@@ -82,7 +83,31 @@ def test_worked_examples() -> None:
     assert accuracy == pytest.approx([1.0, 0.0, 2 / 3, 0.5, math.nan], nan_ok=True)
     tau = rank.kendall_tau_b(student, teacher).tolist()
     assert tau == pytest.approx([1.0, -1.0, 1 / 3, math.nan, math.nan], nan_ok=True)
-    assert rank.top1_agreement(student, teacher).tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
+    top1 = rank.top1_agreement(student, teacher).tolist()
+    assert top1 == pytest.approx([1.0, 0.0, 0.0, 1.0, math.nan], nan_ok=True)
+
+
+@given(cases())
+def test_top1_is_one_of_the_teachers_highest(case: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Of tiers or verifiers many are: the first of them is no better than the others."""
+    expected = []
+    for student, teacher, mask in zip(*case, strict=True):
+        kept = mask.nonzero().flatten().tolist()
+        of_teacher = {k: float(teacher[k]) for k in kept}
+        favourite = max(kept, key=lambda k: float(student[k])) if kept else None
+        ordered = len(set(of_teacher.values())) > 1
+        expected.append(float(of_teacher[favourite] == max(of_teacher.values())) if ordered else math.nan)
+    student, teacher, mask = case
+    assert rank.top1_agreement(student, teacher, mask=mask).tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_responses_without_an_order_say_nothing_of_it() -> None:
+    student, mask = torch.tensor([[0.0, 2.0, 1.0]] * 3), torch.tensor([[True] * 3, [True] * 3, [True, False, False]])
+    teacher = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    found = response_measures(student, teacher, mask)
+    assert found["top1_agreement"].tolist() == pytest.approx([1.0, math.nan, math.nan], nan_ok=True)
+    for name in ("pair_accuracy", "kendall_tau", "ndcg", "brier"):
+        assert found[name].isnan().tolist() == [False, True, True], name
 
 
 def test_top1_leaves_out_what_is_masked() -> None:
@@ -90,7 +115,7 @@ def test_top1_leaves_out_what_is_masked() -> None:
     teacher = torch.tensor([[1.0, 4.0, 9.0], [1.0, 4.0, 9.0], [0.0, 0.0, 0.0]])
     mask = torch.tensor([[False, True, False], [True, True, False], [False, False, False]])
     found = rank.top1_agreement(student, teacher, mask=mask).tolist()
-    assert found == pytest.approx([1.0, 0.0, math.nan], nan_ok=True)
+    assert found == pytest.approx([math.nan, 0.0, math.nan], nan_ok=True)
 
 
 @each_measure

@@ -188,7 +188,9 @@ class RankMeasurement:
             measures = response_measures(student, order, mask, teacher_log_probs=teacher)
         found = {name: values.double().numpy() for name, values in measures.items()}
         if (confidence := found.pop("confidence", None)) is not None:
-            error = calibration_interval(confidence, found["top1_agreement"], np.arange(len(groups)), seed=self.seed)
+            correct = found["top1_agreement"]
+            known = ~np.isnan(correct)
+            error = calibration_interval(confidence[known], correct[known], np.arange(known.sum()), seed=self.seed)
             self._note(f"{prefix}_expected_calibration_error", error)
         for name, values in found.items():
             share = metric_of(f"response_{name}").is_share

@@ -57,16 +57,17 @@ def top1_agreement(
     *,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """1 if student and teacher score the same candidate highest, else 0; of tied candidates the first is taken.
+    """1 if the student's highest candidate is one that the teacher scores highest, else 0.
 
-    A row with no unmasked candidate is NaN. float64. Raises ValueError for shapes that differ.
+    Of candidates that the student ties the first is taken. A row in which the teacher orders no pair is NaN: any
+    candidate would be right. float64. Raises ValueError for shapes that differ.
     """
     _check_shapes(student_scores, teacher_scores)
     exists = groups.checked_mask(mask, student_scores)
-    student_best, teacher_best = (
-        groups.wide(scores).masked_fill(~exists, -torch.inf).argmax(-1) for scores in (student_scores, teacher_scores)
-    )
-    return (student_best == teacher_best).double().masked_fill(~exists.any(-1), torch.nan)
+    favourite = groups.wide(student_scores).masked_fill(~exists, -torch.inf).argmax(-1, keepdim=True)
+    teacher = groups.wide(teacher_scores).masked_fill(~exists, -torch.inf)
+    agrees = teacher.gather(-1, favourite).squeeze(-1) == teacher.amax(-1)
+    return agrees.double().masked_fill(~groups.has_pair(teacher_scores, mask=mask), torch.nan)
 
 
 @torch.no_grad()

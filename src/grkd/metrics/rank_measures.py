@@ -68,19 +68,22 @@ def response_measures(
     The order (pair_accuracy, kendall_tau, top1_agreement, ndcg with gains softmax(score)) and brier are against the
     score; the divergences are between the softmaxes of the two mean log-probabilities over a prompt's responses.
     confidence is the student's in its favourite, which is correct (top1_agreement) if it is the teacher's too.
+    What is of the order is NaN for prompts whose responses the score does not put in order.
     """
     if teacher_log_probs is None:
         teacher_log_probs = teacher
     favourite = teacher.masked_fill(~mask, -torch.inf).argmax(-1)
     against_favourite = calibration.calibration(student.masked_fill(~mask, -torch.inf), favourite)
+    unordered = ~groups.has_pair(teacher, mask=mask)
+    ndcg = rank.ndcg(student, teacher.masked_fill(~mask, -torch.inf).softmax(-1), mask=mask)
     return {
         "pair_accuracy": rank.pair_accuracy(student, teacher, mask=mask),
         "kendall_tau": rank.kendall_tau_b(student, teacher, mask=mask),
         "top1_agreement": rank.top1_agreement(student, teacher, mask=mask),
-        "ndcg": rank.ndcg(student, teacher.masked_fill(~mask, -torch.inf).softmax(-1), mask=mask),
+        "ndcg": ndcg.masked_fill(unordered, torch.nan),
         "forward_kl_nats": forward_kl(student, teacher_log_probs, mask=mask),
         "reverse_kl_nats": rank.reverse_kl(student, teacher_log_probs, mask=mask),
-        "brier": against_favourite["brier"],
+        "brier": against_favourite["brier"].masked_fill(unordered, torch.nan),
         "confidence": against_favourite["confidence"],
     }
 
