@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Response
 
 from grkd import cli
+from grkd.run.push import finished_card
 
 # Of the hub's library: httpx or its successor.
 client: Any = importlib.import_module(Response.__module__.partition(".")[0])
@@ -52,6 +53,11 @@ def student(tmp_path: Path) -> Path:
     (tmp_path / "run" / "results.json").write_text(json.dumps({"task": "language_model", "rows": rows}))
     (tmp_path / "run" / "recipe.yaml").write_text("task: language_model\nteacher: {model: /home/me/secret/big}\n")
     return folder
+
+
+def test_a_folder_near_the_root_is_in_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "resolve", lambda path: path)
+    assert finished_card(Path("/student")) == "# student\n"
 
 
 def test_files_and_a_card_with_measures_and_recipe(hub: type[FakeApi], student: Path, capsys: Any) -> None:

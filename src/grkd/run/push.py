@@ -54,8 +54,8 @@ def finished_card(student: Path) -> str:
     """The student's card, with the table of the run that it lies in and its recipe if there is one."""
     path = student / "README.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# {student.resolve().name}\n"
-    run = student.resolve().parents[2]
-    if not (run / "results.json").is_file():
+    run = next(iter(student.resolve().parents[2:3]), None)  # above train/NAME; a folder near the root has none
+    if run is None or not (run / "results.json").is_file():
         return text
     found = read_run(run)
     name = student.resolve().parent.name
