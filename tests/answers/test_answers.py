@@ -158,9 +158,14 @@ def test_answers_of_an_endpoint(server: Any, tmp_path: Path) -> None:
     assert len(server.asked) == 5
     second = next(body for body in server.asked if body["messages"][-1]["content"] == "w4")
     assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
-    assert "seed" not in second
+    assert not {"seed", "top_p"} & second.keys()
     answer(remote(server), QUESTIONS, sampling=SAMPLING, store=tmp_path / "a.jsonl")
     assert len(server.asked) == 5
+    sampled = [Question(id="four", turns=("w5",), temperature=0.7)]
+    answer(remote(server), sampled, sampling=Sampling(max_new_tokens=5, top_p=0.9), store=tmp_path / "a.jsonl")
+    answer(remote(server), sampled, sampling=SAMPLING, store=tmp_path / "a.jsonl")
+    # Said also if it is 1: a server's own default may be another.
+    assert [body["top_p"] for body in server.asked[5:]] == [0.9, 1.0]
 
 
 def test_an_endpoint_that_goes_down_keeps_what_it_answered(server: Any, tmp_path: Path) -> None:

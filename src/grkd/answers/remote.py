@@ -48,12 +48,11 @@ class RemoteModel:
             )
 
     async def _one(self, messages: Messages, sampling: Sampling, temperature: float) -> Text:
+        # Without top_p a server takes that of the model's generation config.
+        drawn: dict[str, Any] = {"seed": sampling.seed, "top_p": sampling.top_p} if temperature > 0 else {}
         try:
             reply = await self.endpoint.complete(
-                messages,
-                max_tokens=sampling.max_new_tokens,
-                temperature=temperature,
-                seed=sampling.seed if temperature > 0 else None,
+                messages, max_tokens=sampling.max_new_tokens, temperature=temperature, **drawn
             )
         except RequestFailed as failure:
             if not failure.refused or "context" not in str(failure):
