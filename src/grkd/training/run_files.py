@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from grkd.environment import command_line, environment
-from grkd.files import write_json, write_text
+from grkd.files import read_json, write_json, write_text
 from grkd.training.callbacks import MetricsFile
 
 _BEFORE = "before"  # as reports call the student before training
@@ -21,7 +21,7 @@ _OF_THE_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_pre
 class RunFiles(MetricsFile):
     """Writes arguments.yaml (what differs from its default) and train/<method>-seed<k>/metrics.jsonl as training
     goes on, then training.json, environment.json and results.json with every metric of the last `evaluate()` before and
-    after training, and the student's size.
+    after training (of several sets those of each), and the student's size.
 
     `grkd report OUTPUT_DIR [OTHER ...]` makes the page and the table of them, `grkd watch` the page in training.
     """
@@ -30,6 +30,7 @@ class RunFiles(MetricsFile):
         self.folder, self.method, self.seed = folder, method, seed
         self.name = f"{method}-seed{seed}"
         self.found: dict[str, dict[str, float]] = {}
+        self._measured_at: dict[str, int] = {}  # the step of what is found
         self.size: dict[str, int] = {}
         super().__init__(folder / "train" / self.name / "metrics.jsonl")
 
@@ -46,6 +47,8 @@ class RunFiles(MetricsFile):
             write_json(self.folder / "environment.json", environment(command_line()))
             write_text(self.folder / "arguments.yaml", yaml.safe_dump(_changed(args), sort_keys=False))
             self.size = {} if model is None else _size(model)
+            if state.global_step and _BEFORE not in self.found:  # resumed: it was measured before the kill
+                self.found |= _known_before(self.folder / "results.json")
         super().on_train_begin(args, state, control)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -64,10 +67,13 @@ class RunFiles(MetricsFile):
         """Keep the metrics: before the first step they are those of the student before training."""
         when = self.method if state.global_step else _BEFORE
         kept = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items() if name != "epoch"}
-        self.found[when] = {
+        if self._measured_at.get(when) != state.global_step:
+            self.found[when] = {}  # else another set of the same evaluation
+        self._measured_at[when] = state.global_step
+        self.found[when] |= {
             name: float(value)
             for name, value in kept.items()
-            if name not in _OF_THE_CLOCK and isinstance(value, int | float) and math.isfinite(value)
+            if not name.endswith(_OF_THE_CLOCK) and isinstance(value, int | float) and math.isfinite(value)
         }
         if state.is_world_process_zero and (state.global_step == 0 or state.global_step >= state.max_steps):
             self._write(state)
@@ -96,6 +102,13 @@ class RunFiles(MetricsFile):
             "rows": rows,
         }
         write_json(self.folder / "results.json", found)
+
+
+def _known_before(results: Path) -> dict[str, dict[str, float]]:
+    """What an earlier start measured of the student before training; nothing if it did not."""
+    rows = read_json(results)["rows"] if results.is_file() else []
+    found = {row["metric"]: row["value"] for row in rows if row["method"] == _BEFORE}
+    return {_BEFORE: found} if found else {}
 
 
 def _changed(args: TrainingArguments) -> dict[str, Any]:

@@ -31,11 +31,14 @@ class StepBatches(SeveralProcesses):
     _compiled: CompiledLayers
     _step_counts: dict[Level, Tensor]  # of the current step, over all ranks
     _rows_seen: Tensor
+    _logged_at: int | None  # the step of the last log, or the one that this training begins or resumes at
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one optimiser step and the number of their rows over all ranks."""
+        if self._logged_at is None:
+            self._logged_at = self.state.global_step
         if self._fresh_share:
             samples = self._sampled(epoch_iterator, num_batches, device)
         else:

@@ -97,7 +97,7 @@ class DistillationTrainer(StepBatches):
             )
         self._limit = time_limit
         self._ahead = SampledAhead()
-        self._logged_at = 0
+        self._logged_at: int | None = None
         self._rows_seen = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._terms = TermSums()
         rows.to(self.args.device, student=self.model, dtype=torch.bfloat16 if self.args.bf16 else None)
@@ -274,6 +274,7 @@ class DistillationTrainer(StepBatches):
             say_lost_steps(self.model, self.args)
         found = get_last_checkpoint(str(self.args.output_dir)) if resume_from_checkpoint is True else None
         self._keep_plain()
+        self._logged_at, self._rows_seen = None, torch.zeros_like(self._rows_seen)
         self._ahead.resume_from(resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else found)
         return super().train(resume_from_checkpoint, *arguments, **options)
 
@@ -294,6 +295,6 @@ class DistillationTrainer(StepBatches):
             logs["rows_seen"] = self._rows_seen.item()
             logs |= self.objective.logged(last)
             logs |= self._order.logged()
-            logs |= since_the_last_log(self.rows, self.state.global_step - self._logged_at, self.accelerator)
+            logs |= since_the_last_log(self.rows, self.state.global_step - (self._logged_at or 0), self.accelerator)
             self._logged_at = self.state.global_step
         super().log(logs, start_time)
