@@ -23,7 +23,7 @@ from grkd.planning.money import Usage, usage
 from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage, amount, duration, tables
 from grkd.planning.power import assumed, sentences
-from grkd.recipe import LanguageRecipe, Model, ServedModel
+from grkd.recipe import LanguageRecipe, Method, Model, ServedModel
 
 
 def language(path: Path, *words: str) -> LanguageRecipe:
@@ -216,6 +216,17 @@ def test_a_served_teacher_and_a_judge_cost_their_tokens(tiny_recipe: Path) -> No
     assert found["log-probabilities of the teacher"] == Usage(requests=30, read=270.0, written=30.0)
     assert found["judge j"].requests == 10 * 6  # three pairs in both orders
     assert found["judge j"].read == 60 * (250 + 5 + 8)
+    sampled = replace(
+        spec,
+        responses=replace(spec.responses, when="in_training", stored_share=0.25),
+        training=replace(spec.training, batch_size=4, gradient_accumulation=2),
+        methods=[Method(name="grkd", label="grkd", options={"preset": "responses"}), Method(name="kd", label="kd")],
+        seeds=[0, 1],
+    )
+    found = usage(sampled, prompts=10, prompt_tokens=5.0, response_tokens=4.0, steps=100)
+    assert found["judge j"].requests == 10 * 6
+    assert found["judge j, in training of grkd"].requests == 100 * 4 * 2 * 3 // 4 * 2 * 6
+    assert len([name for name in found if "in training" in name]) == 1  # kd compares no responses
     assert Usage(read=2e6, written=1e6).cost(0.5, 3.0) == 4.0
     assert usage(language(tiny_recipe), prompts=10, prompt_tokens=5.0, response_tokens=4.0) == {}
 

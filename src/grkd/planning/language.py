@@ -36,9 +36,9 @@ def plan_language(
     found = measure(recipe) if measured else None
     responses = _response_tokens(recipe, counts, found)
     prompts = counts.train + counts.heldout
-    asked = usage(recipe, prompts=prompts, prompt_tokens=counts.prompt_tokens, response_tokens=responses)
     memory, peak = planned_memory(recipe, counts, found)
     steps = steps_of(recipe, counts.train)
+    asked = usage(recipe, prompts=prompts, prompt_tokens=counts.prompt_tokens, response_tokens=responses, steps=steps)
     questions = len(read_questions(Path(recipe.evaluation.questions))) if recipe.evaluation.questions else 0
     unit, number = ("questions", questions) if questions else ("held-out prompts", counts.heldout)
     tokens = prompts * recipe.responses.n * responses
@@ -205,6 +205,8 @@ def _notes(recipe: LanguageRecipe, found: Measured | None) -> list[str]:
     methods = [objectives.load(one.name, **one.options) for one in recipe.methods]
     if any(one.on_policy for one in methods):
         notes.append("methods that sample take longer as their responses grow")
+    if recipe.training.minutes is not None and recipe.responses.when == "in_training":
+        notes.append("rankers that are asked in training are counted for as many steps as training.epochs has")
     if recipe.student.lora is not None:
         notes.append("memory of adapters is modelled with all linear layers")
     return notes

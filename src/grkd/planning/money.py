@@ -1,9 +1,10 @@
 """What a served teacher and judges cost: requests and tokens, and USD if prices are given."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grkd import objectives
 from grkd.recipe import LanguageRecipe, ServedModel, label_of
 
 _QUESTION = 250  # tokens of a judge's instructions
@@ -23,8 +24,13 @@ class Usage:
         return (self.read * price_read + self.written * price_written) / 1e6
 
 
-def usage(recipe: LanguageRecipe, *, prompts: int, prompt_tokens: float, response_tokens: float) -> dict[str, Usage]:
-    """What endpoints are asked for, by what asks. prompt_tokens, response_tokens: means."""
+def usage(
+    recipe: LanguageRecipe, *, prompts: int, prompt_tokens: float, response_tokens: float, steps: int = 0
+) -> dict[str, Usage]:
+    """What endpoints are asked for, by what asks. prompt_tokens, response_tokens: means.
+
+    steps: of one training, for rankers that are asked in it; of all final runs, without the trials of a search.
+    """
     teacher, responses = recipe.teacher, recipe.responses
     found: dict[str, Usage] = {}
     mixed = responses.mixture.teacher if responses.mixture is not None else 0
@@ -42,13 +48,29 @@ def usage(recipe: LanguageRecipe, *, prompts: int, prompt_tokens: float, respons
             number = prompts * responses.n
             both = number * (prompt_tokens + response_tokens)
             found[f"log-probabilities of the {name}"] = Usage(requests=number, read=both, written=float(number))
-    for entry in recipe.score.rankers or _implied(recipe):
-        plain: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
-        if plain.get("name") == "judge":
-            found[f"judge {plain.get('label', '')}".strip()] = _judged(
-                plain, prompts, responses.n, prompt_tokens, response_tokens
-            )
+    tokens = (prompt_tokens, response_tokens)
+    for name, entry in _judges(recipe.score.rankers or _implied(recipe)):
+        found[name] = _judged(entry, prompts, responses.n, *tokens)
+    for method in recipe.methods if responses.when == "in_training" else ():
+        if "response" not in objectives.load(method.name, **method.options).levels:
+            continue
+        groups = _new_groups(recipe, steps)
+        for name, entry in _judges(method.rankers or recipe.score.rankers or _implied(recipe)):
+            found[f"{name}, in training of {method.label}"] = _judged(entry, groups, responses.n, *tokens)
     return found
+
+
+def _judges(entries: Sequence[Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Those of a list of rankers that ask an endpoint for a verdict, with their names here."""
+    plain = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+    return [(f"judge {one.get('label', '')}".strip(), one) for one in plain if one.get("name") == "judge"]
+
+
+def _new_groups(recipe: LanguageRecipe, steps: int) -> int:
+    """Groups that are sampled and ranked in all trainings of one method."""
+    training = recipe.training
+    prompts = steps * training.batch_size * training.gradient_accumulation
+    return round(prompts * (1 - recipe.responses.stored_share)) * len(recipe.seeds)
 
 
 def _implied(recipe: LanguageRecipe) -> list[str]:
