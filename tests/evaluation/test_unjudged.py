@@ -62,6 +62,15 @@ def test_gsm8ks_setting_reaches_the_task_and_a_change_redoes_it(
         assert result(data, "gsm8k")["settings"] == {"fewshot": fewshot, "chat": chat}
         settings = json.loads((data.parent / "run" / "evaluation.json").read_text())["settings"]
         assert (settings["fewshot"], settings["chat"]) == (fewshot, chat)
+    examples = data / "gsm8k" / "train.jsonl"
+    examples.write_text(examples.read_text().replace("w1 ####", "w2 ####"))
+    assert run(capsys, [*standard, "--fewshot=0"])[0] == 0  # shows none
+    assert ran[3:] == []
+    assert run(capsys, standard)[0] == run(capsys, standard)[0] == 0
+    assert ran[3:] == [(5, False)]
+    examples.write_text(examples.read_text().replace("w2 ####", "w1 ####"))
+    assert run(capsys, standard)[0] == 0
+    assert ran[4:] == [(5, False)]
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="lm-eval is not installed (grkd[eval])")
@@ -168,3 +177,10 @@ def test_a_result_of_another_device_is_made_again(
     monkeypatch.setattr(command_of_eval, "device", lambda _: torch.device("cuda", 0))
     assert run(capsys, command)[0] == 0
     assert devices == ["cpu", "cuda:0"]
+    graded = data.parent / "graded.parquet"
+    graded.write_bytes(b"stands for responses")
+    command = words(NoServer, tiny_teacher, data, "rank", **{**more, "prompts": graded})
+    for turns in ("w1", "w2", "w2"):
+        (data.parent / "question.jsonl").write_text(turns)
+        assert run(capsys, command)[0] == 0
+    assert len(devices) == 2 + 2  # once per content of the questions

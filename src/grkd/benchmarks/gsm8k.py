@@ -50,7 +50,9 @@ def run(session: "Session") -> dict[str, Any]:
             **options,
         )
 
-    found = session.once("gsm8k", {"gsm8k": file_digest(questions), **options}, make)
+    examples = questions.with_name("train.jsonl")
+    shown = file_digest(examples) if options["fewshot"] and examples.is_file() else None
+    found = session.once("gsm8k", {"gsm8k": file_digest(questions), "examples": shown, **options}, make)
     alike = {name: found.get("settings", {}).get(name) for name in ("fewshot", "chat", "max_new_tokens")}
     return {**with_asked(found), "conditions": alike}
 

@@ -81,9 +81,11 @@ def _source(settings: "Settings") -> Path:
 
 
 def _source_digest(source: Path) -> Any:
-    """What is measured on, by content: a run's score stage, or a file."""
-    manifest = source / "score" / "manifest.json"
+    """What is measured on, by content: a run's score stage, or a file; of graded responses their questions too."""
+    manifest, questions = source / "score" / "manifest.json", source.with_name("question.jsonl")
     known = next((path for path in (manifest, source) if path.is_file()), None)
+    if source.suffix == ".parquet" and questions.is_file():
+        return [file_digest(source), file_digest(questions)]
     return str(source.resolve()) if known is None else file_digest(known)
 
 
