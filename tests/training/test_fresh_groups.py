@@ -252,6 +252,14 @@ def test_what_is_kept_of_each_group(tmp_path: Path) -> None:
         assert line["by_ranker"]["by_first"] == by_first(None, line["responses"])
         assert all(value < 0 for value in line["student_before"])
         assert len(line["scores"]) == N
+    (shard,) = (tmp_path / "groups").glob("*.parquet")
+    shard.rename(shard.with_name("00000002-3.parquet"))  # of the fourth process of an earlier training
+    GroupsFile(tmp_path / "groups", rank=1).forget_after(0)
+    assert len(read_groups_files(tmp_path / "groups")) == 16
+    GroupsFile(tmp_path / "groups").forget_after(2)
+    assert len(read_groups_files(tmp_path / "groups")) == 16
+    GroupsFile(tmp_path / "groups").forget_after(1)
+    assert not read_groups_files(tmp_path / "groups")
 
 
 def test_seconds_of_sampling_and_ranking_are_logged(tmp_path: Path) -> None:

@@ -72,8 +72,11 @@ class GroupsFile:
         self._lines = []
 
     def forget_after(self, step: int) -> None:
-        """Remove shards of later steps, which a resumed training makes again."""
-        for path in self.folder.glob(f"*-{self.rank}.parquet"):
+        """Remove shards of later steps, which a resumed training makes again; the first process alone does, for all.
+
+        An earlier training may have had more processes than this one.
+        """
+        for path in self.folder.glob("*-*.parquet") if self.rank == 0 else ():
             if int(path.name.split("-")[0]) > step:
                 path.unlink()
 
