@@ -170,6 +170,13 @@ def test_second_backward_upstream_and_steal() -> None:
     torch.testing.assert_close(second, 4 * first)
 
 
+def test_a_float64_gradient_is_scaled_in_float64() -> None:
+    inputs, group = case(8, 301, torch.float64), groups_of(8, 301)
+    found = gradients(distillation_head(**inputs, alpha=0.5, group=group, rows=7) / 3, inputs)
+    exact = gradients(plain(inputs, group, 0.5, "soft_target", None) / 3, inputs)
+    assert max(errors(found, exact)) < 1e-12
+
+
 def test_masked_chunks_and_nan_rows() -> None:
     inputs, group = case(96, 3001), groups_of(96, 3001)
     mask = torch.ones(96, dtype=torch.bool, device="cuda")

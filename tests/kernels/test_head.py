@@ -17,7 +17,7 @@ from torch import Tensor
 
 from grkd import groups
 from grkd.errors import UserError
-from grkd.kernels import distillation_head
+from grkd.kernels import distillation_head, pairs_head
 from grkd.losses import group_relative
 from grkd.objectives import GRKD, Batch, combine
 from grkd.objectives.parts import Pairs, SoftTarget
@@ -198,6 +198,20 @@ def test_masked_rows_count_nowhere_even_with_nan() -> None:
     assert weight.grad.isfinite().all()
     assert (hidden.grad[~mask] == 0).all()
     assert (hidden.grad[mask] != 0).any()
+
+
+@pytest.mark.parametrize("head", ["whole", "pairs"])
+def test_no_rows_give_zero(head: str) -> None:
+    inputs = case(rows=0)
+    group = torch.zeros(0, 4, dtype=torch.long)
+    if head == "whole":
+        loss = distillation_head(**inputs, alpha=0.5, group=group, **FORM)
+    else:
+        teacher = {name: each for name, each in inputs.items() if "teacher" in name}
+        loss = pairs_head(inputs["student_hidden"], inputs["student_weight"], group, **teacher, **FORM)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert bool((inputs["student_weight"].grad == 0).all())
 
 
 def test_all_rows_masked_give_zero() -> None:

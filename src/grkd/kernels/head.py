@@ -185,7 +185,7 @@ class _Call:
         wanted = self.implementation
         if self.options.pair_weight:
             wanted = implementation_of(self.options.pairs.form, PAIR_KERNELS, wanted)
-        if use_triton(hidden, wanted) and self._fits_kernel(inputs):
+        if inputs.rows and use_triton(hidden, wanted) and self._fits_kernel(inputs):
             from grkd.kernels import _head_triton
 
             return _head_triton.run(inputs, self.options, plan)

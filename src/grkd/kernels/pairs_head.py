@@ -120,7 +120,7 @@ class _Call:
             generator=None,
         )
         implementation = implementation_of(self.options.pairs.form, PAIR_KERNELS, self.implementation)
-        if use_triton(hidden, implementation) and indices.shape[1] <= 64:
+        if inputs.rows and use_triton(hidden, implementation) and indices.shape[1] <= 64:
             return _on_device(inputs, self.options, scores, weight.dtype, wanted)
         return _in_torch(inputs, self.options, scores, weight.dtype, wanted)
 
