@@ -3,7 +3,7 @@
 import json
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -11,7 +11,7 @@ from grkd import cli, recipe
 from grkd.data.language import Group, Item
 from grkd.data.prompts import Example
 from grkd.language import compare as compare_language
-from grkd.language import evaluate, stages
+from grkd.language import shared_questions, stages
 from grkd.language.compare import split_groups
 from grkd.language.context import LanguageContext
 from grkd.language.models import LanguageModels
@@ -198,10 +198,15 @@ def test_validation_has_no_turn_of_a_conversation_that_is_learnt() -> None:
     assert [len(part) for part in split_groups(groups[:4], 0.3)] == [3, 1]
 
 
+@pytest.mark.parametrize("section", ["search", "evaluation"])
 def test_questions_that_are_training_prompts_are_warned_of(
-    tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    section: Literal["search", "evaluation"],
+    tmp_path: Path,
+    tiny_recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The search would reward answers learnt by heart, by the teacher and by the students."""
+    """They reward answers learnt by heart, by the teacher and by the students."""
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in ("abc", "xyz")))
     item = Item(id="a", prompt_ids=[97, 98, 99], response_ids=[1])
@@ -210,11 +215,11 @@ def test_questions_that_are_training_prompts_are_warned_of(
     def encode(_: Any, example: Example, **__: Any) -> list[int]:
         return list(example.prompt.encode()) if example.template_options == {"enable_thinking": False} else []
 
-    monkeypatch.setattr(evaluate, "encode_prompt", encode)
+    monkeypatch.setattr(shared_questions, "encode_prompt", encode)
     options = "data.chat_template_kwargs={enable_thinking: false}"  # which training prompts are written with, too
-    found = recipe.read(tiny_recipe, [f"search={{questions: {path}}}", options])
+    found = recipe.read(tiny_recipe, [f"{section}={{questions: {path}}}", options])
     assert isinstance(found, LanguageRecipe)
     monkeypatch.setattr(LanguageModels, "tokenizer", None)
     run = RunFolder(tmp_path / "run")
-    compare_language._warn_of_shared_questions(LanguageContext.open(found, run), [group])
-    assert "search.questions: 1 of 2 are also prompts of data.train" in " ".join(capsys.readouterr().err.split())
+    shared_questions.say_shared_questions(LanguageContext.open(found, run), section, lambda: [group], harm="so")
+    assert f"{section}.questions: 1 of 2 are also prompts of data.train" in " ".join(capsys.readouterr().err.split())

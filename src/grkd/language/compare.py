@@ -20,9 +20,9 @@ from grkd.language.context import LanguageContext
 from grkd.language.rank_metrics import rank_metrics
 from grkd.language.score import read_groups
 from grkd.language.search import Job, LanguageSearch, metric, search_job
+from grkd.language.shared_questions import say_shared_questions
 from grkd.language.stages import before_training, distil
 from grkd.language.train import trained_student, training_inputs
-from grkd.metrics.exact_match import read_questions
 from grkd.recipe import LanguageRecipe, Method
 from grkd.run.folder import RunFolder, identity
 from grkd.run.jobs import DONE, NOT_YET, run_jobs
@@ -44,7 +44,8 @@ def compare_language(recipe: LanguageRecipe, run: RunFolder, *, processes: int) 
     context = context.with_recipe(recipe)
     search = None
     if recipe.search is not None:
-        _warn_of_shared_questions(context, groups)
+        harm = "the search rewards answers learnt by heart"
+        say_shared_questions(context, "search", lambda: groups, harm=harm)
         keys = {method.label: _key(context, method, groups) for method in recipe.methods}
         search = LanguageSearch(recipe, run, keys)
     elif run.ranks.is_main_process:
@@ -169,20 +170,6 @@ def _key(context: LanguageContext, method: Method, groups: Sequence[Group]) -> s
     job = search_job(context.recipe, method, trial, number=0)
     inputs = training_inputs(context.with_recipe(_of_job(job)), method, job.seed)
     return digest({**inputs, "search": _measured(context.recipe, groups)})
-
-
-def _warn_of_shared_questions(context: LanguageContext, groups: Sequence[Group]) -> None:
-    """Say so if the search validates on questions that are also training prompts."""
-    search = context.recipe.search
-    if search is None or search.questions is None or not context.run.ranks.is_main_process:
-        return
-    prompts = {tuple(group.items[0].prompt_ids) for group in groups}
-    ids = list(map(tuple, evaluate.encoded(context, read_questions(Path(search.questions)))))
-    if shared := sum(each in prompts for each in ids):
-        console.print(
-            f"[yellow]search.questions: {shared} of {len(ids)} are also prompts of data.train, so the search rewards "
-            "answers learnt by heart; take them out of one of the two files[/yellow]"
-        )
 
 
 def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageRecipe:

@@ -1,6 +1,6 @@
 """A language model's last stage: what a student learnt, measured on held-out prompts and questions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from grkd.answers.kept import kept_answers
 from grkd.console import track
-from grkd.data.chat import answer_text, decode_response, encode_prompt
+from grkd.data.chat import answer_text, decode_response
 from grkd.data.conversation import Messages
-from grkd.data.prompts import Example, restored
+from grkd.data.prompts import restored
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
 from grkd.language.cost import Pace, cost_of
@@ -21,6 +21,7 @@ from grkd.language.kept_groups import keep_groups
 from grkd.language.rank_metrics import rank_metrics
 from grkd.language.respond import read_records
 from grkd.language.score import read_groups
+from grkd.language.shared_questions import prompts_of_questions, say_shared_questions
 from grkd.metrics import exact_match
 from grkd.models.generate import Response, generate_responses
 from grkd.models.load import cast_weights, load_language_model
@@ -43,6 +44,8 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
 
     def make(work: Path) -> None:
         if trained is None:
+            harm = "exact match counts answers learnt by heart"
+            say_shared_questions(context, "evaluation", lambda: read_groups(context.run, "train"), harm=harm)
             student = context.models.student()
         else:
             student = load_language_model(str(context.run.path / "train" / trained / "student"), dtype=torch.float32)
@@ -139,7 +142,7 @@ def answered(
         return {}
     spec = context.recipe.evaluation
     questions = exact_match.read_questions(Path(path))
-    prompt_ids = encoded(context, questions)
+    prompt_ids = prompts_of_questions(context, questions)
     ranks = context.run.ranks
     mine = range(ranks.process_index, len(questions), ranks.num_processes)
     name = items.stem if ranks.num_processes == 1 else f"{items.stem}-{ranks.process_index}-of-{ranks.num_processes}"
@@ -164,20 +167,6 @@ def answered(
             kept.unlink(missing_ok=True)
     found: dict[str, Any] = result["metrics"]
     return {"exact_match": found["exact_match"]}
-
-
-def encoded(context: LanguageContext, questions: Sequence[exact_match.QuestionAndAnswer]) -> list[list[int]]:
-    """Token ids of questions as prompts of the data: with its system message and its variables of the chat template."""
-    data = context.recipe.data
-    options = data.chat_template_kwargs or None
-    return [
-        encode_prompt(
-            context.models.tokenizer,
-            Example(id=each.id, prompt=each.question, template_options=options),
-            system=data.system,
-        )
-        for each in questions
-    ]
 
 
 def sample_answers(context: LanguageContext, model: PreTrainedModel, pace: Pace | None = None) -> list[dict[str, Any]]:
