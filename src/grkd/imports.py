@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,6 +55,18 @@ def imported_class(path: str, base: type) -> Any:
         shown = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
         raise UserError(f"{path}: it is {shown}, it must be a subclass of {base.__module__}.{base.__name__}")
     return found
+
+
+def source_of(called: Any) -> Path | None:
+    """The file that a function, what a partial calls, or an object's class is written in; None: it is in none."""
+    if isinstance(called, partial):
+        return source_of(called.func)
+    written = called if inspect.isroutine(called) or inspect.isclass(called) else type(called)
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(written))
+    except TypeError:  # it is no Python
+        return None
+    return None if file is None else Path(file)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from grkd.compare.search import Space
 from grkd.recipe import Method, Recipe
+from grkd.run.folder import own_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,18 @@ class StudentJob:
         return final_name(self.method, self.seed) if self.trial is None else f"{self.method.label}-trial{self.trial}"
 
     @property
+    def method_identity(self) -> dict[str, Any]:
+        return with_code({"name": self.method.name, "options": self.method.options})
+
+    @property
     def settings(self) -> dict[str, Any]:
         return {"learning_rate": self.learning_rate, **self.method.options}
+
+
+def with_code(method: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method is: its name and options, and the code of what is the user's own among them."""
+    code = own_code(method)
+    return {**method, **({"code": code} if code else {})}
 
 
 def final_name(method: Method, seed: int) -> str:

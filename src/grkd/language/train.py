@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from grkd import objectives
+from grkd.compare.student_job import with_code
 from grkd.data.language import Group
 from grkd.files import read_json, write_text
 from grkd.language.context import LanguageContext
@@ -74,7 +75,7 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
         sampled["token_order"] = context.recipe.score.token_order
     return {
         **({"sampled": sampled} if sampled else {}),
-        "method": to_plain(method),
+        "method": with_code(to_plain(method)),
         "seed": seed,
         "student": identity(context.recipe.student),
         "training": training,

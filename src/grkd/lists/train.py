@@ -72,7 +72,7 @@ def student_inputs(context: RankContext, job: RankJob) -> dict[str, Any]:
     recipe, teacher = context.recipe, context.recipe.teacher
     training = {name: value for name, value in to_plain(recipe.training).items() if name not in _NO_EFFECT}
     return {
-        "method": {"name": job.method.name, "options": job.method.options},
+        "method": job.method_identity,
         "learning_rate": job.learning_rate,
         "seed": job.seed,
         "student": identity(recipe.student),

@@ -3,14 +3,12 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from grkd.endpoint.loop import wait_for
 from grkd.errors import UserError
 from grkd.files import file_digest
-from grkd.imports import imported_callable
+from grkd.imports import imported_callable, source_of
 from grkd.objectives import option
 from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value
 
@@ -77,9 +75,9 @@ class Function(Ranker):
     def identity(self) -> dict[str, Any]:
         """Its import path, and a digest of the file that it is in."""
         called = self._function()
-        file = _file_of(called)
+        file = source_of(called)
         shown = self.function if isinstance(self.function, str) else getattr(called, "__qualname__", repr(called))
-        return {"name": self.name, "function": shown, "file": None if file is None else file_digest(Path(file))}
+        return {"name": self.name, "function": shown, "file": None if file is None else file_digest(file)}
 
     def _function(self) -> Callable[..., Any]:
         called: Callable[..., Any] = self.function if callable(self.function) else imported_callable(self.function)
@@ -103,17 +101,6 @@ class Function(Ranker):
         if len(found) != wanted:
             raise UserError(f"ranker function: {shown} gave {len(found)} scores for {wanted} responses; give one each")
         return found
-
-
-def _file_of(called: Any) -> str | None:
-    """The file that a function, what a partial calls, or an object's class is written in; None: it is in none."""
-    if isinstance(called, partial):
-        return _file_of(called.func)
-    written = called if inspect.isroutine(called) or inspect.isclass(called) else type(called)
-    try:
-        return inspect.getsourcefile(inspect.unwrap(written))
-    except TypeError:  # it is no Python
-        return None
 
 
 def _repeated(values: Sequence[Any], sizes: Sequence[int]) -> list[Any]:

@@ -16,6 +16,7 @@ from grkd.console import console
 from grkd.endpoint.launch import LEDGERS
 from grkd.errors import UserError
 from grkd.files import digest, file_digest, write_json
+from grkd.imports import imported, is_import_path, source_of
 from grkd.inventory import damages
 from grkd.recipe import Section, to_plain
 from grkd.run.manifest import BEGUN, read_manifest, write_manifest
@@ -188,7 +189,7 @@ class RunFolder:
 def identity(section: Section) -> dict[str, Any]:
     """A recipe's section with every path replaced by the digest of what is there, so that files may move.
 
-    A hub name, and a path that leads nowhere, stand as they are.
+    A hub name, and a path that leads nowhere, stand as they are. A network of one's own comes with its code.
     """
     plain = to_plain(section)
     plain.pop("placement", None)  # where a teacher's weights lie, not what they are
@@ -207,7 +208,23 @@ def _content(name: str) -> Any:
         return path_digest(path)
     if path.is_dir():
         return {str(file.relative_to(path)): path_digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
-    return name
+    return own_code(name) or name
+
+
+def own_code(*given: Any) -> dict[str, Any]:
+    """Import path -> digest of the file that it is written in, of every import path among names and nested options.
+
+    Empty for what grkd has itself. Part of what a stage depends on, so that changed code is not taken for the old.
+    """
+    found: dict[str, Any] = {}
+    for each in given:
+        if isinstance(each, dict | list | tuple):
+            found |= own_code(*(each.values() if isinstance(each, dict) else each))
+        elif isinstance(each, str) and is_import_path(each) and not each.startswith("grkd."):
+            with suppress(UserError):  # a text with a colon, or what the recipe's check refuses
+                file = source_of(imported(each))
+                found |= {} if file is None else {each: path_digest(file)}
+    return found
 
 
 def path_digest(path: Path) -> Any:
