@@ -231,7 +231,7 @@ MISTAKES: dict[str, tuple[Made, list[str], str]] = {
     "broken": (
         lambda at: jsonl(at / "c.jsonl", [{"prompt": "w1"}, {"prompt": 3}]),
         LAYERS,
-        "data: prompt must be text",
+        "c.jsonl, line 2: prompt must be text",
     ),
     "two files": (
         lambda at: texts(texts(at / "a.csv").with_name("b.csv")).parent,

@@ -17,6 +17,7 @@ Task = Literal["language_model", "classifier", "rank"]
 Kind = Literal[
     "prompts", "answers", "pairs", "groups", "unknown", "texts", "images", "built in", "lists", "retrieval"
 ]  # "unknown": a data set by name that cannot be read now
+Placed = tuple[str, Any]  # where a record stands, for errors, and itself
 _LOOKED_AT = 200  # records
 _CONVERSATION = ("messages", "conversations", "prompt", "chosen")
 _HELD_OUT = ("heldout", "held_out", "test", "validation", "valid", "val", "dev", "eval")
@@ -105,7 +106,8 @@ def _file(path: Path, heldout: Path | None) -> Found:
 def _named(name: str) -> Found:
     """A data set by name, read as far as it can be without a copy on disk."""
     try:
-        records = list(itertools.islice(named_records(name, split="train", streaming=True), _LOOKED_AT))
+        read = named_records(name, split="train", streaming=True)
+        records = [(f"{name}[{at}]", one) for at, one in enumerate(itertools.islice(read, _LOOKED_AT))]
     except UserError as error:
         about = f"a data set by name that could not be looked at now ({str(error)[:80]} ...)"
         return Found(task="language_model", kind="unknown", section={"dataset": name}, about=about)
@@ -115,27 +117,29 @@ def _named(name: str) -> Found:
     return found
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a file; only the first lines of JSONL and CSV are read."""
+def _records(path: Path) -> Iterator[Placed]:
+    """Records of a file; only the first lines of JSONL and CSV are parsed."""
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
-        yield from (row for _, row in delimited_rows(path, read_text(path, "a CSV, JSONL or Parquet file")))
+        rows = delimited_rows(path, read_text(path, "a CSV, JSONL or Parquet file"))
+        yield from ((f"{path}, line {line}", row) for line, row in rows)
     elif suffix == ".jsonl":
         for number, line in enumerate(read_text(path, "a JSONL file").split("\n"), start=1):
             if not line.strip():
                 continue
             try:
-                yield parse_json(line)
+                yield f"{path}, line {number}", parse_json(line)
             except NotJSON as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error}); write one JSON object per line") from None
     elif suffix in FORMATS:
-        yield from file_records(path)
+        yield from ((f"{path}[{number}]", record) for number, record in enumerate(file_records(path), start=1))
     else:
         raise UserError(f"{path}: unknown kind of file {suffix!r}; give JSONL, CSV, TSV, JSON or Parquet")
 
 
-def _kind(records: list[Any], section: dict[str, Any], name: str, path: Path | None) -> Found:
-    records = [record for record in records if isinstance(record, dict)]
+def _kind(placed: list[Placed], section: dict[str, Any], name: str, path: Path | None) -> Found:
+    placed = [(where, record) for where, record in placed if isinstance(record, dict)]
+    records = [record for _, record in placed]
     if not records:
         raise UserError(f"{name}: no records in it; a record is a JSON object, or a row below a header")
     keys = {str(key) for record in records for key, value in record.items() if value is not None}
@@ -145,7 +149,7 @@ def _kind(records: list[Any], section: dict[str, Any], name: str, path: Path | N
         word = known[0] if known else None
         return Found(task="rank", kind="lists", section=section, about="lists of candidates", word=word)
     if keys & set(_CONVERSATION):
-        return _conversations(records, section, keys)
+        return _conversations(placed, section, keys)
     if path is not None and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
         if (images := table_of_images(records, path)) is not None:
             return Found(task="classifier", kind="images", section=section | images[0], about=images[1])
@@ -176,15 +180,11 @@ def _hint(keys: set[str], path: Path | None) -> str:
     )
 
 
-def _conversations(records: list[dict[str, Any]], section: dict[str, Any], keys: set[str]) -> Found:
+def _conversations(placed: list[Placed], section: dict[str, Any], keys: set[str]) -> Found:
     from grkd.data.conversation import shown
     from grkd.data.records import examples_of
 
-    examples = [
-        one
-        for number, record in enumerate(records)
-        for one in examples_of(record, default_id=str(number), where="data")
-    ]
+    examples = [one for where, record in placed for one in examples_of(record, default_id=where, where=where)]
     answers = [answer for one in examples for answer in one.answers]
     longest = max((len(answer if isinstance(answer, str) else shown(answer)) for answer in answers), default=0)
     groups = [len(one.responses) for one in examples if one.responses]
