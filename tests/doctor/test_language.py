@@ -12,6 +12,7 @@ from grkd import cli, recipe
 from grkd.doctor import weights
 from grkd.doctor.examine import examine
 from grkd.doctor.finding import Finding
+from grkd.doctor.settings import few_steps
 from grkd.models.cut import truncated
 from grkd.teacher.annotator import Verdict
 from grkd.teacher.local import LocalTeacher
@@ -91,3 +92,9 @@ def test_errors_give_a_status_of_their_own(world: World, capsys: pytest.CaptureF
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "same model" in shown
     assert "another student" in shown
+
+
+def test_the_last_step_of_an_epoch_counts_with_fewer_examples(tiny_recipe: Path) -> None:
+    small = recipe.read(tiny_recipe, ["training={epochs: 3, batch_size: 8}"])
+    (finding,) = few_steps(33, small)
+    assert "trains for 15 optimiser steps (33 training examples, 8 per step)" in finding.text

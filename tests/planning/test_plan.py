@@ -15,7 +15,7 @@ from grkd.models.load import load_tokenizer
 from grkd.planning import measure as measuring
 from grkd.planning.batches import expected_batches, scored_sizes
 from grkd.planning.counts import Counts, count
-from grkd.planning.language import planned_memory, stages, steps_of
+from grkd.planning.language import planned_memory, stages
 from grkd.planning.make import asks_endpoint, make_plan
 from grkd.planning.measure import Measured
 from grkd.planning.memory import memory_of, sizes_of
@@ -139,8 +139,8 @@ def test_steps_and_tokens_come_from_the_data(tiny_recipe: Path) -> None:
     spec = language(tiny_recipe)
     found = count(spec)
     assert (found.train, found.heldout) == (18, 6)
-    assert steps_of(spec, found.train) == 4 * 5  # 18 prompts in batches of 4
-    assert steps_of(language(tiny_recipe, "training={steps: 7}"), 18) == 7
+    assert spec.training.steps_for(found.train) == 4 * 5  # 18 prompts in batches of 4
+    assert language(tiny_recipe, "training={steps: 7}").training.steps_for(18) == 7
     # <turn> user, the prompt's words, <end>, <turn> assistant: 24 prompts of 2 to 5 words.
     assert found.prompt_tokens == 5 + sum(2 + n % 4 for n in range(24)) / 24
 

@@ -51,7 +51,7 @@ def few_steps(examples: int, recipe: Recipe) -> Iterator[Finding]:
     if training.minutes is not None:
         return
     per_step = training.batch_size * training.gradient_accumulation
-    steps = training.steps or max(1, round(training.epochs * max(1, examples // per_step)))
+    steps = training.steps_for(examples)
     if steps < 20:
         yield warning(
             "steps",

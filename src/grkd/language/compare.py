@@ -1,7 +1,6 @@
 """`grkd compare` for language models: every method tuned with the same number of trials, then run with every seed."""
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -177,8 +176,7 @@ def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageReci
     training = recipe.training
     if training.steps is not None or training.minutes is not None:
         return recipe
-    a_step = training.batch_size * training.gradient_accumulation * ranks
-    steps = max(1, math.ceil(math.ceil(groups / a_step) * training.epochs))
+    steps = training.steps_for(groups, processes=ranks)
     return replace(recipe, training=replace(training, steps=steps, epochs=1.0))
 
 

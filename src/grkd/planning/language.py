@@ -37,7 +37,7 @@ def plan_language(
     responses = _response_tokens(recipe, counts, found)
     prompts = counts.train + counts.heldout
     memory, peak = planned_memory(recipe, counts, found)
-    steps = steps_of(recipe, counts.train)
+    steps = recipe.training.steps_for(counts.train)
     asked = usage(recipe, prompts=prompts, prompt_tokens=counts.prompt_tokens, response_tokens=responses, steps=steps)
     questions = len(read_questions(Path(recipe.evaluation.questions))) if recipe.evaluation.questions else 0
     unit, number = ("questions", questions) if questions else ("held-out prompts", counts.heldout)
@@ -63,15 +63,6 @@ def plan_language(
     )
 
 
-def steps_of(recipe: LanguageRecipe, prompts: int) -> int:
-    """Optimiser steps of one student."""
-    training = recipe.training
-    if training.steps is not None:
-        return training.steps
-    per_epoch = math.ceil(math.ceil(prompts / training.batch_size) / training.gradient_accumulation)
-    return math.ceil(training.epochs * per_epoch)
-
-
 def stages(recipe: LanguageRecipe, counts: Counts, found: Measured, questions: int) -> list[Stage]:
     """Times of the run's stages."""
     held, students = counts.heldout / max(1, found.prompts["heldout"]), len(recipe.methods) * len(recipe.seeds)
@@ -89,7 +80,7 @@ def stages(recipe: LanguageRecipe, counts: Counts, found: Measured, questions: i
     made.append(Stage(name="evaluate before", seconds=found.loading["evaluate before"] + first + each))
     teacher = found.loading["evaluate teacher"] + found.work["evaluate teacher"] + asked
     made.append(Stage(name="evaluate teacher", seconds=teacher))
-    steps = steps_of(recipe, counts.train)
+    steps = recipe.training.steps_for(counts.train)
     for label, step in found.step.items():
         if recipe.training.minutes is not None:
             seconds = 60 * recipe.training.minutes
@@ -162,7 +153,7 @@ def planned_memory(
     The second is None if nothing was measured.
     """
     groups = counts.items if found is None or _known_lengths(recipe) else found.groups
-    whole = expected_batches(recipe, groups, steps=steps_of(recipe, counts.train))
+    whole = expected_batches(recipe, groups, steps=recipe.training.steps_for(counts.train))
     memory = memory_of(recipe, tokens=whole.most_tokens, response_tokens=whole.most_response_tokens)
     if memory is None:  # no sizes are known, as of a GGUF file: the miniature's peak as it was
         return {}, (None if found is None else float(max(found.peak.values(), default=0)) or None)

@@ -18,7 +18,7 @@ from grkd.planning.earlier import power_of
 from grkd.planning.memory import free_memory
 from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage
-from grkd.recipe import ClassifierRecipe, RankRecipe, Training
+from grkd.recipe import ClassifierRecipe, RankRecipe
 from grkd.reports import read_run, write_page
 from grkd.run.device import device
 from grkd.run.folder import RunFolder
@@ -53,9 +53,9 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool, earlier
     """measured: run the miniatures; else steps and power alone. earlier: a run to take the power's figures from."""
     costs = measure_steps(recipe) if measured else None  # first, so that first uses are in it
     train, heldout, each = _sizes(recipe)
-    steps, students = steps_of(recipe.training, train), len(recipe.methods) * len(recipe.seeds)
+    steps, students = recipe.training.steps_for(train), len(recipe.methods) * len(recipe.seeds)
     teaching = None if isinstance(recipe, RankRecipe) else recipe.teacher.training
-    teacher_steps = 0 if teaching is None else steps_of(teaching, train)
+    teacher_steps = 0 if teaching is None else teaching.steps_for(train)
     memory = {} if costs is None or not costs.peak else _memory(costs, train, each)
     return Plan(
         stages=() if costs is None else _stages(recipe, costs, steps, teacher_steps, train),
@@ -80,14 +80,6 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool, earlier
         ),
         notes=[] if measured else ["nothing was measured (--quick): no times"],
     )
-
-
-def steps_of(training: Training, examples: int) -> int:
-    """Optimiser steps of one training."""
-    if training.steps is not None:
-        return training.steps
-    per_epoch = math.ceil(math.ceil(examples / training.batch_size) / training.gradient_accumulation)
-    return math.ceil(training.epochs * per_epoch)
 
 
 def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:

@@ -1,5 +1,6 @@
 """Parts of a recipe that every task has: how sections are read, types of values, methods, training, search."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -89,6 +90,13 @@ class Training(Section):
     save_every: Count = 200  # steps between checkpoints, which are for going on after a kill
     report_to: str | list[str] = "none"
     extra: dict[str, Any] = field(default_factory=dict)  # any other field of transformers.TrainingArguments
+
+    def steps_for(self, examples: int, *, processes: int = 1) -> int:
+        """Optimiser steps of one training on so many examples; an epoch's last step may have fewer."""
+        if self.steps is not None:
+            return self.steps
+        per_step = self.batch_size * self.gradient_accumulation * processes
+        return max(1, math.ceil(self.epochs * math.ceil(examples / per_step)))
 
 
 @dataclass(frozen=True, kw_only=True)
