@@ -1,5 +1,6 @@
 """Files that are complete or absent (write aside, then rename), and JSON read strictly."""
 
+import errno
 import hashlib
 import json
 import math
@@ -166,6 +167,18 @@ def _check_values(value: Any) -> None:
             raise NotJSON("a number that no float holds")
         elif isinstance(one, int) and abs(one) >= 10**_LONGEST_INTEGER:
             raise NotJSON(f"an integer of more than {_LONGEST_INTEGER} digits")
+
+
+def full_disk(error: BaseException) -> bool:
+    """Whether an error comes of a disk that takes no more.
+
+    The writers of torch and safetensors raise no OSError: the system's reason is in the text, or lost (torch finds its
+    file at another position; torch 2.11 names the stream alone when a small file fails at its end).
+    """
+    text = str(error)
+    lost = ("inline_container.cc" in text and ("unexpected pos" in text or "write" in text)) or "iostream error" in text
+    told = "No space left on device" in text or "PytorchStreamWriter failed" in text
+    return lost or told or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def digest(value: Any) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from grkd import cli
-from grkd.training.checkpoints import full_disk, last_whole_checkpoint
+from grkd.files import full_disk
+from grkd.training.checkpoints import last_whole_checkpoint
 from grkd.training.trainer import DistillationTrainer
 from tests.run._damage import again, altered
 
@@ -142,4 +144,25 @@ def test_errors_of_a_full_disk_are_known() -> None:
         torch.save(torch.zeros(1), "/dev/full")
     assert full_disk(caught.value)
     assert full_disk(RuntimeError("basic_ios::clear: iostream error"))  # torch 2.11's, of the small file
+    with pytest.raises(OSError, match="No space") as written, Path("/dev/full").open("w") as stream:
+        stream.write("x" * 100_000)
+    assert full_disk(written.value)
     assert not full_disk(RuntimeError("size mismatch"))
+
+
+def test_a_full_disk_while_the_student_is_saved(
+    language_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other methods would only fail as well, after their whole trainings."""
+    shutil.rmtree(language_run / "train")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as context:
+        context.setattr("grkd.language.train.save_student", full)
+        for command in ("run", "compare"):
+            capsys.readouterr()
+            assert cli.main([command, str(language_run.with_name("recipe.yaml"))]) == 2
+            assert "grkd: error: the disk is full; finished stages are kept" in capsys.readouterr().err
+    assert again(language_run) == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from grkd.console import console
 from grkd.errors import UserError
+from grkd.files import full_disk
 from grkd.pipeline.check import check_first, check_search
 from grkd.ranks import others_wait
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, Method, RankRecipe, Recipe
@@ -74,7 +75,7 @@ def _each(recipe: Recipe, train: Callable[[Method, int], None]) -> Iterator[tupl
             except (UserError, OSError):
                 raise
             except Exception as error:  # a method of the user's raises anything
-                if others_wait(error):
+                if others_wait(error) or full_disk(error):
                     raise
                 outcome = failure(error)
                 console.print(f"[red]{name} failed; going on with the others[/red]")

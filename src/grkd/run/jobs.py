@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from grkd.console import console, progress_bar
 from grkd.errors import UserError
+from grkd.files import full_disk
 from grkd.ranks import MetByAllError, others_wait
 
 Job = TypeVar("Job")
@@ -23,7 +24,8 @@ NOT_YET = "failed: not run yet; give the same command again"
 def run_jobs(
     queue: list[Job], work: Callable[[Job], object], *, processes: int, description: str
 ) -> Generator[tuple[Job, str], None, None]:
-    """Run jobs; yield each with its outcome, "done" or "failed: reason", as it ends. A failure stops no other.
+    """Run jobs; yield each with its outcome, "done" or "failed: reason", as it ends. A failure stops no other, except
+    that a full disk ends them all.
 
     Of several processes of a launch all take the same jobs, and an error that only one of them may have met is raised.
 
@@ -86,7 +88,7 @@ def _outcome(work: Callable[[Job], object], job: Job) -> str:
     try:
         work(job)
     except Exception as error:  # a method of the user's raises anything; the other trainings go on
-        if others_wait(error):
+        if others_wait(error) or full_disk(error):
             raise
         return failure(error)
     finally:

@@ -1,15 +1,12 @@
 """The train stage that both tasks share: a recipe's training section becomes a DistillationTrainer's run."""
 
 import dataclasses
-import errno
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
@@ -34,7 +31,6 @@ from grkd.training import (
     last_whole_checkpoint,
 )
 from grkd.training.callbacks import BesideTraining
-from grkd.training.checkpoints import full_disk
 from grkd.training.memory import KeptLayers, recomputed_layers
 from grkd.training.time_limit import NO_LAST_STEP, SecondsBar, TimeLimit
 
@@ -164,10 +160,6 @@ def train(
     try:
         with fitting_threads(model, where):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except (RuntimeError, SafetensorError) as error:
-        if not full_disk(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(checkpoints)) from error
     finally:
         bar.stop()
     if trainer.is_world_process_zero():

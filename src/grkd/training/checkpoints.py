@@ -53,17 +53,6 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def full_disk(error: BaseException) -> bool:
-    """Whether an error of torch's or safetensors' writers comes of a disk that takes no more.
-
-    Neither raises an OSError: the system's reason is in the text, or lost (torch finds its file at another position;
-    torch 2.11 names the stream alone when a small file fails at its end).
-    """
-    text = str(error)
-    lost = ("inline_container.cc" in text and ("unexpected pos" in text or "write" in text)) or "iostream error" in text
-    return lost or "No space left on device" in text or "PytorchStreamWriter failed" in text
-
-
 def without_tied(model: nn.Module, missing: Iterable[str]) -> list[str]:
     """The missing names without those of weights that the checkpoint holds under another name (tied weights)."""
     names: dict[int, set[str]] = {}
