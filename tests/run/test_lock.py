@@ -70,6 +70,29 @@ def test_a_stage_that_lacks_its_name_alone_is_not_made_again(tmp_path: Path, mon
     assert len(calls) == 2
 
 
+def test_a_stage_of_other_settings_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe was edited, or `run` and `compare` share a folder: hours of training are about to be repeated."""
+    run = RunFolder(tmp_path)
+
+    def make(work: Path) -> None:
+        (work / "figure.txt").write_text("1")
+
+    def stopped(work: Path) -> None:
+        make(work)
+        raise KeyboardInterrupt
+
+    before = {"training": {"steps": 4, "rate": 0.1}, "paths": (1, 2), "score": "a"}
+    run.stage("train/kd-seed0", before, make)
+    assert capsys.readouterr().err == ""
+    now = {"training": {"epochs": 1.0, "rate": 0.1}, "paths": (1, 2), "score": "b"}
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("train/kd-seed0", now, stopped)
+    line = "train/kd-seed0: rebuilt, since score, training.epochs, training.steps changed; it is kept as kd-seed0.old\n"
+    assert capsys.readouterr().err == line
+    run.stage("train/kd-seed0", {**now, "score": "c"}, make)
+    assert "kd-seed0: what was unfinished had other settings; it is deleted\n" in capsys.readouterr().err
+
+
 WORKERS = """
 import os, sys, time
 from pathlib import Path

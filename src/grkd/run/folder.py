@@ -19,7 +19,7 @@ from grkd.files import digest, file_digest, write_json
 from grkd.imports import imported, is_import_path, source_of
 from grkd.inventory import damages
 from grkd.recipe import Section, to_plain
-from grkd.run.manifest import BEGUN, read_manifest, write_manifest
+from grkd.run.manifest import BEGUN, changed, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -125,6 +125,7 @@ class RunFolder:
             return final
         work = final.with_name(final.name + ".partial")
         if self.ranks.is_main_process:
+            self._tell_what_changed(final, inputs)
             self._prepare(work, key)
         ranks.wait(name)
         try:
@@ -166,12 +167,24 @@ class RunFolder:
             console.print(f"[yellow]{stage}: damaged: {escape(names)}; it is rebuilt[/yellow]", soft_wrap=True)
         return not damaged
 
+    def _tell_what_changed(self, final: Path, inputs: dict[str, Any]) -> None:
+        found = read_manifest(final)
+        names = [] if found is None else changed(found.get("inputs", {}), inputs)
+        if names:
+            text = f"{final.relative_to(self.path)}: rebuilt, since {', '.join(names[:4])} changed"
+            more = f" (and {len(names) - 4} more)" if len(names) > 4 else ""
+            console.print(f"[dim]{escape(text)}{more}; it is kept as {escape(final.name)}.old[/dim]", soft_wrap=True)
+
     def _prepare(self, work: Path, key: str) -> None:
         begun = read_manifest(work, BEGUN)
         if begun is not None and begun["key"] == key:
             if any(path.name != BEGUN for path in work.iterdir()):
                 console.print(f"[dim]{work.stem}: going on where it stopped[/dim]")
             return
+        if begun is not None and any(path.name != BEGUN for path in work.iterdir()):
+            console.print(
+                f"[yellow]{escape(work.stem)}: what was unfinished had other settings; it is deleted[/yellow]"
+            )
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         write_json(work / BEGUN, {"key": key})

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.files import read_json, write_json
+from grkd.files import digest, read_json, write_json
 from grkd.inventory import inventory
 
 MANIFEST = "manifest.json"
@@ -14,6 +14,23 @@ BEGUN = "begun.json"
 def write_manifest(folder: Path, *, key: str, inputs: dict[str, Any]) -> None:
     """Write the manifest of a stage's folder whose files are all there."""
     write_json(folder / MANIFEST, {"key": key, "inputs": inputs, **inventory(folder, leave_out=(BEGUN, MANIFEST))})
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Dotted names of the inputs that differ between two manifests."""
+    old, new = _leaves(before), _leaves(now)
+    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+
+
+def _leaves(inputs: Any, name: str = "") -> dict[str, str]:
+    """Digests of all values that are no mappings, by their dotted names."""
+    if not isinstance(inputs, dict) or not inputs:
+        return {name: digest(inputs)}
+    return {
+        at: value
+        for key, one in inputs.items()
+        for at, value in _leaves(one, f"{name}.{key}" if name else str(key)).items()
+    }
 
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
