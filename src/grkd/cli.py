@@ -16,8 +16,10 @@ from typing import Any
 from grkd import __version__
 from grkd.commands import COMMANDS
 from grkd.errors import UserError, one_line
+from grkd.files import full_disk
 
 _TOGETHER = ("run", "compare", "cache")  # what several processes of a launch do together
+_INTERRUPTED = "grkd: interrupted; the same command continues"
 _GRACE_SECONDS = 5.0  # in which a process that is to end may close its files
 
 
@@ -75,12 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, and no error
         return 0
     except KeyboardInterrupt:
-        _say("grkd: interrupted; the same command continues")
+        _say(_INTERRUPTED)
         return 130
     except _Terminated:
         _say("grkd: stopped by SIGTERM; the same command continues")
         return 143
     except Exception as error:
+        if _is_of_an_interrupt(error):
+            _say(_INTERRUPTED)
+            return 130
         message = _of_the_machine(error) or _of_the_launch(error)
         if message is not None:
             _say(f"grkd: error: {one_line(message)}")
@@ -172,6 +177,15 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _is_of_an_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt is behind an error: transformers makes a missing module of one that meets its imports."""
+    chain = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return any(isinstance(one, KeyboardInterrupt) for one in chain)
+
+
 def _reader_has_left() -> bool:
     """Whether standard output is a pipe that nobody reads any more; a broken pipe of anything else is an error."""
     try:
@@ -192,7 +206,7 @@ def _of_the_machine(error: Exception) -> str | None:
     if isinstance(error, IsADirectoryError | NotADirectoryError):
         return f"{error.filename}: {error.strerror}; delete or rename what is in the place of a file or folder of grkd"
     code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+    if full_disk(error):
         return "the disk is full; finished stages are kept, free some space and give the same command again"
     if code in (errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP, errno.ENOENT, errno.EIO) and error.filename is not None:  # type: ignore[attr-defined]
         return f"{str(error.filename)[:120]}: {error.strerror}"  # type: ignore[attr-defined]

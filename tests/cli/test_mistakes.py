@@ -205,3 +205,18 @@ def test_a_method_that_no_classifier_can_follow_is_found_first(
     status, printed = run(capsys, "run", recipe, f"output={tmp_path / 'run'}", f"methods={methods}", "search=null")
     assert (status, line in printed) == (2, True)
     assert not list(tmp_path.rglob("prepare"))
+
+
+def test_an_interrupt_within_an_import_is_an_interrupt(
+    capsys: pytest.CaptureFixture[str], tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers' lazy modules turn it into a module that is missing."""
+
+    def importing(*_: object) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from error
+
+    monkeypatch.setattr(pipeline, "run", importing)
+    assert run(capsys, "run", tiny_recipe) == (130, "grkd: interrupted; the same command continues")
