@@ -48,7 +48,9 @@ def student(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "train" / "kd-seed0" / "student"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n# Mine\n")
+    facts = "| teacher | /home/me/secret/big |\n| see | https://a.org/b/c |\n"
+    (folder / "README.md").write_text(f"---\nlibrary_name: transformers\n---\n# Mine\n\n{facts}")
+    (folder / "grkd_recipe.json").write_text('{"teacher": {"model": "/home/me/secret/big"}}')
     rows = [{"method": "kd", "seed": 0, "metric": "kendall_tau", "value": 0.5}]
     (tmp_path / "run" / "results.json").write_text(json.dumps({"task": "language_model", "rows": rows}))
     (tmp_path / "run" / "recipe.yaml").write_text("task: language_model\nteacher: {model: /home/me/secret/big}\n")
@@ -64,17 +66,20 @@ def test_files_and_a_card_with_measures_and_recipe(hub: type[FakeApi], student: 
     before = (student / "README.md").read_bytes()
     assert cli.main(["push", str(student), "me/small"]) == 0
     assert "uploaded: https://hub/me/small" in capsys.readouterr().out
-    (_, made), (_, files), (_, card) = hub.calls
+    (_, made), (_, files), (_, given), (_, card) = hub.calls
     assert made == {"name": "me/small", "private": True, "exist_ok": True}
-    assert (files["folder_path"], files["ignore_patterns"]) == (student, ["README.md"])
+    assert (files["folder_path"], files["ignore_patterns"]) == (student, ["README.md", "grkd_recipe.json"])
+    assert json.loads(given["path_or_fileobj"]) == {"teacher": {"model": "big"}}
     text = card["path_or_fileobj"].decode()
     assert text.startswith("---\nlibrary_name: transformers\n---\n# Mine")
     assert "| kd | 0.500 |" in text
-    assert "teacher: {model: big}" in text  # no folder of this machine
+    assert "teacher: {model: big}" in text
+    assert "| teacher | big |\n| see | https://a.org/b/c |" in text
+    assert "secret" not in text  # no folder of this machine
     assert (student / "README.md").read_bytes() == before
     assert cli.main(["push", str(student), "me/small", "--card"]) == 0
     assert text in capsys.readouterr().out
-    assert len(hub.calls) == 3
+    assert len(hub.calls) == 4
 
 
 def refused(status: int) -> HfHubHTTPError:

@@ -8,6 +8,7 @@ from grkd.models.load import one_line
 from grkd.reports import markdown_table, read_run
 
 _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^/\s'\"]+/)+")  # of absolute paths, which are nobody's business
+_RECIPE = "grkd_recipe.json"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -31,9 +32,14 @@ def push(student: Path, name: str, *, private: bool = True) -> str:
         api.upload_folder(
             repo_id=name,
             folder_path=student,
-            ignore_patterns=["README.md"],
+            ignore_patterns=["README.md", _RECIPE],
             commit_message="Student distilled with grkd",
         )
+        if (student / _RECIPE).is_file():
+            recipe = _without_folders((student / _RECIPE).read_text(encoding="utf-8"))
+            api.upload_file(
+                path_or_fileobj=recipe.encode(), path_in_repo=_RECIPE, repo_id=name, commit_message="Recipe"
+            )
         api.upload_file(
             path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=name, commit_message="Model card"
         )
@@ -53,12 +59,16 @@ def push(student: Path, name: str, *, private: bool = True) -> str:
 def finished_card(student: Path) -> str:
     """The student's card, with the table of the run that it lies in and its recipe if there is one."""
     path = student / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"# {student.resolve().name}\n"
+    text = _without_folders(path.read_text(encoding="utf-8")) if path.is_file() else f"# {student.resolve().name}\n"
     run = next(iter(student.resolve().parents[2:3]), None)  # above train/NAME; a folder near the root has none
     if run is None or not (run / "results.json").is_file():
         return text
     found = read_run(run)
     name = student.resolve().parent.name
-    recipe = f"## Recipe\n\n```yaml\n{_FOLDERS.sub('', found.recipe).rstrip()}\n```\n" if found.recipe else ""
+    recipe = f"## Recipe\n\n```yaml\n{_without_folders(found.recipe).rstrip()}\n```\n" if found.recipe else ""
     measures = f"## Measures\n\nThis student is `{name}`. On held-out data of the run:\n\n{markdown_table(found)}"
     return f"{text.rstrip()}\n\n{measures}\n{recipe}"
+
+
+def _without_folders(text: str) -> str:
+    return _FOLDERS.sub("", text)
