@@ -52,6 +52,8 @@ class GroupView:
 
 def held_out_groups(run: Path) -> list[GroupView]:
     """Every held-out group of a run with all of its students. Raises UserError if the run has kept none."""
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder; give the folder that a recipe's `output` names")
     found: dict[str, dict[str, Any]] = {}
     paths = sorted((run / "evaluate").glob("*/groups.parquet"), key=lambda path: (path.parent.name != BEFORE, path))
     for path in paths:
