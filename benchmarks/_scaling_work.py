@@ -17,7 +17,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
@@ -186,9 +185,9 @@ class Launch:
 
 
 def mark(text: str) -> None:
-    """A line with the seconds since this process began, on its first process: where a case that is cut has its time."""
+    """A line of the first process: the log says when it came, so where a case that is cut has its time."""
     if ranks().is_main_process:
-        print(f"{time.time() - psutil.Process().create_time():.0f} s: {text}", flush=True)
+        print(text, flush=True)
 
 
 def free() -> None:

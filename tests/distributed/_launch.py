@@ -1,6 +1,7 @@
 """Starts processes of this machine as torchrun does, for tests on GPUs; on CPUs tests fork (tests._forked.on_ranks)."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from benchmarks._launch import Launch
 
 ROOT = Path(__file__).parents[2]
 _LIMIT_SECONDS = 90
+# Changes of test_run.recipe: one method, whose groups are sampled in training, four steps, no answers.
+FEW = ["methods=[{name: grkd, preset: responses, label: fresh}]", "training.steps=4"]
+FEW += ["evaluation.questions=null", "evaluation.samples=0"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +22,12 @@ class Ended:
     printed: str
 
 
-def launch(log: Path, *arguments: str, processes: int = 2, **environment: str) -> Ended:
-    """Run `python ARGUMENTS` in every process."""
+def launch(
+    log: Path, *arguments: str, meanwhile: Callable[[], object] = lambda: None, processes: int = 2, **environment: str
+) -> Ended:
+    """Run `python ARGUMENTS` in every process. meanwhile: what this process does until they end."""
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    return python(log, *launcher, *arguments, **environment)
+    return python(log, *launcher, *arguments, meanwhile=meanwhile, **environment)
 
 
 def accelerate(log: Path, *words: str, processes: int) -> Ended:
@@ -31,10 +37,19 @@ def accelerate(log: Path, *words: str, processes: int) -> Ended:
     return python(log, "-m", "accelerate.commands.launch", *options, *words)
 
 
-def python(log: Path, *arguments: str, **environment: str) -> Ended:
-    """Run `python ARGUMENTS`; one that takes too long is ended."""
+def python(log: Path, *arguments: str, meanwhile: Callable[[], object] = lambda: None, **environment: str) -> Ended:
+    """Run `python ARGUMENTS`; one that takes too long is ended.
+
+    Where the test's own time limit comes first, the log with each process's stack is part of the test's report.
+    """
     paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), **environment}
-    with Launch(arguments, log, **settings) as begun:
-        status = begun.wait(_LIMIT_SECONDS)
+    begun = Launch(arguments, log, **settings)
+    try:
+        with begun:
+            meanwhile()
+            status = begun.wait(_LIMIT_SECONDS)
+    except BaseException:
+        print(begun.printed()[-8000:])
+        raise
     return Ended(status=status, printed=begun.printed())

@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 
 from benchmarks import _ways
 from tests.distributed import _work
-from tests.distributed._launch import accelerate
+from tests.distributed._launch import FEW, accelerate
 from tests.distributed.test_run import recipe
 from tests.distributed.test_training import assert_same
 
@@ -30,9 +30,7 @@ def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny
     """
     written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement="offloaded", batch=4)
     written.write_text(written.read_text().replace("dtype: float32", "dtype: auto"))
-    small = ["methods=[{name: grkd, preset: responses, label: fresh}]", "training.steps=4"]
-    small += ["evaluation.questions=null", "evaluation.samples=0"]
-    ran = accelerate(tmp_path / "log", "run", str(written), *small, processes=1)
+    ran = accelerate(tmp_path / "accelerate.log", "run", str(written), *FEW, processes=1)
     assert ran.status == 0, ran.printed[-6000:]
     for stage in ("prepare", "respond", "score", "train/fresh-seed0", "evaluate/fresh-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage

@@ -1,7 +1,9 @@
 """Two GPUs over NCCL: trainings and whole runs, copied and sharded, are those of one GPU. `make gpu2`.
 
 Two GPUs split a batch into other shapes, so kernels round differently: limits are wider than on CPUs. Launches follow
-each other, and each has a limit of its own.
+each other, and each has a limit of its own. What takes the time are new Pythons: 16 s of imports for each launch were
+seen, and again as many for pytest. `--basetemp FOLDER` keeps the launches' logs (*.log), whose lines begin with the
+seconds since the launch began; `--timeout SECONDS` ends a test that hangs and prints where each process was.
 """
 
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 
 from grkd import cli
 from tests.distributed import _work
-from tests.distributed._launch import accelerate, launch
+from tests.distributed._launch import FEW, accelerate, launch
 from tests.distributed.test_run import assert_same_run, recipe
 from tests.distributed.test_training import assert_same, works
 
@@ -32,7 +34,7 @@ WAYS = {
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made: WAY-NAME.pt in this folder; of a launch that failed, what came before."""
     folder = tmp_path_factory.mktemp("two")
-    ran = launch(folder / "log", "tests/distributed/_work.py", "cuda", str(folder), *works(WAYS))
+    ran = launch(folder / "two.log", "tests/distributed/_work.py", "cuda", str(folder), *works(WAYS))
     print(ran.printed[-6000:] if ran.status else "")
     return folder
 
@@ -44,12 +46,15 @@ def test_two_gpus_make_what_one_makes(way: str, name: str, found: Path, tmp_path
 
 
 def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
-    """The command of the guide, in 16 bits as a GPU's default: it ends, and each stage is whole."""
+    """The command of the guide, in 16 bits as a GPU's default: it ends, and each stage is whole.
+
+    One method, four steps, no answers: the next test has more of each.
+    """
     written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement="sharded", batch=2)
     written.write_text(written.read_text().replace("dtype: float32", "dtype: auto"))
-    ran = accelerate(tmp_path / "log", "run", str(written), processes=2)
+    ran = accelerate(tmp_path / "accelerate.log", "run", str(written), *FEW, processes=2)
     assert ran.status == 0, ran.printed[-6000:]
-    for stage in ("prepare", "respond", "score", "train/kd-seed0", "train/fresh-seed0", "evaluate/fresh-seed0"):
+    for stage in ("prepare", "respond", "score", "train/fresh-seed0", "evaluate/fresh-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
 
 
@@ -60,13 +65,15 @@ def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tin
         folder.mkdir()
     settings = {"device": "cuda", "placement": "sharded", "batch": 2}
     words = ["tests/distributed/_grkd.py", "run", str(recipe(two, tiny_teacher, tiny_prompts, **settings))]
-    failed = launch(tmp_path / "failed", *words, WAY="fsdp", FAIL_AT="7")
+    failed = launch(tmp_path / "failed.log", *words, WAY="fsdp", FAIL_AT="7")
     assert failed.status not in (0, -6), failed.printed[-6000:]
-    said = [line for line in failed.printed.splitlines() if line.startswith("grkd: ")]
+    said = [line.partition(" s  ")[2] for line in failed.printed.splitlines() if " s  grkd: " in line]
     assert said == ["grkd: error: process 1 cannot go on"], failed.printed[-6000:]
-    ended = launch(tmp_path / "ended", *words, WAY="fsdp")
+    alone = recipe(one, tiny_teacher, tiny_prompts, **settings | {"placement": "whole", "batch": 4})
+    statuses: list[int] = []
+    of_one = lambda: statuses.append(cli.main(["run", str(alone)]))  # noqa: E731
+    ended = launch(tmp_path / "ended.log", *words, meanwhile=of_one, WAY="fsdp")
     assert ended.status == 0, ended.printed[-6000:]
     assert "going on where it stopped" in ended.printed
-    alone = recipe(one, tiny_teacher, tiny_prompts, **settings | {"placement": "whole", "batch": 4})
-    assert cli.main(["run", str(alone)]) == 0
+    assert statuses == [0]
     assert_same_run(one / "run", two / "run", atol=ATOL)
