@@ -12,6 +12,7 @@ from grkd.errors import UserError
 from grkd.kernels.draw_tokens import check_options
 from grkd.models import _decoding, graph_sampler
 from grkd.models.seeded_draws import SeededDraws, seeds_of
+from grkd.models.shard import is_sharded
 
 Method = Literal["auto", "graph", "dynamic", "static"]
 
@@ -120,7 +121,8 @@ def generate_responses(
 def fastest_method(model: PreTrainedModel, responses: int) -> Method:
     """The method for so many responses on the model's device: on a GPU "graph" for every model that it knows.
 
-    For others "static" where compiling pays, else "dynamic"; why is printed once.
+    For others "static" where compiling pays, else "dynamic"; why is printed once. Sharded models are never compiled:
+    their processes take turns call by call (grkd.models.shard.in_turns), which no recorded graph would do.
     """
     if model.device.type != "cuda":
         return "dynamic"
@@ -129,8 +131,8 @@ def fastest_method(model: PreTrainedModel, responses: int) -> Method:
     if reason not in _said:
         _said.add(reason)
         console.print(f"[yellow]sampling by transformers' generate, which is slower: {reason}[/yellow]", soft_wrap=True)
-    many = responses >= _MANY_RESPONSES and getattr(model, "_can_compile_fullgraph", False)
-    return "static" if many else "dynamic"
+    compiles = getattr(model, "_can_compile_fullgraph", False) and not is_sharded(model)
+    return "static" if compiles and responses >= _MANY_RESPONSES else "dynamic"
 
 
 def free_memory() -> None:
