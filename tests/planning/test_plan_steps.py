@@ -19,8 +19,8 @@ def test_the_command_measures_classifiers_and_rankers(
     write_lists(tmp_path / "lists.jsonl", count=24)
     text = {
         "classifier": "data: {dataset: digits, limit: 100, heldout_fraction: 0.5}\nmethods: [kd]\n"
-        "teacher: {model: mlp, options: {hidden: [8]}, training: {epochs: 2, batch_size: 50}}\n"
-        "student: {model: mlp, options: {hidden: [4]}}\ntraining: {epochs: 3, batch_size: 20}",
+        "teacher: {model: mlp, options: {hidden: [8]}, training: {epochs: 2, batch_size: 40}}\n"
+        "student: {model: mlp, options: {hidden: [4]}}\ntraining: {epochs: 3, batch_size: 30}",
         "rank": "data: {train: lists.jsonl}\nmethods: [kd]\nstudent: {dimensions: 4}\n"
         "training: {epochs: 2, batch_size: 5}",
     }[task]
@@ -28,7 +28,7 @@ def test_the_command_measures_classifiers_and_rankers(
     path.write_text(f"task: {task}\noutput: run\ndevice: cpu\n{text}\n")
     assert cli.main(["plan", str(path), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    expected = {"classifier": (15, 4, 898), "rank": (8, 0, 5)}[task]
+    expected = {"classifier": (9, 4, 898), "rank": (8, 0, 5)}[task]
     counts = plan["counts"]
     assert (counts["steps per student"], counts.get("steps of the teacher", 0), counts["held out"]) == expected
     assert plan["stages"][0]["seconds"] > 0

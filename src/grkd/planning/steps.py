@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grkd.classify.context import ClassifierContext
+from grkd.classify.context import ClassifierContext, in_lockstep, teacher_in_lockstep
 from grkd.console import console
 from grkd.lists.context import HELDOUT, RankContext
 from grkd.lists.prepare import read
@@ -18,7 +18,7 @@ from grkd.planning.earlier import power_of
 from grkd.planning.memory import free_memory
 from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage
-from grkd.recipe import ClassifierRecipe, RankRecipe
+from grkd.recipe import ClassifierRecipe, RankRecipe, Training
 from grkd.reports import read_run, write_page
 from grkd.run.device import device
 from grkd.run.folder import RunFolder
@@ -53,9 +53,8 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool, earlier
     """measured: run the miniatures; else steps and power alone. earlier: a run to take the power's figures from."""
     costs = measure_steps(recipe) if measured else None  # first, so that first uses are in it
     train, heldout, each = _sizes(recipe)
-    steps, students = recipe.training.steps_for(train), len(recipe.methods) * len(recipe.seeds)
-    teaching = None if isinstance(recipe, RankRecipe) else recipe.teacher.training
-    teacher_steps = 0 if teaching is None else teaching.steps_for(train)
+    steps, teacher_steps = _steps(recipe, train)
+    students = len(recipe.methods) * len(recipe.seeds)
     memory = {} if costs is None or not costs.peak else _memory(costs, train, each)
     return Plan(
         stages=() if costs is None else _stages(recipe, costs, steps, teacher_steps, train),
@@ -80,6 +79,22 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool, earlier
         ),
         notes=[] if measured else ["nothing was measured (--quick): no times"],
     )
+
+
+def _steps(recipe: ClassifierRecipe | RankRecipe, examples: int) -> tuple[int, int]:
+    """Optimiser steps of a student, and of the teacher; 0 if it is not trained."""
+    if isinstance(recipe, RankRecipe):
+        return recipe.training.steps_for(examples), 0
+    teaching = recipe.teacher.training
+    of_teacher = 0 if teaching is None else _steps_of(teaching, examples, together=teacher_in_lockstep(recipe))
+    return _steps_of(recipe.training, examples, together=in_lockstep(recipe)), of_teacher
+
+
+def _steps_of(training: Training, examples: int, *, together: bool) -> int:
+    """together: in lock-step, whose epochs leave a smaller last batch out."""
+    if training.steps is not None or not together:
+        return training.steps_for(examples)
+    return max(1, round(training.epochs * (examples // max(1, min(training.batch_size, examples)))))
 
 
 def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
