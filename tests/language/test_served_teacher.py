@@ -1,5 +1,6 @@
 """Runs whose teacher is behind a server: the same as with the teacher in this process, and nothing asked twice."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
 from grkd.language.rows import language_rows
 from grkd.language.score import read_groups, score
+from grkd.language.served_sampling import chat_messages
 from grkd.pipeline.check import check_recipe
 from grkd.recipe import LanguageRecipe, read
 from grkd.run.folder import RunFolder
@@ -167,6 +169,31 @@ def test_a_chat_api_writes_responses_and_orders_them(
     assert not any("prompt" in body for body in model_server.asked)
     # Each response is named the best once, by its place alone: neither is better.
     assert {score for group in read_groups(context.run, "train") for score in group.teacher_scores} == {0.5}
+
+
+def test_a_chat_api_is_asked_in_its_own_form() -> None:
+    """No weights and thoughts, which it refuses; calls with arguments as text; tools it would not be told of."""
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "x"}}, "id": "1"}
+    messages = [
+        {"role": "user", "content": "a"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "b",
+            "thinking": "b",
+            "weight": 1,
+            "tool_calls": [call],
+        },
+        {"role": "tool", "content": "c", "tool_call_id": "1"},
+    ]
+    prompt = {"id": "train/1", "messages": json.dumps(messages), "context": '{"template_options": {"mood": 1}}'}
+    asked = chat_messages(prompt, "d")
+    assert asked[:2] == [{"role": "system", "content": "d"}, {"role": "user", "content": "a"}]
+    assert asked[2].keys() == {"role", "content", "tool_calls"}
+    assert asked[2]["tool_calls"] == [{**call, "function": {"name": "look", "arguments": '{"at": "x"}'}}]
+    assert asked[3] == messages[2]
+    with pytest.raises(UserError, match=r"teacher: prompt train/1 has tools, .* set teacher\.log_probs: true"):
+        chat_messages({**prompt, "context": '{"tools": [{"name": "look"}]}'}, None)
 
 
 @pytest.mark.parametrize(

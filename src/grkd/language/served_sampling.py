@@ -1,5 +1,6 @@
 """Responses of a served teacher to the prompts of a shard, as the student's token ids."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from grkd.served.teacher import FIRST
 from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
 
 Record = dict[str, Any]
+
+_OF_CHAT = ("role", "content", "name", "tool_call_id")
 
 
 class ServedSampler:
@@ -45,7 +48,10 @@ class ServedSampler:
             context.models.endpoint, folder=folder, concurrency=concurrency, vocabulary=vocabulary
         )
         self.write.server.open()
-        if self.spec.log_probs:
+        if not self.spec.log_probs:
+            for one in prompts:  # what cannot be asked is said before anything is
+                self._prompt(one)
+        else:
             compare_first(context, f"compare{own}", {one["id"]: self._prompt(one) for one in prompts[:FIRST]})
 
     def __call__(self, shard: Shard) -> list[list[list[int]]]:
@@ -77,10 +83,7 @@ class ServedSampler:
     def _prompt(self, prompt: Record) -> Any:
         system = self.recipe.data.system
         if not self.spec.log_probs:
-            messages = parse_json(prompt["messages"])
-            if system is None or messages[0]["role"] in ("system", "developer"):
-                return messages
-            return [{"role": "system", "content": system}, *messages]
+            return chat_messages(prompt, system)
         ids = prompt["prompt_ids"] if self.own is None else encode_prompt(self.own, restored(prompt), system=system)
         context, length = self.write.server.context, len(ids) + self.settings.max_new_tokens
         if context is not None and length > context:
@@ -103,3 +106,28 @@ class ServedSampler:
             return ids
         special = ids and ids[-1] in self.models.tokenizer.all_special_ids
         return [*(ids[:-1] if special else ids), self.stop_ids[0]]
+
+
+def chat_messages(prompt: Record, system: str | None) -> list[dict[str, Any]]:
+    """A prompt's messages as chat APIs take them: without thoughts and weights, arguments of calls as text.
+
+    Raises UserError for a prompt with tools, which the request does not name.
+    """
+    if parse_json(prompt["context"] or "{}").get("tools"):
+        raise UserError(
+            f"teacher: prompt {prompt['id']} has tools, and a server without log_probs is asked with messages alone; "
+            "take the record out, or serve the teacher with log-probabilities (vLLM) and set teacher.log_probs: true"
+        )
+    messages = parse_json(prompt["messages"])
+    if system is not None and messages[0]["role"] not in ("system", "developer"):
+        messages = [{"role": "system", "content": system}, *messages]
+    asked = []
+    for message in messages:
+        own = {name: message[name] for name in _OF_CHAT if name in message}
+        if "tool_calls" in message:
+            own["tool_calls"] = [
+                {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+                for call in message["tool_calls"]
+            ]
+        asked.append(own)
+    return asked
