@@ -1,5 +1,7 @@
 """What a teacher with another vocabulary wrote, as the student's token ids."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,9 +9,11 @@ import pytest
 
 from grkd.data.chat import stop_token_ids
 from grkd.language.models import LanguageModels
+from grkd.language.record_columns import record_columns
 from grkd.language.sampling import ForeignSampler
 from grkd.models.generate import Response
-from grkd.recipe import LanguageRecipe
+from grkd.recipe import LanguageRecipe, read
+from grkd.teacher.in_own_words import items_in_own_words
 from tests.data.test_templates import ASK, ASK_THINKING, FIELDS, TURNS, bytewise
 
 CHANNELS = "<|channel|>analysis<|message|>easy<|end|><|start|>assistant<|channel|>final<|message|>yes"
@@ -69,3 +73,23 @@ def test_markers_become_thoughts_or_stay(template: str, text: str, opened: str, 
 def test_what_was_cut_has_no_stop_token() -> None:
     assert crossed(TURNS + ASK, "yes and", finished=False) == "yes and"
     assert crossed(TURNS + ASK, "easy and", opened="<think>\n", finished=False) == "", "a thought without an end"
+
+
+def test_a_teacher_of_another_vocabulary_reads_the_recipes_template_variables(tiny_recipe: Path) -> None:
+    """By the columns that rankers pass on: a record's own come before those for all."""
+    records = [{"prompt": "hi"}, {"prompt": "hi", "chat_template_kwargs": {"mood": "sad"}}, {"prompt": "no"}]
+    path = tiny_recipe.parent / "data.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    recipe = read(tiny_recipe, [f"data.train={path}", f"data.heldout={path}", "data.chat_template_kwargs={mood: glad}"])
+    assert isinstance(recipe, LanguageRecipe)
+    columns = [data.columns for data in record_columns(recipe).values()][:2]
+    teacher = bytewise(TURNS + "{% if add_generation_prompt %}{{ mood }}:{% endif %}")
+    found = items_in_own_words(
+        teacher,
+        ["hi", "hi"],
+        [["yes"], ["yes"]],
+        {"chat_template_kwargs": [each.get("chat_template_kwargs") for each in columns]},
+        stop_ids=stop_token_ids(teacher),
+        context=None,
+    )
+    assert [str(teacher.decode(item.prompt_ids)).rpartition("\n")[2] for item in found] == ["glad:", "sad:"]

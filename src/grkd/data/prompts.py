@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from grkd.data.conversation import Answer, Messages, shown
@@ -58,6 +58,16 @@ class Example:
         if system is None or messages[0]["role"] in ("system", "developer"):
             return messages
         return [{"role": "system", "content": system}, *messages]
+
+    def with_template_options(self, options: Mapping[str, Any]) -> "Example":
+        """The example with variables of the chat template for all records, which its own come before.
+
+        They are among the columns too: a ranker's teacher of another vocabulary renders the prompt by its own template.
+        """
+        if not options:
+            return self
+        whole = {**options, **(self.template_options or {})}
+        return replace(self, template_options=whole, columns={**self.columns, "chat_template_kwargs": whole})
 
     @property
     def shown(self) -> str:

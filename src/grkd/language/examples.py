@@ -1,7 +1,6 @@
 """What a recipe's data gives: prompts, and how many responses a group takes from the data. Needs no torch."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,7 @@ def _read(
         examples = gathered(found, name, limit=limit, groups=groups, turns=data.train_on_turns, read=read)
     if groups:  # the user's last words in a conversation of which other turns are learnt
         examples = [example for example in examples if example.answers or example.record is None]
-    options = data.chat_template_kwargs
-    if not options:
-        return examples
-    return [replace(example, template_options={**options, **(example.template_options or {})}) for example in examples]
+    return [example.with_template_options(data.chat_template_kwargs) for example in examples]
 
 
 def from_data(responses: Responses) -> bool:

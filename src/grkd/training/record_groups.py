@@ -129,7 +129,7 @@ class RecordEncoder:
         assert not isinstance(options, str)
         answered_later = self.samples or self.teacher_answers is not None
         return [
-            replace(example, template_options={**options, **(example.template_options or {})}) if options else example
+            example.with_template_options(options or {})
             for example in examples
             if example.answers or example.record is None or answered_later
         ]
