@@ -111,7 +111,8 @@ def _responses(recipe: LanguageRecipe, method: Method, look: Look) -> Responses:
     """The recipe's responses as a method of this look takes them: stored ones, the student's, or both."""
     if method.label in look.stored:
         return replace(recipe.responses, when="before")
-    return replace(recipe.responses, stored_share=0.0) if method.label in look.own else recipe.responses
+    share = 0.0 if method.label in look.own else look.shares.get(method.label, recipe.responses.stored_share)
+    return replace(recipe.responses, stored_share=share)
 
 
 def needed(recipe: LanguageRecipe, found: Mapping[str, Any], without: frozenset[str] = frozenset()) -> list[str]:

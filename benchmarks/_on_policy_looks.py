@@ -1,6 +1,6 @@
 """The parts of the on-policy experiment, each with a recipe of its own and a file of results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -9,7 +9,9 @@ class Look:
 
     prompts: per step. stored: methods that learn from stored groups alone. own: methods whose groups are all the
     student's, whatever share of stored ones the recipe has. last: methods that run after all others, in time that is
-    left. long_steps: optimiser steps of methods named -long, which run with the first seed, after those.
+    left. long_steps: optimiser steps of methods named -long, which run with the first seed, after those. questions: the
+    data file whose answers are measured. shares: of a method, the share of its prompts that keep their stored groups,
+    where it is not the recipe's.
     """
 
     recipe: str
@@ -20,6 +22,8 @@ class Look:
     own: frozenset[str] = frozenset()
     last: frozenset[str] = frozenset()
     long_steps: int = 1000
+    questions: str = "test.jsonl"
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 LOOKS = {
@@ -39,5 +43,22 @@ LOOKS = {
         stored=frozenset({"kd"}),
         own=frozenset({"grpo-teacher-kl"}),
         last=frozenset({"opd-mixed"}),
+    ),
+    "pilot": Look(
+        recipe="on-policy-pilot.yaml",
+        folder="pilot",
+        file="on-policy-pilot.json",
+        prompts=8,
+        stored=frozenset({"kd", "kd-t1"}),
+        questions="validation.jsonl",
+        shares={"grkd-eighth": 0.875},
+    ),
+    "kept": Look(
+        recipe="on-policy-kept.yaml",
+        folder="kept",
+        file="on-policy-kept.json",
+        prompts=8,
+        stored=frozenset({"kd"}),
+        own=frozenset({"grpo-teacher-kl"}),
     ),
 }

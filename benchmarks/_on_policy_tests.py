@@ -18,6 +18,7 @@ EFFECTS = {
     "pairs of responses": (("grkd-stored", "kd"), ("grkd-mixed", "kd-mixed")),
     "the student's own responses": (("kd-mixed", "kd"), ("grkd-mixed", "grkd-stored")),
     "pairs of stored and own responses": (("grkd", "opd-mixed"),),
+    "pairs beside the forward KL": (("grkd", "kd-mixed"),),
 }
 Found = Mapping[str, Any]
 
@@ -158,8 +159,8 @@ def _tested(found: Found, label: str, rival: str, test: PairedDifference, p: flo
 
 def not_comparable(looks: Mapping[str, Found]) -> str:
     """Why levels of one look are none of another's."""
-    ordinals = {"first": "first", "mixed": "second", "long": "third"}
-    number = {2: "Two", 3: "Three"}[len(looks)]
+    ordinals = {"first": "first", "mixed": "second", "long": "third", "kept": "fourth"}
+    number = {2: "Two", 3: "Three", 4: "Four"}[len(looks)]
     said = []
     for name, found in looks.items():
         one = found["sittings"][-1]

@@ -1,6 +1,6 @@
 """Groups that the student samples, beside distillation without them, at equal GPU time: docs/results-on-policy.md.
 
-    python -m benchmarks.on_policy run FOLDER [--look first|mixed|long] [--out DIR] [--resume-from DIR] [--seconds S]
+    python -m benchmarks.on_policy run FOLDER [--look LOOK] [--out DIR] [--resume-from DIR] [--seconds S]
     python -m benchmarks.on_policy prepare FOLDER  # what needs no GPU: data and token ids of the starts
     python -m benchmarks.on_policy keep DIR...     # figures of one or more --out -> benchmarks/results/on-policy/
     python -m benchmarks.on_policy table           # benchmarks/results/on-policy/ -> docs/results-on-policy.md
@@ -8,7 +8,8 @@
 A supervised start for teacher and student, then final runs seed by seed, each of --budget seconds of training on one
 GPU. Look `first`: groups of the student alone, learning rates from short trials. Look `mixed`: every method has the
 same stored responses as well, packed rows, and the rates of the first look. Look `long`: small steps, many of them;
-with --processes 4 the methods of a seed are trained side by side on one GPU.
+with --processes 4 the methods of a seed are trained side by side on one GPU. Look `kept`: as `long`, where the teacher
+computes new responses alone and eight steps are sampled together. Look `pilot`: forms for it, by validation questions.
 The same command goes on where it was stopped: FOLDER keeps starts and students, --out (default: FOLDER) a file with
 all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone. With
 --resume-from benchmarks/results/on-policy the kept trials are not made again.
@@ -160,7 +161,7 @@ def filled_in(folder: Path, overrides: list[str], look: str = "first") -> Langua
         *(f"{side}.model={start_of(folder, side)}" for side in SIDES),
         f"data.train={folder / 'train.jsonl'}",
         f"data.heldout={folder / 'heldout.jsonl'}",
-        f"evaluation.questions={folder / 'test.jsonl'}",
+        f"evaluation.questions={folder / LOOKS[look].questions}",
         f"evaluation.curve_questions={folder / 'curve.jsonl'}",
         f"search.questions={folder / 'validation.jsonl'}",
     ]
@@ -186,7 +187,7 @@ def _shown(job: Job, found: dict[str, Any]) -> str:
     if job.name not in found["runs"]:
         return "failed"
     own = found["runs"][job.name]
-    return f"test {100 * own['metrics']['exact_match']['value']:.1f} %, {own['steps']} steps in {own['seconds']:.0f} s"
+    return f"{100 * own['metrics']['exact_match']['value']:.1f} %, {own['steps']} steps in {own['seconds']:.0f} s"
 
 
 def main() -> int:

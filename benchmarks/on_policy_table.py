@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks._on_policy_curves import flattening, write_curves
 from benchmarks._on_policy_looks import LOOKS
+from benchmarks._on_policy_prose import ABOUT, HEADINGS, SIDE_BY_SIDE
 from benchmarks._on_policy_tests import Found, best_of, by_label, effects, paired_table, shares, table, targets
 from benchmarks._on_policy_tests import not_comparable as looks_apart
 from grkd.files import read_json, write_text
@@ -18,82 +19,28 @@ def write_page(results: Path, page: Path) -> None:
     """Write the page and the figures beside it; the same results give the same bytes."""
     looks = {name: read_json(results / look.file) for name, look in LOOKS.items() if (results / look.file).exists()}
     parts = ["# Groups sampled from the student: results"]
-    if len(looks) > 1:
-        parts.append(looks_apart(looks))
+    tested = {name: found for name, found in looks.items() if name != "pilot"}
+    if len(tested) > 1:
+        parts.append(looks_apart(tested))
     for name, found in looks.items():
         figure = page.with_name(f"{page.stem}{'' if name == 'first' else '-' + name}.svg")
-        if found["runs"]:
+        if found["runs"] and name != "pilot":
             write_curves(found, figure)
-        parts += {"first": first_look, "mixed": mixed_look, "long": long_look}[name](found, figure.name)
+        parts += sections_of(found, name, figure.name)
     write_text(page, "\n\n".join(parts) + "\n")
 
 
-def first_look(found: Found, figure: str) -> list[str]:
-    """Groups of the student alone, beside kd on stored responses."""
-    return [
-        "## First look: groups of the student alone",
-        _made(found, "first"),
-        _task(found, "first")
-        + "\n`kd` learns from stored responses of teacher, student and data, `gkd` from those and the student's own\n"
-        "in halves, all others from the student's own. A teacher that is needed is in the GPU's memory; `kd` has its\n"
-        "hidden states in the host's, and what making them took is not in its time.",
-        *final_sections(found, figure),
-        "### Pace\n\n" + pace_table(found),
-        "### Learning rates that were tried\n\n" + trials_table(found),
-        "### Starts\n\n" + starts_table(found),
-    ]
-
-
-def mixed_look(found: Found, figure: str) -> list[str]:
-    """Every method with the same stored responses."""
-    return [
-        "## Second look: the same stored responses for every method",
-        _made(found, "mixed"),
-        _task(found, "mixed")
-        + "\nThis look was designed after the test figures of the first were seen, and asks the same questions: what\n"
-        "it finds is weaker for that. All methods learn from the same stored responses of teacher, student and data;\n"
-        "for those named `-mixed` the student answers half of each step's prompts anew, for four steps at once. `kd`\n"
-        "and `kd-mixed` match the teacher's tokens (T = 2); `grkd-stored` and `grkd-mixed` are the same with pairs of\n"
-        "responses, in the order of verifier, then teacher (preset `responses`). Rows are packed, and share their\n"
-        "prompts where the attention kernel can. Nothing was searched: rates and forms are those of the first look.\n"
-        "Sampling is in a method's time; making the stored responses is in nobody's. Methods named `-long` take 1,000\n"
-        "steps, with one seed, in time that is left.",
-        *final_sections(found, figure),
-        "### Starts\n\n" + starts_table(found),
-    ]
-
-
-def long_look(found: Found, figure: str) -> list[str]:
-    """Smaller steps and more of them, the methods of a seed side by side."""
-    processes = found["sittings"][-1]["processes"]
-    sections = final_sections(found, figure)
-    flat = ["### Are the curves flat?\n\n" + flattening(found)] if found["runs"] else []
-    return [
-        "## Third look: smaller steps, and more of them",
-        _made(found, "long"),
-        _task(found, "long")
-        + "\nThis look was designed after the test figures of both others were seen, and asks the same question\n"
-        "with a quarter of the prompts per step: what it finds is weaker for that. The methods of a seed are\n"
-        f"trained side by side on one GPU ({processes} processes), each for the same time by the clock. So a\n"
-        "second of training is not a second of the whole GPU: each slows the others, and what a method did not\n"
-        "use of the GPU, others had. `kd` learns from stored responses of teacher, student and data alone (T =\n"
-        "2), `opd` and `grpo-teacher-kl` from the student's own alone, sampled for four steps at once. `grkd`\n"
-        "samples the groups of a quarter of its prompts and takes the others from the store; all are ordered by\n"
-        "the verifier, then the teacher, and the reverse KL to the teacher over the same tokens holds them. So\n"
-        "`grkd` and `kd` differ in the divergence, too. `opd-mixed` is `grkd` without its pairs, in time that\n"
-        "is left. The form of `grkd` was chosen on a toy of two-digit sums on a CPU, before any run, from one\n"
-        "or two seeds: there the reverse KL was better than the forward KL, pairs beside it better than none,\n"
-        "and a quarter of own groups better than half; stored groups alone were better still. No learning rate\n"
-        "was searched: all methods have that of the first look, times the square root of the batches' ratio.\n"
-        "Making the stored responses is in nobody's time. A fault of these runs is against `grkd`: its number\n"
-        "of prompts changes from step to step, and where it fell below half, or rose again, the recorded decode\n"
-        "step was rebuilt. It took as long to sample a quarter of the prompts as `opd` to sample all,\n"
-        "probably for that. Mended since; not measured again.",
-        *sections[:1],
-        *flat,
-        *sections[1:],
-        "### Starts\n\n" + starts_table(found),
-    ]
+def sections_of(found: Found, look: str, figure: str) -> list[str]:
+    """A look's part of the page."""
+    heading, about = HEADINGS[look], ABOUT[look]
+    processes = found["sittings"][-1].get("processes")
+    parts = [main_table(found)] if look == "pilot" else final_sections(found, figure)
+    if look in SIDE_BY_SIDE and found["runs"]:
+        parts.insert(1, "### Are the curves flat?\n\n" + flattening(found))
+    if look == "first":
+        parts += ["### Pace\n\n" + pace_table(found), "### Learning rates that were tried\n\n" + trials_table(found)]
+    made = [f"## {heading}", _made(found, look), _task(found, look) + "\n" + about.format(processes=processes)]
+    return [*made, *parts, "### Starts\n\n" + starts_table(found)]
 
 
 def _made(found: Found, look: str) -> str:
@@ -108,8 +55,9 @@ def _made(found: Found, look: str) -> str:
 
 def _task(found: Found, look: str) -> str:
     questions, seeds = len(found["questions"]), max(map(len, by_label(found).values()), default=0)
+    kind = LOOKS[look].questions.removesuffix(".jsonl")
     return (
-        f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} test questions.\n"
+        f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} {kind} questions.\n"
         f"A final run trains {found['sittings'][-1]['budget_seconds']:g} s on one GPU, whatever its steps take: its\n"
         "schedules and end go by the clock, which leaves out the models' loading, the first step (it compiles\n"
         f"kernels) and answers to questions. {seeds} seeds. A step: {LOOKS[look].prompts} prompts x 8 responses."

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from benchmarks import _on_policy_starts, on_policy
+from grkd import objectives
 from grkd.files import read_json
+from grkd.language.score import cached_splits
 from grkd.models.load import load_language_model
 from grkd.training import fresh_groups
 
@@ -186,6 +188,57 @@ def test_the_third_look_goes_on_from_one_start(
     (first / "on-policy-long.json").write_text(json.dumps(found))
     with pytest.raises(SystemExit, match="that of the runs in the file of results another"):
         sitting(monkeypatch, *words, "--out", str(tmp_path / "third"), "--resume-from", str(first))
+
+
+def test_the_fourth_look_mixes_with_and_without_pairs(folder: Path) -> None:
+    """Five methods of three seeds; of grkd and kd-mixed a quarter of the prompts is answered again."""
+    recipe, look = (
+        on_policy.filled_in(folder, [each for each in MIXED if "seeds" not in each], "kept"),
+        on_policy.LOOKS["kept"],
+    )
+    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, look=look)
+    assert len(jobs) == 15
+    asked = {job.method.label: (job.recipe.responses.when, job.recipe.responses.stored_share) for job in jobs}
+    mixed = ("in_training", 0.75)
+    assert asked == {
+        "kd": ("before", 0.75), "opd": mixed, "grpo-teacher-kl": ("in_training", 0.0), "kd-mixed": mixed, "grkd": mixed
+    }  # fmt: skip
+    share = {each.label: objectives.load(each.name, **each.options).on_policy for each in recipe.methods}
+    assert share["kd-mixed"] == 0.25
+    assert share["opd"] == 1.0
+    assert cached_splits(recipe, shared=True) == ["train", "heldout"]
+
+
+def test_the_pilot_answers_no_test_question(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, look = on_policy.filled_in(folder, MIXED, "pilot"), on_policy.LOOKS["pilot"]
+    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, look=look)
+    asked = {job.method.label: (job.recipe.responses.when, job.recipe.responses.stored_share) for job in jobs}
+    stored = dict.fromkeys(("kd", "kd-t1"), ("before", 0.75))
+    mixed = dict.fromkeys(
+        ("kd-mixed", "opd-mixed", "grkd-forward", "grkd-light", "grkd-reverse"), ("in_training", 0.75)
+    )
+    assert asked == {**stored, **mixed, "grkd-eighth": ("in_training", 0.875)}
+    (folder / "test.jsonl").rename(folder / "hidden.jsonl")
+    try:
+        monkeypatch.setattr(
+            on_policy, "write_questions", lambda _: shutil.copy(folder / "validation.jsonl", folder / "curve.jsonl")
+        )
+        words = ["run", str(folder), "--look", "pilot", "--out", str(tmp_path), "--budget", "0.1", "--processes", "1"]
+        kept = [each for each in recipe.methods if each.label in ("kd", "grkd-eighth")]
+        real = on_policy.filled_in
+        monkeypatch.setattr(on_policy, "filled_in", lambda *given: replace(real(*given), methods=kept))
+        assert sitting(monkeypatch, *words, "--set", *MIXED) == 0
+    finally:
+        (folder / "hidden.jsonl").rename(folder / "test.jsonl")
+    found = read_json(tmp_path / "on-policy-pilot.json")
+    assert [one.rpartition("/")[0] for one in found["questions"]] == ["validation"] * 6
+    on_policy.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "exact match on 6 validation questions" in page
+    assert "| grkd-eighth | 1 |" in page
+    assert "### Targets" not in page
 
 
 def test_time_is_shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from benchmarks import on_policy_table
@@ -128,7 +129,8 @@ def test_the_rise_of_the_last_third() -> None:
     assert np.isnan(last_third([curve[:1] for curve in curves])).all()  # no points to draw a line through
 
 
-def test_the_third_look_says_which_curves_are_flat(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("look", "without_pairs"), [("long", "opd-mixed"), ("kept", "kd-mixed")])
+def test_looks_side_by_side_say_which_curves_are_flat(look: str, without_pairs: str, tmp_path: Path) -> None:
     side = {"metrics": {"exact_match": {"value": 0.25}}, "correct": "0" * 300}
     place = {"versions": {"torch": "2"}, "commit": "c" * 40, "command": "run", "date": "2026-11-28", "hardware": "H"}
     sides = {"before": side, "teacher": side, "starts": {"student": "s"}, "gpus": 1, "budget_seconds": 90.0}
@@ -143,14 +145,24 @@ def test_the_third_look_says_which_curves_are_flat(tmp_path: Path) -> None:
         ]
     found = {
         "questions": [str(n) for n in range(300)], "sittings": [place | sides | {"processes": 4}], "runs": runs,
-        "trials": {}, "plan": dict.fromkeys([*shares, "opd-mixed"], 3e-5), "failed": {},
+        "trials": {}, "plan": dict.fromkeys([*shares, without_pairs], 3e-5), "failed": {},
     }  # fmt: skip
-    write_json(tmp_path / "on-policy-long.json", found)
+    write_json(tmp_path / f"on-policy-{look}.json", found)
     on_policy_table.write_page(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     verdicts = dict(re.findall(r"\| (\S+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| \S+ \| \[.*?\] \| ([a-z ]+) \|", page))
     assert verdicts == {"kd": "flat", "opd": "rising", "grpo-teacher-kl": "falling", "grkd": "not shown"}
     assert "- `grkd` above `opd`: **reached**" in page
-    assert "- Not run: `opd-mixed`." in page
+    assert f"- Not run: `{without_pairs}`." in page
+    assert "(4 processes)" in page
     assert "A step: 8 prompts x 8 responses" in page
     assert "**Fewer than 1,000 steps** (of the run with fewest): `kd` (10), `opd` (10)" in page
+    found["runs"] |= runs_of(without_pairs, 0.3, seeds=2)
+    write_json(tmp_path / f"on-policy-{look}.json", found)
+    on_policy_table.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    ours, theirs = (
+        np.mean([[int(digit) for digit in runs[f"{label}-seed{seed}"]["correct"]] for seed in range(2)])
+        for label in ("grkd", without_pairs)
+    )
+    assert f"| `{without_pairs}` | {100 * (ours - theirs):+.1f} |" in page
