@@ -11,9 +11,10 @@ _full_size_cases.py), in that order. --seconds: no case begins later. --tiny: sm
 --profile: three steps more per case of a trainer; `where` says what a step's time goes to, `waits` which lines make the
 host wait for the GPU.
 DATE-full-size-PAIR.json is written after every case, so a run that is cut short keeps what it has measured; a later
-run adds its cases to the file of its date. Of each case: ms of every step and their median without the warm-up (or the
-error), tokens per second (real ones, prompts included), peak memory, and the share of the time that its operations
-take at the rate of a large bfloat16 product measured in the same run: `done` with recomputation, `needed` without.
+run adds its cases to the file of its date, and a failure replaces nothing measured. Of each case: ms of every step and
+their median without the warm-up (or the error), tokens per second (real ones, prompts included), peak memory, and the
+share of the time that its operations take at the rate of a large bfloat16 product measured in the same run: `done` with
+recomputation, `needed` without.
 `merge` puts the cases of a folder's files over those of benchmarks/results. `table` writes the tables of
 docs/performance.md. Both measure nothing.
 """
@@ -135,12 +136,14 @@ def run_pair(pair: str, arguments: argparse.Namespace, device: torch.device, res
                 case=case, student=student, teacher=teacher, items=items, steps=steps, device=device, folder=folder,
                 tokenizer=lambda: word_tokenizer(sides[1].vocab_size), watch=Watch(steps) if profiled else None,
             )  # fmt: skip
-            rows[name] = measured(case, work, sides, result["product_flops_per_second"], arguments.warm_up)
+            row = measured(case, work, sides, result["product_flops_per_second"], arguments.warm_up)
         except Exception as error:  # a peer that fails must not end the run
-            rows[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            row = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         source = {key: result[key] for key in ("command", "commit", "date")}
-        rows[name] |= {"against": case.against, **source}
-        print(f"{pair} {name}: {rows[name]}", flush=True)
+        row |= {"against": case.against, **source}
+        print(f"{pair} {name}: {row}", flush=True)
+        if "step_ms" in row or "step_ms" not in rows.get(name, {}):
+            rows[name] = row
         student = work = None
         if teacher is not None:
             teacher.set_attn_implementation(before)

@@ -41,7 +41,9 @@ def sections(result: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], alone: dict[tuple[str, str], dict[str, Any]]) -> str:
-    one = alone.get((row["pair"], row["case"])) or alone.get((row["pair"], "grkd, DDP"))
+    one = alone.get((row["pair"], row["case"]))
+    if one is None and "FSDP2" in row["case"]:
+        one = alone.get((row["pair"], "grkd, DDP"))
     share = "" if one is None else f"{row['tokens_per_second'] / (row['gpus'] * one['tokens_per_second']):.2f}"
     case = row["case"].replace(", DDP", "") if row["gpus"] == 1 else row["case"]
     limit = (

@@ -24,6 +24,8 @@ def test_a_small_run_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(full_size.RUNS, "loop", broken)
     full_size.main([*words, where, "--only=loop,tokens-padded"])
+    monkeypatch.setitem(full_size.RUNS, "grkd", broken)
+    full_size.main([*words, where, "--only=tokens-padded"])  # what fails takes nothing away
     cases = json.loads((tmp_path / "2026-01-02-full-size-gemma.json").read_text())["cases"]
     assert list(cases) == ["tokens-packed", "responses", "cached-kept", "tokens-float8", "loop", "tokens-padded"]
     assert cases["loop"]["error"] == "RuntimeError: no memory left"

@@ -27,6 +27,7 @@ def test_table_of_two_gpus_beside_one() -> None:
         row("p", "grkd, DDP", 1, 1000.0, 100, 5.0),
         row("p", "grkd, DDP", 2, 1100.4, 190, 6.0),
         row("p", "grkd, FSDP2", 2, 1.0, 180, 3.0),
+        row("p", "TRL, DDP, bfloat16 weights", 2, 2000.0, 90, 6.0),  # its own run on one GPU has failed
         row("large", "grkd, FSDP2, teacher offloaded", 2, 2000.0, 50, 20.0, teacher_gib=48.0, limit_gib_per_gpu=24.0),
     ]
     text = scaling_table.sections({"versions": {"torch": "2", "trl": None}, "rows": rows})
@@ -36,6 +37,7 @@ def test_table_of_two_gpus_beside_one() -> None:
         "| p | grkd | 1 | 1,000 | 100 |  | 5.0 |",
         "| p | grkd, DDP | 2 | 1,100 | 190 | 0.95 | 6.0 |",
         "| p | grkd, FSDP2 | 2 | 1 | 180 | 0.90 | 3.0 |",
+        "| p | TRL, DDP, bfloat16 weights | 2 | 2,000 | 90 |  | 6.0 |",
     ]
 
 
