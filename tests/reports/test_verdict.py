@@ -94,6 +94,14 @@ def test_said(make_run: MakeRun, values: dict[str, list[float]], kind: str, text
     assert said(make_run, values) == (kind, text)
 
 
+def test_a_lost_seed_is_no_evidence(make_run: MakeRun) -> None:
+    rows = rows_of({"before": [0.50], "kd": [0.50, 0.58, 0.47]}, "exact_match")
+    found = verdict(summarise(read_run(make_run(rows=rows, task="language_model", status={"kd-seed3": "failed: x"}))))
+    assert found is not None
+    assert found.kind == "none"
+    assert found.text.startswith("No method is shown to beat the student before distillation")
+
+
 @pytest.mark.parametrize("divergence", [0.0, 0.5])
 def test_a_student_that_began_as_the_teacher_is_not_beaten_by_its_nearness(
     make_run: MakeRun, divergence: float

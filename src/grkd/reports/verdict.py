@@ -57,7 +57,7 @@ def verdict(summary: Summary) -> Conclusion | None:
         return None
     if summary.most_seeds < LEAST_SEEDS:
         return _few(summary, metric, cells, best)
-    if before is not None and before.mean is not None and cells[best].complete:
+    if before is not None and before.mean is not None:
         bar = before.mean
         if not any(cell.differs and _better(cell.mean, bar, metric) for cell in cells.values()):
             text = f"No method is shown to beat {_named(summary)} ({metric.label} {_value(before, metric)})"
