@@ -81,6 +81,7 @@ def _first_of_each(recipe: Recipe, folder: Path, status: dict[str, str], file: s
 def _samples(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
     answers = _first_of_each(recipe, folder, status, "answers.json")
     if not answers:
+        (folder / "evaluate" / "samples.json").unlink(missing_ok=True)  # of an earlier recipe
         return
     samples = [
         {
