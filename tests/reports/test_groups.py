@@ -83,6 +83,17 @@ def test_students_of_a_run_in_one_view(run_folder: Path) -> None:
     assert (tally(groups, "before"), tally(groups, "grkd-seed0")) == ((2, 2), (0, 2))
 
 
+def test_groups_of_an_earlier_run_are_none_of_this_one(run_folder: Path) -> None:
+    table = pq.read_table(run_folder / "evaluate" / "grkd-seed0" / "groups.parquet").to_pylist()
+    for name, responses in (("grkd-seed1", ["5", "6", "7"]), ("gone-seed0", table[0]["responses"])):
+        (run_folder / "evaluate" / name).mkdir()
+        lines = [{**line, "responses": responses} for line in table]
+        pq.write_table(pa.Table.from_pylist(lines, schema=HELD_OUT), run_folder / "evaluate" / name / "groups.parquet")
+    (run_folder / "recipe.yaml").write_text("task: language_model\nmethods: [grkd]\nseeds: [0, 1]\n")
+    groups = held_out_groups(run_folder, has=read_run(run_folder).has)
+    assert [list(group.students) for group in groups] == [["before", "grkd-seed0"]] * 2
+
+
 def test_the_command_shows_orders_and_marks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["groups", str(run_folder), "--limit", "1"]) == 0
     shown = capsys.readouterr().out

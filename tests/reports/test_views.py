@@ -75,6 +75,23 @@ def test_classes_are_means_over_seeds_the_most_missed_first(make_run: MakeRun) -
     assert "cannot be read" in broken["problem"]
 
 
+def test_what_earlier_recipes_left_in_the_folder_is_not_of_the_run(make_run: MakeRun) -> None:
+    folder = make_run(status={"kd-seed1": "failed: of this recipe"})
+    write_classes(folder, "kd-seed0", [[0, 0, 4]])
+    for name in ("kd-seed1", "kd-seed7", "gone-seed0"):
+        write_classes(folder, name, [[0, 1, 4]])
+        (folder / "train" / name).mkdir(exist_ok=True)
+        (folder / "train" / name / "metrics.jsonl").write_text('{"step": 1, "loss_nats": 1.0}')
+        np.savez(folder / "evaluate" / name / "queries.npz", kendall_tau=np.array([0.0]))
+    run, places = opened(folder)
+    assert run.labels == ("ce", "kd", "grkd")
+    assert {curve.seed for curve in run.curves} == {0, 1, 2}
+    found = class_view(run, places)
+    assert found is not None
+    assert next(row["shares"] for row in found["classes"]) == ["100.0"]
+    assert query_view(run, places) is None
+
+
 def test_queries_come_by_how_far_training_moved_them(make_run: MakeRun) -> None:
     folder = make_run(task="rank", rows=[])
     for name, values in (

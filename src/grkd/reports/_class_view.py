@@ -42,7 +42,7 @@ def _read(run: Run) -> tuple[list[str], dict[str, Pairs]]:
     found: dict[str, list[Pairs]] = {}
     for path in sorted((run.folder / "evaluate").glob("*/confusion.json")):
         label = split_name(path.parent.name)[0]
-        if label != TEACHER and label not in run.labels:
+        if not run.has(path.parent.name) or (label != TEACHER and label not in run.labels):
             continue
         read = read_json(path)
         names = [str(name) for name in read["names"]]

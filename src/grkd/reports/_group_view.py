@@ -21,7 +21,7 @@ def groups_view(run: Run, places: Mapping[str, int]) -> dict[str, Any] | None:
     if not any((run.folder / "evaluate").glob("*/groups.parquet")):
         return None
     try:
-        found = held_out_groups(run.folder)
+        found = held_out_groups(run.folder, has=run.has)
     except UserError as error:
         return {"problem": str(error)}
     students = _students(found)

@@ -60,6 +60,8 @@ def _read(run: Run) -> tuple[list[str], dict[str, dict[str, Any]]]:
     found: dict[str, tuple[int, Path]] = {}
     for path in (run.folder / "evaluate").glob("*/queries.npz"):
         label, seed = split_name(path.parent.name)
+        if not run.has(path.parent.name):
+            continue
         if (label == BEFORE or label in run.labels) and (label not in found or (seed or 0) < found[label][0]):
             found[label] = (seed or 0, path)
     queries, models = [], {}

@@ -4,7 +4,7 @@ Held-out groups: evaluate/<name>/groups.parquet of the students. Training groups
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,20 @@ class GroupView:
         return [(i, j) for i in places for j in places if _above(self.scores[i], self.scores[j])]
 
 
-def held_out_groups(run: Path) -> list[GroupView]:
-    """Every held-out group of a run with all of its students. Raises UserError if the run has kept none."""
+def held_out_groups(run: Path, *, has: Callable[[str], bool] = lambda name: True) -> list[GroupView]:
+    """Every held-out group of a run with all of its students, or those that it `has`, by name.
+
+    Raises UserError if the run has kept none.
+    """
     if not run.is_dir():
         raise UserError(f"{run}: no such folder; give the folder that a recipe's `output` names")
     found: dict[str, dict[str, Any]] = {}
-    paths = sorted((run / "evaluate").glob("*/groups.parquet"), key=lambda path: (path.parent.name != BEFORE, path))
-    for path in paths:
+    paths = [path for path in (run / "evaluate").glob("*/groups.parquet") if has(path.parent.name)]
+    for path in sorted(paths, key=lambda path: (path.parent.name != BEFORE, path)):
         for line in _lines(path):
             group = found.setdefault(line["id"], {**line, "students": {}})
-            group["students"][path.parent.name] = tuple(line["student"])
+            if line["responses"] == group["responses"]:  # else of an earlier run, with other responses
+                group["students"][path.parent.name] = tuple(line["student"])
     if not found:
         trained = [one for one in _trained(run) if _sampled(run, one).is_dir()]
         why = "`grkd run` of a language model with responses.n of 2 or more keeps them"

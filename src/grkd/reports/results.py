@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -121,6 +122,14 @@ class Run:
         tried = {seed for name, seed in map(split_name, self.status) if name == label and seed is not None}
         return tuple(sorted(tried | {row.seed for row in self.rows if row.method == label and row.seed is not None}))
 
+    def has(self, name: str) -> bool:
+        """Whether what lies under a student's name belongs to the run: an earlier recipe's may lie beside it."""
+        if split_name(name)[1] is None or not self.method_names:  # the student before, or a GRKDTrainer's
+            return True
+        if self.status.get(name, "done") != "done":
+            return False  # and what it has left has older settings
+        return name in self.status or name in _final_names(self.recipe)
+
     @property
     def failures(self) -> dict[str, str]:
         """ "<label>-seed<k>" -> reason."""
@@ -161,6 +170,7 @@ def read_run(folder: Path) -> Run:
     if not (recipe or results or environment or curves or samples):
         raise UserError(f"{folder}: holds no run (no recipe.yaml, no results.json); give a recipe's `output` folder")
     task: Any = results.task if results else recipe.get("task")
+    names = {*_final_names(recipe_text), *(results.status if results else ())} if _method_names(recipe) else None
     present = {
         "recipe.yaml": bool(recipe or arguments),
         "environment.json": environment is not None,
@@ -177,7 +187,7 @@ def read_run(folder: Path) -> Run:
         counts=results.counts if results else {},
         costs=results.costs if results else {},
         rows=results.rows if results else (),
-        curves=curves,
+        curves=tuple(one for one in curves if names is None or f"{one.label}-seed{one.seed}" in names),
         samples=samples or (),
         environment=environment or {},
         recipe=recipe_text,
@@ -233,6 +243,14 @@ def _method_names(recipe: dict[str, Any]) -> dict[str, str]:
         if label:
             names[str(label)] = str(name or label)
     return names
+
+
+@cache
+def _final_names(recipe: str) -> frozenset[str]:
+    """ "<label>-seed<k>" of every final run that a recipe asks for."""
+    read = yaml.safe_load(recipe)
+    seeds = read.get("seeds") or [0]
+    return frozenset(f"{label}-seed{seed}" for label in _method_names(read) for seed in seeds)
 
 
 def _read_curves(folder: Path) -> Iterable[Curve]:
