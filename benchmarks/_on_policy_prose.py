@@ -9,6 +9,12 @@ HEADINGS = {
 }
 # Looks whose methods are trained side by side on one GPU.
 SIDE_BY_SIDE = ("long", "kept")
+# Of each kind the pilot takes one form.
+PILOT_KINDS = (
+    ("kd", "kd-t1"),
+    ("kd-mixed", "opd-mixed"),
+    ("grkd-light", "grkd-forward", "grkd-reverse", "grkd-eighth"),
+)
 ABOUT = {
     "first": (
         "`kd` learns from stored responses of teacher, student and data, `gkd` from those and the student's own\n"

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks._on_policy_curves import flattening, write_curves
 from benchmarks._on_policy_looks import LOOKS
-from benchmarks._on_policy_prose import ABOUT, HEADINGS, SIDE_BY_SIDE
+from benchmarks._on_policy_prose import ABOUT, HEADINGS, PILOT_KINDS, SIDE_BY_SIDE
 from benchmarks._on_policy_tests import Found, best_of, by_label, effects, paired_table, shares, table, targets
 from benchmarks._on_policy_tests import not_comparable as looks_apart
 from grkd.files import read_json, write_text
@@ -34,7 +34,7 @@ def sections_of(found: Found, look: str, figure: str) -> list[str]:
     """A look's part of the page."""
     heading, about = HEADINGS[look], ABOUT[look]
     processes = found["sittings"][-1].get("processes")
-    parts = [main_table(found)] if look == "pilot" else final_sections(found, figure)
+    parts = [taken(found), main_table(found)] if look == "pilot" else final_sections(found, figure)
     if look in SIDE_BY_SIDE and found["runs"]:
         parts.insert(1, "### Are the curves flat?\n\n" + flattening(found))
     if look == "first":
@@ -79,6 +79,13 @@ def final_sections(found: Found, figure: str) -> list[str]:
         "### Over GPU time\n\nExact match on validation questions while the students are trained, means over seeds.\n\n"
         f"![exact match over seconds of training]({figure})",
     ]
+
+
+def taken(found: Found) -> str:
+    """The forms that the pilot chooses: of each kind the one with the highest exact match, the first of several."""
+    means = {label: float(np.mean(shares(runs))) for label, runs in by_label(found).items()}
+    kinds = [[label for label in kind if label in means] for kind in PILOT_KINDS]
+    return f"**Taken: {', '.join(f'`{max(kind, key=means.__getitem__)}`' for kind in kinds if kind)}.**"
 
 
 def pace_table(found: Found) -> str:

@@ -238,6 +238,7 @@ def test_the_pilot_answers_no_test_question(
     page = (tmp_path / "page.md").read_text()
     assert "exact match on 6 validation questions" in page
     assert "| grkd-eighth | 1 |" in page
+    assert "**Taken: `kd`, `grkd-eighth`.**" in page
     assert "### Targets" not in page
 
 

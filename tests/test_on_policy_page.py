@@ -166,3 +166,9 @@ def test_looks_side_by_side_say_which_curves_are_flat(look: str, without_pairs: 
         for label in ("grkd", without_pairs)
     )
     assert f"| `{without_pairs}` | {100 * (ours - theirs):+.1f} |" in page
+
+
+def test_the_pilot_takes_the_best_of_each_kind() -> None:
+    shares = {"kd": 0.3, "kd-t1": 0.4, "kd-mixed": 0.5, "opd-mixed": 0.5, "grkd-light": 0.2, "grkd-reverse": 0.3}
+    runs = {name: run for label, share in shares.items() for name, run in runs_of(label, share, seeds=1).items()}
+    assert on_policy_table.taken({"runs": runs}) == "**Taken: `kd-t1`, `kd-mixed`, `grkd-reverse`.**"
