@@ -29,7 +29,7 @@ def sections(result: dict[str, Any]) -> str:
     """Markdown: where it was measured, and a row per case.
 
     weak scaling: tokens/s on n GPUs over n times those of one GPU with the same weights and program; FSDP2's one GPU is
-    that of DDP, which there wraps nothing.
+    that of DDP, which there wraps nothing, also where FSDP2 of one was measured.
     """
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     names = ("hardware", "date", "commit", "command")
@@ -41,9 +41,7 @@ def sections(result: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], alone: dict[tuple[str, str], dict[str, Any]]) -> str:
-    one = alone.get((row["pair"], row["case"]))
-    if one is None and "FSDP2" in row["case"]:
-        one = alone.get((row["pair"], "grkd, DDP"))
+    one = alone.get((row["pair"], "grkd, DDP" if "FSDP2" in row["case"] else row["case"]))
     share = "" if one is None else f"{row['tokens_per_second'] / (row['gpus'] * one['tokens_per_second']):.2f}"
     case = row["case"].replace(", DDP", "") if row["gpus"] == 1 else row["case"]
     limit = (
