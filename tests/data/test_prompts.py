@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from grkd.data.prompts import Example, conversation_numbers, split_heldout
+from grkd.data.records import examples_of
 from grkd.data.sources import read_examples
 from grkd.errors import UserError
 
@@ -233,3 +234,15 @@ def test_turns_of_one_conversation_share_a_number(tmp_path: Path) -> None:
     assert conversation_numbers(prompts) == [0, 0, 0, 3, 0, 0]
     assert conversation_numbers(prompts[1:3] + prompts[5:]) == [0, 0, 2]
     assert conversation_numbers([]) == []
+
+
+def test_the_last_turn_that_is_learnt_is_an_assistants() -> None:
+    """Also if the user has the last word, which is the prompt where answers are to be written."""
+    told = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    record = {"messages": [*told, {"role": "user", "content": "c"}]}
+    (found,) = examples_of(record, default_id="3", where="here", turns="last")
+    assert found == Example(id="3", messages=told[:1], completion="b")
+    (found,) = examples_of(record, default_id="3", where="here", turns="last", groups=False)
+    assert found == Example(id="3", messages=record["messages"])
+    with pytest.raises(UserError, match="here: every assistant turn has weight 0; give one weight 1, or drop"):
+        examples_of({"messages": [told[0], {**told[1], "weight": 0}]}, default_id="3", where="here")

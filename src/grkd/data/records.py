@@ -30,6 +30,7 @@ from grkd.errors import UserError
 
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 _PROMPT = ("id", "messages", "conversations", "prompt", *PAIR_KEYS)  # what is no column of its own to a ranker
+_NO_TURN = "no assistant turn after a user's; the prompt's messages must end with a user turn"
 _USED = ("id", "messages", "conversations", "prompt", "completion", "system", "tools", "chat_template_kwargs")
 
 
@@ -48,7 +49,7 @@ def examples_of(
     `completion` (text or messages), else every assistant turn of `messages`, else a group: `responses` (with
     `teacher_scores`, `best`, `order`, `tiers` or `beats` if wanted) or `chosen` and `rejected`, which score 1 and 0;
     these are text, messages, or whole conversations, which must be equal up to the last turn. turns="last": only the
-    last assistant turn.
+    last assistant turn (groups=False: the prompt that the conversation ends with).
     A conversation that ends with the user gives a prompt without a response. `system`, `tools` and
     `chat_template_kwargs` belong to all turns. groups=False: responses are not wanted; a group's keys are checked, and
     give the prompt where the record has it nowhere else.
@@ -83,7 +84,7 @@ def examples_of(
         return [
             Example(id=str(name), **parts.prompt(where), responses=answers, scores=scores, order_alone=alone, **common)
         ]
-    return _turns(str(name), parts, turns, where, common)
+    return _turns(str(name), parts, turns, where, common, answered=groups)
 
 
 @dataclass
@@ -159,8 +160,13 @@ class _Parts:
         self.text, self.before = None, [{"role": "system", "content": system}, *before]
 
 
-def _turns(name: str, parts: _Parts, turns: Turns, where: str, common: dict[str, Any]) -> list[Example]:
-    """An example per assistant turn that answers something, and one for what is left unanswered at the end."""
+def _turns(
+    name: str, parts: _Parts, turns: Turns, where: str, common: dict[str, Any], *, answered: bool
+) -> list[Example]:
+    """An example per assistant turn that answers something, and one for what is left unanswered at the end.
+
+    answered: what is wanted are answers, not prompts to answer.
+    """
     whole = [*parts.before, *parts.learnt]
     roles = [message["role"] for message in whole]
     if ("assistant", "assistant") in pairwise(roles):
@@ -177,9 +183,12 @@ def _turns(name: str, parts: _Parts, turns: Turns, where: str, common: dict[str,
     if not whole or whole[-1]["role"] != "assistant":
         found.append(parts.prompt(where))
     if not found:
-        raise UserError(f"{where}: no assistant turn after a user's; the prompt's messages must end with a user turn")
-    if turns == "last":
-        found = found[-1:]
+        weighed = any(message.get("weight") == 0 for message in whole)
+        why = "every assistant turn has weight 0; give one weight 1, or drop the record" if weighed else _NO_TURN
+        raise UserError(f"{where}: {why}")
+    if turns == "last":  # the user's last words may be unanswered
+        learnt = [each for each in found if "completion" in each] if answered else []
+        found = (learnt or found)[-1:]
     if len(found) == 1:
         return [Example(id=name, **found[0], **common)]
     return [Example(id=f"{name}:{n}", record=name, **each, **common) for n, each in enumerate(found, start=1)]
