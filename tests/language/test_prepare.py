@@ -74,6 +74,22 @@ def test_what_is_left_out_is_counted_and_said(
     assert "1 of 2 held-out prompts are also in the training data" in said
 
 
+def test_a_group_that_is_left_out_is_counted_once(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever reasons its responses have; those of a group that stays are counted one by one."""
+    spelt, endless = "w1 <end> w2", "<think> w1"
+    fine = [{"prompt": f"w{n}", "responses": ["w1", "w2"]} for n in range(4)]
+    groups = [{"prompt": "w20", "responses": [spelt, endless]}, {"prompt": "w21", "responses": ["w1", "w2", endless]}]
+    records, counts = prepared(tiny_recipe, written(tmp_path / "data.jsonl", *fine, *groups), "responses.n=2")
+    assert (len(records), counts["prompts_left_out"]) == (5, 1)
+    said = capsys.readouterr().err
+    assert "data: 1 record left out (5): its thought has no end" in said
+    assert [line for line in said.splitlines() if "responses left out" in line] == [
+        "data: 1 responses left out: its thought has no end"
+    ]
+
+
 def test_nothing_left_names_the_reason(tiny_recipe: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "data.jsonl", *({"prompt": f"w{n} w1 w2", "completion": "w1"} for n in range(4)))
     with pytest.raises(UserError, match=r"no train prompt is left; \d are over data.max_prompt_tokens \(3\)"):

@@ -134,7 +134,7 @@ class _Encoded:
         responses = self.recipe.responses
         if not from_data(responses):
             return None, example.scores
-        found, failed = {}, None
+        found, failed, notes = {}, [], Counter[str]()
         for place, answer in enumerate(example.answers):
             try:
                 found[place] = encode_response(
@@ -142,14 +142,13 @@ class _Encoded:
                     replace(example, completion=answer, responses=None, scores=None),
                     stop_ids=self.numbers["stop_ids"],
                     system=self.recipe.data.system,
-                    notes=self.notes,
+                    notes=notes,
                 )[: responses.max_new_tokens]
             except NotRendered as error:
-                failed = error
-                self.notes[f"responses left out: {error.reason}"] += 1
-        if failed is not None and len(found) < (2 if groups_from_data(responses) else 1):
-            self.notes[f"responses left out: {failed.reason}"] -= len(example.answers) - len(found)
-            raise failed
+                failed.append(error)
+        if failed and len(found) < (2 if groups_from_data(responses) else 1):
+            raise failed[-1]  # the record is counted, not its responses
+        self.notes += notes + Counter(f"responses left out: {error.reason}" for error in failed)
         scores = example.scores and [example.scores[place] for place in found]
         return list(found.values()), scores
 
