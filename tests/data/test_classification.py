@@ -291,6 +291,13 @@ class TestImageFolder:
         save_image(tmp_path / "x.png", colour, mode=mode)
         assert read_image(tmp_path / "x.png", 4)[:, 1, 1].tolist() == expected
 
+    @pytest.mark.parametrize(("mode", "colour"), [("F", 0.5), ("I", 200)])
+    def test_pixels_of_32_bits_are_refused(self, tmp_path: Path, mode: str, colour: float) -> None:
+        """They came out black, whatever their scale."""
+        Image.new(mode, (8, 8), colour).save(tmp_path / "x.tiff")
+        with pytest.raises(UserError, match=r"x\.tiff: cannot be read as an image \(its pixels have 32 bits"):
+            read_image(tmp_path / "x.tiff", 4)
+
     def test_a_palette_with_transparency_raises_no_warning(self, tmp_path: Path) -> None:
         image = Image.new("P", (8, 8), 1)
         image.putpalette([0, 0, 0, 10, 20, 30])

@@ -92,6 +92,8 @@ def read_image(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
 
     try:
         with Image.open(path) as opened:
+            if opened.mode == "F" or (opened.mode == "I" and opened.format != "PNG"):  # older Pillows: PNG of 16 bits
+                raise ValueError("its pixels have 32 bits, of which nothing says what is white; save it with 8 or 16")
             image: Image.Image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):
                 # 16-bit grey: Pillow's own conversion to RGB would clip everything above 255 to white.
