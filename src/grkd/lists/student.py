@@ -13,6 +13,7 @@ from grkd.errors import UserError
 from grkd.lists.context import HELDOUT, NONE, PreparedLists, RankContext
 from grkd.lists.libraries import library
 from grkd.lists.tower import build_tower, leave_out_unknown, open_encoder, prompts_of, save_encoder
+from grkd.models.evaluation_mode import evaluation_mode
 from grkd.recipe import RankStudent
 
 
@@ -170,15 +171,14 @@ def _moved(features: Any, device: torch.device) -> Any:
 @torch.no_grad()
 def scored(context: RankContext, student: Student, queries: Tensor) -> Float[Tensor, "rows candidates"]:
     """The student's scores of these queries' candidates, float32 on the CPU, in eval mode."""
-    lists, training = context.lists, student.training
-    student.eval()
+    lists = context.lists
     width = lists.candidates.shape[1]
     step = max(1, context.recipe.evaluation.batch_size // width)
     found = []
-    for part in queries.split(step):
-        texts = [lists.queries[one] for one in part.tolist()]
-        inputs = student.prepare(texts, lists.documents, lists.candidates[part])
-        moved = {name: _moved(one, context.device) for name, one in inputs.items()}
-        found.append(student(**moved).float().cpu())
-    student.train(training)
+    with evaluation_mode(student):
+        for part in queries.split(step):
+            texts = [lists.queries[one] for one in part.tolist()]
+            inputs = student.prepare(texts, lists.documents, lists.candidates[part])
+            moved = {name: _moved(one, context.device) for name, one in inputs.items()}
+            found.append(student(**moved).float().cpu())
     return torch.cat(found)

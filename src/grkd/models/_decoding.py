@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StaticCache
 
+from grkd.models.evaluation_mode import evaluation_mode
 from grkd.models.load import quiet
 from grkd.models.seeded_draws import SeededDraws
 
@@ -92,13 +93,11 @@ def _padded_batch(
 @contextmanager
 def _own_settings(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Evaluation mode, and this generation config alone."""
-    own_config, training = model.generation_config, model.training
+    own_config = model.generation_config
     # Fields that are not set here would otherwise be taken from the model's (a top_k, a repetition penalty).
     model.generation_config = config
-    model.eval()
     try:
-        with quiet():
+        with evaluation_mode(model), quiet():
             yield
     finally:
         model.generation_config = own_config
-        model.train(training)

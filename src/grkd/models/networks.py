@@ -15,6 +15,7 @@ from grkd.data.classification_batches import Inputs, Prepare
 from grkd.errors import UserError
 from grkd.imports import imported_callable, working_directory_importable
 from grkd.models._networks import cnn, mlp
+from grkd.models.evaluation_mode import evaluation_mode
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
 
@@ -101,13 +102,11 @@ def predict(
     device: torch.device | str = "cpu",
 ) -> Float[Tensor, "examples classes"]:
     """Logits of all inputs in eval mode, float32 on the CPU; the model's training mode is left as it was."""
-    was_training = model.training
-    model.eval()
     found = []
-    for start in range(0, len(inputs), batch_size):
-        batch = prepare([inputs[i] for i in range(start, min(start + batch_size, len(inputs)))])
-        found.append(scores(model, _moved(batch, device)).float().cpu())
-    model.train(was_training)
+    with evaluation_mode(model):
+        for start in range(0, len(inputs), batch_size):
+            batch = prepare([inputs[i] for i in range(start, min(start + batch_size, len(inputs)))])
+            found.append(scores(model, _moved(batch, device)).float().cpu())
     return torch.cat(found)
 
 
@@ -152,20 +151,19 @@ def _keywords(
 def _check_outputs(
     model: str, network: nn.Module, input_shape: tuple[int, ...], classes: int, vocabulary: int | None
 ) -> None:
-    was_training = network.training
     inputs: Inputs = torch.zeros(2, *input_shape)
     if vocabulary is not None:
         ids = torch.zeros(2, *input_shape, dtype=torch.long)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
-        found = scores(network.eval(), inputs)
+        with evaluation_mode(network):
+            found = scores(network, inputs)
     except Exception as error:
         raise UserError(f"{model}: does not run on 2 inputs of shape {input_shape}: {_one_line(error)}") from error
     if tuple(found.shape) != (2, classes):
         raise UserError(
             f"{model}: gives scores of shape {tuple(found.shape)} for 2 inputs, the data needs (2, {classes})"
         )
-    network.train(was_training)
 
 
 def _one_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from grkd.data.language import Item, collate, response_logits, unwrapped
 from grkd.data.packed import pack, packed_logits
 from grkd.errors import UserError
+from grkd.models.evaluation_mode import evaluation_mode
 from grkd.models.float8 import is_float8
 
 
@@ -27,18 +28,18 @@ def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) ->
         for number, prompt in enumerate((5, 2))
     ]
     items.insert(1, Item("again", items[0].prompt_ids, [at % vocabulary for at in (4, 2)]))
-    was_training, compiled = model.training, [each for each in model.modules() if each._compiled_call_impl is not None]
+    compiled = [each for each in model.modules() if each._compiled_call_impl is not None]
     calls = [each._compiled_call_impl for each in compiled]
-    model.eval()
     for module in compiled:  # these lengths would be compiled for
         module._compiled_call_impl = None
     try:
         batch = pack(items, pad_token_id=0, shared=[False, True, False])
-        with _seen_dtypes(model) as dtypes:
-            found = packed_logits(model, _on(device, batch))
-        alone = torch.cat([response_logits(model, _on(device, collate([item], pad_token_id=0)))[0] for item in items])
+        with evaluation_mode(model):
+            with _seen_dtypes(model) as dtypes:
+                found = packed_logits(model, _on(device, batch))
+            each = [response_logits(model, _on(device, collate([item], pad_token_id=0)))[0] for item in items]
+        alone = torch.cat(each)
     finally:
-        model.train(was_training)
         for module, call in zip(compiled, calls, strict=True):
             module._compiled_call_impl = call
     coarse = _in_tf32(device) or not dtypes.isdisjoint((torch.bfloat16, torch.float16))

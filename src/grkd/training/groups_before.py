@@ -11,6 +11,7 @@ from torch import nn
 
 from grkd.console import track
 from grkd.data.language import Group
+from grkd.models.evaluation_mode import evaluation_mode
 from grkd.models.shard import in_turns
 from grkd.objectives import Objective
 from grkd.rankers import Tally
@@ -51,12 +52,10 @@ def groups_of_model(
     fresh, step = rows.fresh, mixed(seed, _BEFORE)
     rows.fresh = None if fresh is None else replace(fresh, file=None, scored={}, unordered=Tally(0.0, 0))
     timed, rows.seconds = rows.seconds, defaultdict(float)  # those of training
-    was_training = model.training
-    model.eval()
     found: list[tuple[int, list[Group]]] = []
     opened_sampler(rows, model)  # here, since ranks have different numbers of batches
     try:
-        with in_turns(*rows.asked_teachers):  # ranks have different numbers of batches
+        with evaluation_mode(model), in_turns(*rows.asked_teachers):  # ranks have different numbers of batches
             for first, part in own_batches(groups, batch_size, description, accelerator):
                 batch = moved(rows.collate_all(part), accelerator.device)
                 with accelerator.autocast():
@@ -69,7 +68,6 @@ def groups_of_model(
         scores = mean_scores(rows, accelerator)
     finally:
         rows.fresh, rows.seconds = fresh, timed
-        model.train(was_training)
     return in_order(found, description), scores
 
 

@@ -17,6 +17,7 @@ from grkd.data.held_out_groups import HELD_OUT
 from grkd.data.language import Group, Item, unwrapped
 from grkd.data.tables import write_table
 from grkd.files import read_json, write_json
+from grkd.models.evaluation_mode import evaluation_mode
 from grkd.models.generate import Response, generate_responses
 from grkd.models.pooled import PooledModel
 from grkd.models.shard import in_turns
@@ -174,10 +175,9 @@ class HeldOutView:
         return written
 
     def _generated(self, model: Any, prompts: list[list[int]], *, temperature: float) -> Iterator[list[Response]]:
-        was_training, limit = model.training, self.encode.limit
+        limit = self.encode.limit
         room = self.new_tokens if limit is None else limit - max(map(len, prompts))
-        model.eval()
-        try:
+        with evaluation_mode(model):
             yield from generate_responses(
                 model,
                 prompts,
@@ -189,8 +189,6 @@ class HeldOutView:
                 seed=self.seed,
                 vocabulary=self.vocabulary,
             )
-        finally:
-            model.train(was_training)
 
     def _text(self, ids: Sequence[int]) -> str:
         return decode_response(self.encode.tokenizer, ids, self.encode.stop_ids)
@@ -200,13 +198,9 @@ class HeldOutView:
         rows = LanguageRows(pad_token_id=self.encode.pad_token_id, vocabulary=self.vocabulary)
         items = tuple(Item(f"{name}#{place}", prompt, own) for place, own in enumerate(responses))
         group = Group(id=name, items=items, teacher_scores=(0.0,) * len(items), sources=("data",) * len(items))
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluation_mode(model):
             batch = moved(rows.collate_all([group]), next(model.parameters()).device)
             return _known(mean_log_probs_of(rows, model, batch)[0, : len(items)].tolist())
-        finally:
-            model.train(was_training)
 
 
 def view_of(

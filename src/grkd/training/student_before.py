@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grkd.data.language import Group
+from grkd.models.evaluation_mode import evaluation_mode
 from grkd.training.groups_before import in_order, own_batches
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
 from grkd.training.rows import moved
@@ -32,14 +34,9 @@ class StudentBefore:
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> Float[Tensor, "groups width"]:
         self._model.to(batch["input_ids"].device)
-        was_training = self._model.training
-        self._model.eval()
         off: AbstractContextManager[Any] = self._model.disable_adapter() if self._adapters else nullcontext()
-        try:
-            with off:
-                return mean_log_probs_of(self._rows, self._model, batch)
-        finally:
-            self._model.train(was_training)
+        with evaluation_mode(self._model), off:
+            return mean_log_probs_of(self._rows, self._model, batch)
 
 
 def with_reference(
@@ -56,19 +53,16 @@ def with_reference(
     student: the model as it is now, or a StudentBefore.
     """
     found: list[tuple[int, list[Group]]] = []
-    was_training = getattr(student, "training", None)
-    if isinstance(student, nn.Module):
-        student.eval()
     # A sharded student's weights are gathered in each call, from all ranks.
-    for first, part in own_batches(groups, batch_size, description, accelerator, evenly=True):
-        batch = moved(rows.collate_all(part), accelerator.device)
-        with accelerator.autocast():
-            means = student(batch) if isinstance(student, StudentBefore) else mean_log_probs_of(rows, student, batch)
-        known = [
-            replace(group, reference_log_probs=tuple(values[: len(group.items)]))
-            for group, values in zip(part, means.tolist(), strict=True)
-        ]
-        found.append((first, known))
-    if isinstance(student, nn.Module):
-        student.train(bool(was_training))
+    with evaluation_mode(student) if isinstance(student, nn.Module) else nullcontext():
+        for first, part in own_batches(groups, batch_size, description, accelerator, evenly=True):
+            batch = moved(rows.collate_all(part), accelerator.device)
+            of = student if isinstance(student, StudentBefore) else partial(mean_log_probs_of, rows, student)
+            with accelerator.autocast():
+                means = of(batch)
+            known = [
+                replace(group, reference_log_probs=tuple(values[: len(group.items)]))
+                for group, values in zip(part, means.tolist(), strict=True)
+            ]
+            found.append((first, known))
     return in_order(found, description)

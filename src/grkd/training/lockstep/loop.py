@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from grkd.console import console
 from grkd.errors import UserError
+from grkd.models.evaluation_mode import evaluation_mode
 from grkd.models.networks import scores
 from grkd.training.lockstep.batches import DeviceBatch, DeviceBatches, DeviceExamples, as_float
 from grkd.training.lockstep.graphs import GraphedStep, StaticBatch, graphs_run_on
@@ -82,13 +83,8 @@ def predict(
     module: nn.Module, inputs: Tensor, *, batch_size: int = PREDICTED, bf16: bool = False
 ) -> Float[Tensor, "examples classes"]:
     """Logits of inputs that are on the module's device (uint8 images or floats), in eval mode; they stay there."""
-    was_training = module.training
-    module.eval()
-    found = []
-    for part in inputs.split(batch_size):
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=bf16):
-            found.append(scores(module, as_float(part)).float())
-    module.train(was_training)
+    with evaluation_mode(module), torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=bf16):
+        found = [scores(module, as_float(part)).float() for part in inputs.split(batch_size)]
     for layer in module.modules():
         if isinstance(layer, WideHead):
             layer.read = None
