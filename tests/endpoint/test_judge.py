@@ -94,6 +94,24 @@ def test_an_answer_that_is_none_is_asked_for_again(server: Any, tmp_path: Path, 
     assert len(server.asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [
+        ({"usage": {"prompt_tokens": 7, "completion_tokens": 2}, "choices": [{"text": "x"}]}, 9),
+        ({"choices": [{"text": "twelve chars"}, {"text": "a"}]}, 3 + 3 + 1),  # three ids, four characters per token
+        ({"usage": None, "choices": [{"text": None}]}, 3),
+        ({"usage": {"total_tokens": 5}, "choices": "none"}, 3),
+    ],
+)
+def test_a_completion_without_a_count_is_estimated_for_the_budget(
+    server: Any, answer: dict[str, Any], tokens: int
+) -> None:
+    server.faults = [f"as it is: {json.dumps(answer)}"]
+    endpoint = Endpoint(server.url, "weak", role="teacher", budget=Budget(max_tokens=100))
+    wait_for(endpoint.completion({"prompt": [1, 2, 3]}, lambda answer: answer["choices"]))
+    assert endpoint.budget.tokens == tokens
+
+
 def test_a_completions_odd_usage_is_asked_for_again(server: Any) -> None:
     server.faults = ['as it is: {"usage": {"prompt_tokens": Infinity}, "choices": []}']
     endpoint = Endpoint(server.url, "weak", role="teacher", backoff_seconds=0.01)

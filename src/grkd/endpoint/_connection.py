@@ -5,6 +5,7 @@ import math
 import os
 import time
 import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,6 +15,7 @@ from grkd.endpoint.loop import event_loop
 from grkd.errors import UserError
 
 DEFAULT_KEY = "OPENAI_API_KEY"
+_CHARACTERS_A_TOKEN = 4  # where the endpoint does not say how many tokens it used
 _MOST_TOKENS = 10**9  # of one request; more is no count
 _NO_CHANCE = -9999.0  # what OpenAI writes for a token that cannot come
 
@@ -126,6 +128,18 @@ def token_counts(usage: Any) -> list[int] | None:
             return None
         counts.append(count)
     return counts
+
+
+def tokens_in(text: str | Sequence[int]) -> int:
+    """Of token ids their number; of a text an estimate."""
+    return -(-len(text) // _CHARACTERS_A_TOKEN) if isinstance(text, str) else len(text)
+
+
+def estimated_tokens(prompt: str | Sequence[int], answer: Mapping[str, Any]) -> int:
+    """Tokens of a text completion that its server did not count."""
+    choices = answer.get("choices")
+    texts = [each.get("text") for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
+    return tokens_in(prompt) + sum(tokens_in(text) for text in texts if isinstance(text, str))
 
 
 def retry_after(value: str | None) -> float | None:

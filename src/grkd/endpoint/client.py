@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -13,11 +14,13 @@ from grkd.endpoint._connection import (
     DEFAULT_KEY,
     Connection,
     base_url,
+    estimated_tokens,
     key_of,
     plain_logprobs,
     reason_of,
     retry_after,
     token_counts,
+    tokens_in,
 )
 from grkd.endpoint._outcomes import BadAnswer, Budget, BudgetReached, Reply, RequestFailed
 from grkd.endpoint.loop import wait_for
@@ -41,7 +44,6 @@ Answer = TypeVar("Answer")
 _NO_ANSWER = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 _LONGEST_WAIT_SECONDS = 120.0
-_CHARACTERS_A_TOKEN = 4  # where the endpoint does not say how many tokens it used
 
 
 class Endpoint:
@@ -147,8 +149,9 @@ class Endpoint:
 
         def opened(answer: Any, _seconds: float, _tries: int) -> Answer:
             found = answer.http_response.json()
-            used = found.get("usage") or {}
-            self.budget.spend(sum(int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")))
+            used = found.get("usage")
+            counted = token_counts(SimpleNamespace(**used) if isinstance(used, dict) else None)
+            self.budget.spend(estimated_tokens(body["prompt"], found) if counted is None else sum(counted))
             return read(found)
 
         return await self._tried(
@@ -226,8 +229,8 @@ class Endpoint:
             refusal = getattr(choice.message, "refusal", None)
             raise BadAnswer(f"it refuses: {self.clean(refusal)[:150]}") if isinstance(refusal, str) else TypeError
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair fits into no file
-        sizes = (sum(len(message["content"]) for message in messages), len(text))
-        counts = [-(-size // _CHARACTERS_A_TOKEN) for size in sizes] if counted is None else counted
+        asked = "".join(message["content"] for message in messages)
+        counts = [tokens_in(asked), tokens_in(text)] if counted is None else counted
         if counted is None:
             self.budget.spend(sum(counts))
         given = getattr(choice.logprobs, "content", None)
