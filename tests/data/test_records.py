@@ -191,6 +191,9 @@ def test_keys_that_nothing_reads_are_named_in_one_line(capsys: pytest.CaptureFix
     assert unused == {"messages[].lang": 1, "source": 1}
     gathered([{"prompt": "q", "score_chosen": 1, "[b]": 2}] * 3, "records")
     assert capsys.readouterr().err == "records: keys that are not used: [b], score_chosen\n"
+    gathered([{"prompt": "q", "scores": [1, 2], "respones": ["a", "b"], "topic": 1}], "records")
+    meant = "respones (did you mean responses?), scores (did you mean teacher_scores?), topic\n"
+    assert capsys.readouterr().err == f"records: keys that are not used: {meant}"
 
 
 def test_a_table_keeps_all_of_a_prompt() -> None:

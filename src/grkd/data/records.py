@@ -1,5 +1,6 @@
 """One reader of records: a dict as people and data sets write it becomes prompts with their responses."""
 
+import difflib
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,6 +32,7 @@ from grkd.errors import UserError
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 _PROMPT = ("id", "messages", "conversations", "prompt", *PAIR_KEYS)  # what is no column of its own to a ranker
 _NO_TURN = "no assistant turn after a user's; the prompt's messages must end with a user turn"
+_MEANT = {"scores": "teacher_scores", "rewards": "teacher_scores"}
 _USED = ("id", "messages", "conversations", "prompt", "completion", "system", "tools", "chat_template_kwargs")
 
 
@@ -85,6 +87,13 @@ def examples_of(
             Example(id=str(name), **parts.prompt(where), responses=answers, scores=scores, order_alone=alone, **common)
         ]
     return _turns(str(name), parts, turns, where, common, answered=groups)
+
+
+def meant_key(key: str) -> str | None:
+    """The key of a record that one which nothing reads was probably to be."""
+    known = (*_USED, *GROUP_KEYS, *PAIR_KEYS, *ORDER_KEYS)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    return _MEANT.get(key) or (near[0] if near else None)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from grkd.console import console
 from grkd.data.delimited import SEPARATORS, delimited_rows
 from grkd.data.prompts import Example, Turns
 from grkd.data.record_groups import all_the_same
-from grkd.data.records import examples_of
+from grkd.data.records import examples_of, meant_key
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_bytes, read_text
 
@@ -207,6 +207,7 @@ def _gathered(
         raise UserError(f"{same[0]}: {text}; drop or fix {count}")
     not_read = [] if read is None else sorted(set(unused) - set(read))
     if not_read and groups:
-        keys = ", ".join(not_read[:_SHOWN_KEYS]) + (", ..." if len(not_read) > _SHOWN_KEYS else "")
+        shown = [f"{key} (did you mean {near}?)" if (near := meant_key(key)) else key for key in not_read]
+        keys = ", ".join(shown[:_SHOWN_KEYS]) + (", ..." if len(not_read) > _SHOWN_KEYS else "")
         console.print(f"[yellow]{escape(f'{name}: keys that are not used: {keys}')}[/yellow]", soft_wrap=True)
     return examples
