@@ -19,15 +19,16 @@ def scores_of(groups: Sequence[Group]) -> dict[str, Tensor]:
     """What a batch says of its groups: which places hold a response, the order that they were given.
 
     group_mask, ranked_mask (responses that have a place in the order), teacher_scores: [groups, width]; vote_targets
-    and vote_weights [groups, width, width] if every group has votes.
+    and vote_weights [groups, width, width] if the groups have votes: all of them or none.
     """
     width = max(len(group.items) for group in groups)
     mask = torch.tensor([[k < len(group.items) for k in range(width)] for group in groups])
     scores = padded([group.teacher_scores for group in groups], width)
     found = {"group_mask": mask, "ranked_mask": mask & ~scores.isnan(), "teacher_scores": scores.nan_to_num()}
-    if all(group.votes is not None for group in groups):
-        for at, name in enumerate(("vote_targets", "vote_weights")):
-            found[name] = squares([group.votes[at] for group in groups if group.votes is not None], width)
+    votes = [group.votes for group in groups if group.votes is not None]
+    assert len(votes) in (0, len(groups)), "groups with votes and groups without"
+    for at, name in enumerate(("vote_targets", "vote_weights") if votes else ()):
+        found[name] = squares([each[at] for each in votes], width)
     return found
 
 
