@@ -125,3 +125,14 @@ def test_objects_and_partials_are_known_by_their_code_too() -> None:
     for function in (Reward(), partial(Reward().__call__, scale=2.0), partial(Reward(), scale=2.0)):
         assert opened(function).identity()["file"] == file_digest(Path(__file__))
     assert opened(len).identity()["file"] is None
+
+
+def test_the_arguments_of_a_partial_are_part_of_what_it_is() -> None:
+    def reward(completions: list[str], scale: float = 1.0, by: Any = None) -> list[float]:
+        return [scale] * len(completions)
+
+    one, same, other = (opened(partial(reward, scale=scale, by=object())).identity() for scale in (2.0, 2.0, 3.0))
+    assert one == same  # an object's address says nothing
+    assert one != other
+    assert one["function"] == reward.__qualname__
+    assert "arguments" not in opened(reward).identity()

@@ -1,8 +1,10 @@
 """Any Python function as a ranker, with the signature of TRL's reward functions."""
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from grkd.endpoint.loop import wait_for
@@ -73,11 +75,20 @@ class Function(Ranker):
         return [found[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
     def identity(self) -> dict[str, Any]:
-        """Its import path, and a digest of the file that it is in."""
+        """Its import path, and a digest of the file that it is in; of a partial its arguments, too.
+
+        An argument that is no number, text, list or mapping counts by its class: its text would differ in each process.
+        """
         called = self._function()
         file = source_of(called)
-        shown = self.function if isinstance(self.function, str) else getattr(called, "__qualname__", repr(called))
-        return {"name": self.name, "function": shown, "file": None if file is None else file_digest(file)}
+        named = called.func if isinstance(called, partial) else called
+        shown = (
+            self.function if isinstance(self.function, str) else getattr(named, "__qualname__", type(named).__name__)
+        )
+        found = {"name": self.name, "function": shown, "file": None if file is None else file_digest(file)}
+        if isinstance(called, partial):
+            found["arguments"] = json.dumps([called.args, called.keywords], sort_keys=True, default=_class_of)
+        return found
 
     def _function(self) -> Callable[..., Any]:
         called: Callable[..., Any] = self.function if callable(self.function) else imported_callable(self.function)
@@ -101,6 +112,10 @@ class Function(Ranker):
         if len(found) != wanted:
             raise UserError(f"ranker function: {shown} gave {len(found)} scores for {wanted} responses; give one each")
         return found
+
+
+def _class_of(argument: Any) -> str:
+    return type(argument).__qualname__
 
 
 def _repeated(values: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
