@@ -99,14 +99,16 @@ def test_tries_and_runs_are_measured_alike(
             monkeypatch.setattr(module, "dtype", lambda name, where: torch.bfloat16)
     monkeypatch.setattr(stages, "evaluate_teacher", lambda *_: None)
     questions = tiny_recipe.parent / "questions.jsonl"
-    prompts = ("w0 w0", "w3 w4 w1", "w6 w7 w8 w2")  # the data's first three, of which one at least is trained on
+    # The data's first three, of which one at least is trained on; one that fills the context of 64 tokens.
+    prompts = ("w0 w0", "w3 w4 w1", "w6 w7 w8 w2", "w1 " * 64)
     questions.write_text("".join(json.dumps({"question": text, "answer": "3"}) + "\n" for text in prompts))
     common = ["training.steps=1", f"evaluation.questions={questions}", "responses.source=student", "score.signal=live"]
     words = [*common, "methods=[kd]", "search.learning_rate=[1e-3]"]
     for search in (f"search.questions={questions}", "search.metric=top1_agreement"):
         assert cli.main(["compare", str(tiny_recipe), *words, search]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "of 3 are also prompts of data.train, so exact match counts answers learnt by heart" in said
+    assert "1 of 4 questions fill the context of 64 tokens: no answer" in said
+    assert "of 4 are also prompts of data.train, so exact match counts answers learnt by heart" in said
     answers, whole = torch.bfloat16 if gpu else torch.float32, torch.float32
     ranks = {entry[1:] for entry in seen if entry[0] == "rank"}
     assert ranks == {(whole, whole)}

@@ -10,13 +10,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from grkd.answers.kept import kept_answers
-from grkd.console import track
+from grkd.console import console, track
 from grkd.data.chat import answer_text, decode_response
 from grkd.data.conversation import Messages
 from grkd.data.prompts import restored
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
 from grkd.language.cost import Pace, cost_of
+from grkd.language.in_room import in_room
 from grkd.language.kept_groups import keep_groups
 from grkd.language.rank_metrics import rank_metrics
 from grkd.language.respond import read_records
@@ -143,7 +144,11 @@ def answered(
     spec = context.recipe.evaluation
     questions = exact_match.read_questions(Path(path))
     prompt_ids = prompts_of_questions(context, questions)
-    ranks = context.run.ranks
+    ranks, most = context.run.ranks, context.models.numbers["context"]
+    if shown and ranks.is_main_process and (full := sum(len(ids) >= most for ids in prompt_ids)):
+        console.print(
+            f"[yellow]{full} of {len(questions)} questions fill the context of {most} tokens: no answer[/yellow]"
+        )
     mine = range(ranks.process_index, len(questions), ranks.num_processes)
     name = items.stem if ranks.num_processes == 1 else f"{items.stem}-{ranks.process_index}-of-{ranks.num_processes}"
     journal = items.with_name(f"{name}.jsonl")  # answers as they come, until all are there
@@ -210,7 +215,6 @@ def _greedy(
     sample = partial(
         generate_responses,
         model,
-        max_new_tokens=max_new_tokens,
         temperature=0.0,
         top_p=1.0,
         stop_ids=context.models.numbers["stop_ids"],
@@ -219,11 +223,12 @@ def _greedy(
         batch_size=batch_size,
         vocabulary=context.models.numbers["vocabulary"],
     )
+    asked = partial(in_room, sample, max_new_tokens=max_new_tokens, context=context.models.numbers["context"])
     written = [("", False)] * len(prompts)
     stop_ids, spent = context.models.numbers["stop_ids"], Pace() if pace is None else pace
 
     def answers() -> Iterator[Response]:
-        for some in kept_answers(journal, prompts, sample):
+        for some in kept_answers(journal, prompts, asked):
             spent.add(some)
             yield from some.responses
 
