@@ -22,6 +22,7 @@ from grkd.teacher.annotator import Comparison, Letters, Verdict, verdicts
 from grkd.teacher.in_own_words import items_in_own_words, items_of_ids
 
 LocalMeans = Callable[[Sequence[Item]], list[float]]  # mean log-probabilities of the same model on this machine
+Record = dict[str, Any]  # a line of a journal
 FIRST = 8  # responses that are compared with it
 
 
@@ -126,27 +127,14 @@ class ServedTeacher:
         """
         for item in items:
             self._check_length(item)
-        large = Journal(store)
-        asked = {item.id: (item, self.top_k if item.id in keep else 0) for item in items}
-        keys = {name: _key(self.server.model, item, k) for name, (item, k) in asked.items()}
-        # The first few alone, until they were compared with the model here: no more is asked of another one.
-        parts = [items] if self._checked or self.local is None else [items[:FIRST], items[FIRST:]]
-        found: dict[str, Any] = {}
-        for part in filter(None, parts):
-            of_part = {item.id: asked[item.id] for item in part}
-            self._fetch(
-                {
-                    keys[name]: partial(self._score, keys[name], item, k, large if k else self._journal)
-                    for name, (item, k) in of_part.items()
-                    if keys[name] not in (large if k else self._journal)
-                },
-                "score (served teacher)",
-            )
-            found |= {name: (large if k else self._journal)[keys[name]] for name, (_, k) in of_part.items()}
-            if not self._checked:
-                own = [float(found[item.id]["mean"]) for item in part]
-                check_same_model(part, own, self.local, tolerance_nats=self.tolerance_nats)
-                self._checked = True
+        large, unasked = Journal(store), items
+        found: dict[str, Record] = {}
+        if items and self.local is not None and not self._checked:
+            # The first few alone, until they were compared with the model here: no more is asked of another one.
+            first, unasked = items[:FIRST], items[FIRST:]
+            found = self._answers(first, keep, large)
+            self._compare(first, found)
+        found |= self._answers(unasked, keep, large)
         means = [float(found[item.id]["mean"]) for item in items]
         rows = {
             name: (torch.tensor(record["ids"], dtype=torch.int32), torch.tensor(record["log_probs"]))
@@ -154,6 +142,25 @@ class ServedTeacher:
             if name in keep
         }
         return means, rows
+
+    def _answers(self, items: Sequence[Item], keep: Collection[str], large: Journal) -> dict[str, Record]:
+        """The server's answer on each item, by id; it is asked for what is in no journal. large: that of `keep`."""
+        places: dict[str, tuple[Journal, str]] = {}
+        calls = {}
+        for item in items:
+            k = self.top_k if item.id in keep else 0
+            journal, key = large if k else self._journal, _key(self.server.model, item, k)
+            places[item.id] = journal, key
+            if key not in journal:
+                calls[key] = partial(self._score, key, item, k, journal)
+        self._fetch(calls, "score (served teacher)")
+        return {name: journal[key] for name, (journal, key) in places.items()}
+
+    def _compare(self, items: Sequence[Item], found: Mapping[str, Record]) -> None:
+        """Hold the server to the model here. Raises UserError for another one."""
+        means = [float(found[item.id]["mean"]) for item in items]
+        check_same_model(items, means, self.local, tolerance_nats=self.tolerance_nats)
+        self._checked = True
 
     async def _score(self, key: str, item: Item, k: int, journal: Journal) -> None:
         try:
