@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from grkd import recipe
-from grkd.doctor import classes
+from grkd.doctor import classes, lists
 from grkd.doctor.examine import examine
 from grkd.doctor.finding import Finding
 from tests.classify._toys import WORDS
@@ -139,6 +139,32 @@ def test_a_teacher_against_the_labels(
     assert check in [one.check for one in findings], findings
 
 
+def test_a_teacher_of_sorted_examples_is_seen_by_examples_of_every_class(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, rows in zip(NAMES, labelled(), strict=True):
+        write_texts(texts / name, sorted(rows, key=lambda row: row[1]))
+    monkeypatch.setattr(classes, "_EXAMPLES", 16)  # fewer than each class has
+
+    def scored(_: Any, __: Any, inputs: Any, ___: str) -> tuple[torch.Tensor, None]:
+        return torch.tensor([[1.0, 0.0]]).expand(len(inputs), 2), None  # the first class, whatever the text
+
+    monkeypatch.setattr(classes, "scored", scored)
+    findings = found(texts, TEXTS, [f"teacher={{model: {encoder(texts)}}}"])
+    assert any(one.check == "teacher" and "the most frequent label on 50%" in one.text for one in findings), findings
+
+
+def test_an_order_of_classes_is_no_mistake(texts: Path) -> None:
+    for name, rows in zip(NAMES, labelled(), strict=True):
+        lines = ({"text": text, "ranking": [label]} for text, label in rows)
+        (texts / name).with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [
+        f"data={{train: {texts}/train.jsonl, heldout: {texts}/heldout.jsonl, features: tfidf}}",
+        "teacher={ranking: ranking}",
+    ]
+    assert no_worse_than_notes(found(texts, TEXTS, [*words, "methods=[plackett_luce]"]))
+
+
 def changed(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Plant:
     """Change every list of a file."""
 
@@ -193,3 +219,13 @@ def test_a_fault_of_a_ranker_is_found(fault: str | None, tmp_path: Path) -> None
     check, plant = QUERIES[fault] if fault else (None, lambda _: [])
     findings = found(tmp_path, LISTS, plant(tmp_path))
     assert no_worse_than_notes(findings) if check is None else check in [one.check for one in findings], findings
+
+
+def test_steps_of_lists_that_were_not_read_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lists(tmp_path / "train.jsonl", count=24)
+    write_lists(tmp_path / "heldout.jsonl", count=31, seed=5)
+    words = ["training.epochs=4"]  # 24 steps
+    assert "steps" not in [one.check for one in found(tmp_path, LISTS, words)]
+    monkeypatch.setattr(lists, "_READ", 8)
+    assert "steps" not in [one.check for one in found(tmp_path, LISTS, words)]
+    assert "steps" in [one.check for one in found(tmp_path, LISTS, [*words, "data.limit=8"])]

@@ -15,7 +15,7 @@ from grkd.data.classification import ClassificationData
 from grkd.doctor.finding import Finding, note, warning
 from grkd.doctor.settings import few_steps
 from grkd.models.networks import is_transformers
-from grkd.recipe import ClassifierRecipe
+from grkd.recipe import ClassifierRecipe, RankedLabels
 from grkd.run.folder import RunFolder
 
 _EXAMPLES = 512  # that the teacher scores
@@ -29,8 +29,11 @@ def look_at_classes(recipe: ClassifierRecipe, folder: RunFolder) -> Iterator[Fin
     yield from _labels(context.data)
     yield from _overlap(context.data)
     yield from few_steps(min(len(context.data.train_labels), recipe.data.student_limit or 10**9), recipe)
-    teacher = context.view(recipe.teacher, needs_head=recipe.teacher.training is None)
     student = context.view(recipe.student)
+    if isinstance(recipe.teacher, RankedLabels):
+        yield note("teacher", "it is an order of classes and no model: nothing of it was computed", "nothing")
+        return
+    teacher = context.view(recipe.teacher, needs_head=recipe.teacher.training is None)
     for side, view, spec in (("teacher", teacher, recipe.teacher), ("student", student, recipe.student)):
         if context.data.kind == "text" and is_transformers(spec.model):
             yield from _cut(side, view, recipe.data.max_tokens)
@@ -103,8 +106,9 @@ def _teacher(context: ClassifierContext, teacher: Classifier) -> Iterator[Findin
         ("training", teacher.train_inputs, data.train_labels),
         ("held-out", teacher.heldout_inputs, data.heldout_labels),
     ):
-        logits, _ = scored(context, teacher, inputs[:_EXAMPLES], f"{part} examples")
-        accuracy[part] = float((logits.argmax(-1) == labels[:_EXAMPLES]).float().mean())
+        spread = slice(None, None, -(-len(labels) // _EXAMPLES))  # over all of them: files are often sorted by class
+        logits, _ = scored(context, teacher, inputs[spread], f"{part} examples")
+        accuracy[part] = float((logits.argmax(-1) == labels[spread]).float().mean())
     guess = Counter(data.heldout_labels.tolist()).most_common(1)[0][1] / len(data.heldout_labels)
     held = accuracy["held-out"]
     if held <= guess:
