@@ -1,5 +1,6 @@
 """Which columns of a table hold texts or image files, and which the labels."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ def labelled(records: list[dict[str, Any]]) -> tuple[dict[str, Any], str, list[s
     text = _named([name for name in names if name != label], _TEXTS) or _longest(records, names, label)
     if label is None or text is None:
         return None
-    classes = sorted({str(record[label]).strip() for record in records if record.get(label) is not None})
+    classes = classes_of(records, label)
     about = f"texts ({text}) with labels ({label}), {len(classes)} classes in the first {len(records)} records"
     return {"text": text, "label": label}, about, classes
+
+
+def classes_of(records: Iterable[dict[str, Any]], label: str) -> list[str]:
+    """The different labels, sorted."""
+    return sorted({str(record[label]).strip() for record in records if record.get(label) is not None})
 
 
 def ranked(records: list[dict[str, Any]]) -> tuple[dict[str, Any], str, str] | None:

@@ -182,11 +182,12 @@ def _parts(found: Found) -> bool:
 def _has_classes(name: str, classes: list[str]) -> bool:
     """Whether a model's head has the data's classes by name; True if its config is not at hand."""
     from grkd.models.load import known_config
+    from grkd.models.transformers_classifiers import plain_name
 
     config = known_config(name)
     if config is None or not classes:
         return True
-    return {str(one) for one in (config.id2label or {}).values()} == set(classes)
+    return {plain_name(str(one)) for one in (config.id2label or {}).values()} == set(map(plain_name, classes))
 
 
 def _rank(found: Found, wish: Wish) -> Sequence[Part | Entry]:

@@ -3,7 +3,7 @@
 import itertools
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from grkd.data.delimited import SEPARATORS, delimited_rows
 from grkd.data.sources import FORMATS, file_records, named_records
 from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json, read_text
-from grkd.first_recipe.columns import labelled, ranked, table_of_images
+from grkd.first_recipe.columns import classes_of, labelled, ranked, table_of_images
 
 Task = Literal["language_model", "classifier", "rank"]
 Kind = Literal[
@@ -100,7 +100,11 @@ def _file(path: Path, heldout: Path | None) -> Found:
         raise UserError(f"--heldout: {heldout}: no such file")
     section: dict[str, Any] = {"train": path} | ({"heldout": heldout} if heldout else {})
     records = list(itertools.islice(_records(path), _LOOKED_AT))
-    return _kind(records, section, str(path), path)
+    found = _kind(records, section, str(path), path)
+    if not found.classes:
+        return found
+    every = (record for _, record in _records(path) if isinstance(record, dict))  # files are often sorted by class
+    return replace(found, classes=classes_of(every, found.section["label"]))
 
 
 def _named(name: str) -> Found:

@@ -122,13 +122,13 @@ def _order(model: str, config: Any, class_names: list[str]) -> tuple[int, ...]:
             f"{model}: was fine-tuned for {len(theirs)} classes, the data has {len(class_names)}; "
             "choose another model, or train it with options: {new_head: true}"
         )
-    for form in (str, _plain):  # exactly, or with other capitals, "-", "_" and spaces
+    for form in (str, plain_name):  # exactly, or with other capitals, "-", "_" and spaces
         places = {form(name): place for place, name in enumerate(theirs)}
         if len(places) == len(theirs) and places.keys() == {form(name) for name in class_names}:
             return tuple(places[form(name)] for name in class_names)
     if all(name.upper() == f"LABEL_{place}" for place, name in enumerate(theirs)):
         return _unnamed(model, class_names)
-    unknown = [name for name in class_names if _plain(name) not in places] or class_names
+    unknown = [name for name in class_names if plain_name(name) not in places] or class_names
     raise UserError(
         f"{model}: its classes ({_listed(theirs)}) are not the data's; it has none for {_listed(unknown)}; "
         "rename the labels, or choose another model"
@@ -143,7 +143,8 @@ def _unnamed(model: str, class_names: list[str]) -> tuple[int, ...]:
     return tuple(range(len(class_names)))
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A class's name by which heads and data are matched."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
