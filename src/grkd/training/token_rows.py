@@ -105,14 +105,14 @@ def token_seeds(batch: dict[str, Any]) -> Tensor | None:
     if OFFSETS in batch:
         seeds: Tensor = batch[DRAW_SEED] + batch[OFFSETS]
         return seeds
-    tokens = batch["response_mask"].sum(-1)
-    groups = torch.arange(len(batch["group_mask"]), device=tokens.device)
-    numbers = batch.get(GROUP_NUMBERS, groups)
-    of_item = groups.unsqueeze(-1).expand_as(batch["group_mask"])[batch["group_mask"]]
-    before = tokens.cumsum(-1) - tokens
-    first = torch.full_like(groups, 1 << 62).scatter_reduce(0, of_item, before, "amin")
-    examples = of_item.repeat_interleave(tokens)
-    return row_seeds(batch, numbers[examples], torch.arange(len(examples), device=tokens.device) - first[examples])
+    lengths = batch["response_mask"].sum(-1)  # of the items, which lie group by group
+    group_of_item = batch["group_mask"].nonzero()[:, 0]
+    group_of_token = group_of_item.repeat_interleave(lengths)
+    tokens_of_group = lengths.new_zeros(len(batch["group_mask"])).index_add(0, group_of_item, lengths)
+    first_token = tokens_of_group.cumsum(0) - tokens_of_group
+    place = torch.arange(len(group_of_token), device=lengths.device) - first_token[group_of_token]
+    numbers = batch.get(GROUP_NUMBERS)
+    return row_seeds(batch, group_of_token if numbers is None else numbers[group_of_token], place)
 
 
 def token_offsets(tokens_of_groups: Sequence[int]) -> Int[Tensor, " tokens"]:
