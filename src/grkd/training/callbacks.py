@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,17 +80,15 @@ class MetricsFile(TrainerCallback):
         which is left out of its seconds, nothing is counted.
         """
         found: dict[str, Any] = {"steps": steps, "seconds": self.seconds, "rows_seen": int(self.rows_seen)}
-        totals: dict[str, float] = {}
-        before: dict[str, Any] = {"step": 0, "seconds": 0.0}
+        totals: dict[str, float] = defaultdict(float)
+        last_step, last_seconds = 0, 0.0
         for line in json_lines(self.path):
-            own = line["seconds"] - before["seconds"]
-            parts = {
-                name: value * (line["step"] - before["step"])
-                for name, value in line.get("seconds_per_step", {}).items()
-            }
-            counted = min(1.0, own / max(1e-9, sum(parts.values())))
-            totals = {name: totals.get(name, 0.0) + parts.get(name, 0.0) * counted for name in {**totals, **parts}}
-            before = line
+            steps_since, seconds_since = line["step"] - last_step, line["seconds"] - last_seconds
+            parts = {name: mean * steps_since for name, mean in line.get("seconds_per_step", {}).items()}
+            share = min(1.0, seconds_since / max(1e-9, sum(parts.values())))  # below 1: the first step is left out
+            for name, part in parts.items():
+                totals[name] += part * share
+            last_step, last_seconds = line["step"], line["seconds"]
         if totals and steps:
             totals["train"] = max(0.0, self.seconds - sum(totals.values()))
             found["seconds_per_step"] = {name: seconds / steps for name, seconds in totals.items()}
