@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grkd.console import console
 from grkd.data.packed import PACKED_ATTENTION, SHARING_ATTENTION, attention_of
-from grkd.models._packed_kernels import KERNELS, Attend, reference
+from grkd.models._packed_kernels import KERNELS, Attend, Kernel, reference
 from grkd.models._packed_row import PackedRow
 
 # Of the sequences that a kernel is tested on: two rows of different lengths, which is what some compile anew for.
@@ -77,21 +77,29 @@ def take_packed_attention(model: Any, *, device: torch.device, dtype: torch.dtyp
         return None
     heads = _Heads.of(model)
     for name, kernel in KERNELS.items():
-        small = heads.queries * heads.width < kernel.least
-        if small or importlib.util.find_spec(kernel.package) is None or (heads.softcap is not None and not kernel.caps):
+        if not _may_serve(kernel, heads):
             continue
         attend, reason = _tested(name, heads, device, dtype, trained)
-        if attend is not None:
-            sharing, reason = None, ""
-            if share and kernel.shares:
-                sharing, reason = _tested(name, heads, device, dtype, trained, shared=True)
-            if reason:
+        if attend is None:
+            console.print(f"packed rows: not by {name} ({reason})", soft_wrap=True)
+            continue
+        shares = share and kernel.shares
+        if shares:
+            sharing, reason = _tested(name, heads, device, dtype, trained, shared=True)
+            shares = sharing is not None
+            if not shares:
                 console.print(f"packed rows: prompts are not shared by {name} ({reason})", soft_wrap=True)
-            model.set_attn_implementation(registered(name, attend, before=current, shares=sharing is not None))
-            return name
-        console.print(f"packed rows: not by {name} ({reason})", soft_wrap=True)
+        model.set_attn_implementation(registered(name, attend, before=current, shares=shares))
+        return name
     console.print("packed rows: no kernel for this model here; batches are padded")
     return None
+
+
+def _may_serve(kernel: Kernel, heads: _Heads) -> bool:
+    """Whether a kernel is installed, and made for such heads."""
+    installed = importlib.util.find_spec(kernel.package) is not None
+    large_enough = heads.queries * heads.width >= kernel.least
+    return installed and large_enough and (kernel.caps or heads.softcap is None)
 
 
 @functools.cache  # the next model with such heads takes the same function, with all that was compiled for it
