@@ -33,6 +33,16 @@ class _Kept:
     bound: bool
     stayed: bool = False
 
+    def is_of(self, model: PreTrainedModel, dtype: torch.dtype) -> bool:
+        """Whether they decode with the model's parameters as they are now, in this dtype."""
+        return self.rows.step.dtype == dtype and self.rows.step.belongs_to(model)
+
+    def has_room(self, wanted: int, needed: int) -> bool:
+        """Whether `wanted` rows of `needed` tokens fit, without far more rows than that."""
+        enough = wanted <= self.rows.rows or self.bound
+        too_many = self.rows.rows > _SPARE * _rounded(wanted)
+        return enough and not too_many and needed <= self.rows.cache.slots
+
 
 # Kept for the next call: a graph is bound to the addresses of its cache. Models that failed the check, with the reason.
 _kept: WeakKeyDictionary[PreTrainedModel, _Kept] = WeakKeyDictionary()
@@ -132,13 +142,12 @@ def _rows(
     dtype = torch.get_autocast_dtype(model.device.type) if torch.is_autocast_enabled(model.device.type) else model.dtype
     kept = _kept.get(model)
     slots = -(-max(needed, room or 0) // _SLOT_STEP) * _SLOT_STEP
-    if kept is not None and kept.rows.step.dtype == dtype and kept.rows.step.belongs_to(model):
-        slots = max(slots, kept.rows.cache.slots)
-        fits = wanted <= kept.rows.rows or kept.bound
-        if fits and kept.rows.rows <= _SPARE * _rounded(wanted) and needed <= kept.rows.cache.slots:
+    if kept is not None and kept.is_of(model, dtype):
+        if kept.has_room(wanted, needed):
             return kept.rows
+        slots = max(slots, kept.rows.cache.slots)
     kept = None
-    _kept.pop(model, None)
+    _kept.pop(model, None)  # with `kept` gone, too, its memory is free for new ones
     step = DecoderStep(model, dtype=dtype)
     size = _rounded(wanted) if batch_size is None else min(_rounded(wanted), batch_size)
     held = _rows_that_fit(step, slots) if on_gpu and batch_size is None else size
