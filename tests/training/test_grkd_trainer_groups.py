@@ -177,7 +177,8 @@ def test_the_teachers_responses_are_made_once(
     tmp_path: Path, student: Any, teacher: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """seqkd on prompts: what the teacher writes, kept for the next start; another teacher writes anew."""
-    trainer = made(tmp_path, student, teacher, "seqkd")
+    trainer = made(tmp_path, student, teacher, "seqkd", (record for record in PROMPTS))  # which can be read once
+    assert len(trainer.train_dataset) == len(PROMPTS)
     assert {group.sources for group in trainer.train_dataset} == {("teacher",)}
     means, _ = trainer._encode.teacher_answers.side.asked_by_rankers(torch.device("cpu"), 4).scored(
         [item for group in trainer.train_dataset for item in group.items]

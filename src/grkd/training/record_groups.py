@@ -76,16 +76,18 @@ class RecordEncoder:
         Raises UserError if the method can learn from none of them."""
         if records is None:
             return None
+        if self.teacher_answers is None:
+            return from_main(lambda: self._encoded(self._examples(records, where), where), f"tokenise {where}")
         # The teacher answers on every process: its layers may be spread over them.
-        answers = None
-        if self.teacher_answers is not None:
-            answers = self.teacher_answers(self._examples(records, where), where)
-        return from_main(lambda: self._encoded(records, where, answers), f"tokenise {where}")
+        examples = self._examples(records, where)
+        answers = self.teacher_answers(examples, where)
+        return from_main(lambda: self._encoded(examples, where, answers), f"tokenise {where}")
 
-    def _encoded(self, records: Any, where: str, answers: list[TeacherAnswer] | None) -> list[Group]:
+    def _encoded(
+        self, examples: list[Example], where: str, answers: Sequence[TeacherAnswer] | None = None
+    ) -> list[Group]:
         found: list[Group] = []
         too_long, unused, left_out = 0, 0, LeftOut()
-        examples = self._examples(records, where)
         if not self.samples and self.teacher_answers is None:
             check_order_used(examples, self.objective, self.args, where)
         for number, example in enumerate(track(examples, f"tokenise {where}")):
