@@ -97,26 +97,32 @@ class RecordEncoder:
                 left_out.add(example.id, error.reason)
                 continue
             too_long += dropped
-            if not self.samples and self.objective.trains_on not in ("best", "ends"):  # of those all are measured
-                group = chosen(group, self.objective.trains_on) if group.items else group
-            if group.items and (self.samples or "row" in self.objective.levels or group.has_pair):
+            if group.items and not self.samples and self.objective.trains_on not in ("best", "ends"):
+                group = chosen(group, self.objective.trains_on)  # of best and ends all are measured
+            if self._is_used(group):
                 found.append(group)
             else:
                 unused += 1
         bound = f"{'max_length' if self.limit == self.args.max_length else 'the context of'} {self.limit}"
         if not found:
-            reason = f"{too_long} responses are over {bound}" if too_long else self._wanted()
-            reason = left_out.lines[0] if left_out and not too_long else reason
+            if too_long:
+                reason = f"{too_long} responses are over {bound}"
+            else:
+                reason = left_out.lines[0] if left_out else self._wanted()
             raise UserError(f"{where}: {self.args.method} can learn from none of its records; {reason}")
-        for count, what in ((too_long, f"response{'s' * (too_long != 1)} over {bound}"), (unused, "without a use")):
-            if count:
-                words = what if what != "without a use" else f"record{'s' * (count != 1)}"
-                console.print(f"[yellow]{escape(where)}: {count} {words} left out[/yellow]", soft_wrap=True)
+        if too_long:
+            _say(where, f"{too_long} response{'s' * (too_long != 1)} over {bound} left out")
+        if unused:
+            _say(where, f"{unused} record{'s' * (unused != 1)} left out")
         if not self.samples:
             check_order_given(found, self.objective, self.args, where)
         left_out.say(where)
         self._say_notes(where)
         return found
+
+    def _is_used(self, group: Group) -> bool:
+        """Whether the method learns from a group: one over tokens from any response, others from an order."""
+        return bool(group.items) and (self.samples or "row" in self.objective.levels or group.has_pair)
 
     def _examples(self, records: Any, where: str) -> list[Example]:
         """The prompts of the records, without a last unanswered one where other turns are learnt."""
@@ -198,7 +204,7 @@ class RecordEncoder:
 
     def _say_notes(self, where: str) -> None:
         for note, count in self.notes.items():
-            console.print(f"[yellow]{escape(where)}: {count} {escape(note)}[/yellow]", soft_wrap=True)
+            _say(where, f"{count} {note}")
         self.notes.clear()
 
     def _wanted(self) -> str:
@@ -230,7 +236,8 @@ def say_shared(train: list[Group] | None, evaluation: Any) -> None:
         shared = sum(tuple(group.items[0].prompt_ids) in known for group in groups or ())
         if shared:
             where = f"eval_dataset[{name!r}]" if name else "eval_dataset"
-            console.print(
-                f"[yellow]{escape(where)}: {shared} of {len(groups)} prompts are also in train_dataset[/yellow]",
-                soft_wrap=True,
-            )
+            _say(where, f"{shared} of {len(groups)} prompts are also in train_dataset")
+
+
+def _say(where: str, line: str) -> None:
+    console.print(f"[yellow]{escape(f'{where}: {line}')}[/yellow]", soft_wrap=True)
