@@ -23,7 +23,8 @@ ORDER = objectives.load(
 class Form:
     """What a student learns by, and of the teacher's tokens what is stored (None: the teacher runs in every step).
 
-    compared: the form whose students it is held to; tail: all other candidates as one, of the top.
+    entries: of a sample their mean. compared: the form whose students it is held to. tail: all other candidates as one,
+    of the top.
     """
 
     objective: Objective
@@ -32,20 +33,25 @@ class Form:
     tail: bool = True
     compared: str = "live"
 
-    def codec(self, vocabulary: int) -> RankCodec | None:
+    def codec(self, vocabulary: int, share: float | None = None) -> RankCodec | None:
+        """share: of a sample, which goes by the texts."""
         if self.entries is None:
             return None
         return RankCodec(
-            vocabulary=vocabulary, entries=self.entries, choose=self.choose, log_probs=self.objective is SOFT
+            vocabulary=vocabulary,
+            entries=self.entries,
+            choose=self.choose,
+            log_probs=self.objective is SOFT,
+            share=share,
         )
 
     def bytes_per_token(self, vocabulary: int) -> int:
-        """Of the live teacher those of its scores."""
+        """Of the live teacher those of its scores; of a sample, whose records differ in size, those of the longest."""
         codec = self.codec(vocabulary)
         return 4 * vocabulary if codec is None else codec.record_bytes - (not self.tail)
 
-    def loss(self, vocabulary: int) -> Loss:
-        codec, objective = self.codec(vocabulary), self.objective
+    def loss(self, codec: RankCodec | None) -> Loss:
+        objective = self.objective
 
         def live(student: Tensor, teacher: Tensor) -> Tensor:
             return combine(objective.terms(Batch(student=student, teacher=teacher)))
@@ -75,4 +81,5 @@ FORMS = {
     "top-64": Form(objective=SOFT, entries=64),
     "top-16, no tail": Form(objective=SOFT, entries=16, tail=False),
     "sample-64": Form(objective=SOFT, entries=64, choose="sample"),
+    "sample-20": Form(objective=SOFT, entries=20, choose="sample"),
 }

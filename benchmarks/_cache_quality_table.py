@@ -34,7 +34,7 @@ def _row(name: str, found: dict[str, Any], about: dict[str, Any]) -> dict[str, A
     own = np.array([found[name][seed][_KL] for seed in seeds])
     row: dict[str, Any] = {
         "form": name,
-        "bytes_per_token": form.bytes_per_token(about["vocabulary"]),
+        "bytes_per_token": about.get("sample_bytes", {}).get(name, form.bytes_per_token(about["vocabulary"])),
         "seeds": len(seeds),
     }
     for measure in (_KL, "top1_agreement", "pair_accuracy"):

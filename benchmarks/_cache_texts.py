@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from benchmarks._cache_forms import FORMS, Form
 from grkd import demo
 from grkd.data.chat import encode_prompt
 from grkd.data.prompts import Example
+from grkd.files import read_json, write_json
 from grkd.models.generate import generate_responses
-from grkd.teacher.rank_draws import candidates_of
+from grkd.teacher.rank_codec import RankCodec
+from grkd.teacher.rank_draws import candidates_of, fitting_share, likeliest_masses
 
 _MARK = "MARK"
 _TEXTS_AT_A_TIME = {"cpu": 8, "cuda": 48}
 _ROWS = 1024  # written at a time
+_TOKENS_LOOKED_AT = 4096  # for the share of a sample, as `grkd cache build` does
 
 
 def prompts(tokenizer: Any, file: str) -> list[list[int]]:
@@ -68,10 +72,16 @@ def scores_of(model: Any, texts: Tensor, tokens: int, *, exact: bool = False) ->
 
 @torch.no_grad()
 def store_records(teacher: Any, texts: Tensor, tokens: int, folder: Path, names: Sequence[str]) -> None:
-    """records-N.pt per form that stores any: [texts, tokens, bytes], as `grkd cache build` draws and packs them."""
-    vocabulary, device = teacher.config.vocab_size, teacher.device
-    missing = {name: FORMS[name].codec(vocabulary) for name in names if not path_of(folder, name).exists()}
-    codecs = {name: codec for name, codec in missing.items() if codec is not None}
+    """records-N.pt per form that stores any: [texts, tokens, bytes], as `grkd cache build` draws them.
+
+    records-N.json: a sample's share, and the bytes per token that a cache would store.
+    """
+    device = teacher.device
+    codecs = {
+        name: codec
+        for name in names
+        if not path_of(folder, name).exists() and (codec := _codec(FORMS[name], teacher, texts, tokens)) is not None
+    }
     if not codecs:
         return
     parts: dict[str, list[Tensor]] = {name: [] for name in codecs}
@@ -81,14 +91,40 @@ def store_records(teacher: Any, texts: Tensor, tokens: int, folder: Path, names:
         for name, codec in codecs.items():
             records = codec.encode(candidates_of(scores, codec, generator=draws), generator=rounding)
             parts[name].append(records.view(len(rows), tokens, -1))
-    for name, records in parts.items():
-        torch.save(torch.cat(records), path_of(folder, name))
+    for name, parts_of_form in parts.items():
+        records, codec = torch.cat(parts_of_form), codecs[name]
+        stored_bytes = sum(codec.pack(rows).numel() for rows in records) / records[..., 0].numel()
+        about = {"form": name, "share": codec.share, "bytes_per_token": round(stored_bytes, 1)}
+        write_json(path_of(folder, name).with_suffix(".json"), about)
+        torch.save(records, path_of(folder, name))
+
+
+def _codec(form: Form, teacher: Any, texts: Tensor, tokens: int) -> RankCodec | None:
+    """As the form says; a sample's share by the first texts."""
+    vocabulary = teacher.config.vocab_size
+    codec = form.codec(vocabulary)
+    if codec is None or not codec.is_weighted_sample:
+        return codec
+    masses = []
+    for rows in texts[: -(-_TOKENS_LOOKED_AT // tokens)].split(_TEXTS_AT_A_TIME[teacher.device.type]):
+        scores = scores_of(teacher, rows.to(teacher.device), tokens)
+        masses.append(likeliest_masses(scores, number=replace(codec, share=1.0).largest, temperature=1.0))
+    return replace(codec, share=fitting_share(torch.cat(masses), entries=codec.entries))
 
 
 def path_of(folder: Path, name: str) -> Path:
     return folder / f"records-{list(FORMS).index(name)}.pt"
 
 
-def stored(folder: Path, name: str, form: Form) -> Tensor | None:
-    """The records of a form, None if the teacher runs in every step."""
-    return None if form.entries is None else torch.load(path_of(folder, name))
+def stored(folder: Path, name: str, form: Form, vocabulary: int) -> tuple[Tensor | None, RankCodec | None]:
+    """The records of a form and what reads them, None if the teacher runs in every step."""
+    if form.entries is None:
+        return None, None
+    share = read_json(path_of(folder, name).with_suffix(".json"))["share"]
+    return torch.load(path_of(folder, name)), form.codec(vocabulary, share)
+
+
+def sample_bytes(folder: Path) -> dict[str, float]:
+    """Bytes per token of the samples that are stored in a folder, by form."""
+    found = [read_json(path) for path in sorted(folder.glob("records-*.json"))]
+    return {each["form"]: each["bytes_per_token"] for each in found if each["share"] is not None}

@@ -13,7 +13,8 @@ Measures on its answers to other prompts, under the live teacher: forward KL, to
 among its top 16; each student is held to the live one of its seed. Two tests of the difference in KL: a paired
 bootstrap over prompts, each text's mean over seeds, and a paired t over seeds. `live, again` is the yardstick: the live
 teacher, the texts in the order of another seed. Forms:
-live: the teacher's scores of the whole vocabulary. sample-K: a sample of K whose weights are right on average.
+live: the teacher's scores of the whole vocabulary. sample-K: samples of K on average, as many as the token needs,
+whose weights are right on average.
 top-K: the K likeliest and all others as one. top-K, no tail: the K likeliest alone, renormalised.
 order of 16: pairs of the top 16 alone, nothing else stored; live, order of 16: the same pairs, the teacher running.
 """
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from benchmarks._cache_forms import FORMS
 from benchmarks._cache_quality_table import kept, table
-from benchmarks._cache_texts import prompts, scores_of, store_records, stored, written
+from benchmarks._cache_texts import prompts, sample_bytes, scores_of, store_records, stored, written
 from benchmarks._measure import about
 from benchmarks.arithmetic import smollm2
 from grkd.files import read_json, write_json
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     sizes = {name: getattr(options, name) for name in _SIZES}
     machine = about(options.date, command, gpu=options.device == "cuda")
     known = {"vocabulary": teacher.config.vocab_size, "heldout_prompts": len(prompts(tokenizer, _HELDOUT))}
-    write_json(noted, {**machine, **sizes, **known})
+    write_json(noted, {**machine, **sizes, **known, "sample_bytes": sample_bytes(folder)})
     if options.processes == 1:
         train(options, teacher)
         return
@@ -153,8 +154,9 @@ def _trained(
     """The student, and its training loss at some steps: [step, loss]."""
     form, depth, device = FORMS[name], teacher.config.num_hidden_layers, teacher.device
     layers = [round(at * (depth - 1) / (options.layers - 1)) for at in range(options.layers)]
-    student, records = truncated(teacher, layers).to(device), stored(options.folder, name, form)
-    loss = form.loss(teacher.config.vocab_size)
+    student = truncated(teacher, layers).to(device)
+    records, codec = stored(options.folder, name, form, teacher.config.vocab_size)
+    loss = form.loss(codec)
     optimizer = torch.optim.AdamW(student.parameters(), lr=_LEARNING_RATE, fused=device.type == "cuda")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options.steps))
     draws = torch.Generator().manual_seed(seed + _AGAIN * (name == "live, again"))

@@ -5,9 +5,10 @@
 
 Random records of 16 candidates with log-probabilities, written as shards and read response by response in random
 order. Rows: impl, tokens_per_second. read: records from the memory-mapped shards. decode: records to candidates.
-decode, sample: the same of records that hold a sample.
+read, sample and decode, sample: the same of records that hold a sample of 2 to 30 entries, 16 on average.
 step: forward, loss (kd) and backward of a student with random weights on the same number of tokens, records given.
-read_and_decode_over_step says how many times faster than the step both together are. bytes_per_token: of the records.
+read_and_decode_over_step and sample_over_step say how many times faster than the step reading and decoding together
+are. bytes_per_token, bytes_per_token_sample: of the records, the mean.
 """
 
 import argparse
@@ -26,8 +27,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks._measure import about
 from grkd import objectives
 from grkd.objectives import combine
-from grkd.teacher.rank_codec import Candidates, RankCodec
+from grkd.teacher.rank_codec import RankCodec, joined
 from grkd.teacher.row_shards import RowShards
+from grkd.teacher.token_candidates import Candidates
 from grkd.training.cached_ranks import cached_batch
 
 _PER_SHARD = 64
@@ -43,28 +45,24 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     codec = RankCodec(vocabulary=options.vocabulary, log_probs=True)
-    with tempfile.TemporaryDirectory() as folder:
-        shards = _written(Path(folder), codec, options.responses, options.tokens)
-        names = random.Random(0).sample(sorted(shards), len(shards))
-        tokens = len(names) * options.tokens
-        read = _rate(tokens, lambda: [shards[name] for name in names], device)
-        records = torch.cat([shards[name] for name in names]).to(device)
-        decode = _rate(tokens, lambda: codec.decode(records), device)
-        drawn = RankCodec(vocabulary=options.vocabulary, choose="sample", log_probs=True)
-        sampled = drawn.encode(_random(drawn, tokens, torch.Generator().manual_seed(1))).to(device)
-        decode_sample = _rate(tokens, lambda: drawn.decode(sampled), device)
-        step = _step_rate(codec, records[: 8 * options.tokens], options, device)
-    both = 1 / (1 / read + 1 / decode)
-    rates = {"read": read, "decode": decode, "decode, sample": decode_sample, "step": step}
+    drawn = RankCodec(vocabulary=options.vocabulary, choose="sample", log_probs=True, share=0.02)
+    rates, stored = _rates_of(codec, "", options, device)
+    drawn_rates, drawn_stored = _rates_of(drawn, ", sample", options, device)
+    rates |= drawn_rates
+    rates["step"] = _step_rate(codec, options, device)
+    over_step = {
+        name: round(1 / (1 / rates[f"read{kind}"] + 1 / rates[f"decode{kind}"]) / rates["step"], 1)
+        for name, kind in (("read_and_decode_over_step", ""), ("sample_over_step", ", sample"))
+    }
     command = f"python -m benchmarks.rank_cache {' '.join(arguments or sys.argv[1:])}"
     model = f"{options.layers} layers of {options.hidden}, vocabulary {options.vocabulary}"
     result = {
         **about(options.date, command.strip(), gpu=device.type == "cuda"),
         "case": f"{model}, responses of {options.tokens} tokens, float32",
         "rows": [{"impl": name, "tokens_per_second": round(rate)} for name, rate in rates.items()],
-        "read_and_decode_over_step": round(both / step, 1),
-        "bytes_per_token": codec.record_bytes,
-        "bytes_per_token_sample": drawn.record_bytes,
+        **over_step,
+        "bytes_per_token": round(stored),
+        "bytes_per_token_sample": round(drawn_stored, 1),
         "threads": torch.get_num_threads(),
     }
     text = json.dumps(result, indent=2) + "\n"
@@ -74,28 +72,52 @@ def main(arguments: list[str] | None = None) -> None:
         options.out.write_text(text)
 
 
+def _rates_of(
+    codec: RankCodec, kind: str, options: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, float], float]:
+    """Tokens per second that are read and decoded, and bytes per token."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards = _written(Path(folder), codec, options.responses, options.tokens)
+        names = random.Random(0).sample(sorted(shards), len(shards))
+        tokens = len(names) * options.tokens
+        read = _rate(tokens, lambda: _read(shards, names, codec), device)
+        records = _read(shards, names, codec).to(device)
+        decode = _rate(tokens, lambda: codec.decode(records), device)
+        return {f"read{kind}": read, f"decode{kind}": decode}, sum(shards[name].numel() for name in names) / tokens
+
+
 def _written(folder: Path, codec: RankCodec, responses: int, tokens: int) -> RowShards:
     """Records of random candidates, in shards."""
     shards = RowShards(folder, name="ranks", dtype=torch.uint8, cure="")
     draws = torch.Generator().manual_seed(0)
     for start in range(0, responses, _PER_SHARD):
         names = [f"{number:06d}" for number in range(start, min(start + _PER_SHARD, responses))]
-        given = _random(codec, len(names) * tokens, draws)
-        shards.write_shard(dict(zip(names, codec.encode(given).split(tokens), strict=True)))
+        rows = codec.encode(_random(codec, len(names) * tokens, draws)).split(tokens)
+        shards.write_shard({name: codec.pack(own) for name, own in zip(names, rows, strict=True)})
     return shards
 
 
+def _read(shards: RowShards, names: list[str], codec: RankCodec) -> torch.Tensor:
+    """Records of responses, one after the other."""
+    return joined([codec.unpack(shards[name]) for name in names])
+
+
 def _random(codec: RankCodec, rows: int, draws: torch.Generator) -> Candidates:
-    ids = torch.rand(rows, 4 * codec.entries, generator=draws).mul(codec.vocabulary).long()
+    ids = torch.rand(rows, codec.largest, generator=draws).mul(codec.vocabulary).long()
+    counts = torch.randint(2, 2 * codec.entries - 1, (rows,), generator=draws)
     return Candidates(
-        ids=ids[:, : codec.entries],
-        tied=torch.zeros(rows, codec.entries - 1, dtype=torch.bool),
-        log_weights=-8 * torch.rand(rows, codec.entries, generator=draws),
+        ids=ids,
+        tied=torch.zeros(rows, codec.largest - 1, dtype=torch.bool),
+        log_weights=-8 * torch.rand(rows, codec.largest, generator=draws),
         log_tail=-8 * torch.rand(rows, generator=draws),
+        counts=None if codec.share is None else counts,
+        certain=counts // 3,
     )
 
 
-def _step_rate(codec: RankCodec, records: torch.Tensor, options: Any, device: torch.device) -> float:
+def _step_rate(codec: RankCodec, options: Any, device: torch.device) -> float:
+    given = _random(codec, 8 * options.tokens, torch.Generator().manual_seed(1))
+    records = codec.encode(given).to(device)
     config = LlamaConfig(
         vocab_size=options.vocabulary,
         hidden_size=options.hidden,

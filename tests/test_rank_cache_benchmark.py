@@ -13,7 +13,7 @@ def test_of_a_tiny_student(tmp_path: Path) -> None:
     sizes = ["--vocabulary=500", "--layers=1", "--hidden=64", "--responses=16", "--tokens=4"]
     rank_cache.main([*sizes, f"--out={out}", "--date=2026-01-02"])
     result = json.loads(out.read_text())
-    assert [row["impl"] for row in result["rows"]] == ["read", "decode", "decode, sample", "step"]
+    assert [row["impl"] for row in result["rows"]] == ["read", "decode", "read, sample", "decode, sample", "step"]
     assert all(row["tokens_per_second"] > 0 for row in result["rows"])
     assert (result["date"], result["bytes_per_token"]) == ("2026-01-02", 37)  # (16 x 9 + 15) bits, 17 bytes
 
@@ -26,4 +26,6 @@ def test_the_guides_figures() -> None:
     assert f"{round(both, -4):,.0f} tokens/s" in guide
     assert f"{result['read_and_decode_over_step']:,.0f} times" in guide
     assert f"{result['bytes_per_token']} bytes per token" in guide
-    assert f"a sample's records are decoded at {round(rates['decode, sample'], -4):,.0f} tokens/s" in guide
+    both = 1 / (1 / rates["read, sample"] + 1 / rates["decode, sample"])
+    assert f"a sample's records at {round(both, -4):,.0f} tokens/s" in guide
+    assert f"{result['bytes_per_token_sample']} bytes per token" in guide

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from grkd import objectives
 from grkd.cli import main
 from grkd.errors import UserError
+from grkd.language import cache_of_ranks
 from grkd.models.cut import truncated
 from grkd.objectives import Batch, combine
 from grkd.teacher.rank_build import fill
@@ -75,12 +76,13 @@ def test_the_order_trains_as_the_live_teacher_does(
         torch.testing.assert_close(weights(cached.model), weights(live.model), rtol=1e-5, atol=1e-7)
 
 
-def test_a_samples_loss_is_the_full_one_on_average() -> None:
+@pytest.mark.parametrize("share", [None, 0.1])
+def test_a_samples_loss_is_the_full_one_on_average(share: float | None) -> None:
     """kd at its temperature: the mean over 4,000 records, 8 bits included, of loss and gradient; z-tests at 4.5."""
     generator = torch.Generator().manual_seed(0)
     teacher, student = (2 * torch.randn(1, 30, generator=generator) for _ in range(2))
     kd = objectives.load("kd", temperature=2.0, t_squared=False)
-    codec = RankCodec(vocabulary=30, entries=6, choose="sample", log_probs=True)
+    codec = RankCodec(vocabulary=30, entries=6, choose="sample", log_probs=True, share=share)
     count = 4000
     leaf = student.expand(count, 30).double().requires_grad_()
     records = codec.encode(
@@ -94,6 +96,36 @@ def test_a_samples_loss_is_the_full_one_on_average() -> None:
     for found, wanted in ((term.rows.detach()[:, None], full.rows.detach()[:, None]), (gradient, expected)):
         error = found.std(0) / count**0.5
         assert float(((found.mean(0) - wanted[0]) / error).abs().max()) < 4.5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e5])
+def test_entries_that_a_token_does_not_have_change_nothing(temperature: float) -> None:
+    """kd and pairs of samples of several sizes: by plain loops in float64 over those that exist."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = 5 * torch.rand(12, 1, generator=generator) * torch.randn(12, 50, generator=generator)
+    student = torch.randn(12, 50, generator=generator).double()
+    codec = RankCodec(vocabulary=50, entries=6, choose="sample", log_probs=True, share=0.1)
+    drawn = candidates_of(teacher, codec, generator=generator)
+    records = codec.encode(drawn, generator=generator)
+    found, batch = codec.decode(records), cached_batch(student, records, codec, temperature=temperature)
+    assert found.counts is not None
+    assert found.log_weights is not None
+    assert len(set(found.counts.tolist())) > 4
+    kd = objectives.load("kd", temperature=temperature, t_squared=False)
+    pairs = objectives.load("grkd", **{**PAIRS, "ranking": [{"part": "pairs", "group": "all"}]}, alpha_shape="constant")
+    (soft,), (ranked,) = kd.terms(batch), pairs.terms(batch)
+    for row, count in enumerate(found.counts.tolist()):
+        ids, weights = found.ids[row, :count], found.log_weights[row, :count].double().exp()
+        logs = (student[row] / temperature).log_softmax(-1)[ids]
+        assert float(soft.rows[row]) == pytest.approx(-float((weights * logs).sum()), rel=1e-5)
+        margins = [
+            student[row, first] - student[row, second]
+            for place, first in enumerate(ids)
+            for second in ids[place + 1 :]
+            if teacher[row, first] != teacher[row, second]
+        ]
+        wanted = torch.nn.functional.softplus(-torch.stack(margins)).mean()
+        assert float(ranked.rows[row]) == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_the_mass_of_all_others_is_not_rounded_to_the_students_precision() -> None:
@@ -138,29 +170,40 @@ def test_methods_that_need_more_are_refused(
 
 
 def test_a_cache_of_a_recipe_trains_without_the_teacher(
-    tmp_path: Path, tiny_recipe: Path, teacher: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_recipe: Path,
+    teacher: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """grkd cache build, info, verify; training and evaluation on the cache's own responses; other records refused."""
+    """grkd cache build, info, verify; training and evaluation on the cache's own responses; other records refused.
+
+    Of a sample: its share is found once, and the same command again takes the one that it finds.
+    """
     folder = tmp_path / "cache"
-    build, few = ["cache", "build", str(tiny_recipe), str(folder)], ["--entries", "6"]
+    build, few = ["cache", "build", str(tiny_recipe), str(folder)], ["--entries", "6", "--choose", "sample"]
     assert main([*build, *few]) == 2
     assert "theirs are kd 2 and grkd 1; set them alike" in capsys.readouterr().err
     assert main([*build, "methods=[kd]", *few]) == 0
+    share = RankCache(folder).codec.share
+    monkeypatch.setattr(cache_of_ranks, "with_share", lambda *_, **__: pytest.fail("the share is known"))
     assert main([*build, *few, "--temperature", "2"]) == 0
+    assert RankCache(folder).codec.share == share
     assert main(["cache", "verify", str(folder)]) == 0
     capsys.readouterr()
     assert main(["cache", "info", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert "bytes per token          13" in shown  # 6 x 6 + 5 bits, 6 bytes and 1 of the tail
+    assert f"6 sampled candidates on average, at most 24, one for at most {share:.2%} of the mass" in shown
     trainer = made(
         tmp_path, None, "kd", {"temperature": 2.0}, teacher_cache=str(folder), train_dataset=None, cut_from=teacher
     )
     assert len(trainer.train_dataset) == 18
     assert len(trainer.eval_dataset) == 6
-    before = trainer.evaluate()["eval_loss"]
+    before = trainer.evaluate(trainer.train_dataset)["eval_loss"]
     trainer.args.max_steps = 12
     trainer.train()
-    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] < before
+    assert trainer.evaluate()["eval_loss"] > 0
     with pytest.raises(UserError, match=r"8 of 8 responses are not in .*; the cache knows other prompts"):
         trainer.evaluate(RECORDS)
     path = next(folder.glob("ranks-*"))

@@ -28,7 +28,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     build.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     build.add_argument("folder", type=Path, metavar="FOLDER")
     build.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
-    build.add_argument("--entries", type=int, default=16, metavar="G", help="candidates per token (default: 16)")
+    build.add_argument(
+        "--entries", type=int, default=16, metavar="G", help="candidates per token (default: 16); of a sample the mean"
+    )
     build.add_argument(
         "--choose", choices=("top", "sample"), default="top", help="the teacher's top (default), or a sample of its own"
     )

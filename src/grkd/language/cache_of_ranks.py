@@ -16,12 +16,12 @@ from grkd.language.prepare import prepare
 from grkd.language.respond import read_records, respond
 from grkd.language.served import named, served_teacher
 from grkd.models.weights_digest import weights_digest
-from grkd.ranks import wait
+from grkd.ranks import from_main, wait
 from grkd.recipe import LanguageRecipe, Model, ServedModel, Teacher
 from grkd.run.folder import RunFolder
 from grkd.served import ServedTeacher
-from grkd.teacher.rank_build import fill, fill_by
-from grkd.teacher.rank_cache import Origin, RankCache, content_key, vocabulary_digest
+from grkd.teacher.rank_build import fill, fill_by, with_share
+from grkd.teacher.rank_cache import HEADER, Origin, RankCache, content_key, vocabulary_digest
 from grkd.teacher.rank_codec import Choose, RankCodec
 from grkd.teacher.rank_draws import candidates_of_top
 from grkd.training.cached_ranks import soft_temperatures
@@ -61,6 +61,9 @@ def build_cache(
             temperature=temperature,
             seed=recipe.seeds[0],
         )
+        if not isinstance(teacher, ServedTeacher) and not from_main(lambda: (folder / HEADER).exists()):
+            batch_size = recipe.score.batch_size
+            codec = with_share(codec, teacher, groups, temperature=temperature, batch_size=batch_size)
         if run.ranks.is_main_process:
             RankCache.begun(folder, codec, origin)
         wait("cache of ranks")

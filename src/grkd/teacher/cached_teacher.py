@@ -71,7 +71,7 @@ class DenseScores:
         return item in self.cache
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        return {_KEY: torch.cat([self.cache[item] for item in items])}
+        return {_KEY: self.cache.rows(items)}
 
     def scores(self, batch: Mapping[str, Any], *, vocabulary: int) -> Float[Tensor, "rows vocabulary"] | None:
         if _KEY not in batch:

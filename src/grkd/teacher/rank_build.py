@@ -1,11 +1,13 @@
 """Filling a cache of ranks, shard by shard: from a teacher in memory, or from whoever gives the records."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grkd.console import progress_bar
@@ -15,10 +17,11 @@ from grkd.groups import wide
 from grkd.models.shard import in_turns
 from grkd.ranks import wait
 from grkd.teacher.rank_cache import RankCache, content_key
-from grkd.teacher.rank_codec import Candidates
-from grkd.teacher.rank_draws import candidates_of
+from grkd.teacher.rank_codec import RankCodec
+from grkd.teacher.rank_draws import candidates_of, fitting_share, likeliest_masses
 
 _RESPONSES_PER_SHARD = 256
+_TOKENS_LOOKED_AT = 4096  # before the build, for the share of a sample's entries
 _TOKENS_AT_A_TIME = 256  # whose scores are ordered at once: of 262k candidates 268 MB in float32
 
 
@@ -49,6 +52,30 @@ def fill(cache: RankCache, teacher: PreTrainedModel, groups: Sequence[Group], *,
         return torch.cat(records), means
 
     fill_by(cache, groups, asked, model=teacher)
+
+
+@torch.no_grad()
+def with_share(
+    codec: RankCodec, teacher: PreTrainedModel, groups: Sequence[Group], *, temperature: float, batch_size: int
+) -> RankCodec:
+    """For a sample with weights the codec with the share that gives `entries` per token on average; else as it is.
+
+    By tokens of responses spread over the groups. All processes call the teacher equally often.
+    Raises UserError for a teacher whose scores are not finite.
+    """
+    if not codec.is_weighted_sample or codec.entries == codec.vocabulary:
+        return codec
+    items = [item for group in groups for item in group.items]
+    tokens = sum(len(item.response_ids) for item in items)
+    items = items[:: max(1, tokens // _TOKENS_LOOKED_AT)]
+    number = replace(codec, share=1.0).largest
+    masses = []
+    for start in range(0, len(items), batch_size):
+        scores, _ = _scores(teacher, items[start : start + batch_size], codec.vocabulary)
+        masses += [
+            likeliest_masses(rows, number=number, temperature=temperature) for rows in scores.split(_TOKENS_AT_A_TIME)
+        ]
+    return replace(codec, share=fitting_share(torch.cat(masses), entries=codec.entries))
 
 
 def fill_by(
@@ -83,7 +110,7 @@ def fill_by(
             _write_texts(cache, number, part)
             records, means = asked([item for _, item, _ in part], number)
             rows = records.split([len(item.response_ids) for _, item, _ in part])
-            found = {key: own for (key, _, _), own in zip(part, rows, strict=True)}
+            found = {key: cache.codec.pack(own) for (key, _, _), own in zip(part, rows, strict=True)}
             cache.records.write_shard(found, number=number, metadata={"means": means})
             written(number)
             bar.update(task, advance=len(part))
@@ -109,17 +136,24 @@ def _records(
     cache: RankCache, teacher: PreTrainedModel, items: Sequence[Item], draws: torch.Generator, rounding: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The records of the responses' tokens, item by item, and each token's log-probability, nats."""
-    batch: dict[str, Any] = {
-        name: value.to(teacher.device) for name, value in collate(items, pad_token_id=0).items()
-    }  # padding is masked, so any id will do
-    scores = response_logits(teacher, batch)[batch["response_mask"]][:, : cache.codec.vocabulary]
-    if not scores.isfinite().all():
-        names = ", ".join(item.id for item in items[:4])
-        raise UserError(f"the teacher's scores of {names} are not finite; try teacher.dtype: float32")
-    labels = batch["response_ids"][batch["response_mask"]]
+    scores, labels = _scores(teacher, items, cache.codec.vocabulary)
     parts, log_probs = [], []
     for rows, own in zip(scores.split(_TOKENS_AT_A_TIME), labels.split(_TOKENS_AT_A_TIME), strict=True):
         log_probs.append(wide(rows).log_softmax(-1).gather(-1, own[:, None])[:, 0])
-        candidates: Candidates = candidates_of(rows, cache.codec, temperature=cache.origin.temperature, generator=draws)
+        candidates = candidates_of(rows, cache.codec, temperature=cache.origin.temperature, generator=draws)
         parts.append(cache.codec.encode(candidates, generator=rounding))
     return torch.cat(parts), torch.cat(log_probs)
+
+
+def _scores(
+    teacher: PreTrainedModel, items: Sequence[Item], vocabulary: int
+) -> tuple[Float[Tensor, "tokens vocabulary"], Int[Tensor, " tokens"]]:
+    """The teacher's scores at the responses' tokens, item by item, and these tokens."""
+    batch: dict[str, Any] = {
+        name: value.to(teacher.device) for name, value in collate(items, pad_token_id=0).items()
+    }  # padding is masked, so any id will do
+    scores = response_logits(teacher, batch)[batch["response_mask"]][:, :vocabulary]
+    if not scores.isfinite().all():
+        names = ", ".join(item.id for item in items[:4])
+        raise UserError(f"the teacher's scores of {names} are not finite; try teacher.dtype: float32")
+    return scores, batch["response_ids"][batch["response_mask"]]

@@ -17,10 +17,10 @@ from grkd.data.language import Group, Item
 from grkd.errors import UserError
 from grkd.files import digest, read_json, write_json
 from grkd.inventory import damages, inventory
-from grkd.teacher.rank_codec import RankCodec
+from grkd.teacher.rank_codec import RankCodec, joined
 from grkd.teacher.row_shards import RowShards
 
-FORMAT, VERSION = "grkd rank cache", 2
+FORMAT, VERSION = "grkd rank cache", 3
 HEADER = "cache.json"
 _CURE = "delete it and give `grkd cache build` again"
 _OWN = "GRKDTrainer: leave train_dataset out; recipes: responses.source: teacher"
@@ -62,7 +62,7 @@ class RankCache:
 
     @classmethod
     def begun(cls, folder: Path, codec: RankCodec, origin: Origin) -> "RankCache":
-        """A folder to write into: a new one, or one that a killed build left.
+        """A folder to write into: a new one, or one that a killed build left, with the share that it found.
 
         Raises UserError for a folder that was made with other settings or from another teacher.
         """
@@ -71,7 +71,7 @@ class RankCache:
             found = _header(folder)
             for part, values in wanted.items():
                 for name, value in values.items():
-                    if found[part].get(name) != value:
+                    if name != "share" and found[part].get(name) != value:
                         raise UserError(
                             f"{folder}: it was made with {name} {_short(found[part].get(name))}, now it is "
                             f"{_short(value)}; delete it or give another folder"
@@ -82,17 +82,29 @@ class RankCache:
 
     def finish(self) -> None:
         """Note size and digest of every file, and that the cache is complete."""
-        tokens = sum(self.records.length(key) for key in self.records)
         files = inventory(self.folder, leave_out=(HEADER,))
-        self.header |= {"complete": True, "responses": len(self.records), "tokens": tokens, **files}
+        self.header |= {"complete": True, "responses": len(self.records), "tokens": self.tokens(), **files}
         write_json(self.folder / HEADER, self.header)
 
     def __contains__(self, item: Item) -> bool:
         return content_key(item) in self.records
 
     def __getitem__(self, item: Item) -> UInt8[Tensor, "response bytes"]:
-        """The records of a response's tokens. Raises KeyError for one that is not there."""
-        return self.records[content_key(item)]
+        """The records of a response's tokens, a row each. Raises KeyError for one that is not there."""
+        return self.codec.unpack(self.records[content_key(item)])
+
+    def rows(self, items: Sequence[Item]) -> UInt8[Tensor, "tokens bytes"]:
+        """The records of several responses, item by item. Raises KeyError for one that is not there."""
+        return joined([self[item] for item in items])
+
+    def tokens(self) -> int:
+        """Tokens of the responses that have records."""
+        found = 0
+        for path in self.texts.files():
+            about = self.texts.metadata(path)
+            for key, length, prompt in zip(about["ids"], about["lengths"], about["prompt_lengths"], strict=True):
+                found += length - prompt if key in self.records else 0
+        return found
 
     def means(self) -> dict[str, float]:
         """Mean log-probability of each response under the teacher, nats per token, by content key.
@@ -138,14 +150,18 @@ class RankCache:
     def described(self) -> dict[str, Any]:
         """What a user should know of it, by name."""
         codec, origin = self.codec, self.origin
-        tokens = sum(self.records.length(key) for key in self.records)
+        tokens, stored = self.tokens(), float(codec.record_bytes)
         kind = "top candidates" if codec.choose == "top" else "sampled candidates"
+        if codec.share is not None:
+            kind += f" on average, at most {codec.largest}, one for at most {codec.share:.2%} of the mass"
+        if codec.is_weighted_sample:
+            stored = sum(self.records.length(key) for key in self.records) / max(tokens, 1)
         return {
             "complete": "yes" if self.header["complete"] else "no: give its build again",
             "responses": f"{len(self.records):,}",
             "tokens": f"{tokens:,}",
             "per token": f"{codec.entries} {kind}{', log-probabilities' if codec.log_probs else ''}",
-            "bytes per token": f"{codec.record_bytes}",
+            "bytes per token": f"{stored:.3g}",
             "bytes of records": f"{sum(path.stat().st_size for path in self.records.files()):,}",
             "bytes of texts": f"{sum(path.stat().st_size for path in self.texts.files()):,}",
             "vocabulary": f"{codec.vocabulary:,}",
@@ -164,11 +180,26 @@ class RankCache:
         if any(damages(self.folder, self.header)):
             return
         for key in self.records:
-            ids = self.codec.decode(self.records[key]).ids
-            if int(ids.max()) >= self.codec.vocabulary or any(len(set(row)) < len(row) for row in ids.tolist()):
-                yield f"response {key}: a record with a candidate twice or outside the vocabulary"
+            if mistake := self._mistake(key):
+                yield f"response {key}: {mistake}"
             if key not in self.texts:
                 yield f"response {key}: its tokens are missing"
+
+    def _mistake(self, key: str) -> str | None:
+        """What is wrong with a response's records, if anything."""
+        try:
+            found = self.codec.decode(self.codec.unpack(self.records[key]))
+        except ValueError as error:
+            return str(error)
+        ids, counts = found.ids, [found.ids.shape[-1]] * len(found.ids)
+        if found.counts is not None and found.certain is not None:
+            if bool(((found.counts < 2) | (found.counts > self.codec.largest) | (found.certain > found.counts)).any()):
+                return "a record with an impossible number of candidates"
+            counts = found.counts.tolist()
+        kept = [row[:count] for row, count in zip(ids.tolist(), counts, strict=True)]
+        if int(ids.max()) >= self.codec.vocabulary or any(len(set(row)) < len(row) for row in kept):
+            return "a record with a candidate twice or outside the vocabulary"
+        return None
 
 
 def content_key(item: Item) -> str:
@@ -202,8 +233,10 @@ def _header(folder: Path) -> dict[str, Any]:
     if found["version"] > VERSION:
         raise UserError(f"{path}: version {found['version']} of the format is newer than {VERSION}; update grkd")
     codec = found["codec"]
-    if found["version"] < 2 and codec["choose"] == "sample" and codec["log_probs"]:
-        raise UserError(f"{path}: a sample's weights were stored in another way in version 1 of the format; {_CURE}")
+    if found["version"] < 3 and codec["choose"] == "sample" and codec["log_probs"]:
+        raise UserError(
+            f"{path}: samples were stored in another way in version {found['version']} of the format; {_CURE}"
+        )
     return found
 
 

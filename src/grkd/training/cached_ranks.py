@@ -21,7 +21,7 @@ from grkd.training.evaluation_metrics import TOKENS
 if TYPE_CHECKING:
     from grkd.training.grkd_config import GRKDConfig
 
-_NOTHING = -1e4  # score of a candidate that the teacher gives no probability
+_NOTHING = -1e4  # log-probability of a candidate that the teacher gives none
 
 
 def cached_batch(
@@ -37,7 +37,8 @@ def cached_batch(
     The student's score of all others is T log sum exp(s / T) over them, T the cache's `temperature`, so that softmaxes
     at T over these candidates are the student's own probabilities. Pairs are those that the record orders, as votes.
     Top candidates: the soft targets are the teacher's over the candidates and all others, a lower bound of the full
-    divergence. A sample: its weights p / pi add up to 1, and the mean of its cross-entropy is the full one's.
+    divergence. A sample: its weights p / pi add up to 1, and the mean of its cross-entropy is the full one's. Entries
+    that a token does not have are masked.
     """
     found = codec.decode(records)
     picked, tiers = student.gather(-1, found.ids), found.tiers
@@ -46,15 +47,21 @@ def cached_batch(
     if soft is not None and codec.entries < codec.vocabulary:
         rest = student.scatter(-1, found.ids, -torch.inf)
         others = temperature * (wide(rest) / temperature).logsumexp(-1, keepdim=True)
-        of_teacher = torch.full_like(scores[:, :1], _NOTHING)
+        of_teacher = torch.full_like(scores[:, :1], temperature * _NOTHING)
         if found.log_tail is not None:
             of_teacher = temperature * found.log_tail[:, None]
         picked, scores = torch.cat([wide(picked), others], -1), torch.cat([scores, of_teacher], -1)
     weights = torch.zeros(len(tiers), picked.shape[-1], picked.shape[-1], device=student.device)
     weights[:, :size, :size] = (tiers.unsqueeze(-1) != tiers.unsqueeze(-2)).float()
+    mask = found.exists
+    if mask is not None:
+        mask = torch.nn.functional.pad(mask, (0, picked.shape[-1] - size), value=True)
+        scores = scores.masked_fill(~mask, temperature * _NOTHING)
+        weights *= mask.unsqueeze(-1) & mask.unsqueeze(-2)
     return Batch(
         student=picked,
         teacher=scores,
+        mask=mask,
         votes=Votes(targets=torch.ones_like(weights).triu(1), weights=weights),
         **columns,
     )

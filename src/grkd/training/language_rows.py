@@ -111,7 +111,7 @@ class LanguageRows:
             batch |= self.stored.collate(items)
         batch |= weights_of_items(self.teacher, groups)
         if self.ranks is not None:
-            batch["teacher_ranks"] = torch.cat([self.ranks[item] for item in items])
+            batch["teacher_ranks"] = self.ranks.rows(items)
         batch |= scores_of(groups)
         if self.tokens_per_batch is not None:
             batch["group_sizes"] = [len(group.items) for group in groups]
