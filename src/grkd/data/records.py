@@ -223,41 +223,43 @@ def _group(record: dict[str, Any], parts: _Parts, where: str) -> tuple[list[Answ
 
 def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]:
     """Both answers; `parts` then holds the prompt alone, wherever the record has it."""
-    contexts, answers = [], []
-    for name, value in (("chosen", chosen), ("rejected", rejected)):
-        if isinstance(value, list):
-            turns = read_messages(value, name, where)
-            if not turns or turns[-1]["role"] != "assistant":
-                raise UserError(f"{where}: {name} must be text, or messages that end with an assistant turn")
-            contexts.append(turns[:-1])
-            answers.append(answer_of(turns[-1]))
-        else:
-            answers.append(read_answer(value, name, where))
-    if len(contexts) == 2 and contexts[0] != contexts[1]:
+    before_chosen, better = _answer_and_context(chosen, "chosen", where)
+    before_rejected, worse = _answer_and_context(rejected, "rejected", where)
+    if None not in (before_chosen, before_rejected) and before_chosen != before_rejected:
         raise UserError(f"{where}: chosen and rejected answer different prompts")
-    check_agreement(answers, PAIR_KEYS, (1.0, 0.0), where)
-    whole = [*parts.before, *parts.learnt]
-    if whole and whole[-1]["role"] == "assistant":  # as some published sets have it: messages that end with chosen
-        if whole[-1] != message_of(answers[0]):
+    check_agreement([better, worse], PAIR_KEYS, (1.0, 0.0), where)
+    prompt = [*parts.before, *parts.learnt]
+    if prompt and prompt[-1]["role"] == "assistant":  # as some published sets have it: messages that end with chosen
+        if prompt[-1] != message_of(better):
             raise UserError(f"{where}: messages end with another answer than chosen; keep one of them")
-        whole = whole[:-1]
-    context = next((each for each in contexts if each), [])
-    if context:
-        given = whole if parts.text is None else [{"role": "user", "content": parts.text}]
-        if (
-            given
-            and _texts(context)[-len(given) :] != _texts(given)
-            and _texts(given)[-len(context) :] != _texts(context)
-        ):
-            raise UserError(f"{where}: the prompt is not the one that chosen answers; keep one of them")
-        whole = context if len(context) >= len(given) else given
-        parts.text = None
-        if len(whole) == 1 and whole[0].keys() == {"role", "content"} and whole[0]["role"] == "user":
-            parts.text, whole = whole[0]["content"], []
-    parts.before, parts.learnt = whole, []
-    if parts.text is None and not whole:
+        prompt = prompt[:-1]
+    if context := before_chosen or before_rejected:
+        prompt = _longer(prompt if parts.text is None else [{"role": "user", "content": parts.text}], context, where)
+        alone = prompt[0] if len(prompt) == 1 else {}
+        is_text = alone.keys() == {"role", "content"} and alone["role"] == "user"
+        parts.text, prompt = (alone["content"], []) if is_text else (None, prompt)
+    parts.before, parts.learnt = prompt, []
+    if parts.text is None and not prompt:
         raise UserError(f'{where}: neither "prompt" nor "messages"; one of them is needed')
-    return answers
+    return [better, worse]
+
+
+def _answer_and_context(value: Any, name: str, where: str) -> tuple[Messages | None, Answer]:
+    """One side of a pair: the messages before its answer, None where it is the answer alone; and the answer."""
+    if not isinstance(value, list):
+        return None, read_answer(value, name, where)
+    turns = read_messages(value, name, where)
+    if not turns or turns[-1]["role"] != "assistant":
+        raise UserError(f"{where}: {name} must be text, or messages that end with an assistant turn")
+    return turns[:-1], answer_of(turns[-1])
+
+
+def _longer(prompt: Messages, context: Messages, where: str) -> Messages:
+    """A record's prompt or what is before the answers of its pair, one of which must end with the other."""
+    longer, shorter = (context, prompt) if len(context) >= len(prompt) else (prompt, context)
+    if shorter and _texts(longer)[-len(shorter) :] != _texts(shorter):
+        raise UserError(f"{where}: the prompt is not the one that chosen answers; keep one of them")
+    return longer
 
 
 def _check_prompt_beside(prompt: Any, whole: Messages, name: str, where: str) -> None:
