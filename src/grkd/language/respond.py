@@ -181,26 +181,27 @@ class _Answers:
         scores = prompt["data_scores"] or [None] * len(responses)
         found = [_Candidate("data", ids, self._text(ids), score) for ids, score in zip(responses, scores, strict=True)]
         different, share = first_of_equal([candidate.text for candidate in found]), self.shares["data"]
-        # Equal ones stay in up to there: they are dropped, and counted, with those of the other sources.
-        return found[: different[share - 1] + 1] if len(different) >= share else found
+        if len(different) < share:
+            return found
+        last = different[share - 1]  # equal ones before it are dropped, and counted, with those of other sources
+        return found[: last + 1]
 
     def _kept(self, candidates: list[_Candidate], counts: Counter[str]) -> list[_Candidate]:
         """The candidates that make the group; none where fewer than two differ (of n = 1: if there is none)."""
         n = self.settings.n
-        candidates = [candidate for candidate in candidates if candidate.response_ids]
+        written = [candidate for candidate in candidates if candidate.response_ids]
         if n == 1:
-            kept = candidates[:1]
+            kept = written[:1]
         else:
-            texts = [candidate.text for candidate in candidates if candidate.text.strip()]
-            counts["empty_dropped"] += len(candidates) - len(texts)
+            spoken = [candidate for candidate in written if candidate.text.strip()]
+            texts, sources = [each.text for each in spoken], [each.source for each in spoken]
+            counts["empty_dropped"] += len(written) - len(spoken)
             counts["duplicates_dropped"] += len(texts) - len(first_of_equal(texts))
-            candidates = [candidate for candidate in candidates if candidate.text.strip()]
-            sources = [candidate.source for candidate in candidates]
-            kept = [candidates[index] for index in choose_diverse(texts, n, sources=sources, quotas=self.quotas)]
-        if len(kept) >= min(n, 2):
-            return kept
-        counts["groups_dropped"] += 1
-        return []
+            kept = [spoken[index] for index in choose_diverse(texts, n, sources=sources, quotas=self.quotas)]
+        if len(kept) < min(n, 2):
+            counts["groups_dropped"] += 1
+            return []
+        return kept
 
     def _records(self, prompt: Record, kept: list[_Candidate], counts: Counter[str]) -> list[Record]:
         counts[f"groups_{prompt['split']}"] += bool(kept)
