@@ -1,6 +1,6 @@
 """Retrieval measures per query: NDCG, MRR, MAP and recall, computed by ir-measures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -29,12 +29,8 @@ def retrieval_measures(
     relevant = [query for query, grades in judged.items() if any(grade > 0 for grade in grades.values())]
     qrels = {query: {document: int(grade) for document, grade in judged[query].items()} for query in relevant}
     run = {query: dict(ranked[query]) for query in relevant if ranked.get(query)}
-    found: dict[str, dict[str, float]] = {name: {} for name in measures.values()}
-    if run:
-        for one in ir_measures.iter_calc(list(measures), qrels, run):
-            found[measures[one.measure]][one.query_id] = one.value
-    missing: Sequence[float] = [float("nan")]
-    return {
-        name: np.array([values.get(query, missing[0]) for query in judged], dtype=np.float64)
-        for name, values in found.items()
-    }
+    place = {query: number for number, query in enumerate(judged)}
+    found = {name: np.full(len(judged), np.nan) for name in measures.values()}
+    for one in ir_measures.iter_calc(list(measures), qrels, run) if run else ():
+        found[measures[one.measure]][place[one.query_id]] = one.value
+    return found
