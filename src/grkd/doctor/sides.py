@@ -12,7 +12,8 @@ from grkd.data.prompts import Example
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
 from grkd.language.examples import data_examples
-from grkd.models.load import check_same_vocabulary, known_config, load_tokenizer
+from grkd.language.models import config_of, tokenizer_of
+from grkd.models.load import check_same_vocabulary, load_tokenizer
 from grkd.recipe import LanguageRecipe, Model, Student, weights_of
 
 ENCODED = 400  # examples that are tokenised
@@ -47,16 +48,16 @@ class Sides:
         """Load tokenizers, configs and (of large data: the first) records."""
         weights, student = weights_of(recipe), recipe.student
         served = getattr(recipe.teacher, "tokenizer", None)
-        teacher_tokenizer = load_tokenizer(served) if served else None if weights is None else _tokenizer(weights)
-        tokenizer = _tokenizer(student) if student.model is not None else teacher_tokenizer
+        teacher_tokenizer = load_tokenizer(served) if served else None if weights is None else tokenizer_of(weights)
+        tokenizer = tokenizer_of(student) if student.model is not None else teacher_tokenizer
         assert tokenizer is not None
         limit = min(recipe.data.limit or _RECORDS, _RECORDS)
-        config = None if weights is None else _config(weights)
+        config = None if weights is None else config_of(weights)
         return cls(
             recipe=recipe,
             tokenizer=tokenizer,
             teacher_tokenizer=teacher_tokenizer,
-            config=_config(student) if student.model is not None else config,
+            config=config_of(student) if student.model is not None else config,
             teacher_config=config,
             examples=data_examples(replace(recipe, data=replace(recipe.data, limit=limit)), None),
         )
@@ -119,20 +120,6 @@ def generation_config(spec: Model | Student) -> GenerationConfig | None:
         return GenerationConfig.from_pretrained(spec.model, local_files_only=True)
     except (OSError, ValueError):
         return None
-
-
-def _tokenizer(spec: Model | Student) -> PreTrainedTokenizerBase:
-    assert spec.model is not None
-    return load_tokenizer(
-        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
-
-
-def _config(spec: Model | Student) -> Any:
-    assert spec.model is not None
-    return known_config(
-        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
 
 
 def _context(config: Any) -> int | None:

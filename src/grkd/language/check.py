@@ -11,11 +11,12 @@ from grkd.errors import UserError
 from grkd.language.cached import check_cache
 from grkd.language.fresh import method_panel, samples_groups
 from grkd.language.lora import adapted
+from grkd.language.models import config_of
 from grkd.language.record_columns import check_columns, record_columns
 from grkd.language.scorer import panel_of
 from grkd.models.cut import check_layers, fresh
 from grkd.models.float8 import check_float8
-from grkd.models.load import known_config, quiet
+from grkd.models.load import quiet
 from grkd.recipe import LanguageRecipe, Model, Student, weights_of
 from grkd.run.device import device
 from grkd.run.training import check
@@ -54,7 +55,7 @@ def _check_rankers(recipe: LanguageRecipe) -> None:
 
 def _check_models(recipe: LanguageRecipe) -> None:
     weights, spec = weights_of(recipe), recipe.student
-    teacher = None if weights is None else _config(weights)
+    teacher = None if weights is None else config_of(weights)
     if teacher is not None:
         vocabulary = teacher.get_text_config(decoder=True).vocab_size
         if recipe.evaluation.top_k > vocabulary:
@@ -63,7 +64,7 @@ def _check_models(recipe: LanguageRecipe) -> None:
             )
         if spec.layers is not None:
             check_layers(teacher, spec.layers)
-    config = _config(spec) if spec.model is not None else teacher
+    config = config_of(spec) if spec.model is not None else teacher
     if config is None:
         return
     check(recipe.training, recipe.methods, config.get_text_config(decoder=True).vocab_size)
@@ -71,13 +72,6 @@ def _check_models(recipe: LanguageRecipe) -> None:
         student = _without_weights(config, spec, recipe.seeds[0])
         if spec.lora is not None:
             adapted(student, spec.lora)
-
-
-def _config(spec: Model | Student) -> PreTrainedConfig | None:
-    assert spec.model is not None
-    return known_config(
-        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
 
 
 def _without_weights(config: PreTrainedConfig, spec: Student, seed: int) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.endpoint.client import Endpoint
 from grkd.endpoint.launch import Budgets
@@ -16,7 +16,7 @@ from grkd.language.one_vocabulary import needs_one_vocabulary
 from grkd.language.token_numbers import check_head, token_numbers
 from grkd.models.cut import fresh, truncated
 from grkd.models.float8 import check_float8, to_float8
-from grkd.models.load import check_same_vocabulary, load_language_model, load_tokenizer, vocabulary_size
+from grkd.models.load import check_same_vocabulary, known_config, load_language_model, load_tokenizer, vocabulary_size
 from grkd.models.save import save_student
 from grkd.models.shard import shard
 from grkd.ranks import ranks
@@ -67,7 +67,7 @@ class LanguageModels:
         Raises UserError if a model cannot be loaded, or tokenizers differ and the methods need one vocabulary.
         """
         student_spec, own = self.recipe.student, self._own_tokenizer()
-        tokenizer = own if student_spec.model is None else _tokenizer_of(student_spec)
+        tokenizer = own if student_spec.model is None else tokenizer_of(student_spec)
         assert tokenizer is not None
         teacher_tokenizer = tokenizer if own is None else own
         shared = teacher_tokenizer is tokenizer or not self._difference(teacher_tokenizer, tokenizer)
@@ -98,7 +98,7 @@ class LanguageModels:
         if name is not None:
             return load_tokenizer(name)
         weights = weights_of(self.recipe)
-        return None if weights is None else _tokenizer_of(weights)
+        return None if weights is None else tokenizer_of(weights)
 
     @property
     def served(self) -> ServedModel | None:
@@ -270,8 +270,17 @@ class MemberModels(LanguageModels):
         return self.main.numbers
 
 
-def _tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
+def tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
+    """The tokenizer that a recipe's section names."""
     assert spec.model is not None
     return load_tokenizer(
+        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
+
+
+def config_of(spec: Model | Student) -> PreTrainedConfig | None:
+    """The config that a recipe's section names; None if it is not at hand."""
+    assert spec.model is not None
+    return known_config(
         spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
     )

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from grkd import objectives
-from grkd.models.load import known_config
-from grkd.recipe import LanguageRecipe, Model, Student, weights_of
+from grkd.language.models import config_of
+from grkd.recipe import LanguageRecipe, weights_of
 from grkd.run.device import device, dtype
 from grkd.training.memory import Memory, ModelSize, available, fewest_recomputed, training_memory
 
@@ -35,8 +35,8 @@ def _cached() -> float:
 def sizes_of(recipe: LanguageRecipe) -> tuple[ModelSize | None, ModelSize | None]:
     """Sizes of teacher and student from their configs; None for one that is not at hand."""
     weights, spec = weights_of(recipe), recipe.student
-    teacher = None if weights is None else _config(weights)
-    student = _config(spec) if spec.model is not None else deepcopy(teacher)
+    teacher = None if weights is None else config_of(weights)
+    student = config_of(spec) if spec.model is not None else deepcopy(teacher)
     if student is not None and spec.layers is not None:
         student.get_text_config(decoder=True).num_hidden_layers = len(spec.layers)
         if isinstance(getattr(student, "layer_types", None), list):
@@ -109,13 +109,6 @@ def _runs_in_training(recipe: LanguageRecipe) -> bool:
     live = recipe.score.signal == "live" and any("row" in one.levels and one.needs_teacher for one in methods)
     sampled = recipe.responses.when == "in_training"
     return live or any(one.on_policy and one.needs_teacher for one in methods) or sampled
-
-
-def _config(spec: Model | Student) -> Any:
-    assert spec.model is not None
-    return known_config(
-        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
 
 
 def _size(config: Any) -> ModelSize | None:
