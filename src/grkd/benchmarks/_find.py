@@ -1,13 +1,12 @@
 """Benchmarks by the name of their file, or as `package.module:OBJECT`."""
 
-import difflib
 import importlib
 import pkgutil
 from functools import cache
 
 from grkd import benchmarks
 from grkd.benchmarks._benchmark import Benchmark
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.imports import imported
 
 
@@ -32,8 +31,8 @@ def find(name: str) -> Benchmark:
 
         return task(name)
     if ":" not in name:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(name, known)
+        hint = f"did you mean {near}? " if near else ""
         raise UserError(
             f"--tasks: no task {name!r}; {hint}there are {', '.join(known)}, or your own as package.module:OBJECT"
         )

@@ -1,7 +1,6 @@
 """What the stages of a classifier share: the recipe, its folders and device, the data, the split, models and keys."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from grkd.classify.data import Classifier, load_data, make_classifier
 from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_split
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.files import digest, read_json
 from grkd.models.networks import build, is_transformers
 from grkd.recipe import ClassifierModel, ClassifierRecipe, Lockstep, RankedLabels, Training, to_plain
@@ -205,8 +204,8 @@ def _fits(recipe: ClassifierRecipe, spec: ClassifierModel | RankedLabels, traini
 def _numbers(name: str, classes: Sequence[str], class_names: Sequence[str]) -> list[int]:
     for one in classes:
         if one not in class_names:
-            near = difflib.get_close_matches(one, class_names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(class_names[:5])}, ..."
+            near = nearest(one, class_names)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(class_names[:5])}, ..."
             raise UserError(f"evaluation.groups.{name}: no class {one!r} in the data; {hint}")
     if len(set(classes)) < 2:
         raise UserError(f"evaluation.groups.{name}: expected two or more different classes, got {list(classes)}")

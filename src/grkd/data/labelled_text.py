@@ -1,6 +1,5 @@
 """Texts with labels from a CSV, TSV or JSONL file; every error names the file and the line."""
 
-import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from grkd.data.classification import ClassificationData
 from grkd.data.delimited import delimited_rows
 from grkd.data.rankings import numbered, read_ranking
 from grkd.data.splits import stratified_sample, stratified_split
-from grkd.errors import UserError
+from grkd.errors import UserError, meant
 from grkd.files import NotJSON, parse_json, read_text
 
 
@@ -67,7 +66,7 @@ def labelled_text(
             if example.label not in position:
                 raise UserError(
                     f"{heldout}: line {example.line}: no training example has the {label} {example.label!r}"
-                    f"{_nearest(example.label, class_names)}"
+                    f"{meant(example.label, class_names)}"
                 )
         _say_what_is_shared(examples, heldout_examples)
     _say_what_has_several_labels(examples)
@@ -159,7 +158,7 @@ def _check_columns(found: list[str], where: str, needed: tuple[str, ...]) -> Non
     for name in needed:
         if found.count(name) != 1:
             problem = "no column" if name not in found else "more than one column"
-            raise UserError(f"{where}: {problem} {name!r}{_nearest(name, found)}; found: {', '.join(found)}")
+            raise UserError(f"{where}: {problem} {name!r}{meant(name, found)}; found: {', '.join(found)}")
 
 
 def _text(value: Any, path: Path, line: int, column: str) -> str:
@@ -186,8 +185,3 @@ def _sorted(names: list[str]) -> list[str]:
     if all(name.removeprefix("-").isdecimal() for name in names):
         return sorted(names, key=int)
     return names
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, [name for name in known if name != word], n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,6 +1,5 @@
 """Lists: queries with their candidates, and what is known of their order; from files and data sets by name."""
 
-import difflib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from grkd.data.delimited import SEPARATORS
 from grkd.data.sources import FORMATS, file_records, named_records
 from grkd.data.tiers import tiered
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.files import NotJSON, parse_json, read_text
 
 # What the data say of the candidates' order: a score each, an order of all of them, or tiers (an order with ties).
@@ -118,8 +117,8 @@ def _rows(path: Path) -> Iterator[_Row]:
 def _list(where: str, row: dict[str, Any], numbers: dict[str, int]) -> RankedList:
     for key in row:
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_KEYS)}"
+            near = nearest(key, _KEYS)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(_KEYS)}"
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
     query, texts = row.get("query"), row.get("candidates")
     if not isinstance(query, str) or not query.strip():

@@ -1,6 +1,5 @@
 """One reader of records: a dict as people and data sets write it becomes prompts with their responses."""
 
-import difflib
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,7 +26,7 @@ from grkd.data.record_groups import (
     read_group,
     scores_of_order,
 )
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 _PROMPT = ("id", "messages", "conversations", "prompt", *PAIR_KEYS)  # what is no column of its own to a ranker
@@ -92,8 +91,7 @@ def examples_of(
 def meant_key(key: str) -> str | None:
     """The key of a record that one which nothing reads was probably to be."""
     known = (*_USED, *GROUP_KEYS, *PAIR_KEYS, *ORDER_KEYS)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-    return _MEANT.get(key) or (near[0] if near else None)
+    return _MEANT.get(key) or nearest(key, known, at_least=0.8)
 
 
 @dataclass

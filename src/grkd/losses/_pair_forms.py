@@ -1,6 +1,5 @@
 """What one pair costs: a form is an object that gives its value and slope; one that nobody knows is an error."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from grkd.errors import UserError
+from grkd.errors import UserError, meant
 
 # (student margin d, teacher margin D), both over tau, of pairs that the teacher orders -> a tensor of their shape.
 Margins = Callable[[Tensor, Tensor], Tensor]
@@ -107,7 +106,6 @@ def pair_form(form: PairForm | str) -> PairForm:
     if isinstance(form, PairForm):
         return form
     if form not in PAIR_FORMS:
-        near = difflib.get_close_matches(str(form), PAIR_FORMS, n=1)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"unknown pair_target {form!r}{meant}; known: {', '.join(PAIR_FORMS)}, or a grkd PairForm")
+        near = meant(str(form), PAIR_FORMS)
+        raise UserError(f"unknown pair_target {form!r}{near}; known: {', '.join(PAIR_FORMS)}, or a grkd PairForm")
     return PAIR_FORMS[form]

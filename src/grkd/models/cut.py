@@ -1,7 +1,6 @@
 """Students made from a teacher: some of its layers, or its architecture with fresh weights."""
 
 import copy
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.models.attention import honour_softcap
 from grkd.models.load import one_line, quiet, rebuilt
 
@@ -61,8 +60,8 @@ def fresh(
     values = config_of_teacher.to_dict()
     for name in overrides:
         if name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(name, values)
+            hint = f"; did you mean {near!r}?" if near else ""
             raise UserError(f"student.config: a {config_of_teacher.model_type} model has no field {name!r}{hint}")
         # Each is a module of its own: building a million of them would take hours before memory runs out.
         if name.startswith("num_") and isinstance(overrides[name], int) and overrides[name] > _MOST_PARTS:

@@ -3,13 +3,14 @@
 An option is a field of a frozen dataclass: tau: float = option(1.0, "scale of score differences").
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from grkd import errors
 
 _LARGEST = 1e9  # of any weight, temperature or scale: beyond, float32 has no room for what is made of it
 
@@ -234,12 +235,11 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     'temperature'
     """
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    if near:
-        return near[0]
+    if near := errors.nearest(word, names):
+        return near
     last = {name.rpartition(".")[2]: name for name in reversed(names)}
-    near = difflib.get_close_matches(word.rpartition(".")[2], last, n=1, cutoff=0.75)
-    return last[near[0]] if near else None
+    near = errors.nearest(word.rpartition(".")[2], last, at_least=0.75)
+    return last[near] if near else None
 
 
 def meant(word: str, known: Iterable[str]) -> str:

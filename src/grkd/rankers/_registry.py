@@ -1,6 +1,5 @@
 """Rankers by name: a file of this folder, or a class of one's own as package.module:Class."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grkd import rankers
-from grkd.errors import UserError
+from grkd.errors import UserError, meant
 from grkd.imports import imported
 from grkd.rankers._base import Ranker
 
@@ -66,7 +65,7 @@ def ranker(name: str) -> type[Ranker]:
             raise UserError(f"{name} is no subclass of grkd.rankers.Ranker; for a function use function: {name}")
         return found
     if name not in names():
-        raise UserError(f"unknown ranker {name!r}{_nearest(name, names())}; known: {', '.join(names())}")
+        raise UserError(f"unknown ranker {name!r}{meant(name, names())}; known: {', '.join(names())}")
     made: type[Ranker] = importlib.import_module(f"grkd.rankers.{name}").RANKER
     return made
 
@@ -127,7 +126,7 @@ def load(name: str, **options: Any) -> Ranker:
     for option, value in options.items():
         if option not in kinds:
             listed = ", ".join(kinds) or "it has none"
-            raise UserError(f"ranker {name}: unknown option {option!r}{_nearest(option, list(kinds))}; known: {listed}")
+            raise UserError(f"ranker {name}: unknown option {option!r}{meant(option, list(kinds))}; known: {listed}")
         try:
             _checker(kinds[option])(value)
         except ValidationError as error:
@@ -146,8 +145,3 @@ def _required(field: Any) -> bool:
 @cache
 def _checker(kind: Any) -> Callable[[Any], Any]:
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from grkd import objectives
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.files import read_json
 from grkd.imports import is_import_path
 from grkd.recipe._sections import Combine, Method
-from grkd.recipe._words import KeyPath, Problem, got, missing, nearest, unknown_key, wrong
+from grkd.recipe._words import KeyPath, Problem, got, missing, unknown_key, wrong
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.files import read_text
 from grkd.recipe import _methods, _yaml
 from grkd.recipe._checks import checks_of_methods, cross_checks
@@ -28,7 +28,6 @@ from grkd.recipe._words import (
     hint_at,
     keys_below,
     missing,
-    nearest,
     section_of,
     unknown_key,
     wrong,

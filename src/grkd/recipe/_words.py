@@ -1,12 +1,13 @@
 """What a message says: the key, what was expected in words, what was got, the nearest known key."""
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Discriminator, Tag
+
+from grkd.errors import nearest
 
 KeyPath = tuple[str | int, ...]
 
@@ -53,12 +54,6 @@ def got(value: Any) -> str:
         value = value[:20]
     shown = repr(value[:100] if isinstance(value, str) else value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-def nearest(word: str, known: Iterable[str], *, at_least: float = 0.6) -> str | None:
-    """The known word that `word` was probably meant to be (`at_least`: difflib's likeness, 0 to 1)."""
-    near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=at_least)
-    return near[0] if near else None
 
 
 def unknown_key(path: KeyPath, known: Iterable[str], *, elsewhere: Iterable[str] = ()) -> Problem:

@@ -4,7 +4,6 @@ The names are read from the source of the installed version, so they are never t
 """
 
 import ast
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.recipe import Training
 
 # Types that an annotation may be made of to be understood without transformers.
@@ -93,8 +92,8 @@ def check_extra(extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
 
     for name, value in extra.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, list(fields), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(name, fields)
+            hint = f"; did you mean {near!r}?" if near else ""
             raise UserError(f"training.extra.{name[:60]}: transformers.TrainingArguments has no such field{hint}")
         if (kind := fields[name]) is None:
             continue
@@ -103,9 +102,9 @@ def check_extra(extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         except ValidationError:
             wanted = str(getattr(kind, "__name__", kind)).replace("typing.", "")
             if choices := get_args(kind) if get_origin(kind) is Literal else ():
-                near = difflib.get_close_matches(str(value), choices, n=1)
+                near = nearest(str(value), choices)
                 wanted = f"one of {', '.join(choices[:6])}, ..." if not near else f"one of {len(choices)} names"
-                tail = f"; did you mean {near[0]!r}?" if near else ""
+                tail = f"; did you mean {near!r}?" if near else ""
                 raise UserError(f"training.extra.{name}: expected {wanted}, got {repr(value)[:60]}{tail}") from None
             raise UserError(f"training.extra.{name}: expected {wanted}, got {repr(value)[:60]}") from None
         except PydanticUserError:

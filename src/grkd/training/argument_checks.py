@@ -1,6 +1,5 @@
 """Arguments of GRKDConfig and GRKDTrainer of another type or out of range: one line, before anything is loaded."""
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.objectives import Objective
 
 _MOST = 1e9
@@ -102,8 +101,8 @@ def _check_others(others: Mapping[str, Any]) -> None:
         if name in _OURS and given is not None:
             raise UserError(f"{name} would do nothing: {_OURS[name]}")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"GRKDTrainer has no argument {name!r}; {hint}"[:380])
     for name in ("compute_metrics", "preprocess_logits_for_metrics"):
         if others.get(name) is not None and not callable(others[name]):
