@@ -11,7 +11,6 @@ def weights_digest(model: nn.Module) -> str:
     """SHA-256 over the name, shape, sum and mean square of every weight: one pass, no copy of the model."""
     parts = []
     for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            wide = value.double() if value.dtype == torch.float64 else value.float()
-            parts.append([name, list(value.shape), float(wide.sum()), float(wide.square().mean())])
+        wide = value if value.dtype == torch.float64 else value.float()  # integers are quantised weights
+        parts.append([name, list(value.shape), float(wide.sum()), float(wide.square().mean())])
     return digest(parts)
