@@ -38,8 +38,8 @@ def language_rows(
 ) -> LanguageRows:
     """Rows for these groups, with the teacher's signal (none if `teacher` is False) as the objective needs it.
 
-    The teacher runs in every step if the score stage has not cached all their responses, and for on-policy methods:
-    nothing else knows new responses.
+    The teacher runs in every step if the score stage has not cached all their responses, and for on-policy methods,
+    whose new responses nothing else knows.
     """
     # Without an objective, responses are measured; those batches are padded.
     packed = None if objective is None else context.recipe.training.tokens_per_batch
