@@ -57,13 +57,14 @@ ABOUT = {
         "beside kd-mixed's divergence with a weight that rises to .5, `grkd-light` to .125, `grkd-reverse` has the\n"
         "reverse KL and .125, `grkd-eighth` is `grkd-light` where the student answers an eighth of the prompts in\n"
         "place of a quarter. The highest of each is taken, whatever the difference; one seed cannot tell close ones\n"
-        "apart. No test question was answered. `grkd` had four forms to choose from, the others two or one."
+        "apart. No test question was answered. `grkd` had four forms to choose from, the others two or one. A toy of\n"
+        "two-digit sums on a CPU (LOG.md) and three looks' test figures were known when these forms were chosen."
     ),
     "kept": (
         "This look was designed after the test figures of the three others were seen, and asks the third's question\n"
         "again: what it finds is weaker for that. What differs from the third look: in a mix of stored and new\n"
         "responses the teacher computes the new ones alone, since the hidden states of the stored ones come from\n"
-        "the score stage, as those of `kd` do; eight steps are sampled together in place of four, and one pass of\n"
+        "the score stage, as those of `kd` do; sixteen steps are sampled together in place of four, and one pass of\n"
         "the teacher serves them; the decode step is no longer rebuilt; training is longer. Every method that\n"
         "samples has all of that. The methods of a seed are trained side by side on one GPU ({processes} processes),\n"
         "each for the same time by the clock: each slows the others. `kd` learns from stored responses of teacher,\n"

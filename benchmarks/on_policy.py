@@ -9,7 +9,7 @@ A supervised start for teacher and student, then final runs seed by seed, each o
 GPU. Look `first`: groups of the student alone, learning rates from short trials. Look `mixed`: every method has the
 same stored responses as well, packed rows, and the rates of the first look. Look `long`: small steps, many of them;
 with --processes 4 the methods of a seed are trained side by side on one GPU. Look `kept`: as `long`, where the teacher
-computes new responses alone and eight steps are sampled together. Look `pilot`: forms for it, by validation questions.
+computes new responses alone and sixteen steps are sampled together. Look `pilot`: forms for it, by validation.
 The same command goes on where it was stopped: FOLDER keeps starts and students, --out (default: FOLDER) a file with
 all that is found; --resume-from takes up such a file of an earlier sitting whose FOLDER is gone. With
 --resume-from benchmarks/results/on-policy the kept trials are not made again.
