@@ -209,5 +209,8 @@ def test_equal_lengths_leave_the_win_rate() -> None:
     wins = np.array([1.0, 1.0, 1.0, 0.0])
     assert length_fit(wins, np.full(4, 5.0)).win_rate == pytest.approx(0.75, abs=0.01)
     assert 0.9 < length_fit(np.ones(9), np.arange(9.0)).win_rate <= 1.0  # finite although every answer wins
+    value, low, high = controlled_interval(np.ones(9), np.zeros(9))  # 9 of 9 is not certainty: Wilson's bounds
+    assert (low, high) == pytest.approx((9 / (9 + 1.959964**2), 1.0), abs=1e-6)
+    assert low < value < high
     with pytest.raises(ValueError, match="one prompt or more"):
         length_fit(np.array([]), np.array([]))

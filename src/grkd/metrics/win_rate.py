@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from grkd.statistics import wilson_interval
+
 _RIDGE = 1e-2  # on the slope, in observations; answers that length alone separates have no finite fit
 _STEPS = 50
 
@@ -49,11 +51,17 @@ def length_fit(wins: Float[np.ndarray, " prompts"], lengths: Float[np.ndarray, "
 def controlled_interval(
     wins: Float[np.ndarray, " prompts"], lengths: Float[np.ndarray, " prompts"], *, draws: int = 400, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Length-controlled win rate with its 95 % interval by resampling prompts: (value, low, high), in [0, 1]."""
+    """Length-controlled win rate with its 95 % interval by resampling prompts: (value, low, high), in [0, 1].
+
+    Where one model wins every prompt, so it does in all resamples: the bounds are then Wilson's.
+    """
     drawn = np.random.default_rng(seed)
     value = length_fit(wins, lengths).win_rate
     if len(wins) < 2:
         return value, float("nan"), float("nan")
+    if wins.mean() in (0.0, 1.0):
+        share = wilson_interval(round(wins.sum()), len(wins))
+        return value, share.low, share.high
     found = []
     for _ in range(draws):
         rows = drawn.integers(0, len(wins), len(wins))
