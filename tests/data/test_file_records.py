@@ -1,13 +1,15 @@
 """CSV and JSON files: values are what is written, whatever they look like and whatever stands beside them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from grkd import hub
 from grkd.data.lists import read_lists
-from grkd.data.sources import read_examples
+from grkd.data.sources import gathered, named_records, read_examples
 from grkd.errors import UserError
 
 
@@ -65,3 +67,17 @@ def test_json_keeps_every_records_own_types(tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(UserError, match=message):
             read_examples(tmp_path / "a.json")
+
+
+def test_a_data_set_that_breaks_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A streamed one is loaded while it is read."""
+    datasets = pytest.importorskip("datasets")
+
+    def records(*_: Any, **__: Any) -> Iterator[dict[str, str]]:
+        yield {"prompt": "a"}
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(datasets, "load_dataset", records)
+    monkeypatch.setattr(hub, "look_for", lambda _: None)
+    with pytest.raises(UserError, match=r"data\.dataset 'org/set', split 'train': cannot be loaded \(reset by peer\)"):
+        gathered(named_records("org/set", split="train", streaming=True), "org/set")

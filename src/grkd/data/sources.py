@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,26 @@ def named_records(
     """
     datasets = _library(dataset)
     hub.look_for(dataset)
-    try:
+    with _loading(dataset, split):
         found = datasets.load_dataset(dataset, name, split=split, streaming=streaming)
-    except Exception as error:
+    return _read_on(found, dataset, split)
+
+
+def _read_on(found: Iterable[dict[str, Any]], dataset: str, split: str) -> Iterator[dict[str, Any]]:
+    """The records; of a streamed set most are loaded only here."""
+    with _loading(dataset, split):
+        yield from found
+
+
+@contextmanager
+def _loading(dataset: str, split: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # readers of data sets raise anything
         raise UserError(
             f"data.dataset {dataset!r}, split {split!r}: cannot be loaded ({_short(error)}); "
             "check dataset, name and split, the network and access rights"
         ) from None
-    return iter(found)
 
 
 def split_of(records: Any, split: str | None, where: str, option: str) -> Any:
