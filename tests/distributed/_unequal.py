@@ -94,8 +94,9 @@ def asked_unevenly(folder: Path, device: str) -> dict[str, Any]:
     voted = made("voted", method="grkd", method_options={"preset": "responses"}, num_generations=2)
     with mock.patch.object(rank_build, "_RESPONSES_PER_SHARD", 2):
         groups = [group_of(item) for item in prompts()[:5]]
-        codec = RankCodec(vocabulary=VOCABULARY, entries=5, choose="top", log_probs=True)
+        codec = RankCodec(vocabulary=VOCABULARY, entries=5, choose="sample", log_probs=True)
         teacher = shard(tiny(2, 3), torch.device(device))
+        codec = rank_build.with_share(codec, teacher, groups, temperature=1.0, batch_size=1)
         origin = Origin(teacher="t", weights="w", vocabulary="v", template="c", prompts="p")
         from_main(lambda: RankCache.begun(folder / "cache", codec, origin) and None)
         rank_build.fill(RankCache.begun(folder / "cache", codec, origin), teacher, groups, batch_size=1)
@@ -105,7 +106,7 @@ def asked_unevenly(folder: Path, device: str) -> dict[str, Any]:
         "written": [group.items[0].response_ids for group in written.train_dataset],
         "ranked": [group.teacher_scores for group in ranked.eval_dataset],
         "voted": [group.votes for group in voted.eval_dataset],
-        "kept": [codec.decode(kept[group.items[0]]).ids.tolist() for group in groups],
+        "kept": [kept.codec.decode(kept[group.items[0]]).ids.tolist() for group in groups],
     }
 
 

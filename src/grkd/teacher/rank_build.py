@@ -70,11 +70,14 @@ def with_share(
     items = items[:: max(1, tokens // _TOKENS_LOOKED_AT)]
     number = replace(codec, share=1.0).largest
     masses = []
-    for start in range(0, len(items), batch_size):
-        scores, _ = _scores(teacher, items[start : start + batch_size], codec.vocabulary)
-        masses += [
-            likeliest_masses(rows, number=number, temperature=temperature) for rows in scores.split(_TOKENS_AT_A_TIME)
-        ]
+    with progress_bar() as bar:
+        task = bar.add_task("share of a sample's entries", total=len(items), unit="responses")
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            scores, _ = _scores(teacher, part, codec.vocabulary)
+            own = scores.split(_TOKENS_AT_A_TIME)
+            masses += [likeliest_masses(rows, number=number, temperature=temperature) for rows in own]
+            bar.update(task, advance=len(part))
     return replace(codec, share=fitting_share(torch.cat(masses), entries=codec.entries))
 
 
