@@ -101,7 +101,9 @@ def _language(found: Found, wish: Wish) -> Sequence[Part | Entry]:
 
 
 def _responses(found: Found, named: Named, by_response: bool) -> list[Entry]:
-    longest = Entry("max_new_tokens", new_tokens(found.longest, named.context), "longer responses are cut and counted")
+    own = found.kind in ("pairs", "groups") or (found.kind == "answers" and not by_response)
+    limit = new_tokens(found.longest if own else 0, named.context)  # a teacher's may be longer than the data's
+    longest = Entry("max_new_tokens", limit, "longer responses are cut and counted")
     if found.kind in ("pairs", "groups"):
         return [Entry("source", "data", "the responses of your file"), Entry("n", found.n, "per prompt"), longest]
     if by_response:

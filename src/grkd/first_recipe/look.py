@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from grkd.data.delimited import SEPARATORS, delimited_rows
 from grkd.data.sources import FORMATS, file_records, named_records
-from grkd.errors import UserError
+from grkd.errors import UserError, nearest
 from grkd.files import NotJSON, parse_json, read_text
 from grkd.first_recipe.columns import classes_of, labelled, ranked, table_of_images
 
@@ -152,6 +152,8 @@ def _kind(placed: list[Placed], section: dict[str, Any], name: str, path: Path |
         known = [word for word in words if all(record.get(word) is not None for record in records)]
         word = known[0] if known else None
         return Found(task="rank", kind="lists", section=section, about="lists of candidates", word=word)
+    if "query" in keys and (near := nearest("candidates", keys - {"query"}, at_least=0.8)):
+        raise UserError(f"{name}: records with query and {near!r}; lists need 'candidates', rename {near!r}")
     if keys & set(_CONVERSATION):
         return _conversations(placed, section, keys)
     if path is not None and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
@@ -174,6 +176,9 @@ def _hint(keys: set[str], path: Path | None) -> str:
         if path is not None and path.suffix.lower() in reader:
             return f"turn them: {_ALPACA % (reader[path.suffix.lower()], shlex.quote(path.name))}"
         return "join instruction and input into one column, prompt, and rename output to completion"
+    header = "".join(keys) if len(keys) == 1 and path is not None and path.suffix.lower() in SEPARATORS else ""
+    if other := next((mark for mark in (";", "\t", "|", ",") if mark in header), None):
+        return f"its columns seem to be separated by {other!r}: save it with commas, or as .tsv with tabs"
     renamed: dict[str, str] = {}
     for key in (one for one in _RENAMED if one in keys):
         renamed.setdefault(_RENAMED[key], key)  # one column per new name
