@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from grkd.classify import lockstep, train
 from grkd.files import read_json, write_json
@@ -140,6 +142,17 @@ def test_a_final_run_may_fail_alone_and_is_run_again(tmp_path: Path, monkeypatch
         status = compare(tmp_path, *SMALL)
     assert status == {"ce-seed0": "done", "kd-seed0": "failed: ZeroDivisionError: division by zero"}
     assert set(compare(tmp_path, *SMALL).values()) == {"done"}
+
+
+def test_students_begin_with_the_weights_that_are_given(tmp_path: Path) -> None:
+    here = context(tmp_path, *SMALL)
+    before = here.view(here.recipe.student).module.state_dict()
+    begin = {name: torch.full_like(value, 0.125) for name, value in before.items()}
+    save_file(begin, tmp_path / "begin.safetensors")
+    words = (*SMALL, "methods=[ce]", f"student.weights={tmp_path / 'begin.safetensors'}", "training.learning_rate=1e-7")
+    compare(tmp_path, *words)
+    found = load_file(tmp_path / "run" / "train" / "ce-seed0" / "model" / "model.safetensors")
+    assert all(torch.allclose(found[name], value, atol=1e-4) for name, value in begin.items())
 
 
 def test_students_may_see_less_and_another_sample_per_seed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_split
 from grkd.errors import UserError, nearest
 from grkd.files import digest, read_json
-from grkd.models.networks import build, is_transformers
+from grkd.models.networks import build, is_transformers, load_weights
 from grkd.recipe import ClassifierModel, ClassifierRecipe, Lockstep, RankedLabels, Training, to_plain
 from grkd.run.device import device
 from grkd.run.folder import RunFolder, identity
@@ -144,10 +144,13 @@ class ClassifierContext:
         return dataclasses.replace(training, learning_rate=learning_rate)
 
     def network(self, spec: ClassifierModel, input_shape: tuple[int, ...], *, seed: int) -> nn.Module:
-        """A built-in network or one of a factory, before training, for inputs of this shape."""
-        return build(
+        """A built-in network or one of a factory for inputs of this shape, before training: its weights, if given."""
+        made = build(
             spec.model, input_shape=input_shape, classes=len(self.class_names), options=spec.options, seed=seed
         )
+        if spec.weights is not None:
+            load_weights(made, Path(spec.weights))
+        return made
 
 
 def in_lockstep(recipe: ClassifierRecipe) -> bool:
