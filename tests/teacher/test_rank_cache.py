@@ -121,6 +121,9 @@ def test_mistakes_are_one_line(tmp_path: Path, teacher: Any) -> None:
         write_json(tmp_path / "other" / HEADER, {**header, **changed})
         with pytest.raises(UserError, match=message):
             RankCache(tmp_path / "other")
+    earlier = {name: value for name, value in header["codec"].items() if name != "share"}
+    write_json(cache.folder / HEADER, {**header, "version": 2, "codec": earlier})  # of the top it is read
+    assert torch.equal(RankCache(cache.folder)[ITEMS[0]], cache[ITEMS[0]])
     path = next(cache.folder.glob("ranks-*"))
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
