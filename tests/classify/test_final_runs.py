@@ -144,6 +144,17 @@ def test_a_final_run_may_fail_alone_and_is_run_again(tmp_path: Path, monkeypatch
     assert set(compare(tmp_path, *SMALL).values()) == {"done"}
 
 
+def test_metrics_of_an_earlier_student_are_not_those_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(tmp_path, *SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr("grkd.classify.evaluate.class_counts", lambda *_: 1 / 0)  # the students are trained by then
+        status = compare(tmp_path, *SMALL, "training.epochs=1")
+    assert set(status.values()) == {"failed: ZeroDivisionError: division by zero"}
+    assert {row["method"] for row in read_json(tmp_path / "run" / "results.json")["rows"]} <= {"teacher"}
+
+
 def test_students_begin_with_the_weights_that_are_given(tmp_path: Path) -> None:
     here = context(tmp_path, *SMALL)
     before = here.view(here.recipe.student).module.state_dict()

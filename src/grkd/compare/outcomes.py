@@ -7,6 +7,7 @@ from grkd.compare.student_job import StudentJob
 from grkd.files import digest, read_json, write_json
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, NOT_YET
+from grkd.run.manifest import read_manifest
 
 
 def note_failure(run: RunFolder, job: StudentJob, inputs: dict[str, Any], reason: str) -> None:
@@ -18,8 +19,11 @@ def note_failure(run: RunFolder, job: StudentJob, inputs: dict[str, Any], reason
 
 
 def is_done(run: RunFolder, job: StudentJob, inputs: dict[str, Any]) -> bool:
-    """Whether a final run's student is on disk and measured, made from these inputs."""
-    return run.complete(f"train/{job.name}", inputs) and (run.path / "evaluate" / job.name / "metrics.json").exists()
+    """Whether a final run's student is on disk, made from these inputs, and measured itself, not an earlier one."""
+    measured = read_manifest(run.path / "evaluate" / job.name)
+    if measured is None or not run.complete(f"train/{job.name}", inputs):
+        return False
+    return bool(measured.get("inputs", {}).get("model") == run.key(f"train/{job.name}"))
 
 
 def outcome(run: RunFolder, job: StudentJob, inputs: dict[str, Any]) -> str:
