@@ -43,9 +43,9 @@ class Given:
 
     @property
     def name(self) -> str:
-        """Its label, or the last part of its name; empty for a module without one."""
-        own = self.model if isinstance(self.model, str) else getattr(getattr(self.model, "config", None), "_name", "")
-        return self.label or self.served_model or str(own or "").rstrip("/").rpartition("/")[2]
+        """Its label, or the last part of its name; empty for a module."""
+        named = self.model if isinstance(self.model, str) else ""
+        return self.label or self.served_model or named.rstrip("/").rpartition("/")[2]
 
 
 def given_teachers(teacher: Any) -> list[Given]:
