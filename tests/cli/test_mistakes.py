@@ -220,3 +220,21 @@ def test_an_interrupt_within_an_import_is_an_interrupt(
 
     monkeypatch.setattr(pipeline, "run", importing)
     assert run(capsys, "run", tiny_recipe) == (130, "grkd: interrupted; the same command continues")
+
+
+def test_a_method_that_nothing_teaches_ends_the_run_before_another_is_trained(
+    capsys: pytest.CaptureFixture[str], tiny_recipe: Path
+) -> None:
+    tied = tiny_recipe.with_name("tied.jsonl")
+    lines = ({"prompt": f"w{n}", "responses": ["w1", "w2"], "teacher_scores": [1, 1]} for n in range(8))
+    tied.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [
+        f"data.train={tied}",
+        "responses={source: data, n: 2, max_new_tokens: 6}",
+        "score={reward: data}",
+        "methods=[sft, dpo]",
+    ]
+    status, line = run(capsys, "run", tiny_recipe, *words)
+    assert status == 2
+    assert "methods: dpo compares the responses of a prompt, and no prompt has two with different scores" in line
+    assert not [name for name in ("reference", "evaluate", "train") if (tiny_recipe.parent / "run" / name).exists()]

@@ -172,9 +172,18 @@ def _common(context: LanguageContext, objective: Objective | None) -> dict[str, 
 
 
 def training_groups(run: RunFolder, method: Method, objective: Objective, groups: Sequence[Group]) -> list[Group]:
+    """The groups that a method can learn from, those left out counted on the console. Raises UserError if all are."""
+    kept = learnable_groups(method, objective, groups)
+    without = len(groups) - len(kept)
+    if without and run.ranks.is_main_process:
+        console.print(f"[yellow]{method.label}: nothing to learn from {without} of {len(groups)} groups[/yellow]")
+    return kept
+
+
+def learnable_groups(method: Method, objective: Objective, groups: Sequence[Group]) -> list[Group]:
     """The groups that a method can learn from. Raises UserError if there are none.
 
-    Left out, and counted on the console: groups without a response of the kind that it is trained on; for methods that
+    Left out: groups without a response of the kind that it is trained on; for methods that
     compare responses alone, groups whose responses have the same score throughout.
     """
     kept = [group for group in groups if chosen(group, objective.trains_on).items]
@@ -184,7 +193,6 @@ def training_groups(run: RunFolder, method: Method, objective: Objective, groups
             f"methods: {method.label} is trained on responses from the {objective.trains_on}, and there are none; "
             f"set responses.source to {objective.trains_on}, or to a mixture with it"
         )
-    without = len(groups) - len(kept)
     if objective.levels == ("response",) or not kept:
         compared = [group for group in kept if group.has_pair]
         if not compared:
@@ -193,10 +201,7 @@ def training_groups(run: RunFolder, method: Method, objective: Objective, groups
                 "scores; set responses.n to 2 or more, or score.rankers to others (how often each "
                 "tied or gave no score: score/rankers.json)"
             )
-        without += len(kept) - len(compared)
         kept = compared
-    if without and run.ranks.is_main_process:
-        console.print(f"[yellow]{method.label}: nothing to learn from {without} of {len(groups)} groups[/yellow]")
     return kept
 
 

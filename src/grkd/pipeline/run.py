@@ -57,7 +57,7 @@ def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     assert isinstance(recipe, LanguageRecipe)
     from grkd.language.stages import before_training, distil
 
-    context = before_training(recipe, folder)
+    context = before_training(recipe, folder, all_learn=True)
 
     def train(method: Method, seed: int) -> None:
         distil(context, method, seed)
