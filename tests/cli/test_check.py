@@ -202,6 +202,15 @@ def test_a_deep_check_of_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not list(tmp_path.iterdir())
 
 
+def test_a_deep_check_of_many_classes_has_examples_of_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"word{number} {copy},c{number}" for number in range(260) for copy in range(3)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
+    words = [f"output={tmp_path / 'run'}", "methods=[kd]", "search=null"]
+    words += [f"data={{train: {tmp_path / 'data.csv'}, features: tfidf, heldout_fraction: 0.01}}"]
+    status, text = said(capsys, "run", DIGITS, "--check", "--deep", *words)
+    assert (status, "kd-seed0: one step works" in text) == (0, True)
+
+
 def test_a_method_that_fails_fails_the_deep_check(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

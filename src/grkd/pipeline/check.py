@@ -10,7 +10,7 @@ from grkd import objectives
 from grkd.console import console
 from grkd.endpoint.client import base_url, key_of
 from grkd.errors import UserError
-from grkd.recipe import ClassifierRecipe, LanguageRecipe, RankRecipe, Recipe, ServedModel
+from grkd.recipe import ClassifierRecipe, LanguageRecipe, RankedLabels, RankRecipe, Recipe, ServedModel
 from grkd.run.trainer_settings import check_names
 
 _PROMPTS = 8
@@ -104,7 +104,8 @@ def small(recipe: Recipe, folder: Path) -> Recipe:
     step: dict[str, Any] = {"steps": 1, "minutes": None, "epochs": 1.0, "log_every": 1, "report_to": "none"}
     recipe = replace(recipe, output=str(folder), seeds=recipe.seeds[:1], training=replace(recipe.training, **step))
     if isinstance(recipe, ClassifierRecipe):
-        limit = min(recipe.data.limit or _EXAMPLES, _EXAMPLES)
+        few = max(_EXAMPLES, 2 * _classes(recipe))  # of each class one to learn and one for a search
+        limit = min(recipe.data.limit or few, few)
         teacher = recipe.teacher
         if teacher.training is not None:
             teacher = replace(teacher, training=replace(teacher.training, **step))
@@ -127,6 +128,22 @@ def small(recipe: Recipe, folder: Path) -> Recipe:
     responses = replace(recipe.responses, max_new_tokens=min(recipe.responses.max_new_tokens, 16))
     evaluation = replace(recipe.evaluation, questions=None, curve_questions=None, samples=1, sample_tokens=4)
     return replace(recipe, data=data, responses=responses, evaluation=evaluation)
+
+
+def _classes(recipe: ClassifierRecipe) -> int:
+    """Classes of the recipe's own files; 0 for data sets by name, which have no more than 200. Opens no image."""
+    data = recipe.data
+    if data.image_folder is not None:
+        from grkd.data.labelled_images import class_names
+
+        return len(class_names(Path(data.image_folder)))
+    if data.train is None:
+        return 0
+    from grkd.classify.data import load_data
+
+    ranking = recipe.teacher.ranking if isinstance(recipe.teacher, RankedLabels) else None
+    table = replace(data, image=None, image_root=None, text=data.image or data.text, limit=None)
+    return load_data(table, seed=0, ranking=ranking).classes
 
 
 def check_deeply(recipe: Recipe) -> int:
