@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from grkd import cli
 from tests.evaluation._command import free_port, run, words
 
 
@@ -84,3 +85,15 @@ def test_malformed_files(
     assert status == 2
     assert line.startswith("grkd: error: ")
     assert all(part in line for part in parts), line
+
+
+def test_prompts_of_rank_are_read_before_another_task_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions, prompts = tmp_path / "questions.jsonl", tmp_path / "prompts.jsonl"
+    questions.write_text('{"question": "2 + 2?", "answer": "4"}\n')
+    prompts.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n')
+    given = ["--questions", str(questions), "--prompts", str(prompts), "--output", str(tmp_path / "out")]
+    assert cli.main(["eval", str(tmp_path), "--tasks", "exact_match,rank", *given]) == 2
+    assert "prompts.jsonl, id 2: no completion; rank needs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 
 def check(settings: "Settings") -> None:
-    """Raises UserError for a model that is behind a URL, or when there is nothing to measure on."""
-    _source(settings)
+    """Raises UserError for a model that is behind a URL, and for no prompts or such without responses: other tasks may
+    take hours before this one begins."""
+    source = _source(settings)
+    if not source.is_dir() and source.suffix != ".parquet":
+        from grkd.benchmarks._rank_sources import read_prompts
+
+        read_prompts(source, limit=settings.limit)
 
 
 def run(session: "Session") -> dict[str, Any]:
