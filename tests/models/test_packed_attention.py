@@ -146,7 +146,7 @@ def test_the_operators_around_cudnns_graphs(monkeypatch: pytest.MonkeyPatch) -> 
     }  # fmt: skip
     assert _packed_cudnn._places(options[0], options[1], (4, 2, 8)) is places
     assert _packed_cudnn._places(options[0], options[0], (4, 2, 8)) is not places
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 6))
     with pytest.raises(NotImplementedError, match="Hopper"):
         KERNELS["cudnn"].load()
 
