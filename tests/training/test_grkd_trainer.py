@@ -398,14 +398,14 @@ def test_a_student_may_teach_itself(tmp_path: Path, student: Any) -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_the_model_under_an_adapter_may_teach(tmp_path: Path, student: Any, *, wrapped: bool) -> None:
     peft = pytest.importorskip("peft")
-    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     reference = truncated(student, [0, 1])
     batch = torch.tensor([[3, 7, 9]])
     options: dict[str, Any] = {"args": config(tmp_path), "train_dataset": RECORDS, "processing_class": word_tokenizer()}
     if wrapped:
         adapted = peft.get_peft_model(student, lora)
         for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "modules_to_save" in name:
                 torch.nn.init.normal_(parameter)
         made = GRKDTrainer(adapted, student, **options)
     else:
@@ -415,7 +415,7 @@ def test_the_model_under_an_adapter_may_teach(tmp_path: Path, student: Any, *, w
         torch.testing.assert_close(made.rows.teacher(batch).logits, reference(batch).logits)
     trained = [name for name, parameter in made.model.named_parameters() if parameter.requires_grad]
     assert trained
-    assert all("lora" in name for name in trained)
+    assert all("lora" in name or "lm_head.modules_to_save" in name for name in trained)
 
 
 def test_the_plain_trainer_refuses_a_shared_weight(tmp_path: Path, student: Any) -> None:

@@ -130,7 +130,7 @@ def apart(teacher: Any, student: nn.Module) -> Any:
     made = copy.deepcopy(teacher)
     if hasattr(student, "peft_config") and teacher is not student:
         for module in made.modules():
-            if hasattr(module, "base_layer") and callable(enable := getattr(module, "enable_adapters", None)):
+            if _inner(module) is not module and callable(enable := getattr(module, "enable_adapters", None)):
                 enable(False)
     return made.eval().requires_grad_(False)
 
