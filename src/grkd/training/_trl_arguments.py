@@ -1,7 +1,4 @@
-"""What becomes of every argument that TRL 1.16 adds to TrainingArguments: where it goes, or why it goes nowhere.
-
-Over 300 lines: a table with a row per argument of four configs.
-"""
+"""What becomes of every argument that TRL 1.16 adds to TrainingArguments: where it goes, or why it goes nowhere."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
