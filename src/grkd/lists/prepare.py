@@ -1,6 +1,7 @@
 """The first stage: lists read or mined, split, counted, and kept as tensors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,39 +81,55 @@ def first_of_each(parts: Sequence[int], limit: int | None) -> list[int]:
 
 
 def _of_folder(context: RankContext, found: RetrievalFolder) -> tuple[Lists, list[int]]:
-    """Lists of a retrieval set: mined candidates with their grades (unjudged: 0), or the judged documents."""
+    """Lists of a retrieval set with the part of each: mined candidates with their grades (unjudged: 0), or the judged
+    documents, whose grades are also the teacher's tiers. Queries with fewer than two candidates are left out."""
     data = context.recipe.data
-    numbers = [number for number in range(len(found.queries)) if found.parts.get(number) or not found.parts]
-    numbers = [number for number in numbers if number in found.judged] if data.pool == "judged" else numbers
-    known = [_PARTS[found.parts[one]] if found.parts else TRAIN for one in numbers]
-    numbers = [numbers[one] for one in first_of_each(known, data.limit)]
-    queries = [found.queries[one] for one in numbers]
-    left_out = [found.left_out.get(one, frozenset()) for one in numbers]
-    if data.pool == "judged":
-        several = [sorted(found.judged[one].keys() - out) for one, out in zip(numbers, left_out, strict=True)]
-    else:
-        several = mined(
-            queries,
-            found.documents,
-            count=data.candidates,
-            left_out=left_out,
-            dense_model=data.dense_model,
-            device=context.device,
-        )
+    numbers = _queries_of(found, data)
+    parts = [_PARTS[found.parts[number]] if found.parts else TRAIN for number in numbers]
+    left_out = [found.left_out.get(number, frozenset()) for number in numbers]
     lists: list[RankedList] = []
-    parts: list[int] = []
-    judged: dict[str, dict[int, float]] = {}
-    out: dict[str, frozenset[int]] = {}
-    for place, number in enumerate(numbers):
-        if len(several[place]) < 2:
+    parts_of_lists: list[int] = []
+    judged_of: dict[str, dict[int, float]] = {}
+    left_out_of: dict[str, frozenset[int]] = {}
+    candidates = _candidates(context, found, numbers, left_out)
+    for number, part, never, own in zip(numbers, parts, left_out, candidates, strict=True):
+        if len(own) < 2:
             continue
-        grades = tuple(found.judged.get(number, {}).get(one, 0.0) for one in several[place])
-        own = {"word": grades, "kind": "tiers"} if data.pool == "judged" else {}
-        lists.append(RankedList(query=queries[place], candidates=tuple(several[place]), grades=grades, **own))  # type: ignore[arg-type]
-        parts.append(_PARTS[found.parts[number]] if found.parts else TRAIN)
-        judged.setdefault(queries[place], {}).update(found.judged.get(number, {}))
-        out[queries[place]] = out.get(queries[place], frozenset()) | left_out[place]
-    return Lists(documents=found.documents, train=tuple(lists), judged=judged, left_out=out), parts
+        query, judged = found.queries[number], found.judged.get(number, {})
+        grades = tuple(judged.get(document, 0.0) for document in own)
+        one = RankedList(query=query, candidates=tuple(own), grades=grades)
+        lists.append(replace(one, word=grades, kind="tiers") if data.pool == "judged" else one)
+        parts_of_lists.append(part)
+        # Two queries of one text share what is known of it.
+        judged_of.setdefault(query, {}).update(judged)
+        left_out_of[query] = left_out_of.get(query, frozenset()) | never
+    return Lists(documents=found.documents, train=tuple(lists), judged=judged_of, left_out=left_out_of), parts_of_lists
+
+
+def _queries_of(found: RetrievalFolder, data: RankData) -> list[int]:
+    """Numbers of the queries that are in a part (of all without parts), and judged if the pool is; `limit` per part."""
+    numbers = [number for number in range(len(found.queries)) if not found.parts or number in found.parts]
+    if data.pool == "judged":
+        numbers = [number for number in numbers if number in found.judged]
+    parts = [_PARTS[found.parts[number]] if found.parts else TRAIN for number in numbers]
+    return [numbers[place] for place in first_of_each(parts, data.limit)]
+
+
+def _candidates(
+    context: RankContext, found: RetrievalFolder, numbers: Sequence[int], left_out: Sequence[frozenset[int]]
+) -> list[list[int]]:
+    """Numbers of each query's documents."""
+    data = context.recipe.data
+    if data.pool == "judged":
+        return [sorted(found.judged[number].keys() - never) for number, never in zip(numbers, left_out, strict=True)]
+    return mined(
+        [found.queries[number] for number in numbers],
+        found.documents,
+        count=data.candidates,
+        left_out=left_out,
+        dense_model=data.dense_model,
+        device=context.device,
+    )
 
 
 def _split(queries: Sequence[str], parts: Sequence[int], data: RankData, *, seed: int) -> Tensor:
