@@ -47,26 +47,28 @@ def verdict(summary: Summary) -> Conclusion | None:
         text = "Not decided: the student began as the teacher itself, so nearness to the teacher shows nothing learnt; "
         return Conclusion(kind="few", text=f"{text}measure answers: evaluation.questions, or grkd eval.")
     best = max(cells, key=lambda label: (cells[label].mean or 0.0) * metric.direction)
-    base = summary.line(summary.baseline) if summary.baseline is not None else None
-    before = None if base is None or base.label == best else base.cells[metric.name]
-    if before is not None and before.mean is not None and not _better(cells[best].mean, before.mean, metric):
-        return Conclusion(
-            kind="none", text=f"No method beats {_named(summary)}: {metric.label} {_value(before, metric)}."
-        )
-    if len(cells) < 2 and (before is None or before.mean is None):
-        return None
+    bar = _bar(summary, metric, best)
+    if bar is None and len(cells) < 2:
+        return None  # nothing to compare it with
+    if bar is not None and not _better(cells[best], bar, metric):
+        return Conclusion(kind="none", text=f"No method beats {_named(summary)}: {metric.label} {_value(bar, metric)}.")
     if summary.most_seeds < LEAST_SEEDS:
         return _few(summary, metric, cells, best)
-    if before is not None and before.mean is not None:
-        bar = before.mean
-        if not any(cell.differs and _better(cell.mean, bar, metric) for cell in cells.values()):
-            text = f"No method is shown to beat {_named(summary)} ({metric.label} {_value(before, metric)})"
-            return Conclusion(kind="none", text=text + _missing(cells[best], before, metric) + ".")
-    if len(cells) < 2:
-        assert before is not None
-        gain = _gain(cells[best], before, metric)
+    if bar is not None and not any(cell.differs and _better(cell, bar, metric) for cell in cells.values()):
+        text = f"No method is shown to beat {_named(summary)} ({metric.label} {_value(bar, metric)})"
+        return Conclusion(kind="none", text=text + _missing(cells[best], bar, metric) + ".")
+    if bar is not None and len(cells) < 2:
+        gain = _gain(cells[best], bar, metric)
         return Conclusion(kind="ship", text=f"Ship {best}: {_stands(cells[best], metric)}, {gain} {_named(summary)}.")
     return _among(summary, metric, cells, best)
+
+
+def _bar(summary: Summary, metric: Metric, best: str) -> Cell | None:
+    """What the best method has to beat: the baseline, if it has a value and is not the best itself."""
+    base = summary.line(summary.baseline) if summary.baseline is not None else None
+    if base is None or base.label == best or base.cells[metric.name].mean is None:
+        return None
+    return base.cells[metric.name]
 
 
 def _among(summary: Summary, metric: Metric, cells: dict[str, Cell], best: str) -> Conclusion:
@@ -147,8 +149,9 @@ def _named(summary: Summary) -> str:
     return "the student before distillation" if summary.baseline == BEFORE else f"{summary.baseline}, without a teacher"
 
 
-def _better(mean: float | None, than: float, metric: Metric) -> bool:
-    return mean is not None and (mean - than) * metric.direction > 0
+def _better(one: Cell, other: Cell, metric: Metric) -> bool:
+    """By the mean."""
+    return one.mean is not None and other.mean is not None and (one.mean - other.mean) * metric.direction > 0
 
 
 def _valued(summary: Summary, metric: Metric) -> dict[str, Cell]:
