@@ -125,20 +125,17 @@ def _mean_per_seed(values: dict[int | None, float]) -> float | None:
 
 
 def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | None) -> dict[str, Cell]:
+    """Every label's cell of one metric."""
     rows = {label: [row for row in run.rows if (row.method, row.metric) == (label, metric.name)] for label in labels}
     values = {label: {row.seed: row.value for row in found if row.value is not None} for label, found in rows.items()}
-    means = {label: _mean_per_seed(found) for label, found in values.items()}
-    methods = [label for label in labels if label not in (BEFORE, TEACHER) and means[label] is not None]
-    # The mean of a method that lost a seed (a failure, a NaN) is over a lucky few: it is shown, never best.
-    whole = [label for label in methods if len(values[label]) >= len(run.seeds(label))]
-    ranked = [means[label] or 0.0 for label in whole] if metric.direction and len(methods) > 1 else []
-    top = max(ranked, key=lambda mean: mean * metric.direction, default=None)
-    if top is not None and _no_better_than_before(top, means.get(BEFORE), metric):
-        top = None
+    methods = [label for label in labels if label not in (BEFORE, TEACHER) and values[label]]
+    # The mean of a method that lost a seed (a failure, a NaN) is over a lucky few: it is shown, never best or tested.
+    complete = [label for label in methods if len(values[label]) >= len(run.seeds(label))]
+    best = _best(values, complete, metric) if len(methods) > 1 else set()
     base = values[baseline] if baseline is not None else {}
-    others = [label for label in labels if label not in (baseline, BEFORE, TEACHER)]
-    differences = {label: paired_values(values[label], base) for label in others}
-    differing = significant({label: p_value(differences[label]) for label in others if label in whole})
+    compared = [label for label in labels if label not in (baseline, BEFORE, TEACHER)]
+    differences = {label: paired_values(values[label], base) for label in compared}
+    differing = significant({label: p_value(found) for label, found in differences.items() if label in complete})
     return {
         label: _cell(
             metric,
@@ -147,14 +144,22 @@ def _column(run: Run, labels: Sequence[str], metric: Metric, baseline: str | Non
             differences=differences.get(label, []),
             differs=label in differing,
             tried=len(run.seeds(label)),
-            best=label in whole and top is not None and means[label] == top,
+            best=label in best,
         )
         for label in labels
     }
 
 
-def _no_better_than_before(mean: float, before: float | None, metric: Metric) -> bool:
-    return before is not None and (mean - before) * metric.direction <= 0
+def _best(values: dict[str, dict[int | None, float]], complete: Sequence[str], metric: Metric) -> set[str]:
+    """Of the complete methods those with the best mean; none if it is no better than the student before."""
+    means = {label: math.fsum(values[label].values()) / len(values[label]) for label in complete}
+    if not metric.direction or not means:
+        return set()
+    top = max(means.values(), key=lambda mean: mean * metric.direction)
+    before = _mean_per_seed(values.get(BEFORE, {}))
+    if before is not None and (top - before) * metric.direction <= 0:
+        return set()
+    return {label for label, mean in means.items() if mean == top}
 
 
 def _cell(
