@@ -98,22 +98,26 @@ class Study:
         """
         latest = self._latest()
         if any(latest[number].state == self._states.RUNNING for number in self._out):
-            return []
-        left = [number for number, one in latest.items() if one.state == self._states.RUNNING]
+            return []  # under way in this command
+        numbers = [number for number, one in latest.items() if one.state == self._states.RUNNING]  # left by a kill
         for number in sorted(self._again):
             self._begin(number, latest[number].user_attrs["settings"])
-        left += sorted(self._again)
+            numbers.append(number)
         self._again = set()
-        done = [(trial.settings, trial.value) for trial in self.ended()]
-        done += [(latest[number].user_attrs["settings"], None) for number in left]
-        if not left:
-            free = (number for number in range(self.trials + len(latest)) if number not in latest)
-            for settings, number in zip(self._proposed(done), free, strict=False):
-                self._begin(number, settings)
-                left.append(number)
-        self._out = set(left)
+        numbers = numbers or self._begin_new()
+        self._out = set(numbers)
         latest = self._latest()
-        return [_trial(latest[number]) for number in sorted(left)]
+        return [_trial(latest[number]) for number in sorted(numbers)]
+
+    def _begin_new(self) -> list[int]:
+        """Begin the trials that the search proposes next; their numbers."""
+        latest, begun = self._latest(), []
+        free = (number for number in range(self.trials + len(latest)) if number not in latest)
+        ended = [(trial.settings, trial.value) for trial in self.ended()]
+        for settings, number in zip(self._proposed(ended), free, strict=False):
+            self._begin(number, settings)
+            begun.append(number)
+        return begun
 
     def tell(
         self,
