@@ -2,12 +2,30 @@
 
 from pathlib import Path
 
+import pytest
+
+from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.lists.compare import ListComparison
 from grkd.run.folder import RunFolder
 from tests.lists._toys import context, recipe, write_lists
 
 SEARCH = "search={trials: 2, learning_rate: [0.01, 0.1], validation_fraction: 0.25, steps_share: 0.5}"
+
+
+def test_a_search_leaves_a_query_to_train_on(tmp_path: Path) -> None:
+    write_lists(tmp_path / "heldout.jsonl", count=4, seed=2)
+    words = ("search={validation_fraction: 0.9}",)
+    for count, fit in ((4, 1), (1, None)):
+        write_lists(tmp_path / "lists.jsonl", count=count)
+        found = recipe(tmp_path, *words)
+        comparison = ListComparison(found, RunFolder(Path(found.output)))
+        if fit is None:
+            with pytest.raises(UserError, match="one training query is too few"):
+                comparison.prepare()
+            continue
+        comparison.prepare()
+        assert [len(part) for part in comparison.context.search_queries] == [fit, count - fit]
 
 
 def test_a_search_of_equal_trials_then_every_seed(tmp_path: Path) -> None:

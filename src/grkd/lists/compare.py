@@ -48,6 +48,7 @@ class ListComparison(Comparison[RankJob]):
         describe(context.recipe, context.run)
         if context.recipe.search is not None:
             check_metric(metric(context))
+            _ = context.search_queries  # too few are found before the teacher is asked
         score(context)
         evaluate_teacher(context)
         evaluate_before(context)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
+from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.recipe import RankRecipe, Training
 from grkd.run.device import device
@@ -73,7 +74,9 @@ class RankContext:
             return train, validation
         queries = [self.lists.queries[row] for row in train.tolist()]
         different = list(dict.fromkeys(queries))  # the lists of a query stay together
-        count = max(1, round(len(different) * self.recipe.search.validation_fraction))
+        if len(different) < 2:
+            raise UserError("search: one training query is too few to validate on others; add lists, or take it out")
+        count = min(max(1, round(len(different) * self.recipe.search.validation_fraction)), len(different) - 1)
         drawn = torch.randperm(len(different), generator=torch.Generator().manual_seed(self.seed))[:count]
         held = {different[place] for place in drawn.tolist()}
         of_validation = torch.tensor([query in held for query in queries], dtype=torch.bool)
