@@ -15,7 +15,7 @@ from grkd.doctor.sides import Encoded, Sides
 from grkd.language.examples import from_data, groups_from_data
 from grkd.language.scorer import panel_of
 from grkd.models.generate import generate_responses
-from grkd.rankers import Panel, Resources, agreement
+from grkd.rankers import PER_GROUP, PER_RESPONSE, Panel, Resources, agreement
 from grkd.recipe import LanguageRecipe
 from grkd.teacher.local import LocalTeacher
 
@@ -113,7 +113,7 @@ def _rankers(sides: Sides, reader: LocalTeacher, groups: Groups) -> Iterator[Fin
     with panel_of(recipe.score, recipe.teacher) as panel:
         if "endpoint" in panel.needs:
             return  # look_at_judges says more
-        if panel.reads - {"data_score", "teacher_log_prob", "prompt_ids", "response_ids"}:
+        if panel.reads - {*PER_GROUP, *PER_RESPONSE}:
             yield note("rankers", "they read columns of the records, and were not asked", "nothing")
             return
         panel.open(Resources(teacher=lambda: reader, device=reader.model.device, batch_size=reader.batch_size))

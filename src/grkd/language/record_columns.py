@@ -8,11 +8,8 @@ from grkd.data.conversation import Messages
 from grkd.data.prompts import Example
 from grkd.files import parse_json
 from grkd.language.examples import data_examples
-from grkd.rankers import Panel, Prompt
+from grkd.rankers import PER_GROUP, PER_RESPONSE, Panel, Prompt
 from grkd.recipe import LanguageRecipe
-
-# What the score stage itself knows of a group.
-KNOWN = ("group", "prompt_ids", "response_ids", "finished", "data_score", "teacher_log_prob")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,4 +39,4 @@ def record_columns(recipe: LanguageRecipe) -> dict[str, GroupData]:
 def check_columns(panel: Panel, found: Mapping[str, GroupData], groups: Sequence[str], *, where: str) -> None:
     """Raises UserError for a column that a ranker reads and no record of these groups has."""
     has = {name for group in groups if group in found for name in found[group].columns}
-    panel.check_columns(has, KNOWN, where=where, what="score.rankers")
+    panel.check_columns(has, {*PER_GROUP, *PER_RESPONSE}, where=where, what="score.rankers")

@@ -5,6 +5,8 @@ and how their scores make one order.
 """
 
 from grkd.rankers._base import (
+    PER_GROUP,
+    PER_RESPONSE,
     Columns,
     Messages,
     Need,
@@ -25,6 +27,8 @@ from grkd.rankers.panel import Panel, Ranked, panel, reward_panel
 
 __all__ = [
     "COMBINATIONS",
+    "PER_GROUP",
+    "PER_RESPONSE",
     "Columns",
     "Combination",
     "Member",

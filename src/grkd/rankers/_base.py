@@ -22,6 +22,9 @@ Responses = Sequence[Sequence[str]]
 Columns = Mapping[str, Sequence[Any]]
 Scores = Float[np.ndarray, "groups n"]
 Value = float | int | None  # of one response; None and NaN: no opinion
+# Reserved columns: a value per group, or per response. teacher_log_prob may have a teacher's label behind it.
+PER_GROUP = ("group", "prompt_ids")
+PER_RESPONSE = ("response_ids", "finished", "data_score", "teacher_log_prob")
 Given = Sequence[Sequence[Value]]  # one list per group
 
 

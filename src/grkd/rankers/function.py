@@ -12,9 +12,7 @@ from grkd.errors import UserError
 from grkd.files import file_digest
 from grkd.imports import imported_callable, source_of
 from grkd.objectives import option
-from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses, Value
-
-_OF_RESPONSES = ("finished", "data_score", "teacher_log_prob")  # columns with a value of each response already
+from grkd.rankers._base import PER_RESPONSE, Columns, Given, Prompts, Ranker, Resources, Responses, Value
 
 
 @dataclass(kw_only=True)
@@ -57,14 +55,14 @@ class Function(Ranker):
                 for text in texts
             ],
         }
-        if "response_ids" in columns:
-            given["completion_ids"] = [ids for group in columns["response_ids"] for ids in group]
-        reserved = ("response_ids", "prompt_ids", "prompts", "completions", "prompt", "completion", "completion_ids")
+        reserved = ("prompt_ids", "prompts", "completions", "prompt", "completion", "completion_ids")
         for name, values in columns.items():
-            if name.partition(":")[0] in _OF_RESPONSES and all(isinstance(own, list | tuple) for own in values):
+            if name.partition(":")[0] in PER_RESPONSE and all(isinstance(own, list | tuple) for own in values):
                 given[name] = [value for group in values for value in group]
             elif name not in reserved:
                 given[name] = _repeated(values, sizes)
+        if "response_ids" in given:
+            given["completion_ids"] = given.pop("response_ids")
         extras = {
             "trainer_state": None,
             "log_extra": lambda column, values: None,

@@ -11,7 +11,7 @@ from grkd.data.chat import decode_response
 from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.objectives import Objective
-from grkd.rankers import Panel, Resources, panel, reward_panel, weighted_members
+from grkd.rankers import PER_GROUP, PER_RESPONSE, Panel, Resources, panel, reward_panel, weighted_members
 from grkd.rankers.several import OneOfSeveral, for_each_teacher
 from grkd.training.fresh_groups import FreshGroups, Reference, orders
 from grkd.training.given_teachers import Given
@@ -21,7 +21,7 @@ from grkd.training.record_groups import RecordEncoder
 from grkd.training.teacher_side import TeacherSide
 
 # What a ranker may read of a group beside the record's own columns.
-_KNOWN = {"prompt_ids", "response_ids", "finished", "teacher_log_prob"}
+_KNOWN = {*PER_GROUP, *PER_RESPONSE} - {"group", "data_score"}
 
 
 def checked_panel(
