@@ -152,6 +152,19 @@ def test_a_run_folder_with_several_responses_to_a_prompt(
     assert sum("responses" in item for item in few["items"]) == 1
 
 
+def test_a_chat_api_leaves_the_order_of_responses(finished_run: Path, tmp_path: Path) -> None:
+    """It gives no log-probabilities, so that no divergence from them is measured."""
+    run, _ = with_groups(finished_run, tmp_path / "run", REWARDS)
+    student = str(run / "train" / "kd-seed0" / "student")
+    whole = rank_task.run(student, run, top_k=5)["metrics"]
+    for path in (run / "score").glob("scores-*.parquet"):
+        rows = [row | {"teacher_mean_log_prob_nats": None} for row in pq.read_table(path).to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    found = rank_task.run(student, run, top_k=5)["metrics"]
+    assert whole.keys() - found.keys() == {"response_forward_kl_nats", "response_reverse_kl_nats"}
+    assert all(found[name] == whole[name] for name in found)
+
+
 def test_a_teacher_with_other_tokens_leaves_the_order_of_responses(
     finished_run: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from grkd.data.language import response_logits
+from grkd.data.tables import read_table
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.language.context import LanguageContext
@@ -70,6 +71,12 @@ def scored(context: LanguageContext) -> LanguageContext:
     return context
 
 
+def means_of(context: LanguageContext) -> dict[str, float | None]:
+    """By response, the teachers' mean log-probability that the score stage left."""
+    tables = map(read_table, sorted((context.run.path / "score").glob("scores-*.parquet")))
+    return {row["id"]: row["teacher_mean_log_prob_nats"] for table in tables for row in table}
+
+
 def test_tokens_are_learnt_from_the_mean_log_probability(
     tiny_recipe: Path, tiny_teacher: Path, second: Path, model_server: ModelServer
 ) -> None:
@@ -88,6 +95,10 @@ def test_tokens_are_learnt_from_the_mean_log_probability(
         with torch.no_grad():
             one, two = (response_logits(model, batch)[mask].log_softmax(-1) for model in both)
         wanted = ((2 * one + two) / 3).log_softmax(-1)
+        of_tokens = ((2 * one + two) / 3).gather(-1, batch["response_ids"][mask][:, None])[:, 0]
+        means = [each.mean().item() for each in of_tokens.split(mask.sum(-1).tolist())]
+        kept = means_of(context)
+        assert [kept[group.items[0].id] for group in groups] == pytest.approx(means, abs=2e-3)
         assert found[-1] is not None
         torch.testing.assert_close(found[-1].double().log_softmax(-1), wanted, atol=2e-3, rtol=1e-3)
 
@@ -195,6 +206,7 @@ def test_a_column_says_which_teacher_is_asked(tiny_recipe: Path, tiny_teacher: P
     subject = {f"train/{n + 1}": n % 2 for n in range(6)}
     rows_of = [wanted[subject[group.id]][at][mask[at]] for at, group in enumerate(groups)]
     torch.testing.assert_close(found, torch.cat(rows_of), atol=1e-4, rtol=1e-4)
+    assert None not in means_of(context).values()  # also of the records that the first one is not asked about
     data.write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"record train/\d+ has {'subject': 'art'}, which is no teacher's"):
         scored(opened(tiny_recipe, routes + "only: {subject: law}}]", *words, output="art"))

@@ -68,11 +68,11 @@ class RankMeasurement:
         if not several:
             return
         groups = list(several.values())
+        log_probs: Scores | None = None
         if named is None:
-            scores, log_probs = (
-                [[values[item.id] for item in items] for items in groups]
-                for values in (source.scores, source.log_probs)
-            )
+            scores = [[source.scores[item.id] for item in items] for items in groups]
+            if all(item.id in source.log_probs for items in groups for item in items):  # a chat API gives none
+                log_probs = [[source.log_probs[item.id] for item in items] for items in groups]
         else:
             assert isinstance(teacher, LiveTeacher)
             scores = log_probs = student.means(teacher, groups)
@@ -178,14 +178,22 @@ class RankMeasurement:
         return [{name: parts[number] for name, parts in whole.items()} for number in range(len(items))]
 
     def _responses(
-        self, prefix: str, groups: Mapping[str, Sequence[Item]], means: Scores, scores: Scores, log_probs: Scores
+        self,
+        prefix: str,
+        groups: Mapping[str, Sequence[Item]],
+        means: Scores,
+        scores: Scores,
+        log_probs: Scores | None,
     ) -> None:
-        """response_ or grade_ metrics, and one record per prompt."""
-        (student, mask), (order, _), (teacher, _) = (_padded(rows) for rows in (means, scores, log_probs))
+        """response_ or grade_ metrics, and one record per prompt. log_probs: None if the teacher gave none."""
+        (student, mask), (order, _) = _padded(means), _padded(scores)
+        teacher = None if log_probs is None else _padded(log_probs)[0]
         if prefix == "grade":
             measures = grade_measures(student, order, mask)
         else:
             measures = response_measures(student, order, mask, teacher_log_probs=teacher)
+            if teacher is None:
+                del measures["forward_kl_nats"], measures["reverse_kl_nats"]
         found = {name: values.double().numpy() for name, values in measures.items()}
         if (confidence := found.pop("confidence", None)) is not None:
             correct = found["top1_agreement"]

@@ -100,10 +100,11 @@ def read_run(folder: Path, *, limit: int | None) -> RunSource:
         for path in sorted(score.glob("scores-*.parquet"))
         for row in read_table(path, needed=("id", "teacher_mean_log_prob_nats"), made_by="that recipe")
     ]
-    log_probs: dict[str, float] = {row["id"]: row["teacher_mean_log_prob_nats"] for row in scored}
+    known = {row["id"]: row["teacher_mean_log_prob_nats"] for row in scored}
+    log_probs: dict[str, float] = {name: value for name, value in known.items() if value is not None}
     rewards: dict[str, Any] = {row["id"]: row.get("teacher_reward") for row in scored}
     ids = [item.id for items in groups.values() for item in items]
-    unscored = next((name for name in ids if name not in log_probs), None)
+    unscored = next((name for name in ids if name not in known), None)
     if unscored is not None:
         raise UserError(f"{score}: no score of the response {unscored!r}; run the score stage again")
     ordered = {name: rewards[name] for name in ids if rewards[name] is not None}  # others have no place in the order

@@ -99,7 +99,7 @@ class Scorer:
         if shows_tokens(self.recipe):
             means = {label: own.means(number, records) for label, own in self.teachers.items()}
         ranked = self._ranked(groups, means)
-        known = next(iter(means.values()), [None] * len(records))
+        known = self._pooled(means, len(records))
         return [
             {
                 "id": record["id"],
@@ -111,6 +111,17 @@ class Scorer:
             }
             for (row, place, record), mean in zip(_places(groups), known, strict=True)
         ]
+
+    def _pooled(self, means: Mapping[str | None, Means], count: int) -> Means:
+        """The teachers' weighted mean per response, of those that are asked about it; None if none is."""
+        weights = [getattr(self.teachers[label].recipe.teacher, "weight", 1.0) for label in means]
+        found: list[float | None] = []
+        for place in range(count):
+            given = zip(weights, (each[place] for each in means.values()), strict=True)
+            told = [(weight, mean) for weight, mean in given if mean is not None]
+            total = sum(weight for weight, _ in told)
+            found.append(sum(weight * mean for weight, mean in told) / total if told else None)
+        return found
 
     def _ranked(self, groups: Sequence[Sequence[Record]], means: Mapping[str | None, Means]) -> Ranked:
         """The panel's word on these groups. means: of all responses, by teacher; empty without log-probabilities."""
