@@ -27,7 +27,7 @@ from benchmarks._ways import use
 from benchmarks.scaling import row_file
 from grkd import objectives
 from grkd.data.language import Item
-from grkd.models.shard import shard
+from grkd.models.shard import is_sharded, shard
 from grkd.ranks import gathered, ranks
 from grkd.recipe import Training
 from grkd.run.training import arguments
@@ -168,6 +168,7 @@ class Launch:
         trainer.add_callback(clock)
         made = time.perf_counter() - begun
         trainer.train()
+        assert is_sharded(trainer.model_wrapped) == (CASES[case][0] == "fsdp"), "the student is not spread as it says"
         peak = torch.cuda.max_memory_allocated() / GIB if self.device.type == "cuda" else 0.0
         step_ms = statistics.median(clock.steps_ms())
         tokens = self.batch * self.processes * (self.prompt + self.response)
