@@ -252,6 +252,15 @@ def test_no_results_yet(make_run: MakeRun) -> None:
     assert outcome_of(folder) == "No results yet."
 
 
+def test_students_of_whom_nothing_can_be_measured(make_run: MakeRun) -> None:
+    """A cache of samples gives no metric of ranks: a run that is over does not say "yet"."""
+    run = read_run(make_run(task="language_model", rows=[]))
+    assert markdown_table(run).startswith("Nothing was measured: ")
+    assert "evaluation.questions" in outcome(run, summarise(run))
+    failed = read_run(make_run("failed", task="language_model", rows=[], status={"kd-seed0": "failed: no memory"}))
+    assert outcome(failed, summarise(failed)).startswith("No results yet.")
+
+
 @pytest.mark.parametrize(
     ("rows", "text"),
     [

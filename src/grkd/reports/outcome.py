@@ -29,7 +29,7 @@ _PREDICATES = {  # "better" and "worse" only where a test over seeds supports th
 def outcome(run: Run, summary: Summary) -> str:
     """One paragraph. "Better" stands only where a paired t test over seeds, corrected by Holm, supports it at 5 %."""
     if not any(cell.mean is not None for line in summary.methods for cell in line.cells.values()):
-        return " ".join(["No results yet.", *_failures(run)])
+        return " ".join([run.without_results, *_failures(run)])
     spoken = [metric for metric in summary.metrics if metric.name in _SPOKEN.get(run.task or "", ())]
     spoken = spoken or [metric for metric in summary.metrics if metric.direction][:2]
     sentences = [_opening(run, summary), *_failures(run)]

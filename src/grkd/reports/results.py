@@ -131,6 +131,14 @@ class Run:
         return name in self.status or name in _final_names(self.recipe)
 
     @property
+    def without_results(self) -> str:
+        """What stands in place of a table that has no figure: nothing was measured yet, or nothing could be."""
+        over = bool(self.status) and not self.failures and "results.json" not in self.missing
+        if over and self.task == "language_model":
+            return "Nothing was measured: the teacher's signal gives no metric. Add evaluation.questions and run again."
+        return "No results yet."
+
+    @property
     def failures(self) -> dict[str, str]:
         """ "<label>-seed<k>" -> reason."""
         return {

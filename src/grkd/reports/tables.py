@@ -44,7 +44,7 @@ def print_tables(runs: Sequence[Run], console: Console) -> None:
             for number, lines in enumerate(_that_fit(summary, console)):
                 console.print(*([""] if number else []), _rich_table(summary, lines), sep="\n")
         else:
-            console.print("No results yet.")
+            console.print(run.without_results)
         for note in footnotes(summary):
             console.print(Text(note, style="dim"))
         for name, reason in run.failures.items():
@@ -58,7 +58,7 @@ def markdown_table(run: Run) -> str:
     """The same table in Markdown; the best value of a column is bold, ✓ marks a supported "better"."""
     summary = summarise(run)
     if not summary.lines:
-        return "No results yet.\n"
+        return f"{run.without_results}\n"
     table = [headers(summary), ["---", *["---:"] * (len(headers(summary)) - 1)]]
     for line in summary.lines:
         shown = [show(line.cells[metric.name], metric, summary) for metric in summary.metrics]
