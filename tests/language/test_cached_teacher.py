@@ -101,6 +101,17 @@ def test_responses_are_compared_by_the_caches_word(tiny_recipe: Path) -> None:
     assert "forward_kl_nats" not in metrics
 
 
+def test_a_sample_without_questions_measures_nothing(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said before the training, and again in place of the table."""
+    folder, words = tiny_recipe.parent, ["methods=[{name: kd, temperature: 1}]", "evaluation.questions=null"]
+    build = [*COMMON, *words, f"output={folder / 'build'}", "--choose", "sample", "--entries", "6"]
+    assert main(["cache", "build", str(tiny_recipe), str(folder / "c"), *build]) == 0
+    assert run(recipe_of(tiny_recipe, folder / "c", *words)) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.index("nothing will be measured of the students") < told.index("train kd-seed0")
+    assert "Nothing was measured: the teacher's signal gives no metric." in told
+
+
 REFUSED = {
     "methods=[opd]": "opd learns from responses sampled in training",
     "methods=[dist]": "dist cannot learn from a cache of ranks; use kd",

@@ -63,6 +63,12 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
         begin_peak(context.models.device)
         pace, questions = Pace(), context.recipe.evaluation.questions
         metrics |= answered(context, student, questions, work / "exact_match.json", pace=pace)
+        if trained is None and not metrics:
+            console.print(
+                "[yellow]nothing will be measured of the students: the teacher's signal gives no metric; add "
+                "evaluation.questions[/yellow]",
+                soft_wrap=True,
+            )
         if context.run.ranks.is_main_process:
             keep_groups(work / "groups.parquet", context.run, by_group)
             write_json(work / "metrics.json", metrics)
