@@ -76,6 +76,9 @@ def test_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = from_trl(config("GKDConfig", output_dir=str(tmp_path), lmbda=0.1, max_new_tokens=9))
     assert made.method_options == {"on_policy_fraction": 0.1, "beta": 0.5}  # TRL's temperature is the sampling's
     assert made.max_new_tokens == 9
+    made = from_trl(config("SFTConfig", output_dir=str(tmp_path), max_length=99))
+    assert (made.method, made.method_options, made.max_length) == ("sft", None, 99)
+    assert made.train_sampling_strategy == "random"  # TRL's shuffle_dataset is another shuffle, before the batches'
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,8 @@ def test_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("GRPOConfig", {"per_device_train_batch_size": 12}, "no whole number of groups"),
         ("DPOConfig", {"loss_type": ["ipo"]}, "sigmoid loss alone"),
         ("GKDConfig", {"seq_kd": True}, "use method seqkd"),
+        ("SFTConfig", {"loss_type": "dft"}, "the mean of -log p over tokens alone"),
+        ("SFTConfig", {"completion_only_loss": False}, "only responses are learnt"),
         ("GKDConfig", {"temperature": 0.5}, "responses are sampled at 1 here"),
     ],
 )

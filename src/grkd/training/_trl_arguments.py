@@ -171,9 +171,8 @@ DISTILLATION: dict[str, Argument] = {
     "beta": made("method", "1: opd; below: gkd with this beta and on_policy_fraction 1"),
 }
 
-GKD: dict[str, Argument] = {
-    **_MODEL,
-    **_TEACHER,
+SFT: dict[str, Argument] = {
+    **{name: argument for name, argument in _MODEL.items() if name != "disable_dropout"},
     "chat_template_path": refused("set processing_class.chat_template"),
     "dataset_text_field": refused("records have messages, or prompt and completion"),
     "dataset_kwargs": without("records are read by grkd"),
@@ -187,10 +186,17 @@ GKD: dict[str, Argument] = {
     "padding_free": without("tokens_per_batch leaves the padding out"),
     "eval_packing": without("records are not packed"),
     "completion_only_loss": refused("only responses are learnt", True),
-    "assistant_only_loss": without("only assistant turns are learnt"),
-    "loss_type": without("gkd's loss is the generalised JSD"),
+    "assistant_only_loss": without("only assistant turns are learnt, always"),
+    "loss_type": refused("the mean of -log p over tokens alone", "nll", "chunked_nll"),
     "activation_offloading": _MEMORY,
     "pad_token": without("padding is known by lengths"),
+}
+
+GKD: dict[str, Argument] = {
+    **SFT,
+    **_TEACHER,
+    "disable_dropout": _MODEL["disable_dropout"],
+    "loss_type": without("gkd's loss is the generalised JSD"),
     "temperature": refused("TRL samples at it, and its loss has none; responses are sampled at 1 here", 1.0),
     "lmbda": option("on_policy_fraction"),
     "beta": option("beta"),
@@ -204,4 +210,5 @@ CONFIGS: Mapping[str, tuple[str, dict[str, Argument]]] = {
     "DPOConfig": ("dpo", DPO),
     "DistillationConfig": ("opd", DISTILLATION),
     "GKDConfig": ("gkd", GKD),
+    "SFTConfig": ("sft", SFT),
 }

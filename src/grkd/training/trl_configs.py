@@ -22,7 +22,8 @@ _OF_TRANSFORMERS = [field.name for field in fields(TrainingArguments) if field.i
 
 
 def from_trl(config: Any, **changes: Any) -> GRKDConfig:
-    """The same training as a GRKDConfig: of trl's GRPOConfig, DPOConfig, DistillationConfig or GKDConfig (1.16).
+    """The same training as a GRKDConfig: of trl's GRPOConfig, DPOConfig, DistillationConfig, GKDConfig or SFTConfig
+    (1.16).
 
     TrainingArguments are copied; what TRL adds is mapped as in docs/guide/from-trl.md. Arguments that only say how TRL
     works are named in one line.
@@ -30,7 +31,7 @@ def from_trl(config: Any, **changes: Any) -> GRKDConfig:
     Parameters
     ----------
     config : trl config
-        One of the four above.
+        One of the five above.
     **changes : Any
         Fields of GRKDConfig that are set in place of the config's.
 
@@ -79,7 +80,7 @@ def from_trl(config: Any, **changes: Any) -> GRKDConfig:
         _grpo(config, given, options)
     if kind == "DistillationConfig" and config.beta != 1:
         method, options = "gkd", {"beta": config.beta, "on_policy_fraction": 1.0}
-    if getattr(config, "shuffle_dataset", None) is False and kind != "GKDConfig":
+    if getattr(config, "shuffle_dataset", None) is False and kind not in ("GKDConfig", "SFTConfig"):
         given["train_sampling_strategy"] = "sequential"
     if unused:
         console.print(f"[yellow]from_trl: no effect here: {escape(', '.join(unused))}[/yellow]", soft_wrap=True)
