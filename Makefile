@@ -85,7 +85,7 @@ vocab-test: $(VENV)/.vocab
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/vocab tests/teacher/test_crossing.py
 
 gpu:
-	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu tests/gpu tests/models/test_packed_attention.py
+	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu tests/gpu tests/models/test_packed_attention.py tests/kernels/test_infinite_scores.py
 
 gpu2:
 	PYTHONPATH=src $(PYTHON) -m pytest -o addopts=--import-mode=importlib -m gpu2 tests/gpu2
