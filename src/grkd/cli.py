@@ -15,7 +15,7 @@ from typing import Any
 
 from grkd import __version__
 from grkd.commands import COMMANDS
-from grkd.errors import UserError, one_line
+from grkd.errors import UserError, nearest, one_line
 from grkd.files import full_disk
 
 _TOGETHER = ("run", "compare", "cache")  # what several processes of a launch do together
@@ -164,9 +164,12 @@ def _end_with_launcher(launcher: int) -> None:
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; key=value words may also follow an option, where argparse by itself gives up."""
-    top = parser()
-    if any("\0" in word for word in (sys.argv[1:] if argv is None else argv)):
+    top, words = parser(), sys.argv[1:] if argv is None else argv
+    if any("\0" in word for word in words):
         top.error("an argument holds a NUL character")
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command not in COMMANDS and (near := nearest(command, COMMANDS)):
+        top.error(f"no command {command!r}; did you mean {near!r}?")
     options, rest = top.parse_known_args(argv)
     if rest and (
         options.command not in ("run", "compare", "doctor", "plan") or any(word.startswith("-") for word in rest)

@@ -76,6 +76,16 @@ def test_bad_data_is_named_by_line(
         assert part in line
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("rnu", "no command 'rnu'; did you mean 'run'?"), ("evaluate", "did you mean 'eval'?"), ("xyzzy", "choose from")],
+)
+def test_misspelt_command(capsys: pytest.CaptureFixture[str], word: str, told: str) -> None:
+    status, line = run(capsys, word, "recipe.yaml")
+    assert status == 2
+    assert told in line
+
+
 def test_missing_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, line = run(capsys, "run", tmp_path / "none.yaml")
     assert (status, "none.yaml" in line) == (2, True)
