@@ -76,6 +76,24 @@ def test_the_order_trains_as_the_live_teacher_does(
         torch.testing.assert_close(weights(cached.model), weights(live.model), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("method", "given", "pairs"), [("kd", {"temperature": 2.0}, False), ("grkd", BOTH, True)])
+def test_pairs_are_made_for_methods_that_compare_them(
+    tmp_path: Path, teacher: Any, monkeypatch: pytest.MonkeyPatch, method: str, given: dict[str, Any], *, pairs: bool
+) -> None:
+    """Their memory grows as the square of the candidates; kd's loss is the same without them."""
+    groups = made(tmp_path / "live", teacher, "sft", {}).train_dataset
+    cache = cache_of(tmp_path / "cache", groups, teacher, temperature=2.0)
+    trainer = made(tmp_path / "cached", None, method, given, teacher_cache=cache.folder, cut_from=teacher)
+    asked: list[Batch] = []
+    terms = type(trainer.objective).terms
+    monkeypatch.setattr(
+        type(trainer.objective), "terms", lambda objective, batch: (asked.append(batch), terms(objective, batch))[1]
+    )
+    trainer.train()
+    assert asked
+    assert all((batch.votes is not None) == pairs for batch in asked)
+
+
 @pytest.mark.parametrize("share", [None, 0.1])
 def test_a_samples_loss_is_the_full_one_on_average(share: float | None) -> None:
     """kd at its temperature: the mean over 4,000 records, 8 bits included, of loss and gradient; z-tests at 4.5."""

@@ -56,7 +56,8 @@ def language_rows(
         return crossed_rows(context, groups, across, common, quiet=objective is None)
     if (ranks := context.models.cached) is not None:
         rows = LanguageRows(**common, stored=DenseScores(ranks) if objective is None else None)
-        rows.ranks = None if objective is None else ranks
+        if objective is not None:
+            rows.ranks, rows.pairs_of_ranks = ranks, objective.takes_votes_on_rows
         return rows
     if context.models.served is not None and not context.teachers:
         return LanguageRows(**common, stored=TopKScores(context.run.path / "score" / "top_k"))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from grkd.errors import UserError
@@ -30,12 +30,14 @@ def cached_batch(
     codec: RankCodec,
     *,
     temperature: float,
+    pairs: bool = True,
     **columns: Any,
 ) -> Batch:
     """Candidates are those of each token's record and, if the cache has log-probabilities, all others as one.
 
     The student's score of all others is T log sum exp(s / T) over them, T the cache's `temperature`, so that softmaxes
-    at T over these candidates are the student's own probabilities. Pairs are those that the record orders, as votes.
+    at T over these candidates are the student's own probabilities. Pairs are those that the record orders, as votes;
+    pairs: False leaves them out, whose memory grows as the square of the candidates.
     Top candidates: the soft targets are the teacher's over the candidates and all others, a lower bound of the full
     divergence. A sample: its weights p / pi add up to 1, and the mean of its cross-entropy is the full one's. Entries
     that a token does not have are masked.
@@ -51,20 +53,24 @@ def cached_batch(
         if found.log_tail is not None:
             of_teacher = temperature * found.log_tail[:, None]
         picked, scores = torch.cat([wide(picked), others], -1), torch.cat([scores, of_teacher], -1)
-    weights = torch.zeros(len(tiers), picked.shape[-1], picked.shape[-1], device=student.device)
-    weights[:, :size, :size] = (tiers.unsqueeze(-1) != tiers.unsqueeze(-2)).float()
     mask = found.exists
     if mask is not None:
         mask = torch.nn.functional.pad(mask, (0, picked.shape[-1] - size), value=True)
         scores = scores.masked_fill(~mask, temperature * _NOTHING)
+    votes = _ordered(tiers, picked.shape[-1], mask) if pairs else None
+    return Batch(student=picked, teacher=scores, mask=mask, votes=votes, **columns)
+
+
+def _ordered(
+    tiers: Int[Tensor, "tokens entries"], candidates: int, mask: Bool[Tensor, "tokens candidates"] | None
+) -> Votes:
+    """Each pair of entries of different tiers, the first above; none with all others as one, which come last."""
+    size = tiers.shape[-1]
+    weights = torch.zeros(len(tiers), candidates, candidates, device=tiers.device)
+    weights[:, :size, :size] = (tiers.unsqueeze(-1) != tiers.unsqueeze(-2)).float()
+    if mask is not None:
         weights *= mask.unsqueeze(-1) & mask.unsqueeze(-2)
-    return Batch(
-        student=picked,
-        teacher=scores,
-        mask=mask,
-        votes=Votes(targets=torch.ones_like(weights).triu(1), weights=weights),
-        **columns,
-    )
+    return Votes(targets=torch.ones_like(weights).triu(1), weights=weights)
 
 
 def opened_cache(given: Any, objective: Objective, args: "GRKDConfig", tokenizer: Any) -> RankCache | None:

@@ -195,6 +195,7 @@ class GRKDTrainer(DistillationTrainer):
             encode.teacher_answers = answers_of(sides, args, encode.stop_ids)
         rows = rows_of(sides, needs, encode, args, objective, samples=samples, student=student)
         self._ranks = rows.ranks = ranks
+        rows.pairs_of_ranks = objective.takes_votes_on_rows
         if peft_config is not None:
             from peft import get_peft_model
 

@@ -90,6 +90,7 @@ class LanguageRows:
         self.share_prompts, self.teacher_in_training = share_prompts, teacher_in_training
         self.token_order, self.kept = token_order, kept
         self.ranks: RankCache | None = None  # in place of a teacher of tokens: grkd.training.cached_ranks
+        self.pairs_of_ranks = True  # whether the method compares pairs of tokens
         self.seconds: dict[str, float] = defaultdict(float)  # of sampling and ranking since the last log
 
     def collate(self, examples: Sequence[Group | Item]) -> dict[str, Any]:
@@ -238,7 +239,8 @@ class LanguageRows:
         response = items.repeat_interleave(mask.sum(-1), output_size=len(labels))  # without asking the device
         if self.ranks is not None:
             ranks, records = self.ranks, batch["teacher_ranks"]
-            return cached_batch(student, records, ranks.codec, temperature=ranks.origin.temperature, response=response)
+            temperature, pairs = ranks.origin.temperature, self.pairs_of_ranks
+            return cached_batch(student, records, ranks.codec, temperature=temperature, pairs=pairs, response=response)
         read = self.teacher_in_training or not torch.is_grad_enabled()
         asked = (self.teacher, self.stored, batch, self.token_order)
         opinions = opinions_of(*asked, vocabulary=self.vocabulary) if read else None
