@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
@@ -169,6 +170,9 @@ class Launch:
         made = time.perf_counter() - begun
         trainer.train()
         assert is_sharded(trainer.model_wrapped) == (CASES[case][0] == "fsdp"), "the student is not spread as it says"
+        parameters = list(trainer.model_wrapped.parameters())
+        spread = sum(isinstance(each, DTensor) for each in parameters)
+        mark(f"of the student's {len(parameters)} parameters {spread} are DTensors, over {self.processes} process(es)")
         peak = torch.cuda.max_memory_allocated() / GIB if self.device.type == "cuda" else 0.0
         step_ms = statistics.median(clock.steps_ms())
         tokens = self.batch * self.processes * (self.prompt + self.response)
@@ -182,6 +186,7 @@ class Launch:
             "loss": trainer.state.log_history[0].get("loss"),
             "made_seconds": round(made, 1),
             "examples_per_gpu": self.batch,
+            "parameters_sharded": [spread, len(parameters)],
         }
 
 

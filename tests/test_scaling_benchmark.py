@@ -1,12 +1,17 @@
 """benchmarks/scaling.py: what its table says, and that docs/performance.md has it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
-from benchmarks import scaling, scaling_table
+from benchmarks import _scaling_work, scaling, scaling_table
 from benchmarks._scaling_work import Launch
+from tests._forked import on_ranks
+from tests.distributed import _ways
 
 
 def test_table_of_two_gpus_beside_one() -> None:
@@ -68,3 +73,20 @@ def test_single_cases_and_those_without_a_row() -> None:
 def test_no_checkpoint_is_written(tmp_path: Path) -> None:
     launch = Launch("gemma-2 9B to 2B", tmp_path, 1, tiny=True)
     assert launch.trainer("grkd, DDP").args.save_strategy == "no"
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+@pytest.mark.filterwarnings("ignore")
+def test_a_launch_of_one_process_shards_after_a_case_that_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, cases = "llama-3 8B to 3B", ["grkd, DDP", "grkd, FSDP2"]
+    words = [f"{pair}: {case}" for case in cases]
+    monkeypatch.setattr("sys.argv", ["work", "--tiny", str(tmp_path), "1", *words])
+    monkeypatch.setattr(AcceleratorState, "__init__", _ways._on_cpus_too)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)  # on_ranks does that
+    on_ranks(_scaling_work.main, tmp_path / "ranks", ranks=1)
+    names = [scaling.row_file(word, 1) for word in words]
+    copied, sharded = (json.loads((tmp_path / name).read_text())["parameters_sharded"] for name in names)
+    assert (copied[0], sharded[0]) == (0, sharded[1])
+    assert copied[1] == sharded[1] > 0
