@@ -31,10 +31,14 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made: WAY-NAME.pt in this folder; of a launch that failed, what came before."""
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of the chosen tests' work: WAY-NAME.pt in this folder; of a launch that failed, what
+    came before."""
     folder = tmp_path_factory.mktemp("two")
-    ran = launch(folder / "two.log", "tests/distributed/_work.py", "cuda", str(folder), *works(WAYS))
+    test = test_two_gpus_make_what_one_makes.__name__
+    chosen = {item.name for item in request.session.items}
+    ways = {way: [name for name in names if f"{test}[{way}-{name}]" in chosen] for way, names in WAYS.items()}
+    ran = launch(folder / "two.log", "tests/distributed/_work.py", "cuda", str(folder), *works(ways))
     print(ran.printed[-6000:] if ran.status else "")
     return folder
 
