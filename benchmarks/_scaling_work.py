@@ -169,10 +169,10 @@ class Launch:
         trainer.add_callback(clock)
         made = time.perf_counter() - begun
         trainer.train()
-        assert is_sharded(trainer.model_wrapped) == (CASES[case][0] == "fsdp"), "the student is not spread as it says"
         parameters = list(trainer.model_wrapped.parameters())
         spread = sum(isinstance(each, DTensor) for each in parameters)
         mark(f"of the student's {len(parameters)} parameters {spread} are DTensors, over {self.processes} process(es)")
+        assert is_sharded(trainer.model_wrapped) == (CASES[case][0] == "fsdp"), "the student is not spread as it says"
         peak = torch.cuda.max_memory_allocated() / GIB if self.device.type == "cuda" else 0.0
         step_ms = statistics.median(clock.steps_ms())
         tokens = self.batch * self.processes * (self.prompt + self.response)
