@@ -1,7 +1,7 @@
 """`grkd run` and `grkd compare` for classifiers: one path. A comparison adds the search before the final runs."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from grkd.classify.best import keep_best_classifier
@@ -14,10 +14,10 @@ from grkd.classify.search import method_study, metric
 from grkd.classify.teach import alone, teach
 from grkd.classify.train import JobGroup, student_inputs, train_group
 from grkd.compare.comparison import Comparison
-from grkd.compare.student_job import StudentJob, tuned
+from grkd.compare.student_job import StudentJob
 from grkd.compare.study import Study
 from grkd.console import console
-from grkd.recipe import ClassifierRecipe, Method
+from grkd.recipe import ClassifierRecipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, run_jobs
 from grkd.run.results import describe
@@ -25,6 +25,8 @@ from grkd.run.results import describe
 
 class ClassifierComparison(Comparison[StudentJob]):
     """Students of a group see the same batches. processes: that share the device, each training groups in lock-step."""
+
+    job_type = StudentJob
 
     def __init__(self, recipe: ClassifierRecipe, run: RunFolder) -> None:
         super().__init__(recipe, run)
@@ -46,10 +48,6 @@ class ClassifierComparison(Comparison[StudentJob]):
             score(context)
         score_copies(context)
         evaluate_teacher(context)
-
-    def job(self, method: Method, settings: Mapping[str, Any], trial: int | None) -> StudentJob:
-        rate = settings["learning_rate"]
-        return StudentJob(method=tuned(method, settings), seed=self.context.seed, learning_rate=rate, trial=trial)
 
     def study(self, label: str) -> Study:
         return method_study(self.context, label)

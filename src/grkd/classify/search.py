@@ -6,7 +6,7 @@ from typing import Any
 from grkd.classify.context import ClassifierContext
 from grkd.classify.metrics import NEAR_TEACHER, ON_VALIDATION, Metrics
 from grkd.classify.train import NOT_FINITE, student_inputs
-from grkd.compare.student_job import StudentJob
+from grkd.compare.student_job import StudentJob, job_at
 from grkd.compare.study import Study, study_of
 from grkd.errors import UserError
 from grkd.files import digest
@@ -35,7 +35,7 @@ def method_study(context: ClassifierContext, label: str) -> Study:
     recipe = context.recipe
     search, method = recipe.search, next(each for each in recipe.methods if each.label == label)
     assert search is not None
-    inputs = student_inputs(context, StudentJob(method=method, seed=context.seed, learning_rate=1.0, trial=0))
+    inputs = student_inputs(context, job_at(StudentJob, recipe, method, {"learning_rate": 1.0}, 0))
     measured = {"metric": metric(search), "fraction": search.validation_fraction}
     lockstep = {"search_epochs": recipe.lockstep.search_epochs, "prune": recipe.lockstep.prune}
     key = digest({**inputs, "search": {**measured, **lockstep}})

@@ -5,12 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from grkd.compare.outcomes import is_done, note_failure, outcome
-from grkd.compare.rounds import best_trials
-from grkd.compare.student_job import StudentJob, final_name
-from grkd.compare.study import Study
+from grkd.compare.student_job import StudentJob, final_name, job_at
+from grkd.compare.study import Study, Trial
+from grkd.files import write_json
+from grkd.ranks import is_past
 from grkd.recipe import ClassifierRecipe, Method, RankRecipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import NOT_YET
@@ -23,10 +24,12 @@ Job = TypeVar("Job", bound=StudentJob)
 class Comparison(ABC, Generic[Job]):
     """Every method of a recipe, tuned alike if it has a search, then trained with every seed.
 
-    A task says how to make what all students share, what a job is and depends on, and how jobs are trained.
+    A task says how to make what all students share, what a job (`job_type`) depends on, and how jobs are trained.
     What is complete is kept: the same command goes on after a kill. search.json and results.json are written after
     every result, and at the end the best student goes to best/.
     """
+
+    job_type: ClassVar[type[StudentJob]]
 
     def __init__(self, recipe: ClassifierRecipe | RankRecipe, run: RunFolder) -> None:
         self.run, self.methods, self.seeds = run, recipe.methods, recipe.seeds
@@ -41,10 +44,6 @@ class Comparison(ABC, Generic[Job]):
     @abstractmethod
     def prepare(self) -> None:
         """Everything before the students. Raises UserError for a recipe that does not fit, before it costs time."""
-
-    @abstractmethod
-    def job(self, method: Method, settings: Mapping[str, Any], trial: int | None) -> Job:
-        """A student with these settings, at the search's seed."""
 
     @abstractmethod
     def study(self, label: str) -> Study:
@@ -107,28 +106,41 @@ class Comparison(ABC, Generic[Job]):
         }
 
     def _searched(self, processes: int, deadline: float | None) -> dict[str, list[Job]]:
-        """Final runs with the best settings per method that has a best trial."""
-        main = self.run.ranks.is_main_process
-        found = best_trials(
-            self.run,
-            {method.label: self.study(method.label) for method in self.methods} if main else {},
-            self.methods,
-            metric=self.metric,
-            job_of=lambda method, trial: self.job(method, trial.settings, trial.number),
-            train=lambda jobs, failed, note: self.train(
-                jobs, processes=processes, deadline=deadline, description="search", failed=failed, note=note
-            ),
-            deadline=deadline,
-        )
+        """Final runs with the best settings per method whose search is over and has a best trial.
+
+        The next trials of all methods are trained together, round after round, until no study asks for more.
+        """
+        main, methods = self.run.ranks.is_main_process, {method.label: method for method in self.methods}
+        studies = {label: self.study(label) for label in methods} if main else {}
+
+        def note() -> None:
+            if main:
+                found = [record for study in studies.values() for record in study.records(metric=self.metric)]
+                write_json(self.run.path / "search.json", found)
+
+        def failed(job: Job, reason: str) -> None:
+            if main and job.trial is not None and studies[job.method.label].is_running(job.trial):
+                studies[job.method.label].tell(job.trial, failure=reason)
+
+        def following() -> list[tuple[str, Trial]]:
+            return [(label, trial) for label, study in studies.items() for trial in study.next()]
+
+        while begun := self.run.from_main(following):
+            jobs = [self._job(methods[label], trial.settings, trial.number) for label, trial in begun]
+            self.train(jobs, processes=processes, deadline=deadline, description="search", failed=failed, note=note)
+            if is_past(deadline):
+                break
+        note()
+        best = self.run.from_main(lambda: {label: study.best() for label, study in studies.items()})
         return {
-            method.label: self._each_seed(method, found[method.label].settings)
-            for method in self.methods
-            if method.label in found
+            label: self._each_seed(methods[label], trial.settings) for label, trial in best.items() if trial is not None
         }
 
+    def _job(self, method: Method, settings: Mapping[str, Any], trial: int | None = None) -> Job:
+        return cast(Job, job_at(self.job_type, self._recipe, method, settings, trial))
+
     def _each_seed(self, method: Method, settings: Mapping[str, Any]) -> list[Job]:
-        job = self.job(method, settings, None)
-        return [replace(job, seed=seed) for seed in self.seeds]
+        return [replace(self._job(method, settings), seed=seed) for seed in self.seeds]
 
     def _run_finals(self, processes: int, deadline: float | None) -> None:
         """A seed of every method before the next seed; then the best is kept."""

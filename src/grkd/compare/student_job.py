@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from grkd.compare.search import Space
 from grkd.recipe import Method, Recipe
@@ -11,8 +11,12 @@ from grkd.run.folder import own_code
 
 @dataclass(frozen=True, kw_only=True)
 class StudentJob:
-    """One student to train, in this process or another: `trial` numbers a trial of a search; None is a final run."""
+    """One student to train, in this process or another, which opens the run by the recipe alone.
 
+    trial: number of a trial of a search; None is a final run.
+    """
+
+    recipe: Recipe
     method: Method  # with the options of this student
     seed: int
     learning_rate: float
@@ -31,6 +35,19 @@ class StudentJob:
         return {"learning_rate": self.learning_rate, **self.method.options}
 
 
+Job = TypeVar("Job", bound=StudentJob)
+
+
+def job_at(
+    kind: type[Job], recipe: Recipe, method: Method, settings: Mapping[str, Any], trial: int | None = None
+) -> Job:
+    """A method with settings of the search, at the search's seed."""
+    options = {name: value for name, value in settings.items() if name != "learning_rate"}
+    method = replace(method, options={**method.options, **options})
+    rate, seed = settings["learning_rate"], recipe.seeds[0]
+    return kind(recipe=recipe, method=method, seed=seed, learning_rate=rate, trial=trial)
+
+
 def with_code(method: Mapping[str, Any]) -> dict[str, Any]:
     """What a method is: its name and options, and the code of what is the user's own among them."""
     code = own_code(method)
@@ -47,9 +64,3 @@ def space(recipe: Recipe, method: Method) -> Space:
     assert recipe.search is not None
     rates = recipe.search.learning_rate or [recipe.training.learning_rate]
     return {"learning_rate": list(rates), **recipe.search.options.get(method.label, {})}
-
-
-def tuned(method: Method, settings: Mapping[str, Any]) -> Method:
-    """The method with the options among a trial's settings."""
-    options = {name: value for name, value in settings.items() if name != "learning_rate"}
-    return replace(method, options={**method.options, **options})

@@ -10,7 +10,7 @@ from typing import Any
 
 from grkd import objectives
 from grkd.compare.priority import Priority, priority
-from grkd.compare.study import Trial
+from grkd.compare.student_job import job_at
 from grkd.console import console
 from grkd.data.language import Group
 from grkd.files import digest, write_json
@@ -18,7 +18,7 @@ from grkd.language import evaluate
 from grkd.language.context import LanguageContext
 from grkd.language.rank_metrics import rank_metrics
 from grkd.language.score import read_groups
-from grkd.language.search import Job, LanguageSearch, metric, search_job
+from grkd.language.search import Job, LanguageSearch, metric
 from grkd.language.shared_questions import say_shared_questions
 from grkd.language.stages import before_training, distil
 from grkd.language.train import trained_student, training_inputs
@@ -165,8 +165,7 @@ def _status(recipe: LanguageRecipe, search: LanguageSearch | None, outcomes: Map
 
 def _key(context: LanguageContext, method: Method, groups: Sequence[Group]) -> str:
     """Digest of what a method's trials depend on beside their settings."""
-    trial = Trial(number=0, settings={"learning_rate": 1.0})
-    job = search_job(context.recipe, method, trial, number=0)
+    job = job_at(Job, context.recipe, method, {"learning_rate": 1.0}, 0)
     inputs = training_inputs(context.with_recipe(_of_job(job)), method, job.seed)
     return digest({**inputs, "search": _measured(context.recipe, groups)})
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grkd.compare.student_job import StudentJob, tuned
+from grkd.compare.student_job import StudentJob, job_at
 from grkd.compare.study import Trial, study_of
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
@@ -16,7 +16,7 @@ from grkd.run.jobs import DONE, NOT_YET
 
 @dataclass(frozen=True, kw_only=True)
 class Job(StudentJob):
-    """One student of a comparison, which another process opens by its recipe alone."""
+    """One student of a comparison."""
 
     recipe: LanguageRecipe
 
@@ -32,12 +32,6 @@ def check_metric(search: Search) -> None:
     if metric(search) not in known:
         hint = "; exact_match needs search.questions" if search.metric == "exact_match" else ""
         raise UserError(f"search.metric: unknown metric {search.metric!r}{hint}; available: {', '.join(known)}")
-
-
-def search_job(recipe: LanguageRecipe, method: Method, trial: Trial, *, number: int | None) -> Job:
-    """A method with a trial's settings, at the search's seed. number: of the trial; None for final runs."""
-    rate, method = trial.settings["learning_rate"], tuned(method, trial.settings)
-    return Job(recipe=recipe, method=method, seed=recipe.seeds[0], learning_rate=rate, trial=number)
 
 
 class LanguageSearch:
@@ -60,12 +54,12 @@ class LanguageSearch:
     def next_jobs(self, method: Method) -> list[Job]:
         """The method's trials to run now."""
         trials: list[Trial] = self.run.from_main(lambda: self.studies[method.label].next())
-        return [search_job(self.recipe, method, trial, number=trial.number) for trial in trials]
+        return [job_at(Job, self.recipe, method, trial.settings, trial.number) for trial in trials]
 
     def best(self, method: Method) -> Job | None:
         """The best settings of a method whose search is over; None before, and if no trial has a value."""
         trial: Trial | None = self.run.from_main(lambda: self.studies[method.label].best())
-        return None if trial is None else search_job(self.recipe, method, trial, number=None)
+        return None if trial is None else job_at(Job, self.recipe, method, trial.settings)
 
     def tell(self, job: Job, outcome: str) -> None:
         """How a trial ended. Raises UserError for a metric that is not measured."""

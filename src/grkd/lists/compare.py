@@ -1,6 +1,6 @@
 """`grkd run` and `grkd compare` for lists: one path. A comparison adds the search before the final runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grkd.compare.comparison import Comparison
@@ -16,14 +16,13 @@ from grkd.lists.train import (
     RankJob,
     check_metric,
     evaluate_before,
-    job_at,
     method_study,
     metric,
     student_inputs,
     train_student,
 )
 from grkd.ranks import is_past
-from grkd.recipe import Method, RankRecipe
+from grkd.recipe import RankRecipe
 from grkd.run.folder import RunFolder
 from grkd.run.jobs import DONE, run_jobs
 from grkd.run.results import describe
@@ -31,6 +30,8 @@ from grkd.run.results import describe
 
 class ListComparison(Comparison[RankJob]):
     """Students are trained one at a time per process."""
+
+    job_type = RankJob
 
     def __init__(self, recipe: RankRecipe, run: RunFolder) -> None:
         super().__init__(recipe, run)
@@ -52,9 +53,6 @@ class ListComparison(Comparison[RankJob]):
         score(context)
         evaluate_teacher(context)
         evaluate_before(context)
-
-    def job(self, method: Method, settings: Mapping[str, Any], trial: int | None) -> RankJob:
-        return job_at(self.context, method, settings, trial)
 
     def study(self, label: str) -> Study:
         return method_study(self.context, label)

@@ -1,6 +1,5 @@
 """The third stage: students, one per method and seed, trained by transformers' Trainer; a kill leaves checkpoints."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from grkd import objectives
-from grkd.compare.student_job import StudentJob, tuned
+from grkd.compare.student_job import StudentJob, job_at
 from grkd.compare.study import Study, study_of
 from grkd.errors import UserError
 from grkd.files import digest, read_json, write_json
@@ -19,7 +18,7 @@ from grkd.lists.metrics import ON_VALIDATION
 from grkd.lists.rows import ListRows
 from grkd.lists.score import signal
 from grkd.lists.student import Student, new_student, opened, save_student
-from grkd.recipe import Method, RankRecipe, to_plain
+from grkd.recipe import RankRecipe, to_plain
 from grkd.run.folder import RunFolder, identity
 
 # Of the training section: a student has a learning rate of its own, and the rest changes no student.
@@ -31,7 +30,7 @@ _NO_EFFECT = (
 
 @dataclass(frozen=True, kw_only=True)
 class RankJob(StudentJob):
-    """One student, which another process opens by its recipe alone."""
+    """One student."""
 
     recipe: RankRecipe
 
@@ -148,18 +147,12 @@ def check_metric(name: str) -> None:
         raise UserError(f"search.metric: unknown metric {name!r}; available: {', '.join(ON_VALIDATION)}")
 
 
-def job_at(context: RankContext, method: Method, settings: Mapping[str, Any], trial: int | None) -> RankJob:
-    """A method with settings of the search, at the search's seed."""
-    rate, method = settings["learning_rate"], tuned(method, settings)
-    return RankJob(recipe=context.recipe, method=method, seed=context.seed, learning_rate=rate, trial=trial)
-
-
 def method_study(context: RankContext, label: str) -> Study:
     """A method's study in the run folder; the same in every process."""
     recipe = context.recipe
     search, method = recipe.search, next(each for each in recipe.methods if each.label == label)
     assert search is not None
-    inputs = student_inputs(context, job_at(context, method, {"learning_rate": 1.0}, 0))
+    inputs = student_inputs(context, job_at(RankJob, recipe, method, {"learning_rate": 1.0}, 0))
     measured = {"metric": metric(context), "fraction": search.validation_fraction, "share": search.steps_share}
     key = digest({**inputs, "search": measured})
     return study_of(context.run.path, recipe, method, metric=metric(context), key=key)
