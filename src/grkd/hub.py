@@ -1,9 +1,14 @@
-"""Whether the hub can be reached: without a network its clients try for most of a minute before they give up."""
+"""Whether the hub can be reached: without a network its clients try for most of a minute before they give up.
+
+And what it refuses, in one line.
+"""
 
 import os
 import socket
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -45,6 +50,33 @@ def folder_of(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError):  # never downloaded, or no name of the hub
         return path
+
+
+@contextmanager
+def hub_errors(where: str, name: str, *, out_of_reach: str) -> Iterator[None]:
+    """Raises what the hub or its client raises inside as a UserError of one line.
+
+    where: begins the line. name: the repository. out_of_reach: ends the line where the hub does not answer.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise UserError(f"{where}: not logged in; give `hf auth login`, or set HF_TOKEN") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        mend = (
+            "check the token's rights (`hf auth login`) and the owner's name" if status in (401, 403) else "try again"
+        )
+        raise UserError(f"{where}: the hub refuses {name} ({_one_line(error)}); {mend}") from None
+    except (HfHubHTTPError.__bases__[0], OSError) as error:  # the errors of whichever client the hub's library has
+        raise UserError(f"{where}: the hub cannot be reached ({_one_line(error)}); {out_of_reach}") from None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + " ..."
 
 
 @cache

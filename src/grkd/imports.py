@@ -1,4 +1,7 @@
-"""Anything by import path: "package.module:Name", as recipes name methods, parts, networks and rankers of one's own."""
+"""Anything by import path: "package.module:Name", as recipes name methods, parts, networks and rankers of one's own.
+
+And whether a tracker's packages are installed.
+"""
 
 import contextlib
 import importlib
@@ -6,11 +9,26 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from grkd.errors import UserError
+
+# Packages that a tracker of transformers needs, where they are not named as it is; any of each group.
+_TRACKERS = {
+    "azure_ml": [["azureml"]],
+    "dagshub": [["dagshub"], ["mlflow"]],
+    "flyte": [["flytekit"]],
+    "kubeflow": [],
+    "tensorboard": [["tensorboard", "tensorboardX"]],
+}
+
+
+def tracker_is_installed(name: str) -> bool:
+    """Whether the packages that a tracker of transformers' report_to needs are there; imports none of them."""
+    return all(any(map(find_spec, packages)) for packages in _TRACKERS.get(name, [[name]]))
 
 
 def is_import_path(name: str) -> bool:

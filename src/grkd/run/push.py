@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from grkd.errors import UserError
-from grkd.models.load import one_line
+from grkd.hub import hub_errors
 from grkd.reports import markdown_table, read_run
 
 _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^/\s'\"]+/)+")  # of absolute paths, which are nobody's business
@@ -24,10 +24,9 @@ def push(student: Path, name: str, *, private: bool = True) -> str:
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r}: the hub's names look like my-name/my-student")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     card, api = finished_card(student), HfApi()
-    try:
+    with hub_errors("push", name, out_of_reach="what it has is kept"):
         made = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=name,
@@ -43,16 +42,6 @@ def push(student: Path, name: str, *, private: bool = True) -> str:
         api.upload_file(
             path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=name, commit_message="Model card"
         )
-    except LocalTokenNotFoundError:
-        raise UserError("push: not logged in; give `hf auth login`, or set HF_TOKEN") from None
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        mend = (
-            "check the token's rights (`hf auth login`) and the owner's name" if status in (401, 403) else "try again"
-        )
-        raise UserError(f"push: the hub refuses {name} ({one_line(error)}); {mend}") from None
-    except (HfHubHTTPError.__bases__[0], OSError) as error:  # the errors of whichever client the hub's library has
-        raise UserError(f"push: the hub cannot be reached ({one_line(error)}); what it has is kept") from None
     return str(made)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from grkd.errors import UserError, nearest
+from grkd.imports import tracker_is_installed
 from grkd.recipe import Training
 
 # Types that an annotation may be made of to be understood without transformers.
@@ -22,16 +23,6 @@ _PLAIN: dict[str, Any] = {
     "Literal": Literal,
 }
 _KEYWORDS = ("none", "all", "auto")
-
-
-# Packages that a tracker needs, where they are not named as it is; any of each group.
-_TRACKERS = {
-    "azure_ml": [["azureml"]],
-    "dagshub": [["dagshub"], ["mlflow"]],
-    "flyte": [["flytekit"]],
-    "kubeflow": [],
-    "tensorboard": [["tensorboard", "tensorboardX"]],
-}
 # Numbers that PyTorch's optimisers refuse when training begins, hours after the recipe was read.
 _BELOW = {"adam_beta1": 1.0, "adam_beta2": 1.0, "adam_epsilon": math.inf}
 # Optimisers that need a package, by a pattern of their names.
@@ -73,7 +64,7 @@ def check_trackers(training: Training) -> None:
         if known and name not in known:
             listed = ", ".join(sorted(known))
             raise UserError(f"training.report_to: unknown tracker {name[:60]!r}; known: none, {listed}")
-        if not all(any(map(find_spec, packages)) for packages in _TRACKERS.get(name, [[name]])):
+        if not tracker_is_installed(name):
             raise UserError(f"training.report_to: {name} is not installed; pip install it, or set none")
 
 

@@ -35,6 +35,7 @@ from grkd.training.ranked_in_training import check_read, checked_panel, fresh_gr
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.run_files import RunFiles
 from grkd.training.served_answers import answers_of
+from grkd.training.services import check_services
 from grkd.training.teacher_side import needs_of, own_tokenizer_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
 from grkd.training.trainer_rows import apart_from, ask_about, check_token_order, rows_of, rows_of_scores
@@ -148,6 +149,7 @@ class GRKDTrainer(DistillationTrainer):
             objective=objective,
             others=kwargs,
         )
+        check_services(args)
         self._metrics = check_metrics(args.eval_metrics)
         given = given_teachers(args.teacher_model_name_or_path if teacher_model is None else teacher_model)
         panel = checked_panel(rankers, reward_funcs, combine, args, objective, teachers=given)
