@@ -87,7 +87,7 @@ def test_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("GRPOConfig", {"beta": 0.04}, r"GRPOConfig\(beta=0.04\): .* teacher_kl"),
         ("GRPOConfig", {"temperature": 0.7}, "drawn at temperature 1"),
         ("GRPOConfig", {"loss_type": "dr_grpo"}, "use grpo, dapo or bnpo"),
-        ("GRPOConfig", {"per_device_train_batch_size": 12}, "no whole number of groups"),
+        ("GRPOConfig", {"per_device_train_batch_size": 12}, "not a whole number of groups"),
         ("DPOConfig", {"loss_type": ["ipo"]}, "sigmoid loss alone"),
         ("GKDConfig", {"seq_kd": True}, "use method seqkd"),
         ("SFTConfig", {"loss_type": "dft"}, "the mean of -log p over tokens alone"),

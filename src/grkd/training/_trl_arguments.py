@@ -38,18 +38,18 @@ def without(why: str) -> Argument:
 
 
 _HERE = without("responses are sampled in the trainer's process")
-_SAMPLING = refused("tokens are drawn at temperature 1 from the whole vocabulary")
-_OF_LOSS = without("belongs to a loss_type that is not here")
-_MEMORY = without("changes memory and speed alone")
+_SAMPLING = refused("tokens are sampled at temperature 1 from the full vocabulary")
+_OF_LOSS = without("belongs to an unsupported loss_type")
+_MEMORY = without("changes only memory and speed")
 _LOADED = refused("load the model yourself and pass it")
-_REFERENCE = refused("the reference is the student before training throughout")
+_REFERENCE = refused("the reference is always the student before training")
 
 _MODEL: dict[str, Argument] = {
     "model_init_kwargs": _LOADED,
     "trust_remote_code": _LOADED,
-    "router_aux_loss_coef": refused("there is no auxiliary loss of routers"),
-    "disable_dropout": without("dropout is as the model's config has it; today's language models have none"),
-    "pad_to_multiple_of": made("", "batches are padded to their longest"),
+    "router_aux_loss_coef": refused("the router's auxiliary loss is not supported"),
+    "disable_dropout": without("dropout follows the model's config; today's language models have none"),
+    "pad_to_multiple_of": made("", "batches are padded to the longest sequence"),
 }
 _VLLM: dict[str, Argument] = {
     "use_vllm": same("use_vllm"),
@@ -97,11 +97,11 @@ GRPO: dict[str, Argument] = {
     "generation_batch_size": made("steps_per_generation", "as steps_per_generation"),
     "steps_per_generation": made("steps_per_generation", "optimiser steps here, micro-batches in TRL"),
     "cast_lm_head_to_fp32": without("losses are computed in float32"),
-    "beta": refused("KL to a reference model is not here; grpo's teacher_kl is the exact KL to the teacher"),
-    "num_iterations": refused("a response is learnt from once"),
-    "epsilon": option("clip_low", "and clip_high where epsilon_high is None"),
+    "beta": refused("KL to a reference model is not supported; grpo's teacher_kl is the exact KL to the teacher"),
+    "num_iterations": refused("each response is used once"),
+    "epsilon": option("clip_low", "also clip_high if epsilon_high is None"),
     "epsilon_high": option("clip_high"),
-    "delta": refused("there is no second bound of the ratio"),
+    "delta": refused("the ratio has no second bound"),
     "sapo_temperature_neg": _OF_LOSS,
     "sapo_temperature_pos": _OF_LOSS,
     "vespo_k_pos": _OF_LOSS,
@@ -113,11 +113,11 @@ GRPO: dict[str, Argument] = {
     "multi_objective_aggregation": refused('pass reward_funcs with combine="weights", which adds z-scores'),
     "scale_rewards": made("scale", "group: group; none or False: none; batch is refused"),
     "loss_type": made("normalize", "dapo, bnpo: token; grpo: sequence; others are refused"),
-    "mask_truncated_completions": refused("every sampled response is learnt from"),
+    "mask_truncated_completions": refused("every sampled response is used"),
     "sync_ref_model": _REFERENCE,
     "ref_model_mixup_alpha": without("belongs to sync_ref_model"),
     "ref_model_sync_steps": without("belongs to sync_ref_model"),
-    "top_entropy_quantile": refused("every token is learnt from"),
+    "top_entropy_quantile": refused("every token is used"),
     "entropy_coef": refused("there is no entropy bonus"),
     "use_adaptive_entropy": refused("there is no entropy bonus"),
     "entropy_coef_min": without("belongs to use_adaptive_entropy"),
@@ -129,9 +129,9 @@ GRPO: dict[str, Argument] = {
     "vllm_importance_sampling_clip_max": without("see vllm_importance_sampling_correction"),
     "vllm_importance_sampling_clip_min": without("see vllm_importance_sampling_correction"),
     "vllm_importance_sampling_cap": without("see vllm_importance_sampling_correction"),
-    "off_policy_mask_threshold": refused("every sampled response is learnt from"),
+    "off_policy_mask_threshold": refused("every sampled response is used"),
     "use_bias_correction_kl": without("belongs to beta"),
-    "log_multimodal": without("only text is learnt"),
+    "log_multimodal": without("only text is supported"),
     "log_completions_hub_repo": without("groups are kept in output_dir/groups"),
     "use_transformers_continuous_batching": _HERE,
     "transformers_continuous_batching_config": _HERE,
@@ -142,14 +142,14 @@ DPO: dict[str, Argument] = {
     **_MODEL,
     "dataset_num_proc": without("records are encoded in one process"),
     "max_length": same("max_length"),
-    "truncation_mode": without("longer records are left out and counted, never cut"),
-    "padding_free": without("tokens_per_batch leaves the padding out"),
-    "precompute_ref_log_probs": without("they are always made before training"),
-    "precompute_ref_batch_size": without("per_device_eval_batch_size"),
-    "loss_type": refused("the sigmoid loss alone", "sigmoid"),
-    "loss_weights": refused("there is one loss"),
-    "ld_alpha": refused("all tokens weigh the same"),
-    "f_divergence_type": refused("the reverse KL alone"),
+    "truncation_mode": without("longer records are skipped and counted, never truncated"),
+    "padding_free": without("tokens_per_batch removes padding"),
+    "precompute_ref_log_probs": without("they are always computed before training"),
+    "precompute_ref_batch_size": without("use per_device_eval_batch_size"),
+    "loss_type": refused("only the sigmoid loss is supported", "sigmoid"),
+    "loss_weights": refused("there is only one loss"),
+    "ld_alpha": refused("all tokens have the same weight"),
+    "f_divergence_type": refused("only the reverse KL is supported"),
     "f_alpha_divergence_coef": without("belongs to f_divergence_type"),
     "label_smoothing": option("label_smoothing"),
     "beta": option("beta"),
@@ -159,7 +159,7 @@ DPO: dict[str, Argument] = {
     "sync_ref_model": _REFERENCE,
     "ref_model_mixup_alpha": without("belongs to sync_ref_model"),
     "ref_model_sync_steps": without("belongs to sync_ref_model"),
-    "pad_token": without("padding is known by lengths"),
+    "pad_token": without("padding is tracked by lengths, not by a token"),
 }
 
 DISTILLATION: dict[str, Argument] = {
@@ -179,26 +179,26 @@ SFT: dict[str, Argument] = {
     "dataset_num_proc": without("records are encoded in one process"),
     "eos_token": refused("set processing_class.eos_token"),
     "max_length": same("max_length"),
-    "truncation_mode": without("longer records are left out and counted, never cut"),
+    "truncation_mode": without("longer records are skipped and counted, never truncated"),
     "shuffle_dataset": without("batches are drawn in random order; see train_sampling_strategy"),
     "packing": without("tokens_per_batch packs the sequences of a batch"),
     "packing_strategy": without("records are not packed"),
-    "padding_free": without("tokens_per_batch leaves the padding out"),
+    "padding_free": without("tokens_per_batch removes padding"),
     "eval_packing": without("records are not packed"),
-    "completion_only_loss": refused("only responses are learnt", True),
-    "assistant_only_loss": without("assistant turns alone are learnt; TRL's default learns all turns of messages"),
-    "loss_type": refused("the mean of -log p over tokens alone", "nll", "chunked_nll"),
+    "completion_only_loss": refused("only responses are trained on", True),
+    "assistant_only_loss": without("only assistant turns are trained on; TRL's default trains on all turns of messages"),
+    "loss_type": refused("only the mean of -log p over tokens is supported", "nll", "chunked_nll"),
     "activation_offloading": _MEMORY,
-    "pad_token": without("padding is known by lengths"),
+    "pad_token": without("padding is tracked by lengths, not by a token"),
 }
 
 GKD: dict[str, Argument] = {
     **SFT,
     **_TEACHER,
     "disable_dropout": _MODEL["disable_dropout"],
-    "assistant_only_loss": without("only assistant turns are learnt"),
+    "assistant_only_loss": without("only assistant turns are trained on"),
     "loss_type": without("gkd's loss is the generalised JSD"),
-    "temperature": refused("TRL samples at it, and its loss has none; responses are sampled at 1 here", 1.0),
+    "temperature": refused("in TRL the temperature of sampling; here responses are sampled at 1", 1.0),
     "lmbda": option("on_policy_fraction"),
     "beta": option("beta"),
     "max_new_tokens": same("max_new_tokens"),

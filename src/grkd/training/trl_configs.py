@@ -95,7 +95,7 @@ def _grpo(config: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
     )
     if size * accumulation % n:
         raise UserError(
-            f"from_trl: {size} x {accumulation} responses per device and step are no whole number of groups of {n}; "
+            f"from_trl: {size} x {accumulation} responses per device and step are not a whole number of groups of {n}; "
             "change per_device_train_batch_size, gradient_accumulation_steps or num_generations"
         )
     whole = size % n == 0
@@ -105,7 +105,7 @@ def _grpo(config: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
     micro = config.steps_per_generation or accumulation
     if micro > accumulation and micro % accumulation:
         raise UserError(
-            f"from_trl: steps_per_generation {micro} is no multiple of gradient_accumulation_steps {accumulation}"
+            f"from_trl: steps_per_generation {micro} is not a multiple of gradient_accumulation_steps {accumulation}"
         )
     given["steps_per_generation"] = max(1, micro // accumulation)
     options.setdefault("clip_high", config.epsilon)
@@ -154,7 +154,7 @@ def markdown() -> str:
         lines = [f"## {config}: method `{method}`", "", "| TRL | here | |", "|---|---|---|"]
         for name, argument in sorted(arguments.items()):
             kind = argument.kind if argument.to or argument.kind != "made" else "without"
-            here = kinds.get(kind, "refused unless it is TRL's default").format(argument.to)
+            here = kinds.get(kind, "an error unless it is TRL's default").format(argument.to)
             lines.append(f"| `{name}` | {here} | {argument.why} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
