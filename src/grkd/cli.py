@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line, with help that teaches."""
     top = argparse.ArgumentParser(
         prog="grkd",
-        description="Distil a large model into a small one from how it ranks a group of candidates.",
+        description="Train a small model to reproduce how a large one ranks candidates (knowledge distillation).",
         epilog="Start with `grkd demo`, or with your own data: init, doctor, plan, run, watch. "
-        "A mistake in a recipe or file ends in one line and exit status 2.",
+        "A mistake in a recipe or file gives one line and exit status 2.",
     )
     top.add_argument("--version", action="version", version=f"grkd {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -225,5 +225,5 @@ def test_a_method_that_fails_fails_the_deep_check(
 def test_deep_belongs_to_check(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "run", tiny_recipe, "--deep") == (
         2,
-        "grkd: error: --deep belongs to --check: grkd run RECIPE --check --deep\n",
+        "grkd: error: --deep needs --check: grkd run RECIPE --check --deep\n",
     )

@@ -100,7 +100,7 @@ def test_own_script_with_the_trainer(empty: Path, tiny_teacher: Path, capsys: py
     assert "Sample answers" in page
     assert "learning_rate: 0.01" in page
     assert found["costs"]["kd"]["parameters"] > 0
-    assert "Cost beside quality" in page
+    assert "Cost and quality" in page
     assert AutoModelForCausalLM.from_pretrained(empty / "mine" / "student").config.num_hidden_layers == 2
 
 

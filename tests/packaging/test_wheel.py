@@ -37,4 +37,4 @@ def test_recipes_are_listed_and_copied(
     assert cli.main(["recipes", "--copy", "recipes"]) == 0
     assert (tmp_path / "recipes" / "digits.yaml").read_text() == (ROOT / "recipes" / "digits.yaml").read_text()
     assert cli.main(["recipes", "--copy", "recipes"]) == 2
-    assert "it is there already" in capsys.readouterr().err
+    assert "it exists already" in capsys.readouterr().err

@@ -85,14 +85,14 @@ def test_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "given", "message"),
     [
         ("GRPOConfig", {"beta": 0.04}, r"GRPOConfig\(beta=0.04\): .* teacher_kl"),
-        ("GRPOConfig", {"temperature": 0.7}, "drawn at temperature 1"),
+        ("GRPOConfig", {"temperature": 0.7}, "sampled at temperature 1"),
         ("GRPOConfig", {"loss_type": "dr_grpo"}, "use grpo, dapo or bnpo"),
         ("GRPOConfig", {"per_device_train_batch_size": 12}, "not a whole number of groups"),
-        ("DPOConfig", {"loss_type": ["ipo"]}, "sigmoid loss alone"),
+        ("DPOConfig", {"loss_type": ["ipo"]}, "only the sigmoid loss"),
         ("GKDConfig", {"seq_kd": True}, "use method seqkd"),
-        ("SFTConfig", {"loss_type": "dft"}, "the mean of -log p over tokens alone"),
-        ("SFTConfig", {"completion_only_loss": False}, "only responses are learnt"),
-        ("GKDConfig", {"temperature": 0.5}, "responses are sampled at 1 here"),
+        ("SFTConfig", {"loss_type": "dft"}, "only the mean of -log p over tokens"),
+        ("SFTConfig", {"completion_only_loss": False}, "only responses are trained on"),
+        ("GKDConfig", {"temperature": 0.5}, "here responses are sampled at 1"),
     ],
 )
 def test_what_changes_the_training_and_is_not_here_is_refused(

@@ -92,7 +92,7 @@ BENCHMARK = Benchmark(
     run=partial(_run, ""),
     own_prompts=True,
     options=(
-        Option(name="lm_eval_folder", kind=Path, metavar="DIR", help="task files of your own, such as mine.yaml"),
-        Option(name="lm_eval_chat", kind=bool, default=False, help="prompts through the chat template"),
+        Option(name="lm_eval_folder", kind=Path, metavar="DIR", help="your own task files, such as mine.yaml"),
+        Option(name="lm_eval_chat", kind=bool, default=False, help="use the chat template for prompts"),
     ),
 )

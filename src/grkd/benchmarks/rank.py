@@ -122,7 +122,7 @@ BENCHMARK = Benchmark(
     own_prompts=True,
     measures=tuple(_measures()),
     options=(
-        Option(name="teacher", metavar="MODEL", help="the teacher whose order the student was to learn"),
+        Option(name="teacher", metavar="MODEL", help="the teacher whose order the student learns"),
         Option(name="prompts", kind=Path, metavar="PATH", help="a scored run, or prompts with completions (JSONL)"),
     ),
 )

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-SUMMARY = "store a teacher's order of candidates, so that training needs no teacher"
+SUMMARY = "build a cache of a teacher's rankings, to train without the teacher"
 DESCRIPTION = """\
-Build, describe or check a cache of ranks: at every response token the teacher's best candidates in its order.
+Build, describe or verify a cache of ranks: the teacher's top candidates, in order, for every response token.
 
   grkd cache build recipe.yaml runs/cache                     # 16 candidates and 8-bit log-probabilities per token
   grkd cache build recipe.yaml runs/cache --order-only        # 38 bytes per token with a vocabulary of 262,144
@@ -13,8 +13,8 @@ Build, describe or check a cache of ranks: at every response token the teacher's
   grkd cache info runs/cache
   grkd cache verify runs/cache                                # exit status 1 if a file is damaged
 
-A build runs the recipe's prepare and respond stages first. The same command again goes on where it was killed.
-Train from it with `teacher: {cache: runs/cache}` in a recipe, or GRKDTrainer(teacher_cache="runs/cache").
+A build runs the recipe's prepare and respond stages first. After an interruption, the same command resumes it.
+Train from the cache by `teacher: {cache: runs/cache}` in a recipe, or by GRKDTrainer(teacher_cache="runs/cache").
 """
 
 
@@ -29,16 +29,19 @@ def declare(command: argparse.ArgumentParser) -> None:
     build.add_argument("folder", type=Path, metavar="FOLDER")
     build.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
     build.add_argument(
-        "--entries", type=int, default=16, metavar="G", help="candidates per token (default: 16); of a sample the mean"
+        "--entries", type=int, default=16, metavar="G", help="candidates per token (default: 16); for samples, the mean"
     )
     build.add_argument(
-        "--choose", choices=("top", "sample"), default="top", help="the teacher's top (default), or a sample of its own"
+        "--choose", choices=("top", "sample"), default="top", help="top candidates (default), or an unbiased sample"
     )
-    build.add_argument("--order-only", action="store_true", help="no log-probabilities: pairs alone can be learnt")
+    build.add_argument("--order-only", action="store_true", help="store no log-probabilities; only pairs can be learnt")
     build.add_argument(
-        "--temperature", type=float, metavar="T", help="of the soft targets (default: that of the recipe's methods)"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="temperature of soft targets (default: from the recipe's methods)",
     )
-    for name, text in (("info", "what a cache holds"), ("verify", "look for damage")):
+    for name, text in (("info", "print what a cache holds"), ("verify", "check for damaged files")):
         kinds.add_parser(name, help=text).add_argument("folder", type=Path, metavar="FOLDER")
 
 

@@ -5,10 +5,15 @@ from pathlib import Path
 
 SUMMARY = "tune methods and compare them"
 DESCRIPTION = """\
-Which method wins on your data: every method is tuned with the same number of trials (the recipe's `search` section) on
-a part of the training prompts, then trained with every seed on the same prompts, response groups, teacher scores and
-optimiser steps; one table with 95 % intervals and paired tests. The same command goes on after a kill; a method that
-fails is shown as failed, the others go on.
+Find out which method is best on your data.
+
+1. Search: every method is tuned with the same number of trials (the recipe's `search` section), on a validation part of
+   the training data.
+2. Final runs: every method is trained with every seed, on the same prompts, response groups, teacher scores and number
+   of optimiser steps.
+3. Results: one table with 95 % intervals and paired tests.
+
+After an interruption, the same command resumes. If a method fails, the others continue and the table shows the failure.
 
   grkd compare recipes/smollm2-compare.yaml
   grkd compare recipes/smollm2-compare.yaml --methods kd,seqkd,dpo,grkd --seeds 3 --processes 4
@@ -21,11 +26,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("recipe", type=Path, metavar="RECIPE.yaml")
     add("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
-    add("--methods", metavar="A,B", help="labels of the recipe's methods, or other methods' names")
+    add("--methods", metavar="A,B", help="methods to compare: labels in the recipe, or names of other methods")
     add("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the recipe's)")
-    add("--processes", type=int, default=1, metavar="N", help="students at a time on one device")
-    add("--minutes", type=float, metavar="M", help="classifiers, rankers: begin nothing new after M minutes")
-    add("--check", action="store_true", help="say what is wrong before weights are loaded, else print the recipe")
+    add("--processes", type=int, default=1, metavar="N", help="number of students to train at a time on one device")
+    add("--minutes", type=float, metavar="M", help="classifiers, rankers: start no new training after M minutes")
+    add("--check", action="store_true", help="only check the recipe and its data, without loading weights; print it")
     until = ("teach", "search", "finals")
     add("--until", choices=until, default="finals", help="classifiers, rankers: stop after this part")
 

@@ -2,19 +2,19 @@
 
 import argparse
 
-SUMMARY = "benchmarks and a judge"
+SUMMARY = "run benchmarks, or compare two models by a judge"
 DESCRIPTION = """\
-Let a model answer benchmarks, have a judge compare or grade the answers, and print the metrics.
+Run benchmarks on a model, have a judge compare or grade its answers, and print the metrics.
 
-MODEL is a folder, a hub name, or the URL of an OpenAI-compatible endpoint; so is the judge's URL. Keys come from the
-environment only. Answers and judgements are stored one by one: after a kill the same command asks for the rest.
+MODEL is a folder, a hub name, or the URL of an OpenAI-compatible endpoint. The judge is such an endpoint too. Keys are
+read only from the environment. Every answer and judgement is saved as it arrives, so that the same command resumes.
 
   grkd eval runs/a/train/grkd-seed0/student --tasks gsm8k,mt_bench --data bench --output runs/eval \\
       --judge https://api.openai.com/v1 --judge-model gpt-4-1106-preview
   grkd eval runs/a/train/grkd-seed0/student --tasks gsm8k --data bench --fewshot 0 --chat    # GSM8K zero-shot
   grkd eval runs/a/train/grkd-seed0/student runs/a/train/kd-seed0/student --prompts heldout.jsonl \\
       --judge http://127.0.0.1:8000/v1 --judge-model large       # your own prompts: who wins, in both orders
-  grkd eval --from-annotations annotations.json --task alpaca_eval       # metrics of a finished file, as JSON
+  grkd eval --from-annotations annotations.json --task alpaca_eval       # metrics of existing judgements, as JSON
   grkd eval --from-battles battles.jsonl --task arena_hard
 """
 

@@ -7,8 +7,8 @@ from grkd.errors import UserError
 
 SUMMARY = "write a student as a GGUF file"
 DESCRIPTION = """\
-Write a finished language model as one GGUF file, for llama.cpp and what is built on it. Llama's architecture (Llama,
-SmolLM2) with a byte-level BPE tokenizer; for others the message says what to use. Needs pip install 'grkd[gguf]'.
+Write a language model as one GGUF file, for llama.cpp and tools built on it. Supported: Llama's architecture (Llama,
+SmolLM2) with a byte-level BPE tokenizer. For other models, a message says what to use. Needs pip install 'grkd[gguf]'.
 
   grkd export runs/mine/train/grkd-seed0/student --gguf student.gguf
   grkd export runs/mine/train/grkd-seed0/student --gguf student.gguf --dtype float32
@@ -19,7 +19,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     command.add_argument("student", type=Path, metavar="STUDENT", help="a model's folder")
     command.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="the file to write")
-    command.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the weights")
+    command.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="dtype of the weights")
 
 
 def run(options: argparse.Namespace) -> int:

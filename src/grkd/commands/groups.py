@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from grkd.console import Output
     from grkd.reports.groups import GroupView
 
-SUMMARY = "look at a run's groups: responses in the teacher's and the student's order"
+SUMMARY = "show groups of responses in the teacher's and the student's order"
 DESCRIPTION = """\
-Show groups of responses, best first by the run's ranking, with every ranker's score and each student's rank before and
-after training. A response that a student has the wrong way round with another one is marked with *.
+Show groups of responses, best first, with every ranker's score and each student's rank before and after training.
+A response that a student ranks in the wrong order with another one is marked with *.
 
   grkd groups runs/mine                            # the first held-out groups, before and after training
-  grkd groups runs/mine --prompt heldout/12        # one of them, with whole responses
-  grkd groups runs/mine --students before,kd-seed0 # with these students alone
-  grkd groups runs/mine --train grkd-seed0         # groups that this student sampled while it was trained
+  grkd groups runs/mine --prompt heldout/12        # one group, with full responses
+  grkd groups runs/mine --students before,kd-seed0 # only these students
+  grkd groups runs/mine --train grkd-seed0         # groups that this student sampled during training
 """
 
 _LEAST_TEXT = 24  # columns for responses; where less is left they stand below the table
@@ -29,11 +29,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = command.add_argument
     add("run", type=Path, metavar="RUN", help="a run's folder")
-    add("--prompt", metavar="ID", help="the group of this prompt alone")
+    add("--prompt", metavar="ID", help="show only the group of this prompt")
     add("--students", metavar="A,B", help=f"students to show (default: the first {_STUDENTS}, one seed of each method)")
-    add("--train", metavar="STUDENT", help="groups sampled in this student's training, such as grkd-seed0")
-    add("--step", type=int, metavar="N", help="with --train: groups of this optimiser step alone")
-    add("--limit", type=int, default=3, metavar="N", help="groups to show (default: 3)")
+    add("--train", metavar="STUDENT", help="show groups sampled while training this student, such as grkd-seed0")
+    add("--step", type=int, metavar="N", help="with --train: only groups of this optimiser step")
+    add("--limit", type=int, default=3, metavar="N", help="number of groups to show (default: 3)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,14 +6,14 @@ from typing import Any
 from grkd import objectives
 from grkd.console import Output
 
-SUMMARY = "list the methods and their options"
+SUMMARY = "list methods, or one method's options"
 DESCRIPTION = SUMMARY
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    command.add_argument("name", nargs="?", help="show one method's formula and options")
-    command.add_argument("--markdown", action="store_true", help="the documentation's tables of methods")
+    command.add_argument("name", nargs="?", help="show this method's formula and options")
+    command.add_argument("--markdown", action="store_true", help="print the documentation's tables of methods")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def _one(out: Output, name: str) -> None:
     if options:
         _table(out, options)
     else:
-        out.print("It has no options.")
+        out.print("This method has no options.")
     if "preset" in chosen.options({}):
         _composition(out)
 
@@ -54,7 +54,8 @@ def _composition(out: Output) -> None:
         out.print(f"\npart: {part}  {(kind.__doc__ or '').splitlines()[0]}", markup=False, soft_wrap=True)
         _table(out, list(objectives.options_of(kind).values()))
     out.print(
-        "An option of a part is set by its path: pairs.tau, or anchor.soft_target.temperature for one list alone."
+        "Set an option of a part by its path: pairs.tau for all parts of this name, anchor.soft_target.temperature for "
+        "those in one list."
     )
 
 
@@ -90,4 +91,4 @@ def _all(out: Output) -> None:
     for name, summary in objectives.summaries().items():
         table.add_row(name, summary)
     out.print(table)
-    out.print("grkd methods NAME shows a method's formula, its options and their defaults.")
+    out.print("grkd methods NAME shows a method's formula, options and defaults.")

@@ -3,17 +3,17 @@
 import argparse
 from pathlib import Path
 
-SUMMARY = "estimate memory, time, disk, money and power of a run"
+SUMMARY = "estimate memory, time, disk, cost and statistical power of a run"
 DESCRIPTION = """\
-Estimate what a recipe's run takes: memory of a training step by part, tokens, steps, time per stage, disk, requests to
-endpoints, and the smallest difference that its seeds and questions can show. Times come from a miniature of the run (a
-few prompts, eight steps per method) in a folder that is deleted.
+Estimate what a run needs: memory of a training step by part, tokens, steps, time per stage, disk, and requests to
+endpoints. Also print the smallest difference that the run's seeds and questions can detect. Times are measured by a
+miniature of the run (a few prompts, eight steps per method) in a temporary folder.
 
   grkd plan recipe.yaml
   grkd plan recipe.yaml training.batch_size=4 seeds=[0,1,2,3,4]
-  grkd plan recipe.yaml --quick                           # from configs and data alone: no times, no weights
-  grkd plan recipe.yaml --prices 0.5,1.5 --gpu-price 2.5  # USD per million tokens read, written; per hour
-  grkd plan recipe.yaml --from runs/earlier               # power by how much its methods varied between seeds
+  grkd plan recipe.yaml --quick                           # from configs and data only: no times, no weights
+  grkd plan recipe.yaml --prices 0.5,1.5 --gpu-price 2.5  # USD per million tokens read and written; per hour
+  grkd plan recipe.yaml --from runs/earlier               # power from the spread between seeds of an earlier run
   grkd plan recipe.yaml --json > plan.json
 """
 
@@ -23,12 +23,12 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the recipe")
     add = command.add_argument
-    add("--quick", action="store_true", help="measure nothing: memory, steps, disk and power alone")
+    add("--quick", action="store_true", help="measure nothing: only memory, steps, disk and power")
     add("--prices", metavar="READ,WRITTEN", help="USD per million tokens that an endpoint reads and writes")
-    add("--gpu-price", type=float, metavar="USD", help="of this machine per hour")
-    add("--from", type=Path, dest="earlier", metavar="RUN", help="a run whose seeds say what the comparison can show")
-    add("--ask", action="store_true", help="measure although an endpoint is asked for a few prompts, which may cost")
-    add("--json", action="store_true", help="the plan as JSON; bytes and seconds")
+    add("--gpu-price", type=float, metavar="USD", help="price of this machine in USD per hour")
+    add("--from", type=Path, dest="earlier", metavar="RUN", help="an earlier run, for the spread between seeds")
+    add("--ask", action="store_true", help="measure even if this sends a few requests to an endpoint (may cost money)")
+    add("--json", action="store_true", help="print the plan as JSON, in bytes and seconds")
 
 
 def run(options: argparse.Namespace) -> int:

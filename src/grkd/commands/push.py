@@ -5,8 +5,8 @@ from pathlib import Path
 
 SUMMARY = "upload a student to the hub"
 DESCRIPTION = """\
-Upload a finished student's folder to the Hugging Face hub, private unless --public is given. Its model card gets the
-run's measures and recipe. Nothing else is uploaded, and nothing ever without this command. Log in with `hf auth login`.
+Upload a finished student's folder to the Hugging Face hub, as a private repository unless --public is given. The model
+card contains the run's metrics and recipe. No other command uploads anything. Log in with `hf auth login`.
 
   grkd push runs/mine/train/grkd-seed0/student my-name/my-student
   grkd push runs/mine/train/grkd-seed0/student my-name/my-student --card    # print the card, upload nothing
@@ -17,8 +17,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = command.add_argument
     add("student", type=Path, metavar="STUDENT", help="a model's folder")
-    add("name", metavar="OWNER/NAME", help="the repository, made if it is not there")
-    add("--public", action="store_true", help="visible to all (a repository that is there stays as it is)")
+    add("name", metavar="OWNER/NAME", help="the repository, created if it does not exist")
+    add("--public", action="store_true", help="make a new repository public (an existing one is not changed)")
     add("--card", action="store_true", help="print the model card and upload nothing")
 
 

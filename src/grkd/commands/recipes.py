@@ -6,9 +6,9 @@ from pathlib import Path
 
 from grkd.errors import UserError
 
-SUMMARY = "list the recipes that come along, or copy them"
+SUMMARY = "list or copy the example recipes"
 DESCRIPTION = """\
-List the recipes that come with grkd, or copy them into a folder, where they can be run and changed.
+List the example recipes that come with grkd, or copy them into a folder, to change and run them.
 
   grkd recipes
   grkd recipes --copy recipes       # then: grkd run recipes/digits.yaml
@@ -17,7 +17,7 @@ List the recipes that come with grkd, or copy them into a folder, where they can
 
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    command.add_argument("--copy", type=Path, metavar="FOLDER", help="a new folder for copies of all of them")
+    command.add_argument("--copy", type=Path, metavar="FOLDER", help="copy all recipes into this new folder")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     source = folder()
     if options.copy is not None:
         if options.copy.exists():
-            raise UserError(f"--copy {options.copy}: it is there already; give the name of a new folder")
+            raise UserError(f"--copy {options.copy}: it exists already; give the name of a new folder")
         shutil.copytree(source, options.copy)
         print(f"copied: {options.copy}")
         return 0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from grkd.errors import UserError
 
-SUMMARY = "show runs again"
+SUMMARY = "print a run's tables and rebuild its report page"
 DESCRIPTION = """\
-Print the tables of finished (or unfinished) runs and write their page again, one page for all of them.
+Print the tables of finished or unfinished runs and rebuild their report: one page for all of them.
 
   grkd report runs/digits
   grkd report runs/a runs/b --output both.html
@@ -19,9 +19,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = command.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    add("--output", type=Path, help="the page (default: RUN/report.html of the first run)")
-    add("--evaluations", nargs="+", metavar="[LABEL=]DIR", help="outputs of `grkd eval`, as one table")
-    add("--paper", choices=("gemma2", "llama3"), help="show the paper's own results of this pair beside ours")
+    add("--output", type=Path, help="file of the page (default: RUN/report.html of the first run)")
+    add("--evaluations", nargs="+", metavar="[LABEL=]DIR", help="add a table of these output folders of `grkd eval`")
+    add("--paper", choices=("gemma2", "llama3"), help="also show the paper's results for this pair of models")
 
 
 def run(options: argparse.Namespace) -> int:

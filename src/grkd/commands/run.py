@@ -9,12 +9,13 @@ SUMMARY = "run a recipe"
 DESCRIPTION = """\
 Run a recipe: respond -> score -> train -> evaluate -> report.
 
-Everything goes to the recipe's output folder. The same command again skips finished stages and takes up a killed
-training from its last checkpoint. After the recipe, key=value words change single settings (dotted keys, YAML values):
+All results are written to the recipe's output folder. Repeated, the command skips finished stages and resumes an
+interrupted training from its last checkpoint. Arguments key=value after the recipe override single settings (dotted
+keys, YAML values):
 
   grkd run recipes/digits.yaml
   grkd run recipes/digits.yaml seeds=[0,1,2] training.learning_rate=1e-3 methods=[kd,grkd]
-  grkd run recipes/digits.yaml --check          # what is wrong, before anything is loaded or written
+  grkd run recipes/digits.yaml --check          # find mistakes before anything is loaded or written
   grkd run recipes/digits.yaml --check --deep   # load the models and try one step of every method
   accelerate launch -m grkd run recipes/gemma2-9b-2b.yaml # several GPUs
 """
@@ -28,9 +29,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     add(
         "--check",
         action="store_true",
-        help="say what is wrong before weights are loaded, else print the recipe, with every key",
+        help="only check the recipe and its data, without loading weights; print the recipe with every key",
     )
-    add("--deep", action="store_true", help="with --check: load models, run one step of every method, write nothing")
+    add("--deep", action="store_true", help="with --check: also load models and try one step of every method")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from grkd import recipe
 
     if options.deep and not options.check:
-        raise UserError("--deep belongs to --check: grkd run RECIPE --check --deep")
+        raise UserError("--deep needs --check: grkd run RECIPE --check --deep")
     read = recipe.read(options.recipe, options.overrides)
     from grkd.pipeline import run as pipeline
     from grkd.pipeline.check import check_deeply, check_recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 SUMMARY = "print the JSON schema of recipes"
 DESCRIPTION = """\
-Print the JSON schema of recipes, with which editors complete and check keys, or the reference page.
+Print the JSON schema of recipes, which editors use to complete and check keys, or the reference page.
 
   grkd schema --output recipe.schema.json
   # then, in the first line of a recipe, for editors with a YAML language server:
@@ -17,8 +17,10 @@ Print the JSON schema of recipes, with which editors complete and check keys, or
 
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    command.add_argument("--markdown", action="store_true", help="the reference page: every key, default and meaning")
-    command.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    command.add_argument(
+        "--markdown", action="store_true", help="print the reference page: every key, default and meaning"
+    )
+    command.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of printing")
 
 
 def run(options: argparse.Namespace) -> int:

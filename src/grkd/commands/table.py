@@ -4,16 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
-SUMMARY = "the paper's table; rankers query by query"
+SUMMARY = "compare evaluated models in one table, with paired tests"
 DESCRIPTION = """\
-Print the paper's Table 1 for any models: teacher, student and methods against AlpacaEval 2, Arena-Hard, MT-Bench and
-GSM8K, gains over the student in brackets. RUN is an output folder of `grkd eval`; LABEL=RUN names its row.
+Print one table of evaluated models, in the layout of the paper's Table 1: AlpacaEval 2, Arena-Hard, MT-Bench and GSM8K
+for teacher, student and methods, with gains over the student in brackets. RUN is an output folder of `grkd eval`;
+LABEL=RUN names its row.
 
-Below it, for models that answered the same items (rank fidelity and exact match too): the paired difference with its
-95 % interval, McNemar's test or the paired bootstrap, Holm's correction, and which model is ahead at 5 %.
+Below the table, models that answered the same items are compared: paired difference with its 95 % interval, McNemar's
+test or the paired bootstrap with Holm's correction, and which model is ahead at 5 %.
 
-RUN may be the output folder of a `task: rank` run instead: its table, and paired tests over the held-out queries; as
-CSV the values per query.
+RUN can also be the output folder of a `task: rank` run. Then the table has its metrics, with paired tests over the
+held-out queries. As CSV, it has the values per query.
 
   grkd table teacher=runs/eval-9b student=runs/eval-2b grkd=runs/eval-grkd --paper gemma2
   grkd table runs/eval-* --student gemma-2-2b-it --format latex --output table1.tex
@@ -25,12 +26,12 @@ CSV the values per query.
 def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = command.add_argument
-    add("runs", nargs="+", metavar="[LABEL=]RUN", help="a folder of `grkd eval`, or of a ranker's run")
+    add("runs", nargs="+", metavar="[LABEL=]RUN", help="output folder of `grkd eval`, or of a `task: rank` run")
     add("--format", choices=("markdown", "latex", "csv", "json"), default="markdown")
-    add("--paper", choices=("gemma2", "llama3"), help="show the paper's own results of this pair beside ours")
-    add("--student", metavar="LABEL", help="the row that gains are counted from (default: student)")
-    add("--teacher", metavar="LABEL", help="the row that comes first (default: teacher)")
-    add("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")
+    add("--paper", choices=("gemma2", "llama3"), help="also show the paper's results for this pair of models")
+    add("--student", metavar="LABEL", help="the baseline row for gains (default: student)")
+    add("--teacher", metavar="LABEL", help="the first row (default: teacher)")
+    add("--output", type=Path, metavar="FILE", help="write the table to this file instead of printing it")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-SUMMARY = "look for damaged files in a run"
+SUMMARY = "check a run's files for damage"
 DESCRIPTION = """\
-Compare every file of a run's finished stages with the size and digest that were noted when the stage was made, and say
-which stages are damaged. Exit status: 0 undamaged, 1 damaged, 2 no run's folder.
+Compare every file of a run's finished stages with its recorded size and digest, and list damaged stages.
+Exit status: 0 undamaged, 1 damaged, 2 not a run's folder.
 
   grkd verify runs/demo
-  grkd verify runs/demo --repair     # move damaged stages aside (STAGE.damaged); the run's command makes them again
+  grkd verify runs/demo --repair     # move damaged stages aside (STAGE.damaged); `grkd run` rebuilds them
 
-Stages that were made from a damaged one are kept: if the damage is older than they are, delete them too.
+Stages computed from a damaged stage are kept. If the damage is older than they are, delete them too.
 """
 
 

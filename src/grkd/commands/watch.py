@@ -3,16 +3,16 @@
 import argparse
 from pathlib import Path
 
-SUMMARY = "show the report of a run that is going on"
+SUMMARY = "serve the report page of an unfinished run"
 DESCRIPTION = """\
-Serve the report page of a run on this machine, and keep it up to date while the run goes on: curves of the training
-under way, and the table as soon as a student is evaluated. Nothing is written into the run's folder. Ctrl-C ends it.
+Serve the report page of a run from this machine and keep it up to date: curves of the current training, and the table
+as soon as a student is evaluated. Nothing is written into the run's folder. Ctrl-C ends it.
 
-  grkd watch runs/mine                       # then open the address that is printed
+  grkd watch runs/mine                       # then open the printed address
   grkd watch runs/mine --port 9000 --every 5
-  ssh -L 8765:localhost:8765 gpu-machine     # on your own machine, if the run is elsewhere: then open localhost:8765
+  ssh -L 8765:localhost:8765 gpu-machine     # on your own machine, if the run is remote; then open localhost:8765
 
-Only this machine can open the page, unless --host says otherwise: it shows prompts and responses.
+The page shows prompts and responses, so by default only this machine can open it; --host changes that.
 """
 
 
@@ -20,9 +20,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = command.add_argument
     add("run", type=Path, metavar="RUN", help="a run's folder, the recipe's output")
-    add("--port", type=int, default=8765, metavar="N", help="default: 8765; 0: any that is free")
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine alone")
-    add("--every", type=int, default=10, metavar="SECONDS", help="how often the browser asks again (default: 10)")
+    add("--port", type=int, default=8765, metavar="N", help="port (default: 8765); 0: any free port")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, only this machine")
+    add("--every", type=int, default=10, metavar="SECONDS", help="how often the page refreshes (default: 10)")
 
 
 def run(options: argparse.Namespace) -> int:

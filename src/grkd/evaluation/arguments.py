@@ -16,28 +16,28 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add every argument; what is not given stays None, so that defaults are those of Settings."""
     add, known = command.add_argument, all_benchmarks()
     add("model", nargs="?", metavar="MODEL", help="a folder, a hub name, or the URL of an endpoint")
-    add("other", nargs="?", metavar="OTHER", help="a second model, to be compared with MODEL on --prompts by --judge")
+    add("other", nargs="?", metavar="OTHER", help="a second model, compared with MODEL on --prompts by --judge")
     add("--other-name", metavar="NAME", help="if OTHER is a URL: the model's name there")
     add("--tasks", metavar="A,B", help=f"{', '.join(known)}, lm_eval:TASK, or your own as package.module:OBJECT")
     needed = "; ".join(one.data_hint for one in known.values() if one.data_hint)
     add("--data", type=Path, metavar="DIR", help=f"folder with the benchmarks' files: {needed}")
-    add("--output", type=Path, metavar="DIR", help="the run's folder (default: runs/eval)")
+    add("--output", type=Path, metavar="DIR", help="output folder (default: runs/eval)")
     add("--limit", type=int, metavar="N", help="only N questions per task")
-    add("--seed", type=int, help="of sampled answers and bootstrap intervals (default: 0)")
+    add("--seed", type=int, help="seed of sampled answers and bootstrap intervals (default: 0)")
     add("--concurrency", type=int, metavar="N", help="requests at a time (default: 4)")
-    add("--timeout", type=float, dest="timeout_seconds", metavar="SECONDS", help="per request (default: 600)")
+    add("--timeout", type=float, dest="timeout_seconds", metavar="SECONDS", help="timeout per request (default: 600)")
     _add_model(command.add_argument_group("the model"))
-    _add_judge(command.add_argument_group("the judge", f"of {', '.join(n for n, one in known.items() if one.judged)}"))
+    _add_judge(command.add_argument_group("the judge", f"for {', '.join(n for n, one in known.items() if one.judged)}"))
     for name, one in known.items():
         if one.options:
             group = command.add_argument_group(name)
             for option in one.options:
                 _add_option(group, option)
     files = {name: one.from_file for name, one in known.items() if one.from_file is not None}
-    group = command.add_argument_group("scores of finished judgements, without a model")
+    group = command.add_argument_group("metrics of existing judgements, without a model")
     for from_file in files.values():
         group.add_argument(from_file.flag, type=Path, metavar="FILE", help=from_file.help)
-    group.add_argument("--task", choices=tuple(files), help="benchmark that such a file belongs to (checked)")
+    group.add_argument("--task", choices=tuple(files), help="the benchmark of this file (checked)")
 
 
 def settings_of(given: argparse.Namespace) -> Settings:
@@ -52,13 +52,13 @@ def _add_model(group: Any) -> None:
     add = group.add_argument
     add("--model-name", metavar="NAME", help="if MODEL is a URL: the model's name there")
     add("--model-key-env", metavar="VARIABLE", help="if MODEL is a URL: environment variable with its key")
-    add("--answer-tokens", type=int, metavar="N", help="longest answer in tokens (default: the benchmark's)")
-    add("--batch-size", type=int, metavar="N", help="answers at a time of a local MODEL (default: 8)")
+    add("--answer-tokens", type=int, metavar="N", help="maximum tokens of an answer (default: the benchmark's)")
+    add("--batch-size", type=int, metavar="N", help="local MODEL: answers generated at a time (default: 8)")
     add("--device", choices=("auto", "cpu", "cuda"))
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"))
-    words = "variables of a local MODEL's chat template, such as '{\"enable_thinking\": false}'"
+    words = "local MODEL: variables of its chat template, such as '{\"enable_thinking\": false}'"
     add("--chat-template-kwargs", type=_template_options, metavar="JSON", help=words)
-    add("--trust-remote-code", action="store_true", default=None, help="run code that MODEL's folder brings along")
+    add("--trust-remote-code", action="store_true", default=None, help="run code from MODEL's folder")
 
 
 def _template_options(text: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _add_judge(group: Any) -> None:
     add("--judge-model", metavar="NAME", help="the judge's name there")
     add("--judge-key-env", metavar="VARIABLE", help="environment variable with its key (default: OPENAI_API_KEY)")
     add("--judge-tokens", type=int, metavar="N", help="maximum tokens of a judgement (default: the benchmark's)")
-    add("--max-requests", type=int, metavar="N", help="budget of this command in requests, retries included")
+    add("--max-requests", type=int, metavar="N", help="budget of this command in requests, including retries")
     add("--max-tokens", type=int, metavar="N", help="budget of this command in tokens of prompts and judgements")
 
 

@@ -186,7 +186,9 @@ SFT: dict[str, Argument] = {
     "padding_free": without("tokens_per_batch removes padding"),
     "eval_packing": without("records are not packed"),
     "completion_only_loss": refused("only responses are trained on", True),
-    "assistant_only_loss": without("only assistant turns are trained on; TRL's default trains on all turns of messages"),
+    "assistant_only_loss": without(
+        "only assistant turns are trained on; TRL's default trains on all turns of messages"
+    ),
     "loss_type": refused("only the mean of -log p over tokens is supported", "nll", "chunked_nll"),
     "activation_offloading": _MEMORY,
     "pad_token": without("padding is tracked by lengths, not by a token"),
