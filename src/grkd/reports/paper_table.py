@@ -17,21 +17,15 @@ _ALIASES = {"before": "student", "standardkd": "kd"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableColumn:
+class TableColumn(Column):
     """A column of a benchmark in the table."""
 
     task: str
     task_title: str
-    column: Column
-
-    @property
-    def name(self) -> str:
-        return self.column.name
 
     @property
     def title(self) -> str:
-        unit = f"({self.column.unit})" if self.column.unit else ""
-        return " ".join(filter(None, [self.task_title, self.column.heading, unit]))
+        return " ".join(filter(None, [self.task_title, self.heading, f"({self.unit})" if self.unit else ""]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +81,17 @@ def paper_table(
 
 def _columns(evaluations: Sequence[Evaluation]) -> tuple[TableColumn, ...]:
     """Columns that are always shown, and those for which a model has a value, in the benchmarks' order."""
-    return tuple(one for one in _all_columns(evaluations) if one.column.always or _has_value(evaluations, one))
+    return tuple(one for one in _all_columns(evaluations) if one.always or _has_value(evaluations, one))
 
 
 def _all_columns(evaluations: Sequence[Evaluation]) -> list[TableColumn]:
     """Of every benchmark, and of the tasks of lm-eval in these evaluations."""
     own = dict.fromkeys(one.task for one in evaluations if one.task.startswith(PREFIX))
     return [
-        TableColumn(task=name, task_title=benchmark.title, column=column)
+        TableColumn(task=name, task_title=benchmark.title, **vars(column))
         for name, benchmark in all_benchmarks().items()
         for column in benchmark.columns
-    ] + [TableColumn(task=name, task_title=name.removeprefix(PREFIX), column=column_of(name)) for name in own]
+    ] + [TableColumn(task=name, task_title=name.removeprefix(PREFIX), **vars(column_of(name))) for name in own]
 
 
 def _has_value(evaluations: Sequence[Evaluation], column: TableColumn) -> bool:
@@ -144,8 +138,8 @@ def _measured(
 
 def _value(tasks: dict[str, Evaluation], column: TableColumn) -> float | None:
     one = tasks.get(column.task)
-    found = [one.metrics[name].value for name in column.column.metrics if name in one.metrics] if one else []
-    return found[0] * column.column.scale if found and found[0] is not None else None
+    found = [one.metrics[name].value for name in column.metrics if name in one.metrics] if one else []
+    return found[0] * column.scale if found and found[0] is not None else None
 
 
 def _gains(values: Sequence[float | None], base: Sequence[float | None] | None) -> tuple[float | None, ...]:

@@ -8,7 +8,6 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from grkd.benchmarks import Measure
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.metrics.registry import METRICS
@@ -40,9 +39,7 @@ def compare_queries(run: Run) -> Paired:
     except (OSError, ValueError, BadZipFile) as error:
         return Paired(notes=(f"evaluate/*/queries.npz cannot be read: {error or type(error).__name__}",))
     for metric, values in every.items():
-        measure = ItemMeasure(
-            task="rank", task_title="held-out queries", measure=Measure(metric=METRICS[metric], key=metric)
-        )
+        measure = ItemMeasure(task="rank", task_title="held-out queries", metric=METRICS[metric], key=metric)
         found = corrected([_compared(measure, a, b, values) for a, b in itertools.combinations(values, 2)])
         if len(values) > ALL_PAIRS_UP_TO:
             best = max(values, key=lambda label: float(np.nanmean(values[label])))

@@ -63,8 +63,8 @@ def _latex_head(columns: Sequence[TableColumn]) -> list[str]:
         titles.append(title if size == 1 else rf"\multicolumn{{{size}}}{{c}}{{{title}}}")
         rules += [rf"\cmidrule(lr){{{at}-{at + size - 1}}}"] if size > 1 else []
         at += size
-    units = [f"({_latex_text(one.column.unit.replace('-', '--'))})" if one.column.unit else "" for one in columns]
-    heads = [" ".join(filter(None, [one.column.heading, unit])) for one, unit in zip(columns, units, strict=True)]
+    units = [f"({_latex_text(one.unit.replace('-', '--'))})" if one.unit else "" for one in columns]
+    heads = [" ".join(filter(None, [one.heading, unit])) for one, unit in zip(columns, units, strict=True)]
     return [" & ".join(titles) + r" \\", *rules, " & ".join(["Model", *heads]) + r" \\"]
 
 
