@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
     from grkd.console import Output
     from grkd.reports.groups import held_out_groups, tally, training_groups
+    from grkd.reports.tables import percent
 
     if options.step is not None and options.train is None:
         raise UserError("--step needs --train STUDENT")
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         _print(out, group, names, whole=options.prompt is not None)
     for student in groups[0].students:
         wrong, pairs = tally(groups, student)
-        share = f" ({100 * wrong / pairs:.1f} %)" if pairs else ""
+        share = f" ({percent(wrong / pairs)})" if pairs else ""
         out.print(f"{student}: {wrong} of {pairs} pairs swapped{share}, over {len(groups)} groups", markup=False)
     if options.students is None and len(names) < len(groups[0].students):
         out.print(

@@ -5,7 +5,7 @@ from typing import Any
 
 from grkd.errors import UserError
 from grkd.files import read_json
-from grkd.reports.tables import DASH
+from grkd.reports.tables import fixed, percent
 
 _FILE = Path("score") / "rankers.json"
 _OF_TOKENS = Path("score") / "teachers.json"
@@ -22,11 +22,11 @@ def agreement_view(folder: Path) -> dict[str, Any] | None:
             "groups": f"{found['groups']:,}",
             "responses": f"{found['responses']:,}",
             "pairs": [
-                {"name": " and ".join(each["rankers"]), "tau": _number(each["kendall_tau"]), "groups": each["groups"]}
+                {"name": " and ".join(each["rankers"]), "tau": fixed(each["kendall_tau"], 2), "groups": each["groups"]}
                 for each in pairs
             ],
             "rankers": [
-                {"name": name, "abstains": _share(each["abstentions"]), "ties": _share(each["ties"])}
+                {"name": name, "abstains": percent(each["abstentions"]), "ties": percent(each["ties"])}
                 for name, each in rankers.items()
             ],
         }
@@ -41,8 +41,8 @@ def token_agreement_view(folder: Path) -> dict[str, Any] | None:
         lines = [
             {
                 "name": " and ".join(each["teachers"]),
-                "tau": _number(each["kendall_tau"]),
-                "top1": _share(each["top1_agreement"]),
+                "tau": fixed(each["kendall_tau"], 2),
+                "top1": percent(each["top1_agreement"]),
                 "tokens": f"{each['tokens']:,}",
             }
             for each in found["pairs"]
@@ -50,11 +50,3 @@ def token_agreement_view(folder: Path) -> dict[str, Any] | None:
         return {"top_k": found["top_k"], "pairs": lines} if lines else None
     except (OSError, UserError, KeyError, TypeError, ValueError):
         return None
-
-
-def _number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}".replace("-", "\u2212")
-
-
-def _share(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.1f} %"

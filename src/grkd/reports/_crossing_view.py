@@ -3,7 +3,7 @@
 from statistics import fmean
 
 from grkd.reports.results import Run
-from grkd.reports.tables import DASH
+from grkd.reports.tables import percent
 
 _NAMES = ("tokens_with_a_teacher", "teacher_mass_left_out")
 
@@ -15,6 +15,6 @@ def crossing_view(run: Run) -> list[dict[str, str]]:
         logged = [step.crossing for step in curve.steps if step.crossing]
         if logged:
             shares = {name: [share for each in logged if (share := each.get(name)) is not None] for name in _NAMES}
-            means = {name: f"{100 * fmean(values):.1f} %" if values else DASH for name, values in shares.items()}
+            means = {name: percent(fmean(values) if values else None) for name, values in shares.items()}
             found.append({"name": f"{curve.label}, seed {curve.seed}", **means})
     return found

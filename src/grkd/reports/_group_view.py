@@ -7,7 +7,7 @@ from grkd.errors import UserError
 from grkd.reports._svg import variable_of
 from grkd.reports.groups import BEFORE, GroupView, held_out_groups, tally
 from grkd.reports.results import Run, split_name
-from grkd.reports.tables import name_of
+from grkd.reports.tables import name_of, percent
 
 MOST_GROUPS = 100  # of them those whose order changed most: pages stay small
 _MOST_TEXT = 600  # characters of a response or prompt
@@ -51,7 +51,7 @@ def _student(groups: Sequence[GroupView], student: str, places: Mapping[str, int
     return {
         "name": name_of(label) if seed is None else f"{label}, seed {seed}",
         "colour": variable_of(label, places) if known else "--line",
-        "swapped": f"{wrong:,} of {pairs:,} pairs swapped" + (f" ({100 * wrong / pairs:.1f} %)" if pairs else ""),
+        "swapped": f"{wrong:,} of {pairs:,} pairs swapped" + (f" ({percent(wrong / pairs)})" if pairs else ""),
     }
 
 

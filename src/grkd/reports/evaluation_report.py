@@ -20,6 +20,7 @@ from grkd.reports.paired import Paired, PairedComparison, compare
 from grkd.reports.paper_table import PaperTable, has_value, paper_table, role
 from grkd.reports.table_formats import FORMATS, markdown_text, shown
 from grkd.reports.table_formats import render as render_table
+from grkd.reports.tables import DASH, MINUS, fixed
 
 ALL_FORMATS = (*FORMATS, "json")
 NONE_SHOWN = "none shown"  # where no model is shown to be ahead
@@ -154,14 +155,14 @@ def paired_markdown(paired: Paired) -> str:
 def _cells(one: PairedComparison) -> list[str]:
     """In the order of _HEADERS."""
     decimals = one.measure.metric.decimals
-    low, high = (_number(bound, decimals) for bound in (one.low, one.high))
+    low, high, difference = (fixed(value, decimals, sign=True) for value in (one.low, one.high, one.difference))
     p = _p(one.p) if one.only_right is None else f"{_p(one.p)} ({one.only_right[0]} : {one.only_right[1]})"
     ahead = one.ahead
     return [
         one.measure.title,
-        f"{one.a} \u2212 {one.b}",
+        f"{one.a} {MINUS} {one.b}",
         f"{one.items:,}",
-        _number(one.difference, decimals),
+        difference,
         f"[{low}, {high}]",
         p,
         _p(one.p_holm),
@@ -189,15 +190,7 @@ def comparison_json(one: PairedComparison) -> dict[str, Any]:
     }
 
 
-def _number(value: float, decimals: int) -> str:
-    if math.isnan(value):
-        return "\u2013"
-    text = f"{value:+.{decimals}f}"
-    text = text.replace("-", "+") if float(text) == 0 else text
-    return text.replace("-", "\u2212")
-
-
 def _p(value: float) -> str:
     if math.isnan(value):
-        return "\u2013"
+        return DASH
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"

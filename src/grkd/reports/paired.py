@@ -126,28 +126,22 @@ def _chosen(
 
 def _tested(measures: Sequence[ItemMeasure], pair: ComparablePair, seed: int) -> dict[ItemMeasure, PairedComparison]:
     """The comparison of two models by every measure that an item of both has."""
+    known = {
+        measure: [(ours, theirs) for ours, theirs in pair.items if _has(measure, ours) and _has(measure, theirs)]
+        for measure in measures
+    }
     try:
-        return _on_common_items(measures, pair, seed)
+        columns = {measure: _columns(measure, items) for measure, items in known.items() if items}
+        differences = paired_bootstrap_ratios(list(columns.values()), seed=seed)
+        return {
+            measure: _compared(measure, pair, known[measure], found)
+            for measure, found in zip(columns, differences, strict=True)
+        }
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{pair.a.path} and {pair.b.path}: the items of {pair.a.task} are not as grkd writes them ({error}); "
             "run these evaluations again"
         ) from None
-
-
-def _on_common_items(
-    measures: Sequence[ItemMeasure], pair: ComparablePair, seed: int
-) -> dict[ItemMeasure, PairedComparison]:
-    known = {
-        measure: [(ours, theirs) for ours, theirs in pair.items if _has(measure, ours) and _has(measure, theirs)]
-        for measure in measures
-    }
-    columns = {measure: _columns(measure, items) for measure, items in known.items() if items}
-    differences = paired_bootstrap_ratios(list(columns.values()), seed=seed)
-    return {
-        measure: _compared(measure, pair, known[measure], found)
-        for measure, found in zip(columns, differences, strict=True)
-    }
 
 
 def _compared(
@@ -174,9 +168,7 @@ def _columns(
 ) -> tuple[_Column, _Column, _Column, _Column]:
     """Sums and sizes of either model's groups, which are a's."""
     groups = [ours.get("group", ours["id"]) for ours, _ in items]
-    a_sums, a_sizes = _sums(measure, [ours for ours, _ in items], groups)
-    b_sums, b_sizes = _sums(measure, [theirs for _, theirs in items], groups)
-    return a_sums, a_sizes, b_sums, b_sizes
+    return *_sums(measure, [ours for ours, _ in items], groups), *_sums(measure, [b for _, b in items], groups)
 
 
 def _sums(measure: ItemMeasure, rows: Sequence[ItemRecord], groups: Sequence[Any]) -> tuple[_Column, _Column]:

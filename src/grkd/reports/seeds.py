@@ -1,6 +1,7 @@
 """What several seeds support: intervals of a method's mean, and paired tests between methods."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from scipy import stats
@@ -16,7 +17,7 @@ def half_width(values: Sequence[float]) -> float | None:
     count = len(values)
     if count < 2:
         return None
-    return float(stats.t.ppf(0.975, count - 1)) * _deviation(values) / math.sqrt(count)
+    return float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
 
 
 def interval_over_seeds(values: Sequence[float], metric: Metric) -> tuple[float, float] | None:
@@ -24,7 +25,7 @@ def interval_over_seeds(values: Sequence[float], metric: Metric) -> tuple[float,
     half = half_width(values)
     if half is None:
         return None
-    mean = math.fsum(values) / len(values)
+    mean = statistics.fmean(values)
     return metric.clipped(mean - half, mean + half)
 
 
@@ -34,21 +35,12 @@ def p_value(differences: Sequence[float]) -> float:
     Two differences that happen to be nearly equal would give any p-value. Differences without any spread are no
     evidence: the seed had no effect.
     """
-    count = len(differences)
-    if count < LEAST_SEEDS:
+    if len(differences) < LEAST_SEEDS or statistics.stdev(differences) <= 1e-9 * abs(statistics.fmean(differences)):
         return math.nan
-    mean, spread = sum(differences) / count, _deviation(differences)
-    if spread <= 1e-9 * abs(mean):
-        return math.nan
-    return float(2 * stats.t.sf(abs(mean) / spread * math.sqrt(count), count - 1))
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def significant(p_values: Mapping[str, float]) -> set[str]:
     """Whose comparison stands at 5 % after Holm's correction over all of them; NaN is no comparison."""
     adjusted = holm(list(p_values.values()))
     return {label for label, p in zip(p_values, adjusted, strict=True) if p < 0.05}
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from grkd.errors import UserError
 from grkd.reports.paper_table import PaperRow, PaperTable, TableColumn
+from grkd.reports.tables import DASH, MINUS, fixed
 
 FORMATS = ("markdown", "latex", "csv")
 
@@ -21,7 +22,8 @@ def render(table: PaperTable, form: str) -> str:
 
 def shown(row: PaperRow) -> list[str]:
     """A row's cells as text in the order of the columns: "49.25 (+9.25)", a dash for a missing value."""
-    return _cells(row, minus="\u2212", dash="\u2013")
+    pairs = zip(row.values, row.gains, strict=True)
+    return [fixed(value, 2) + ("" if gain is None else f" ({fixed(gain, 2, sign=True)})") for value, gain in pairs]
 
 
 def markdown_text(text: str) -> str:
@@ -50,7 +52,7 @@ def _latex(table: PaperTable) -> str:
     ]
     for row in table.rows:
         label = _latex_text(row.label)
-        cells = [rf"\textit{{{label}}}" if row.from_paper else label, *_cells(row, minus="$-$", dash="--")]
+        cells = [rf"\textit{{{label}}}" if row.from_paper else label, *map(_latex_number, shown(row))]
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -77,22 +79,13 @@ def _csv(table: PaperTable) -> str:
     )
     for row in table.rows:
         pairs = zip(row.values, row.gains, strict=True)
-        numbers = ["" if number is None else _number(number) for pair in pairs for number in pair]
+        numbers = ["" if number is None else fixed(number, 2).replace(MINUS, "-") for pair in pairs for number in pair]
         writer.writerow([row.label, "paper" if row.from_paper else "measured", *numbers])
     return out.getvalue()
 
 
-def _cells(row: PaperRow, *, minus: str, dash: str) -> list[str]:
-    cells = []
-    for value, gain in zip(row.values, row.gains, strict=True):
-        text = dash if value is None else _number(value)
-        cells.append(text if gain is None else f"{text} ({_number(gain, sign=True)})")
-    return [cell if cell == dash else cell.replace("-", minus) for cell in cells]
-
-
-def _number(value: float, *, sign: bool = False) -> str:
-    text = f"{value:{'+' if sign else ''}.2f}"
-    return text.replace("-", "+" if sign else "") if float(text) == 0 else text
+def _latex_number(text: str) -> str:
+    return text.replace(MINUS, "$-$").replace(DASH, "--")
 
 
 def _latex_text(text: str) -> str:

@@ -1,5 +1,6 @@
 """The summary table of a run: in the terminal, in Markdown, and as cells for the page."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from grkd.reports.results import BEFORE, TEACHER, Run
 from grkd.reports.seeds import LEAST_SEEDS
 from grkd.reports.summary import Cell, Line, Summary, summarise
 
-DASH = "\u2013"
+DASH, MINUS = "\u2013", "\u2212"
 _ARROWS = {1: "\u00a0↑", -1: "\u00a0↓", 0: ""}
 _NAMES = {BEFORE: "student before", TEACHER: "teacher"}
 
@@ -103,11 +104,21 @@ def show(cell: Cell, metric: Metric, summary: Summary) -> Shown:
 
 
 def number(value: float, metric: Metric, *, sign: bool = False) -> str:
-    """A value in the metric's shown unit, with a true minus sign."""
-    text = f"{value * metric.scale:{'+' if sign else ''}.{metric.decimals}f}"
-    if float(text) == 0:
-        text = ("+" if sign else "") + text.lstrip("+-")
-    return text.replace("-", "\u2212")
+    """A value in the metric's shown unit."""
+    return fixed(value * metric.scale, metric.decimals, sign=sign)
+
+
+def fixed(value: float | None, decimals: int, *, sign: bool = False) -> str:
+    """A number with a true minus sign, which zero has not; a dash for None and NaN."""
+    if value is None or math.isnan(value):
+        return DASH
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    return (text.replace("-", "+" if sign else "") if float(text) == 0 else text).replace("-", MINUS)
+
+
+def percent(share: float | None) -> str:
+    """A share to a tenth of a percent."""
+    return DASH if share is None else f"{100 * share:.1f} %"
 
 
 def duration(seconds: float | None) -> str:
