@@ -163,7 +163,7 @@ def test_benchmarks_are_a_section_of_the_page(make_run: MakeRun, tmp_path: Path)
             "alpaca_eval": {"metrics": {"win_rate": {"value": win_rate}}, "judge": ATTACK},
             "mt_bench": {"metrics": {"score": {"value": score}}},
         }
-        (folder / "evaluation.json").write_text(json.dumps({"model": "m", "label": label, "tasks": tasks}))
+        (folder / "evaluation.json").write_text(json.dumps({"model": "m", "generator": label, "tasks": tasks}))
         folders.append(str(folder))
     path = tmp_path / "report.html"
     run = str(make_run())

@@ -39,23 +39,20 @@ def tasks_of(values: tuple[float | None, ...]) -> dict[str, dict[str, Any]]:
     return {task: {name: figure(value) for name, value in found.items()} for task, found in metrics.items()}
 
 
+def write(folder: Path, model: str, tasks: dict[str, Any], **more: Any) -> Path:
+    """evaluation.json as `grkd eval` leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps({"model": model, "tasks": tasks, "settings": {}} | more))
+    return folder
+
+
 def results(folder: Path, label: str, values: tuple[float | None, ...], **more: Any) -> Path:
-    """TASK/result.json for every task."""
-    for task, metrics in tasks_of(values).items():
-        judged = task in ("alpaca_eval", "arena_hard", "mt_bench")
-        result = {"task": task, "model": f"models/{label}", "label": label, "judge": "a-judge" if judged else None}
-        (folder / task).mkdir(parents=True)
-        (folder / task / "result.json").write_text(json.dumps(result | {"limit": None, "metrics": metrics} | more))
-    return folder
-
-
-def summary(folder: Path, generator: str, values: tuple[float | None, ...], **more: Any) -> Path:
-    """evaluation.json over all tasks."""
-    folder.mkdir(parents=True)
-    tasks = {task: {"complete": True, "metrics": metrics, "n": 5} for task, metrics in tasks_of(values).items()}
-    whole = {"model": f"models/{generator}", "generator": generator, "tasks": tasks, "settings": {}} | more
-    (folder / "evaluation.json").write_text(json.dumps(whole))
-    return folder
+    """evaluation.json over all tasks, some of them judged."""
+    judges = dict.fromkeys(("alpaca_eval", "arena_hard", "mt_bench"), "a-judge")
+    known = {
+        task: {"metrics": metrics, "judge": judges.get(task), "n": 5} for task, metrics in tasks_of(values).items()
+    }
+    return write(folder, f"models/{label}", {task: one | more for task, one in known.items()}, generator=label)
 
 
 @pytest.fixture
@@ -125,26 +122,15 @@ def test_the_command_prints_and_writes(runs: list[str], tmp_path: Path, capsys: 
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_a_summary_of_all_tasks_reads_as_the_single_files(tmp_path: Path, runs: list[str]) -> None:
-    judged = {"alpaca_eval", "arena_hard", "mt_bench"}
-    folders = []
-    for run in runs:
-        label = json.loads((Path(run) / "rank" / "result.json").read_text())["label"]
-        folder = summary(tmp_path / "whole" / Path(run).name, label, VALUES[label])
-        whole = json.loads((folder / "evaluation.json").read_text())
-        for task in judged:
-            whole["tasks"][task]["judge"] = "a-judge"
-        (folder / "evaluation.json").write_text(json.dumps(whole))
-        folders.append(str(folder))
-    assert render(paper_table(read_evaluations(folders)), "markdown") == MARKDOWN
-    # One folder above them all gives the same rows, in the order of the folders' names.
-    assert render(paper_table(read_evaluations([str(tmp_path / "whole")])), "markdown") == MARKDOWN
+def test_one_folder_above_them_all_gives_the_same_rows(tmp_path: Path, runs: list[str]) -> None:
+    assert len(runs) == 4
+    assert render(paper_table(read_evaluations([str(tmp_path)])), "markdown") == MARKDOWN
 
 
 def test_labels_from_the_command(tmp_path: Path) -> None:
-    first = summary(tmp_path / "a", "gemma-2-9b-it", VALUES["teacher"])
-    second = summary(tmp_path / "b", "gemma-2-2b-it", VALUES["student"])
-    third = summary(tmp_path / "c", "checkpoint", VALUES["grkd"])
+    first = results(tmp_path / "a", "gemma-2-9b-it", VALUES["teacher"])
+    second = results(tmp_path / "b", "gemma-2-2b-it", VALUES["student"])
+    third = results(tmp_path / "c", "checkpoint", VALUES["grkd"])
     runs = [f"grkd={third}", f"before={second}", f"teacher={first}"]
     table = paper_table(read_evaluations(runs))
     assert [row.label for row in table.rows] == ["teacher", "before", "grkd"]
@@ -161,8 +147,8 @@ def test_labels_from_the_command(tmp_path: Path) -> None:
 
 def test_the_papers_own_figures_beside(tmp_path: Path) -> None:
     """Gains as the paper prints them, to the rounding of its figures."""
-    runs = [f"{label}={summary(tmp_path / label, label, VALUES[label])}" for label in ("student", "teacher", "grkd")]
-    runs.append(f"new={summary(tmp_path / 'new', 'new', VALUES['grkd'])}")
+    runs = [f"{label}={results(tmp_path / label, label, VALUES[label])}" for label in ("student", "teacher", "grkd")]
+    runs.append(f"new={results(tmp_path / 'new', 'new', VALUES['grkd'])}")
     table = paper_table(read_evaluations(runs), paper="gemma2")
     assert [row.label for row in table.rows] == [
         "teacher",
@@ -193,7 +179,7 @@ def test_the_papers_own_figures_beside(tmp_path: Path) -> None:
 
 
 def test_the_papers_rows_stand_alone_where_ours_has_other_labels(tmp_path: Path) -> None:
-    run = f"mine={summary(tmp_path / 'mine', 'mine', VALUES['grkd'])}"
+    run = f"mine={results(tmp_path / 'mine', 'mine', VALUES['grkd'])}"
     labels = [row.label for row in paper_table(read_evaluations([run]), paper="llama3").rows]
     assert labels == ["Teacher (paper)", "Student (paper)", "mine", *(f"{NAMES[key]} (paper)" for key in [*NAMES][2:])]
     base = paper_table(read_evaluations([run]), paper="llama3", student="mine").rows
@@ -201,7 +187,7 @@ def test_the_papers_rows_stand_alone_where_ours_has_other_labels(tmp_path: Path)
 
 
 def test_seeds_of_a_method_share_the_papers_row(tmp_path: Path) -> None:
-    runs = [f"GRKD-seed{n}={summary(tmp_path / str(n), 'x', VALUES['grkd'])}" for n in range(2)]
+    runs = [f"GRKD-seed{n}={results(tmp_path / str(n), 'x', VALUES['grkd'])}" for n in range(2)]
     labels = [row.label for row in paper_table(read_evaluations(runs), paper="gemma2").rows]
     assert labels[2:5] == ["GRKD-seed0", "GRKD-seed1", "GRKD (paper)"]
 
@@ -227,13 +213,10 @@ def test_what_a_reader_must_know_is_noted(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_there(tmp_path: Path) -> None:
-    folder = tmp_path / "one" / "gsm8k"
-    folder.mkdir(parents=True)
-    result = {"task": "gsm8k", "model": "m", "metrics": {"exact_match": {"value": 0.25}, "accuracy_strict": {}}}
-    (folder / "result.json").write_text(json.dumps(result))
+    write(tmp_path / "one", "m", {"gsm8k": {"metrics": {"exact_match": {"value": 0.25}, "accuracy_strict": {}}}})
     row = paper_table(read_evaluations([str(tmp_path / "one")])).rows[0]
     assert (row.label, row.values) == ("m", (None, None, None, None, 25.0))
-    (folder / "result.json").write_text(json.dumps(result | {"metrics": {"accuracy": {"value": float("nan")}}}))
+    write(tmp_path / "one", "m", {"gsm8k": {"metrics": {"accuracy": {"value": float("nan")}}}})
     with pytest.raises(UserError, match="no metric for the table in these runs; it shows alpaca_eval, arena_hard"):
         paper_table(read_evaluations([str(tmp_path / "one")]))
 
@@ -247,32 +230,30 @@ def test_old_and_unfinished_folders_are_left_out(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path, runs: list[str]) -> None:
     (tmp_path / "empty").mkdir()
-    broken = tmp_path / "broken" / "gsm8k"
-    broken.mkdir(parents=True)
-    deep = tmp_path / "deep" / "home" / "me" / "runs" / "gsm8k"  # a disk is not searched
-    deep.mkdir(parents=True)
-    (deep / "result.json").write_text("{}")
+    broken = tmp_path / "broken" / "evaluation.json"
+    broken.parent.mkdir()
+    write(tmp_path / "deep" / "home" / "me" / "runs" / "gsm8k", "m", {})  # a disk is not searched
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained" / "results.json").write_text("{}")  # of `grkd run`, or of GRKDTrainer
     cases = [
         ([str(tmp_path / "trained")], "trained: a run's folder; `grkd report` shows its table"),
         ([str(tmp_path / "absent")], "no such folder; give an output of `grkd eval`, or LABEL=FOLDER"),
-        ([str(tmp_path / "deep")], "no evaluation.json and no TASK/result.json in it"),
-        ([str(tmp_path / "empty")], "no evaluation.json and no TASK/result.json in it"),
+        ([str(tmp_path / "deep")], "no evaluation.json in it; give an output of `grkd eval`"),
+        ([str(tmp_path / "empty")], "no evaluation.json in it; give an output of `grkd eval`"),
         (
             [*runs, str(results(tmp_path / "again", "grkd", VALUES["grkd"]))],
             "a second result of alpaca_eval for 'grkd'",
         ),
         ([str(tmp_path / "broken")], "not valid JSON"),
     ]
-    (broken / "result.json").write_text("{")
+    broken.write_text("{")
     for given, words in cases:
         with pytest.raises(UserError) as caught:
             read_evaluations(given)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
-    (broken / "result.json").write_text(json.dumps({"task": "gsm8k", "model": "m", "metrics": {"accuracy": 3}}))
-    with pytest.raises(UserError, match=r"result\.json: metrics\.accuracy: "):
+    write(broken.parent, "m", {"gsm8k": {"metrics": {"accuracy": 3}}})
+    with pytest.raises(UserError, match=r"evaluation\.json: tasks\.gsm8k\.metrics\.accuracy: "):
         read_evaluations([str(tmp_path / "broken")])
     found = read_evaluations(runs)
     with pytest.raises(UserError, match="--student: no row is labelled 'x'; there are grkd, student"):

@@ -1,18 +1,15 @@
 """What `grkd eval` left in run folders, read into typed records: one per model and benchmark."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json
-from grkd.reports.results import Value
-
-Kind = TypeVar("Kind")
+from grkd.reports.results import Value, read_checked
 
 ItemRecord = dict[str, Any]  # with an "id", and whatever was measured of it
 
@@ -29,7 +26,17 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class _Result:
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    judge: str | None = None
+    limit: int | None = None
+    complete: bool = True
+    items: tuple[ItemRecord, ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(_Result):
     """One benchmark of one model. limit: only so many questions; complete: no judgement is missing.
 
     items: one record per question or response, for paired tests. conditions: settings that must be the same in two
@@ -39,56 +46,36 @@ class Evaluation:
     task: str
     model: str
     label: str = ""
-    judge: str | None = None
-    limit: int | None = None
-    complete: bool = True
-    metrics: dict[str, Estimate] = field(default_factory=dict)
-    items: tuple[ItemRecord, ...] = ()
-    conditions: dict[str, Any] = field(default_factory=dict)
     path: Path = Path()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    metrics: dict[str, Estimate] = field(default_factory=dict)
-    judge: str | None = None
-    limit: int | None = None
-    complete: bool = True
-    items: tuple[ItemRecord, ...] = ()
-    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Summary:
     model: str
-    tasks: dict[str, _Task]
-    label: str = ""
+    tasks: dict[str, _Result]
     generator: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
-_RESULT, _SUMMARY = TypeAdapter(Evaluation).validate_python, TypeAdapter(_Summary).validate_python
+_SUMMARY = TypeAdapter(_Summary).validate_python
 
 
 def read_evaluations(runs: Sequence[str]) -> list[Evaluation]:
     """The results in run folders, in the order given; LABEL=FOLDER names a row, else the files' own label does.
 
-    A folder holds, at any depth, evaluation.json (all tasks of a model) or TASK/result.json (one task each).
+    A folder holds evaluation.json (all tasks of a model), or folders with one up to three levels below.
     Raises UserError for a folder without results, a broken file, or two results of one task for one label.
     """
     found: list[Evaluation] = []
     for run in runs:
         label, folder = _named(run)
-        here = _in(folder)
+        here = list(_in(folder))
         if not here:
             if (folder / "results.json").is_file():
                 raise UserError(
                     f"{folder}: a run's folder; `grkd report` shows its table, "
                     "and `grkd table` the outputs of `grkd eval` of its students"
                 )
-            raise UserError(
-                f"{folder}: no evaluation.json and no TASK/result.json in it; give an output of `grkd eval`"
-            )
+            raise UserError(f"{folder}: no evaluation.json in it; give an output of `grkd eval`")
         found += [replace(one, label=label or one.label or Path(one.model).name or one.model) for one in here]
     seen: dict[tuple[str, str], Path] = {}
     for one in found:
@@ -110,45 +97,10 @@ def _named(run: str) -> tuple[str | None, Path]:
     return label, folder
 
 
-def _in(folder: Path) -> list[Evaluation]:
-    found = []
-    names = [f"{depth}{name}" for depth in ("", "*/", "*/*/", "*/*/*/") for name in ("evaluation.json", "result.json")]
-    for path in sorted(path for name in names for path in folder.glob(name)):
-        aside = any(part.endswith((".old", ".partial")) for part in path.relative_to(folder).parts)
-        if aside or (path.name == "result.json" and (path.parent.parent / "evaluation.json").is_file()):
-            continue
-        if path.name == "evaluation.json":
-            found += _of_summary(path)
-        else:
-            found.append(replace(_read(path, _RESULT), path=path))
-    return found
-
-
-def _of_summary(path: Path) -> list[Evaluation]:
-    whole = _read(path, _SUMMARY)
-    return [
-        Evaluation(
-            task=task,
-            model=whole.model,
-            label=whole.label or whole.generator,
-            judge=one.judge,
-            limit=one.limit,
-            complete=one.complete,
-            metrics=one.metrics,
-            items=one.items,
-            conditions=one.conditions,
-            path=path,
-        )
-        for task, one in whole.tasks.items()
-    ]
-
-
-def _read(path: Path, check: Callable[[Any], Kind]) -> Kind:
-    try:
-        return check(parse_json(path.read_bytes(), strict=False))
-    except NotJSON as error:
-        raise UserError(f"{path}: not valid JSON ({error}); run that evaluation again") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{path}: {key}: {first['msg']}; run that evaluation again") from None
+def _in(folder: Path) -> Iterator[Evaluation]:
+    places = [path for depth in ("", "*/", "*/*/", "*/*/*/") for path in folder.glob(f"{depth}evaluation.json")]
+    for path in sorted(places):
+        if not any(part.endswith((".old", ".partial")) for part in path.relative_to(folder).parts):
+            whole = read_checked(path, _SUMMARY, "run that evaluation again")
+            for task, one in whole.tasks.items():
+                yield Evaluation(task=task, model=whole.model, label=whole.generator, path=path, **vars(one))

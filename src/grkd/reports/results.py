@@ -212,21 +212,24 @@ def split_name(name: str) -> tuple[str, int | None]:
 
 def _read(path: Path, check: Callable[[Any], Kind]) -> Kind | None:
     """A JSON file, checked, or None if there is none."""
-    if not path.is_file():
-        return None
+    return read_checked(path, check, "remove it and run that stage again") if path.is_file() else None
+
+
+def read_checked(path: Path, check: Callable[[Any], Kind], remedy: str) -> Kind:
+    """A JSON file, checked. Raises UserError that ends with the remedy for one that is damaged."""
     try:
-        return _checked(path, parse_json(path.read_bytes(), strict=False), check)
+        return _checked(path, parse_json(path.read_bytes(), strict=False), check, remedy)
     except NotJSON as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it and run that stage again") from error
+        raise UserError(f"{path}: not valid JSON ({error}); {remedy}") from error
 
 
-def _checked(where: object, value: Any, check: Callable[[Any], Kind]) -> Kind:
+def _checked(where: object, value: Any, check: Callable[[Any], Kind], remedy: str) -> Kind:
     try:
         return check(value)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{where}: {key}: {first['msg']}; remove the file and run that stage again") from error
+        raise UserError(f"{where}: {key}: {first['msg']}; {remedy}") from error
 
 
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
@@ -278,7 +281,8 @@ def _read_steps(path: Path) -> tuple[Step, ...]:
         if not line.strip():
             continue
         try:
-            step = _checked(f"{path} line {number}", parse_json(line, strict=False), _STEP)
+            remedy = "remove the file and run that stage again"
+            step = _checked(f"{path} line {number}", parse_json(line, strict=False), _STEP, remedy)
         except NotJSON as error:
             if number == len(lines):  # the line being written when the run was stopped
                 break
