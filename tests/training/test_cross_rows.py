@@ -18,6 +18,7 @@ from grkd.recipe import LanguageRecipe, read
 from grkd.teacher.crossing import Crossing, Meeting
 from grkd.training.cross_rows import CrossRows, shared_mass
 from grkd.training.language_rows import LanguageRows
+from grkd.training.rows import DRAW_SEED, draw_seed
 from tests.teacher._vocabularies import LINES, byte_level, pieces
 
 TEXTS = ["one two", "The student learns it.", "naïve 🙂", "words"]
@@ -134,6 +135,23 @@ def test_shared_candidates_and_spans_by_hand() -> None:
             torch.testing.assert_close(scores[:, 0].double(), wanted.clamp_max(-1e-6), rtol=1e-5, atol=1e-6)
         mass = shared_mass(torch.zeros(1, len(rows.crossing.teacher)), rows.crossing)
         assert float(mass) == pytest.approx(len(rows.crossing.teacher_ids) / len(rows.crossing.teacher))
+
+
+@pytest.mark.parametrize("across", ["shared", "whole"])
+def test_a_row_draws_the_same_however_a_batch_is_split(across: str) -> None:
+    one, two = byte_level(), pieces()
+    student, teacher = model(one, 0), model(two, 1)
+    rows, groups = rows_of(across, one, two, teacher)
+
+    def seeds(first: int, part: Any) -> list[int]:
+        batch = rows.collate(part) | {DRAW_SEED: draw_seed(3, first)}
+        found = rows.forward(student, batch, levels=("row",)).batches["row"].seeds
+        assert isinstance(found, torch.Tensor)
+        return found.tolist()
+
+    whole = seeds(0, groups)
+    assert whole == [*seeds(0, groups[:1]), *seeds(1, groups[1:])]
+    assert len(set(whole)) == len(whole) == batch_of(rows, groups, student)[1]
 
 
 @pytest.fixture

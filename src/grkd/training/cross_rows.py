@@ -17,7 +17,7 @@ from grkd.teacher.stored_scores import StoredScores
 from grkd.training.language_rows import LanguageRows
 from grkd.training.own_tokens import PLACES, LiveScores
 from grkd.training.rows import Counts
-from grkd.training.token_rows import log_probs_of_logits
+from grkd.training.token_rows import log_probs_of_logits, token_seeds
 
 _NOTHING = -1e4  # score of an entry that a shorter vocabulary lacks
 _SIGNAL = "foreign/"
@@ -97,12 +97,13 @@ class CrossRows(LanguageRows):
             self._note(teacher, met=self.count(batch)["row"], tokens=len(student))
         if self.across == "spans":
             return self._of_spans(student, teacher, batch, labels)
-        student = student[batch["cross_student"]]
+        student, seeds = student[batch["cross_student"]], token_seeds(batch)
+        seeds = None if seeds is None else seeds[batch["cross_student"]]  # a place draws by its token of the student
         if self.across == "whole":
             width = max(student.shape[-1], teacher.shape[-1])
-            return Batch(student=_widened(student, width), teacher=_widened(teacher, width))
+            return Batch(student=_widened(student, width), teacher=_widened(teacher, width), seeds=seeds)
         ids, others = (each.to(student.device) for each in (self.crossing.student_ids, self.crossing.teacher_ids))
-        return Batch(student=student[:, ids], teacher=teacher[:, others])
+        return Batch(student=student[:, ids], teacher=teacher[:, others], seeds=seeds)
 
     def _note(self, teacher: Tensor, *, met: int, tokens: int) -> None:
         """For the log: how many of the student's tokens have a teacher, and how much of its probability is left out."""
