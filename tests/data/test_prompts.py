@@ -178,8 +178,11 @@ def test_errors_of_files(tmp_path: Path) -> None:
         read_examples(tmp_path / "absent.jsonl")
     with pytest.raises(UserError, match="is a folder"):
         read_examples(tmp_path)
-    with pytest.raises(UserError, match="no prompts in it"):
+    with pytest.raises(UserError, match="no prompts in it; write one JSON object per line"):
         read_examples(written(tmp_path, "", "  "))
+    (tmp_path / "empty.csv").write_text("prompt,completion\n")
+    with pytest.raises(UserError, match=r"empty\.csv: no prompts in it; give at least one record"):
+        read_examples(tmp_path / "empty.csv")
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "\xe9"}\n')
     with pytest.raises(UserError, match="line 2: not UTF-8"):
         read_examples(tmp_path / "latin.jsonl")

@@ -61,6 +61,14 @@ def test_every_kind_of_data_set_gives_the_same(student: Any, tmp_path: Path) -> 
         made.evaluate(3)
 
 
+@pytest.mark.parametrize("records", [[], iter([]), {}])
+def test_no_records_are_not_told_as_a_file(records: Any, student: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^train_dataset: (no prompts|no splits) in it; give at least one record$"):
+        trainer(student, tmp_path, records)
+    with pytest.raises(UserError, match=r"^eval_dataset: no prompts in it; give at least one record$"):
+        trainer(student, tmp_path, RECORDS, [])
+
+
 def test_every_turn_or_the_last(student: Any, tmp_path: Path) -> None:
     first = "<turn> user w1 <end> <turn> assistant"
     second = f"{first} w2 <end> <turn> user w3 <end> <turn> assistant"

@@ -45,8 +45,10 @@ def read_examples(
         return gathered(
             file_records(path), str(path), limit=limit, groups=groups, turns=turns, number_from=1, read=read
         )
-    numbered = _csv_records(path) if path.suffix.lower() in SEPARATORS else _lines(path)
-    return _gathered(numbered, str(path), limit=limit, groups=groups, turns=turns, read=read)
+    if path.suffix.lower() in SEPARATORS:
+        return _gathered(_csv_records(path), str(path), limit=limit, groups=groups, turns=turns, read=read)
+    wanted = "write one JSON object per line"
+    return _gathered(_lines(path), str(path), limit=limit, groups=groups, turns=turns, read=read, wanted=wanted)
 
 
 def gathered(
@@ -122,6 +124,8 @@ def split_of(records: Any, split: str | None, where: str, option: str) -> Any:
     """The records themselves, or a split of a dict of splits; raises UserError if none is named."""
     if not isinstance(records, dict):
         return records
+    if not records:
+        raise UserError(f"{where}: no splits in it; give at least one record")
     names = ", ".join(map(str, records))
     if split is None:
         raise UserError(f"{where}: it has splits ({names}); give one of them, or set {option}")
@@ -196,6 +200,7 @@ def _gathered(
     turns: Turns,
     unique: bool = True,
     read: Collection[str] | None = (),
+    wanted: str = "give at least one record",
 ) -> list[Example]:
     examples: list[Example] = []
     place_of: dict[str, str] = {}
@@ -213,7 +218,7 @@ def _gathered(
                 same.append(where)
             examples.append(example)
     if not examples:
-        raise UserError(f"{name}: no prompts in it; write one JSON object per line")
+        raise UserError(f"{name}: no prompts in it; {wanted}")
     if same:
         count = "1 record" if len(same) == 1 else f"{len(same)} records (this is the first)"
         text = "the responses are all the same, so nothing can be learnt from their order"
