@@ -15,7 +15,7 @@ from grkd.objectives.parts._score_pair import ScorePair
 
 @dataclass(frozen=True, kw_only=True)
 class Advantage(Part):
-    """The chance that a draw from the student and one from the teacher differ (grkd.losses.expected_disagreement).
+    """The probability that a sample of the student and one of the teacher differ (grkd.losses.expected_disagreement).
 
     L_adv = 1 - sum_k q_k p_k,  q = softmax(s / T), p = softmax(t / T). Its gradient is each candidate's advantage over
     its group. Its minimum puts all probability on the teacher's best candidate: it needs an anchor.

@@ -24,7 +24,9 @@ class WeightedPairs(GroupPart):
     hopeless count little. "rank": v_i = 1 / log2(1 + rank of i in the group): what DCG loses if the two change places.
     """
 
-    by: Literal["probability_gap", "rank"] = option("probability_gap", "gap of probabilities, or of rank discounts")
+    by: Literal["probability_gap", "rank"] = option(
+        "probability_gap", "weight of a pair: gap of the teacher's probabilities or of DCG's rank discounts"
+    )
     tau: float = option(1.0, "scale of score differences")
     target: str | PairForm = option("hard", "form of a pair: hard, soft, margin or your own", choices=tuple(PAIR_FORMS))
     normalize: Normalize = option("pairs", "divisor of the sum: sum of the weights or number of candidates")

@@ -1,4 +1,4 @@
-"""No distillation: the student learns from the labels alone. The control of every comparison."""
+"""Cross-entropy on the labels, without a teacher: the control of every comparison."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,8 +15,10 @@ class NoDistillation(Objective):
     L = -log p_S(label)
     """
 
-    learns_from: ClassVar[str] = "the labels, or the responses' own tokens: the control"
-    minimises: ClassVar[str] = "cross-entropy on the labels (or the response's tokens): no teacher, the control"
+    learns_from: ClassVar[str] = "the labels, or the tokens of the responses; the control"
+    minimises: ClassVar[str] = (
+        "cross-entropy on the labels (or the tokens of responses), without a teacher; the control"
+    )
     source: ClassVar[str] = "-"
 
     needs_teacher: ClassVar[bool] = False

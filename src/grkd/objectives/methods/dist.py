@@ -1,4 +1,4 @@
-"""DIST: the student's probabilities need only correlate with the teacher's, along classes and along the batch."""
+"""DIST: the student's probabilities correlate with the teacher's, over classes and over the batch."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -40,8 +40,8 @@ class DIST(Objective):
     inter_class_weight: float = option(2.0, "weight of 1 - correlation of a row's probabilities")
     intra_class_weight: float = option(2.0, "weight of 1 - correlation of a class's probabilities over the micro-batch")
     label_weight: float = option(1.0, "weight of the cross-entropy on hard labels")
-    standardize: bool = option(False, "probabilities of z-scores on both sides")
-    teacher_temperature: float = option(1.0, "divides the teacher's scores first")
+    standardize: bool = option(False, "apply both softmaxes to z-scores")
+    teacher_temperature: float = option(1.0, "divide the teacher's scores by this before anything else")
 
     def __post_init__(self) -> None:
         above_zero("dist", self, "temperature", "teacher_temperature")

@@ -1,4 +1,4 @@
-"""DKD: soft targets in two parts, the true class and the spread over the others."""
+"""DKD: soft targets in two parts, the true class and the distribution over the others."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,10 +26,10 @@ class DKD(Objective):
     Source: Zhao et al., arXiv 2203.08679. beta is 2 to 8 there, by teacher and student; warmup is 20 of 240 epochs.
     """
 
-    learns_from: ClassVar[str] = "soft targets, the label's part and the rest weighed apart"
+    learns_from: ClassVar[str] = "soft targets, with separate weights for the label and for the other classes"
     minimises: ClassVar[str] = (
-        "T^2 * (alpha * KL of the label's probability + beta * KL among the other classes) + CE; the first "
-        "`warmup` of training with rising weight"
+        "T^2 * (alpha * KL of the label's probability + beta * KL among the other classes) + CE; both weights "
+        "rise during the first `warmup` of training"
     )
     source: ClassVar[str] = "Zhao et al., arXiv 2203.08679"
 
@@ -37,9 +37,9 @@ class DKD(Objective):
     beta: float = option(8.0, "weight of the other classes among themselves (NCKD)")
     temperature: float = option(4.0, "temperature T of both softmaxes")
     label_weight: float = option(1.0, "weight of the cross-entropy on hard labels")
-    warmup: float = option(0.08, "share of the training over which both parts rise to their weight")
-    standardize: bool = option(False, "softmaxes of z-scores on both sides")
-    teacher_temperature: float = option(1.0, "divides the teacher's scores first")
+    warmup: float = option(0.08, "share of training during which both weights rise from 0")
+    standardize: bool = option(False, "apply both softmaxes to z-scores")
+    teacher_temperature: float = option(1.0, "divide the teacher's scores by this before anything else")
 
     def __post_init__(self) -> None:
         above_zero("dkd", self, "temperature", "teacher_temperature")

@@ -1,4 +1,4 @@
-"""DPO: the best response of a group above its worst, measured from the student before training."""
+"""DPO: the best response of a group above its worst, relative to the student before training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,9 +25,11 @@ class DPO(Objective):
     Source: Rafailov et al., arXiv 2305.18290, Eq. 7; label_smoothing: Mitchell, "A note on DPO with noisy preferences".
     """
 
-    learns_from: ClassVar[str] = "the teacher's best response against its worst, beside the student before training"
+    learns_from: ClassVar[str] = (
+        "the teacher's best response against its worst, relative to the student before training"
+    )
     minimises: ClassVar[str] = (
-        "best response of a group above its worst (by the teacher), measured from the student before training"
+        "logistic loss: best response above the worst (by the teacher), relative to the student before training"
     )
     source: ClassVar[str] = "Rafailov et al., arXiv 2305.18290"
 
@@ -35,7 +37,7 @@ class DPO(Objective):
     trains_on: ClassVar[Choice] = "ends"
 
     beta: float = option(0.1, "scale of log-probability ratios")
-    label_smoothing: float = option(0.0, "how likely the preference is wrong, below 0.5")
+    label_smoothing: float = option(0.0, "probability that a preference is wrong, below 0.5")
 
     def __post_init__(self) -> None:
         above_zero("dpo", self, "beta")

@@ -1,4 +1,4 @@
-"""GKD: a divergence of the token distributions, partly on the student's own responses."""
+"""GKD: a divergence between token distributions, partly on the student's own responses."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,16 +26,16 @@ class GKD(Objective):
     Source: Agarwal et al., arXiv 2306.13649, Algorithm 1.
     """
 
-    learns_from: ClassVar[str] = "the divergence to the teacher on its own and on given responses (on-policy)"
+    learns_from: ClassVar[str] = "a divergence to the teacher, on stored responses and on the student's own (on-policy)"
     minimises: ClassVar[str] = (
-        "generalised Jensen-Shannon divergence of tokens, part of the prompts answered again by the student"
+        "generalised Jensen-Shannon divergence per token, on stored responses and on the student's own"
     )
     source: ClassVar[str] = "Agarwal et al., arXiv 2306.13649"
 
     beta: float = option(0.5, "0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence")
     temperature: float = option(1.0, "temperature of both softmaxes")
-    on_policy_fraction: float = option(0.5, "share of the prompts that the student answers again in training")
-    teacher_temperature: float = option(1.0, "divides the teacher's scores first")
+    on_policy_fraction: float = option(0.5, "share of prompts trained on fresh responses of the student")
+    teacher_temperature: float = option(1.0, "divide the teacher's scores by this before anything else")
 
     def __post_init__(self) -> None:
         above_zero("gkd", self, "temperature", "teacher_temperature")

@@ -23,7 +23,7 @@ _LISTS = ("ranking", "anchor")
 
 @dataclass(frozen=True, kw_only=True)
 class GRKD(Objective):
-    """Group Relative Knowledge Distillation: pairs of a group in the teacher's order, held by soft targets.
+    """Group Relative Knowledge Distillation: pairs of a group in the teacher's order, anchored by soft targets.
 
     L = alpha * sum of the ranking parts + (1 - alpha) * sum of the anchor parts + label_weight * CE(labels)
     The defaults are the paper's: ranking (Pairs(),), anchor (SoftTarget(),), alpha linear from 0 to 1.
@@ -49,8 +49,8 @@ class GRKD(Objective):
     alpha_shape: schedules.Shape = option("linear", "how alpha rises from the first step to the last")
     alpha_ceiling: float = option(1.0, "alpha at the last step, in [0, 1]")
     label_weight: float = option(0.0, "weight of the cross-entropy on hard labels")
-    teacher_temperature: float = option(1.0, "divides the teacher's scores of rows before anything else")
-    on_policy_fraction: float = option(0.0, "share of the prompts that the student answers again in training")
+    teacher_temperature: float = option(1.0, "divide the teacher's scores of rows by this before anything else")
+    on_policy_fraction: float = option(0.0, "share of prompts trained on fresh responses of the student")
 
     def __post_init__(self) -> None:
         for name in _LISTS:

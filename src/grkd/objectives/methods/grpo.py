@@ -1,4 +1,4 @@
-"""GRPO: a policy gradient with advantages relative to the group, and the teacher's KL beside it on request."""
+"""GRPO: a policy gradient with group-relative advantages, optionally with a KL to the teacher."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -36,7 +36,7 @@ class GRPO(Objective):
     arXiv 2503.20783. The KL is to the teacher in place of the reference model, and exact.
     """
 
-    learns_from: ClassVar[str] = "advantages of its own responses within the group, by any ranker (on-policy)"
+    learns_from: ClassVar[str] = "advantages of the student's own responses within a group, by any ranker (on-policy)"
     minimises: ClassVar[str] = "clipped policy gradient + teacher_kl * KL(p_S || p_T)"
     source: ClassVar[str] = "arXiv 2402.03300"
 

@@ -24,16 +24,16 @@ class KD(Objective):
     Source: arXiv 1503.02531.
     """
 
-    learns_from: ClassVar[str] = "the teacher's soft targets (Hinton), hard labels optional"
-    minimises: ClassVar[str] = "soft targets at a temperature, times T^2; hard labels optional"
+    learns_from: ClassVar[str] = "the teacher's soft targets (Hinton); optionally hard labels"
+    minimises: ClassVar[str] = "soft targets at temperature T, times T^2; optionally hard labels"
     source: ClassVar[str] = "Hinton et al., arXiv 1503.02531"
 
     temperature: float = option(2.0, "temperature T of both softmaxes")
     t_squared: bool = option(True, "multiply the soft targets by T^2, which keeps the gradient's size")
     soft_weight: float = option(1.0, "weight of the soft targets")
     label_weight: float = option(0.0, "weight of the cross-entropy on hard labels")
-    standardize: bool = option(False, "soft targets of z-scores on both sides (logit standardisation)")
-    teacher_temperature: float = option(1.0, "divides the teacher's scores first")
+    standardize: bool = option(False, "apply both softmaxes to z-scores (logit standardisation)")
+    teacher_temperature: float = option(1.0, "divide the teacher's scores by this before anything else")
 
     def __post_init__(self) -> None:
         above_zero("kd", self, "teacher_temperature")

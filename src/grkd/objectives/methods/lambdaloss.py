@@ -1,4 +1,4 @@
-"""LambdaLoss: the logistic loss on pairs, weighted by what NDCG gains if the two change places."""
+"""LambdaLoss: the logistic loss on pairs, weighted by how much a swap changes NDCG."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -41,8 +41,8 @@ class LambdaLoss(AnyLevel):
     minimises: ClassVar[str] = "logistic loss of pairs with the weights of NDCG-Loss2++; `mu: 0` is LambdaRank"
     source: ClassVar[str] = "Wang et al., CIKM 2018"
 
-    mu: float = option(10.0, "weight of NDCG-Loss2 beside LambdaRank")
-    sigma: float = option(1.0, "multiplies the student's score differences")
+    mu: float = option(10.0, "weight of NDCG-Loss2 relative to LambdaRank")
+    sigma: float = option(1.0, "multiply the student's score differences by this")
     k: int = option(0, "only pairs with one of the student's first k candidates; 0: all")
     grades: Grades = option("places", "grades of the candidates: the teacher's tiers (places) or its scores")
     top_grade: float = option(4.0, "grade of the teacher's best candidate; its worst has 0")

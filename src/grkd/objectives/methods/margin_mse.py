@@ -1,4 +1,4 @@
-"""MarginMSE: score differences of student and teacher, squared error."""
+"""MarginMSE: squared error between the score differences of student and teacher."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -27,10 +27,12 @@ class MarginMSE(Objective):
     """
 
     learns_from: ClassVar[str] = "the teacher's margins between candidates"
-    minimises: ClassVar[str] = "squared error of score differences, the teacher's best against the others or all pairs"
+    minimises: ClassVar[str] = (
+        "squared error of score differences between the teacher's best and the others, or of all pairs"
+    )
     source: ClassVar[str] = "Hofstätter et al., arXiv 2010.02666"
 
-    scale: float = option(1.0, "multiplies the teacher's scores")
+    scale: float = option(1.0, "multiply the teacher's scores by this")
     pairs: Against = option("best", "pairs: the teacher's best against each other candidate, or all")
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""MiniLLM: reverse KL of whole responses by policy gradient, on responses drawn in training."""
+"""MiniLLM: reverse KL of whole responses by policy gradient, on responses sampled during training."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -44,18 +44,22 @@ class MiniLLM(Objective):
     as in the authors' code.
     """
 
-    learns_from: ClassVar[str] = "reverse KL by policy gradient, on its own responses with the teacher mixed in"
+    learns_from: ClassVar[str] = (
+        "reverse KL by policy gradient, on responses sampled from a mixture of student and teacher"
+    )
     minimises: ClassVar[str] = (
-        "reverse KL of responses by policy gradient, drawn in training from a mixture with the teacher"
+        "reverse KL of responses by policy gradient; responses are sampled from a mixture of student and teacher"
     )
     source: ClassVar[str] = "Gu et al., arXiv 2306.08543"
 
     teacher_mix: float = option(0.2, "weight of the teacher in the distribution that responses are sampled from")
-    length_normalize: bool = option(True, "mean instead of sum of the later rewards")
-    single_step: bool = option(True, "the token's own KL with its exact gradient")
+    length_normalize: bool = option(True, "use the mean instead of the sum of later rewards")
+    single_step: bool = option(True, "use the exact gradient of each token's own KL")
     clip: bool = option(True, "clip importance weights as PPO does")
-    importance: Importance = option("token", "token: its own ratio; sequence: product of the ratios up to it")
-    long_term_weight: float = option(1.0, "weight of the later tokens")
+    importance: Importance = option(
+        "token", "importance weight: the token's own ratio, or (sequence) the product of ratios up to it"
+    )
+    long_term_weight: float = option(1.0, "weight of the reward from later tokens")
 
     def __post_init__(self) -> None:
         known("minillm", self, {"importance": get_args(Importance)})

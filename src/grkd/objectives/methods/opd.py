@@ -23,13 +23,13 @@ class OPD(Objective):
     Source: the on-policy limit of GKD (Agarwal et al., arXiv 2306.13649: lambda = 1, beta = 1).
     """
 
-    learns_from: ClassVar[str] = "the reverse KL to the teacher on its own responses (on-policy)"
+    learns_from: ClassVar[str] = "reverse KL to the teacher on the student's own responses (on-policy)"
     minimises: ClassVar[str] = "KL(p_S || p_T) on sampled responses"
     source: ClassVar[str] = "arXiv 2306.13649"
 
     temperature: float = option(1.0, "temperature of both softmaxes")
-    on_policy_fraction: float = option(1.0, "share of the prompts that the student answers again in training")
-    teacher_temperature: float = option(1.0, "divides the teacher's scores first")
+    on_policy_fraction: float = option(1.0, "share of prompts trained on fresh responses of the student")
+    teacher_temperature: float = option(1.0, "divide the teacher's scores by this before anything else")
 
     def __post_init__(self) -> None:
         above_zero("opd", self, "temperature", "teacher_temperature")

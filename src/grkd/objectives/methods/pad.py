@@ -1,4 +1,4 @@
-"""PAD: the student's distribution over rankings of a group made like the teacher's."""
+"""PAD: match the teacher's distribution over rankings of a group of responses."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -38,7 +38,7 @@ class PAD(Objective):
 
     beta: float = option(10.0, "scale of mean log-probabilities")
     target: Target = option("distribution", "distribution: over all rankings; ranking: the teacher's own")
-    ranks: int = option(4, "places of a ranking that are looked at, 1 to 6")
+    ranks: int = option(4, "number of top places of a ranking to model, 1 to 6")
 
     def __post_init__(self) -> None:
         above_zero("pad", self, "beta")

@@ -1,4 +1,4 @@
-"""Plackett-Luce: the exact likelihood of the teacher's order, ties and unordered rests included."""
+"""Plackett-Luce: the exact likelihood of the teacher's order, including ties and unordered candidates."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,10 +28,10 @@ class PlackettLuce(AnyLevel):
     """
 
     learns_from: ClassVar[str] = "the teacher's order, full or partial, as a Plackett-Luce model with ties"
-    minimises: ClassVar[str] = "negative log-likelihood of the teacher's tiers, orders inside a tier added up"
+    minimises: ClassVar[str] = "negative log-likelihood of the teacher's tiers, summed over the orders within a tier"
     source: ClassVar[str] = "Xia et al., NeurIPS 2009; ties: ours"
 
-    tau: float = option(1.0, "divides the student's scores")
+    tau: float = option(1.0, "divide the student's scores by this")
     top_k: int = option(0, "only tiers that begin among the first top_k places count; 0: all")
 
     def __post_init__(self) -> None:

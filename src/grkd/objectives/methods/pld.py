@@ -1,4 +1,4 @@
-"""PLD and ListMLE: the student's scores as a choice model of the teacher's whole ranking."""
+"""PLD and ListMLE: the Plackett-Luce likelihood of the teacher's full ranking."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -32,7 +32,7 @@ class PLD(Objective):
     Source: Bassam et al., arXiv 2506.12542; ListMLE: Xia et al., ICML 2008.
     """
 
-    learns_from: ClassVar[str] = "the teacher's whole order as a Plackett-Luce model; ListMLE as an option"
+    learns_from: ClassVar[str] = "the teacher's full order as a Plackett-Luce model; ListMLE as an option"
     minimises: ClassVar[str] = (
         "Plackett-Luce likelihood of the label, then the teacher's order, each place weighted by the "
         "teacher's probability; `weight: uniform, label_first: false` is ListMLE"

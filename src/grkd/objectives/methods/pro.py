@@ -34,12 +34,14 @@ class PRO(Objective):
     """
 
     learns_from: ClassVar[str] = "each response against all worse ones, and the best one's tokens"
-    minimises: ClassVar[str] = "at every rank, the response above all worse ones, and cross-entropy on the best"
+    minimises: ClassVar[str] = (
+        "at every rank, softmax loss of the response against all worse ones; plus cross-entropy on the best"
+    )
     source: ClassVar[str] = "Song et al., arXiv 2306.17492"
 
     sft_weight: float = option(0.05, "weight of the best response's tokens")
     sft_log_prob: SftLogProb = option("sum", "log-probability of the best response: sum or mean over its tokens")
-    reward_temperatures: bool = option(False, "push far worse responses harder")
+    reward_temperatures: bool = option(False, "penalise far worse responses more")
 
     def __post_init__(self) -> None:
         known("pro", self, {"sft_log_prob": get_args(SftLogProb)})

@@ -23,11 +23,11 @@ class RankNet(AnyLevel):
     Source: Burges et al., ICML 2005.
     """
 
-    learns_from: ClassVar[str] = "the pairs that the teacher orders, each of weight 1 (RankNet)"
+    learns_from: ClassVar[str] = "the pairs that the teacher orders, all with weight 1 (RankNet)"
     minimises: ClassVar[str] = "logistic loss of score differences, summed over the pairs of a list"
     source: ClassVar[str] = "Burges et al., ICML 2005"
 
-    sigma: float = option(1.0, "multiplies the student's score differences")
+    sigma: float = option(1.0, "multiply the student's score differences by this")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Sequence-level KD: the student learns the teacher's own responses as if they were data."""
+"""Sequence-level KD: fine-tuning on the teacher's responses."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the data's own responses: no teacher, the reference of the language models."""
+"""Supervised fine-tuning on the data's responses, without a teacher."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ class SFT(Objective):
     """
 
     learns_from: ClassVar[str] = "the data's responses"
-    minimises: ClassVar[str] = "cross-entropy on the tokens of the data's responses: no teacher"
+    minimises: ClassVar[str] = "cross-entropy on the tokens of the data's responses, without a teacher"
     source: ClassVar[str] = "-"
 
     needs_teacher: ClassVar[bool] = False

@@ -23,14 +23,14 @@ class SimPO(Objective):
     Source: Meng et al., arXiv 2405.14734, Eq. 6. Their settings: beta 10, ratio 0.5 (Gemma-2); 2.5, 0.55 (Llama-3).
     """
 
-    learns_from: ClassVar[str] = "the teacher's best response against its worst by a margin, without a reference"
-    minimises: ClassVar[str] = "best response above the worst by a margin, in mean log-probability"
+    learns_from: ClassVar[str] = "the teacher's best response above its worst by a margin, without a reference model"
+    minimises: ClassVar[str] = "logistic loss: best response above the worst by a margin, in mean log-probability"
     source: ClassVar[str] = "Meng et al., arXiv 2405.14734"
 
     trains_on: ClassVar[Choice] = "ends"
 
     beta: float = option(2.0, "scale of mean log-probabilities")
-    gamma_beta_ratio: float = option(0.5, "margin to reach, over beta")
+    gamma_beta_ratio: float = option(0.5, "target margin divided by beta")
     sft_weight: float = option(0.0, "weight of the better response's mean log-probability")
 
     def __post_init__(self) -> None:

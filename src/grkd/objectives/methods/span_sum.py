@@ -1,4 +1,4 @@
-"""Span sums: the probability of each stretch of text, as each side adds it up over its own tokens."""
+"""Span sums: match the probability of each span of text, summed over each model's own tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,11 +27,11 @@ class SpanSum(Objective):
     Source: Minixhofer et al., arXiv 2503.20083 (approximate likelihood matching, the binarised divergence).
     """
 
-    learns_from: ClassVar[str] = "the teacher's probability of the same text; any two vocabularies"
+    learns_from: ClassVar[str] = "the teacher's probability of the same text; works across vocabularies"
     minimises: ClassVar[str] = "cross-entropy of a span against any other"
     source: ClassVar[str] = "Minixhofer et al., arXiv 2503.20083"
 
-    temperature: float = option(1.0, "divides the spans' log-probabilities on both sides")
+    temperature: float = option(1.0, "divide the log-probabilities of spans by this")
 
     def __post_init__(self) -> None:
         above_zero("span_sum", self, "temperature")

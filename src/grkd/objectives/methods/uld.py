@@ -1,4 +1,4 @@
-"""ULD: probabilities sorted on both sides, so that no entry of one vocabulary need be one of the other."""
+"""ULD: match sorted probabilities, so that the vocabularies need not be related."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +22,7 @@ class ULD(Objective):
     cross-entropy on the data.
     """
 
-    learns_from: ClassVar[str] = "the teacher's sorted probabilities; any two vocabularies"
+    learns_from: ClassVar[str] = "the teacher's sorted probabilities; works across vocabularies"
     minimises: ClassVar[str] = "L1 distance of sorted probabilities"
     source: ClassVar[str] = "Boizard et al., arXiv 2402.12030"
 

@@ -98,7 +98,7 @@ class Part(ABC):
 class AxisPart(Part):
     """A part that compares the candidates of a row or, rows and candidates changed over, a candidate over the batch."""
 
-    over: Axis = option("candidates", "candidates of a row, or batch: each candidate over the micro-batch's rows")
+    over: Axis = option("candidates", "compare the candidates of a row, or (batch) the rows of the micro-batch")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,8 +46,8 @@ class GroupPart(Part):
     """
 
     group: GroupChoice = option("auto", "candidates of a group: all, the teacher's top, a sample, or auto")
-    group_size: int = option(16, "candidates of a group that is the top or a sample")
-    group_temperature: float = option(1.0, "temperature of the distribution that a sample is drawn from")
+    group_size: int = option(16, "size of a group chosen by top or sample")
+    group_temperature: float = option(1.0, "temperature at which a sample is drawn")
 
     def check(self) -> None:
         above_zero(self.short_name(), self, "group_temperature")
@@ -105,8 +105,8 @@ class Pairs(AxisPart, GroupPart):
     tau: float = option(1.0, "scale of score differences")
     target: str | PairForm = option("hard", "form of a pair: hard, soft, or one of your own", choices=("hard", "soft"))
     normalize: Normalize = option("pairs", "divisor of the sum: number of pairs (as in the paper) or of candidates")
-    pool: Pool = option("mean", "pairs of a candidate: their mean, or one softmax of it and all below it")
-    temperature: float = option(1.0, "over: batch: temperature of the log-probabilities that are the scores")
+    pool: Pool = option("mean", "combine a candidate's pairs: their mean, or one softmax over it and all below it")
+    temperature: float = option(1.0, "over: batch: temperature of the log-probabilities used as scores")
 
     def check(self) -> None:
         super().check()

@@ -22,7 +22,7 @@ _BETAS = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTarget(AxisPart):
-    """The distance of the student's probabilities from the teacher's, in nats.
+    """Soft targets: cross-entropy or divergence between the probabilities of teacher and student, in nats.
 
     cross_entropy: -sum_k p_T(k) log p_S(k), the paper's; it has forward_kl's gradient. forward_kl: KL(p_T || p_S).
     reverse_kl: KL(p_S || p_T). jsd: 1/2 KL(p_T || M) + 1/2 KL(p_S || M), M = (p_T + p_S) / 2.
