@@ -22,8 +22,9 @@ def test_every_key_has_a_line_and_a_default() -> None:
     for section in (*TASKS.values(), recipe.Training, recipe.Responses, recipe.Lora):
         for field in fields(section):
             assert f"| `{field.name}` | " in page
-    assert "| `warmup` | a number of at least 0 and below 1 | `0.1` | share of the training |" in page
-    assert "| `output` | text that is not empty | needed |" in page
+    assert "| `warmup` | a number of at least 0 and below 1 | `0.1` | fraction of training during which" in page
+    assert "| `output` | text that is not empty | required | folder of the run" in page
+    assert "|  |\n" not in page, "a key without a meaning: add a comment behind its field"
 
 
 def test_the_shipped_schema_is_that_of_the_types() -> None:

@@ -26,12 +26,12 @@ BUILT_IN_NETWORKS = ("mlp", "cnn")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierModel(Section):
-    """A classifier: "mlp" or "cnn" (built in), "package.module:factory", a transformers hub name or folder."""
+    """A classifier: a built-in network, a function of your own, or a transformers model."""
 
-    model: NetworkPath
-    options: dict[str, Any] = field(default_factory=dict)  # of the built-in network or the factory
-    training: Training | None = None  # of the teacher: train it first on the labels; None: it is loaded as it is
-    weights: FilePath | None = None  # a safetensors file for built-in networks and factories
+    model: NetworkPath  # mlp or cnn (built in), package.module:function, or a transformers hub name or folder
+    options: dict[str, Any] = field(default_factory=dict)  # options of the built-in network or the function
+    training: Training | None = None  # teacher: train it first on the labels; null: use it as loaded
+    weights: FilePath | None = None  # safetensors file, for built-in networks and functions
 
     @property
     def has_factory(self) -> bool:
@@ -41,16 +41,16 @@ class ClassifierModel(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RankedLabels(Section):
-    """A teacher that orders some classes of each text and gives no scores: the data's records, or a served model."""
+    """A teacher that names the best classes of each text, without scores: from the data, or from a served model."""
 
-    ranking: Text | None = None  # column of the JSONL records: classes, best first, such as ["refund", "card"]
-    url: Text | None = None  # instead: of an OpenAI-compatible server, which is asked for the best classes
-    served_model: Text | None = None  # its name there
-    top: Count = 3  # classes that it is asked for
-    key_env: Text | None = None  # environment variable with the key; null: OPENAI_API_KEY, if the server wants one
+    ranking: Text | None = None  # column of the JSONL records with classes, best first: ["refund", "card"]
+    url: Text | None = None  # instead of ranking: an OpenAI-compatible server that is asked for the best classes
+    served_model: Text | None = None  # the model's name on the server
+    top: Count = 3  # number of classes to ask for
+    key_env: Text | None = None  # environment variable with the key; null: OPENAI_API_KEY, if the server needs a key
     concurrency: Count = 8  # requests at a time
     timeout_seconds: Positive = 600.0  # longest wait for one answer
-    max_requests: Count | None = None  # most requests per command, retries included
+    max_requests: Count | None = None  # most requests per command, including retries
 
     # What every teacher of classes answers: it is no model, so that nothing is trained or loaded.
     training: ClassVar[None] = None
@@ -74,70 +74,70 @@ CifarLabels = Literal["clean", "aggregate", "random1", "random2", "random3", "wo
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierData(Section):
-    """One of: `dataset` (digits is built in, of the others the user gives the `folder`: see grkd.data.known_sets),
-    `train` (CSV or JSONL of text and label, or of image files and labels), `image_folder` (class/file)."""
+    """The data. Give one of `dataset`, `train` and `image_folder`."""
 
+    # a known data set; digits is built in, the others are read from `folder`
     dataset: Literal["digits", "cifar10", "tiny_imagenet32", "banking77", "clinc150"] | None = None
-    folder: FilePath | None = None  # of a dataset that is not built in
-    labels: CifarLabels = "clean"  # cifar10: the students' training labels; others are people's, with their mistakes
-    teacher_labels: CifarLabels | None = None  # cifar10: the teacher's; null: the same
-    train: FilePath | None = None
-    heldout: FilePath | None = None
-    image_folder: FilePath | None = None  # with train/ and heldout/ inside, or one folder per class
-    text: str = "text"  # column names
-    label: str = "label"
-    image: Text | None = None  # column of train with names of image files, instead of text
-    image_root: FilePath | None = None  # the folder where those files are
-    features: Literal["tokens", "tfidf"] = "tokens"  # how text reaches networks that are no transformers models
-    image_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    max_tokens: Count = 128
-    limit: Count | None = None  # use only this many training examples (drawn with the seed, classes in their shares)
-    copies: Annotated[int, Field(ge=0, le=10_000)] = (
-        0  # texts: of each, with words left out, which the teacher scores too
-    )
-    word_dropout: Fraction = 0.2  # how likely a word is left out of a copy
-    student_limit: Count | None = None  # students see only this many of them, drawn for each seed; the teacher all
+    folder: FilePath | None = None  # folder of the dataset, unless it is built in
+    labels: CifarLabels = "clean"  # cifar10: the students' training labels; all but clean are noisy human labels
+    teacher_labels: CifarLabels | None = None  # cifar10: the teacher's training labels; null: as labels
+    train: FilePath | None = None  # CSV, TSV or JSONL of texts and labels, or of image files and labels
+    heldout: FilePath | None = None  # held-out file; null: heldout_fraction of train
+    image_folder: FilePath | None = None  # one folder per class, or train/ and heldout/ with such folders
+    text: str = "text"  # column with the text
+    label: str = "label"  # column with the label
+    image: Text | None = None  # column with names of image files, instead of text
+    image_root: FilePath | None = None  # folder of the image files
+    features: Literal["tokens", "tfidf"] = "tokens"  # input of networks that are not transformers models
+    image_size: Annotated[int, Field(ge=1, le=4096)] = 32  # images are resized to this width and height
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # held-out share, if no held-out data are given
+    max_tokens: Count = 128  # longer texts are truncated
+    limit: Count | None = None  # use only this many training examples, drawn with the seed, stratified by class
+    # texts: augmented copies of each text, with words dropped, which the teacher scores too
+    copies: Annotated[int, Field(ge=0, le=10_000)] = 0
+    word_dropout: Fraction = 0.2  # probability that a word is dropped from a copy
+    student_limit: Count | None = None  # students see only this many examples, drawn per seed; the teacher sees all
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierEvaluation(Section):
-    """groups: name -> classes that look alike, such as breeds of dog; accuracy is also measured inside each."""
+    """What is measured on the held-out examples."""
 
-    batch_size: Count = 256
+    batch_size: Count = 256  # examples at a time
+    # groups of look-alike classes, in which accuracy is also measured: {dogs: [beagle, pug]}
     groups: dict[str, list[str]] = field(default_factory=dict)
-    # What an hour of this machine costs, in any currency: the report then has a price per million examples.
+    # price of this machine per hour, in any currency; the report then shows a price per million examples
     price_per_hour: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lockstep(Section):
-    """How networks on data in memory are trained: on the device, several students together on the same batches."""
+    """Lockstep training of small networks on data in memory: several students learn from the same batches together."""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Fraction = 0.9  # of sgd, Nesterov's
-    augment: bool = False  # images: random crops (after padding by 4 pixels) and flips, which the teacher sees too
-    students: Count = 16  # trained together, at most
-    search_epochs: Epochs | None = None  # of a trial; null: as training
-    prune: bool = True  # half-way, trials below the median of those that have ended stop
-    teachers: FilePath | None = None  # folder where trained teachers are kept for other recipes; null: the output
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # optimiser
+    momentum: Fraction = 0.9  # sgd: Nesterov momentum
+    augment: bool = False  # images: random crops (after padding by 4 pixels) and flips, also for the teacher
+    students: Count = 16  # most students trained together
+    search_epochs: Epochs | None = None  # epochs of a trial; null: as training
+    prune: bool = True  # stop trials half-way that are below the median of finished trials
+    teachers: FilePath | None = None  # folder for trained teachers, to share them between recipes; null: the output
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRecipe(Section):
     """Distil a classifier."""
 
-    task: Literal["classifier"]
-    output: FilePath
-    teacher: ClassTeacher
-    student: ClassifierModel
-    data: ClassifierData
-    methods: list[Method]
-    title: str | None = None
-    seeds: list[Seed] = field(default_factory=lambda: [0])
-    device: Device = "auto"
-    training: Training = field(default_factory=Training)
-    evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)
-    search: Search | None = None
-    lockstep: Lockstep = field(default_factory=Lockstep)
-    keep: Literal["best", "all"] = "best"  # in best/: the best student; all: each method's best seed, too
+    task: Literal["classifier"]  # the kind of student
+    output: FilePath  # folder of the run's results
+    teacher: ClassTeacher  # the classifier to learn from
+    student: ClassifierModel  # the classifier to train
+    data: ClassifierData  # training and held-out examples
+    methods: list[Method]  # names, or mappings {name, label, options...}; each is trained with every seed
+    title: str | None = None  # title of the report
+    seeds: list[Seed] = field(default_factory=lambda: [0])  # one training per method and seed
+    device: Device = "auto"  # auto: a GPU if there is one
+    training: Training = field(default_factory=Training)  # optimiser settings
+    evaluation: ClassifierEvaluation = field(default_factory=ClassifierEvaluation)  # what is measured
+    search: Search | None = None  # `grkd compare`: the search of settings before the final runs
+    lockstep: Lockstep = field(default_factory=Lockstep)  # training of small networks on data in memory
+    keep: Literal["best", "all"] = "best"  # best/ has the best student; all: also each method's best seed

@@ -31,77 +31,79 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Lora(Section):
     """Train low-rank adapters (peft) instead of all weights; they are merged into the saved student."""
 
-    r: Count = 16
-    alpha: Annotated[float, Field(gt=0, le=1e6)] = 32.0
-    dropout: Fraction = 0.0
-    target_modules: str | list[str] = "all-linear"
+    r: Count = 16  # rank of the adapters
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 32.0  # the adapters' output is scaled by alpha / r
+    dropout: Fraction = 0.0  # dropout of the adapters' inputs
+    target_modules: str | list[str] = "all-linear"  # layers that get adapters, as in peft
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Section):
     """A language model: hub name, local folder, or a GGUF file inside either."""
 
-    model: ModelPath
-    gguf_file: str | None = None
-    revision: str | None = None
-    # auto: float32 on a CPU, bfloat16 on a GPU; float8: linear layers in 8 bits, the rest in bfloat16, on newer GPUs
+    model: ModelPath  # hub name, local folder or GGUF file
+    gguf_file: str | None = None  # name of a GGUF file inside the folder or repository
+    revision: str | None = None  # branch, tag or commit on the hub
+    # auto: float32 on a CPU, bfloat16 on a GPU; float8: linear layers in 8 bits, the rest in bfloat16 (Ada, Hopper or
+    # newer GPUs)
     dtype: Dtype | Literal["float8"] = "auto"
-    trust_remote_code: bool = False
-    placement: Literal["whole", "sharded", "offloaded"] = "whole"  # of its weights: docs/guide/several-gpus.md
+    trust_remote_code: bool = False  # run code from the model's repository
+    # several GPUs: every GPU holds all weights (whole), a shard of them, or they stay in host memory (offloaded)
+    placement: Literal["whole", "sharded", "offloaded"] = "whole"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel(Section):
-    """A teacher behind an OpenAI-compatible server, such as vLLM. Its key comes from the environment alone."""
+    """A teacher behind an OpenAI-compatible server, such as vLLM. Its key is read only from the environment."""
 
-    url: Text  # such as http://127.0.0.1:8000/v1
-    served_model: Text  # its name there
-    model: ModelPath | None = None  # the same model on this machine: the first responses are compared with it
-    tokenizer: ModelPath | None = None  # the served model's; null: that of `model`, else the student's
-    log_probs: bool = True  # the server gives log-probabilities of prompts, as vLLM does; false: text alone
-    top_k: Count = 20  # likeliest tokens that token-level methods learn from; vLLM's --max-logprobs must allow it
-    tolerance_nats: Positive = 0.1  # per token: largest difference between the server and `model`
-    key_env: Text | None = None  # environment variable with the key; null: OPENAI_API_KEY, if the server wants one
-    concurrency: Count = 8  # requests at a time, of all processes of a launch; one each at least
+    url: Text  # the server's address, such as http://127.0.0.1:8000/v1
+    served_model: Text  # the model's name on the server
+    model: ModelPath | None = None  # a local copy of the model, to check the server's first responses against
+    tokenizer: ModelPath | None = None  # the served model's tokenizer; null: that of `model`, else the student's
+    log_probs: bool = True  # whether the server gives log-probabilities of prompts, as vLLM does; false: only text
+    top_k: Count = 20  # tokens per position that token-level methods learn from; vLLM: at most --max-logprobs
+    tolerance_nats: Positive = 0.1  # largest allowed difference between server and `model`, in nats per token
+    key_env: Text | None = None  # environment variable with the key; null: OPENAI_API_KEY, if the server needs a key
+    concurrency: Count = 8  # requests at a time, over all processes of a launch (at least one per process)
     timeout_seconds: Positive = 600.0  # longest wait for one answer
-    max_requests: Count | None = None  # most requests per command, retries included; its processes share them
+    max_requests: Count | None = None  # most requests per command, over all processes and including retries
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTeacher(Section):
-    """The student before training, which is shown more than the student will be: a solution, say, or instructions.
+    """The teacher is the student before training, with extra text in its prompt, such as a solution or instructions.
 
-    One of context and system, or both: their texts stand in this order, behind the recipe's or the record's own.
+    Give context, system or both. Their texts follow the recipe's or the record's system message, in this order.
     """
 
-    self: Literal[True]
-    context: Text | None = None  # column of the records whose text the teacher reads as a system message
-    system: Text | None = None  # a system message that the teacher reads with every record
+    self: Literal[True]  # use the student as its own teacher
+    context: Text | None = None  # column of the records with text for the teacher's system message
+    system: Text | None = None  # text for the teacher's system message, for every record
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedTeacher(Section):
-    """A cache of ranks in place of the teacher: its prompts' responses and the teacher's order of their tokens."""
+    """A cache of ranks instead of the teacher: stored responses with the teacher's order of tokens."""
 
-    cache: FilePath  # folder of `grkd cache build`; no weight of the teacher is needed here
+    cache: FilePath  # folder made by `grkd cache build`; the teacher's weights are not needed
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOfSeveral(Model):
-    """One of several teachers, in this process."""
+    """One of several teachers, loaded in this process."""
 
-    label: Text | None = None  # its name in reports; null: the last part of its model's name
-    weight: Positive = 1.0  # of its votes, and of its log-probabilities
-    only: dict[str, Any] = field(default_factory=dict)  # column and value of the records that it teaches; empty: all
+    label: Text | None = None  # name in reports; null: the last part of the model's name
+    weight: Positive = 1.0  # weight of its votes and of its log-probabilities
+    only: dict[str, Any] = field(default_factory=dict)  # use it only for records with this column value; empty: all
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedOfSeveral(ServedModel):
     """One of several teachers, behind a server."""
 
-    label: Text | None = None  # its name in reports; null: served_model
-    weight: Positive = 1.0  # of its votes, and of its log-probabilities
-    only: dict[str, Any] = field(default_factory=dict)  # column and value of the records that it teaches; empty: all
+    label: Text | None = None  # name in reports; null: served_model
+    weight: Positive = 1.0  # weight of its votes and of its log-probabilities
+    only: dict[str, Any] = field(default_factory=dict)  # use it only for records with this column value; empty: all
 
 
 _TELLING = {"url": "served", "self": "self", "cache": "cached"}
@@ -132,35 +134,35 @@ Teacher = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Student(Section):
-    """A language model to train: `model`, or `layers` cut from the teacher, or `config` (fresh, like the teacher's)."""
+    """The language model to train. Give one of `model`, `layers` and `config`."""
 
-    model: ModelPath | None = None
-    layers: list[Annotated[int, Field(ge=0)]] | None = None  # the teacher's layers to keep, from 0, rising
-    config: dict[str, Any] | None = None  # the teacher's config with these fields changed, random weights
-    gguf_file: str | None = None
-    revision: str | None = None
-    dtype: Dtype = "auto"  # of training: auto is float32 on a CPU, bfloat16 autocast over float32 weights on a GPU
-    trust_remote_code: bool = False
-    lora: Lora | None = None
+    model: ModelPath | None = None  # a pretrained student: hub name, local folder or GGUF file
+    layers: list[Annotated[int, Field(ge=0)]] | None = None  # keep these layers of the teacher: rising numbers from 0
+    config: dict[str, Any] | None = None  # random weights; the teacher's config with these fields changed
+    gguf_file: str | None = None  # name of a GGUF file inside the folder or repository
+    revision: str | None = None  # branch, tag or commit on the hub
+    dtype: Dtype = "auto"  # dtype of training; auto: float32 on a CPU, bfloat16 autocast with float32 weights on a GPU
+    trust_remote_code: bool = False  # run code from the model's repository
+    lora: Lora | None = None  # train adapters instead of all weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts(Section):
-    """Records of conversations (docs/guide/data.md): a file (JSONL, Parquet, JSON, CSV) or a `dataset` by name."""
+    """Records of prompts or conversations (docs/guide/data.md). Give `train` or `dataset`."""
 
-    train: FilePath | None = None
-    heldout: FilePath | None = None
-    dataset: ModelPath | None = None  # instead of train: a name on the hub or a local folder, read by `datasets`
-    name: str | None = None  # the dataset's configuration
-    split: Text | None = None  # of the dataset; null: train
-    heldout_split: str | None = None  # of the dataset, instead of a heldout file
-    streaming: bool = False  # read the dataset without a copy on disk
+    train: FilePath | None = None  # file of training records: JSONL, Parquet, JSON, CSV or TSV
+    heldout: FilePath | None = None  # file of held-out records; null: heldout_fraction of train
+    dataset: ModelPath | None = None  # instead of train: hub name or local folder, read by the package `datasets`
+    name: str | None = None  # configuration of the dataset
+    split: Text | None = None  # training split of the dataset; null: train
+    heldout_split: str | None = None  # held-out split of the dataset
+    streaming: bool = False  # stream the dataset instead of downloading it
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the prompts, without heldout or heldout_split
-    train_on_turns: Literal["all", "last"] = "all"  # every assistant turn of a conversation is learnt, or the last
-    system: str | None = None  # a system message before every prompt
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # such as {enable_thinking: false}
-    max_prompt_tokens: Count = 1800  # longer prompts are dropped and counted
-    limit: Count | None = None  # use only the first records of train
+    train_on_turns: Literal["all", "last"] = "all"  # train on all assistant turns of a conversation, or on the last
+    system: str | None = None  # system message for every prompt
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # template variables: {enable_thinking: false}
+    max_prompt_tokens: Count = 1800  # longer prompts are skipped and counted
+    limit: Count | None = None  # use only this many training records, from the start
 
     @property
     def source(self) -> str:
@@ -176,96 +178,95 @@ class Prompts(Section):
 class Mixture(Section):
     """How many of a group's responses come from each source."""
 
-    teacher: Annotated[int, Field(ge=0)] = 0
-    student: Annotated[int, Field(ge=0)] = 0
-    data: Annotated[int, Field(ge=0)] = 0
+    teacher: Annotated[int, Field(ge=0)] = 0  # sampled from the teacher
+    student: Annotated[int, Field(ge=0)] = 0  # sampled from the student
+    data: Annotated[int, Field(ge=0)] = 0  # taken from the record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Responses(Section):
-    """Groups of `n` responses per prompt: sampled from the teacher or the student, taken from the data, or a mixture.
+    """The responses to train on: groups of `n` responses per prompt.
 
-    when: in_training: methods that compare responses learn from groups of n that the student samples at every step,
-    at temperature 1, and score.rankers order; on-policy methods that compare none sample n, too. The groups made before
-    training then serve evaluation, the other methods, and stored_share of the prompts. temperature, top_p: of those.
+    With when: in_training, methods that compare responses learn from fresh groups: at every step the student samples n
+    responses per prompt at temperature 1, and score.rankers order them. Other on-policy methods sample n responses too.
+    Responses sampled before training then serve evaluation, the other methods, and stored_share of the prompts.
     """
 
-    source: Literal["teacher", "student", "data", "mixture"] = "teacher"
-    n: GroupSize = 1  # responses per prompt; a mixture's numbers add up to it
-    candidates: GroupSize | None = None  # sampled per prompt, of which the n most different are kept; null: n
-    mixture: Mixture | None = None
-    max_new_tokens: Count = 256
-    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0  # 0: greedy
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    batch_size: Count | None = None  # responses generated at a time; null: what a GPU's memory holds, 16 on a CPU
-    shard_size: Count = 64  # prompts per file; complete shards survive a kill
-    when: Literal["before", "in_training"] = "before"
-    stored_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # in_training: prompts that keep their stored groups
-    use_vllm: bool = False  # vLLM, in the training's process, samples what is sampled in training
+    source: Literal["teacher", "student", "data", "mixture"] = "teacher"  # who writes the responses before training
+    n: GroupSize = 1  # responses per prompt; the numbers of a mixture add up to it
+    candidates: GroupSize | None = None  # sample this many responses and keep the n most different; null: n
+    mixture: Mixture | None = None  # source: mixture: number of responses from each source
+    max_new_tokens: Count = 256  # longest response in tokens
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0  # sampling temperature before training; 0: greedy
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95  # nucleus sampling before training; 1: off
+    batch_size: Count | None = None  # responses generated at a time; null: what fits a GPU's memory, 16 on a CPU
+    shard_size: Count = 64  # prompts per file; complete files are kept after an interruption
+    when: Literal["before", "in_training"] = "before"  # sample only before training, or also in every step
+    stored_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # in_training: share of prompts that use stored groups
+    use_vllm: bool = False  # in_training: sample with vLLM, in the training process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Section):
-    """The teacher's signal. signal: of tokens, its hidden states stored once ("cache"), or run in every step ("live").
+    """The teacher's signal: scores of tokens, and the order of responses."""
 
-    rankers: who orders the responses of a prompt (grkd.rankers): names, or mappings {name, label, weight, options...}.
-    combine: several rankers' orders into one. reward: one ranker by name, the short form.
-    other_vocabulary: what is learnt from a teacher of another vocabulary: the order of responses alone, or tokens too,
-    at the places where both tokenisations meet (docs/guide/tokenizers.md).
-    token_order: of several teachers, for grkd's pairs of tokens: the order of their mean log-probability, votes on each
-    pair, or the pairs on which all agree (docs/guide/several-teachers.md).
-    """
-
+    # scores of tokens: store the teacher's hidden states once (cache), or run the teacher in every step (live)
     signal: Literal["cache", "live"] = "cache"
-    batch_size: Count = 8
-    reward: Literal["log_prob", "calibrated", "choice", "data"] | None = None  # null without rankers: log_prob
-    # Share of the log-probability in reward: calibrated; null: 0.8.
+    batch_size: Count = 8  # responses scored at a time
+    # short form for a single ranker of responses; null without rankers: log_prob
+    reward: Literal["log_prob", "calibrated", "choice", "data"] | None = None
+    # reward: calibrated: weight of the log-probability; null: 0.8
     calibration: Annotated[float, Field(ge=0, le=1)] | None = None
+    # who orders the responses of a prompt: names or mappings {name, label, weight, options...} (docs/guide/rankers.md)
     rankers: Rankers | None = None
-    combine: Combine | None = None  # of rankers; null: weights, of several teachers votes
+    combine: Combine | None = None  # how several rankers are combined; null: weights, or votes for several teachers
+    # learn from a teacher with another vocabulary: only the order of responses, or also tokens at aligned positions
+    # (docs/guide/tokenizers.md)
     other_vocabulary: Literal["responses", "tokens"] = "responses"
+    # several teachers, grkd's pairs of tokens: order by mean log-probability, votes on each pair, or only pairs on
+    # which all agree (docs/guide/several-teachers.md)
     token_order: Literal["log_probs", "votes", "unanimous"] = "log_probs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageEvaluation(Section):
-    """Rank fidelity on the held-out responses, sample answers, and questions with one right answer.
+    """Rank fidelity on held-out responses, sample answers, and questions with one right answer.
 
-    Ranks are measured in float32; text is written in bfloat16 on a GPU (or in student.dtype), also in a search.
+    Rank metrics are computed in float32; text is generated in bfloat16 on a GPU (or in student.dtype).
     """
 
-    top_k: Annotated[int, Field(ge=2)] = 16  # Kendall tau and pair accuracy over the teacher's top k tokens
-    questions: FilePath | None = None  # JSONL of {"question", "answer"}: the share answered right (exact match)
-    answer_tokens: Count = 256  # longest answer to them
-    answer_batch_size: Count = 64
-    batch_size: Count = 8
-    samples: Whole = 4
-    sample_tokens: Count = 64
-    # What an hour of this machine costs, in any currency: the report then has a price per million tokens.
+    top_k: Annotated[int, Field(ge=2)] = 16  # rank metrics are computed over the teacher's top k tokens
+    questions: FilePath | None = None  # JSONL of {"question", "answer"}, graded by exact match
+    answer_tokens: Count = 256  # longest answer to a question, in tokens
+    answer_batch_size: Count = 64  # questions answered at a time
+    batch_size: Count = 8  # responses measured at a time
+    samples: Whole = 4  # number of sample answers in the report
+    sample_tokens: Count = 64  # longest sample answer in tokens
+    # price of this machine per hour, in any currency; the report then shows a price per million tokens
     price_per_hour: Positive | None = None
-    teacher_price: Positive | None = None  # per million tokens, of a teacher behind an API
-    # Questions that a student answers while it is trained, every so many steps: exact match over training's time
-    # (train/<student>/curve.jsonl). They train nothing; their time is not counted.
+    teacher_price: Positive | None = None  # price per million tokens of a teacher behind an API
+    # questions that the student answers at intervals during training, as exact match over time
+    # (train/<student>/curve.jsonl); not trained on, and their time is not counted
     curve_questions: FilePath | None = None
-    curve_every: Count = 100
-    curve_points: Count | None = None  # instead of curve_every: so many, evenly over training, beside the start
+    curve_every: Count = 100  # optimiser steps between two points of the curve
+    curve_points: Count | None = None  # instead of curve_every: number of evenly spaced points after the start
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRecipe(Section):
     """Distil a language model."""
 
-    task: Literal["language_model"]
-    output: FilePath
-    teacher: Teacher
-    student: Student
-    data: Prompts
-    methods: list[Method]
-    title: str | None = None
-    seeds: list[Seed] = field(default_factory=lambda: [0])
-    device: Device = "auto"
-    responses: Responses = field(default_factory=Responses)
-    score: Score = field(default_factory=Score)
-    training: Training = field(default_factory=Training)
-    evaluation: LanguageEvaluation = field(default_factory=LanguageEvaluation)
-    search: Search | None = None
+    task: Literal["language_model"]  # the kind of student
+    output: FilePath  # folder of the run's results
+    teacher: Teacher  # the model to learn from, or a list of several
+    student: Student  # the model to train
+    data: Prompts  # training and held-out prompts
+    methods: list[Method]  # names, or mappings {name, label, options...}; each is trained with every seed
+    title: str | None = None  # title of the report
+    seeds: list[Seed] = field(default_factory=lambda: [0])  # one training per method and seed
+    device: Device = "auto"  # auto: a GPU if there is one
+    responses: Responses = field(default_factory=Responses)  # which responses are trained on
+    score: Score = field(default_factory=Score)  # the teacher's signal and the rankers
+    training: Training = field(default_factory=Training)  # optimiser settings
+    evaluation: LanguageEvaluation = field(default_factory=LanguageEvaluation)  # what is measured
+    search: Search | None = None  # `grkd compare`: the search of settings before the final runs

@@ -61,34 +61,34 @@ class Method(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Section):
-    """One optimiser run; lengths in optimiser steps, `batch_size` in examples per device and micro-batch."""
+    """Optimiser settings. A step is an optimiser step."""
 
-    epochs: Epochs = 1.0
-    steps: Count | None = None  # instead of epochs
-    batch_size: Count = 8
-    # Instead of epochs, not of classifiers: minutes of training, over which the schedules go. Not counted: answers to
-    # the curve's questions, checkpoints, and the first step, which compiles kernels. What is resumed has what is left.
+    epochs: Epochs = 1.0  # passes over the training data
+    steps: Count | None = None  # instead of epochs: number of optimiser steps
+    batch_size: Count = 8  # examples (prompts, for language models) per device and micro-batch
+    # instead of epochs: minutes of training, with schedules stretched over them (not for classifiers). Questions of the
+    # curve, checkpoints and the first step, which compiles kernels, do not count. A resumed training has the rest.
     minutes: Positive | None = None
-    gradient_accumulation: Count = 1
-    learning_rate: Rate = 1e-4
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup: Fraction = 0.1  # share of the training
-    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
-    max_grad_norm: NonNegative = 1.0
-    # Compute layers twice, which takes less memory; auto: of language models, as many as the GPU's memory asks for.
+    gradient_accumulation: Count = 1  # micro-batches per optimiser step
+    learning_rate: Rate = 1e-4  # peak learning rate
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"  # learning rate after the warm-up
+    warmup: Fraction = 0.1  # fraction of training during which the learning rate rises
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0  # weight decay of the optimiser
+    max_grad_norm: NonNegative = 1.0  # clip gradients to this norm; 0: off
+    # recompute activations to save memory; auto: for language models, as many layers as the GPU's memory requires
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    # On-policy methods sample for so many optimiser steps at once, before the first of them: faster, and for the later
-    # steps from a student some steps old. minillm's importance weights account for that; gkd and grkd have none.
+    # on-policy methods: number of optimiser steps whose responses are sampled in one call. More is faster, but later
+    # steps learn from responses of a stale student. minillm corrects for this by importance weights, others do not.
     steps_per_generation: Count = 1
-    fused_head: bool | None = None  # loss from hidden states, without the logits of the whole batch; null: on a GPU
-    # Language models: the responses of a micro-batch in one row without padding, in passes of at most so many tokens.
-    tokens_per_batch: Count | None = None  # null: padded batches
-    compile: bool | Literal["auto"] = "auto"  # language models: compile the layers; auto: on a GPU, if that pays
-    # Of a student in 16 bits (student.dtype): the optimiser keeps float32 copies, in which small steps add up.
+    fused_head: bool | None = None  # compute the loss from hidden states, without full logits; null: on a GPU
+    # language models: pack a micro-batch without padding, at most this many tokens per forward pass; null: pad
+    tokens_per_batch: Count | None = None
+    compile: bool | Literal["auto"] = "auto"  # language models: compile layers; auto: on a GPU, if training is long
+    # a student in 16 bits (student.dtype): the optimiser keeps float32 copies, so that small updates are not lost
     float32_masters: bool = False
-    log_every: Count = 10
-    save_every: Count = 200  # steps between checkpoints, which are for going on after a kill
-    report_to: str | list[str] = "none"
+    log_every: Count = 10  # steps between log entries
+    save_every: Count = 200  # steps between checkpoints, from which an interrupted training resumes
+    report_to: str | list[str] = "none"  # tensorboard, wandb, trackio, ... as in transformers
     extra: dict[str, Any] = field(default_factory=dict)  # any other field of transformers.TrainingArguments
 
     def steps_for(self, examples: int, *, processes: int = 1) -> int:
@@ -101,17 +101,17 @@ class Training(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Section):
-    """What `grkd compare` tries for every method before the final runs: the same number of trials for all.
+    """The search of `grkd compare`: the same number of trials for every method, before the final runs.
 
-    learning_rate and options (a method's label -> its option -> values) are lists of values. Trials are measured on a
-    validation part of the training data; final runs train on all of it. A classifier's teacher that is trained here
-    never sees the validation part. metric: null takes the task's own.
+    Trials are measured on a validation part of the training data; final runs train on all of it. If the recipe trains a
+    classifier as the teacher, that teacher never sees the validation part.
     """
 
-    trials: Annotated[int, Field(ge=1, le=10_000)] = 6
-    learning_rate: list[Rate] = field(default_factory=list)  # empty: training.learning_rate alone
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 6  # trials per method
+    learning_rate: list[Rate] = field(default_factory=list)  # values to try; empty: only training.learning_rate
+    # values to try, by method's label and option: {kd: {temperature: [1, 2]}}
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    metric: Text | None = None
+    metric: Text | None = None  # metric to optimise; null: the task's own
     questions: FilePath | None = None  # language models, metric exact_match: JSONL of {"question", "answer"}
-    steps_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # language models: share of a trial's steps
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    steps_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # language models: steps of a trial, relative to a final run
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training data used for validation
