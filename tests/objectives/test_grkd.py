@@ -5,7 +5,6 @@ Over 300 lines: one class, and everything that it promises.
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from torch import Tensor
 from grkd import losses, objectives
 from grkd.errors import UserError
 from grkd.objectives import GRKD, Batch, Level, combine
-from grkd.objectives._renamed import RENAMED
 from grkd.objectives.parts import Part
 from grkd.objectives.parts.correlation import Correlation
 from grkd.objectives.parts.pairs import Pairs
@@ -318,15 +316,3 @@ def test_mistakes_are_one_line(given: dict[str, Any], said: str) -> None:
         objectives.load("grkd", **given)
     assert len(str(raised.value)) < 400
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("name", RENAMED)
-def test_an_option_that_is_gone_names_its_successor(name: str) -> None:
-    with pytest.raises(UserError, match=f"^grkd: {name}: no longer an option; use ") as raised:
-        objectives.load("grkd", **{name: 1.0})
-    assert str(raised.value).endswith(RENAMED[name])
-
-
-def test_the_changelog_has_the_table_of_names() -> None:
-    text = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert all(f"| `{old}` | {new} |" in text for old, new in RENAMED.items())

@@ -79,7 +79,7 @@ def test_a_recipes_preset_is_spelt_out(tmp_path: Path) -> None:
     [
         ("{name: grkd, preset: clases}", r"methods.0.preset: .*did you mean 'classes'"),
         ("{name: kd, preset: classes}", "methods.0.preset: unknown key"),
-        ("{name: grkd, tau: 1.0}", "methods.0.tau: no longer an option; use pairs.tau"),
+        ("{name: grkd, tau: 1.0}", "methods.0.tau: unknown key; did you mean 'pairs.tau'"),
         ("{name: grkd, pairs.tua: 1.0}", "methods.0.pairs.tua: unknown key; did you mean 'pairs.tau'"),
         ("{name: grkd, pairs.tau: '1'}", "methods.0.pairs.tau: expected a number, got '1'"),
         ("{name: grkd, ranking: [{part: pairs, tau: true}]}", "methods.0.ranking.0.tau: expected a number, got true"),

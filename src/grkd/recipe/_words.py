@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import Discriminator, Tag
 
+from grkd import objectives
 from grkd.errors import nearest
 
 KeyPath = tuple[str | int, ...]
@@ -59,7 +60,7 @@ def got(value: Any) -> str:
 def unknown_key(path: KeyPath, known: Iterable[str], *, elsewhere: Iterable[str] = ()) -> Problem:
     """An unknown key: the nearest known one, else the same key in another section (dotted), else all that are known."""
     word, listed = str(path[-1]), list(known)
-    meant = nearest(word, listed)
+    meant = objectives.nearest(word, listed)
     # The same key may be in several sections: the outermost, and of those `training`, is the likeliest.
     # Not the place itself, where another kind of section may stand (a teacher's model has a dtype, its server none).
     here = ".".join(map(str, path))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from grkd import schedules
 from grkd.errors import UserError
@@ -11,7 +11,6 @@ from grkd.objectives._base import Across, LeastTeacher, Objective
 from grkd.objectives._batch import Batch, Level
 from grkd.objectives._option_checks import above_zero, not_negative
 from grkd.objectives._options import Mistake, Option, converted, mistakes, option, options_of
-from grkd.objectives._renamed import RENAMED
 from grkd.objectives._teacher_temperature import sharpened
 from grkd.objectives._terms import Term, label_term
 from grkd.objectives.parts import Part, ScorePair
@@ -37,12 +36,12 @@ class GRKD(Objective):
     Source: arXiv 2504.20482.
     """
 
-    learns_from: ClassVar[str] = (
+    learns_from = (
         "the teacher's order over a group of candidates, and its soft targets; "
         "of tokens or classes, of responses, or both"
     )
-    minimises: ClassVar[str] = "alpha * group relative loss + (1 - alpha) * soft targets"
-    source: ClassVar[str] = "arXiv 2504.20482"
+    minimises = "alpha * group relative loss + (1 - alpha) * soft targets"
+    source = "arXiv 2504.20482"
 
     ranking: tuple[Part, ...] = option(PRESETS["paper"]["ranking"], "parts weighted by alpha")
     anchor: tuple[Part, ...] = option(PRESETS["paper"]["anchor"], "parts weighted by 1 - alpha")
@@ -80,11 +79,7 @@ class GRKD(Objective):
 
     @classmethod
     def mistakes(cls, given: Mapping[str, Any]) -> list[Mistake]:
-        found = [
-            Mistake((name,), value, text=f"no longer an option; use {RENAMED[name]}")
-            for name, value in given.items()
-            if name in RENAMED
-        ]
+        found: list[Mistake] = []
         for name in _LISTS:
             entries = given.get(name, [])
             if not isinstance(entries, list | tuple):
