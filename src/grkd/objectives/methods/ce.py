@@ -1,7 +1,6 @@
 """Cross-entropy on the labels, without a teacher: the control of every comparison."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch
@@ -15,13 +14,9 @@ class NoDistillation(Objective):
     L = -log p_S(label)
     """
 
-    learns_from: ClassVar[str] = "the labels, or the tokens of the responses; the control"
-    minimises: ClassVar[str] = (
-        "cross-entropy on the labels (or the tokens of responses), without a teacher; the control"
-    )
-    source: ClassVar[str] = "-"
-
-    needs_teacher: ClassVar[bool] = False
+    learns_from = "the labels, or the tokens of the responses; the control"
+    minimises = "cross-entropy on the labels (or the tokens of responses), without a teacher; the control"
+    needs_teacher = False
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         return (label_term(batch, 1.0),)

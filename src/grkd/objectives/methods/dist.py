@@ -1,7 +1,6 @@
 """DIST: the student's probabilities correlate with the teacher's, over classes and over the batch."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -29,11 +28,9 @@ class DIST(Objective):
     Source: Huang et al., arXiv 2205.10536 (beta is inter_class_weight, gamma intra_class_weight; T^2 in its code).
     """
 
-    learns_from: ClassVar[str] = "correlation with the teacher's probabilities, within an example and within a class"
-    minimises: ClassVar[str] = (
-        "1 - Pearson's correlation of probabilities, of each row and of each class over the micro-batch, + CE"
-    )
-    source: ClassVar[str] = "Huang et al., arXiv 2205.10536"
+    learns_from = "correlation with the teacher's probabilities, within an example and within a class"
+    minimises = "1 - Pearson's correlation of probabilities, of each row and of each class over the micro-batch, + CE"
+    source = "Huang et al., arXiv 2205.10536"
 
     temperature: float = option(1.0, "temperature T of both softmaxes")
     t_squared: bool = option(True, "multiply both correlations by T^2")

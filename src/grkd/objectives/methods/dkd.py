@@ -1,7 +1,6 @@
 """DKD: soft targets in two parts, the true class and the distribution over the others."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from grkd.errors import UserError
 from grkd.losses import decoupled_kl, standardized
@@ -26,12 +25,12 @@ class DKD(Objective):
     Source: Zhao et al., arXiv 2203.08679. beta is 2 to 8 there, by teacher and student; warmup is 20 of 240 epochs.
     """
 
-    learns_from: ClassVar[str] = "soft targets, with separate weights for the label and for the other classes"
-    minimises: ClassVar[str] = (
+    learns_from = "soft targets, with separate weights for the label and for the other classes"
+    minimises = (
         "T^2 * (alpha * KL of the label's probability + beta * KL among the other classes) + CE; both weights "
         "rise during the first `warmup` of training"
     )
-    source: ClassVar[str] = "Zhao et al., arXiv 2203.08679"
+    source = "Zhao et al., arXiv 2203.08679"
 
     alpha: float = option(1.0, "weight of the label against the other classes (TCKD)")
     beta: float = option(8.0, "weight of the other classes among themselves (NCKD)")

@@ -1,13 +1,12 @@
 """DPO: the best response of a group above its worst, relative to the student before training."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch.nn.functional import logsigmoid
 
 from grkd.errors import UserError
-from grkd.objectives._base import Choice, Objective
-from grkd.objectives._batch import Batch, Level
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._ends import at, ends, present
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
@@ -25,16 +24,12 @@ class DPO(Objective):
     Source: Rafailov et al., arXiv 2305.18290, Eq. 7; label_smoothing: Mitchell, "A note on DPO with noisy preferences".
     """
 
-    learns_from: ClassVar[str] = (
-        "the teacher's best response against its worst, relative to the student before training"
-    )
-    minimises: ClassVar[str] = (
-        "logistic loss: best response above the worst (by the teacher), relative to the student before training"
-    )
-    source: ClassVar[str] = "Rafailov et al., arXiv 2305.18290"
-
-    needs_reference: ClassVar[bool] = True
-    trains_on: ClassVar[Choice] = "ends"
+    learns_from = "the teacher's best response against its worst, relative to the student before training"
+    minimises = "logistic loss: best response above the worst (by the teacher), relative to the student before training"
+    source = "Rafailov et al., arXiv 2305.18290"
+    needs_reference = True
+    trains_on = "ends"
+    levels = ("response",)
 
     beta: float = option(0.1, "scale of log-probability ratios")
     label_smoothing: float = option(0.0, "probability that a preference is wrong, below 0.5")
@@ -43,10 +38,6 @@ class DPO(Objective):
         above_zero("dpo", self, "beta")
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(f"dpo: label_smoothing must be 0 or more and below 0.5, got {self.label_smoothing}")
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return ("response",)
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         pair = ends(batch)

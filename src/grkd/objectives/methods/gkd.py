@@ -1,7 +1,7 @@
 """GKD: a divergence between token distributions, partly on the student's own responses."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from grkd.errors import UserError
 from grkd.losses import generalized_jsd
@@ -26,11 +26,10 @@ class GKD(Objective):
     Source: Agarwal et al., arXiv 2306.13649, Algorithm 1.
     """
 
-    learns_from: ClassVar[str] = "a divergence to the teacher, on stored responses and on the student's own (on-policy)"
-    minimises: ClassVar[str] = (
-        "generalised Jensen-Shannon divergence per token, on stored responses and on the student's own"
-    )
-    source: ClassVar[str] = "Agarwal et al., arXiv 2306.13649"
+    learns_from = "a divergence to the teacher, on stored responses and on the student's own (on-policy)"
+    minimises = "generalised Jensen-Shannon divergence per token, on stored responses and on the student's own"
+    source = "Agarwal et al., arXiv 2306.13649"
+    head_names = ("group_relative", "generalized_jsd")
 
     beta: float = option(0.5, "0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence")
     temperature: float = option(1.0, "temperature of both softmaxes")
@@ -46,10 +45,6 @@ class GKD(Objective):
     @property
     def on_policy(self) -> float:
         return self.on_policy_fraction
-
-    @property
-    def head_names(self) -> tuple[str, str]:
-        return "group_relative", "generalized_jsd"
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
         if self.teacher_temperature != 1.0:

@@ -1,7 +1,7 @@
 """GRPO: a policy gradient with group-relative advantages, optionally with a KL to the teacher."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,7 @@ from torch import Tensor
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses import generalized_jsd
-from grkd.objectives._base import LeastTeacher, Objective
+from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch, Level, ResponseTokens
 from grkd.objectives._option_checks import not_negative
 from grkd.objectives._options import option
@@ -36,9 +36,12 @@ class GRPO(Objective):
     arXiv 2503.20783. The KL is to the teacher in place of the reference model, and exact.
     """
 
-    learns_from: ClassVar[str] = "advantages of the student's own responses within a group, by any ranker (on-policy)"
-    minimises: ClassVar[str] = "clipped policy gradient + teacher_kl * KL(p_S || p_T)"
-    source: ClassVar[str] = "arXiv 2402.03300"
+    learns_from = "advantages of the student's own responses within a group, by any ranker (on-policy)"
+    minimises = "clipped policy gradient + teacher_kl * KL(p_S || p_T)"
+    source = "arXiv 2402.03300"
+    on_policy = 1.0
+    head_names = ("group_relative", "teacher_kl")
+    least_of_responses = "scores"
 
     clip_low: float = option(0.2, "how far a token's ratio may fall below 1")
     clip_high: float = option(0.2, "how far a token's ratio may rise above 1")
@@ -55,22 +58,10 @@ class GRPO(Objective):
     def levels(self) -> tuple[Level, ...]:
         return ("row", "response") if self.teacher_kl else ("response",)
 
-    @property
-    def on_policy(self) -> float:
-        return 1.0
-
-    @property
-    def head_names(self) -> tuple[str, str]:
-        return "group_relative", "teacher_kl"
-
     def head_options(self, progress: float) -> dict[str, Any] | None:
         if not self.teacher_kl:
             return None
         return {"alpha": 0.0, "divergence": "reverse_kl", "soft_scale": self.teacher_kl}
-
-    @property
-    def least_of_responses(self) -> LeastTeacher:
-        return "scores"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         if batch.level == "row":

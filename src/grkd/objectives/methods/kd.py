@@ -1,7 +1,7 @@
 """Standard KD: soft targets, with hard labels as an option."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from grkd.errors import UserError
 from grkd.losses import soft_target, standardized
@@ -24,9 +24,9 @@ class KD(Objective):
     Source: arXiv 1503.02531.
     """
 
-    learns_from: ClassVar[str] = "the teacher's soft targets (Hinton); optionally hard labels"
-    minimises: ClassVar[str] = "soft targets at temperature T, times T^2; optionally hard labels"
-    source: ClassVar[str] = "Hinton et al., arXiv 1503.02531"
+    learns_from = "the teacher's soft targets (Hinton); optionally hard labels"
+    minimises = "soft targets at temperature T, times T^2; optionally hard labels"
+    source = "Hinton et al., arXiv 1503.02531"
 
     temperature: float = option(2.0, "temperature T of both softmaxes")
     t_squared: bool = option(True, "multiply the soft targets by T^2, which keeps the gradient's size")

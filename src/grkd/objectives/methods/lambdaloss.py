@@ -1,7 +1,7 @@
 """LambdaLoss: the logistic loss on pairs, weighted by how much a swap changes NDCG."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -37,9 +37,9 @@ class LambdaLoss(AnyLevel):
     Raises UserError for options out of range. Source: Wang et al., CIKM 2018; LambdaRank: Burges, MSR-TR-2010-82.
     """
 
-    learns_from: ClassVar[str] = "pairs that the teacher orders, weighted by their effect on NDCG"
-    minimises: ClassVar[str] = "logistic loss of pairs with the weights of NDCG-Loss2++; `mu: 0` is LambdaRank"
-    source: ClassVar[str] = "Wang et al., CIKM 2018"
+    learns_from = "pairs that the teacher orders, weighted by their effect on NDCG"
+    minimises = "logistic loss of pairs with the weights of NDCG-Loss2++; `mu: 0` is LambdaRank"
+    source = "Wang et al., CIKM 2018"
 
     mu: float = option(10.0, "weight of NDCG-Loss2 relative to LambdaRank")
     sigma: float = option(1.0, "multiply the student's score differences by this")

@@ -1,7 +1,7 @@
 """MarginMSE: squared error between the score differences of student and teacher."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,11 +26,9 @@ class MarginMSE(Objective):
     Source: Hofstätter et al., arXiv 2010.02666.
     """
 
-    learns_from: ClassVar[str] = "the teacher's margins between candidates"
-    minimises: ClassVar[str] = (
-        "squared error of score differences between the teacher's best and the others, or of all pairs"
-    )
-    source: ClassVar[str] = "Hofstätter et al., arXiv 2010.02666"
+    learns_from = "the teacher's margins between candidates"
+    minimises = "squared error of score differences between the teacher's best and the others, or of all pairs"
+    source = "Hofstätter et al., arXiv 2010.02666"
 
     scale: float = option(1.0, "multiply the teacher's scores by this")
     pairs: Against = option("best", "pairs: the teacher's best against each other candidate, or all")

@@ -1,7 +1,7 @@
 """MiniLLM: reverse KL of whole responses by policy gradient, on responses sampled during training."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,13 +44,13 @@ class MiniLLM(Objective):
     as in the authors' code.
     """
 
-    learns_from: ClassVar[str] = (
-        "reverse KL by policy gradient, on responses sampled from a mixture of student and teacher"
-    )
-    minimises: ClassVar[str] = (
+    learns_from = "reverse KL by policy gradient, on responses sampled from a mixture of student and teacher"
+    minimises = (
         "reverse KL of responses by policy gradient; responses are sampled from a mixture of student and teacher"
     )
-    source: ClassVar[str] = "Gu et al., arXiv 2306.08543"
+    source = "Gu et al., arXiv 2306.08543"
+    couples_rows = True
+    on_policy = 1.0
 
     teacher_mix: float = option(0.2, "weight of the teacher in the distribution that responses are sampled from")
     length_normalize: bool = option(True, "use the mean instead of the sum of later rewards")
@@ -70,14 +70,6 @@ class MiniLLM(Objective):
             raise UserError("minillm: clip works on the weights of single tokens; set clip: false or importance: token")
         if not (self.single_step or self.long_term_weight):
             raise UserError("minillm: long_term_weight 0 with single_step false leaves nothing; change one")
-
-    @property
-    def couples_rows(self) -> bool:
-        return True
-
-    @property
-    def on_policy(self) -> float:
-        return 1.0
 
     @property
     def teacher_mixed_in(self) -> float:

@@ -1,7 +1,7 @@
 """OPD: the reverse KL to the teacher on the student's own responses."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from grkd.errors import UserError
 from grkd.losses import generalized_jsd
@@ -23,9 +23,10 @@ class OPD(Objective):
     Source: the on-policy limit of GKD (Agarwal et al., arXiv 2306.13649: lambda = 1, beta = 1).
     """
 
-    learns_from: ClassVar[str] = "reverse KL to the teacher on the student's own responses (on-policy)"
-    minimises: ClassVar[str] = "KL(p_S || p_T) on sampled responses"
-    source: ClassVar[str] = "arXiv 2306.13649"
+    learns_from = "reverse KL to the teacher on the student's own responses (on-policy)"
+    minimises = "KL(p_S || p_T) on sampled responses"
+    source = "arXiv 2306.13649"
+    head_names = ("group_relative", "reverse_kl")
 
     temperature: float = option(1.0, "temperature of both softmaxes")
     on_policy_fraction: float = option(1.0, "share of prompts trained on fresh responses of the student")
@@ -39,10 +40,6 @@ class OPD(Objective):
     @property
     def on_policy(self) -> float:
         return self.on_policy_fraction
-
-    @property
-    def head_names(self) -> tuple[str, str]:
-        return "group_relative", "reverse_kl"
 
     def head_options(self, progress: float) -> dict[str, Any] | None:
         if self.teacher_temperature != 1.0:

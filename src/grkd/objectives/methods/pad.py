@@ -1,13 +1,13 @@
 """PAD: match the teacher's distribution over rankings of a group of responses."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
 from grkd.objectives._base import LeastTeacher, Objective
-from grkd.objectives._batch import Batch, Level
+from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term
@@ -32,9 +32,10 @@ class PAD(Objective):
     `ranks` is ours: they enumerate groups of 4 whole.
     """
 
-    learns_from: ClassVar[str] = "the teacher's distribution over rankings of the responses"
-    minimises: ClassVar[str] = "Jensen-Shannon divergence of the Plackett-Luce distributions over rankings of the group"
-    source: ClassVar[str] = "Gu et al., arXiv 2502.14272"
+    learns_from = "the teacher's distribution over rankings of the responses"
+    minimises = "Jensen-Shannon divergence of the Plackett-Luce distributions over rankings of the group"
+    source = "Gu et al., arXiv 2502.14272"
+    levels = ("response",)
 
     beta: float = option(10.0, "scale of mean log-probabilities")
     target: Target = option("distribution", "distribution: over all rankings; ranking: the teacher's own")
@@ -45,10 +46,6 @@ class PAD(Objective):
         known("pad", self, {"target": get_args(Target)})
         if not 1 <= self.ranks <= 6:
             raise UserError(f"pad: ranks must be between 1 and 6, got {self.ranks}")
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return ("response",)
 
     @property
     def least_of_responses(self) -> LeastTeacher:

@@ -1,7 +1,6 @@
 """Plackett-Luce: the exact likelihood of the teacher's order, including ties and unordered candidates."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -9,7 +8,6 @@ from grkd.errors import UserError
 from grkd.groups import has_pair, wide
 from grkd.losses import tiered_plackett_luce
 from grkd.objectives._any_level import AnyLevel
-from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
@@ -27,9 +25,10 @@ class PlackettLuce(AnyLevel):
     Source: Plackett, 1975; ListMLE: Xia et al., ICML 2008; top k: Xia et al., NeurIPS 2009; ties added up: ours.
     """
 
-    learns_from: ClassVar[str] = "the teacher's order, full or partial, as a Plackett-Luce model with ties"
-    minimises: ClassVar[str] = "negative log-likelihood of the teacher's tiers, summed over the orders within a tier"
-    source: ClassVar[str] = "Xia et al., NeurIPS 2009; ties: ours"
+    learns_from = "the teacher's order, full or partial, as a Plackett-Luce model with ties"
+    minimises = "negative log-likelihood of the teacher's tiers, summed over the orders within a tier"
+    source = "Xia et al., NeurIPS 2009; ties: ours"
+    least_teacher = "tiers"
 
     tau: float = option(1.0, "divide the student's scores by this")
     top_k: int = option(0, "only tiers that begin among the first top_k places count; 0: all")
@@ -39,10 +38,6 @@ class PlackettLuce(AnyLevel):
         above_zero("plackett_luce", self, "tau")
         if self.top_k < 0:
             raise UserError(f"plackett_luce: top_k must be 0 (all places) or more, got {self.top_k}")
-
-    @property
-    def least_teacher(self) -> LeastTeacher:
-        return "tiers"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         teacher = batch.required_teacher()

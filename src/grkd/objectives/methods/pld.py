@@ -1,7 +1,7 @@
 """PLD and ListMLE: the Plackett-Luce likelihood of the teacher's full ranking."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,12 +32,12 @@ class PLD(Objective):
     Source: Bassam et al., arXiv 2506.12542; ListMLE: Xia et al., ICML 2008.
     """
 
-    learns_from: ClassVar[str] = "the teacher's full order as a Plackett-Luce model; ListMLE as an option"
-    minimises: ClassVar[str] = (
+    learns_from = "the teacher's full order as a Plackett-Luce model; ListMLE as an option"
+    minimises = (
         "Plackett-Luce likelihood of the label, then the teacher's order, each place weighted by the "
         "teacher's probability; `weight: uniform, label_first: false` is ListMLE"
     )
-    source: ClassVar[str] = "Bassam et al., arXiv 2506.12542; Xia et al., ICML 2008"
+    source = "Bassam et al., arXiv 2506.12542; Xia et al., ICML 2008"
 
     weight: PlaceWeight = option("teacher", "weights of the places: teacher (its probabilities) or uniform")
     label_first: bool = option(True, "the true label comes before the other classes")

@@ -1,7 +1,7 @@
 """PRO: at every rank of a group, the response above all worse ones."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grkd.groups import checked_mask, pairs, wide
 from grkd.objectives._base import LeastTeacher, Objective
-from grkd.objectives._batch import Batch, Level
+from grkd.objectives._batch import Batch
 from grkd.objectives._ends import at, ends, present
 from grkd.objectives._option_checks import known, not_negative
 from grkd.objectives._options import option
@@ -33,11 +33,10 @@ class PRO(Objective):
     Source: Song et al., arXiv 2306.17492; the factor 0.05 (n - 1)^2 is theirs.
     """
 
-    learns_from: ClassVar[str] = "each response against all worse ones, and the best one's tokens"
-    minimises: ClassVar[str] = (
-        "at every rank, softmax loss of the response against all worse ones; plus cross-entropy on the best"
-    )
-    source: ClassVar[str] = "Song et al., arXiv 2306.17492"
+    learns_from = "each response against all worse ones, and the best one's tokens"
+    minimises = "at every rank, softmax loss of the response against all worse ones; plus cross-entropy on the best"
+    source = "Song et al., arXiv 2306.17492"
+    levels = ("response",)
 
     sft_weight: float = option(0.05, "weight of the best response's tokens")
     sft_log_prob: SftLogProb = option("sum", "log-probability of the best response: sum or mean over its tokens")
@@ -46,10 +45,6 @@ class PRO(Objective):
     def __post_init__(self) -> None:
         known("pro", self, {"sft_log_prob": get_args(SftLogProb)})
         not_negative("pro", self, "sft_weight")
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return ("response",)
 
     @property
     def least_of_responses(self) -> LeastTeacher:

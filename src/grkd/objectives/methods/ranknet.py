@@ -1,12 +1,10 @@
 """RankNet: the logistic loss summed over the pairs that the teacher orders."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from grkd.groups import has_pair
 from grkd.kernels.all_pairs import all_pairs
 from grkd.objectives._any_level import AnyLevel
-from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
@@ -23,19 +21,16 @@ class RankNet(AnyLevel):
     Source: Burges et al., ICML 2005.
     """
 
-    learns_from: ClassVar[str] = "the pairs that the teacher orders, all with weight 1 (RankNet)"
-    minimises: ClassVar[str] = "logistic loss of score differences, summed over the pairs of a list"
-    source: ClassVar[str] = "Burges et al., ICML 2005"
+    learns_from = "the pairs that the teacher orders, all with weight 1 (RankNet)"
+    minimises = "logistic loss of score differences, summed over the pairs of a list"
+    source = "Burges et al., ICML 2005"
+    least_teacher = "tiers"
 
     sigma: float = option(1.0, "multiply the student's score differences by this")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         above_zero("ranknet", self, "sigma")
-
-    @property
-    def least_teacher(self) -> LeastTeacher:
-        return "tiers"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         teacher = batch.required_teacher()

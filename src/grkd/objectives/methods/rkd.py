@@ -1,7 +1,7 @@
 """RKD: the distances and angles between the examples of a batch."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,11 +29,12 @@ class RKD(Objective):
     Source: Park et al., arXiv 1904.05068.
     """
 
-    learns_from: ClassVar[str] = "distances and angles between examples"
-    minimises: ClassVar[str] = (
+    learns_from = "distances and angles between examples"
+    minimises = (
         "Huber losses on the distances and angles between the examples of a micro-batch, on features or logits, + CE"
     )
-    source: ClassVar[str] = "Park et al., arXiv 1904.05068"
+    source = "Park et al., arXiv 1904.05068"
+    couples_rows = True
 
     on: Points = option("features", "points: features of the last layer, or logits")
     distance_weight: float = option(25.0, "weight of the distances of pairs")
@@ -48,10 +49,6 @@ class RKD(Objective):
     @property
     def needs_features(self) -> bool:
         return self.on == "features"
-
-    @property
-    def couples_rows(self) -> bool:
-        return True
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         counted = batch.counted()

@@ -1,9 +1,8 @@
 """Sequence-level KD: fine-tuning on the teacher's responses."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from grkd.objectives._base import Choice, Objective
+from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch
 from grkd.objectives._terms import Term, label_term
 
@@ -16,12 +15,11 @@ class SeqKD(Objective):
     Source: Kim and Rush, arXiv 1606.07947 (there y is the best of a beam search).
     """
 
-    learns_from: ClassVar[str] = "the teacher's responses"
-    minimises: ClassVar[str] = "cross-entropy on the tokens of the teacher's responses"
-    source: ClassVar[str] = "Kim and Rush, arXiv 1606.07947"
-
-    needs_teacher: ClassVar[bool] = False
-    trains_on: ClassVar[Choice] = "teacher"
+    learns_from = "the teacher's responses"
+    minimises = "cross-entropy on the tokens of the teacher's responses"
+    source = "Kim and Rush, arXiv 1606.07947"
+    needs_teacher = False
+    trains_on = "teacher"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         return (label_term(batch, 1.0),)

@@ -1,9 +1,8 @@
 """Supervised fine-tuning on the data's responses, without a teacher."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from grkd.objectives._base import Choice, Objective
+from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch
 from grkd.objectives._terms import Term, label_term
 
@@ -15,12 +14,10 @@ class SFT(Objective):
     L = -log p_S(y_t | x, y_<t), y from the data
     """
 
-    learns_from: ClassVar[str] = "the data's responses"
-    minimises: ClassVar[str] = "cross-entropy on the tokens of the data's responses, without a teacher"
-    source: ClassVar[str] = "-"
-
-    needs_teacher: ClassVar[bool] = False
-    trains_on: ClassVar[Choice] = "data"
+    learns_from = "the data's responses"
+    minimises = "cross-entropy on the tokens of the data's responses, without a teacher"
+    needs_teacher = False
+    trains_on = "data"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         return (label_term(batch, 1.0),)

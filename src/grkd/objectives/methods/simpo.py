@@ -1,12 +1,11 @@
 """SimPO: the best response of a group above its worst by a margin, without a reference model."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch.nn.functional import logsigmoid
 
-from grkd.objectives._base import Choice, Objective
-from grkd.objectives._batch import Batch, Level
+from grkd.objectives._base import Objective
+from grkd.objectives._batch import Batch
 from grkd.objectives._ends import at, ends, present
 from grkd.objectives._option_checks import above_zero, not_negative
 from grkd.objectives._options import option
@@ -23,11 +22,11 @@ class SimPO(Objective):
     Source: Meng et al., arXiv 2405.14734, Eq. 6. Their settings: beta 10, ratio 0.5 (Gemma-2); 2.5, 0.55 (Llama-3).
     """
 
-    learns_from: ClassVar[str] = "the teacher's best response above its worst by a margin, without a reference model"
-    minimises: ClassVar[str] = "logistic loss: best response above the worst by a margin, in mean log-probability"
-    source: ClassVar[str] = "Meng et al., arXiv 2405.14734"
-
-    trains_on: ClassVar[Choice] = "ends"
+    learns_from = "the teacher's best response above its worst by a margin, without a reference model"
+    minimises = "logistic loss: best response above the worst by a margin, in mean log-probability"
+    source = "Meng et al., arXiv 2405.14734"
+    trains_on = "ends"
+    levels = ("response",)
 
     beta: float = option(2.0, "scale of mean log-probabilities")
     gamma_beta_ratio: float = option(0.5, "target margin divided by beta")
@@ -36,10 +35,6 @@ class SimPO(Objective):
     def __post_init__(self) -> None:
         above_zero("simpo", self, "beta")
         not_negative("simpo", self, "gamma_beta_ratio", "sft_weight")
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return ("response",)
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         pair, scores = ends(batch), present(batch, batch.student)

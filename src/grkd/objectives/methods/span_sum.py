@@ -1,13 +1,12 @@
 """Span sums: match the probability of each span of text, summed over each model's own tokens."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from grkd.groups import checked_mask
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Across, Objective
+from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
@@ -27,18 +26,15 @@ class SpanSum(Objective):
     Source: Minixhofer et al., arXiv 2503.20083 (approximate likelihood matching, the binarised divergence).
     """
 
-    learns_from: ClassVar[str] = "the teacher's probability of the same text; works across vocabularies"
-    minimises: ClassVar[str] = "cross-entropy of a span against any other"
-    source: ClassVar[str] = "Minixhofer et al., arXiv 2503.20083"
+    learns_from = "the teacher's probability of the same text; works across vocabularies"
+    minimises = "cross-entropy of a span against any other"
+    source = "Minixhofer et al., arXiv 2503.20083"
+    across_vocabularies = "spans"
 
     temperature: float = option(1.0, "divide the log-probabilities of spans by this")
 
     def __post_init__(self) -> None:
         above_zero("span_sum", self, "temperature")
-
-    @property
-    def across_vocabularies(self) -> Across:
-        return "spans"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         exists, counted = checked_mask(batch.mask, batch.student), labelled(batch)

@@ -1,11 +1,10 @@
 """ULD: match sorted probabilities, so that the vocabularies need not be related."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from grkd.groups import checked_mask
 from grkd.losses import masked_log_softmax
-from grkd.objectives._base import Across, Objective
+from grkd.objectives._base import Objective
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
@@ -22,18 +21,15 @@ class ULD(Objective):
     cross-entropy on the data.
     """
 
-    learns_from: ClassVar[str] = "the teacher's sorted probabilities; works across vocabularies"
-    minimises: ClassVar[str] = "L1 distance of sorted probabilities"
-    source: ClassVar[str] = "Boizard et al., arXiv 2402.12030"
+    learns_from = "the teacher's sorted probabilities; works across vocabularies"
+    minimises = "L1 distance of sorted probabilities"
+    source = "Boizard et al., arXiv 2402.12030"
+    across_vocabularies = "whole"
 
     temperature: float = option(1.0, "temperature of both softmaxes")
 
     def __post_init__(self) -> None:
         above_zero("uld", self, "temperature")
-
-    @property
-    def across_vocabularies(self) -> Across:
-        return "whole"
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         exists = checked_mask(batch.mask, batch.student)
