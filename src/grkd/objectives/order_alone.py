@@ -11,26 +11,7 @@ _INSTEAD = "use grkd with pairs on responses, plackett_luce with level: response
 def cannot_use(objective: Objective, *, ranked_by_data: bool = True) -> str:
     """Why a method has no use for an order of responses without scores: the end of a sentence, empty if it has.
 
-    Parameters
-    ----------
-    objective : Objective
-        The method.
-    ranked_by_data : bool
-        Whether the order is the only word on the responses; else rankers give scores beside it.
-
-    Returns
-    -------
-    str
-        What it needs, and what to do.
-
-    Examples
-    --------
-    >>> from grkd import objectives
-    >>> from grkd.objectives.order_alone import cannot_use
-    >>> cannot_use(objectives.load("plackett_luce"))
-    'compares tokens, and the data give an order of responses; set level: response'
-    >>> cannot_use(objectives.load("plackett_luce", level="response"))
-    ''
+    ranked_by_data: whether the order is the only word on the responses; else rankers give scores beside it.
     """
     if isinstance(objective, AnyLevel) and objective.level == "row":
         return "compares tokens, and the data give an order of responses; set level: response"
@@ -43,26 +24,7 @@ def cannot_use(objective: Objective, *, ranked_by_data: bool = True) -> str:
 def leaves_level_open(objective: Objective, given: Collection[str]) -> str:
     """Why it isn't clear whether scores of responses are to be learnt: the end of a sentence, empty if it is.
 
-    Parameters
-    ----------
-    objective : Objective
-        The method.
-    given : collection of str
-        Names of its options that were set.
-
-    Returns
-    -------
-    str
-        What the method compares by default, and what to say.
-
-    Examples
-    --------
-    >>> from grkd import objectives
-    >>> from grkd.objectives.order_alone import leaves_level_open
-    >>> leaves_level_open(objectives.load("ranknet"), [])
-    'compares tokens, and the data give scores of responses; set level: response, or level: row for tokens'
-    >>> leaves_level_open(objectives.load("ranknet", level="row"), ["level"])
-    ''
+    given: names of the method's options that were set.
     """
     if isinstance(objective, AnyLevel) and objective.level == "row" and "level" not in given:
         return "compares tokens, and the data give scores of responses; set level: response, or level: row for tokens"
