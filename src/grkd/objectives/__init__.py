@@ -102,13 +102,9 @@ def summaries() -> dict[str, str]:
     >>> set(objectives.summaries()) == set(objectives.names())
     True
     """
-    files = {name: Path(folder, f"{name}.py") for folder in methods.__path__ for name in _names_in(folder)}
+    files = {path.stem: path for folder in methods.__path__ for path in Path(folder).glob("*.py")}
     trees = {name: ast.parse(files[name].read_text(encoding="utf-8")) for name in names()}
     return {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in trees.items()}
-
-
-def _names_in(folder: str) -> list[str]:
-    return [module.name for module in pkgutil.iter_modules([folder])]
 
 
 def method(name: str) -> "type[Objective]":

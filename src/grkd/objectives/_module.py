@@ -62,11 +62,10 @@ class GRKDLoss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        parts = {"ranking": ranking, "anchor": anchor}
         lists = {
-            name: list(given) if isinstance(given, Iterable) else given
-            for name, given in parts.items()
-            if given is not None
+            name: list(parts) if isinstance(parts, Iterable) else parts
+            for name, parts in (("ranking", ranking), ("anchor", anchor))
+            if parts is not None
         }
         given = {"preset": preset, **lists, **options}
         for mistake in GRKD.mistakes(given):
