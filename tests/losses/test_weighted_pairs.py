@@ -10,7 +10,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.losses import _weighted_pairs, group_relative, pair_margins, rank_discount, weighted_pairs
+from grkd.losses import _weighted_pairs, at_once, group_relative, pair_margins, rank_discount, weighted_pairs
 
 FORMS = [(target, normalize) for target in ("hard", "soft", "margin") for normalize in ("pairs", "candidates")]
 all_forms = pytest.mark.parametrize(("pair_target", "normalize"), FORMS)
@@ -180,9 +180,13 @@ def test_tiles_equal_dense(monkeypatch: pytest.MonkeyPatch, tile: int, pair_targ
         return pairs_loss(scores, teacher, importance=importance, mask=mask, tau=0.6, pair_target=pair_target)
 
     dense, dense_gradient = loss_and_gradient(loss, student)
-    tiles, whole = [], _weighted_pairs._tile
-    monkeypatch.setattr(_weighted_pairs, "_tile", lambda *args: tiles.append(0) or whole(*args))
-    monkeypatch.setattr(_weighted_pairs, "_TILE_CPU", tile)
+    tiles, whole = [], at_once.sums_of_pairs
+
+    def counted(scores: Tensor, sums: at_once.Tile, **options: Any) -> Any:
+        return whole(scores, lambda *place: tiles.append(0) or sums(*place), **options)
+
+    monkeypatch.setattr(_weighted_pairs, "sums_of_pairs", counted)
+    monkeypatch.setattr(at_once, "_ENTRIES_CPU", tile)
     tiled, tiled_gradient = loss_and_gradient(loss, student)
     assert len(tiles) > 1, "the tiled path was not taken"
     torch.testing.assert_close(tiled, dense, rtol=1e-12, atol=1e-12)

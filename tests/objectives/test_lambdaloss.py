@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from grkd import objectives
+from grkd.losses import at_once
 from grkd.objectives import Batch
-from grkd.objectives.methods import lambdaloss
 from tests.objectives._lists import a_list, peer_loss
 
 
@@ -83,7 +83,7 @@ def test_tiles_are_the_whole(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
         return term.rows.detach(), torch.autograd.grad((term.rows * upstream).sum(), student)[0]
 
     whole, gradient = found()
-    monkeypatch.setattr(lambdaloss, "_TILE_CPU", 300)
+    monkeypatch.setattr(at_once, "_ENTRIES_CPU", 300)
     largest = Largest()
     with largest:
         rows, of_tiles = found()

@@ -1,11 +1,8 @@
 """The group relative loss over all pairs of many candidates: exact value and gradient, O(candidates) memory a row."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grkd.groups import checked_mask, wide
 from grkd.kernels import _chebyshev
@@ -14,6 +11,8 @@ from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._options import PAIR_KERNELS, Implementation, PairOptions, implementation_of
 from grkd.losses import HARD, Normalize, PairForm, group_relative
+from grkd.losses._shapes import check_shapes
+from grkd.losses.at_once import with_gradient
 
 # Candidates from which value and gradient are found at once on a CPU: below, autograd through all pairs is as fast.
 _AT_ONCE_FROM = 160
@@ -40,19 +39,24 @@ def all_pairs(
     Raises what group_relative raises, and UserError for an implementation that cannot run.
     """
     options = PairOptions.of(tau=tau, pair_target=pair_target, normalize=normalize)
-    if student_scores.shape != teacher_scores.shape:
-        raise ValueError(
-            f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}"
-        )
+    check_shapes(student_scores, teacher_scores)
     exists = checked_mask(mask, student_scores)
     on_device = use_triton(student_scores, implementation_of(options.form, PAIR_KERNELS, implementation))
     if not on_device and (student_scores.shape[-1] < _AT_ONCE_FROM or student_scores.is_cuda):
         return group_relative(
             student_scores, teacher_scores, mask=mask, tau=tau, pair_target=pair_target, normalize=normalize
         )
-    here = None if on_device and mask is None else exists
-    losses: Tensor = _AllPairs.apply(student_scores, teacher_scores, here, options, on_device)
-    return losses
+    *rows, candidates = student_scores.shape
+    student, teacher = student_scores.reshape(-1, candidates), teacher_scores.reshape(-1, candidates)
+    here = exists.reshape(-1, candidates)
+    with torch.no_grad():
+        if on_device:
+            from grkd.kernels import _all_pairs_triton
+
+            losses, gradient = _all_pairs_triton.run(student, teacher, None if mask is None else here, options)
+        else:
+            losses, gradient = _in_torch(student, teacher, here, options)
+    return with_gradient(student, losses, gradient).reshape(rows)
 
 
 def _nodes(scores: Float[Tensor, "rows candidates"], exists: Tensor, form: PairForm) -> int | None:
@@ -64,38 +68,6 @@ def _nodes(scores: Float[Tensor, "rows candidates"], exists: Tensor, form: PairF
     widest = float((scores.masked_fill(~exists, -torch.inf).amax(-1) - lowest).max())
     nodes = _chebyshev.nodes_for(max(widest, 0.0)) if widest < candidates else candidates
     return nodes if nodes * _PAIRS_OF_A_NODE < candidates else None
-
-
-class _AllPairs(torch.autograd.Function):
-    """The gradient is found with the value; backward multiplies it by the upstream gradient of the row."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, exists: Tensor | None, options: PairOptions, on_device: bool
-    ) -> Tensor:
-        *rows, candidates = student.shape
-        scores = student.reshape(-1, candidates), teacher.reshape(-1, candidates)
-        here = None if exists is None else exists.reshape(-1, candidates)
-        if on_device:
-            from grkd.kernels import _all_pairs_triton
-
-            losses, gradient = _all_pairs_triton.run(*scores, here, options)
-        else:
-            assert here is not None
-            losses, gradient = _in_torch(*scores, here, options)
-        ctx.save_for_backward(gradient)
-        ctx.dtype = student.dtype
-        ctx.set_materialize_grads(False)
-        return losses.reshape(rows)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor | None) -> Any:
-        if upstream is None:
-            return None, None, None, None, None
-        (gradient,) = ctx.saved_tensors
-        scaled = (gradient * upstream.reshape(-1, 1).to(gradient.dtype)).to(ctx.dtype)
-        return scaled.reshape(*upstream.shape, gradient.shape[-1]), None, None, None, None
 
 
 def _in_torch(student: Tensor, teacher: Tensor, here: Tensor, options: PairOptions) -> tuple[Tensor, Tensor]:

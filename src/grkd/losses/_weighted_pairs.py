@@ -1,24 +1,22 @@
 """Pairs that do not all count the same, and pairs whose target is the teacher's margin itself."""
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._group_relative import Normalize
 from grkd.losses._pair_forms import HARD, PairForm, pair_form
+from grkd.losses.at_once import sums_of_pairs, with_gradient
 
 # (student, teacher, importance, exists, form) -> sums of losses [rows], of weights [rows], gradient.
-Sums = Callable[[Tensor, Tensor, Tensor, Any, PairForm], tuple[Tensor, Tensor, Tensor]]
+Sums = Callable[[Tensor, Tensor, Tensor, Tensor | None, PairForm], tuple[Tensor, Tensor, Tensor]]
 
-# Entries of one [rows, block, candidates] tile; about six such tiles live at once (64 MB each in float32 on a GPU; on a
-# CPU they fit into its cache).
-_TILE, _TILE_CPU = 1 << 24, 1 << 17
+_TILE = 1 << 24  # entries of a tile on a GPU: 64 MB in float32
 
 
 def weighted_pairs(
@@ -90,7 +88,9 @@ def weighted_pairs(
     student, teacher = (_present(scores, exists, tau) for scores in (student_scores, teacher_scores.detach()))
     exists = None if exists is None else exists.reshape(-1, candidates)
     weights = _present(importance.detach(), mask, 1.0)
-    totals, weight_sums = _WeightedPairs.apply(student, teacher, weights, exists, form, sums or _in_tiles)
+    with torch.no_grad():
+        totals, weight_sums, gradient = (sums or _in_tiles)(student, teacher, weights, exists, form)
+    totals = with_gradient(student, totals, gradient)
     if normalize == "pairs":
         return (totals / torch.where(weight_sums > 0, weight_sums, 1.0)).reshape(rows)
     return (totals / (candidates if exists is None else exists.sum(-1).clamp_min(1))).reshape(rows)
@@ -223,58 +223,18 @@ def _margins(gap: Float[Tensor, "rows candidates"], exists: Tensor | None) -> tu
     return count * torch.where(exists, gap - mean, 0.0).square().sum(-1) / 8, count * (count - 1) / 2
 
 
-class _WeightedPairs(torch.autograd.Function):
-    """Sums over a row's pairs and their weights; the gradient is found with the value."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, values: Tensor, exists: Any, form: PairForm, sums: Sums
-    ) -> tuple[Tensor, Tensor]:
-        totals, weights, gradient = sums(student, teacher, values, exists, form)
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(weights)
-        return totals, weights
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, *unused: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream.unsqueeze(-1), None, None, None, None, None
-
-
 def _in_tiles(
     student: Tensor, teacher: Tensor, values: Tensor, exists: Tensor | None, form: PairForm
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, candidates = student.shape
-    entries = _TILE if student.is_cuda else _TILE_CPU
-    row_step = max(1, entries // max(1, candidates**2))
-    block = min(max(1, candidates), max(1, entries // max(1, candidates)))
-    totals, sums, gradient = student.new_zeros(rows), student.new_zeros(rows), torch.zeros_like(student)
-    for row in range(0, rows, row_step):
-        part = slice(row, row + row_step)
-        own, others = student[part], teacher[part]
-        here = None if exists is None else exists[part]
-        for start in range(0, candidates, block):
-            preferred = slice(start, start + block)
-            loss, weight, slope = _tile(own, others, values[part], here, preferred, form)
-            totals[part] += loss
-            sums[part] += weight
-            gradient[part, preferred] += slope.sum(-1)
-            gradient[part] -= slope.sum(-2)
-    return totals, sums, gradient
+    def tile(part: slice, better: slice) -> tuple[Tensor, Tensor, Tensor]:
+        ordered = teacher[part, better, None] > teacher[part, None, :]
+        if exists is not None:
+            ordered &= exists[part, better, None]
+            ordered &= exists[part, None, :]
+        weight = (values[part, better, None] - values[part, None, :]).abs_().mul_(ordered)
+        margin = student[part, better, None] - student[part, None, :]
+        # Pairs in no order are left out first: two scores of -inf differ by NaN.
+        wanted = torch.where(ordered, teacher[part, better, None] - teacher[part, None, :], 0.0)
+        return form.value(margin, wanted) * weight, form.slope(margin, wanted) * weight, weight
 
-
-def _tile(
-    student: Tensor, teacher: Tensor, values: Tensor, exists: Tensor | None, preferred: slice, form: PairForm
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the pairs whose preferred candidate i is in the slice: losses and weights summed, d loss / d (s_i - s_j)."""
-    ordered = teacher[:, preferred, None] > teacher[:, None, :]
-    if exists is not None:
-        ordered &= exists[:, preferred, None]
-        ordered &= exists[:, None, :]
-    weight = (values[:, preferred, None] - values[:, None, :]).abs_().mul_(ordered)
-    margin = student[:, preferred, None] - student[:, None, :]
-    # Pairs in no order are left out first: two scores of -inf differ by NaN.
-    wanted = torch.where(ordered, teacher[:, preferred, None] - teacher[:, None, :], 0.0)
-    loss, slope = form.value(margin, wanted), form.slope(margin, wanted)
-    return (loss * weight).sum((-1, -2)), weight.sum((-1, -2)), slope * weight
+    return sums_of_pairs(student, tile, entries=_TILE)

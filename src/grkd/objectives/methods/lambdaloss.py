@@ -1,16 +1,16 @@
 """LambdaLoss: the logistic loss on pairs, weighted by how much a swap changes NDCG."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
+from grkd.losses.at_once import sums_of_pairs, with_gradient
 from grkd.objectives._any_level import AnyLevel
 from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch
@@ -20,8 +20,7 @@ from grkd.objectives._terms import Term
 
 Grades = Literal["places", "scores"]
 
-# Entries of one [rows, block, candidates] tile; some six such tiles live at once.
-_TILE, _TILE_CPU = 1 << 23, 1 << 17
+_TILE = 1 << 23  # entries of a tile on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,71 +93,23 @@ class LambdaLoss(AnyLevel):
         gains = 2.0**grades - 1
         best = (gains.sort(-1, descending=True).values * inverse[:-1])[:, :k].sum(-1, keepdim=True)
         gains = gains / torch.where(best > 0, best, 1.0)
-        rows: Tensor = _Pairs.apply(scores, grades, gains, exists, inverse, (k, self.mu, self.sigma))
-        return rows
+        places = torch.arange(1, candidates + 1, device=scores.device)
 
+        def tile(part: slice, better: slice) -> tuple[Tensor, Tensor, Tensor]:
+            own = places[better, None]
+            apart = (own - places).abs()
+            weights = (inverse[:-1][better, None] - inverse[:-1]).abs()
+            weights = weights + self.mu * torch.where(apart > 0, inverse[apart - 1] - inverse[apart], 0.0)
+            weights = weights * (gains[part, better, None] - gains[part, None, :]).abs()
+            pairs = grades[part, better, None] > grades[part, None, :]
+            pairs &= exists[part, better, None] & exists[part, None, :] & ((own <= k) | (places <= k))
+            gap = self.sigma * (scores[part, better, None] - scores[part, None, :])
+            weights = torch.where(pairs, weights, 0.0)
+            return -weights * logsigmoid(gap), -self.sigma * weights * torch.sigmoid(-gap), pairs
 
-class _Pairs(torch.autograd.Function):
-    """Mean over a list's pairs of the weighted logistic loss; the gradient is found with it, in tiles."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        scores: Tensor,
-        grades: Tensor,
-        gains: Tensor,
-        exists: Tensor,
-        inverse: Tensor,
-        options: tuple[int, float, float],
-    ) -> Tensor:
-        rows, candidates = scores.shape
-        gradient, totals, counts = torch.zeros_like(scores), scores.new_zeros(rows), scores.new_zeros(rows)
-        entries = _TILE if scores.is_cuda else _TILE_CPU
-        step, block = max(1, entries // max(1, candidates**2)), max(1, entries // max(1, candidates))
-        for row in range(0, rows, step):
-            part = slice(row, row + step)
-            given = scores[part], grades[part], gains[part], exists[part]
-            for start in range(0, candidates, block):
-                better = slice(start, min(candidates, start + block))
-                losses, slopes, pairs = _tile(*given, inverse, better, *options)
-                totals[part] += losses.sum((-1, -2))
-                counts[part] += pairs.sum((-1, -2))
-                gradient[part, better] += slopes.sum(-1)
-                gradient[part] -= slopes.sum(-2)
+        totals, counts, gradient = sums_of_pairs(scores, tile, entries=_TILE)
         counts = counts.clamp_min(1)
-        ctx.save_for_backward(gradient / counts.unsqueeze(-1))
-        return totals / counts
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream.unsqueeze(-1), None, None, None, None, None
-
-
-def _tile(
-    scores: Tensor,
-    grades: Tensor,
-    gains: Tensor,
-    exists: Tensor,
-    inverse: Tensor,
-    better: slice,
-    k: int,
-    mu: float,
-    sigma: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the pairs whose better candidate is in the slice: losses, slopes by its score, and which there are."""
-    places = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
-    own = places[better, None]
-    apart = (own - places).abs()
-    weights = (inverse[:-1][better, None] - inverse[:-1]).abs()
-    weights = weights + mu * torch.where(apart > 0, inverse[apart - 1] - inverse[apart], 0.0)
-    weights = weights * (gains[:, better, None] - gains[:, None, :]).abs()
-    pairs = (grades[:, better, None] > grades[:, None, :]) & exists[:, better, None] & exists[:, None, :]
-    pairs &= (own <= k) | (places <= k)
-    gap = sigma * (scores[:, better, None] - scores[:, None, :])
-    weights = torch.where(pairs, weights, 0.0)
-    return -weights * logsigmoid(gap), -sigma * weights * torch.sigmoid(-gap), pairs
+        return with_gradient(scores, totals / counts, gradient / counts.unsqueeze(-1))
 
 
 METHOD = LambdaLoss
