@@ -182,6 +182,16 @@ def test_biases_and_a_padded_vocabulary() -> None:
     assert inputs["student_weight"].grad[33:].abs().max() == 0
 
 
+def test_a_bias_over_a_frozen_weight_is_trained() -> None:
+    """As where a head is frozen but for its bias: no gradient of the weight is wanted."""
+    inputs = {**case(), "student_bias": torch.randn(37, dtype=DTYPE).requires_grad_()}
+    options = {"alpha": 0.5, "group": groups_of(5, 37), **FORM}
+    (whole,) = torch.autograd.grad(distillation_head(**inputs, **options), inputs["student_bias"])
+    inputs["student_weight"] = inputs["student_weight"].detach()
+    (alone,) = torch.autograd.grad(distillation_head(**inputs, **options), inputs["student_bias"])
+    torch.testing.assert_close(alone, whole)
+
+
 def test_masked_rows_count_nowhere_even_with_nan() -> None:
     inputs = case(seed=4)
     mask = torch.tensor([True, False, True, False, True])

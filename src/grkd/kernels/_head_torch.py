@@ -8,12 +8,13 @@ from torch.nn.functional import linear
 
 from grkd import groups
 from grkd.groups import wide
-from grkd.kernels._divergence import divergence_rows
 from grkd.kernels._inputs import HeadInputs, HeadPlan, HeadResult, chunks
 from grkd.kernels._options import HeadOptions
 from grkd.kernels._products import add_product, sum_dtype
 from grkd.kernels.all_pairs import all_pairs
-from grkd.losses import group_relative
+from grkd.losses import cross_entropy_of, generalized_jsd_of, group_relative, masked_log_softmax
+
+_GATHERED = 1 << 24  # entries of one [rows, group, width] gather
 
 
 def softcap(logits: Tensor, cap: float | None) -> Tensor:
@@ -25,45 +26,81 @@ def run(inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
     """Loss and gradients with [chunk, vocabulary] logits at a time; the losses are those of grkd.losses."""
     hidden, weight = inputs.student_hidden, inputs.student_weight
     totals = hidden.new_zeros(2, dtype=wide(hidden[:0]).dtype)
-    result = HeadResult(loss=totals, pair=totals, divergence=totals, indices=None)
-    weight_sum = bias_sum = None
-    if plan.gradients:
-        result.hidden_gradient = torch.zeros_like(hidden)
-    if plan.gradients and plan.weight_gradient:
-        weight_sum = torch.zeros_like(weight, dtype=sum_dtype(plan.weight_dtype, accumulate=plan.accumulate))
-        if inputs.student_bias is not None:
-            bias_sum = torch.zeros_like(inputs.student_bias, dtype=totals.dtype)
+    hidden_sum, weight_sum, bias_sum = _sums(inputs, plan)
     chosen = []
     for number, part in enumerate(chunks(inputs.rows, plan.chunk)):
         logits = linear(hidden[part], weight, inputs.student_bias)
         values, gradient, indices = _rows(inputs, options, part, logits, plan.gradients)
         totals = totals + values
         chosen.append(indices)
-        if gradient is None or result.hidden_gradient is None:
+        if gradient is None or hidden_sum is None:
             continue
-        result.hidden_gradient[part] = gradient @ weight
+        hidden_sum[part] = gradient @ weight
         if weight_sum is not None:
             add_product(weight_sum, gradient.mT, hidden[part], first=number == 0)
         if bias_sum is not None:
             bias_sum += gradient.sum(0, dtype=bias_sum.dtype)
-    result.pair, result.divergence = (totals * inputs.inverse_rows).unbind()
-    result.loss = result.pair + result.divergence
     found = [indices for indices in chosen if indices is not None]
-    result.indices = torch.cat(found) if found else None
-    _finish(result, inputs, plan, weight_sum, bias_sum)
-    return result
+    return _result(inputs, plan, totals, torch.cat(found) if found else None, (hidden_sum, weight_sum, bias_sum))
 
 
-def _finish(
-    result: HeadResult, inputs: HeadInputs, plan: HeadPlan, weight_sum: Tensor | None, bias_sum: Tensor | None
-) -> None:
-    # The divisor comes last: 1 / rows inside a float16 gradient would underflow.
-    if result.hidden_gradient is not None:
-        result.hidden_gradient = (result.hidden_gradient * inputs.inverse_rows).to(inputs.student_hidden.dtype)
-    if weight_sum is not None:
-        result.weight_gradient = (weight_sum * inputs.inverse_rows).to(plan.weight_dtype)
-    if bias_sum is not None and inputs.student_bias is not None:
-        result.bias_gradient = (bias_sum * inputs.inverse_rows).to(inputs.student_bias.dtype)
+def pairs_alone(inputs: HeadInputs, options: HeadOptions, plan: HeadPlan, known: Tensor | None) -> HeadResult:
+    """The pair term of given groups with no logit outside them. known: the teacher's scores of the groups."""
+    hidden, weight, indices = inputs.student_hidden, inputs.student_weight, inputs.indices
+    assert indices is not None
+    totals = hidden.new_zeros(2, dtype=wide(hidden[:0]).dtype)
+    hidden_sum, weight_sum, bias_sum = _sums(inputs, plan)
+    pairs = options.pairs
+    for part in chunks(inputs.rows, max(1, _GATHERED // max(1, indices.shape[1] * hidden.shape[1]))):
+        found, exists, weights = indices[part].clamp_min(0), indices[part] >= 0, inputs.weights[part]
+        leaf = group_scores(hidden[part], weight, inputs.student_bias, found).detach()
+        if known is None:
+            raw = group_scores(inputs.teacher_hidden[part], inputs.teacher_weight, inputs.teacher_bias, found)
+            teacher = softcap(raw, options.teacher_softcap)
+        else:
+            teacher = known[part].to(leaf.dtype)
+        with torch.set_grad_enabled(plan.gradients):
+            student = softcap(leaf.requires_grad_(plan.gradients), options.student_softcap)
+            rows = group_relative(
+                student, teacher, mask=exists, tau=pairs.tau, pair_target=pairs.form, normalize=pairs.normalize
+            )
+            total = torch.where(weights != 0, weights * rows, 0.0).sum() * options.pair_weight
+        totals[0] += total.detach()
+        if hidden_sum is None:
+            continue
+        slope = torch.where(exists, torch.autograd.grad(total, leaf)[0], 0.0)
+        hidden_sum[part] = torch.einsum("rg,rgw->rw", slope, weight[found].to(slope.dtype)).to(hidden.dtype)
+        if weight_sum is not None:
+            products = slope.unsqueeze(-1) * hidden[part].to(slope.dtype).unsqueeze(1)
+            weight_sum.index_add_(0, found.flatten(), products.flatten(0, 1).to(weight_sum.dtype))
+        if bias_sum is not None:
+            bias_sum.index_add_(0, found.flatten(), slope.flatten())
+    return _result(inputs, plan, totals, indices, (hidden_sum, weight_sum, bias_sum))
+
+
+Sums = tuple[Tensor | None, Tensor | None, Tensor | None]  # gradients of hidden states, weight and bias, if wanted
+
+
+def _sums(inputs: HeadInputs, plan: HeadPlan) -> Sums:
+    hidden, weight, bias = inputs.student_hidden, inputs.student_weight, inputs.student_bias
+    if not plan.gradients:
+        return None, None, None
+    if not plan.weight_gradient:
+        return torch.zeros_like(hidden), None, None
+    of_weight = torch.zeros_like(weight, dtype=sum_dtype(plan.weight_dtype, accumulate=plan.accumulate))
+    of_bias = None if bias is None else torch.zeros_like(bias, dtype=wide(hidden[:0]).dtype)
+    return torch.zeros_like(hidden), of_weight, of_bias
+
+
+def _result(inputs: HeadInputs, plan: HeadPlan, totals: Tensor, indices: Tensor | None, sums: Sums) -> HeadResult:
+    """The divisor comes last: 1 / rows inside a float16 gradient would underflow."""
+    pair, divergence = (totals * inputs.inverse_rows).unbind()
+    dtypes = (inputs.student_hidden.dtype, plan.weight_dtype, inputs.student_hidden.dtype)
+    found = [
+        None if each is None else (each * inputs.inverse_rows).to(dtype)
+        for each, dtype in zip(sums, dtypes, strict=True)
+    ]
+    return HeadResult(pair + divergence, pair, divergence, indices, *found)
 
 
 def _rows(
@@ -88,13 +125,7 @@ def _rows(
             pair = torch.where(weights != 0, weights * rows, 0.0).sum() * options.pair_weight
         divergence = torch.zeros_like(pair)
         if options.divergence_weight:
-            rows = divergence_rows(
-                student,
-                teacher,
-                divergence=options.divergence,
-                temperature=options.temperature,
-                beta=options.beta,
-            )
+            rows = _divergence_rows(options, student, teacher)
             divergence = torch.where(weights != 0, weights * rows, 0.0).sum() * options.divergence_scale
         values = torch.stack([pair.detach(), divergence.detach()])
         indices = None if group is None else group.indices.masked_fill(~group.mask, -1)
@@ -109,6 +140,15 @@ def _rows(
         dense.scatter_add_(-1, group.indices, found[1].masked_fill(~group.mask, 0.0))
         gradient = (gradient.to(dense.dtype) + dense).to(gradient.dtype)
     return values, gradient, indices
+
+
+def _divergence_rows(options: HeadOptions, student: Tensor, teacher: Tensor) -> Tensor:
+    """The head's divergence per row in nats, of softmaxes at the temperature: the reference of the row kernel."""
+    student, teacher = (masked_log_softmax(scores, None, options.temperature) for scores in (student, teacher.detach()))
+    if options.divergence == "soft_target":
+        return cross_entropy_of(student, teacher, None)
+    beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(options.divergence, options.beta)
+    return generalized_jsd_of(student, teacher, None, beta=beta)
 
 
 def _group(inputs: HeadInputs, options: HeadOptions, part: slice, teacher: Tensor) -> groups.Group | None:

@@ -40,7 +40,7 @@ class HeadInputs:
         return self.student_weight.shape[0]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True)
 class HeadResult:
     """The loss (0-d, already divided), its two parts, the group that was used and the gradients, if asked for."""
 
@@ -62,8 +62,8 @@ class HeadPlan:
     lean: bool
     accumulate: str
     gradients: bool
-    weight_gradient: bool
     weight_dtype: torch.dtype
+    weight_gradient: bool = False
 
 
 def chunks(rows: int, size: int) -> list[slice]:

@@ -52,14 +52,14 @@ class HeadOptions:
 
     pairs: PairOptions
     pair_weight: float
-    divergence: Divergence
+    divergence: Divergence = "soft_target"
     divergence_weight: float
-    beta: float
-    temperature: float
-    t_squared: bool
+    beta: float = 0.5
+    temperature: float = 1.0
+    t_squared: bool = False
     group: GroupName | Literal["given"]
     group_size: int
-    group_temperature: float
+    group_temperature: float = 1.0
     student_softcap: float | None
     teacher_softcap: float | None
 

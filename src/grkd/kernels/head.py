@@ -1,22 +1,16 @@
-"""The distillation head: hidden states and lm_head weights in, the loss and its gradients out, no full logits.
-
-Over 300 lines: one public function with many options, and the checks of each.
-"""
+"""The distillation head: hidden states and lm_head weights in, the loss and its gradients out, no full logits."""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grkd.errors import UserError
-from grkd.kernels import _head_torch
-from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
-from grkd.kernels._inputs import LOGITS_BYTES, HeadInputs, HeadPlan, HeadResult
+from grkd.kernels._head_call import Call, gathered, group_indices, row_weighting
+from grkd.kernels._inputs import LOGITS_BYTES, HeadPlan
 from grkd.kernels._options import (
-    PAIR_KERNELS,
     Accumulate,
     Divergence,
     GroupName,
@@ -24,9 +18,7 @@ from grkd.kernels._options import (
     Implementation,
     Memory,
     PairOptions,
-    implementation_of,
 )
-from grkd.kernels._scaling import scale_by
 from grkd.losses import HARD, Normalize, PairForm
 
 
@@ -120,133 +112,28 @@ def distillation_head(
         raise UserError(f"group_size must be between 2 and the {cut} candidates, got {group_size}")
     weights, inverse_rows = row_weighting(row_mask, row_weights, rows, row_shape, hidden)
     indices = group_indices(group, row_shape, cut) if isinstance(group, Tensor) else None
+    if seeds is not None and seeds.shape != row_shape:
+        raise ValueError(f"seeds have shape {tuple(seeds.shape)}, the rows {tuple(row_shape)}; they must be equal")
     plan = HeadPlan(
         chunk=chunk or _default_chunk(hidden, cut),
         lean=memory == "lean",
         accumulate=accumulate,
         gradients=torch.is_grad_enabled(),
-        weight_gradient=weight.requires_grad,
         weight_dtype=weight.dtype,
     )
-    rest = (
-        teacher_hidden.detach().reshape(-1, teacher_hidden.shape[-1]).to(hidden.dtype),
-        teacher_weight.detach()[:cut].to(hidden.dtype),
-        None if teacher_bias is None else gathered(teacher_bias).detach()[:cut],
-        weights,
-        inverse_rows,
-        indices,
+    call = Call(
+        options=options,
+        plan=plan,
+        masked=row_mask is not None or row_weights is not None,
+        implementation=implementation,
+        vocabulary=cut,
+        seeds=None if seeds is None else seeds.reshape(-1),
+        generator=generator,
     )
-    bias = None if student_bias is None else gathered(student_bias)
-    if seeds is not None and seeds.shape != row_shape:
-        raise ValueError(f"seeds have shape {tuple(seeds.shape)}, the rows {tuple(row_shape)}; they must be equal")
-    draws = (None if seeds is None else seeds.reshape(-1), generator)
-    call = _Call(options, plan, draws, row_mask is not None or row_weights is not None, implementation, cut)
-    loss, pair, soft = _Head.apply(hidden, weight, bias, call, *rest)
+    bias, teacher_bias = (None if each is None else gathered(each) for each in (student_bias, teacher_bias))
+    teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1]), teacher_weight, teacher_bias
+    loss, pair, soft = call((hidden, weight, bias), teacher, (weights, inverse_rows, None), indices)
     return (loss, {"group_relative": pair, "divergence": soft}) if parts else loss
-
-
-class _Call:
-    """What is not a tensor in one call."""
-
-    def __init__(
-        self,
-        options: HeadOptions,
-        plan: HeadPlan,
-        draws: tuple[Tensor | None, torch.Generator | None],
-        masked: bool,
-        implementation: Implementation,
-        vocabulary: int,
-    ) -> None:
-        self.options, self.plan, (self.seeds, self.generator) = options, plan, draws
-        self.masked, self.implementation, self.vocabulary = masked, implementation, vocabulary
-
-    def run(self, tensors: tuple[Tensor | None, ...], indices: Tensor | None, gradients: bool) -> HeadResult:
-        hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, weights, inverse_rows = tensors
-        assert hidden is not None
-        assert weight is not None
-        assert weights is not None
-        if self.masked:
-            # What stands in rows that do not count (NaN, inf) must not reach the weight's gradient as 0 * NaN.
-            hidden = torch.where((weights != 0).unsqueeze(-1), hidden, 0.0)
-        inputs = HeadInputs(
-            student_hidden=hidden.contiguous(),
-            student_weight=weight[: self.vocabulary].to(hidden.dtype),
-            teacher_hidden=teacher_hidden,  # type: ignore[arg-type]
-            teacher_weight=teacher_weight,  # type: ignore[arg-type]
-            student_bias=None if bias is None else bias[: self.vocabulary].to(hidden.dtype),
-            teacher_bias=None if teacher_bias is None else teacher_bias.to(hidden.dtype),
-            weights=weights,
-            inverse_rows=inverse_rows,  # type: ignore[arg-type]
-            indices=indices,
-            generator=self.generator,
-            seeds=self.seeds,
-        )
-        plan = HeadPlan(**{**self.plan.__dict__, "gradients": gradients})
-        wanted = self.implementation
-        if self.options.pair_weight:
-            wanted = implementation_of(self.options.pairs.form, PAIR_KERNELS, wanted)
-        if inputs.rows and use_triton(hidden, wanted) and self._fits_kernel(inputs):
-            from grkd.kernels import _head_triton
-
-            return _head_triton.run(inputs, self.options, plan)
-        return _head_torch.run(inputs, self.options, plan)
-
-    def _fits_kernel(self, inputs: HeadInputs) -> bool:
-        # The row kernel holds a group of up to 64; all pairs of a vocabulary are the all-pairs loss's business.
-        group = self.options.named_group(inputs.vocabulary)
-        return not self.options.pair_weight or (group != "all" and self.options.group_size <= 64)
-
-
-class _Head(torch.autograd.Function):
-    """Gradients computed with the loss and handed out by backward; a second backward computes them again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, *rest: Tensor | None
-    ) -> Any:
-        *tensors, indices = rest
-        wanted = call.plan.gradients and any(ctx.needs_input_grad[:3])
-        result = call.run((hidden, weight, bias, *tensors), indices, wanted)
-        ctx.call, ctx.indices = call, result.indices
-        ctx.save_for_backward(hidden, weight, bias, *tensors)
-        ctx.gradients = (result.hidden_gradient, result.weight_gradient, result.bias_gradient) if wanted else None
-        ctx.mark_non_differentiable(result.pair, result.divergence)
-        return result.loss, result.pair, result.divergence
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, *unused: Tensor) -> Any:
-        # Read in any case: freed buffers raise PyTorch's own error, and checkpointing recomputes the forward here.
-        saved = ctx.saved_tensors
-        # Handed out once and let go, so that autograd can keep them as .grad without a copy.
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            result = ctx.call.run(saved, ctx.indices, True)
-            gradients = (result.hidden_gradient, result.weight_gradient, result.bias_gradient)
-            del result
-        hidden, weight, bias = saved[:3]
-        found: list[Tensor | None] = []
-        for wanted, gradient, tensor in zip(ctx.needs_input_grad, gradients, (hidden, weight, bias), strict=False):
-            if not wanted or gradient is None or tensor is None:
-                found.append(None)
-                continue
-            scale_by(gradient, upstream)
-            if gradient.shape != tensor.shape:
-                whole = torch.zeros_like(tensor)
-                whole[: gradient.shape[0]] = gradient
-                gradient = whole
-            found.append(gradient.to(tensor.dtype))
-        del gradients
-        return (*found, *([None] * (len(ctx.needs_input_grad) - 3)))
-
-
-def gathered(tensor: Tensor) -> Tensor:
-    """A DTensor's whole value (FSDP2 shards weights); its gradient is averaged over ranks, as FSDP2's own is."""
-    if not hasattr(tensor, "full_tensor"):
-        return tensor
-    from torch.distributed.tensor import Partial
-
-    return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)  # type: ignore[attr-defined]
 
 
 def _cut(student_weight: Tensor, teacher_weight: Tensor, vocabulary: int | None) -> int:
@@ -269,51 +156,3 @@ def _default_chunk(hidden: Tensor, vocabulary: int) -> int:
     # As many rows as fit beside a quarter of the teacher's: the products come nearer to the GPU's peak.
     fitting = LOGITS_BYTES * 4 // (5 * vocabulary * hidden.element_size())
     return max(512, min(8192, fitting // 1024 * 1024))
-
-
-def row_weighting(
-    row_mask: Tensor | None,
-    row_weights: Tensor | None,
-    rows: Tensor | float | int | None,
-    shape: torch.Size,
-    hidden: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Weights [rows] (0 if masked) and 1 / divisor (0-d), in at least float32, with no host synchronisation.
-
-    Raises ValueError for a mask or weights of another shape than the rows'.
-    """
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    for name, tensor in (("row_mask", row_mask), ("row_weights", row_weights)):
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the rows {tuple(shape)}; they must be equal")
-    if row_mask is not None and row_mask.is_floating_point():
-        raise ValueError(f"row_mask must be bool (True = the row counts), got {row_mask.dtype}")
-    weights = torch.ones(shape, dtype=dtype, device=hidden.device)
-    if row_weights is not None:
-        weights = row_weights.detach().to(weights)
-    if row_mask is not None:
-        weights = torch.where(row_mask.bool(), weights, 0.0)
-    if isinstance(rows, Tensor):
-        divisor = rows.detach().to(weights)
-    elif rows is not None:
-        divisor = torch.full((), float(rows), dtype=dtype, device=hidden.device)
-    elif row_mask is not None:
-        divisor = row_mask.sum(dtype=dtype).clamp_min(1)
-    else:
-        divisor = torch.full((), float(max(1, shape.numel())), dtype=dtype, device=hidden.device)
-    return weights.reshape(-1).contiguous(), 1 / divisor.reshape(())
-
-
-def group_indices(group: Tensor, row_shape: torch.Size, vocabulary: int) -> Tensor:
-    """The given group as [rows, group] int64.
-
-    Raises ValueError for another shape or floating-point indices. That they lie below the vocabulary is checked on the
-    CPU only: on CUDA the check would stop the step to read the answer.
-    """
-    if group.shape[:-1] != row_shape or group.is_floating_point() or group.dtype == torch.bool:
-        raise ValueError(
-            f"group must be integers of shape {(*row_shape, 'group')}, got {group.dtype} {tuple(group.shape)}"
-        )
-    if not group.is_cuda and group.numel() and int(group.max()) >= vocabulary:
-        raise ValueError(f"group holds index {int(group.max())}, the vocabulary has {vocabulary} entries")
-    return group.detach().reshape(-1, group.shape[-1]).long()

@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 from grkd.errors import UserError
 from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
+from grkd.kernels._head_call import gathered
 from grkd.kernels._inputs import chunks
 from grkd.kernels._options import Implementation
 from grkd.kernels._products import add_product, sum_dtype, wide_product
-from grkd.kernels.head import gathered
 
 
 @outside_graphs
