@@ -59,7 +59,7 @@ def kernels_that_may_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("a kernel was asked")
 
-    for name in ("all_pairs", "weighted_pairs", "head", "pairs_head"):
+    for name in ("all_pairs", "weighted_pairs", "_head_call"):
         module = importlib.import_module(f"grkd.kernels.{name}")
         monkeypatch.setattr(module, "use_triton", lambda _, implementation: implementation != "torch")
     for name in ("_all_pairs_triton", "_weighted_triton", "_head_triton"):
@@ -107,7 +107,7 @@ def test_a_form_of_ones_own_reaches_no_kernel_and_is_computed_as_itself() -> Non
         all_pairs(student, teacher, pair_target=HINGE, implementation="triton")
 
 
-def test_many_candidates_are_not_interpolated_as_hard_pairs() -> None:
+def test_many_candidates_are_not_summed_as_hard_pairs() -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(1, 1100, generator=generator, dtype=torch.float64) / 10 for _ in range(2))
     found = all_pairs(student, teacher, pair_target=HINGE)

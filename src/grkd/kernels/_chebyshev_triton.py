@@ -1,9 +1,12 @@
-"""All pairs by Chebyshev sums on the GPU. The formulas are those of _chebyshev.py; here the order is cut in blocks.
+"""All pairs in O(candidates * nodes): the logistic function interpolated at Chebyshev nodes, sums over the order.
 
-For i in block b: pairs within the block are summed one by one, those with other blocks by the sums over all blocks
-before and after, one number a node. A tie may cross a block's edge: then `strict` leaves the tie out of the sum.
-Interpolation and sums over blocks are in float64: the interpolation's weights alternate in sign, and float32 would
-lose to cancellation what the nodes gain.
+With scores sorted by the teacher, sum_{j worse than i} f(s_i - s_j) is, for f interpolated in its first argument,
+sum_m l_m(s_i) F_m(i) with F_m(i) = sum_{j worse than i} f(x_m - s_j): one running sum a node.
+
+The order is cut in blocks. For i in block b: pairs within the block are summed one by one, those with other blocks by
+the sums over all blocks before and after, one number a node. A tie may cross a block's edge: then `strict` leaves the
+tie out of the sum. Interpolation and sums over blocks are in float64: the interpolation's weights alternate in sign,
+and float32 would lose to cancellation what the nodes gain.
 """
 
 import functools

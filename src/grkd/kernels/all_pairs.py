@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.groups import checked_mask, wide
-from grkd.kernels import _chebyshev
 from grkd.kernels._all_pairs_torch import tiled
 from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
@@ -16,7 +15,6 @@ from grkd.losses.at_once import with_gradient
 
 # Candidates from which value and gradient are found at once on a CPU: below, autograd through all pairs is as fast.
 _AT_ONCE_FROM = 160
-_PAIRS_OF_A_NODE = 16  # what a node costs a candidate, in pairs, on a CPU
 
 
 @outside_graphs
@@ -32,10 +30,9 @@ def all_pairs(
 ) -> Float[Tensor, "*rows"]:
     """grkd.losses.group_relative, fast: the same value and gradient (formula and options there), one value per row.
 
-    Hard pairs of many candidates are summed by Chebyshev interpolation (O(candidates * nodes), see
-    docs/kernels.md for the bound) where the range of the row's student scores / tau makes that cheaper, else pair by
-    pair in tiles. On CUDA the range is looked at on the device. Gradients are taken in the forward pass; not of fewer
-    than 160 candidates on a CPU, where group_relative itself runs.
+    Pair by pair in tiles. On CUDA hard pairs of many candidates are summed by Chebyshev interpolation (O(candidates *
+    nodes), see docs/kernels.md for the bound) in rows whose range of student scores / tau allows it. Gradients are
+    taken in the forward pass; not of fewer than 160 candidates on a CPU, where group_relative itself runs.
     Raises what group_relative raises, and UserError for an implementation that cannot run.
     """
     options = PairOptions.of(tau=tau, pair_target=pair_target, normalize=normalize)
@@ -59,25 +56,10 @@ def all_pairs(
     return with_gradient(student, losses, gradient).reshape(rows)
 
 
-def _nodes(scores: Float[Tensor, "rows candidates"], exists: Tensor, form: PairForm) -> int | None:
-    """Nodes of the interpolated form in torch; None if the tiles are cheaper (few candidates, soft pairs, wide)."""
-    candidates = scores.shape[-1]
-    if form.kernel != "hard" or scores.numel() == 0:
-        return None
-    lowest = scores.masked_fill(~exists, torch.inf).amin(-1)
-    widest = float((scores.masked_fill(~exists, -torch.inf).amax(-1) - lowest).max())
-    nodes = _chebyshev.nodes_for(max(widest, 0.0)) if widest < candidates else candidates
-    return nodes if nodes * _PAIRS_OF_A_NODE < candidates else None
-
-
 def _in_torch(student: Tensor, teacher: Tensor, here: Tensor, options: PairOptions) -> tuple[Tensor, Tensor]:
     """Losses and gradient of rows on a CPU, in at least float32."""
     dtype = wide(student[:0]).dtype
     scores = torch.where(here, wide(student), 0.0) / options.tau
-    nodes = _nodes(scores, here, options.form)
-    if nodes is not None:
-        totals, counts, gradient = _chebyshev.interpolated(scores, wide(teacher), here, nodes)
-    else:
-        totals, counts, gradient = tiled(scores, wide(teacher) / options.tau, here, options.form)
+    totals, counts, gradient = tiled(scores, wide(teacher) / options.tau, here, options.form)
     divisor = (counts if options.normalize == "pairs" else here.sum(-1)).clamp_min(1)
     return (totals / divisor).to(dtype), (gradient / divisor.unsqueeze(-1) / options.tau).to(dtype)
