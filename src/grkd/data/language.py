@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from grkd.errors import UserError
@@ -106,6 +106,19 @@ def collate(items: Sequence[Item], *, pad_token_id: int) -> dict[str, Tensor]:
         "response_mask": attention_mask[:, prompt_length:].bool(),
         "item_index": torch.tensor([item.index for item in items]),
     }
+
+
+def left_padded(
+    prompts: Sequence[list[int]], *, pad_token_id: int, device: torch.device
+) -> tuple[Int[Tensor, "batch longest"], Int[Tensor, "batch longest"]]:
+    """Token ids and attention mask of prompts without responses."""
+    longest = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), longest), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, longest - len(prompt) :] = 1
+    return input_ids.to(device), attention_mask.to(device)
 
 
 def response_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch response vocabulary"]:

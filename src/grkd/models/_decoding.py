@@ -4,14 +4,17 @@ Both leave the model's mode, its generation config and the random state of the C
 """
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, StaticCache
 
+from grkd.data.language import left_padded
+from grkd.errors import UserError
 from grkd.models.evaluation_mode import evaluation_mode
 from grkd.models.load import quiet
 from grkd.models.seeded_draws import SeededDraws
@@ -20,11 +23,67 @@ from grkd.models.seeded_draws import SeededDraws
 _static_caches: WeakKeyDictionary[PreTrainedModel, tuple[tuple[object, ...], StaticCache]] = WeakKeyDictionary()
 
 
+def check_call(prompts: Sequence[list[int]], *, max_new_tokens: int, batch_size: int | None) -> None:
+    """Raises UserError for numbers out of range, ValueError for an empty prompt."""
+    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be 1 or more, got {number}")
+    if not all(prompts):
+        raise ValueError("a prompt must have at least one token")
+
+
+def longest_first(prompts: Sequence[list[int]], rows: int) -> list[list[int]]:
+    """Numbers of the prompts, `rows` at a time: a lack of memory shows at once."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
+def end_of(tokens: list[int], stop_ids: Sequence[int]) -> int | None:
+    """The place behind the first stop token; None without one."""
+    return next((place + 1 for place, token in enumerate(tokens) if token in stop_ids), None)
+
+
+def generation_config(*, max_new_tokens: int, stop_ids: Sequence[int], pad_token_id: int) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,  # SeededDraws draws, and leaves one token to choose
+        eos_token_id=list(stop_ids) or None,
+        pad_token_id=pad_token_id,
+        use_cache=True,  # a model that trains with gradient checkpointing has it off in its config
+    )
+
+
+@torch.no_grad()
+def new_tokens(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "batch longest"],
+    attention_mask: Int[Tensor, "batch longest"],
+    config: GenerationConfig,
+    draws: SeededDraws,
+    *,
+    teacher: nn.Module | None = None,
+    **more: Any,
+) -> Int[Tensor, "batch new"]:
+    """New tokens of each prompt, with what transformers writes behind the stop token. teacher: that `draws` calls."""
+    own = model.generation_config
+    # Fields that are not set here would otherwise be taken from the model's (a top_k, a repetition penalty).
+    model.generation_config = config
+    try:
+        with evaluation_mode(model, teacher), quiet():
+            tokens: Tensor = model.generate(
+                input_ids, attention_mask=attention_mask, generation_config=config, logits_processor=[draws], **more
+            )
+    finally:
+        model.generation_config = own
+    return tokens[:, input_ids.shape[-1] :]
+
+
 def growing_cache(
-    model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, draws: SeededDraws
+    model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, draws: SeededDraws, **more: Any
 ) -> list[list[int]]:
-    """New tokens of each prompt as one padded batch, with what transformers writes behind the stop token."""
-    return _padded_batch(model, prompts, config, draws)
+    """New tokens of each prompt as one padded batch."""
+    ids, mask = left_padded(prompts, pad_token_id=config.pad_token_id, device=model.device)
+    return new_tokens(model, ids, mask, config, draws, **more).tolist()
 
 
 def static_cache(
@@ -49,7 +108,8 @@ def static_cache(
     cache.reset()
     missing = rows - len(prompts)
     draws.seeds = torch.cat([draws.seeds, draws.seeds[-1:].expand(missing)])
-    return _padded_batch(model, prompts + prompts[-1:] * missing, config, draws, cache=cache)[: len(prompts)]
+    filled = prompts + prompts[-1:] * missing
+    return growing_cache(model, filled, config, draws, past_key_values=cache)[: len(prompts)]
 
 
 def free_memory() -> None:
@@ -61,43 +121,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@torch.no_grad()
-def _padded_batch(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
-    config: GenerationConfig,
-    draws: SeededDraws,
-    *,
-    cache: StaticCache | None = None,
-) -> list[list[int]]:
-    longest = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), longest), config.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    more = {} if cache is None else {"past_key_values": cache}
-    with _own_settings(model, config):
-        tokens: Tensor = model.generate(
-            input_ids.to(model.device),
-            attention_mask=attention_mask.to(model.device),
-            generation_config=config,
-            logits_processor=[draws],
-            **more,
-        )
-    return tokens[:, longest:].tolist()
-
-
-@contextmanager
-def _own_settings(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Evaluation mode, and this generation config alone."""
-    own_config = model.generation_config
-    # Fields that are not set here would otherwise be taken from the model's (a top_k, a repetition penalty).
-    model.generation_config = config
-    try:
-        with evaluation_mode(model), quiet():
-            yield
-    finally:
-        model.generation_config = own_config

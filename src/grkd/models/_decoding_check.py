@@ -1,7 +1,6 @@
 """How far a decode step's logits are from the model's own, in the same precision."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,7 +36,9 @@ def relative_difference(
     apart = size = 0.0
     # accelerate wraps `forward` in an autocast of its own, which is not ours to compare with.
     forward: Any = getattr(model, "_original_forward", model)
-    with _precision(model, dtype):
+    # Without autocast's cache: an autocast around us keeps its casts of the weights until its end, and the weights may
+    # have changed since.
+    with torch.autocast(model.device.type, dtype=dtype, enabled=model.dtype != dtype, cache_enabled=False):
         for row, prompt in zip(ours.float(), prompts, strict=True):
             ids = torch.tensor([prompt], device=model.device)
             own = forward(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
@@ -49,14 +50,3 @@ def relative_difference(
 
 def _spread(values: Tensor) -> float:
     return float((values - values.mean()).double().square().sum())
-
-
-@contextmanager
-def _precision(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
-    """Autocast where the weights are of another dtype, by the weights as they are now.
-
-    Without autocast's cache: an autocast around us keeps its casts of the weights until its end, and the weights may
-    have changed since.
-    """
-    with torch.autocast(model.device.type, dtype=dtype, enabled=model.dtype != dtype, cache_enabled=False):
-        yield

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from grkd.kernels import draw_tokens
 from grkd.models._decoding_check import relative_difference, tolerance
 from grkd.models.decoder_step import Cache, DecoderStep
+from grkd.models.evaluation_mode import evaluation_mode
 
 _POLL_STEPS = 16  # decode steps between two looks at which rows have finished
 _CHECKED = 8  # prompts after which the logits are compared with the model's own
@@ -204,12 +205,6 @@ class DecodingRows:
     @contextmanager
     def _computing(self, model: PreTrainedModel) -> Iterator[None]:
         """Evaluation mode, no gradients, and no autocast: the step's own dtype holds."""
-        modes = [(part, part.training) for part in (*self.step.parts.modules(), *model.modules()) if part.training]
-        for part, _ in modes:
-            part.training = False
-        try:
-            with torch.no_grad(), torch.autocast(self.step.device.type, enabled=False):
-                yield
-        finally:
-            for part, training in modes:
-                part.training = training
+        autocast = torch.autocast(self.step.device.type, enabled=False)
+        with evaluation_mode(self.step.parts, model), torch.no_grad(), autocast:
+            yield

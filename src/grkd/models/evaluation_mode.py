@@ -7,11 +7,13 @@ from torch import nn
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; then, also after an error, the mode that the model was in before."""
-    was_training = model.training
-    model.eval()
+def evaluation_mode(*models: nn.Module | None) -> Iterator[None]:
+    """Evaluation mode inside the block; then, also after an error, the mode that each part of the models was in."""
+    training = [part for model in models if model is not None for part in model.modules() if part.training]
+    for part in training:
+        part.training = False
     try:
         yield
     finally:
-        model.train(was_training)
+        for part in training:
+            part.training = True

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from grkd.console import console
 from grkd.errors import UserError
@@ -65,18 +65,14 @@ def generate_responses(
     empty prompt or one without room.
     """
     check_options(temperature=temperature, top_p=top_p)
-    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if number is not None and number < 1:
-            raise UserError(f"{name} must be 1 or more, got {number}")
-    if not all(prompts):
-        raise ValueError("a prompt must have at least one token")
+    _decoding.check_call(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if not prompts:
         return
     needed = max(map(len, prompts)) + max_new_tokens
     room = -(-needed // _ROOM_STEP) * _ROOM_STEP if room is None else room
     if room < needed:
         raise ValueError(f"room for {room} tokens, but the longest prompt and its response need {needed}")
-    vocabulary = _head_size(model) if vocabulary is None else vocabulary
+    vocabulary = len(model.get_output_embeddings().weight) if vocabulary is None else vocabulary
     seeds = seeds_of(seed, prompts)
     chosen = fastest_method(model, len(prompts)) if method == "auto" else method
     if chosen == "graph":
@@ -98,11 +94,9 @@ def generate_responses(
             if method == "graph":
                 raise UserError(f"method graph cannot sample from this model: {error}; use auto or dynamic") from None
             chosen = fastest_method(model, len(prompts))
-    config = _generation_config(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), pad_token_id=pad_token_id)
+    config = _decoding.generation_config(max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_token_id=pad_token_id)
     rows = _ROWS.get(model.device.type, 64) if batch_size is None else batch_size
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(order), rows):
-        part = order[start : start + rows]
+    for part in _decoding.longest_first(prompts, rows):
         batch = [prompts[index] for index in part]
         draws = SeededDraws(
             torch.tensor([seeds[index] for index in part], device=model.device),
@@ -114,8 +108,11 @@ def generate_responses(
             found = _decoding.static_cache(model, batch, config, draws, rows=rows, room=room)
         else:
             found = _decoding.growing_cache(model, batch, config, draws)
-        responses = [_cut(index, row, stop_ids) for index, row in zip(part, found, strict=True)]
-        yield sorted(responses, key=lambda response: response.index)
+        responses = []
+        for index, tokens in sorted(zip(part, found, strict=True)):
+            end = _decoding.end_of(tokens, stop_ids)
+            responses.append(Response(index, tokens[:end], finished=end is not None))
+        yield responses
 
 
 def fastest_method(model: PreTrainedModel, responses: int) -> Method:
@@ -139,25 +136,3 @@ def free_memory() -> None:
     """Give back what was kept for the next call: caches of fixed size, compiled steps and CUDA graphs."""
     graph_sampler.free_memory()
     _decoding.free_memory()
-
-
-def _generation_config(*, max_new_tokens: int, stop_ids: list[int], pad_token_id: int) -> GenerationConfig:
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,  # SeededDraws draws, and leaves one token to choose
-        eos_token_id=stop_ids or None,
-        pad_token_id=pad_token_id,
-        use_cache=True,  # a model that trains with gradient checkpointing has it off in its config
-    )
-
-
-def _head_size(model: PreTrainedModel) -> int:
-    return int(model.get_output_embeddings().weight.shape[0])
-
-
-def _cut(index: int, tokens: list[int], stop_ids: Sequence[int]) -> Response:
-    """The tokens up to the first stop token."""
-    for position, token in enumerate(tokens):
-        if token in stop_ids:
-            return Response(index, tokens[: position + 1], finished=True)
-    return Response(index, tokens, finished=False)

@@ -1,21 +1,19 @@
 """Responses drawn while the student trains: from the student, or token by token from a mixture with the teacher."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from grkd.data.language import cut_vocabulary, forward_parameters, unwrapped
+from grkd.data.language import cut_vocabulary, forward_parameters, left_padded, unwrapped
 from grkd.errors import UserError
-from grkd.models import graph_sampler
+from grkd.models import _decoding, graph_sampler
 from grkd.models.generate import fastest_method
-from grkd.models.load import quiet
 from grkd.models.seeded_draws import SeededDraws
 
 _ROWS = 64  # generated at a time by transformers' `generate`, where the caller does not say
@@ -52,11 +50,7 @@ def sample_on_policy(
     Source: Gu et al., arXiv 2306.08543, Eq. 4 (teacher-mixed sampling).
     """
     _check(teacher_mix=teacher_mix, temperature=temperature, top_p=top_p)
-    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if number is not None and number < 1:
-            raise UserError(f"{name} must be 1 or more, got {number}")
-    if not all(prompts):
-        raise ValueError("a prompt must have at least one token")
+    _decoding.check_call(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
     if teacher is None and teacher_mix:
@@ -68,24 +62,25 @@ def sample_on_policy(
             return _by_graph(model, prompts, seeds, max_new_tokens, draw, stop_ids, batch_size)
         except graph_sampler.NotSupportedError:
             fastest_method(model, len(prompts))  # prints why
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,  # the mixture draws, and leaves one token to choose
-        eos_token_id=list(stop_ids) or None,
-        pad_token_id=pad_token_id,
-        use_cache=True,  # a model that trains with gradient checkpointing has it off in its config
-    )
+    config = _decoding.generation_config(max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_token_id=pad_token_id)
     mixed_in = teacher if teacher_mix else None
-    options = {"weight": teacher_mix, "temperature": temperature, "top_p": top_p, "vocabulary": vocabulary}
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    options: dict[str, Any] = {
+        "weight": teacher_mix,
+        "temperature": temperature,
+        "top_p": top_p,
+        "vocabulary": vocabulary,
+    }
     found: dict[int, tuple[list[int], list[float]]] = {}
-    rows = _ROWS if batch_size is None else batch_size
-    for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
-        batch = [prompts[index] for index in chosen]
-        with _sampling(model, mixed_in, config):
-            drawn = _drawn(model, mixed_in, batch, [seeds[index] for index in chosen], config, options)
-        found |= {index: _cut(*row, stop_ids) for index, row in zip(chosen, drawn, strict=True)}
+    for part in _decoding.longest_first(prompts, _ROWS if batch_size is None else batch_size):
+        batch = [prompts[index] for index in part]
+        ids, mask = left_padded(batch, pad_token_id=pad_token_id, device=model.device)
+        own = torch.tensor([seeds[index] for index in part], device=model.device)
+        mixture = Mixture(mixed_in, mask, own, **options)
+        new = _decoding.new_tokens(model, ids, mask, config, mixture, teacher=mixed_in)
+        log_probs = mixture.log_probs(new.shape[-1]).tolist()
+        for index, tokens, own_log_probs in zip(part, new.tolist(), log_probs, strict=True):
+            end = _decoding.end_of(tokens, stop_ids)
+            found[index] = tokens[:end], own_log_probs[:end]
     return [found[index] for index in range(len(prompts))]
 
 
@@ -172,55 +167,3 @@ def _check(*, teacher_mix: float, temperature: float, top_p: float) -> None:
         raise UserError(f"temperature of on-policy responses must be above 0, got {temperature}")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p must be above 0 and at most 1, got {top_p}")
-
-
-@torch.no_grad()
-def _drawn(
-    model: PreTrainedModel,
-    teacher: nn.Module | None,
-    prompts: list[list[int]],
-    seeds: list[int],
-    config: GenerationConfig,
-    options: dict[str, Any],
-) -> list[tuple[list[int], list[float]]]:
-    """New tokens of each prompt and their log-probabilities, with what stands behind the stop token."""
-    longest = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), longest), config.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    attention_mask = attention_mask.to(model.device)
-    mixture = Mixture(teacher, attention_mask, torch.tensor(seeds, device=model.device), **options)
-    tokens: Tensor = model.generate(
-        input_ids.to(model.device),
-        attention_mask=attention_mask,
-        generation_config=config,
-        logits_processor=[mixture],
-    )
-    new = tokens[:, longest:]
-    return list(zip(new.tolist(), mixture.log_probs(new.shape[-1]).tolist(), strict=True))
-
-
-@contextmanager
-def _sampling(model: Any, teacher: nn.Module | None, config: GenerationConfig) -> Iterator[None]:
-    """Evaluation mode of both models, and this generation config alone."""
-    modes = [(part, part.training) for whole in (model, teacher) if whole is not None for part in whole.modules()]
-    own_config = model.generation_config
-    # Fields that are not set here would otherwise be taken from the model's (a top_k, a repetition penalty).
-    model.generation_config = config
-    for part, _ in modes:
-        part.training = False
-    try:
-        with quiet():
-            yield
-    finally:
-        model.generation_config = own_config
-        for part, training in modes:
-            part.training = training
-
-
-def _cut(tokens: list[int], log_probs: list[float], stop_ids: Sequence[int]) -> tuple[list[int], list[float]]:
-    """Both up to the first stop token."""
-    end = next((place + 1 for place, token in enumerate(tokens) if token in stop_ids), len(tokens))
-    return tokens[:end], log_probs[:end]
