@@ -18,8 +18,8 @@ from grkd.files import digest, read_json, write_json
 from grkd.served.answers import TokenScores
 from grkd.served.same_model import check_same_model, check_vocabulary
 from grkd.served.server import Server
-from grkd.teacher.annotator import Comparison, Letters, Verdict, verdicts
-from grkd.teacher.in_own_words import items_in_own_words, items_of_ids
+from grkd.teacher.annotator import Letters, Verdict, comparisons_of, verdicts
+from grkd.teacher.in_own_words import means_of_groups
 
 LocalMeans = Callable[[Sequence[Item]], list[float]]  # mean log-probabilities of the same model on this machine
 Record = dict[str, Any]  # a line of a journal
@@ -85,32 +85,16 @@ class ServedTeacher:
         A teacher that reads text takes prompts and responses instead.
         Raises UserError without the ids, for text over the server's context, and as `scored`.
         """
-        if self.reads_text:
-            stop_ids = stop_token_ids(self.tokenizer)
-            items = items_in_own_words(
-                self.tokenizer, prompts, responses, columns, stop_ids=stop_ids, context=self.context
-            )
-        else:
-            items = items_of_ids(columns)
-        means = iter(self.scored(items)[0])
-        return [[next(means) for _ in texts] for texts in responses]
+        stop_ids = stop_token_ids(self.tokenizer) if self.reads_text else []
+        return means_of_groups(self, prompts, responses, columns, stop_ids=stop_ids)
 
     def choices(
         self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]
     ) -> list[Verdict]:
         """Its choice between the responses of each group: see grkd.teacher.annotator. Column group: ids for errors."""
-        names = columns.get("group", range(len(prompts)))
-        comparisons = [
-            Comparison(
-                id=str(name),
-                conversation=[{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt),
-                responses=tuple(texts),
-            )
-            for name, prompt, texts in zip(names, prompts, responses, strict=True)
-        ]
         return verdicts(
             self.tokenizer,
-            comparisons,
+            comparisons_of(prompts, responses, columns),
             stop_ids=stop_token_ids(self.tokenizer),
             context=self.context,
             preferences=self._preferences,

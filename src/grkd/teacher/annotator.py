@@ -1,6 +1,6 @@
 """The teacher as annotator: which of two responses is better, asked over all pairs of a group in both orders."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from grkd.data.chat import encode_prompt, encode_response, stop_token_ids
 from grkd.data.conversation import Messages, shown
-from grkd.data.language import forward_parameters, model_inputs
+from grkd.data.language import forward_parameters, left_padded, model_inputs
 from grkd.data.prompts import Example
 from grkd.data.template import NotRendered
 from grkd.errors import UserError
@@ -52,6 +52,20 @@ class Comparison:
     id: str
     conversation: Messages
     responses: tuple[str, ...]
+
+
+def comparisons_of(
+    prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]
+) -> list[Comparison]:
+    """Groups as rankers give them: prompts as text or messages. Column group: ids for errors."""
+    return [
+        Comparison(
+            id=str(name),
+            conversation=[{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt),
+            responses=tuple(texts),
+        )
+        for name, prompt, texts in zip(columns.get("group", range(len(prompts))), prompts, responses, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,18 +256,9 @@ def _preferences(model: nn.Module, prompts: list[list[int]], labels: Letters, ba
 
 def next_logits(model: Any, prompts: Sequence[list[int]]) -> Float[Tensor, "prompts vocabulary"]:
     """The logits of the token after each prompt; prompts are padded on the left, others are not computed."""
-    longest = max(map(len, prompts))
-    input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # any id will do where nobody looks
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    batch = {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "position_ids": (attention_mask.cumsum(-1) - 1).clamp_min(0),
-    }
-    inputs = model_inputs(model, {name: value.to(model.device) for name, value in batch.items()})
+    ids, mask = left_padded(prompts, pad_token_id=0, device=model.device)  # any id will do where nobody looks
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    inputs = model_inputs(model, {"input_ids": ids, "attention_mask": mask, "position_ids": positions})
     if "logits_to_keep" in forward_parameters(model):
         inputs["logits_to_keep"] = 1
     logits: Tensor = model(**inputs).logits

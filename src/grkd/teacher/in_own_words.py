@@ -87,3 +87,25 @@ def items_of_ids(columns: Mapping[str, Sequence[Any]]) -> list[Item]:
         for group, (prompt_ids, each) in enumerate(zip(columns["prompt_ids"], columns["response_ids"], strict=True))
         for place, response_ids in enumerate(each)
     ]
+
+
+def means_of_groups(
+    teacher: Any,
+    prompts: Sequence[Any],
+    responses: Sequence[Sequence[str]],
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    stop_ids: Sequence[int],
+) -> list[list[float]]:
+    """Mean token log-probability of each response of these groups, by what `teacher.scored` says of its ids.
+
+    A teacher that `reads_text` is given prompts and responses in its own tokens, others columns prompt_ids and
+    response_ids.
+    """
+    if teacher.reads_text:
+        context, tokenizer = teacher.context, teacher.tokenizer
+        items = items_in_own_words(tokenizer, prompts, responses, columns, stop_ids=stop_ids, context=context)
+    else:
+        items = items_of_ids(columns)
+    means = iter(teacher.scored(items)[0])
+    return [[next(means) for _ in texts] for texts in responses]

@@ -13,8 +13,8 @@ from grkd.data.chat import stop_token_ids
 from grkd.data.language import Item, captured_hidden, collate, response_logits
 from grkd.kernels.response_log_probs import selected_log_probs
 from grkd.models.load import context_length
-from grkd.teacher.annotator import Comparison, Verdict, choice_scores
-from grkd.teacher.in_own_words import items_in_own_words, items_of_ids
+from grkd.teacher.annotator import Verdict, choice_scores, comparisons_of
+from grkd.teacher.in_own_words import means_of_groups
 from grkd.teacher.signal import check_head, final_hidden, mean_log_probs
 
 
@@ -42,29 +42,14 @@ class LocalTeacher:
         and chat_template_kwargs if they are known.
         Raises UserError without the ids, and for text over the teacher's context.
         """
-        if self.reads_text:
-            stop_ids = stop_token_ids(self.tokenizer, self.model.generation_config)
-            items = items_in_own_words(
-                self.tokenizer, prompts, responses, columns, stop_ids=stop_ids, context=self.context
-            )
-            means = iter(self.scored(items)[0])
-            return [[next(means) for _ in texts] for texts in responses]
-        means = iter(self.scored(items_of_ids(columns))[0])
-        return [[next(means) for _ in texts] for texts in responses]
+        stop_ids = stop_token_ids(self.tokenizer, self.model.generation_config) if self.reads_text else []
+        return means_of_groups(self, prompts, responses, columns, stop_ids=stop_ids)
 
     def choices(
         self, prompts: Sequence[Any], responses: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Any]]
     ) -> list[Verdict]:
         """Its choice between the responses of each group: see choice_scores. Column group: ids for errors."""
-        names = columns.get("group", range(len(prompts)))
-        comparisons = [
-            Comparison(
-                id=str(name),
-                conversation=[{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt),
-                responses=tuple(texts),
-            )
-            for name, prompt, texts in zip(names, prompts, responses, strict=True)
-        ]
+        comparisons = comparisons_of(prompts, responses, columns)
         return choice_scores(self.model, self.tokenizer, comparisons, batch_size=self.batch_size, context=self.context)
 
     @torch.no_grad()
