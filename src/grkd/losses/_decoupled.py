@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
+from grkd.losses._shapes import check_scale
 
 
 def decoupled_kl(
@@ -61,8 +61,7 @@ def decoupled_kl(
     >>> decoupled_kl(student, teacher, torch.tensor([0]))
     (tensor([0.2291]), tensor([0.1109]))
     """
-    if not temperature > 0:
-        raise UserError(f"temperature must be above 0, got {temperature}")
+    check_scale("temperature", temperature)
     if student_scores.shape != teacher_scores.shape or labels.shape != student_scores.shape[:1]:
         raise ValueError(
             f"student scores have shape {tuple(student_scores.shape)}, teacher scores {tuple(teacher_scores.shape)}, "

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grkd.errors import UserError
 from grkd.groups import checked_mask
-from grkd.losses._shapes import check_shapes
+from grkd.losses._shapes import check_scale, check_shapes
 from grkd.losses._soft_target import masked_log_softmax
 
 
@@ -64,8 +63,7 @@ def expected_disagreement(
     tensor([0.7500])
     """
     check_shapes(student_scores, teacher_scores)
-    if not temperature > 0:
-        raise UserError(f"temperature must be above 0, got {temperature}")
+    check_scale("temperature", temperature)
     exists = None if mask is None else checked_mask(mask, student_scores)
     student, teacher = (
         masked_log_softmax(scores, exists, temperature).exp() for scores in (student_scores, teacher_scores.detach())

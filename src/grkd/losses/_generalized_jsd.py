@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask
-from grkd.losses._shapes import check_shapes
+from grkd.losses._shapes import check_scale, check_shapes
 from grkd.losses._soft_target import finite, masked_log_softmax
 
 
@@ -64,8 +64,7 @@ def generalized_jsd(
     tensor([0.6931])
     """
     check_shapes(student_scores, teacher_scores)
-    if not temperature > 0:
-        raise UserError(f"temperature must be above 0, got {temperature}")
+    check_scale("temperature", temperature)
     if not 0 <= beta <= 1:
         raise UserError(f"beta must be in [0, 1], got {beta}")
     exists = checked_mask(mask, student_scores)

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._pair_forms import HARD, PairForm, pair_form
-from grkd.losses._shapes import check_shapes
+from grkd.losses._shapes import check_scale, check_shapes
 
 Normalize = Literal["pairs", "candidates"]
 
@@ -80,7 +80,8 @@ def group_relative(
     tensor([0.6931])
     """
     form = pair_form(pair_target)
-    _check(student_scores, teacher_scores, tau, normalize)
+    check_shapes(student_scores, teacher_scores)
+    check_pairs(tau, normalize)
     exists = checked_mask(mask, student_scores)
     *rows, candidates = student_scores.shape
     # Masked entries leave before any arithmetic: NaN or inf there must reach neither the value nor the gradient.
@@ -94,10 +95,9 @@ def group_relative(
     return (totals / divisor.clamp_min(1)).reshape(rows)
 
 
-def _check(student: Tensor, teacher: Tensor, tau: float, normalize: str) -> None:
-    check_shapes(student, teacher)
-    if not tau > 0:
-        raise UserError(f"tau must be above 0, got {tau}")
+def check_pairs(tau: float, normalize: str) -> None:
+    """Raises UserError for options of pairs out of range."""
+    check_scale("tau", tau)
     if normalize not in get_args(Normalize):
         raise UserError(f"unknown normalize {normalize!r}; known: {', '.join(get_args(Normalize))}")
 

@@ -1,9 +1,17 @@
-"""The check that every loss of two score tensors begins with."""
+"""The checks that losses begin with."""
 
 from torch import Tensor
+
+from grkd.errors import UserError
 
 
 def check_shapes(student: Tensor, teacher: Tensor) -> None:
     """Raises ValueError for scores of different shapes: nothing is broadcast."""
     if student.shape != teacher.shape:
         raise ValueError(f"student scores have shape {tuple(student.shape)}, teacher scores {tuple(teacher.shape)}")
+
+
+def check_scale(name: str, value: float) -> None:
+    """Raises UserError for a temperature or another scale that is not above 0."""
+    if not value > 0:
+        raise UserError(f"{name} must be above 0, got {value}")

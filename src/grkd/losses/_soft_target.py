@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
-from grkd.losses._shapes import check_shapes
+from grkd.losses._shapes import check_scale, check_shapes
 
 
 def soft_target(
@@ -186,8 +185,7 @@ def _sum(terms: Tensor, exists: Tensor | None) -> Tensor:
 def _log_probs(
     student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    if not temperature > 0:
-        raise UserError(f"temperature must be above 0, got {temperature}")
+    check_scale("temperature", temperature)
     check_shapes(student_scores, teacher_scores)
     # Without a mask nothing is looked up: on a GPU every small operation costs its launch.
     exists = None if mask is None else checked_mask(mask, student_scores)

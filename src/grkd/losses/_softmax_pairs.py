@@ -5,10 +5,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._group_relative import Normalize
-from grkd.losses._shapes import check_shapes
+from grkd.losses._shapes import check_scale, check_shapes
 from grkd.losses._tiered_plackett_luce import bounds, by_teacher, log_sum_below
 
 
@@ -67,8 +66,7 @@ def softmax_pairs(
     tensor([1.0986])
     """
     check_shapes(student_scores, teacher_scores)
-    if not tau > 0:
-        raise UserError(f"tau must be above 0, got {tau}")
+    check_scale("tau", tau)
     exists = checked_mask(mask, student_scores)
     student, teacher = by_teacher(wide(student_scores) / tau, teacher_scores, exists)
     below = log_sum_below(student, bounds(teacher)[1])
@@ -124,8 +122,7 @@ def voted_softmax_pairs(
     >>> voted_softmax_pairs(torch.zeros(1, 2), torch.tensor([[[False, True], [False, False]]]))
     tensor([0.6931])
     """
-    if not tau > 0:
-        raise UserError(f"tau must be above 0, got {tau}")
+    check_scale("tau", tau)
     exists = checked_mask(mask, student_scores)
     above = above & exists.unsqueeze(-1) & exists.unsqueeze(-2)
     student = torch.where(exists, wide(student_scores), 0.0) / tau

@@ -1,15 +1,12 @@
 """Pairs whose targets are given: votes of several rankers, tiers, abstentions."""
 
-from typing import get_args
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
-from grkd.losses._group_relative import Normalize
+from grkd.losses._group_relative import Normalize, check_pairs
 
 
 def voted_pairs(
@@ -74,10 +71,7 @@ def voted_pairs(
         if given is not None and given.shape != (rows, candidates, candidates):
             shape = (rows, candidates, candidates)
             raise ValueError(f"{name} of pairs have shape {tuple(given.shape)}, the scores ask for {shape}")
-    if not tau > 0:
-        raise UserError(f"tau must be above 0, got {tau}")
-    if normalize not in get_args(Normalize):
-        raise UserError(f"unknown normalize {normalize!r}; known: {', '.join(get_args(Normalize))}")
+    check_pairs(tau, normalize)
     exists = checked_mask(mask, student_scores)
     student = torch.where(exists, wide(student_scores), 0.0) / tau
     once = torch.ones(candidates, candidates, dtype=torch.bool, device=student.device).triu(1)

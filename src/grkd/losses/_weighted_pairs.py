@@ -1,15 +1,13 @@
 """Pairs that do not all count the same, and pairs whose target is the teacher's margin itself."""
 
 from collections.abc import Callable
-from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
-from grkd.losses._group_relative import Normalize
+from grkd.losses._group_relative import Normalize, check_pairs
 from grkd.losses._pair_forms import HARD, PairForm, pair_form
 from grkd.losses.at_once import sums_of_pairs, with_gradient
 
@@ -162,10 +160,7 @@ def pair_margins(
 def _check(student: Tensor, teacher: Tensor, importance: Tensor, tau: float, normalize: str) -> None:
     if not student.shape == teacher.shape == importance.shape:
         raise ValueError(f"shapes of student {tuple(student.shape)}, teacher {tuple(teacher.shape)} differ")
-    if not tau > 0:
-        raise UserError(f"tau must be above 0, got {tau}")
-    if normalize not in get_args(Normalize):
-        raise UserError(f"unknown normalize {normalize!r}; known: {', '.join(get_args(Normalize))}")
+    check_pairs(tau, normalize)
 
 
 def rank_discount(teacher_scores: Float[Tensor, "*rows candidates"], *, mask: Tensor | None = None) -> Tensor:
