@@ -15,23 +15,6 @@ from grkd.models.load import load_language_model, load_tokenizer
 
 Precision = Literal["float16", "float32"]
 
-# Name in transformers -> in GGUF; {} is the layer's number.
-_ONCE = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-_PER_LAYER = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # token types of GGUF
 
 
@@ -97,17 +80,17 @@ def _describe(writer: Any, config: Any, student: Path) -> None:
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, np.ndarray]]:
     """(GGUF name, values) of every weight; a head that is tied to the embeddings has none."""
+    import gguf
+
     config: Any = model.config
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if name in _ONCE:
-            yield _ONCE[name], _values(weight)
-            continue
-        _, _, number, rest = name.split(".", 3)
-        part = _PER_LAYER[rest.removesuffix(".weight")]
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(part)
-        yield f"blk.{number}.{part}.weight", _values(weight if heads is None else interleaved(weight, heads))
+        part = name.split(".")[-2]
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(part)
+        values = weight if heads is None else interleaved(weight, heads)
+        yield names.get_name(name, try_suffixes=(".weight",)), values.float().contiguous().numpy()
 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
@@ -117,10 +100,6 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
     """
     halves = weight.reshape(heads, 2, -1, weight.shape[-1])
     return halves.transpose(1, 2).reshape(weight.shape)
-
-
-def _values(weight: Tensor) -> np.ndarray:
-    return weight.detach().float().contiguous().numpy()
 
 
 def _vocabulary(student: Path, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, Any]:
