@@ -21,6 +21,7 @@ from grkd.language.score import read_groups
 from grkd.language.served import named
 from grkd.language.several import is_routed
 from grkd.language.several_live import with_routes
+from grkd.language.stored_order import in_own_order, own_order
 from grkd.models.save import save_student
 from grkd.objectives import Objective
 from grkd.recipe import Method, Student, to_plain
@@ -67,6 +68,8 @@ def training_inputs(context: LanguageContext, method: Method, seed: int) -> dict
         sampled = {name: getattr(context.recipe.responses, name) for name in names}
         if orders(objective):
             sampled["rankers"] = method_panel(context.recipe, method).identity()
+            if own_order(context.recipe, method):
+                sampled["stored_order"] = "own"  # earlier versions: that of score.rankers
     elif not objective.on_policy:
         del training["steps_per_generation"]  # of sampling in training alone
     if context.recipe.responses.use_vllm and (sampled or objective.on_policy):
@@ -134,6 +137,7 @@ def _learnt_from(
             return rows, with_routes(context, groups) if is_routed(context.recipe) else list(groups), []
         assert rows.fresh is not None
         assert rows.fresh.file is not None
+        groups = in_own_order(context, method, groups)
         return rows, with_columns(context, method, groups), [KeepGroups(rows.fresh.file)]
     groups = training_groups(context.run, method, objective, groups)
     if is_routed(context.recipe) and objective.on_policy:

@@ -49,7 +49,8 @@ class Section:
 class Method(Section):
     """A method and its options; `label` names it in tables (default: its name), so that one method can run twice.
 
-    rankers, combine: who orders the groups that this method samples in training; null: score.rankers.
+    rankers, combine: who orders the groups that this method samples in training, and the stored ones beside them as far
+    as score.rankers has the same; null: score.rankers.
     """
 
     name: str
