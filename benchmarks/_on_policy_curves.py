@@ -23,8 +23,8 @@ def write_curves(found: Found, path: Path) -> None:
     drawn, axes = pyplot.subplots(figsize=(9, 5))
     for place, (label, runs) in enumerate(by_label(found).items()):
         seconds, values = _mean_curve([run["curve"] for run in runs])
-        look = {"linewidth": 2.2} if label.startswith(OURS) else {"linewidth": 1.3, "linestyle": "--"}
-        axes.plot(seconds, 100 * values, label=label, color=f"C{place}", **look)
+        style = {"linewidth": 2.2} if label.startswith(OURS) else {"linewidth": 1.3, "linestyle": "--"}
+        axes.plot(seconds, 100 * values, label=label, color=f"C{place}", **style)
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("exact match on validation questions (%)")
     axes.grid(alpha=0.3)
@@ -45,17 +45,17 @@ def flattening(found: Found) -> str:
         shown = ["-", "-"] if np.isnan(half) else [f"{rise:+.1f}", f"[{rise - half:+.1f}, {rise + half:+.1f}]"]
         rows.append([label, *(f"{value:.1f}" for value in reached), *shown, _verdict(rise, half)])
     note = (
-        "Exact match in % on the validation questions of the curves, means over seeds. The rise is the slope of a\n"
-        "line through all seeds' points of the last third of the time (every seed with a level of its own), times\n"
-        "that third; its interval takes the points' deviations from it as independent. Rising or falling: the\n"
-        f"interval does not hold 0. Flat: it holds 0 and lies within {FLAT_POINTS:g} point of it. Else not shown.\n"
-        "The learning rate falls to 0 at the end, which flattens any curve."
+        "Exact match in % on the validation questions of the curves, means over seeds. The rise in the last third\n"
+        "of the time is the slope of a line fitted to all seeds' points there (with a level per seed), times that\n"
+        "third; its interval treats the deviations from the line as independent. Rising or falling: the interval\n"
+        f"excludes 0. Flat: the interval includes 0 and lies within {FLAT_POINTS:g} point of it. Otherwise: not\n"
+        "shown. The learning rate falls to 0 at the end, which flattens any curve."
     )
     return f"{_few_steps(found)}\n\n{note}\n\n{table(rows)}"
 
 
 def _few_steps(found: Found) -> str:
-    """Which methods took fewer steps than the look was made for."""
+    """Which methods took fewer steps than the experiments are meant to have."""
     steps = {label: min(run["steps"] for run in runs) for label, runs in by_label(found).items()}
     few = [f"`{label}` ({count:,})" for label, count in steps.items() if count < WANTED_STEPS]
     if not few:

@@ -60,7 +60,7 @@ def _start_digest(folder: Path, side: str) -> str:
 def sitting(run_folder: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Where and from what the runs of a sitting were made; their budget is noted when it is known."""
     on_gpu = torch.cuda.is_available()
-    words = [f"--look {options.look}", f"--trial-steps {options.trial_steps}", *options.overrides]
+    words = [f"--experiment {options.experiment}", f"--trial-steps {options.trial_steps}", *options.overrides]
     words += [] if options.budget is None else [f"--budget {options.budget:g}"]
     command = " ".join(["python -m benchmarks.on_policy run FOLDER", *words])
     sides = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks._on_policy_looks import Look
+from benchmarks._on_policy_experiments import Experiment
 from grkd.files import read_json, write_json
 from grkd.language.compare import perform
 from grkd.language.search import Job
@@ -83,17 +83,22 @@ def best_rate(trials: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def final_jobs(
-    recipe: LanguageRecipe, plan: Mapping[str, float], found: Mapping[str, Any], *, budget: float, look: Look
+    recipe: LanguageRecipe,
+    plan: Mapping[str, float],
+    found: Mapping[str, Any],
+    *,
+    budget: float,
+    experiment: Experiment,
 ) -> list[Job]:
     """The final runs of planned methods that are not in `found`, each of `budget` seconds of training."""
     timed = replace(recipe.training, steps=None, minutes=budget / 60)
-    by_steps = replace(recipe.training, steps=look.long_steps, minutes=None)
+    by_steps = replace(recipe.training, steps=experiment.long_steps, minutes=None)
     return [
         Job(
             recipe=replace(
                 recipe,
                 training=by_steps if _is_long(method) else timed,
-                responses=_responses(recipe, method, look),
+                responses=_responses(recipe, method, experiment),
             ),
             method=method,
             seed=seed,
@@ -107,11 +112,11 @@ def final_jobs(
     ]
 
 
-def _responses(recipe: LanguageRecipe, method: Method, look: Look) -> Responses:
-    """The recipe's responses as a method of this look takes them: stored ones, the student's, or both."""
-    if method.label in look.stored:
+def _responses(recipe: LanguageRecipe, method: Method, experiment: Experiment) -> Responses:
+    """The recipe's responses as a method of this experiment takes them: stored ones, new ones, or both."""
+    if method.label in experiment.stored:
         return replace(recipe.responses, when="before")
-    share = 0.0 if method.label in look.own else look.shares.get(method.label, recipe.responses.stored_share)
+    share = 0.0 if method.label in experiment.own else recipe.responses.stored_share
     return replace(recipe.responses, stored_share=share)
 
 
@@ -126,11 +131,19 @@ def _is_long(method: Method) -> bool:
     return method.label.endswith("-long")
 
 
-def in_turn(recipe: LanguageRecipe, job: Job, look: Look) -> tuple[bool, bool, bool, int, int]:
+def whole_seeds(jobs: Sequence[Job], *, seconds: float, time_left: float) -> list[Job]:
+    """The runs of the first seed that has any left; none if they would end too late, each taking `seconds`."""
+    if not jobs or seconds > time_left:
+        return []
+    first = min(job.seed for job in jobs)
+    return [job for job in jobs if job.seed == first]
+
+
+def in_turn(recipe: LanguageRecipe, job: Job, experiment: Experiment) -> tuple[bool, bool, bool, int, int]:
     """Sorts jobs: trials first, then final runs seed by seed, so that what is cut off leaves whole seeds."""
     label = job.method.label
     place = [method.label for method in recipe.methods].index(label)
-    return job.trial is None, _is_long(job.method), label in look.last, job.seed, place
+    return job.trial is None, _is_long(job.method), label in experiment.last, job.seed, place
 
 
 def trial_kept(folder: Path, job: Job, outcome: str) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def trial_kept(folder: Path, job: Job, outcome: str) -> dict[str, Any]:
         return {**kept, "outcome": outcome}
     own = folder / "search" / job.name
     value = read_json(own / "metrics.json")["exact_match"]["value"]
-    return {**kept, "outcome": outcome, "value": value, **_pace(_lines(own / "metrics.jsonl"))}
+    return {**kept, "outcome": outcome, "value": value, **pace_of(own)}
 
 
 def final_kept(folder: Path, job: Job) -> dict[str, Any]:
@@ -156,7 +169,7 @@ def final_kept(folder: Path, job: Job) -> dict[str, Any]:
         "tokens": spent["rows_seen"],
         "took": seconds_taken(folder, job),
         "rewards": _rewards(train / "groups"),
-        **_pace(_lines(train / "metrics.jsonl")),
+        **pace_of(train),
         "metrics": read_json(evaluated / "metrics.json"),
         "correct": correct(answers),
         "curve": [
@@ -194,6 +207,11 @@ def _ended(recipe: LanguageRecipe, trials: Mapping[str, Any], method: Method) ->
     """All trials of a method, or none as long as one is missing."""
     names = [f"{method.label}-trial{number}" for number in range(len(rates(recipe, method)))]
     return [trials[name] for name in names] if all(name in trials for name in names) else []
+
+
+def pace_of(folder: Path) -> dict[str, Any]:
+    """The pace of a training by its log; see `_pace`."""
+    return _pace(_lines(folder / "metrics.jsonl"))
 
 
 def _pace(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

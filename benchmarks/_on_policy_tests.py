@@ -64,8 +64,8 @@ def effects(found: Found) -> str:
         to = ", ".join(f"`{without}`" for _, without in pairs)
         rows.append([what, to, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}"])
     note = (
-        "Of methods that differ in this alone, their difference, the mean over the pairs; tested as below, p after\n"
-        "Holm's correction over these."
+        "Differences between methods that differ in one thing alone, the mean over the pairs of methods; tested as\n"
+        "below, p after Holm's correction over these."
     )
     return f"{note}\n\n{table(rows)}"
 
@@ -98,15 +98,19 @@ def others(found: Found) -> dict[str, tuple[PairedDifference, float]]:
     return {label: (test, float(p)) for (label, test), p in zip(tests.items(), adjusted, strict=True)}
 
 
-def best_of(found: Found) -> str:
-    """Whether any test tells methods apart; the best method, the best of ours where that is another, the start."""
+def means_of(found: Found) -> dict[str, float]:
+    """label -> exact match in %, the mean over questions and seeds, best first; without runs of another length."""
     means = {
         label: 100 * float(np.mean(shares(runs))) for label, runs in by_label(found).items() if not label.endswith(LONG)
     }
-    best, ours = (
-        max(names, key=means.__getitem__) for names in (means, [n for n in means if n.startswith(OURS)] or means)
-    )
-    other = "" if ours == best else f"; the best of ours is `{ours}` ({means[ours]:.1f} %)"
+    return dict(sorted(means.items(), key=lambda each: -each[1]))
+
+
+def best_of(found: Found) -> str:
+    """The best method, the best of ours if that is another, the start; and whether any test tells methods apart."""
+    means = means_of(found)
+    best, ours = next(iter(means)), next((name for name in means if name.startswith(OURS)), None)
+    other = "" if ours in (best, None) else f"; the best `grkd` is `{ours}` ({means[str(ours)]:.1f} %)"
     before = 100 * found["sittings"][-1]["before"]["metrics"]["exact_match"]["value"]
     shown = f"The best is `{best}` ({means[best]:.1f} %){other}; the student before training has {before:.1f} %."
     tests = [*family(found).values(), *others(found).values()]
@@ -138,9 +142,9 @@ def paired_table(found: Found) -> str:
     rows += [_tested(found, ours, rival, test, p) for (ours, rival), (test, p) in family(found).items()]
     rows += [_tested(found, label, RIVALS[0], test, p) for label, (test, p) in others(found).items()]
     note = (
-        "Over test questions, each question's value the mean over the seeds that both have; a bootstrap of questions,\n"
-        "so that the choice of seeds is not in it; of how many seeds the sign holds stands beside it.\n"
-        "p after Holm's correction: over all of ours, and over the others."
+        "A question's value is the mean over the seeds that both methods have. Intervals and p come from a bootstrap\n"
+        'over questions, so they do not contain the variation between seeds; "seeds above" says in how many seeds the\n'
+        "first method is ahead. p after Holm's correction: over all tests of `grkd`, and over those of other methods."
     )
     return f"{note}\n\n{table(rows)}"
 
@@ -155,22 +159,6 @@ def _tested(found: Found, label: str, rival: str, test: PairedDifference, p: flo
     shared = sorted(ours.keys() & theirs.keys())
     above = f"{sum(ours[seed] > theirs[seed] for seed in shared)} of {len(shared)}"
     return [label, rival, f"{100 * test.difference:+.1f}", interval, f"{p:.3f}", above, verdict]
-
-
-def not_comparable(looks: Mapping[str, Found]) -> str:
-    """Why levels of one look are none of another's."""
-    ordinals = {"first": "first", "mixed": "second", "long": "third", "kept": "fourth"}
-    number = {2: "Two", 3: "Three", 4: "Four"}[len(looks)]
-    said = []
-    for name, found in looks.items():
-        one = found["sittings"][-1]
-        before = f"{100 * one['before']['metrics']['exact_match']['value']:.1f} %"
-        said.append(f"- {ordinals[name]}: {before} before training; a final run trains {one['budget_seconds']:g} s.")
-    return (
-        f"{number} looks, whose levels cannot be compared with each other: each made starts of its own. Those after\n"
-        "the first are fine-tuned as long, in half as many steps (packed rows, batches of 128 instead of 64). The\n"
-        "questions are the same. The student's exact match:\n\n" + "\n".join(said)
-    )
 
 
 def shares(runs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

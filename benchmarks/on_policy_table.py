@@ -1,4 +1,4 @@
-"""docs/results-on-policy.md and its figure from the kept runs: the targets first, paired tests, curves, the search."""
+"""docs/results-on-policy.md and its figures from the kept runs: the conclusion, then the experiments, newest first."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,105 +6,87 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._on_policy_conclusion import conclusion
 from benchmarks._on_policy_curves import flattening, write_curves
-from benchmarks._on_policy_looks import LOOKS
-from benchmarks._on_policy_prose import ABOUT, HEADINGS, PILOT_KINDS, SIDE_BY_SIDE
+from benchmarks._on_policy_experiments import EXPERIMENTS
+from benchmarks._on_policy_prose import ABOUT, HEADINGS, PACE
 from benchmarks._on_policy_tests import Found, best_of, by_label, effects, paired_table, shares, table, targets
-from benchmarks._on_policy_tests import not_comparable as looks_apart
 from grkd.files import read_json, write_text
 from grkd.statistics import bootstrap_interval, seed_interval
+
+# Experiments that were made to reach a number of steps.
+AT_LENGTH = ("long", "full")
 
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page and the figures beside it; the same results give the same bytes."""
-    looks = {name: read_json(results / look.file) for name, look in LOOKS.items() if (results / look.file).exists()}
-    parts = ["# Groups sampled from the student: results"]
-    tested = {name: found for name, found in looks.items() if name != "pilot"}
-    if len(tested) > 1:
-        parts.append(looks_apart(tested))
-    for name, found in looks.items():
+    kept = {name: results / EXPERIMENTS[name].file for name in HEADINGS}
+    found = {name: read_json(path) for name, path in kept.items() if path.exists()}
+    parts = ["# Groups sampled from the student: results", *conclusion(found)]
+    for number, (name, one) in enumerate(found.items()):
         figure = page.with_name(f"{page.stem}{'' if name == 'first' else '-' + name}.svg")
-        if found["runs"] and name != "pilot":
-            write_curves(found, figure)
-        parts += sections_of(found, name, figure.name)
+        if one["runs"]:
+            write_curves(one, figure)
+        parts += sections_of(one, name, figure.name, newest=number == 0)
     write_text(page, "\n\n".join(parts) + "\n")
 
 
-def sections_of(found: Found, look: str, figure: str) -> list[str]:
-    """A look's part of the page."""
-    heading, about = HEADINGS[look], ABOUT[look]
-    processes = found["sittings"][-1].get("processes")
-    parts = [taken(found), main_table(found)] if look == "pilot" else final_sections(found, figure)
-    if look in SIDE_BY_SIDE and found["runs"]:
-        parts.insert(1, "### Are the curves flat?\n\n" + flattening(found))
-    if look == "first":
-        parts += ["### Pace\n\n" + pace_table(found), "### Learning rates that were tried\n\n" + trials_table(found)]
-    made = [f"## {heading}", _made(found, look), _task(found, look) + "\n" + about.format(processes=processes)]
-    return [*made, *parts, "### Starts\n\n" + starts_table(found)]
+def sections_of(found: Found, experiment: str, figure: str, *, newest: bool) -> list[str]:
+    """An experiment's part of the page; older ones without targets, rewards and pace, which the newest repeats."""
+    heading = f"## {HEADINGS[experiment]}"
+    setting = [_setting(found, experiment), _about(found, experiment), _made(found, experiment)]
+    if not found["runs"]:
+        return [heading, "**The final runs are not made yet.** Nothing says which method is better.", *setting]
+    compared, rewarded = effects(found), any(run.get("rewards") for run in found["runs"].values())
+    curve = "Exact match on validation questions while the students are trained, means over seeds."
+    return [
+        heading,
+        best_of(found) + ("\n\n" + "\n".join(targets(found)) if newest else _not_run(found)),
+        *setting,
+        "### Results\n\n" + main_table(found),
+        f"![exact match over seconds of training]({figure})\n\n{curve}",
+        *(["### Are the curves flat?\n\n" + flattening(found)] if experiment in AT_LENGTH else []),
+        *(["### What each part adds\n\n" + compared] if compared else []),
+        "### Paired tests\n\n" + paired_table(found),
+        *(["### Rewards\n\n" + rewards_table(found)] if newest and rewarded else []),
+        *(["### Learning rates\n\n" + trials_table(found)] if found["trials"] else []),
+        "### Sittings\n\n" + starts_table(found),
+    ]
 
 
-def _made(found: Found, look: str) -> str:
+def _not_run(found: Found) -> str:
+    lines = [line for line in targets(found) if line.startswith("- Not run") or " failed: " in line]
+    return "\n\n" + "\n".join(lines) if lines else ""
+
+
+def _made(found: Found, experiment: str) -> str:
     sitting = found["sittings"][-1]
     torch, commit, command = sitting["versions"]["torch"], str(sitting["commit"])[:12], sitting["command"]
     made = f"{sitting['date']}, {sitting['hardware']}, PyTorch {torch}, commit {commit}"
     return (
-        f"Made by `python -m benchmarks.on_policy table` from benchmarks/results/on-policy/{LOOKS[look].file}\n"
-        f"({made}; `{command}`)."
+        "Made by `python -m benchmarks.on_policy table` from\n"
+        f"benchmarks/results/on-policy/{EXPERIMENTS[experiment].file} ({made}; `{command}`)."
     )
 
 
-def _task(found: Found, look: str) -> str:
+def _setting(found: Found, experiment: str) -> str:
     questions, seeds = len(found["questions"]), max(map(len, by_label(found).values()), default=0)
-    kind = LOOKS[look].questions.removesuffix(".jsonl")
     return (
-        f"Arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} {kind} questions.\n"
-        f"A final run trains {found['sittings'][-1]['budget_seconds']:g} s on one GPU, whatever its steps take: its\n"
-        "schedules and end go by the clock, which leaves out the models' loading, the first step (it compiles\n"
-        f"kernels) and answers to questions. {seeds} seeds. A step: {LOOKS[look].prompts} prompts x 8 responses."
+        f"Task: arithmetic word problems, SmolLM2-135M to 12 of its layers; exact match on {questions} test\n"
+        f"questions. Each run trains {found['sittings'][-1]['budget_seconds']:g} s on one GPU, {seeds} seeds per\n"
+        f"method. A step has {EXPERIMENTS[experiment].prompts} prompts with 8 responses each. Schedules follow the\n"
+        "clock. Not counted: loading the models, the first step (it compiles kernels), and answering questions."
     )
 
 
-def final_sections(found: Found, figure: str) -> list[str]:
-    """What the final runs say; where there are none, that."""
-    if not found["runs"]:
-        return ["**The final runs are not made yet.** Nothing below says which method is better."]
-    rewarded = any(run.get("rewards") for run in found["runs"].values())
-    compared = effects(found)
-    return [
-        "### Targets\n\n" + best_of(found) + "\n\n" + "\n".join(targets(found)),
-        "### Table\n\n" + main_table(found),
-        *(["### What each part adds\n\n" + compared] if compared else []),
-        "### Paired tests\n\n" + paired_table(found),
-        *(["### Rewards\n\n" + rewards_table(found)] if rewarded else []),
-        "### Over GPU time\n\nExact match on validation questions while the students are trained, means over seeds.\n\n"
-        f"![exact match over seconds of training]({figure})",
-    ]
-
-
-def taken(found: Found) -> str:
-    """The forms that the pilot chooses: of each kind the one with the highest exact match, the first of several."""
-    means = {label: float(np.mean(shares(runs))) for label, runs in by_label(found).items()}
-    kinds = [[label for label in kind if label in means] for kind in PILOT_KINDS]
-    return f"**Taken: {', '.join(f'`{max(kind, key=means.__getitem__)}`' for kind in kinds if kind)}.**"
-
-
-def pace_table(found: Found) -> str:
-    """What a step takes in the trials, by its parts."""
-    rows = [["", "ms per step", "sample", "rank and teacher", "train"], ["---", *["---:"] * 4]]
-    for label in dict.fromkeys(trial["method"] for trial in found["trials"].values()):
-        trials = [one for one in found["trials"].values() if one["method"] == label and one.get("ms")]
-        if not trials:
-            continue
-        ms = [f"{np.mean([trial['ms'][part] for trial in trials]):.0f}" for part in ("sample", "rank", "train")]
-        whole = f"{1000 * np.mean([trial['seconds_per_step'] for trial in trials]):.0f}"
-        rows.append([label, whole, *ms])
-    note = (
-        "32 prompts x 8 responses; means over the trials, without the first steps. Where groups are ranked and the\n"
-        "method needs the teacher, its forward pass is in `rank and teacher`, as is that of the student before\n"
-        "training for `dpo`; for `opd` and `gkd` the teacher is in `train`.\n"
-        "`kd` learns from stored responses and hidden states of the teacher."
-    )
-    return f"{note}\n\n{table(rows)}"
+def _about(found: Found, experiment: str) -> str:
+    pace, text = found.get("pace"), ""
+    if pace:
+        paces = {label: each["seconds_per_step"] for label, each in pace["by_method"].items()}
+        slowest = max(paces, key=paces.__getitem__)
+        steps = pace["budget_seconds"] / paces[slowest]
+        text = PACE.format(seconds=pace["seconds"], slowest=slowest, ms=1000 * paces[slowest], steps=steps)
+    return ABOUT[experiment].format(processes=found["sittings"][-1].get("processes"), pace=text)
 
 
 def main_table(found: Found) -> str:
@@ -138,11 +120,17 @@ def main_table(found: Found) -> str:
     for name, side in (("student before", "before"), ("teacher", "teacher")):
         value = sitting[side]["metrics"]["exact_match"]["value"]
         rows.append([name, "", f"{100 * value:.1f}", *[""] * (len(head) - 3)])
-    return table(rows)
+    note = (
+        '"Over questions": 95 % interval over test questions; "over seeds": half of the 95 % interval over seeds. ms\n'
+        "per step: sampling responses, ranking them, and the rest. Where rankers order a method's groups and it needs\n"
+        'the teacher, the teacher\'s pass is in "rank ms"; for `opd` and `gkd` it is in "train ms". Reverse KL to the\n'
+        "teacher in nats and Kendall's tau of the order of responses: on held-out groups."
+    )
+    return f"{table(rows)}\n\n{note}"
 
 
 def rewards_table(found: Found) -> str:
-    """What the rankers said of the groups in the first and the last tenth of the steps."""
+    """Mean scores that the rankers gave in the first and the last tenth of the steps."""
     rows = [["", "ranker", "first tenth", "last tenth"], ["---", "---", "---:", "---:"]]
     for label, runs in by_label(found).items():
         known = [run["rewards"] for run in runs if run.get("rewards")]
@@ -150,24 +138,28 @@ def rewards_table(found: Found) -> str:
             first, last = (np.mean([rewards[at].get(ranker, np.nan) for rewards in known]) for at in (0, -1))
             rows.append([label, ranker, f"{first:.3f}", f"{last:.3f}"])
     note = (
-        "Mean scores of the groups that were sampled in training: of the verifier the share of right responses,\n"
-        "of the teacher the mean log-probability per token, in nats."
+        "Mean scores of the responses sampled in training. `verifier`: share of right responses; `log_prob`: the\n"
+        "teacher's mean log-probability per token, in nats."
     )
     return f"{note}\n\n{table(rows)}"
 
 
 def trials_table(found: Found) -> str:
-    """Every trial: rate, exact match on the validation questions, pace; and what was chosen."""
-    rows = [["", "learning rate", "exact match %", "ms per step", "chosen"], ["---", "---:", "---:", "---:", "---"]]
-    for trial in found["trials"].values():
-        value = "failed" if trial["value"] is None else f"{100 * trial['value']:.1f}"
-        pace = f"{1000 * trial['seconds_per_step']:.0f}" if trial.get("seconds_per_step") else "-"
-        chosen = "yes" if trial["learning_rate"] == found["plan"].get(trial["method"]) else ""
-        rows.append([trial["method"], f"{trial['learning_rate']:g}", value, pace, chosen])
+    """Exact match of every trial by method and learning rate; the chosen rate in bold."""
+    trials = list(found["trials"].values())
+    tried = sorted({trial["learning_rate"] for trial in trials})
+    rows = [["", *(f"{rate:g}" for rate in tried)], ["---", *["---:"] * len(tried)]]
+    for label in dict.fromkeys(trial["method"] for trial in trials):
+        cells = [label]
+        for rate in tried:
+            values = [each["value"] for each in trials if (each["method"], each["learning_rate"]) == (label, rate)]
+            shown = "-" if not values else "failed" if values[0] is None else f"{100 * values[0]:.1f}"
+            cells.append(f"**{shown}**" if rate == found["plan"].get(label) else shown)
+        rows.append(cells)
     note = (
-        "The same rates and the same number of short trials for every method, measured on the validation questions.\n"
-        "Methods that differ in the ranker alone take the rate of `grkd-verifier`.\n"
-        "They were made in a sitting before that of the final runs, on another start by the same recipe."
+        "Exact match in % on validation questions after a short trial with each learning rate; bold: chosen, the\n"
+        "lowest of the best. Methods that differ in the ranker alone take the rate of `grkd-verifier`. The trials\n"
+        "were made in a sitting before the final runs, on another start made by the same recipe."
     )
     return f"{note}\n\n{table(rows)}"
 

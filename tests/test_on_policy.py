@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import _on_policy_starts, on_policy
+from benchmarks import _on_policy_jobs, _on_policy_pace, _on_policy_sitting, _on_policy_starts, on_policy
+from benchmarks._on_policy_experiments import EXPERIMENTS
 from grkd import objectives
 from grkd.files import read_json
 from grkd.language.score import cached_splits
@@ -101,7 +102,7 @@ def test_sittings_go_on_and_make_a_page(
     assert sitting(monkeypatch, "table") == 0
     page = (tmp_path / "docs" / "results-on-policy.md").read_text()
     assert "The final runs are not made yet." in page
-    assert "## Targets" not in page
+    assert "### Results" not in page
     assert sitting(monkeypatch, "keep", str(tmp_path / "second")) == 0
     assert sitting(monkeypatch, "table") == 0
     page = (tmp_path / "docs" / "results-on-policy.md").read_text()
@@ -124,11 +125,11 @@ MIXED = [
 ]
 
 
-def test_the_second_look_shares_stored_responses(
+def test_the_second_experiment_shares_stored_responses(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rates are the recipe's; which prompts a method answers anew; long runs come last, and only with time left."""
-    monkeypatch.setattr(on_policy, "LOOKS", {"mixed": replace(on_policy.LOOKS["mixed"], long_steps=3)})
+    monkeypatch.setitem(EXPERIMENTS, "mixed", replace(EXPERIMENTS["mixed"], long_steps=3))
     asked: dict[str, list[int]] = {}
     real = fresh_groups.answered_anew
 
@@ -137,7 +138,7 @@ def test_the_second_look_shares_stored_responses(
         return real(seeds, share)
 
     monkeypatch.setattr(fresh_groups, "answered_anew", noted)
-    words = ["run", str(folder), "--look", "mixed", "--out", str(tmp_path), "--budget", "0.1", "--processes", "1"]
+    words = ["run", str(folder), "--experiment", "mixed", "--out", str(tmp_path), "--budget", "0.1", "--processes", "1"]
     every = on_policy.filled_in(folder, MIXED, "mixed").methods
     kept = [each for each in every if each.label in ("kd", "kd-mixed", "grkd-mixed", "opd-mixed", "kd-long")]
     real_recipe = on_policy.filled_in
@@ -155,7 +156,7 @@ def test_the_second_look_shares_stored_responses(
     assert [label for label in labels if found["runs"][f"{label}-seed0"]["rewards"]] == ["grkd-mixed"]
     recipe = on_policy.filled_in(folder, MIXED, "mixed")
     plan = on_policy.planned(recipe, {})
-    jobs = on_policy.final_jobs(recipe, plan, {}, budget=30.0, look=on_policy.LOOKS["mixed"])
+    jobs = on_policy.final_jobs(recipe, plan, {}, budget=30.0, experiment=EXPERIMENTS["mixed"])
     alone = [job.method.label for job in jobs if job.recipe.responses.when == "before"]
     assert alone == ["kd", "grkd-stored", "kd-long", "grkd-stored-long"]
 
@@ -164,17 +165,17 @@ LONG = [*MIXED, "training.steps_per_generation=2", "methods=[{name: kd}, {name: 
         "teacher_kl: 1.0, rankers: [verifier]}, {name: grkd, preset: responses}]"]  # fmt: skip
 
 
-def test_the_third_look_goes_on_from_one_start(
+def test_the_third_experiment_goes_on_from_one_start(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """GRPO's groups are its own, grkd's partly stored; a second sitting with another start is refused."""
     recipe = on_policy.filled_in(folder, LONG, "long")
-    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, look=on_policy.LOOKS["long"])
+    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, experiment=EXPERIMENTS["long"])
     asked = {job.method.label: (job.recipe.responses.when, job.recipe.responses.stored_share) for job in jobs}
     assert asked == {
         "kd": ("before", 0.75), "grpo-teacher-kl": ("in_training", 0.0), "grkd": ("in_training", 0.75)
     }  # fmt: skip
-    words = ["run", str(folder), "--look", "long", "--budget", "0.1", "--processes", "1", "--set", *LONG]
+    words = ["run", str(folder), "--experiment", "long", "--budget", "0.1", "--processes", "1", "--set", *LONG]
     first, second = tmp_path / "first", tmp_path / "second"
     assert sitting(monkeypatch, *words, "--out", str(first), "--only", "kd") == 0
     assert "2 final runs are left" in capsys.readouterr().out
@@ -190,68 +191,94 @@ def test_the_third_look_goes_on_from_one_start(
         sitting(monkeypatch, *words, "--out", str(tmp_path / "third"), "--resume-from", str(first))
 
 
-def test_the_fourth_look_mixes_with_and_without_pairs(folder: Path) -> None:
-    """Five methods of three seeds; of grkd and kd-mixed a quarter of the prompts is answered again."""
-    recipe, look = (
-        on_policy.filled_in(folder, [each for each in MIXED if "seeds" not in each], "kept"),
-        on_policy.LOOKS["kept"],
-    )
-    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, look=look)
-    assert len(jobs) == 15
+def test_the_full_study_gives_each_method_its_groups(folder: Path) -> None:
+    """Ten methods of three seeds; the soft targets of grkd are those of kd."""
+    recipe = on_policy.filled_in(folder, [], "full")
+    experiment = EXPERIMENTS["full"]
+    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, experiment=experiment)
+    assert len(jobs) == 30
     asked = {job.method.label: (job.recipe.responses.when, job.recipe.responses.stored_share) for job in jobs}
-    mixed = ("in_training", 0.75)
+    own, mixed = ("in_training", 0.0), ("in_training", 0.75)
+    ours = [f"grkd-{order}" for order in ("verifier", "teacher", "verifier-then-teacher", "votes")]
     assert asked == {
-        "kd": ("before", 0.75), "opd": mixed, "grpo-teacher-kl": ("in_training", 0.0), "kd-mixed": mixed, "grkd": mixed
+        **dict.fromkeys(ours, mixed), **dict.fromkeys(("grpo", "grpo-teacher-kl", "dpo"), own),
+        "opd": mixed, "gkd": mixed, "kd": ("before", 0.75),
     }  # fmt: skip
-    share = {each.label: objectives.load(each.name, **each.options).on_policy for each in recipe.methods}
-    assert share["kd-mixed"] == 0.25
-    assert share["opd"] == 1.0
+    loaded = {each.label: objectives.load(each.name, **each.options) for each in recipe.methods}
+    assert loaded["opd"].on_policy == 1.0
+    assert loaded["gkd"].on_policy == 0.5
+    for label in ours:  # without the pairs it is kd
+        form = replace(loaded[label], ranking=(), alpha_ceiling=0.0).head_options(0.5)
+        assert loaded["kd"].head_options(0.5).items() <= form.items()
     assert cached_splits(recipe, shared=True) == ["train", "heldout"]
 
 
-def test_the_pilot_answers_no_test_question(
+FULL = [
+    *[word for word in MIXED if not word.startswith("seeds")],
+    "seeds=[0, 1]",
+    "methods=[{name: kd}, {name: opd}, {name: grkd, label: grkd-votes, preset: responses, combine: votes}]",
+]
+
+
+def test_a_pace_test_and_whole_seeds(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, look = on_policy.filled_in(folder, MIXED, "pilot"), on_policy.LOOKS["pilot"]
-    jobs = on_policy.final_jobs(recipe, on_policy.planned(recipe, {}), {}, budget=9.0, look=look)
-    asked = {job.method.label: (job.recipe.responses.when, job.recipe.responses.stored_share) for job in jobs}
-    stored = dict.fromkeys(("kd", "kd-t1"), ("before", 0.75))
-    mixed = dict.fromkeys(
-        ("kd-mixed", "opd-mixed", "grkd-forward", "grkd-light", "grkd-reverse"), ("in_training", 0.75)
-    )
-    assert asked == {**stored, **mixed, "grkd-eighth": ("in_training", 0.875)}
-    (folder / "test.jsonl").rename(folder / "hidden.jsonl")
-    try:
-        monkeypatch.setattr(
-            on_policy, "write_questions", lambda _: shutil.copy(folder / "validation.jsonl", folder / "curve.jsonl")
-        )
-        words = ["run", str(folder), "--look", "pilot", "--out", str(tmp_path), "--budget", "0.1", "--processes", "1"]
-        kept = [each for each in recipe.methods if each.label in ("kd", "grkd-eighth")]
-        real = on_policy.filled_in
-        monkeypatch.setattr(on_policy, "filled_in", lambda *given: replace(real(*given), methods=kept))
-        assert sitting(monkeypatch, *words, "--set", *MIXED) == 0
-    finally:
-        (folder / "hidden.jsonl").rename(folder / "test.jsonl")
-    found = read_json(tmp_path / "on-policy-pilot.json")
-    assert [one.rpartition("/")[0] for one in found["questions"]] == ["validation"] * 6
-    on_policy.write_page(tmp_path, tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    assert "exact match on 6 validation questions" in page
-    assert "| grkd-eighth | 1 |" in page
-    assert "**Taken: `kd`, `grkd-eighth`.**" in page
-    assert "### Targets" not in page
+    """The pace test chooses the time and keeps nothing else; a seed begins only if all of it fits."""
+    common = ["--experiment", "full", "--out", str(tmp_path), "--processes", "1", "--set", *FULL]
+    paced = ["pace", str(folder), "--budget", "0.3", "--seed-seconds", "45.8", *common]
+    monkeypatch.setattr(_on_policy_pace, "budget", lambda found, most: 0.25)
+    assert sitting(monkeypatch, *paced) == 0
+    assert "budget: 0 s" in capsys.readouterr().out
+    found = read_json(tmp_path / "pace.json")
+    assert list(found["by_method"]) == ["kd", "opd", "grkd-votes"]
+    assert all(pace["seconds_per_step"] > 0 for pace in found["by_method"].values())
+    assert not list((folder / "full").glob("pace/*"))
+    assert not (folder / "full" / "train").exists()
+    assert sitting(monkeypatch, "run", str(folder), "--seconds", "40", *common) == 0
+    assert "6 final runs are left" in capsys.readouterr().out
+    began: list[str] = []
+    real = _on_policy_sitting.seconds_taken
+
+    def slow(run: Path, job: Any) -> float | None:
+        began.append(job.name)
+        return 99.0 if real(run, job) else None  # so that the next seed does not fit
+
+    monkeypatch.setattr(_on_policy_jobs, "seconds_taken", slow)
+    assert sitting(monkeypatch, "run", str(folder), "--seconds", "90", *common) == 0
+    assert sorted(set(began)) == ["grkd-votes-seed0", "kd-seed0", "opd-seed0"]
+    assert "3 final runs are left" in capsys.readouterr().out
+    monkeypatch.setattr(_on_policy_jobs, "seconds_taken", real)
+    assert sitting(monkeypatch, "run", str(folder), *common) == 0
+    assert "all final runs are there" in capsys.readouterr().out
+    found = read_json(tmp_path / "on-policy-full.json")
+    assert [one["budget_seconds"] for one in found["sittings"]] == [0.25] * 3
+    monkeypatch.setattr(on_policy, "ROOT", tmp_path)
+    monkeypatch.setattr(on_policy, "RESULTS", tmp_path)
+    (tmp_path / "docs").mkdir()
+    assert sitting(monkeypatch, "table") == 0
+    page = (tmp_path / "docs" / "results-on-policy.md").read_text()
+    assert "The time was chosen by a pace test of 0.3 s per method" in page
+    assert "## Conclusion\n\nBy the fourth experiment, the newest of one:\n\n- **Choose `" in page
+
+
+def test_the_slowest_method_gets_its_steps() -> None:
+    found = {"by_method": {"kd": {"seconds_per_step": 0.05}, "grpo": {"seconds_per_step": 0.2}}}
+    assert _on_policy_pace.budget(found, most=500.0) == 211.0
+    assert _on_policy_pace.budget(found, most=200.7) == 200.0
 
 
 def test_time_is_shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = on_policy.filled_in(folder, MIXED[1:], "mixed")
-    monkeypatch.setattr(on_policy.time, "monotonic", lambda: 100.0)
-    options = argparse.Namespace(budget=None, processes=1, look="mixed")
+    monkeypatch.setattr(_on_policy_sitting.time, "monotonic", lambda: 100.0)
+    options = argparse.Namespace(budget=None, processes=1, experiment="mixed")
     none: dict[str, Any] = {"sittings": [], "runs": {}}
-    assert on_policy.budget_of(recipe, none, options, ends=100.0 + 12 * (30 + 11)) == 30.0  # opd-mixed is extra
-    assert on_policy.budget_of(recipe, none, options, ends=200.0) == 20.0
-    assert on_policy.budget_of(recipe, none, options, ends=float("inf")) == 60.0
+    assert (
+        _on_policy_sitting.budget_of(recipe, none, options, ends=100.0 + 12 * (30 + 11)) == 30.0
+    )  # opd-mixed is extra
+    assert _on_policy_sitting.budget_of(recipe, none, options, ends=200.0) == 20.0
+    assert _on_policy_sitting.budget_of(recipe, none, options, ends=float("inf")) == 60.0
     kept = {"sittings": [{"budget_seconds": 27.0}, {}], "runs": {"kd-seed0": {}}}
-    assert on_policy.budget_of(recipe, kept, options, ends=float("inf")) == 27.0
+    assert _on_policy_sitting.budget_of(recipe, kept, options, ends=float("inf")) == 27.0
 
 
 def test_starts_are_made_from_what_was_prepared(
@@ -286,10 +313,10 @@ def test_final_runs_have_equal_time_and_come_seed_by_seed(folder: Path) -> None:
     plan = on_policy.planned(recipe, trials)
     assert plan == {"opd": 1e-3, "grkd-verifier": 1e-2, "grkd-votes": 1e-2}  # the lower of two that are level
     both = replace(recipe, seeds=[0, 1])
-    jobs = on_policy.trial_jobs(both, {}, steps=4)[:1] + on_policy.final_jobs(
-        both, plan, {"opd-seed0": {}}, budget=90.0, look=on_policy.LOOKS["first"]
+    jobs = _on_policy_jobs.trial_jobs(both, {}, steps=4)[:1] + on_policy.final_jobs(
+        both, plan, {"opd-seed0": {}}, budget=90.0, experiment=EXPERIMENTS["first"]
     )
-    first, *left = sorted(jobs, key=lambda job: on_policy.in_turn(both, job, on_policy.LOOKS["first"]))
+    first, *left = sorted(jobs, key=lambda job: _on_policy_jobs.in_turn(both, job, EXPERIMENTS["first"]))
     assert (first.trial, first.recipe.training.steps, first.recipe.training.minutes) == (0, 4, None)
     assert {(job.recipe.training.steps, job.recipe.training.minutes) for job in left} == {(None, 1.5)}
     names = ["grkd-verifier-seed0", "grkd-votes-seed0", "opd-seed1", "grkd-verifier-seed1", "grkd-votes-seed1"]
