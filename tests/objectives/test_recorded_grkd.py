@@ -20,10 +20,9 @@ ROOT = Path(__file__).parents[2]
 NEW_PRESETS = {"lists"}
 NEW_RECIPES = {
     "recipes/on-policy-arithmetic.yaml",
-    "recipes/on-policy-kept.yaml",
+    "recipes/on-policy-full.yaml",
     "recipes/on-policy-long.yaml",
     "recipes/on-policy-mixed.yaml",
-    "recipes/on-policy-pilot.yaml",
     "src/grkd/demo/on_policy.yaml",
     "src/grkd/demo/rank.yaml",
 }
