@@ -120,6 +120,12 @@ def _merged_layer(layer: Any) -> nn.Module:
     return base
 
 
+def trains_biases(model: nn.Module) -> bool:
+    """Whether adapters of the model train biases of its base too, which stay when the adapters are switched off."""
+    configs: Any = getattr(model, "peft_config", {})
+    return any(getattr(config, "bias", "none") != "none" for config in configs.values())
+
+
 def apart(teacher: Any, student: nn.Module) -> Any:
     """The teacher; a frozen copy of it, as it is now, where it shares a weight with the student.
 

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from grkd.data.language import Group
 from grkd.errors import UserError
+from grkd.models.adapters import trains_biases
 from grkd.objectives import Objective, load
 from grkd.training.fresh_groups import Reference, orders
 from grkd.training.grkd_config import GRKDConfig
@@ -122,7 +123,8 @@ class Before:
         missing = [at for at, group in enumerate(groups) if group.reference_log_probs is None]
         if not (self.objective.needs_reference and missing):
             return list(groups)
-        if self.over and self._reference is None and not self.adapters:
+        changed = not self.adapters or trains_biases(self.student)
+        if self.over and self._reference is None and changed:
             raise UserError(
                 f"{where}: {self.args.method} compares with the student before training, which is gone; "
                 "give the set as eval_dataset when the trainer is made"

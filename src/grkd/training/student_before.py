@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grkd.data.language import Group
+from grkd.models.adapters import trains_biases
 from grkd.models.evaluation_mode import evaluation_mode
 from grkd.training.groups_before import in_order, own_batches
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
@@ -22,14 +23,15 @@ from grkd.training.rows import moved
 class StudentBefore:
     """Mean log-probabilities of a batch's responses under the student before training, [groups, width], nats per token.
 
-    adapters: the student is a base model with new adapters, which are switched off to have it back. Without adapters a
-    frozen copy is kept, which takes the student's memory once more.
+    adapters: the student is a base model with new adapters, which are switched off to have it back. Without adapters,
+    or with some that train the base's biases, a frozen copy is kept, which takes the student's memory once more.
     """
 
     def __init__(self, student: nn.Module, *, pad_token_id: int, vocabulary: int, adapters: bool) -> None:
         self._rows = LanguageRows(pad_token_id=pad_token_id, vocabulary=vocabulary)
         self._adapters = adapters
-        self._model: Any = student if adapters else copy.deepcopy(student).eval().requires_grad_(False)
+        same = adapters and not trains_biases(student)
+        self._model: Any = student if same else copy.deepcopy(student).eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> Float[Tensor, "groups width"]:

@@ -9,7 +9,7 @@ from torch import nn
 from grkd.console import console
 from grkd.data.language import check_head_size
 from grkd.errors import UserError
-from grkd.models.adapters import apart, shares_weights
+from grkd.models.adapters import apart, shares_weights, trains_biases
 from grkd.models.pooled import PooledModel
 from grkd.objectives import Objective
 from grkd.teacher.pooled_scores import PooledScores
@@ -31,7 +31,8 @@ def apart_from(student: nn.Module, side: TeacherSide) -> TeacherSide:
     """The teacher, as a frozen copy if it shares weights with the student."""
     if not shares_weights(side.model, student):
         return side
-    console.print("teacher_model shares weights with the student: a frozen copy of it teaches")
+    biases = ", with the biases that the student's adapter has trained" if trains_biases(student) else ""
+    console.print(f"teacher_model shares weights with the student: a frozen copy of it teaches{biases}", soft_wrap=True)
     return side.replaced(apart(side.model, student))  # before adapters are put into the student
 
 
