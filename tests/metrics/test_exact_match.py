@@ -72,6 +72,12 @@ DATA = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / "../shared/d
         ("x+1", "Answer: x + 1", "x + 1", True),
         ("5 > 3", "Answer: 5 < 3", "5 < 3", False),
         ("C", "C++", "c + +", False),
+        ("C", "The answer is C#.", "c#", False),
+        ("C#", "**C#**", "c#", True),
+        ("C# minor", "C\u266f minor", "c# minor", True),
+        ("A#", "The answer is A#", "a#", True),
+        ("A#", "The answer is A", "a", False),
+        ("Paris", "# Paris", "paris", True),  # a heading
         ("well-known", "Well known", "well known", True),  # a hyphen is no sign
         ("Paris", "Answer: = Paris", "paris", True),
         ("+5 degrees", "5 degrees", "5 degrees", True),

@@ -9,7 +9,8 @@ What counts as the answer in a response (and in the file's own answer):
    kept, thousands separators, currency and unit dropped), compared by value: 3.50 = 3.5, 1/2 = 0.5.
 3. Otherwise the text itself, compared in NFKC form, in lower case, without punctuation, articles (a, an, the) and
    repeated spaces; articles stay if nothing else is there (the choice "A"), punctuation where the file's answer is
-   nothing else (the sign "-"). What changes a value stays: a minus before a number, and + < = > and their like.
+   nothing else (the sign "-"). What changes a value stays: a minus before a number, + < = > and their like, and a # or
+   sharp behind a letter ("C#").
 A response without a number, or without text, is wrong, and counted as `unparsed`; nothing is guessed.
 """
 
@@ -33,7 +34,8 @@ _NUMBER = re.compile(rf"(?:(?<![\w)])[-\u2212])?[$€£]?(?:{_DIGITS})")
 # Signs that stay in a text: "x+1" is not "x-1", and "-5 degrees" not "5 degrees".
 _OPERATORS = frozenset("+<=>\u00b1\u00d7\u00f7\u2260\u2264\u2265")
 _MINUS = re.compile(r"(?<![\w)\]-])-(?=\.?\d)")
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_SHARP = re.compile(r"(?<=[^\W\d_])#(?!\w)")
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b(?!#)")
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,13 @@ def number_in(text: str) -> Fraction | None:
 def normalised_text(text: str) -> str:
     """NFKC, lower case, no punctuation, repeated spaces, or articles (they stay if nothing else is there).
 
-    Operators (+ < = >) and a minus before a number stay, but for an "=" or "+" that the text begins with.
+    Operators (+ < = >), a minus before a number and a sharp behind a letter stay, but for an "=" or "+" that the text
+    begins with.
     """
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
-    minus = {found.start() for found in _MINUS.finditer(plain)}
-    plain = "".join(" -" if at in minus else _spaced(character) for at, character in enumerate(plain))
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").replace("\u266f", "#")
+    kept = {found.start(): " -" for found in _MINUS.finditer(plain)}
+    kept |= {found.start(): "#" for found in _SHARP.finditer(plain)}
+    plain = "".join(kept.get(at) or _spaced(character) for at, character in enumerate(plain))
     plain = " ".join(plain.split()).lstrip("=+ ")
     return " ".join(_ARTICLES.sub(" ", plain).split()) or plain
 
