@@ -128,7 +128,11 @@ def test_a_recipes_groups_reach_the_results_and_the_table(tmp_path: Path, capsys
             on, within = (by_metric[label, f"{kind}/{group}"] for kind in ("group_accuracy", "within_group_accuracy"))
             assert 0 <= on["value"] <= within["value"] <= 1
             assert within["low"] <= within["value"] <= within["high"]
-    for words in ("accuracy on round (%)", "accuracy within straight (%)", "only its own classes to choose from"):
+    for words in (
+        "accuracy on round (%)",
+        "accuracy within straight (%)",
+        "with only the group's classes to choose from",
+    ):
         assert words in out
     page = (tmp_path / "run" / "report.html").read_text()
     assert "accuracy within round" in page

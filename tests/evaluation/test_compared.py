@@ -74,7 +74,7 @@ def test_another_template_or_baseline_is_another_comparison(
     whole = config.read_text()
     for path, old, new, words_of_note in (
         (config, "<Compare> ", "<Compare> once more ", "evaluated with a different judge's prompt"),
-        (answers, "baseline 0", "baseline zero", "item 'u0' is another question"),
+        (answers, "baseline 0", "baseline zero", "item 'u0' is a different question"),
     ):
         config.write_text(whole)
         path.write_text(path.read_text().replace(old, new))
@@ -94,7 +94,7 @@ def test_alpaca_eval_against_other_answers_is_another_comparison(
         assert run(capsys, words(server, tiny_teacher, data, "alpaca_eval", output=data.parent / name))[0] == 0
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"reference 0", b"reference zero")))
     _, out, _ = run(capsys, ["table", f"a={data.parent}/a", f"b={data.parent}/b"])
-    assert "item '0' is another question" in out
+    assert "item '0' is a different question" in out
 
 
 def test_mt_bench_with_other_prompts_or_references_is_another_comparison(
@@ -105,7 +105,7 @@ def test_mt_bench_with_other_prompts_or_references_is_another_comparison(
     whole = prompts.read_text()
     for path, old, new, words_of_note in (
         (prompts, "<Rate> ", "<Rate> once more ", "evaluated with a different judge's prompt"),
-        (references, '["r", "s"]', '["r", "t"]', "is another question"),
+        (references, '["r", "s"]', '["r", "t"]', "is a different question"),
     ):
         prompts.write_text(whole)
         path.write_text(path.read_text().replace(old, new))

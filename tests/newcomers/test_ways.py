@@ -95,7 +95,7 @@ def test_own_script_with_the_trainer(empty: Path, tiny_teacher: Path, capsys: py
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     page = (empty / "mine" / "report.html").read_text()
     assert "pair accuracy" in page.lower()
-    assert "Not there" not in page  # it has no recipe, and misses none
+    assert "Not available" not in page  # it has no recipe, and misses none
     assert "pairs swapped" in page
     assert "Sample answers" in page
     assert "learning_rate: 0.01" in page

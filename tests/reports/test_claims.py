@@ -59,7 +59,7 @@ def test_an_interval_over_seeds_stays_inside_the_metrics_range(make_run: MakeRun
     text = markdown_table(run)
     assert "54.50 [0.00, 100.00]" in text
     assert "± " not in re.sub("±: half-width.*", "", text)
-    assert "[low, high]: the same interval, cut where the metric ends." in text
+    assert "[low, high]: the same interval, cut at the limits of the metric's range." in text
 
 
 @given(st.sampled_from(sorted(METRICS)), st.lists(st.floats(0, 1), min_size=2, max_size=5))

@@ -136,7 +136,7 @@ def test_page_of_an_unfinished_run_says_what_is_missing(make_run: MakeRun, tmp_p
     (folder / gone).rename(tmp_path / "elsewhere")
     _, page = page_of([read_run(folder)], tmp_path / "report.html")
     told = " ".join(" ".join(page.words).split())
-    assert f"Not there, and so not shown: {'train/*/metrics.jsonl' if gone == 'train' else gone}" in told
+    assert f"Not available, so not shown: {'train/*/metrics.jsonl' if gone == 'train' else gone}" in told
     assert ("No results yet." in told) == (gone == "results.json")
     assert page.tags["svg"] == {"results.json": 5, "train": 2}.get(gone, 7)
 

@@ -129,10 +129,10 @@ def test_common_items_only_and_their_count() -> None:
     ("second", "conditions", "words"),
     [
         ([{"id": "z", "correct": 1}], {}, "GSM8K: a and b have no item in common; not compared."),
-        (right(B, asked="y"), {}, "GSM8K: item '0' is another question for a than for b; not compared."),
+        (right(B, asked="y"), {}, "GSM8K: item '0' is a different question for a and for b; not compared."),
         (right(B), {"fewshot": 0}, "a and b were evaluated with a different fewshot (5 and 0); not compared."),
         (right(B), {"judge": "x"}, "a and b were evaluated with a different fewshot (5 and none); not compared."),
-        ([], {}, "GSM8K: not compared with b, whose files hold no results by item."),
+        ([], {}, "GSM8K: not compared with b, which have no results per item."),
     ],
 )
 def test_what_is_never_compared(second: list[dict[str, Any]], conditions: dict[str, Any], words: str) -> None:
@@ -189,7 +189,7 @@ MARKDOWN = """\
 | GSM8K: accuracy (%) | b \u2212 a | 20 | \u221235.00 | [\u221260.00, \u221210.00] | 0.0391 (1 : 8) | 0.0391 \
 | a is ahead |
 
-- The same items for both models, paired by id."""
+- Both models answered the same items, paired by id."""
 
 
 def test_the_table_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def said(make_run: MakeRun, values: dict[str, list[float]], metric: str = "exact
             {"before": [0.20], "grkd": [0.31, 0.30, 0.33], "kd": [0.30, 0.31, 0.30]},
             "unclear",
             "No difference shown between grkd and kd (1.00 points); "
-            "31 more seeds would show a difference of this size.",
+            "31 more seeds would detect a difference of this size.",
         ),
         # Differences .1, .3, -.3 points: too small to be worth the seeds.
         (
@@ -50,7 +50,7 @@ def said(make_run: MakeRun, values: dict[str, list[float]], metric: str = "exact
             {"before": [0.30], "kd": [0.31, 0.30, 0.32]},
             "none",
             "No method is shown to beat the student before distillation (exact match 30.00 %) (1.00 points); "
-            "7 more seeds would show a difference of this size.",
+            "7 more seeds would detect a difference of this size.",
         ),
         (
             {"before": [0.30], "kd": [0.41, 0.40, 0.42]},
@@ -86,7 +86,7 @@ def said(make_run: MakeRun, values: dict[str, list[float]], metric: str = "exact
             {"before": [0.30], "kd": [1.0, 1.0, 1.0]},
             "none",
             "No method is shown to beat the student before distillation (exact match 30.00 %) (70.00 points); "
-            "it is the same for every seed, and a test over seeds needs some spread.",
+            "it is the same for every seed, and a test over seeds needs some variation.",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_classifiers_and_rankers_have_a_pace_and_a_price(make_run: MakeRun) -> N
     assert found["headers"] == ["accuracy (%)", "parameters", "examples/s", "price per million examples"]
     assert [line["cells"][-2:] for line in found["lines"]] == [["100", "20"], ["2,000", "1"]]
     assert "32 to 2048 at a time" in found["notes"][0]
-    assert "over the examples of an hour" in found["notes"][1]
+    assert "over its examples per hour" in found["notes"][1]
     change(folder, task="rank", costs={"kd": {"queries_per_second": 4.0}})
     run, places = opened(folder)
     ranker = cost_view(run, summarise(run), places)
@@ -193,7 +193,7 @@ def test_a_pace_counts_what_this_process_wrote() -> None:
         ({"responses_from_teacher": 90, "responses_from_student": 10, "responses_cut": 12}, "12 of 100 responses"),
         ({"responses_from_teacher": 100, "responses_cut": 4}, None),
         ({"groups_train": 8, "groups_heldout": 1, "groups_dropped": 1}, "1 of 10 prompts have fewer than two"),
-        ({"groups_scored": 4, "groups_all_scores_equal": 2}, "2 of 4 groups have equal scores"),
+        ({"groups_scored": 4, "groups_all_scores_equal": 2}, "2 of 4 groups have only equal scores"),
         ({"prompts_train": 7, "prompts_heldout": 2, "prompts_dropped_too_long": 1}, "1 of 10 prompts were too long"),
     ],
 )  # fmt: skip
@@ -212,7 +212,7 @@ def test_a_teacher_that_knows_no_more_is_named(make_run: MakeRun) -> None:
     ]
     run = read_run(make_run(task="language_model", rows=rows))
     (notice,) = notices(run, summarise(run))
-    assert "no better than the student before (exact match 40.00 and 41.00)" in notice
+    assert "no better than the student before distillation (exact match 40.00 and 41.00)" in notice
 
 
 def test_a_sample_shows_the_whole_conversation_and_what_was_cut(make_run: MakeRun) -> None:
@@ -222,4 +222,4 @@ def test_a_sample_shows_the_whole_conversation_and_what_was_cut(make_run: MakeRu
     write_page([read_run(folder)], folder / "report.html")
     text = (folder / "report.html").read_text()
     assert '<span class="role">system</span>Be &lt;b&gt;brief&lt;/b&gt;.' in text
-    assert text.count("cut at evaluation.sample_tokens</span>") == 1
+    assert text.count("truncated at evaluation.sample_tokens</span>") == 1

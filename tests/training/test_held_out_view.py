@@ -74,7 +74,7 @@ def test_answers_and_groups_before_and_after(tmp_path: Path, teacher: Any) -> No
     write_page([run], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "pairs swapped" in page
-    assert "Not there" not in page
+    assert "Not available" not in page
     assert cli.main(["groups", str(tmp_path), "--limit", "1"]) == 0
 
 

@@ -29,7 +29,7 @@ def comparable(a: Evaluation, b: Evaluation, notes: list[str]) -> ComparablePair
     common = first.keys() & second.keys()
     other = next((name for name in first if name in common and not _same(first[name], second[name])), None)
     if other is not None:
-        notes.append(f"{title}: item {other!r} is another question for {a.label} than for {b.label}; not compared.")
+        notes.append(f"{title}: item {other!r} is a different question for {a.label} and for {b.label}; not compared.")
         return None
     if not common:
         notes.append(f"{title}: {who} have no item in common; not compared.")

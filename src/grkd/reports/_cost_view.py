@@ -64,7 +64,7 @@ def _notes(run: Run, prices: Mapping[str, float]) -> list[str]:
     for unit in units:
         notes.append(_NOTES[unit].format(sizes=_range(sizes) if sizes else "a few"))
         if "price_per_hour" in prices:
-            notes.append(f"Price: {prices['price_per_hour']:g} per hour of the machine over the {unit} of an hour.")
+            notes.append(f"Price: {prices['price_per_hour']:g} per hour of this machine, over its {unit} per hour.")
         elif run.recipe:
             notes.append(f"evaluation.price_per_hour in the recipe adds a price per million {unit}.")
     return notes
@@ -112,11 +112,11 @@ def _price(unit: str) -> Callable[..., str]:
 
 
 _NOTES = {
-    "tokens": "tokens/s: greedy answers of the evaluation, {sizes} at a time, on the machine of the run (on a GPU the "
-    "first call, which compiles, is counted in). A server that batches more requests is faster.",
-    "examples": "examples/s: the held-out examples, {sizes} at a time, on the machine of the run.",
-    "queries": "queries/s: one query at a time, scored against the whole index, or its own candidates by a model that "
-    "reads both together, on the machine of the run. A server that batches queries is faster.",
+    "tokens": "tokens/s: greedy answers of the evaluation, {sizes} at a time, on the run's machine (on a GPU including "
+    "the first call, which compiles). A server that batches more requests is faster.",
+    "examples": "examples/s: the held-out examples, {sizes} at a time, on the run's machine.",
+    "queries": "queries/s: one query at a time, on the run's machine; a bi-encoder scores the whole index, a "
+    "cross-encoder the query's own candidates. A server that batches queries is faster.",
 }
 
 

@@ -66,11 +66,12 @@ def differences(run: Run, summary: Summary, metric: Metric, places: Mapping[str,
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=3))
     unit = "points" if metric.unit == "%" else metric.unit
     side = "right is better" if metric.direction > 0 else "left is better"
-    text = f"{metric.label} less that of {name_of(base)}{f' ({unit})' if unit else ''}; {side}"
+    text = f"{metric.label}, difference to {name_of(base)}{f' ({unit})' if unit else ''}; {side}"
     figure.supxlabel(wrapped(text, 52), size="medium")
     bars = any(half_width(values) is not None for values in found.values())
-    caption = f"Line: {name_of(base)}, {'the best of the other methods' if base != BEFORE else 'what all began with'}."
+    origin = "the best of the other methods" if base != BEFORE else "from which all methods started"
+    caption = f"Line: {name_of(base)}, {origin}."
     if bars:
-        caption += " Bars: 95 % interval of the difference, paired over seeds, not corrected for several comparisons."
+        caption += " Bars: 95 % interval of the difference, paired over seeds, not corrected for multiple comparisons."
     svg = inline(figure, f"Differences in {metric.label} to {name_of(base)}. {'; '.join(reversed(told))}.")
     return Drawing(title=f"Against {name_of(base)}", caption=caption, note="", svg=svg, section="verdict")

@@ -17,20 +17,20 @@ def notices(run: Run, summary: Summary) -> list[str]:
     prompts = sum(counts.get(name, 0) for name in ("prompts_train", "prompts_heldout", "prompts_dropped_too_long"))
     found = [
         _share(
-            counts.get("responses_cut", 0), responses, "responses were cut at responses.max_new_tokens",
-            "students learn there never to end; raise it",
+            counts.get("responses_cut", 0), responses, "responses were truncated at responses.max_new_tokens",
+            "they teach the student not to stop; raise the limit",
         ),
         _share(
-            counts.get("groups_dropped", 0), groups, "prompts have fewer than two different responses and are left out",
+            counts.get("groups_dropped", 0), groups, "prompts have fewer than two different responses and were skipped",
             "raise responses.temperature or responses.candidates",
         ),
         _share(
             counts.get("groups_all_scores_equal", 0), counts.get("groups_scored", 0),
-            "groups have equal scores throughout and order nothing", "another ranker may tell them apart",
+            "groups have only equal scores, so they have no order", "another ranker may distinguish their responses",
         ),
         _share(
-            counts.get("prompts_dropped_too_long", 0), prompts, "prompts were too long and are left out",
-            "raise data.max_prompt_tokens if the context allows",
+            counts.get("prompts_dropped_too_long", 0), prompts, "prompts were too long and were skipped",
+            "raise data.max_prompt_tokens if the context allows it",
         ),
         _teacher(summary, deciding_metric(summary)),
     ]  # fmt: skip
@@ -52,6 +52,6 @@ def _teacher(summary: Summary, metric: Metric | None) -> str | None:
     if own is None or start is None or (own - start) * metric.direction > 0:
         return None
     return (
-        f"The teacher is no better than the student before ({metric.label} {number(own, metric)} and "
-        f"{number(start, metric)}): there may be nothing to learn from it here."
+        f"The teacher is no better than the student before distillation ({metric.label} {number(own, metric)} and "
+        f"{number(start, metric)}): there may be nothing to learn from it."
     )

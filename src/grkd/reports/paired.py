@@ -92,7 +92,7 @@ def compare(evaluations: Sequence[Evaluation], *, teacher: str | None = None, se
         ours = others if len(others) > 1 else ours
         bare, ours = [one.label for one in ours if not one.items], [one for one in ours if one.items]
         if bare and ours:
-            notes.append(f"{title_of(task)}: not compared with {', '.join(bare)}, whose files hold no results by item.")
+            notes.append(f"{title_of(task)}: not compared with {', '.join(bare)}, which have no results per item.")
         whole = all(item.get("value") in (0, 1) for one in ours for item in one.items)
         measures = list(measures_of(task, right_or_wrong=whole))
         pairs = [pair for a, b in itertools.combinations(ours, 2) if (pair := comparable(a, b, notes)) is not None]
@@ -199,22 +199,22 @@ def _how(shown: Sequence[PairedComparison], *, left_out: bool) -> Iterator[str]:
     if not shown:
         return
     yield (
-        "The same items for both models, paired by id. [low, high]: 95 % bootstrap interval of the difference, items "
-        "drawn together with all that belongs to their prompt. p: McNemar's exact test (with how many items only the "
-        "first and only the second got right) or the paired bootstrap."
+        "Both models answered the same items, paired by id. [low, high]: 95 % bootstrap interval of the difference; "
+        "items of one prompt are drawn together. p: McNemar's exact test (with the numbers of items that only the "
+        "first and only the second model got right) or the paired bootstrap."
     )
     yield (
-        "p (Holm) is corrected over all pairs of models of one metric, not over metrics; "
-        '"ahead" means that it is below 0.05, "none shown" that it is not.'
+        "p (Holm) is corrected over all pairs of models for one metric, not over metrics. "
+        '"Ahead" means that it is below 0.05, "none shown" that it is not.'
     )
     yield (
-        "Each row is one model, trained once. Who is ahead on these items is no claim that a method is better: that "
-        "takes three seeds or more (grkd compare)."
+        "Each row is one model, trained once. A model that is ahead on these items does not show that its method is "
+        "better: that takes three seeds or more (grkd compare)."
     )
     if left_out:
         yield (
-            f"With more than {ALL_PAIRS_UP_TO} models only comparisons with the best of each metric are shown; "
-            "the correction counts all."
+            f"With more than {ALL_PAIRS_UP_TO} models, only comparisons with the best model of each metric are shown; "
+            "the correction counts all comparisons."
         )
     tasks = {one.measure.task for one in shown}
     yield from (one.note for name, one in all_benchmarks().items() if name in tasks and one.note is not None)

@@ -43,7 +43,7 @@ def search_view(run: Run, summary: Summary) -> dict[str, Any] | None:
         trials = _TRIALS(parse_json(path.read_bytes(), strict=False))
     except (OSError, NotJSON, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
-        return {"problem": f"{path}: damaged ({reason}); give the command of the comparison again"}
+        return {"problem": f"{path}: damaged ({reason}); repeat the command of the comparison"}
     by_method: dict[str, list[_Trial]] = {}
     for trial in trials:
         by_method.setdefault(trial.method, []).append(trial)
@@ -80,12 +80,12 @@ def _written(value: Any) -> str:
 
 
 def _notes(rows: list[dict[str, str]], best: dict[str, _Trial | None], metric: Metric, summary: Summary) -> list[str]:
-    """How to read the table, and how well validation foretells the held-out data."""
-    notes = ["Trials, and in brackets their share of the points of the method's grid: equal trials are unequal shares."]
+    """How to read the table, and how well validation predicts the held-out data."""
+    notes = ["In brackets: the share of the method's grid that its trials cover; it differs between methods."]
     edges = Counter(name for one in best.values() if one is not None for name in one.at_edge or ())
     if edges:
         listed = ", ".join(f"{name} ({count})" for name, count in edges.most_common())
-        notes.append(f"Picks at an edge of their range, beyond which a better value may lie: {listed}.")
+        notes.append(f"Chosen settings at the edge of their range, so that a better value may lie beyond: {listed}.")
     tested = {line.label: line.cells[metric.name].mean for line in summary.methods if metric.name in line.cells}
     pairs = [(one.value, tested.get(label)) for label, one in best.items() if one is not None]
     known = [(seen, test) for seen, test in pairs if seen is not None and test is not None]

@@ -51,7 +51,7 @@ def print_tables(runs: Sequence[Run], console: Console) -> None:
         for name, reason in run.failures.items():
             console.print(f"[red]failed[/red] {escape(name)}: {escape(reason)}")
         if run.missing:
-            console.print(Text(f"Not there: {', '.join(run.missing)}.", style="dim"))
+            console.print(Text(f"Not available: {', '.join(run.missing)}.", style="dim"))
         console.print()
 
 
@@ -138,17 +138,17 @@ def footnotes(summary: Summary) -> list[str]:
     if any(cell.over_seeds and cell.interval is not None for cell in cells):
         notes.append("±: half-width of the 95 % interval of the mean over seeds (Student t).")
     if any(cell.over_seeds and cell.half_width is None and cell.interval is not None for cell in cells):
-        notes.append("[low, high]: the same interval, cut where the metric ends.")
+        notes.append("[low, high]: the same interval, cut at the limits of the metric's range.")
     if any(not cell.over_seeds and cell.interval is not None for cell in cells):
         notes.append(f"[low, high]: {bootstrapped(summary)}")
     if summary.baseline is not None and any(cell.difference is not None for cell in cells):
-        notes.append(f"(difference) to {_against(summary.baseline)}.")
+        notes.append(f"(difference): relative to {_against(summary.baseline)}.")
     if any(not cell.complete for cell in cells if cell.mean is not None):
-        notes.append("A method that lacks a seed shows the mean of the others; it is not marked and not tested.")
+        notes.append("A method with missing seeds shows the mean of the others; it is neither marked nor tested.")
     if any(metric.name.startswith(tuple(GROUPS)) for metric in summary.metrics):
         notes.append(
-            "Accuracy on a group: over the examples of its classes, every class to choose from; within a group: over "
-            "the same examples, only its own classes to choose from."
+            "Accuracy on a group: on the examples of its classes, with every class to choose from. Accuracy within a "
+            "group: on the same examples, with only the group's classes to choose from."
         )
     return [*notes, *_verdict_notes(summary), *_worse_notes(summary)]
 
@@ -156,7 +156,7 @@ def footnotes(summary: Summary) -> list[str]:
 def bootstrapped(summary: Summary) -> str:
     """What an interval of a single run is."""
     over = "queries" if summary.task == "rank" else "prompts or examples"
-    return f"95 % bootstrap interval over the held-out {over}; the choice of seed is not in it."
+    return f"95 % bootstrap interval over the held-out {over}; it does not cover the variation between seeds."
 
 
 def and_list(words: Sequence[str]) -> str:
@@ -170,27 +170,28 @@ def _against(baseline: str) -> str:
 def _verdict_notes(summary: Summary) -> list[str]:
     if not summary.verdicts:
         return []
-    notes = ["The best value of a column is marked; that alone does not make a method better."]
+    notes = ["The best value of a column is marked; this alone does not show that a method is better."]
     tested = [verdict for verdict in summary.verdicts.values() if verdict.tested]
     if not tested:
         few = "One seed" if summary.most_seeds < 2 else "Fewer than three seeds"
-        why = few if summary.most_seeds < LEAST_SEEDS else "No two methods have all of the same seeds"
+        why = few if summary.most_seeds < LEAST_SEEDS else "No two methods have the same seeds"
         return [*notes, f"{why}: no claim that a method is better than another."]
     if any(verdict.better_than for verdict in tested):
         notes.append(
-            "“Better” means: a paired t test over seeds at 5 %, with Holm's correction over a column's comparisons. "
-            "It is a finding on these held-out data; whether others would give it is not tested."
+            "“Better” means significant at 5 % in a paired t test over seeds, with Holm's correction over a column's "
+            "comparisons. This holds for these held-out data; other data were not tested."
         )
     said: dict[str, list[str]] = {}
     for verdict in tested:
         if verdict.better_than:
-            rest = f", not shown against {and_list(verdict.not_better_than)}" if verdict.not_better_than else ""
+            near = verdict.not_better_than
+            rest = f", with no significant difference to {and_list(near)}" if near else ""
             claim = f"{verdict.best} is better than {and_list(verdict.better_than)}{rest}"
             said.setdefault(claim, []).append(verdict.metric.label)
     notes += [f"{claim}: {', '.join(labels)}." for claim, labels in said.items()]
     none = [verdict.metric.label for verdict in tested if not verdict.better_than]
     if none:
-        notes.append(f"No significant difference between methods (best against the others): {', '.join(none)}.")
+        notes.append(f"No significant difference between the best method and the others: {', '.join(none)}.")
     return notes
 
 

@@ -44,8 +44,8 @@ def verdict(summary: Summary) -> Conclusion | None:
         return None
     cells = _valued(summary, metric)
     if _began_as_teacher(summary, metric):
-        text = "Not decided: the student began as the teacher itself, so nearness to the teacher shows nothing learnt; "
-        return Conclusion(kind="few", text=f"{text}measure answers: evaluation.questions, or grkd eval.")
+        text = "Not decided: the student began as the teacher itself, so agreement with the teacher shows no progress; "
+        return Conclusion(kind="few", text=f"{text}measure its answers by evaluation.questions or grkd eval.")
     best = max(cells, key=lambda label: (cells[label].mean or 0.0) * metric.direction)
     bar = _bar(summary, metric, best)
     if bar is None and len(cells) < 2:
@@ -112,14 +112,14 @@ def _missing(one: Cell, other: Cell, metric: Metric) -> str:
         return f"; {seeds} them, and a test takes {LEAST_SEEDS}"
     mean, deviation = math.fsum(differences) / len(differences), statistics.stdev(differences)
     if not deviation > 1e-9 * abs(mean):
-        same = f" ({_size(mean, metric)}); it is the same for every seed, and a test over seeds needs some spread"
+        same = f" ({_size(mean, metric)}); it is the same for every seed, and a test over seeds needs some variation"
         return same if mean else ""
     have = len(differences)
     needed = pairs_needed(mean, deviation) if mean else None
     if needed is not None and needed <= have + _WORTH_NAMING:
         more = max(1, needed - have)
         seeds = "1 more seed" if more == 1 else f"{more} more seeds"
-        return f" ({_size(mean, metric)}); {seeds} would show a difference of this size"
+        return f" ({_size(mean, metric)}); {seeds} would detect a difference of this size"
     seen = _size(shown_difference(deviation, have + _A_FEW), metric)
     return f" ({_size(mean, metric)}); {_A_FEW} more seeds would show {seen}"
 
