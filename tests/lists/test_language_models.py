@@ -1,7 +1,9 @@
 """Language models as teachers of lists: permutations by windows, yes or no, in this process and behind an API."""
 
+import json
 import random
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grkd.errors import UserError
+from grkd.lists import language_models
 from grkd.lists.check import check_rank
 from grkd.lists.listwise import answer_tokens, messages_of, permutation, permuted, windows
 from grkd.lists.prepare import prepare
@@ -122,14 +125,23 @@ def test_a_served_model_says_yes_or_no(tmp_path: Path) -> None:
         assert known.tolist() == pytest.approx([0.75] * len(known))
 
 
+def roomy(teacher: Path, folder: Path) -> str:
+    """The tiny teacher with a context of 512 tokens."""
+    shutil.copytree(teacher, folder)
+    known = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(known | {"max_position_embeddings": 512}))
+    return str(folder)
+
+
 def test_a_model_in_this_process_writes_permutations(tmp_path: Path, tiny_teacher: Path) -> None:
     write_lists(tmp_path / "lists.jsonl", count=2)
     write_lists(tmp_path / "heldout.jsonl", count=1, seed=2)
     here = context(tmp_path, "teacher.asks=permutation", "teacher.batch_size=2")
     prepare(here)
-    found = scored_by(here, str(tiny_teacher))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
-    model = AutoModelForCausalLM.from_pretrained(tiny_teacher).eval()
+    name = roomy(tiny_teacher, tmp_path / "model")
+    found = scored_by(here, name)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name).eval()
     for row, exists in enumerate(here.lists.exists):
         texts = [here.lists.documents[one] for one in here.lists.candidates[row, exists].tolist()]
         messages = messages_of(here.lists.queries[row], texts)
@@ -141,6 +153,29 @@ def test_a_model_in_this_process_writes_permutations(tmp_path: Path, tiny_teache
         order = permutation(answer, len(texts)) or list(range(len(texts)))
         assert (-found[row, exists]).argsort().tolist() == order
         assert found[row, exists].sort().values.tolist() == [-float(n) for n in reversed(range(len(texts)))]
+
+
+def test_prompts_stay_within_the_context_of_a_model_in_this_process(
+    tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lists(tmp_path / "lists.jsonl", count=2)
+    write_lists(tmp_path / "heldout.jsonl", count=1, seed=2)
+    here = context(tmp_path, "teacher.asks=permutation", "teacher.window=4", "teacher.stride=2")
+    prepare(here)
+    said = r"a prompt of \d+ tokens and an answer of 48 are beyond its context of 64; lower teacher\.window \(it is 4\)"
+    with pytest.raises(UserError, match=said):
+        scored_by(here, str(tiny_teacher))
+    lengths: list[int] = []
+
+    def logits(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        lengths.extend(map(len, prompts))
+        return torch.zeros(len(prompts), 40)
+
+    monkeypatch.setattr(language_models, "next_logits", logits)
+    monkeypatch.setattr(language_models, "yes_and_no", lambda *_: ([5], 6, 7))
+    here = context(tmp_path, "teacher.max_tokens=200", f"teacher.prompt='{'w1 ' * 60}{{query}} {{document}}'")
+    scored_by(here, str(tiny_teacher))
+    assert max(lengths) <= 64
 
 
 def test_what_a_recipe_may_not_say(tmp_path: Path) -> None:

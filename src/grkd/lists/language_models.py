@@ -11,6 +11,7 @@ from grkd.endpoint.client import Messages
 from grkd.errors import UserError
 from grkd.lists.context import RankContext, pairs_of, texts_of
 from grkd.lists.listwise import answer_tokens, note_unread, permuted
+from grkd.models.load import context_length
 from grkd.teacher.annotator import next_logits
 
 PROMPT = (
@@ -23,7 +24,7 @@ def yes_or_no_margins(context: RankContext, model: str) -> list[float]:
     teacher = context.recipe.teacher
     tokenizer, network = _loaded(context, model)
     before, yes, no = yes_and_no(tokenizer, model)
-    most = teacher.max_tokens - len(before)
+    most = min(teacher.max_tokens, context_length(network) or teacher.max_tokens) - len(before)
     prompts = [[*_prompt(tokenizer, teacher.prompt or PROMPT, *pair, most=most), *before] for pair in pairs_of(context)]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     scores = [0.0] * len(prompts)
@@ -52,18 +53,27 @@ def yes_and_no(tokenizer: Any, model: str) -> tuple[list[int], int, int]:
 
 
 def written_orders(context: RankContext, model: str) -> list[float]:
-    """Minus the place of every candidate in the permutation that the model writes, greedily; see listwise.permuted."""
+    """Minus the place of every candidate in the permutation that the model writes, greedily; see listwise.permuted.
+
+    Raises UserError for a window whose prompt and answer go beyond the model's context.
+    """
     teacher = context.recipe.teacher
     tokenizer, network = _loaded(context, model)
-    stop = network.generation_config.eos_token_id
+    stop, longest = network.generation_config.eos_token_id, context_length(network)
 
     def complete(prompts: Sequence[Messages]) -> list[str]:
-        found = []
+        found, asked = [], [_chat(tokenizer, messages) for messages in prompts]
+        most, answer = max(map(len, asked)), answer_tokens(teacher.window)
+        if longest is not None and most + answer > longest:
+            raise UserError(
+                f"teacher.models: {model}: a prompt of {most} tokens and an answer of {answer} are beyond its context "
+                f"of {longest}; lower teacher.window (it is {teacher.window})"
+            )
         for start in range(0, len(prompts), teacher.batch_size):
-            rows = [_chat(tokenizer, messages) for messages in prompts[start : start + teacher.batch_size]]
+            rows = asked[start : start + teacher.batch_size]
             ids, mask = (one.to(context.device) for one in _padded(rows))
             pad = stop[0] if isinstance(stop, list) else stop
-            options = {"max_new_tokens": answer_tokens(teacher.window), "do_sample": False, "pad_token_id": pad or 0}
+            options = {"max_new_tokens": answer, "do_sample": False, "pad_token_id": pad or 0}
             written = network.generate(input_ids=ids, attention_mask=mask, **options)[:, ids.shape[1] :]
             texts = tokenizer.batch_decode(written, skip_special_tokens=True)
             # A template may open the thoughts: without its tag they would pass for the answer if they are cut.
