@@ -1,7 +1,7 @@
 """Groups sampled from the student, beside distillation without them, at equal GPU time: docs/results-on-policy.md.
 
     python -m benchmarks.on_policy prepare FOLDER  # what needs no GPU: data and token ids of the starts
-    python -m benchmarks.on_policy pace FOLDER [--experiment full] [--processes N] [--seed-seconds S]
+    python -m benchmarks.on_policy pace FOLDER [--experiment full] [--processes N] [--seconds S]
     python -m benchmarks.on_policy run FOLDER [--experiment NAME] [--out DIR] [--resume-from DIR] [--seconds S]
     python -m benchmarks.on_policy keep DIR...     # metrics of one or more --out -> benchmarks/results/on-policy/
     python -m benchmarks.on_policy table           # benchmarks/results/on-policy/ -> docs/results-on-policy.md
@@ -46,6 +46,7 @@ from grkd.run.jobs import free_gpu_memory
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "on-policy"
 CURVE_QUESTIONS = 250
+_START_UP = 60.0  # seconds from the end of a pace test to the first run
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,12 +68,14 @@ def run(options: argparse.Namespace) -> int:
 
 def pace(options: argparse.Namespace) -> int:
     """Starts and shared stages; then all methods side by side for a short time, and the time of a final run."""
-    experiment, out = EXPERIMENTS[options.experiment], (options.out or options.folder).absolute()
-    with shared_stages(options, time.monotonic(), None) as (recipe, _):
+    begun, out = time.monotonic(), (options.out or options.folder).absolute()
+    experiment = EXPERIMENTS[options.experiment]
+    with shared_stages(options, begun, None) as (recipe, _):
         jobs = final_jobs(recipe, planned(recipe, {}), {}, budget=options.budget, experiment=experiment)
         first = [job for job in jobs if job.seed == recipe.seeds[0]]
         found = _on_policy_pace.measured(first, seconds=options.budget, processes=options.processes)
-    seconds = _on_policy_pace.budget(found, most=options.seed_seconds - experiment.extra_seconds)
+    left = options.seconds - (time.monotonic() - begun) - _START_UP
+    seconds = _on_policy_pace.budget(found, most=left / len(recipe.seeds) - experiment.extra_seconds)
     out.mkdir(parents=True, exist_ok=True)
     _on_policy_pace.write(found, out, seconds=seconds)
     return 0
@@ -150,7 +153,7 @@ def main() -> int:
     add("--commit", help="what the code is, where there is no git")
     add = pacing.add_argument
     add("--budget", type=float, default=25.0, help="seconds of training of every method; default: 25")
-    add("--seed-seconds", type=float, default=float("inf"), help="wall-clock time that the runs of a seed may take")
+    add("--seconds", type=float, default=float("inf"), help="from the start of this command to the end of all runs")
     commands.add_parser("prepare").add_argument("folder", type=Path)
     keeping = commands.add_parser("keep")
     keeping.add_argument("places", type=Path, nargs="+")

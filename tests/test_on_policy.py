@@ -223,7 +223,7 @@ def test_a_pace_test_and_whole_seeds(
 ) -> None:
     """The pace test chooses the time and keeps nothing else; a seed begins only if all of it fits."""
     common = ["--experiment", "full", "--out", str(tmp_path), "--processes", "1", "--set", *FULL]
-    paced = ["pace", str(folder), "--budget", "0.3", "--seed-seconds", "45.8", *common]
+    paced = ["pace", str(folder), "--budget", "0.3", *common]
     monkeypatch.setattr(_on_policy_pace, "budget", lambda found, most: 0.25)
     assert sitting(monkeypatch, *paced) == 0
     assert "budget: 0 s" in capsys.readouterr().out
