@@ -22,7 +22,7 @@ from transformers import (
 from grkd.data.language import Item, collate, response_logits
 from grkd.errors import UserError
 from grkd.teacher import row_shards
-from grkd.teacher.signal import HiddenCache, TeacherHead, check_head, final_hidden, head_logits, mean_log_probs
+from grkd.teacher.signal import HiddenCache, TeacherHead, check_head, final_hidden, mean_log_probs
 
 FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -78,9 +78,9 @@ def test_cached_logits_are_the_live_logits(family: str, tmp_path: Path) -> None:
     chosen = [everything[index] for index in (4, 0, 3, 1, 2)]  # another order and other neighbours than when written
     batch = collate(chosen, pad_token_id=1)
     mask = batch["response_mask"]
-    cached = head(cache.padded([item.id for item in chosen], mask))
+    cached = head(torch.cat([cache[item.id] for item in chosen]))
     live = response_logits(model, batch)
-    torch.testing.assert_close(cached[mask], live[mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cached, live[mask], rtol=1e-5, atol=1e-5)
     check_head(model, batch)
 
 
@@ -91,7 +91,7 @@ def test_scale_soft_cap_and_bias_matter(family: str) -> None:
     model = tiny(family)
     hidden = final_hidden(model, collate(items(), pad_token_id=1))
     bare = hidden @ model.get_output_embeddings().weight.T
-    assert (bare - head_logits(model, hidden)).abs().max() > 0.1
+    assert (bare - TeacherHead.of(model)(hidden)).abs().max() > 0.1
 
 
 @torch.no_grad()
@@ -115,14 +115,14 @@ def test_bfloat16_teacher_is_stored_exactly_in_bfloat16(tmp_path: Path) -> None:
     check_head(model, batch)
     cache = HiddenCache(tmp_path, dtype="bfloat16")
     fill(cache, model, chosen)
-    stored = cache.padded([item.id for item in chosen], batch["response_mask"])
+    stored = torch.cat([cache[item.id] for item in chosen])
     mask = batch["response_mask"]
     assert stored.dtype == torch.bfloat16
-    assert torch.equal(stored[mask], final_hidden(model, batch)[mask])
+    assert torch.equal(stored, final_hidden(model, batch)[mask])
     TeacherHead.of(model).save(tmp_path / "head.safetensors")
     logits = TeacherHead.load(tmp_path / "head.safetensors", dtype=torch.float32)(stored)
     assert logits.dtype == torch.float32  # bf16 logits would have ties that the teacher has not
-    torch.testing.assert_close(logits[mask], response_logits(model, batch)[mask].float(), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(logits, response_logits(model, batch)[mask].float(), rtol=0.02, atol=0.02)
 
 
 def test_float32_cache_keeps_float32(tmp_path: Path) -> None:
@@ -137,10 +137,6 @@ def test_rows_and_lengths_of_ragged_items(tmp_path: Path) -> None:
     cache.write_shard(stored)
     for item_id, rows in stored.items():
         assert torch.equal(cache[item_id], rows)
-    mask = torch.tensor([[True, False, False, False, False], [True, True, True, False, False]])
-    padded = cache.padded(["item 1", "item 0"], mask)
-    assert padded[..., 0].tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
-    assert padded.shape == (2, 5, 2)
 
 
 def test_only_the_items_own_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,10 +233,6 @@ def test_cache_errors(tmp_path: Path) -> None:
         cache.write_shard({"c": torch.ones(3)})
     with pytest.raises(KeyError):
         cache["b"]
-    with pytest.raises(UserError, match="no teacher signal for 'b'"):
-        cache.padded(["b"], torch.ones(1, 2, dtype=torch.bool))
-    with pytest.raises(UserError, match="'a' has 2 stored positions but 3 response tokens"):
-        cache.padded(["a"], torch.ones(1, 3, dtype=torch.bool))
     (tmp_path / "hidden-000007.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"hidden-000007.safetensors: cannot be read"):
         HiddenCache(tmp_path)
@@ -251,7 +243,7 @@ def test_head_cut_to_the_vocabulary(tmp_path: Path) -> None:
     TeacherHead.of(model, vocabulary=30).save(tmp_path / "head.safetensors")
     head = TeacherHead.load(tmp_path / "head.safetensors")
     assert head.weight.shape == (30, 32)
-    torch.testing.assert_close(head(hidden), head_logits(model, hidden)[..., :30])
+    torch.testing.assert_close(head(hidden), TeacherHead.of(model)(hidden)[..., :30])
     assert not any(parameter.requires_grad for parameter in head.parameters())
     assert not head(hidden).requires_grad
 

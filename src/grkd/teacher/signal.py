@@ -87,17 +87,12 @@ def final_hidden(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Float[T
     return hidden[:, -(columns + 1) : -1]
 
 
-def head_logits(model: PreTrainedModel, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
-    """The model's logits from its last hidden states: its head, with the scale and soft cap of its config."""
-    return TeacherHead.of(model)(hidden)
-
-
 @torch.no_grad()
 def check_head(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
-    """Raises UserError if head_logits(final_hidden) are not the model's own logits on this batch, up to rounding."""
+    """Raises UserError if the model's head on final_hidden gives other logits than it does itself, up to rounding."""
     mask = batch["response_mask"]
     live = wide(response_logits(model, batch)[mask])
-    rebuilt = wide(head_logits(model, final_hidden(model, batch))[mask])
+    rebuilt = wide(TeacherHead.of(model)(final_hidden(model, batch)[mask]))
     relative = 1e-4 if model.dtype in (torch.float32, torch.float64) else 3e-2
     difference = float((live - rebuilt).abs().max())
     if not difference <= relative * max(float(live.abs().max()), 1.0):
@@ -148,24 +143,3 @@ class HiddenCache(RowShards):
     def _rows(self, item_ids: Sequence[str], pinned: bool) -> Tensor:
         rows = torch.cat([self[item_id] for item_id in item_ids])
         return rows.pin_memory() if pinned else rows
-
-    def padded(
-        self, item_ids: Sequence[str], response_mask: Bool[Tensor, "batch response"]
-    ) -> Float[Tensor, "batch response hidden"]:
-        """The items' hidden states in the layout of a batch: row i holds item_ids[i], zeros behind its end.
-
-        Raises UserError if an item is missing or has another length than its response.
-        """
-        lengths = response_mask.sum(-1).tolist()
-        rows = []
-        for item_id, length in zip(item_ids, lengths, strict=True):
-            if item_id not in self:
-                raise UserError(f"{self.folder}: no teacher signal for {item_id!r}; run the score stage again")
-            hidden = self[item_id]
-            if len(hidden) != length:
-                raise UserError(
-                    f"{self.folder}: {item_id!r} has {len(hidden)} stored positions but {length} response tokens; "
-                    "run the score stage again"
-                )
-            rows.append(nn.functional.pad(hidden, (0, 0, 0, response_mask.shape[-1] - length)))
-        return torch.stack(rows)
