@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import io
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import patch_environment
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -121,7 +121,10 @@ def load_language_model(
     """
     place, gguf_file = _place(model, gguf_file)
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    with _explained(model, "model"), quiet(everything=gguf_file is not None), _by_every_process():
+    # `accelerate launch --use_fsdp` has transformers read weights on the first process alone, and leave empty ones on
+    # the others, which only a model that is trained has filled afterwards.
+    by_every_process = patch_environment(fsdp_cpu_ram_efficient_loading="false")
+    with _explained(model, "model"), quiet(everything=gguf_file is not None), by_every_process:
         base = None if gguf_file else adapter_base(place, revision=revision)
         if base is not None:
 
@@ -218,25 +221,6 @@ def _what_it_is(folder: Path) -> str:
     if students:
         return f"it is a run's folder; give one of its students, such as {students[0]}"
     return "give a folder written by save_pretrained"
-
-
-@contextmanager
-def _by_every_process() -> Iterator[None]:
-    """Weights are read by every process of a launch.
-
-    `accelerate launch --use_fsdp` has transformers read them on the first process alone, and leave empty ones on the
-    others, which only a model that is trained has filled afterwards.
-    """
-    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-    before = os.environ.get(name)
-    if before is None:
-        yield
-        return
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        os.environ[name] = before
 
 
 @contextmanager

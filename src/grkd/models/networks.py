@@ -49,7 +49,13 @@ def build(
     with torch.random.fork_rng(devices=[]), working_directory_importable():
         factory = BUILT_IN[model] if model in BUILT_IN else imported_callable(model)
         torch.default_generator.manual_seed(seed)
-        network = _called(model, factory, options, given)
+        keywords = _keywords(model, factory, options, given)
+        try:
+            network = factory(**keywords)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{model}: building it failed: {_one_line(error)}") from error
         if not isinstance(network, nn.Module):
             raise UserError(f"{model}: gave a {type(network).__name__}, not an nn.Module")
         _check_outputs(model, network, input_shape, classes, vocabulary)
@@ -112,16 +118,6 @@ def predict(
 
 def _moved(batch: Inputs, device: torch.device | str) -> Inputs:
     return batch.to(device) if isinstance(batch, Tensor) else {key: value.to(device) for key, value in batch.items()}
-
-
-def _called(model: str, factory: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    keywords = _keywords(model, factory, options, given)
-    try:
-        return factory(**keywords)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{model}: building it failed: {_one_line(error)}") from error
 
 
 def _keywords(

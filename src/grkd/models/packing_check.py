@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from grkd.data.language import Item, collate, response_logits, unwrapped
@@ -36,8 +37,10 @@ def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) ->
         batch = pack(items, pad_token_id=0, shared=[False, True, False])
         with evaluation_mode(model):
             with _seen_dtypes(model) as dtypes:
-                found = packed_logits(model, _on(device, batch))
-            each = [response_logits(model, _on(device, collate([item], pad_token_id=0)))[0] for item in items]
+                found = packed_logits(model, send_to_device(batch, device))
+            each = [
+                response_logits(model, send_to_device(collate([item], pad_token_id=0), device))[0] for item in items
+            ]
         alone = torch.cat(each)
     finally:
         for module, call in zip(compiled, calls, strict=True):
@@ -83,7 +86,3 @@ def _seen_dtypes(model: nn.Module) -> Iterator[set[torch.dtype]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

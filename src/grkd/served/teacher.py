@@ -117,7 +117,9 @@ class ServedTeacher:
             # The first few alone, until they were compared with the model here: no more is asked of another one.
             first, unasked = items[:FIRST], items[FIRST:]
             found = self._answers(first, keep, large)
-            self._compare(first, found)
+            means = [float(found[item.id]["mean"]) for item in first]
+            check_same_model(first, means, self.local, tolerance_nats=self.tolerance_nats)
+            self._checked = True
         found |= self._answers(unasked, keep, large)
         means = [float(found[item.id]["mean"]) for item in items]
         rows = {
@@ -139,12 +141,6 @@ class ServedTeacher:
                 calls[key] = partial(self._score, key, item, k, journal)
         self._fetch(calls, "score (served teacher)")
         return {name: journal[key] for name, (journal, key) in places.items()}
-
-    def _compare(self, items: Sequence[Item], found: Mapping[str, Record]) -> None:
-        """Hold the server to the model here. Raises UserError for another one."""
-        means = [float(found[item.id]["mean"]) for item in items]
-        check_same_model(items, means, self.local, tolerance_nats=self.tolerance_nats)
-        self._checked = True
 
     async def _score(self, key: str, item: Item, k: int, journal: Journal) -> None:
         try:
@@ -176,9 +172,7 @@ class ServedTeacher:
         self._journal.add(key, {"log_probs": [found[token] for token in tokens]})
 
     def _fetch(self, calls: Mapping[str, Callable[[], Awaitable[None]]], description: str) -> None:
-        """Make the calls. Raises UserError unless all are answered; those that are have been kept."""
-        if calls:
-            fetch_all(self.server.endpoint, calls, concurrency=self.concurrency, description=description)
+        fetch_all(self.server.endpoint, calls, concurrency=self.concurrency, description=description)
 
     def _check_length(self, item: Item) -> None:
         length = len(item.prompt_ids) + len(item.response_ids) + 1  # the server writes one token
@@ -192,7 +186,9 @@ class ServedTeacher:
 def fetch_all(
     endpoint: Endpoint, calls: Mapping[str, Callable[[], Awaitable[None]]], *, concurrency: int, description: str
 ) -> None:
-    """Make calls that keep their answers themselves. Raises UserError unless all are answered."""
+    """Make calls, if any, that keep their answers themselves. Raises UserError unless all are answered."""
+    if not calls:
+        return
     failures, stopped = fetch(endpoint, calls, concurrency=concurrency, description=description, unit="answers")
     if stopped is not None:
         raise UserError(f"teacher: {stopped}; raise teacher.max_requests and repeat the command: answers are kept")

@@ -53,8 +53,7 @@ class ServedWriter:
         ]
         missing = {key: each for key, each in zip(keys, asked, strict=True) if key not in self._journal}
         calls = {key: partial(self._write, key, each, drawing) for key, each in missing.items()}
-        if calls:
-            fetch_all(self.server.endpoint, calls, concurrency=self.concurrency, description="respond (served teacher)")
+        fetch_all(self.server.endpoint, calls, concurrency=self.concurrency, description="respond (served teacher)")
         found = [self._journal[key] for key in keys]
         return [Written(ids=each["ids"], text=each["text"], finished=each["finished"]) for each in found]
 

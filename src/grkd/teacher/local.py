@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -109,5 +110,5 @@ class LocalTeacher:
         return means / mask.sum(-1), states
 
     def _batch(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        batch = collate(items, pad_token_id=0)  # masked, so any id will do
-        return {name: value.to(self.model.device) for name, value in batch.items()}
+        found: dict[str, Tensor] = send_to_device(collate(items, pad_token_id=0), self.model.device)  # any id will do
+        return found

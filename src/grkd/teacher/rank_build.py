@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import send_to_device
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -152,9 +152,7 @@ def _scores(
     teacher: PreTrainedModel, items: Sequence[Item], vocabulary: int
 ) -> tuple[Float[Tensor, "tokens vocabulary"], Int[Tensor, " tokens"]]:
     """The teacher's scores at the responses' tokens, item by item, and these tokens."""
-    batch: dict[str, Any] = {
-        name: value.to(teacher.device) for name, value in collate(items, pad_token_id=0).items()
-    }  # padding is masked, so any id will do
+    batch = send_to_device(collate(items, pad_token_id=0), teacher.device)  # padding is masked, so any id will do
     scores = response_logits(teacher, batch)[batch["response_mask"]][:, :vocabulary]
     if not scores.isfinite().all():
         names = ", ".join(item.id for item in items[:4])
