@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grkd.planning import memory as memory_module
-from grkd.planning.memory import memory_of
+from grkd.planning.memory import free_memory, memory_of
 from tests.planning.test_plan import language
 
 
@@ -28,3 +28,13 @@ def test_layers_are_computed_twice_as_the_training_will_choose(
 
     assert activations("auto", 1e15) == activations("false")
     assert activations("auto", 1.0) == activations("true") < activations("false")
+
+
+def test_free_memory_is_known_where_sysconf_counts_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+
+    def unknown(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr("os.sysconf", unknown)
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**60

@@ -1,9 +1,9 @@
 """What a step of a language model's training takes, and what is free."""
 
-import os
 from copy import deepcopy
 from typing import Any
 
+import psutil
 import torch
 
 from grkd import objectives
@@ -17,19 +17,7 @@ def free_memory(where: torch.device) -> float:
     """Bytes that a process could take on the device now."""
     if where.type == "cuda":
         return float(torch.cuda.mem_get_info(where)[0])
-    if not hasattr(os, "sysconf"):
-        return float("inf")
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) + _cached()
-
-
-def _cached() -> float:
-    """Bytes of the page cache, which the system gives back; 0 if it does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            known = {line.split(":")[0]: line.split()[1] for line in lines}
-        return 1024.0 * int(known["Cached"])
-    except (OSError, KeyError, IndexError, ValueError):
-        return 0.0
+    return float(psutil.virtual_memory().available)
 
 
 def sizes_of(recipe: LanguageRecipe) -> tuple[ModelSize | None, ModelSize | None]:
