@@ -153,7 +153,7 @@ def test_the_tokenizer_is_that_of_the_students_file(tiny_recipe: Path, monkeypat
         asked.append(options)
         return load_tokenizer(model)
 
-    monkeypatch.setattr("grkd.planning.counts.load_tokenizer", noted)
+    monkeypatch.setattr("grkd.language.models.load_tokenizer", noted)
     spec = language(tiny_recipe)
     assert isinstance(spec.teacher, Model)
     count(replace(spec, teacher=replace(spec.teacher, gguf_file="a.gguf", revision="b")))

@@ -46,7 +46,7 @@ def test_steps_are_those_beyond_a_second_run(tmp_path: Path, monkeypatch: pytest
         return (10.0 if len(runs) == 1 else 0.0) + 3.0 + 0.01 * steps + 0.1 * teacher_steps, 5.0
 
     monkeypatch.setattr(step_costs, "_timed", timed)
-    monkeypatch.setattr(step_costs, "_reported", lambda *_: 0.5)
+    monkeypatch.setattr(step_costs, "report_seconds", lambda *_: 0.5)
     monkeypatch.setattr(step_costs, "check_first", lambda _: None)
     path = tmp_path / "mine.yaml"
     path.write_text(

@@ -10,7 +10,7 @@ from grkd.data.language import Item
 from grkd.data.prompts import Example
 from grkd.data.template import NotRendered
 from grkd.language.examples import data_examples
-from grkd.models.load import load_tokenizer
+from grkd.language.models import tokenizer_of
 from grkd.recipe import LanguageRecipe, weights_of
 
 _ENCODED = 400  # examples that are tokenised, spread over the data
@@ -39,10 +39,7 @@ def count(recipe: LanguageRecipe) -> Counts:
     sides = [split for split, _ in examples]
     spec = recipe.student if recipe.student.model is not None else weights_of(recipe)
     assert spec is not None
-    assert spec.model is not None
-    tokenizer = load_tokenizer(
-        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
+    tokenizer = tokenizer_of(spec)
     stops, system = stop_token_ids(tokenizer), recipe.data.system
     items: list[Item] = []
     begin = time.perf_counter()

@@ -25,14 +25,12 @@ from grkd.language.respond import respond
 from grkd.language.score import read_groups, score
 from grkd.language.train import train_student
 from grkd.pipeline.check import check_first
-from grkd.planning.compile_time import compile_time
 from grkd.planning.make import asks_endpoint
 from grkd.planning.peak import peak_from_now
+from grkd.planning.seconds import compile_time, report_seconds
 from grkd.recipe import LanguageRecipe, Method
-from grkd.reports import read_run, write_page
 from grkd.run.folder import RunFolder
-from grkd.run.jobs import DONE
-from grkd.run.results import collect, describe
+from grkd.run.results import describe
 from grkd.training.callbacks import json_lines
 
 _EVERY = 4  # steps between logs, each of which waits for the GPU; those up to the first do not count
@@ -207,7 +205,7 @@ def _measured(
         clock.timed("evaluate", lambda context: evaluate_student(context, "after", trained))
         found.sampling = _sampling(context)
         found.groups = read_groups(run, "train")
-        found.report = _report(recipe, run)
+        found.report = report_seconds(recipe, run.path)
         found.prompts = {split: _prompts(run).count(split) for split in ("train", "heldout")}
     return found
 
@@ -239,14 +237,6 @@ def _train(context: LanguageContext, method: Method, found: Measured, compiled: 
     found.first[method.label] = max(0.0, own - lines[-1]["step"] * found.step[method.label])
     found.saving[method.label] = max(0.0, spent - lines[-1]["seconds"])
     found.peak[method.label] = peak()
-
-
-def _report(recipe: LanguageRecipe, run: RunFolder) -> float:
-    """Seconds of results and page."""
-    begin = time.perf_counter()
-    collect(recipe, run.path, {f"{method.label}-seed{recipe.seeds[0]}": DONE for method in recipe.methods})
-    write_page([read_run(run.path)], run.path / "report.html")
-    return time.perf_counter() - begin
 
 
 def _sampling(context: LanguageContext) -> float:

@@ -18,12 +18,10 @@ from grkd.planning.earlier import power_of
 from grkd.planning.memory import free_memory
 from grkd.planning.peak import peak_from_now
 from grkd.planning.plan import Plan, Stage
+from grkd.planning.seconds import report_seconds
 from grkd.recipe import ClassifierRecipe, RankRecipe, Training
-from grkd.reports import read_run, write_page
 from grkd.run.device import device
 from grkd.run.folder import RunFolder
-from grkd.run.jobs import DONE
-from grkd.run.results import collect
 
 _FEW, _MORE, _MOST = 2, 52, 402  # steps of the miniatures
 _SHORT = 2.0  # seconds that the further steps must take, to be told apart from what varies in the rest
@@ -55,7 +53,9 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool, earlier
     train, heldout, each = _sizes(recipe)
     steps, teacher_steps = _steps(recipe, train)
     students = len(recipe.methods) * len(recipe.seeds)
-    memory = {} if costs is None or not costs.peak else _memory(costs, train, each)
+    memory: dict[str, float] = {}
+    if costs is not None and costs.peak:  # of the miniature, with all students and whole batches
+        memory = {"measured": float(costs.peak), "further examples": float(each * max(0, train - _LIMIT))}
     return Plan(
         stages=() if costs is None else _stages(recipe, costs, steps, teacher_steps, train),
         trials=() if costs is None or recipe.search is None else [_trials(recipe, costs, steps, students)],
@@ -110,7 +110,7 @@ def measure_steps(recipe: ClassifierRecipe | RankRecipe) -> Costs:
         checks = time.perf_counter() - begin
         with tempfile.TemporaryDirectory(prefix="grkd-plan-") as place:
             first, size = _timed(recipe, Path(place) / "first", _FEW, _FEW)
-            report = _reported(recipe, Path(place) / "first")
+            report = report_seconds(recipe, Path(place) / "first")
             peak = peak_from_now(device(recipe.device))  # once libraries and kernels are loaded
             few, _ = _timed(recipe, Path(place) / "few", _FEW, _FEW)
             step = _further(few, lambda steps: _timed(recipe, Path(place) / f"more-{steps}", steps, _FEW)[0])
@@ -139,15 +139,6 @@ def _further(few: float, run: Callable[[int], float]) -> float:
     return max(0.0, run(_MOST) - few) / (_MOST - _FEW)
 
 
-def _reported(recipe: ClassifierRecipe | RankRecipe, folder: Path) -> float:
-    """Seconds of results and page of a miniature."""
-    begin = time.perf_counter()
-    names = (f"{method.label}-seed{seed}" for method in recipe.methods for seed in recipe.seeds)
-    collect(recipe, folder, dict.fromkeys(names, DONE))
-    write_page([read_run(folder)], folder / "report.html")
-    return time.perf_counter() - begin
-
-
 def _timed(recipe: ClassifierRecipe | RankRecipe, folder: Path, steps: int, teacher_steps: int) -> tuple[float, float]:
     """Seconds of a run with so many steps, and the bytes that it leaves."""
     begin = time.perf_counter()
@@ -173,11 +164,6 @@ def small(
         teacher = replace(teacher, training=replace(teacher.training, steps=teacher_steps, **short))
     data, lockstep = replace(recipe.data, limit=limit), replace(recipe.lockstep, teachers=None)
     return replace(recipe, data=data, teacher=teacher, lockstep=lockstep, **common)
-
-
-def _memory(costs: Costs, examples: int, each: int) -> dict[str, float]:
-    """Bytes of the miniature at its peak, with all students and whole batches, and of the examples that it left out."""
-    return {"measured": float(costs.peak), "further examples": float(each * max(0, examples - _LIMIT))}
 
 
 def _sizes(recipe: ClassifierRecipe | RankRecipe) -> tuple[int, int, int]:
