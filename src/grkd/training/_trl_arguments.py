@@ -17,198 +17,171 @@ class Argument(NamedTuple):
     fine: tuple[object, ...] = ()
 
 
-def same(to: str, why: str = "") -> Argument:
-    return Argument("same", to, why)
+Arguments = dict[str, Argument]
 
 
-def option(to: str, why: str = "") -> Argument:
-    return Argument("option", to, why)
+# Each takes the names of TRL, separated by spaces.
+def same(names: str, to: str = "", why: str = "") -> Arguments:
+    return {name: Argument("same", to or name, why) for name in names.split()}
 
 
-def made(to: str, why: str) -> Argument:
-    return Argument("made", to, why)
+def option(names: str, to: str = "", why: str = "") -> Arguments:
+    return {name: Argument("option", to or name, why) for name in names.split()}
 
 
-def refused(why: str, *fine: object) -> Argument:
-    return Argument("refused", "", why, fine)
+def made(names: str, to: str, why: str) -> Arguments:
+    return {name: Argument("made", to, why) for name in names.split()}
 
 
-def without(why: str) -> Argument:
-    return Argument("without", "", why)
+def refused(names: str, why: str, *fine: object) -> Arguments:
+    return {name: Argument("refused", "", why, fine) for name in names.split()}
 
 
-_HERE = without("responses are sampled in the trainer's process")
-_SAMPLING = refused("tokens are sampled at temperature 1 from the full vocabulary")
-_OF_LOSS = without("belongs to an unsupported loss_type")
-_MEMORY = without("changes only memory and speed")
-_LOADED = refused("load the model yourself and pass it")
-_REFERENCE = refused("the reference is always the student before training")
+def without(names: str, why: str) -> Arguments:
+    return {name: Argument("without", "", why) for name in names.split()}
 
-_MODEL: dict[str, Argument] = {
-    "model_init_kwargs": _LOADED,
-    "trust_remote_code": _LOADED,
-    "router_aux_loss_coef": refused("the router's auxiliary loss is not supported"),
-    "disable_dropout": without("dropout follows the model's config; today's language models have none"),
-    "pad_to_multiple_of": made("", "batches are padded to the longest sequence"),
+
+_MEMORY = "changes memory and speed alone"
+_OF_LOSS = "belongs to a loss_type that is not here"
+_LOADED = "load the model yourself and pass it"
+_HERE = "responses are sampled in the trainer's process"
+
+_MODEL = {
+    **refused("model_init_kwargs trust_remote_code", _LOADED),
+    **made("pad_to_multiple_of", "", "batches are padded to their longest"),
 }
-_VLLM: dict[str, Argument] = {
-    "use_vllm": same("use_vllm"),
-    "vllm_mode": _HERE,
-    "vllm_model_impl": _HERE,
-    "vllm_enable_sleep_mode": _HERE,
-    "vllm_structured_outputs_regex": refused("sampling cannot be constrained by a pattern"),
-    "vllm_server_base_url": _HERE,
-    "vllm_server_host": _HERE,
-    "vllm_server_port": _HERE,
-    "vllm_server_timeout": _HERE,
-    "vllm_group_port": _HERE,
-    "vllm_gpu_memory_utilization": _HERE,
-    "vllm_max_model_length": _HERE,
-    "vllm_tensor_parallel_size": _HERE,
-}
-_GENERATION: dict[str, Argument] = {
-    "max_completion_length": same("max_new_tokens"),
-    "ds3_gather_for_generation": _MEMORY,
-    "shuffle_dataset": made("train_sampling_strategy", "False: sequential"),
-    "temperature": _SAMPLING,
-    "top_p": _SAMPLING,
-    "top_k": _SAMPLING,
-    "min_p": _SAMPLING,
-    "generation_kwargs": _SAMPLING,
-    "repetition_penalty": _SAMPLING,
-    "chat_template_kwargs": same("chat_template_kwargs"),
-    "cache_implementation": _MEMORY,
-    "max_tool_calling_iterations": refused("tools are not called in training"),
-    "log_completions": without("keep_groups keeps every group with its scores; `grkd groups` shows them"),
-    "num_completions_to_print": without("see log_completions"),
-    "log_unique_prompts": without("see log_completions"),
-}
-_TEACHER: dict[str, Argument] = {
-    "teacher_model_name_or_path": same("teacher_model_name_or_path"),
-    "teacher_model_init_kwargs": _LOADED,
-}
-
-GRPO: dict[str, Argument] = {
-    **_MODEL,
-    **_GENERATION,
-    **_VLLM,
-    "num_generations": same("num_generations", "per_device_train_batch_size counts prompts here, responses in TRL"),
-    "num_generations_eval": without("evaluation samples num_generations responses"),
-    "generation_batch_size": made("steps_per_generation", "as steps_per_generation"),
-    "steps_per_generation": made("steps_per_generation", "optimiser steps here, micro-batches in TRL"),
-    "cast_lm_head_to_fp32": without("losses are computed in float32"),
-    "beta": refused("KL to a reference model is not supported; grpo's teacher_kl is the exact KL to the teacher"),
-    "num_iterations": refused("each response is used once"),
-    "epsilon": option("clip_low", "also clip_high if epsilon_high is None"),
-    "epsilon_high": option("clip_high"),
-    "delta": refused("the ratio has no second bound"),
-    "sapo_temperature_neg": _OF_LOSS,
-    "sapo_temperature_pos": _OF_LOSS,
-    "vespo_k_pos": _OF_LOSS,
-    "vespo_lambda_pos": _OF_LOSS,
-    "vespo_k_neg": _OF_LOSS,
-    "vespo_lambda_neg": _OF_LOSS,
-    "importance_sampling_level": refused("the ratio is per token"),
-    "reward_weights": same("reward_weights"),
-    "multi_objective_aggregation": refused('pass reward_funcs with combine="weights", which adds z-scores'),
-    "scale_rewards": made("scale", "group: group; none or False: none; batch is refused"),
-    "loss_type": made("normalize", "dapo, bnpo: token; grpo: sequence; others are refused"),
-    "mask_truncated_completions": refused("every sampled response is used"),
-    "sync_ref_model": _REFERENCE,
-    "ref_model_mixup_alpha": without("belongs to sync_ref_model"),
-    "ref_model_sync_steps": without("belongs to sync_ref_model"),
-    "top_entropy_quantile": refused("every token is used"),
-    "entropy_coef": refused("there is no entropy bonus"),
-    "use_adaptive_entropy": refused("there is no entropy bonus"),
-    "entropy_coef_min": without("belongs to use_adaptive_entropy"),
-    "entropy_coef_max": without("belongs to use_adaptive_entropy"),
-    "entropy_coef_delta": without("belongs to use_adaptive_entropy"),
-    "entropy_target": without("belongs to use_adaptive_entropy"),
-    "vllm_importance_sampling_correction": without("the sampler is the student itself, so nothing is corrected"),
-    "vllm_importance_sampling_mode": without("see vllm_importance_sampling_correction"),
-    "vllm_importance_sampling_clip_max": without("see vllm_importance_sampling_correction"),
-    "vllm_importance_sampling_clip_min": without("see vllm_importance_sampling_correction"),
-    "vllm_importance_sampling_cap": without("see vllm_importance_sampling_correction"),
-    "off_policy_mask_threshold": refused("every sampled response is used"),
-    "use_bias_correction_kl": without("belongs to beta"),
-    "log_multimodal": without("only text is supported"),
-    "log_completions_hub_repo": without("groups are kept in output_dir/groups"),
-    "use_transformers_continuous_batching": _HERE,
-    "transformers_continuous_batching_config": _HERE,
-    "use_transformers_paged": _HERE,
-}
-
-DPO: dict[str, Argument] = {
-    **_MODEL,
-    "dataset_num_proc": without("records are encoded in one process"),
-    "max_length": same("max_length"),
-    "truncation_mode": without("longer records are skipped and counted, never truncated"),
-    "padding_free": without("tokens_per_batch removes padding"),
-    "precompute_ref_log_probs": without("they are always computed before training"),
-    "precompute_ref_batch_size": without("use per_device_eval_batch_size"),
-    "loss_type": refused("only the sigmoid loss is supported", "sigmoid"),
-    "loss_weights": refused("there is only one loss"),
-    "ld_alpha": refused("all tokens have the same weight"),
-    "f_divergence_type": refused("only the reverse KL is supported"),
-    "f_alpha_divergence_coef": without("belongs to f_divergence_type"),
-    "label_smoothing": option("label_smoothing"),
-    "beta": option("beta"),
-    "use_weighting": refused("pairs are not weighted"),
-    "discopop_tau": _OF_LOSS,
-    "activation_offloading": _MEMORY,
-    "sync_ref_model": _REFERENCE,
-    "ref_model_mixup_alpha": without("belongs to sync_ref_model"),
-    "ref_model_sync_steps": without("belongs to sync_ref_model"),
-    "pad_token": without("padding is tracked by lengths, not by a token"),
-}
-
-DISTILLATION: dict[str, Argument] = {
-    **{name: argument for name, argument in _MODEL.items() if name != "router_aux_loss_coef"},
-    **_GENERATION,
-    **_VLLM,
-    **_TEACHER,
-    "teacher_model_revision": refused("load the teacher yourself and pass it as teacher_model"),
-    "beta": made("method", "1: opd; below: gkd with this beta and on_policy_fraction 1"),
-}
-
-SFT: dict[str, Argument] = {
-    **{name: argument for name, argument in _MODEL.items() if name != "disable_dropout"},
-    "chat_template_path": refused("set processing_class.chat_template"),
-    "dataset_text_field": refused("records have messages, or prompt and completion"),
-    "dataset_kwargs": without("records are read by grkd"),
-    "dataset_num_proc": without("records are encoded in one process"),
-    "eos_token": refused("set processing_class.eos_token"),
-    "max_length": same("max_length"),
-    "truncation_mode": without("longer records are skipped and counted, never truncated"),
-    "shuffle_dataset": without("batches are drawn in random order; see train_sampling_strategy"),
-    "packing": without("tokens_per_batch packs the sequences of a batch"),
-    "packing_strategy": without("records are not packed"),
-    "padding_free": without("tokens_per_batch removes padding"),
-    "eval_packing": without("records are not packed"),
-    "completion_only_loss": refused("only responses are trained on", True),
-    "assistant_only_loss": without(
-        "only assistant turns are trained on; TRL's default trains on all turns of messages"
+_DROPOUT = without("disable_dropout", "dropout is as the model's config has it; today's language models have none")
+_ROUTERS = refused("router_aux_loss_coef", "there is no auxiliary loss of routers")
+_GENERATION = {
+    **same("max_completion_length", "max_new_tokens"),
+    **same("chat_template_kwargs use_vllm"),
+    **made("shuffle_dataset", "train_sampling_strategy", "False: sequential"),
+    **refused(
+        "temperature top_p top_k min_p generation_kwargs repetition_penalty",
+        "tokens are drawn at temperature 1 from the whole vocabulary",
     ),
-    "loss_type": refused("only the mean of -log p over tokens is supported", "nll", "chunked_nll"),
-    "activation_offloading": _MEMORY,
-    "pad_token": without("padding is tracked by lengths, not by a token"),
+    **refused("max_tool_calling_iterations", "tools are not called in training"),
+    **refused("vllm_structured_outputs_regex", "sampling cannot be constrained by a pattern"),
+    **without("ds3_gather_for_generation cache_implementation", _MEMORY),
+    **without("log_completions", "keep_groups keeps every group with its scores; `grkd groups` shows them"),
+    **without("num_completions_to_print log_unique_prompts", "see log_completions"),
+    **without(
+        "vllm_mode vllm_model_impl vllm_enable_sleep_mode vllm_server_base_url vllm_server_host vllm_server_port "
+        "vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization vllm_max_model_length "
+        "vllm_tensor_parallel_size",
+        _HERE,
+    ),
+}
+_TEACHER = {**same("teacher_model_name_or_path"), **refused("teacher_model_init_kwargs", _LOADED)}
+_REFERENCE = {
+    **refused("sync_ref_model", "the reference is the student before training throughout"),
+    **without("ref_model_mixup_alpha ref_model_sync_steps", "belongs to sync_ref_model"),
+}
+_RECORDS = {
+    **same("max_length"),
+    **without("dataset_num_proc", "records are encoded in one process"),
+    **without("truncation_mode", "longer records are left out and counted, never cut"),
+    **without("padding_free", "tokens_per_batch leaves the padding out"),
+    **without("activation_offloading", _MEMORY),
+    **without("pad_token", "padding is known by lengths"),
 }
 
-GKD: dict[str, Argument] = {
-    **SFT,
+GRPO = {
+    **_MODEL,
+    **_DROPOUT,
+    **_ROUTERS,
+    **_GENERATION,
+    **_REFERENCE,
+    **same("num_generations", why="per_device_train_batch_size counts prompts here, responses in TRL"),
+    **same("reward_weights"),
+    **option("epsilon", "clip_low", "and clip_high where epsilon_high is None"),
+    **option("epsilon_high", "clip_high"),
+    **made("generation_batch_size", "steps_per_generation", "as steps_per_generation"),
+    **made("steps_per_generation", "steps_per_generation", "optimiser steps here, micro-batches in TRL"),
+    **made("scale_rewards", "scale", "group: group; none or False: none; batch is refused"),
+    **made("loss_type", "normalize", "dapo, bnpo: token; grpo: sequence; others are refused"),
+    **refused("beta", "KL to a reference model is not here; grpo's teacher_kl is the exact KL to the teacher"),
+    **refused("num_iterations", "a response is learnt from once"),
+    **refused("delta", "there is no second bound of the ratio"),
+    **refused("importance_sampling_level", "the ratio is per token"),
+    **refused("multi_objective_aggregation", 'pass reward_funcs with combine="weights", which adds z-scores'),
+    **refused("mask_truncated_completions off_policy_mask_threshold", "every sampled response is learnt from"),
+    **refused("top_entropy_quantile", "every token is learnt from"),
+    **refused("entropy_coef use_adaptive_entropy", "there is no entropy bonus"),
+    **without("num_generations_eval", "evaluation samples num_generations responses"),
+    **without("cast_lm_head_to_fp32", "losses are computed in float32"),
+    **without(
+        "sapo_temperature_neg sapo_temperature_pos vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg", _OF_LOSS
+    ),
+    **without("entropy_coef_min entropy_coef_max entropy_coef_delta entropy_target", "belongs to use_adaptive_entropy"),
+    **without("vllm_importance_sampling_correction", "the sampler is the student itself, so nothing is corrected"),
+    **without(
+        "vllm_importance_sampling_mode vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min "
+        "vllm_importance_sampling_cap",
+        "see vllm_importance_sampling_correction",
+    ),
+    **without("use_bias_correction_kl", "belongs to beta"),
+    **without("log_multimodal", "only text is learnt"),
+    **without("log_completions_hub_repo", "groups are kept in output_dir/groups"),
+    **without(
+        "use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged", _HERE
+    ),
+}
+DPO = {
+    **_MODEL,
+    **_DROPOUT,
+    **_ROUTERS,
+    **_RECORDS,
+    **_REFERENCE,
+    **option("label_smoothing beta"),
+    **refused("loss_type", "the sigmoid loss alone", "sigmoid"),
+    **refused("loss_weights", "there is one loss"),
+    **refused("ld_alpha", "all tokens weigh the same"),
+    **refused("f_divergence_type", "the reverse KL alone"),
+    **refused("use_weighting", "pairs are not weighted"),
+    **without("precompute_ref_log_probs", "they are always made before training"),
+    **without("precompute_ref_batch_size", "per_device_eval_batch_size"),
+    **without("f_alpha_divergence_coef", "belongs to f_divergence_type"),
+    **without("discopop_tau", _OF_LOSS),
+}
+DISTILLATION = {
+    **_MODEL,
+    **_DROPOUT,
+    **_GENERATION,
     **_TEACHER,
-    "disable_dropout": _MODEL["disable_dropout"],
-    "assistant_only_loss": without("only assistant turns are trained on"),
-    "loss_type": without("gkd's loss is the generalised JSD"),
-    "temperature": refused("in TRL the temperature of sampling; here responses are sampled at 1", 1.0),
-    "lmbda": option("on_policy_fraction"),
-    "beta": option("beta"),
-    "max_new_tokens": same("max_new_tokens"),
-    "seq_kd": refused("use method seqkd, or gkd on records with the teacher's responses"),
+    **refused("teacher_model_revision", "load the teacher yourself and pass it as teacher_model"),
+    **made("beta", "method", "1: opd; below: gkd with this beta and on_policy_fraction 1"),
+}
+SFT = {
+    **_MODEL,
+    **_ROUTERS,
+    **_RECORDS,
+    **refused("chat_template_path", "set processing_class.chat_template"),
+    **refused("dataset_text_field", "records have messages, or prompt and completion"),
+    **refused("eos_token", "set processing_class.eos_token"),
+    **refused("completion_only_loss", "only responses are learnt", True),
+    **refused("loss_type", "the mean of -log p over tokens alone", "nll", "chunked_nll"),
+    **without("dataset_kwargs", "records are read by grkd"),
+    **without("shuffle_dataset", "batches are drawn in random order; see train_sampling_strategy"),
+    **without("packing", "tokens_per_batch packs the sequences of a batch"),
+    **without("packing_strategy eval_packing", "records are not packed"),
+    **without("assistant_only_loss", "assistant turns alone are learnt; TRL's default learns all turns of messages"),
+}
+GKD = {
+    **SFT,
+    **_DROPOUT,
+    **_TEACHER,
+    **same("max_new_tokens"),
+    **option("lmbda", "on_policy_fraction"),
+    **option("beta"),
+    **refused("temperature", "TRL samples at it, and its loss has none; responses are sampled at 1 here", 1.0),
+    **refused("seq_kd", "use method seqkd, or gkd on records with the teacher's responses"),
+    **without("assistant_only_loss", "only assistant turns are learnt"),
+    **without("loss_type", "gkd's loss is the generalised JSD"),
 }
 
 # TRL's config: the method here, and its arguments.
-CONFIGS: Mapping[str, tuple[str, dict[str, Argument]]] = {
+CONFIGS: Mapping[str, tuple[str, Arguments]] = {
     "GRPOConfig": ("grpo", GRPO),
     "DPOConfig": ("dpo", DPO),
     "DistillationConfig": ("opd", DISTILLATION),
