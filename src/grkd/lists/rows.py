@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from grkd.lists.context import PreparedLists
 from grkd.lists.score import Signal
 from grkd.lists.student import Student
-from grkd.objectives import Batch, Level, Objective, Votes
-from grkd.training.rows import Counts, Forward, Places, row_seeds
+from grkd.objectives import Batch, Level, Votes
+from grkd.training.rows import Counts, Forward, RowSource, row_seeds
 
 
-class ListRows:
+class ListRows(RowSource):
     """Examples are numbers of queries; texts become features when a batch is made."""
 
     unit = "lists"
@@ -63,17 +63,3 @@ class ListRows:
                 )
             }
         )
-
-    def renew(
-        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
-    ) -> list[dict[str, Any]]:
-        raise ValueError("a ranker writes no responses: an on-policy method is for language models")
-
-    def fresh_share(self, objective: Objective) -> float:
-        return objective.on_policy
-
-    def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
-        return [batch]
-
-    def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
-        """Nothing to move: the teacher's scores come with the batch."""

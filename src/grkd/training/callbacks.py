@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from grkd.training.time_limit import TimeLimit
 
 
+Logs = dict[str, float]
+
+
 class ProgressBar(TrainerCallback):
     """A rich bar with steps per second, time left and the loss."""
 
@@ -42,14 +45,7 @@ class ProgressBar(TrainerCallback):
         if self.bar is not None:
             self.bar.update(self.task, **self.position(state))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs | None = None, **_: Any) -> None:
         if self.bar is not None and logs and "loss" in logs:
             self.bar.update(self.task, description=f"{self.description}  loss {logs['loss']:.3f}")
 
@@ -115,14 +111,7 @@ class MetricsFile(TrainerCallback):
             self._rows_before = self.rows_seen = kept[-1]["rows_seen"] if kept else 0.0
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs | None = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         now = time.perf_counter()
@@ -174,14 +163,7 @@ class FiniteSteps(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         control.should_log = control.should_log or control.should_save or state.global_step >= state.max_steps
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
         values = {"loss": logs["loss"]}

@@ -45,11 +45,8 @@ class CrossRows(LanguageRows):
     ) -> None:
         super().__init__(**options)
         self.across, self.crossing, self.own, self.foreign = across, crossing, own, foreign
-        # Sums and numbers since the last log: of every process the same names.
-        self.notes: dict[str, Tally] = {
-            _MET: Tally(0.0, 0),
-            **({_LEFT_OUT: Tally(0.0, 0)} if across == "shared" else {}),
-        }
+        # Since the last log: of every process the same names.
+        self.notes = dict.fromkeys((_MET, _LEFT_OUT) if across == "shared" else (_MET,), Tally(0.0, 0))
 
     def collate_all(self, groups: Sequence[Group]) -> dict[str, Any]:
         batch = super().collate_all(groups)
@@ -105,16 +102,16 @@ class CrossRows(LanguageRows):
         ids, others = (each.to(student.device) for each in (self.crossing.student_ids, self.crossing.teacher_ids))
         return Batch(student=student[:, ids], teacher=teacher[:, others], seeds=seeds)
 
+    def taken(self) -> dict[str, tuple[float, int]]:
+        found, self.notes = self.notes, dict.fromkeys(self.notes, Tally(0.0, 0))
+        return super().taken() | found
+
     def _note(self, teacher: Tensor, *, met: int, tokens: int) -> None:
         """For the log: how many of the student's tokens have a teacher, and how much of its probability is left out."""
-        self._add(_MET, float(met), tokens)
+        self.notes[_MET] += Tally(float(met), tokens)
         if self.across == "shared":
             left_out = (1 - shared_mass(teacher.detach(), self.crossing)).sum()
-            self._add(_LEFT_OUT, float(left_out), len(teacher))
-
-    def _add(self, name: str, total: float, over: int) -> None:
-        known = self.notes[name]
-        self.notes[name] = Tally(known.total + total, known.over + over)
+            self.notes[_LEFT_OUT] += Tally(float(left_out), len(teacher))
 
     def _of_spans(self, student: Tensor, teacher: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
         rows = self.count(batch)["row"]

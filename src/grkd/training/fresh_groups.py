@@ -58,6 +58,13 @@ class FreshGroups:
         """Share of the prompts that are answered again: of methods that compare responses, or sample by themselves."""
         return 1.0 - self.stored_share if orders(objective) else objective.on_policy
 
+    def taken(self) -> dict[str, Tally]:
+        """Each ranker's scores since the last call; groups/no_order: new groups in which no response is better."""
+        found = {f"score/{label}": self.scored.get(label, Tally(0.0, 0)) for label in self.panel.labels}
+        found["groups/no_order"] = self.unordered
+        self.scored, self.unordered = {}, Tally(0.0, 0)
+        return found
+
 
 def orders(objective: Objective) -> bool:
     """Whether a method learns from the order of responses; others ask no ranker, which may cost money."""

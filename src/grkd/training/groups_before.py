@@ -18,7 +18,7 @@ from grkd.rankers import Tally
 from grkd.ranks import gathered
 from grkd.training.fresh_groups import opened_sampler, order_parts, orders, sampled_parts
 from grkd.training.on_policy import mixed
-from grkd.training.rows import mean_scores, moved
+from grkd.training.rows import means_over_ranks, moved
 
 if TYPE_CHECKING:
     from grkd.training.language_rows import LanguageRows
@@ -65,7 +65,7 @@ def groups_of_model(
                     if rows.fresh is not None and orders(objective):
                         order_parts(rows, rows.fresh, made, tokens=False)
                 found.append((first, made[0].groups))
-        scores = mean_scores(rows, accelerator)
+        scores = {} if rows.fresh is None else means_over_ranks(rows.fresh.taken(), accelerator)
     finally:
         rows.fresh, rows.seconds = fresh, timed
     return in_order(found, description), scores

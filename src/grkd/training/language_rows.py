@@ -23,7 +23,7 @@ from grkd.training.cached_ranks import cached_batch
 from grkd.training.fresh_groups import FreshGroups, renewed
 from grkd.training.groups_of_responses import chosen, group_of, padded, response_rows, same_prompts, scores_of
 from grkd.training.on_policy import Sampler
-from grkd.training.rows import Counts, Forward, Places
+from grkd.training.rows import Counts, Forward, Places, RowSource
 from grkd.training.several_teachers import TokenOrder, opinions_of, weights_of_items
 from grkd.training.token_rows import (
     OFFSETS,
@@ -42,7 +42,7 @@ from grkd.training.token_rows import (
 )
 
 
-class LanguageRows:
+class LanguageRows(RowSource):
     """Level "row": a row is a response token, a candidate a vocabulary entry. "response": a prompt and its responses.
 
     The teacher of tokens is a live model, or a cache of its hidden states with its head, or stored scores, or absent;
@@ -232,6 +232,9 @@ class LanguageRows:
             return [batch]
         arrived(batch)
         return [part_of(batch, part, pad_token_id=self.pad_token_id) for part in parts]
+
+    def taken(self) -> dict[str, tuple[float, int]]:
+        return {} if self.fresh is None else dict(self.fresh.taken())
 
     def _token_rows(self, student: Tensor, batch: dict[str, Any], labels: Tensor) -> Batch:
         mask = batch["response_mask"]

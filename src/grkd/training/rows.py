@@ -57,7 +57,7 @@ class Forward:
 
 @runtime_checkable
 class RowSource(Protocol):
-    """How a task makes rows."""
+    """How a task makes rows. What is not abstract is right where the teacher's word comes with the batch."""
 
     unit: str
 
@@ -89,73 +89,55 @@ class RowSource(Protocol):
 
         Draws depend on the seed and a row's place in training, never on how a step is split.
         """
+        raise ValueError(f"nothing writes responses to {self.unit}: an on-policy method is for language models")
 
     def fresh_share(self, objective: Objective) -> float:
         """Share of the examples that are answered again in training. Raises UserError if that cannot be."""
+        return objective.on_policy
 
     def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
         """The parts of a micro-batch that go through the models one after the other; whole: only one."""
+        return [batch]
 
     def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
         """Move what the teacher needs to the student's device, and prepare both models for these batches.
 
         dtype: in which the student's attention runs.
         """
+        return
+
+    def taken(self) -> dict[str, tuple[float, int]]:
+        """Sums and numbers of what it has counted since the last call, by the name of their mean in the log."""
+        return {}
 
 
 def since_the_last_log(rows: RowSource, steps: int, accelerator: Any) -> dict[str, float]:
-    """What a source has timed, scored and noted, over all ranks; all of it starts again."""
-    return seconds_per_step(rows, steps) | mean_scores(rows, accelerator) | mean_notes(rows, accelerator)
-
-
-def seconds_per_step(rows: RowSource, steps: int) -> dict[str, float]:
-    """Mean seconds per optimiser step of what a source has timed (sampling, ranking), which starts again."""
+    """Mean seconds per optimiser step of what a source has timed, and means over all ranks of what it has counted."""
     seconds: dict[str, float] = getattr(rows, "seconds", {})
     found = {f"seconds/{name}": value / max(1, steps) for name, value in seconds.items()}
     seconds.clear()
-    return found
+    return found | means_over_ranks(rows.taken(), accelerator)
 
 
-def mean_scores(rows: Any, accelerator: Any) -> dict[str, float]:
-    """Mean score that each ranker gave to new responses since the last time, over all ranks; it starts again.
-
-    groups/no_order: the share of new groups in which nothing stands before another, so that nothing is learnt.
-    """
-    fresh = getattr(rows, "fresh", None)
-    if fresh is None:
+def means_over_ranks(sums: Mapping[str, tuple[float, int]], accelerator: Any) -> dict[str, float]:
+    """Sum over number of each name, over all ranks, which hold the same names; a name without a number is left out."""
+    if not sums:
         return {}
-    names = [*(f"score/{label}" for label in fresh.panel.labels), "groups/no_order"]
-    tallies = [*(fresh.scored.get(label) for label in fresh.panel.labels), fresh.unordered]
-    sums = torch.tensor([[0.0, 0.0] if tally is None else [tally.total, tally.over] for tally in tallies])
-    sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
-    fresh.scored.clear()
-    fresh.unordered = type(fresh.unordered)(0.0, 0)
-    return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True) if count}
+    own = torch.tensor([list(map(float, each)) for each in sums.values()], dtype=torch.float64)
+    totals = accelerator.reduce(own.to(accelerator.device), reduction="sum").tolist()
+    return {name: total / over for name, (total, over) in zip(sums, totals, strict=True) if over}
 
 
-def mean_notes(rows: Any, accelerator: Any) -> dict[str, float]:
-    """Means over all ranks of what a source noted of its batches since the last time (`notes`); it starts again."""
-    notes = getattr(rows, "notes", None)
-    if not notes:
-        return {}
-    sums = torch.tensor([[each.total, float(each.over)] for each in notes.values()], dtype=torch.float64)
-    sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum").tolist()
-    for name, each in notes.items():
-        notes[name] = type(each)(0.0, 0)
-    return {name: total / over for name, (total, over) in zip(notes, sums, strict=True) if over}
-
-
-class ClassRows:
-    """A row is an example, a candidate a class. The teacher's scores come with the batch.
-
-    needs_features: give the objective what the last linear layer of the student reads, and the teacher's from the
-    batch ("teacher_features").
-    """
+class ClassRows(RowSource):
+    """A row is an example, a candidate a class. The teacher's scores come with the batch."""
 
     unit = "examples"
 
     def __init__(self, collate: Collate | Callable[[Sequence[Any]], dict[str, Any]]) -> None:
-        self.collate = collate
+        self._collate = collate
+
+    def collate(self, examples: Sequence[Any]) -> dict[str, Any]:
+        return self._collate(examples)
 
     def count(self, batch: dict[str, Any]) -> Counts:
         return {"row": len(batch["labels"])}
@@ -182,17 +164,3 @@ class ClassRows:
                 )
             }
         )
-
-    def renew(
-        self, model: nn.Module, batches: Sequence[dict[str, Any]], objective: Objective, *, seed: int, places: Places
-    ) -> list[dict[str, Any]]:
-        raise ValueError("a classifier writes no responses: an on-policy method is for language models")
-
-    def fresh_share(self, objective: Objective) -> float:
-        return objective.on_policy
-
-    def passes(self, batch: dict[str, Any], *, whole: bool = False) -> list[dict[str, Any]]:
-        return [batch]
-
-    def to(self, device: torch.device, *, student: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
-        """Nothing to move: the teacher's scores are already part of the batch."""

@@ -34,14 +34,7 @@ class RunFiles(MetricsFile):
         self.size: dict[str, int] = {}
         super().__init__(folder / "train" / self.name / "metrics.jsonl")
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **_: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "environment.json", environment(command_line()))
@@ -56,14 +49,7 @@ class RunFiles(MetricsFile):
             write_json(self.path.parent / "training.json", self.spent(state.global_step))
             self._write(state)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any = None, **_: Any) -> None:
         """Keep the metrics: before the first step they are those of the student before training."""
         when = self.method if state.global_step else _BEFORE
         kept = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items() if name != "epoch"}

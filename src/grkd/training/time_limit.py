@@ -50,9 +50,7 @@ class TimeLimit(TrainerCallback):
         self._warm = False
         self.progress = self.seen = self._now()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Before the scheduler looks: the rate and the objective's weights of a step go by the same moment."""
         self.seen = self.progress
         if not self._warm:
