@@ -15,7 +15,7 @@ NAN = float("nan")
 WRONG: dict[str, list[Any]] = {
     "max_length": ["x", [], 1, True],
     "system": [3, [], True],
-    "train_on_turns": [None],
+    "train_on_turns": [None, "first"],
     "train_split": [3],
     "max_new_tokens": ["x", None, 0, 2.5, 2**70],
     "num_generations": [0, "x"],
@@ -27,7 +27,10 @@ WRONG: dict[str, list[Any]] = {
     "method": [None, 3, ["kd"]],
     "method_options": [3, NAN, [1]],
     "teacher_model_name_or_path": [3],
-    "teacher_placement": [None],
+    "teacher_placement": [None, "moon"],
+    "teacher_dtype": ["int8"],
+    "other_vocabulary": ["all"],
+    "token_order": ["most"],
     "fused_head": [1, "x"],
     "tokens_per_batch": [0, "x"],
     "eval_metrics": [3, [3], True],
@@ -52,6 +55,13 @@ def test_a_field_of_another_type_or_size_is_named(name: str) -> None:
         assert len(str(caught.value)) < 400
 
 
+def test_a_choice_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GRKDConfig(report_to="none", use_cpu=True)
+    monkeypatch.setattr(config, "token_order", "most")
+    with pytest.raises(UserError, match=r"^token_order must be log_probs, votes or unanimous, got 'most'$"):
+        check_config(config)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -61,7 +71,6 @@ def test_a_field_of_another_type_or_size_is_named(name: str) -> None:
         ({"learning_rate": NAN}, "learning_rate must be a number from 0 to 1e\\+38, got nan"),
         ({"method_options": "[1]"}, "method_options must be a JSON object"),
         ({"method_options": "{"}, r"method_options is text, but no JSON \(.*\); give a dict"),
-        ({"teacher_placement": "moon"}, "teacher_placement must be whole, sharded or offloaded"),
     ],
 )
 def test_constructors_refuse(given: dict[str, Any], words: str) -> None:

@@ -192,8 +192,10 @@ def test_options_from_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Without type checks: transformers gives its arguments values that are not of their declared types."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     words = ["--output_dir", str(tmp_path), "--use_cpu", "--method", "kd", "--method_options", '{"temperature": 2.0}']
+    words += ["--teacher_placement", "sharded"]
     (found,) = HfArgumentParser(GRKDConfig).parse_args_into_dataclasses(args=words)
     assert (found.method, found.method_options) == ("kd", {"temperature": 2.0})
+    assert found.teacher_placement == "sharded"
 
 
 def test_what_is_too_long_is_left_out_and_said(

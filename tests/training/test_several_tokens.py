@@ -114,7 +114,6 @@ def test_routes_of_sampled_tokens(tmp_path: Path, models: list[Any]) -> None:
     ("options", "routes", "message"),
     [
         ({"token_order": "votes", "method": "kd", "method_options": {}}, {}, "kd compares no pairs of tokens"),
-        ({"token_order": "most"}, {}, "token_order must be log_probs, votes, unanimous"),
         (
             {},
             {"a": {"only": {"subject": "law"}}, "b": {"only": {"subject": "maths"}}},

@@ -47,7 +47,7 @@ def check_config(config: TrainingArguments) -> None:
         try:
             validate(value, strict=True)
         except ValidationError as error:
-            words = error.errors()[0]["msg"].removeprefix("Input should be ")
+            words = error.errors()[0]["msg"].removeprefix("Input should be ").replace("'", "")
             raise UserError(f"{name} must be {words}, got {_shown(value)}") from None
     for name, (low, high) in _RANGES.items():
         value = getattr(config, name, None)

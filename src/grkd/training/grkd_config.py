@@ -1,7 +1,7 @@
 """GRKDConfig: transformers' TrainingArguments, and what a distillation needs besides."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal
 
 from transformers import TrainingArguments
 
@@ -33,7 +33,7 @@ class RecordArguments:
 
     max_length: int | None = 1024
     system: str | None = None
-    train_on_turns: str = "all"
+    train_on_turns: Literal["all", "last"] = "all"
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "variables of the chat template"}
     )
@@ -100,10 +100,10 @@ class TeacherArguments:
 
     teacher_model_name_or_path: str | None = None
     teacher_tokenizer_name_or_path: str | None = None
-    teacher_placement: str = "whole"
-    teacher_dtype: str = "auto"
-    other_vocabulary: str = "responses"
-    token_order: str = "log_probs"
+    teacher_placement: Literal["whole", "sharded", "offloaded"] = "whole"
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
+    other_vocabulary: Literal["responses", "tokens"] = "responses"
+    token_order: TokenOrder = "log_probs"
 
 
 @dataclass
@@ -166,18 +166,10 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
         except Exception as error:  # what transformers cannot read raises anything
             raise UserError(f"GRKDConfig: {' '.join(str(error).split())[:300]}") from error
         check_config(self)
-        if self.teacher_placement not in ("whole", "sharded", "offloaded"):
-            raise UserError(f"teacher_placement must be whole, sharded or offloaded, got {self.teacher_placement!r}")
-        if self.teacher_dtype not in ("auto", "float32", "bfloat16", "float8"):
-            raise UserError(f"teacher_dtype must be auto, float32, bfloat16 or float8, got {self.teacher_dtype!r}")
         if self.teacher_dtype == "float8" and self.teacher_placement != "whole":
             raise UserError(
                 "teacher_placement: weights in float8 are not sharded; use teacher_dtype bfloat16, or whole"
             )
-        if self.other_vocabulary not in ("responses", "tokens"):
-            raise UserError(f"other_vocabulary must be responses or tokens, got {self.other_vocabulary!r}")
-        if self.token_order not in get_args(TokenOrder):
-            raise UserError(f"token_order must be {', '.join(get_args(TokenOrder))}, got {self.token_order!r}")
 
     @property
     def layers_compiled(self) -> bool | None:

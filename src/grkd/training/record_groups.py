@@ -63,8 +63,6 @@ class RecordEncoder:
         self.new_tokens = args.max_new_tokens if samples else 0
         if self.limit is not None and self.new_tokens >= self.limit:
             raise UserError(f"max_new_tokens {self.new_tokens} leaves no room for a prompt in {self.limit} tokens")
-        if args.train_on_turns not in ("all", "last"):
-            raise UserError(f"train_on_turns must be all or last, got {args.train_on_turns!r}")
         if isinstance(args.chat_template_kwargs, str):
             raise UserError(f"chat_template_kwargs must be a JSON object, got {args.chat_template_kwargs!r}")
         read_template_options(args.chat_template_kwargs, "args")
@@ -126,7 +124,7 @@ class RecordEncoder:
 
     def _examples(self, records: Any, where: str) -> list[Example]:
         """The prompts of the records, without a last unanswered one where other turns are learnt."""
-        turns: Any = self.args.train_on_turns
+        turns = self.args.train_on_turns
         if isinstance(records, str | Path):
             examples = read_examples(Path(records), turns=turns, read=self.read)
         elif isinstance(records, dict) or not isinstance(records, Iterable):

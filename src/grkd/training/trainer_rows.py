@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from grkd.training.language_rows import LanguageRows
 from grkd.training.on_policy import Sampler, on_policy_sampler
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.served_side import ServedScores
-from grkd.training.several_teachers import TokenOrder, check_routes
+from grkd.training.several_teachers import check_routes
 from grkd.training.teacher_side import TeacherNeeds, TeacherSide
 from grkd.training.vllm_sampler import VllmSampler, check_use
 
@@ -70,7 +70,7 @@ def rows_of(
         tokens_per_batch=args.tokens_per_batch,
         trains_on=objective.trains_on,
         sampler=_sampler(teacher, encode, args, vocabulary) if samples else None,
-        token_order=cast(TokenOrder, args.token_order),
+        token_order=args.token_order,
     )
 
 
