@@ -4,31 +4,20 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from grkd.objectives import Batch, Level, Objective, Term
+from grkd.objectives import Objective, Term
+from grkd.training.evaluation_metrics import Measured
 from grkd.training.groups_of_responses import all_responses
 from grkd.training.on_policy import mixed
 from grkd.training.rows import DRAW_SEED, REPEATED, RowSource, draw_seed
 
 _EXAMPLES = "examples"
 _NO_STEP = -1  # of draws in evaluation, which belong to no optimiser step
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """What an evaluation measures beside the loss."""
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """Levels that it reads."""
-
-    def add(self, batches: dict[Level, Batch]) -> None:
-        """Measure one batch of each level."""
 
 
 def keeping_examples(collate: Callable[[Sequence[Any]], dict[str, Any]]) -> Callable[[Sequence[Any]], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from grkd.rankers import Panel, Tally
 from grkd.rankers.combine import votes
 from grkd.training.groups_file import GroupsFile
 from grkd.training.groups_of_responses import chosen, scores_of
-from grkd.training.on_policy import OpenedTogether, answer_seeds, answered_anew, group_seeds
+from grkd.training.on_policy import answer_seeds, answered_anew, group_seeds
 from grkd.training.rows import REPEATED, Places, moved
-from grkd.training.teacher_ahead import hear, learns_tokens
+from grkd.training.teacher_ahead import SampledPart, hear, learns_tokens
+from grkd.training.vllm_sampler import VllmSampler
 
 if TYPE_CHECKING:
     from grkd.training.language_rows import LanguageRows
@@ -71,18 +73,6 @@ def orders(objective: Objective) -> bool:
     return "response" in objective.levels
 
 
-@dataclass(kw_only=True)
-class _Part:
-    """A micro-batch while its groups are renewed."""
-
-    groups: list[Group]
-    asked: list[int]
-    step: int
-    repeated: bool = False  # at an epoch's end: sampled, since all processes take part, but neither ranked nor kept
-    sampled: dict[int, list[list[float]]] = field(default_factory=dict)  # log-probabilities per token, by group
-    batch: dict[str, Any] = field(default_factory=dict)
-
-
 def renewed(
     rows: "LanguageRows",
     model: nn.Module,
@@ -109,7 +99,7 @@ def renewed(
     if rows.fresh is not None and ordered:
         with _timed(rows.seconds, "rank"):  # a sharded student's reference: equally often on all processes
             _finish(rows, rows.fresh, parts, objective)
-    elif any(len(part.asked) < len(part.groups) for part in parts):
+    else:
         for part in parts:
             if len(part.asked) < len(part.groups):  # weights of a method that has them need all tokens
                 del part.batch["sampled_log_probs"]
@@ -118,7 +108,7 @@ def renewed(
 
 def opened_sampler(rows: "LanguageRows", model: nn.Module) -> None:
     """Open a sampler that all processes of a launch must open together, though not all of them have prompts."""
-    if isinstance(rows.sampler, OpenedTogether):
+    if isinstance(rows.sampler, VllmSampler):
         rows.sampler.open(model)
 
 
@@ -131,13 +121,13 @@ def sampled_parts(
     seed: int,
     places: Places,
     share: float,
-) -> list[_Part]:
+) -> list[SampledPart]:
     """The batches' groups with `share` of them answered again, not ranked yet."""
     parts, prompts, seeds = [], [], []
     for batch, (step, first) in zip(batches, places, strict=True):
         of_groups = group_seeds(seed, step, first, len(batch["groups"]))
         asked = answered_anew(of_groups, share)
-        part = _Part(groups=list(batch["groups"]), asked=asked, step=step, repeated=REPEATED in batch)
+        part = SampledPart(groups=list(batch["groups"]), asked=asked, step=step, repeated=REPEATED in batch)
         for number in part.asked:
             group = part.groups[number]
             part.groups[number] = replace(group, items=_places(group, rows.fresh), reference_log_probs=None)
@@ -164,7 +154,7 @@ def _places(group: Group, fresh: FreshGroups | None) -> tuple[Item, ...]:
     return tuple(replace(first, id=f"{group.id}#fresh{number}") for number in range(fresh.n))
 
 
-def _answer(part: _Part, answers: Iterator[tuple[list[int], list[float]]]) -> None:
+def _answer(part: SampledPart, answers: Iterator[tuple[list[int], list[float]]]) -> None:
     for number in part.asked:
         group, items = part.groups[number], []
         part.sampled[number] = []
@@ -177,7 +167,7 @@ def _answer(part: _Part, answers: Iterator[tuple[list[int], list[float]]]) -> No
         part.groups[number] = replace(group, items=tuple(items), teacher_scores=scores, sources=sources)
 
 
-def _token_log_probs(part: _Part) -> Tensor:
+def _token_log_probs(part: SampledPart) -> Tensor:
     """Log-probabilities with which tokens were drawn, item by item; NaN for stored responses."""
     found: list[float] = []
     for number, group in enumerate(part.groups):
@@ -187,7 +177,7 @@ def _token_log_probs(part: _Part) -> Tensor:
     return torch.tensor(found)
 
 
-def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], *, tokens: bool) -> None:
+def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[SampledPart], *, tokens: bool) -> None:
     """Ask the rankers about the new groups and note their scores and votes; the groups are kept.
 
     tokens: the batches are learnt from by token, so the teacher's hidden states go into them.
@@ -198,7 +188,7 @@ def order_parts(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part]
         _order(fresh, [(parts[at], number) for at, number in own], [heard[place] for place in own] if heard else None)
 
 
-def _finish(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[_Part], objective: Objective) -> None:
+def _finish(rows: "LanguageRows", fresh: FreshGroups, parts: Sequence[SampledPart], objective: Objective) -> None:
     """Scores, votes and reference of every batch."""
     for part in parts:
         if fresh.panel.combine == "votes":
@@ -221,7 +211,7 @@ def _compared(group: Group, objective: Objective) -> Group:
     return found if found.items else chosen(replace(group, teacher_scores=(0.0,) * len(group.items)), "best")
 
 
-def _order(fresh: FreshGroups, asked: Sequence[tuple[_Part, int]], teacher: Sequence[list[float]] | None) -> None:
+def _order(fresh: FreshGroups, asked: Sequence[tuple[SampledPart, int]], teacher: Sequence[list[float]] | None) -> None:
     """Ask the panel about all new groups at once, and note its scores; teacher: its mean log-probabilities, if any."""
     groups = [part.groups[number] for part, number in asked]
     texts = [[fresh.decode(item.response_ids) for item in group.items] for group in groups]
@@ -272,14 +262,9 @@ def _with_votes(group: Group) -> Group:
     return replace(group, votes=(_square(own.share[0], size), _square(own.weight[0], size)))
 
 
-class _timed:
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Adds the seconds of a block to a counter."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds[self.name] += time.perf_counter() - self.start
+    start = time.perf_counter()
+    yield
+    seconds[name] += time.perf_counter() - start

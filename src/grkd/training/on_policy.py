@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
@@ -14,36 +14,15 @@ from grkd.models.sample_mixed import sample_on_policy
 Sampler = Callable[[nn.Module, list[list[int]], float, list[int]], list[tuple[list[int], list[float]]]]
 
 
-@runtime_checkable
-class OpenedTogether(Protocol):
-    """A Sampler that processes of a launch must open together, before any of them samples."""
-
-    def open(self, student: nn.Module) -> None:
-        """Make it ready; nothing if it is."""
-
-
 def on_policy_sampler(teacher: nn.Module | None, *, batch_size: int | None = None, **settings: Any) -> Sampler:
     """Answers of the student as it is now, at temperature 1 over the vocabulary, `batch_size` of them at a time.
 
     settings: max_new_tokens, stop_ids, pad_token_id and vocabulary of grkd.models.sample_mixed.sample_on_policy.
     """
-
-    def sample(
-        student: nn.Module, prompts: list[list[int]], mixed_in: float, seeds: list[int]
-    ) -> list[tuple[list[int], list[float]]]:
-        return sample_on_policy(
-            student,
-            teacher,
-            prompts,
-            teacher_mix=mixed_in,
-            temperature=1.0,
-            top_p=1.0,
-            seeds=seeds,
-            batch_size=batch_size,
-            **settings,
-        )
-
-    return sample
+    settings |= {"temperature": 1.0, "top_p": 1.0, "batch_size": batch_size}
+    return lambda student, prompts, mixed_in, seeds: sample_on_policy(
+        student, teacher, prompts, teacher_mix=mixed_in, seeds=seeds, **settings
+    )
 
 
 def group_seeds(seed: int, step: int, first: int, groups: int) -> list[int]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 Place = tuple[int, int]  # a batch's number, and the number of a group in it
 
 
-@runtime_checkable
-class SampledPart(Protocol):
-    """A micro-batch whose groups are partly new: `asked` are their numbers."""
+@dataclass(kw_only=True)
+class SampledPart:
+    """A micro-batch while its groups are renewed: `asked` are the numbers of the new ones.
+
+    repeated: at an epoch's end: sampled, since all processes take part, but neither ranked nor kept. sampled: by group,
+    the log-probabilities with which its tokens were drawn.
+    """
 
     groups: list[Group]
     asked: list[int]
-    batch: dict[str, Any]
+    step: int
+    repeated: bool = False
+    sampled: dict[int, list[list[float]]] = field(default_factory=dict)
+    batch: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

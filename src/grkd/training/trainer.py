@@ -24,6 +24,7 @@ from grkd.ranks import gathered
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, flops_left
 from grkd.training.evaluation import loss_and_measures, prefixed
+from grkd.training.evaluation_metrics import Measured
 from grkd.training.float32_masters import Float32Masters
 from grkd.training.order_in_training import OrderInTraining
 from grkd.training.passes import in_passes
@@ -256,11 +257,8 @@ class DistillationTrainer(StepBatches):
             metrics |= prefixed(measured.reduced(self.accelerator), metric_key_prefix)
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
 
-    def _measured(self) -> Any:
-        """What the next evaluation measures beside the loss (grkd.training.evaluation_metrics.Measured); None: nothing.
-
-        Overridden by GRKDTrainer.
-        """
+    def _measured(self) -> Measured | None:
+        """What the next evaluation measures beside the loss; None: nothing. Overridden by GRKDTrainer."""
         return None
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
