@@ -55,9 +55,9 @@ def test_a_student_is_the_live_teachers(built: tuple[Path, Path], monkeypatch: p
     check_recipe(recipe)
     loaded: list[str] = []
 
-    def watched(name: str, **options: object) -> object:
-        loaded.append(name)
-        return load_language_model(name, **options)  # type: ignore[arg-type]
+    def watched(model: str, **options: object) -> object:
+        loaded.append(model)
+        return load_language_model(model, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("grkd.language.models.load_language_model", watched)
     with monkeypatch.context() as killed:

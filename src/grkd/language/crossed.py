@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +23,8 @@ from grkd.training.own_tokens import LiveScores, OwnTokens
 _LOOKED_AT = 16  # responses whose shared mass is said
 
 
-def own_tokens(context: LanguageContext) -> RowShards:
-    """The responses as the teacher's tokens, by the id of the respond stage."""
-    folder = context.run.path / "score"
+def own_tokens(folder: Path) -> RowShards:
+    """The responses as the teacher's tokens, by the id of the respond stage; folder: of the score stage."""
     return RowShards(folder, name="own", dtype=torch.int32, cure="delete it and run the score stage again")
 
 
@@ -33,7 +33,8 @@ def crossed_rows(
 ) -> CrossRows:
     """Rows of these groups; says how many of the tokens meet, and how much of the teacher's mass is shared."""
     assert context.models.teacher_tokenizer is not None
-    kept, folder = own_tokens(context), context.run.path / "score"
+    folder = context.run.path / "score"
+    kept = own_tokens(folder)
     items = [item for group in groups for item in group.items]
     own = {item.id: Item(item.id, [0], kept[item.id][:, 0].tolist()) for item in items}
 

@@ -12,7 +12,7 @@ from grkd.data.chat import decode_response
 from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
-from grkd.language.record_columns import GroupData, check_columns, record_columns
+from grkd.language.record_columns import check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.scorer import panel_of
 from grkd.language.served import served_teacher
@@ -138,7 +138,7 @@ def with_columns(context: LanguageContext, method: Method, groups: Sequence[Grou
     return [
         replace(group, columns={**own.columns, "prompt": own.asked(messages[group.id], system=data.system)})
         for group in groups
-        for own in [found.get(group.id, GroupData(columns={}))]
+        for own in [found[group.id]]
     ]
 
 

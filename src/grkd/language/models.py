@@ -76,10 +76,10 @@ class LanguageModels:
         weights = None if self.served is not None and student_spec.model is not None else weights_of(self.recipe)
         teacher = None if weights is None else self._load_teacher()
         student = self._make_student(teacher)
-        if weights is not None and (weights.gguf_file is not None or weights.model.endswith(".gguf")):
+        if weights is not None and _is_gguf(weights):
             assert teacher is not None
             save_student(teacher, teacher_tokenizer, work / "teacher", card="The teacher of this run, dequantised.\n")
-        if student_spec.model is None or student_spec.gguf_file is not None or student_spec.model.endswith(".gguf"):
+        if student_spec.model is None or _is_gguf(student_spec):
             save_student(student, tokenizer, work / "student", card="The student of this run before distillation.\n")
         tokenizer.save_pretrained(work / "tokenizer")
         if not shared:
@@ -168,6 +168,11 @@ class LanguageModels:
         return self._teacher_tokenizer
 
     @property
+    def tokenizer_of_teacher(self) -> PreTrainedTokenizerBase:
+        """The one that the teacher reads: its own, or the student's."""
+        return self.teacher_tokenizer or self.tokenizer
+
+    @property
     def numbers(self) -> dict[str, Any]:
         """stop_ids, pad_token_id, vocabulary and context of a prepared run."""
         return self.numbers_in(self.prepared)
@@ -206,21 +211,12 @@ class LanguageModels:
         weights = torch.float32 if spec.dtype == "auto" else dtype(spec.dtype, self.device)
         if (self.prepared / "student").is_dir():
             return load_language_model(str(self.prepared / "student"), dtype=weights)
-        assert spec.model is not None
-        return load_language_model(
-            spec.model, revision=spec.revision, dtype=weights, trust_remote_code=spec.trust_remote_code
-        )
+        return load_language_model(**_source(spec), dtype=weights)
 
     def _load_teacher(self) -> PreTrainedModel:
         spec = weights_of(self.recipe)
         assert spec is not None
-        return load_language_model(
-            spec.model,
-            gguf_file=spec.gguf_file,
-            revision=spec.revision,
-            dtype=dtype(spec.dtype, self.device),
-            trust_remote_code=spec.trust_remote_code,
-        )
+        return load_language_model(**_source(spec), dtype=dtype(spec.dtype, self.device))
 
     def _make_student(self, teacher: PreTrainedModel | None) -> PreTrainedModel:
         spec = self.recipe.student
@@ -230,14 +226,7 @@ class LanguageModels:
         if spec.config is not None:
             assert teacher is not None
             return fresh(teacher.config, spec.config, seed=self.recipe.seeds[0])
-        assert spec.model is not None
-        return load_language_model(
-            spec.model,
-            gguf_file=spec.gguf_file,
-            revision=spec.revision,
-            dtype=torch.float32,
-            trust_remote_code=spec.trust_remote_code,
-        )
+        return load_language_model(**_source(spec), dtype=torch.float32)
 
 
 class MemberModels(LanguageModels):
@@ -258,7 +247,7 @@ class MemberModels(LanguageModels):
         if own is not None and self._difference(own, tokenizer):
             own.save_pretrained(work / "teacher_tokenizer")
         weights = None if self.served is not None else weights_of(self.recipe)
-        if weights is not None and (weights.gguf_file is not None or weights.model.endswith(".gguf")):
+        if weights is not None and _is_gguf(weights):
             save_student(self._load_teacher(), own or tokenizer, work / "teacher", card="A teacher, dequantised.\n")
 
     @property
@@ -270,17 +259,21 @@ class MemberModels(LanguageModels):
         return self.main.numbers
 
 
+def _source(spec: Model | Student) -> dict[str, Any]:
+    """Where a recipe's section has its model from, as arguments of grkd.models.load."""
+    assert spec.model is not None
+    return {"model": spec.model, **{key: getattr(spec, key) for key in ("gguf_file", "revision", "trust_remote_code")}}
+
+
+def _is_gguf(spec: Model | Student) -> bool:
+    return spec.gguf_file is not None or (spec.model or "").endswith(".gguf")
+
+
 def tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
     """The tokenizer that a recipe's section names."""
-    assert spec.model is not None
-    return load_tokenizer(
-        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
+    return load_tokenizer(**_source(spec))
 
 
 def config_of(spec: Model | Student) -> PreTrainedConfig | None:
     """The config that a recipe's section names; None if it is not at hand."""
-    assert spec.model is not None
-    return known_config(
-        spec.model, gguf_file=spec.gguf_file, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
+    return known_config(**_source(spec))

@@ -28,15 +28,22 @@ class GroupData:
         return Example(id="", prompt=self.prompt, messages=given).asked(system)
 
 
-def record_columns(recipe: LanguageRecipe) -> dict[str, GroupData]:
-    """What the data files hold beside the prompts, by the id of the group."""
-    return {
-        f"{split}/{example.id}": GroupData(columns=example.columns, prompt=example.prompt)
+class RecordColumns(dict[str, GroupData]):
+    """By the id of the group; one that is not there has no columns."""
+
+    def __missing__(self, group: str) -> GroupData:
+        return GroupData(columns={})
+
+
+def record_columns(recipe: LanguageRecipe) -> RecordColumns:
+    """What the data files hold beside the prompts."""
+    return RecordColumns(
+        (f"{split}/{example.id}", GroupData(columns=example.columns, prompt=example.prompt))
         for split, example in data_examples(recipe, None)  # keys that nothing reads are named where prompts are made
-    }
+    )
 
 
-def check_columns(panel: Panel, found: Mapping[str, GroupData], groups: Sequence[str], *, where: str) -> None:
+def check_columns(panel: Panel, found: RecordColumns, groups: Sequence[str], *, where: str) -> None:
     """Raises UserError for a column that a ranker reads and no record of these groups has."""
-    has = {name for group in groups if group in found for name in found[group].columns}
+    has = {name for group in groups for name in found[group].columns}
     panel.check_columns(has, {*PER_GROUP, *PER_RESPONSE}, where=where, what="score.rankers")

@@ -11,10 +11,11 @@ from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.crossed import crossed_rows, live_crossed_rows
+from grkd.language.examples import SPLITS
 from grkd.language.fresh import fresh_groups, method_panel
-from grkd.language.self_taught import self_taught_rows
-from grkd.language.several import pooled_scores
-from grkd.language.several_live import live_teachers, pooled_model
+from grkd.language.respond import read_records
+from grkd.language.self_teacher import ShownPrompts
+from grkd.language.several import live_teachers, pooled_model, pooled_scores
 from grkd.objectives import Objective
 from grkd.recipe import Method, SelfTeacher
 from grkd.run.folder import RunFolder
@@ -25,6 +26,7 @@ from grkd.training import LanguageRows
 from grkd.training.fresh_groups import orders
 from grkd.training.groups_of_responses import chosen
 from grkd.training.on_policy import Sampler, on_policy_sampler
+from grkd.training.shown_rows import ShownRows
 from grkd.training.teacher_ahead import learns_tokens
 from grkd.training.vllm_sampler import VllmSampler
 
@@ -71,7 +73,7 @@ def language_rows(
         live = context.models.teacher()
         sampler = _sampler(context, live) if on_policy else None
         if isinstance(context.recipe.teacher, SelfTeacher):
-            return self_taught_rows(context, **{**common, "tokens_per_batch": None}, teacher=live, sampler=sampler)
+            return _self_taught_rows(context, **{**common, "tokens_per_batch": None}, teacher=live, sampler=sampler)
         rows = LanguageRows(**common, teacher=live, sampler=sampler)
         if on_policy and objective is not None:
             rows.kept = kept_hidden(context, rows, groups, objective)
@@ -100,67 +102,44 @@ def kept_hidden(
 def rows_of_fresh_groups(
     context: LanguageContext, method: Method, objective: Objective, work: Path, groups: Sequence[Group]
 ) -> LanguageRows:
-    """Rows of groups that the student samples in training; the teacher runs if the method or a ranker needs it.
+    """Rows of groups that the student samples in training; a teacher runs if the method or a ranker needs it.
 
-    groups: those that are stored, of which the method may learn from a share.
+    groups: those that are stored, of which the method may learn from a share. Of several teachers each is asked by
+    rankers, and tokens are learnt from all as one.
     """
     by_token = objective.needs_teacher and "row" in objective.levels
     asked = orders(objective) and "teacher" in method_panel(context.recipe, method).needs
+    mixed: Any = None  # what the student's distribution may be mixed with
+    several: dict[str, Any] = {}
     if context.teachers:
-        return _of_several(context, method, objective, work, by_token=by_token, asked=asked)
+        several = live_teachers(context) if by_token or asked else {}
+        teacher: Any = pooled_model(context, several) if by_token else None
+    else:
+        in_process = by_token or (asked and context.models.served is None) or objective.teacher_mixed_in
+        teacher = mixed = context.models.teacher() if in_process else None
+    common = _common(context, objective)
+    common["sampler"] = _sampler(context, mixed)
+    common["fresh"] = fresh_groups(context, method, objective, work, teacher=teacher, several=several)
     if by_token and context.models.crosses:
-        return _crossed(context, method, objective, work)
-    shared = context.models.teacher_tokenizer is None
-    in_process = by_token or (asked and context.models.served is None) or objective.teacher_mixed_in
-    teacher = context.models.teacher() if in_process else None
+        return live_crossed_rows(context, objective, common, teacher)
     if by_token and isinstance(context.recipe.teacher, SelfTeacher):
-        return self_taught_rows(
-            context,
-            **_common(context, objective),
-            teacher=teacher,
-            sampler=_sampler(context, None),
-            fresh=fresh_groups(context, method, objective, work, teacher=teacher),
-        )
-    rows = LanguageRows(
-        **_common(context, objective),
-        tokens_per_batch=context.recipe.training.tokens_per_batch,
-        # Of another vocabulary: rankers ask it about text.
-        teacher=teacher if shared else None,
-        sampler=_sampler(context, teacher),
-        fresh=fresh_groups(context, method, objective, work, teacher=teacher),
-    )
+        return _self_taught_rows(context, **common, teacher=teacher)
+    # Of another vocabulary: rankers ask it about text.
+    common["teacher"] = teacher if context.models.teacher_tokenizer is None else None
+    rows = LanguageRows(**common, tokens_per_batch=context.recipe.training.tokens_per_batch)
     rows.kept = kept_hidden(context, rows, groups, objective)
     return rows
 
 
-def _of_several(
-    context: LanguageContext, method: Method, objective: Objective, work: Path, *, by_token: bool, asked: bool
-) -> LanguageRows:
-    """The same with several teachers: each is asked by rankers, and tokens are learnt from all as one."""
-    models = live_teachers(context) if by_token or asked else {}
-    pooled = pooled_model(context, models) if by_token else None
-    return LanguageRows(
-        **_common(context, objective),
-        tokens_per_batch=context.recipe.training.tokens_per_batch,
-        teacher=pooled,
-        sampler=_sampler(context, None),
-        fresh=fresh_groups(context, method, objective, work, teacher=pooled, several=models),
-    )
+def _self_taught_rows(context: LanguageContext, **options: Any) -> ShownRows:
+    """Rows of the run's groups with `teacher`, the student before training, behind prompts of its own in every step.
 
-
-def _crossed(context: LanguageContext, method: Method, objective: Objective, work: Path) -> LanguageRows:
-    """The same with a teacher of another vocabulary, whose tokens are learnt where both tokenisations meet."""
-    teacher = context.models.teacher()
-    return live_crossed_rows(
-        context,
-        objective,
-        {
-            **_common(context, objective),
-            "sampler": _sampler(context, None),
-            "fresh": fresh_groups(context, method, objective, work, teacher=teacher),
-        },
-        teacher,
-    )
+    Raises UserError for a prompt that leaves no room for a response with what the teacher is shown.
+    """
+    prompts, room = ShownPrompts(context), context.recipe.responses.max_new_tokens
+    records = {record["group"]: record for split in SPLITS for record in read_records(context.run, split)}
+    shown = {group: prompts(record, group, response_tokens=room) for group, record in records.items()}
+    return ShownRows(shown=lambda group: shown[group.id], **options)
 
 
 def _common(context: LanguageContext, objective: Objective | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A language model's third stage: the teacher's signal for every response, and its reward."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from grkd.files import parse_json, read_json
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.fresh import samples_groups
-from grkd.language.record_columns import GroupData, check_columns, record_columns
+from grkd.language.record_columns import RecordColumns, check_columns, record_columns
 from grkd.language.respond import read_records
 from grkd.language.score_report import RANKERS, report_order, with_tallies
 from grkd.language.scorer import Scorer, panel_of
-from grkd.language.several import check_routes, is_routed, pooled_scores, teachers_identity
+from grkd.language.several import is_routed, pooled_scores, teachers_identity
 from grkd.language.teacher_scorer import Record
 from grkd.language.token_agreement import token_agreement
 from grkd.models.shard import in_turns
@@ -32,6 +32,7 @@ from grkd.rankers import Panel, votes
 from grkd.ranks import gathered, wait
 from grkd.recipe import LanguageRecipe, SelfTeacher
 from grkd.run.folder import RunFolder
+from grkd.teacher.turns import check_routes
 from grkd.training.fresh_groups import orders
 
 # One row per response, with its id and group of the respond stage.
@@ -75,9 +76,12 @@ def score(context: LanguageContext) -> Path:
     def make(work: Path) -> None:
         groups = [group for split in SPLITS for group in _grouped(read_records(context.run, split))]
         columns_read = is_routed(context.recipe) or context.recipe.score.rankers is not None
-        data_columns = record_columns(context.recipe) if columns_read else {}
+        data_columns = record_columns(context.recipe) if columns_read else RecordColumns()
         _check(groups, context.recipe, panel, data_columns)
-        check_routes(context.recipe, groups, data_columns)
+        if isinstance(context.recipe.teacher, list):
+            names = [group[0]["group"] for group in groups]
+            routes = [each.only for each in context.recipe.teacher]
+            check_routes(((name, data_columns[name].columns) for name in names), routes, "teacher")
         size = context.recipe.responses.shard_size
         chunks = [groups[at : at + size] for at in range(0, len(groups), size)]
         mine = range(context.run.ranks.process_index, len(chunks), context.run.ranks.num_processes)
@@ -188,7 +192,7 @@ def _grouped(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _check(
-    groups: Sequence[Sequence[Record]], recipe: LanguageRecipe, panel: Panel, data_columns: Mapping[str, GroupData]
+    groups: Sequence[Sequence[Record]], recipe: LanguageRecipe, panel: Panel, data_columns: RecordColumns
 ) -> None:
     """Raises UserError for responses that cannot be scored: before the teacher is loaded."""
     check_columns(panel, data_columns, [group[0]["group"] for group in groups], where=recipe.data.source)

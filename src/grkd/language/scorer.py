@@ -1,12 +1,12 @@
 """The score stage's work on a chunk of groups: every teacher's word, and the rankers' order."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grkd.language.context import LanguageContext
-from grkd.language.record_columns import GroupData
+from grkd.language.record_columns import RecordColumns
 from grkd.language.teacher_scorer import Record, TeacherScorer
 from grkd.rankers import Panel, Ranked, Resources, panel
 from grkd.rankers.several import column_of
@@ -49,22 +49,13 @@ class Scorer:
         panel: Panel,
         *,
         cached: Sequence[str],
-        data_columns: Mapping[str, GroupData] | None = None,
+        data_columns: RecordColumns,
     ) -> None:
         self.context, self.recipe, self.models = context, context.recipe, context.models
-        self.panel, self.data_columns = panel, data_columns or {}
-        each: dict[str | None, LanguageContext] = (
-            dict(context.teachers.items()) if context.teachers else {None: context}
-        )
-        self.teachers: dict[str | None, TeacherScorer] = {
-            label: TeacherScorer(
-                own,
-                work if label is None else work / "teachers" / label,
-                cached=cached,
-                name="score" if label is None else f"score-{label}",
-                only=getattr(own.recipe.teacher, "only", None),
-                data_columns=self.data_columns,
-            )
+        self.panel, self.data_columns = panel, data_columns
+        each: dict[str | None, LanguageContext] = dict(context.teachers.items()) or {None: context}
+        self.teachers = {
+            label: TeacherScorer(own, work, label, cached=cached, data_columns=data_columns)
             for label, own in each.items()
         }
 
@@ -100,6 +91,7 @@ class Scorer:
             means = {label: own.means(number, records) for label, own in self.teachers.items()}
         ranked = self._ranked(groups, means)
         known = self._pooled(means, len(records))
+        places = ((row, place, record) for row, group in enumerate(groups) for place, record in enumerate(group))
         return [
             {
                 "id": record["id"],
@@ -109,7 +101,7 @@ class Scorer:
                 "teacher_reward": _known(ranked.order.scores[row, place]),
                 "ranker_scores": [_known(values[row, place]) for values in ranked.by_ranker.values()],
             }
-            for (row, place, record), mean in zip(_places(groups), known, strict=True)
+            for (row, place, record), mean in zip(places, known, strict=True)
         ]
 
     def _pooled(self, means: Mapping[str | None, Means], count: int) -> Means:
@@ -125,10 +117,9 @@ class Scorer:
 
     def _ranked(self, groups: Sequence[Sequence[Record]], means: Mapping[str | None, Means]) -> Ranked:
         """The panel's word on these groups. means: of all responses, by teacher; empty without log-probabilities."""
-        names = {name for group in groups for name in self._data(group).columns}
-        columns: dict[str, list[Any]] = {
-            name: [self._data(group).columns.get(name) for group in groups] for name in names
-        }
+        data = [self.data_columns[group[0]["group"]] for group in groups]
+        names = {name for own in data for name in own.columns}
+        columns: dict[str, list[Any]] = {name: [own.columns.get(name) for own in data] for name in names}
         for name in ("group", "prompt_ids"):
             columns[name] = [group[0][name] for group in groups]
         for name in ("response_ids", "finished", "data_score"):
@@ -137,18 +128,8 @@ class Scorer:
             each = iter(values)
             columns[column_of(label)] = [[next(each) for _ in group] for group in groups]
         system = self.recipe.data.system
-        prompts = [self._data(group).asked(group[0]["messages"], system=system) for group in groups]
+        prompts = [own.asked(group[0]["messages"], system=system) for own, group in zip(data, groups, strict=True)]
         return self.panel(prompts, [[record["response"] for record in group] for group in groups], columns)
-
-    def _data(self, group: Sequence[Record]) -> GroupData:
-        return self.data_columns.get(group[0]["group"], GroupData(columns={}))
-
-
-def _places(groups: Sequence[Sequence[Record]]) -> Iterator[tuple[int, int, Record]]:
-    """Group, place in it, and record of every response."""
-    for row, group in enumerate(groups):
-        for place, record in enumerate(group):
-            yield row, place, record
 
 
 def _known(score: float) -> float | None:

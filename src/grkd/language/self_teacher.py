@@ -9,31 +9,26 @@ from grkd.data.prompts import restored
 from grkd.errors import UserError
 from grkd.language.context import LanguageContext
 from grkd.language.examples import shown_text
-from grkd.language.record_columns import GroupData, record_columns
+from grkd.language.record_columns import RecordColumns, record_columns
 from grkd.recipe import SelfTeacher
 
 
 class ShownPrompts:
-    """Token ids of prompts with the column's text and teacher.system as a system message, after the one that is there.
+    """Token ids of prompts with the column's text and teacher.system as a system message, behind the one there."""
 
-    columns: of the records, by group; None reads the data files.
-    """
-
-    def __init__(self, context: LanguageContext, columns: Mapping[str, GroupData] | None = None) -> None:
+    def __init__(self, context: LanguageContext) -> None:
         teacher = context.recipe.teacher
         assert isinstance(teacher, SelfTeacher)
         self.column, self.shown, self.system = teacher.context, teacher.system, context.recipe.data.system
         self.tokenizer, self.data = context.models.tokenizer, context.recipe.data
         self.room = context.models.numbers["context"]
-        none = columns is None and self.column is not None
-        self.columns = record_columns(context.recipe) if none else columns or {}
+        self.columns = RecordColumns() if self.column is None else record_columns(context.recipe)
 
     def __call__(self, record: Mapping[str, Any], group: str, *, response_tokens: int) -> list[int]:
         """Of one prompt's record. Raises UserError without the text, or if it leaves no room for the response."""
         text = None
         if self.column is not None:
-            columns = self.columns[group].columns if group in self.columns else {}
-            text = shown_text(columns, self.column, group=group, source=self.data.source)
+            text = shown_text(self.columns[group].columns, self.column, group=group, source=self.data.source)
         example = restored(dict(record))
         first, *rest = example.conversation
         own = first["content"] if first["role"] in ("system", "developer") else self.system

@@ -13,7 +13,7 @@ from grkd.language.context import LanguageContext
 from grkd.language.endpoint import endpoint_of
 from grkd.models.generate import free_memory
 from grkd.models.load import vocabulary_size
-from grkd.recipe import CachedTeacher, LanguageRecipe, ServedModel, Teacher, label_of, weights_of
+from grkd.recipe import CachedTeacher, LanguageRecipe, ServedModel, Teacher, label_of
 from grkd.run.folder import identity
 from grkd.served import ServedTeacher
 from grkd.served.server import Server
@@ -31,10 +31,9 @@ def served_teacher(context: LanguageContext, name: str) -> ServedTeacher:
     is rebuilt asks nothing twice. Raises UserError for a server that cannot be used."""
     spec = context.models.served
     assert spec is not None
-    own = context.models.teacher_tokenizer
     teacher = ServedTeacher(
         context.models.endpoint,
-        context.models.tokenizer if own is None else own,
+        context.models.tokenizer_of_teacher,
         folder=context.run.path / "teacher" / f"{name}-{context.run.ranks.process_index}",
         concurrency=concurrency_of(spec.concurrency),
         top_k=spec.top_k,
@@ -95,10 +94,7 @@ def named(teacher: Teacher) -> str:
 
 def _local_means(context: LanguageContext, items: Sequence[Item]) -> list[float]:
     """Mean log-probabilities under the copy on this machine, which is loaded for it alone."""
-    assert weights_of(context.recipe) is not None
-    own = context.models.teacher_tokenizer
-    tokenizer = context.models.tokenizer if own is None else own
-    model = context.models.teacher()
+    tokenizer, model = context.models.tokenizer_of_teacher, context.models.teacher()
     try:
         local = LocalTeacher(model, tokenizer, vocabulary=vocabulary_size(tokenizer), batch_size=len(items))
         with torch.no_grad():

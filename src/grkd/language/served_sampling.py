@@ -43,7 +43,7 @@ class ServedSampler:
         self.stop_ids = context.models.numbers["stop_ids"] if self.own is None else stop_token_ids(self.own)
         folder = context.run.path / "teacher" / f"respond{own}-{context.run.ranks.process_index}"
         concurrency = concurrency_of(self.spec.concurrency)
-        vocabulary = context.models.numbers["vocabulary"] if self.own is None else vocabulary_size(self.own)
+        vocabulary = vocabulary_size(context.models.tokenizer_of_teacher)
         self.write = ServedWriter(
             context.models.endpoint, folder=folder, concurrency=concurrency, vocabulary=vocabulary
         )

@@ -1,12 +1,14 @@
-"""Several teachers of a recipe: what stages depend on, which records each is asked about, their pooled scores."""
+"""Several teachers of a recipe: what stages depend on, their pooled scores, and their models in training."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grkd.errors import UserError
+from grkd.data.language import Group
 from grkd.language.context import LanguageContext
-from grkd.language.record_columns import GroupData
+from grkd.language.record_columns import record_columns
+from grkd.models.pooled import PooledModel
 from grkd.recipe import LanguageRecipe, ServedModel, label_of
 from grkd.teacher.pooled_scores import HiddenScores, PooledScores
 from grkd.teacher.stored_scores import StoredScores, TopKScores
@@ -28,21 +30,6 @@ def teachers_identity(recipe: LanguageRecipe) -> dict[str, Any]:
     return {"teachers": found}
 
 
-def check_routes(
-    recipe: LanguageRecipe, groups: Sequence[Sequence[Mapping[str, Any]]], data_columns: Mapping[str, GroupData]
-) -> None:
-    """Raises UserError for a record that every teacher leaves to another. groups: records of the respond stage."""
-    routes = [each.only for each in recipe.teacher] if isinstance(recipe.teacher, list) else [{}]
-    for group in groups:
-        name = group[0]["group"]
-        columns = data_columns[name].columns if name in data_columns else {}
-        if not any(all(columns.get(key) == value for key, value in only.items()) for only in routes):
-            asked = {key: columns.get(key) for only in routes for key in only}
-            raise UserError(
-                f"teacher: record {name} has {asked}, which is no teacher's `only`; give it a teacher"[:380]
-            )
-
-
 def pooled_scores(context: LanguageContext, work: Path | None = None) -> PooledScores:
     """The teachers' scores of tokens, as the score stage stored them; work: its folder while it is made."""
     assert isinstance(context.recipe.teacher, list)
@@ -52,3 +39,25 @@ def pooled_scores(context: LanguageContext, work: Path | None = None) -> PooledS
         scores = TopKScores(folder / "top_k") if isinstance(each, ServedModel) else HiddenScores(folder)
         stored.append((scores, each.weight))
     return PooledScores(stored)
+
+
+def live_teachers(context: LanguageContext) -> dict[str, Any]:
+    """The models of those that are not behind a server, by label."""
+    return {label: own.models.teacher() for label, own in context.teachers.items() if own.models.served is None}
+
+
+def pooled_model(context: LanguageContext, models: Mapping[str, Any]) -> PooledModel:
+    """The teacher of tokens: all of them, each for the records that it is asked about. All share one vocabulary."""
+    assert isinstance(context.recipe.teacher, list)
+    return PooledModel(
+        list(models.values()),
+        [each.weight for each in context.recipe.teacher],
+        vocabulary=context.models.numbers["vocabulary"],
+        only=[each.only for each in context.recipe.teacher],
+    )
+
+
+def with_routes(context: LanguageContext, groups: Sequence[Group]) -> list[Group]:
+    """The groups with the columns of their records, by which teachers are asked or not."""
+    found = record_columns(context.recipe)
+    return [replace(group, columns={**(group.columns or {}), **found[group.id].columns}) for group in groups]

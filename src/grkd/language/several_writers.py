@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grkd.language.context import LanguageContext
-from grkd.language.record_columns import record_columns
+from grkd.language.record_columns import RecordColumns, record_columns
 from grkd.language.shard import Shard, ShardSampler
 from grkd.teacher.turns import turns_of
 
@@ -49,9 +49,8 @@ def several_writers(
     Raises UserError for a prompt that no teacher takes.
     """
     members: dict[str, Any] = {label: member.recipe.teacher for label, member in context.teachers.items()}
-    found = record_columns(context.recipe) if any(each.only for each in members.values()) else {}
-    columns = {one["id"]: found[one["id"]].columns if one["id"] in found else {} for one in prompts}
-    turns = turns_of(members, columns, share=share)
+    found = record_columns(context.recipe) if any(each.only for each in members.values()) else RecordColumns()
+    turns = turns_of(members, {one["id"]: found[one["id"]].columns for one in prompts}, share=share)
     samplers = {}
     for label, own in context.teachers.items():
         mine = [prompt for prompt in prompts for who in turns[prompt["id"]] if who == label]

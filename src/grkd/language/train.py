@@ -5,26 +5,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from grkd import objectives
 from grkd.compare.student_job import with_code
 from grkd.data.language import Group
-from grkd.files import read_json, write_text
+from grkd.files import read_json, write_json
 from grkd.language.context import LanguageContext
 from grkd.language.curve import ExactMatchCurve
 from grkd.language.evaluate import answered
 from grkd.language.fresh import method_panel, samples_groups, with_columns
+from grkd.language.lora import adapted
 from grkd.language.reference import with_reference
 from grkd.language.rows import language_rows, rows_of_fresh_groups, training_groups
 from grkd.language.score import read_groups
 from grkd.language.served import named
-from grkd.language.several import is_routed
-from grkd.language.several_live import with_routes
+from grkd.language.several import is_routed, with_routes
 from grkd.language.stored_order import in_own_order, own_order
 from grkd.models.save import save_student
 from grkd.objectives import Objective
-from grkd.recipe import Method, Student, to_plain
+from grkd.recipe import Method, to_plain
 from grkd.run.folder import identity
 from grkd.run.model_card import model_card
 from grkd.run.training import drop_checkpoints, train
@@ -107,8 +107,9 @@ def trained_student(
     rows, groups, callbacks = _learnt_from(context, method, objective, groups, work)
     if not trial and context.recipe.evaluation.curve_questions is not None:
         callbacks.append(_curve(context, context.recipe.evaluation.curve_questions, work))
+    student, lora = context.models.student(), context.recipe.student.lora
     return train(
-        with_lora(context.models.student(), context.recipe.student),
+        student if lora is None else adapted(student, lora),
         groups,
         objective=objective,
         rows=rows,
@@ -156,15 +157,6 @@ def _curve(context: LanguageContext, questions: str, work: Path) -> ExactMatchCu
     return ExactMatchCurve(work / "curve.jsonl", ask, every=spec.curve_every, points=spec.curve_points)
 
 
-def with_lora(student: PreTrainedModel, spec: Student) -> Any:
-    """The student, wrapped by peft where the recipe asks for LoRA."""
-    if spec.lora is None:
-        return student
-    from grkd.language.lora import adapted
-
-    return adapted(student, spec.lora)
-
-
 def _save(
     context: LanguageContext,
     trained: Any,
@@ -199,10 +191,4 @@ def _save(
         base_model=base,
     )
     save_student(trained, context.models.tokenizer, work / "student", card=card)
-    write_text(work / "student" / "grkd_recipe.json", _json(to_plain(context.recipe)))
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=2) + "\n"
+    write_json(work / "student" / "grkd_recipe.json", to_plain(context.recipe))

@@ -1,9 +1,25 @@
-"""Which of several teachers writes which response."""
+"""Which of several teachers is asked about which record, and writes which response."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grkd.errors import UserError
+
+
+def takes(only: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
+    """Whether a teacher is asked about a record with these columns; only: a column and its value, or empty: all."""
+    return all(columns.get(name) == value for name, value in only.items())
+
+
+def check_routes(
+    records: Iterable[tuple[str, Mapping[str, Any]]], routes: Sequence[Mapping[str, Any]], where: str
+) -> None:
+    """Raises UserError for a record (name, columns) that every teacher leaves to another. routes: each one's `only`."""
+    for name, columns in records:
+        if not any(takes(only, columns) for only in routes):
+            asked = {key: columns.get(key) for only in routes for key in only}
+            text = f"{where}: record {name} has {asked}, which is no teacher's `only`; give it a teacher"
+            raise UserError(text[:380])
 
 
 def turns_of(
@@ -16,18 +32,11 @@ def turns_of(
     the record. So who writes depends on the records alone, not on shards or processes.
     Raises UserError for a record that no teacher takes.
     """
+    check_routes(records.items(), [each.only for each in teachers.values()], "teacher")
     behind = dict.fromkeys(teachers, 0.0)
     turns: dict[str, list[str]] = {}
     for name, columns in records.items():
-        able = {
-            label: float(each.weight)
-            for label, each in teachers.items()
-            if all(columns.get(key) == value for key, value in each.only.items())
-        }
-        if not able:
-            asked = {key: columns.get(key) for each in teachers.values() for key in each.only}
-            text = f"teacher: record {name} has {asked}, which is no teacher's `only`; give it a teacher"
-            raise UserError(text[:380])
+        able = {label: float(each.weight) for label, each in teachers.items() if takes(each.only, columns)}
         turns[name] = []
         for _ in range(share):
             for label, weight in able.items():

@@ -17,6 +17,7 @@ from grkd.ranks import from_main
 from grkd.served import ServedTeacher
 from grkd.teacher.rank_cache import content_key
 from grkd.teacher.stored_scores import TopK, with_tail
+from grkd.teacher.turns import takes
 from grkd.training.given_teachers import Given
 
 
@@ -64,9 +65,7 @@ class ServedScores:
 
     def ask(self, groups: Iterable[Group]) -> None:
         """Ask about the responses that are not known yet; the first process of a launch asks for all."""
-        columns = [(group, group.columns or {}) for group in groups]
-        asked = [group for group, own in columns if all(own.get(name) == value for name, value in self.only.items())]
-        self.ask_items([item for group in asked for item in group.items])
+        self.ask_items([item for group in groups if takes(self.only, group.columns or {}) for item in group.items])
 
     def ask_items(self, given: Iterable[Item]) -> None:
         """As `ask`, about responses in the teacher's own tokens."""

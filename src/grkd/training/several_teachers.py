@@ -1,13 +1,12 @@
-"""Several teachers' word on tokens: which of them is asked about a record, their pooled scores, and their votes."""
+"""Several teachers' word on tokens: their weights for each item, their pooled scores, and their votes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from grkd.data.language import Group
-from grkd.errors import UserError
 from grkd.models.pooled import PooledModel
 from grkd.objectives import Opinions
 from grkd.teacher.pooled_scores import PooledScores
@@ -41,13 +40,3 @@ def opinions_of(
         scores, weights = stored.each(batch, vocabulary=vocabulary)
         return Opinions(scores=scores, weights=weights, unanimous=unanimous)
     return None
-
-
-def check_routes(groups: Iterable[Group], routes: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Raises UserError for a record that every teacher leaves to another. routes: each one's `only`."""
-    for group in groups:
-        columns = group.columns or {}
-        if not any(all(columns.get(key) == value for key, value in only.items()) for only in routes):
-            asked = {key: columns.get(key) for only in routes for key in only}
-            text = f"{where}: record {group.id} has {asked}, which is no teacher's `only`; give it a teacher"
-            raise UserError(text[:380])

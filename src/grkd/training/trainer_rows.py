@@ -14,6 +14,7 @@ from grkd.models.pooled import PooledModel
 from grkd.objectives import Objective
 from grkd.teacher.pooled_scores import PooledScores
 from grkd.teacher.stored_scores import StoredScores
+from grkd.teacher.turns import check_routes
 from grkd.training.cross_rows import CrossRows
 from grkd.training.crossed_side import crossed_rows, crosses, keep_own_tokens
 from grkd.training.fresh_groups import FreshGroups
@@ -22,7 +23,6 @@ from grkd.training.language_rows import LanguageRows
 from grkd.training.on_policy import Sampler, on_policy_sampler
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.served_side import ServedScores
-from grkd.training.several_teachers import check_routes
 from grkd.training.teacher_side import TeacherNeeds, TeacherSide
 from grkd.training.vllm_sampler import VllmSampler, check_use
 
@@ -119,7 +119,7 @@ def ask_about(rows: Any, groups: Any) -> None:
         if isinstance(own, list) and own and isinstance(rows, CrossRows):
             keep_own_tokens(rows, own)
         elif isinstance(own, list):
-            check_routes(own, routes_of(rows), "teacher_model")
+            check_routes(((group.id, group.columns or {}) for group in own), routes_of(rows), "teacher_model")
             for stored in _served(getattr(rows, "stored", None)):
                 stored.ask(own)
 
