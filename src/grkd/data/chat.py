@@ -13,8 +13,10 @@ from grkd.data.conversation import Messages, message_of
 from grkd.data.prompts import Example
 from grkd.data.responses import rendered_response
 from grkd.data.template import NotRendered, Style, rendered_prompt
-from grkd.data.thoughts import TAGS, of_channels
+from grkd.data.thoughts import TAGS, of_channels, opening
 from grkd.errors import UserError
+
+_TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
@@ -117,6 +119,11 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop
     while kept and (kept[-1] in stop_ids or kept[-1] == pad):
         kept.pop()
     return str(tokenizer.decode(kept, skip_special_tokens=False))
+
+
+def opened_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> str:
+    """The start of a thought that a prompt ends with, which belongs to the text of the response; empty without one."""
+    return opening(str(tokenizer.decode(prompt_ids[-_TAIL:], skip_special_tokens=False)))
 
 
 def answer_text(text: str) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from grkd.console import console, progress_bar
-from grkd.data.chat import decode_response
+from grkd.data.chat import decode_response, opened_thought
 from grkd.data.groups import choose_diverse, first_of_equal, shared_out
 from grkd.data.tables import read_metadata, read_table, write_table
-from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
@@ -30,7 +29,6 @@ Record = dict[str, Any]
 
 SOURCES = ("teacher", "student", "data")
 _BY = "responses_by_"  # and a teacher's label
-_TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
 _COUNTS = b"grkd_counts"  # key of a shard's counts in its own metadata: both are there or neither
 
 
@@ -206,8 +204,7 @@ class _Answers:
     def _records(self, prompt: Record, kept: list[_Candidate], counts: Counter[str]) -> list[Record]:
         counts[f"groups_{prompt['split']}"] += bool(kept)
         records = []
-        # A thought that the prompt opens belongs to the text of the response.
-        opened = opening(str(self.tokenizer.decode(prompt["prompt_ids"][-_TAIL:], skip_special_tokens=False)))
+        opened = opened_thought(self.tokenizer, prompt["prompt_ids"])
         for index, candidate in enumerate(kept):
             finished = candidate.response_ids[-1] in self.stops
             counts[f"responses_from_{candidate.source}"] += 1

@@ -8,10 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grkd.answers.kept import kept_answers
 from grkd.console import console
-from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
+from grkd.data.chat import decode_response, encode_prompt, opened_thought, stop_token_ids
 from grkd.data.language import vocabulary_size
 from grkd.data.prompts import restored
-from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.language.cached import CachedSampler
 from grkd.language.context import LanguageContext
@@ -175,7 +174,7 @@ class ForeignSampler(Sampler):
                     f"teacher: prompt {prompt['id']} and its response take {length} of its tokens, its context is "
                     f"{self.context}; lower data.max_prompt_tokens or responses.max_new_tokens"
                 )
-            self.opened[prompt["id"]] = opening(str(self.own.decode(ids[-16:], skip_special_tokens=False)))
+            self.opened[prompt["id"]] = opened_thought(self.own, ids)
             encoded.append(ids)
         return encoded
 

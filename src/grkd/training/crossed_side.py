@@ -16,6 +16,7 @@ from grkd.teacher.pooled_scores import PooledScores
 from grkd.teacher.stored_scores import StoredScores
 from grkd.training.cross_rows import CrossRows
 from grkd.training.grkd_config import GRKDConfig
+from grkd.training.on_policy import Sampler
 from grkd.training.own_tokens import LiveScores, OwnTokens
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.served_side import ServedScores
@@ -52,7 +53,7 @@ def crossed_rows(
     objective: Objective,
     *,
     student_vocabulary: int,
-    common: dict[str, Any],
+    sampler: Sampler | None,
 ) -> CrossRows:
     """Rows of the student's tokens beside those of its teachers, which share one vocabulary."""
     assert objective.across_vocabularies is not None
@@ -71,7 +72,9 @@ def crossed_rows(
         own=own,
         foreign=_scores(sides, args, pad_token_id=stops[0]),
         vocabulary=student_vocabulary,
-        **{**common, "tokens_per_batch": None},
+        pad_token_id=encode.pad_token_id,
+        trains_on=objective.trains_on,
+        sampler=sampler,
     )
 
 
@@ -81,11 +84,16 @@ def _scores(sides: Sequence[TeacherSide], args: GRKDConfig, *, pad_token_id: int
         models, weights = [side.model for side in sides], [side.given.weight for side in sides]
         model = models[0] if len(models) == 1 else PooledModel(models, weights, vocabulary=vocabulary)
         return LiveScores(model, pad_token_id=pad_token_id)
+    return served_scores(sides, args)
+
+
+def served_scores(sides: Sequence[TeacherSide], args: GRKDConfig) -> StoredScores:
+    """What servers say of tokens; of several, pooled."""
     found: list[tuple[StoredScores, float]] = []
     for side in sides:
         assert side.served is not None
         folder = Path(str(args.output_dir)) / "teacher" / (side.given.label or "answers")
-        found.append((ServedScores(side.served, folder), side.given.weight))
+        found.append((ServedScores(side.served, folder, only=side.given.only), side.given.weight))
     return found[0][0] if len(found) == 1 else PooledScores(found)
 
 

@@ -1,7 +1,7 @@
 """What a GRKDTrainer is given as its teacher: a model, its name, a server, or a list of these with weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from grkd.endpoint.client import base_url
@@ -60,11 +60,11 @@ def given_teachers(teacher: Any) -> list[Given]:
     if not teacher:
         raise UserError("teacher_model: the list is empty; give a teacher")
     found = [_given(each) for each in teacher]
-    found = [each if each.name else _labelled(each, f"teacher-{at}") for at, each in enumerate(found)]
+    found = [each if each.name else replace(each, label=f"teacher-{at}") for at, each in enumerate(found)]
     labels = [each.name for each in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"teacher_model: {twice!r} is there twice; give each its own label")
-    return [_labelled(each, each.name) for each in found]
+    return [replace(each, label=each.name) for each in found]
 
 
 def _given(entry: Any) -> Given:
@@ -74,7 +74,3 @@ def _given(entry: Any) -> Given:
     if unknown := [key for key in entry if key not in known]:
         raise UserError(f"teacher_model: unknown key {unknown[0]!r}; known: {', '.join(known)}")
     return Given(**entry)
-
-
-def _labelled(given: Given, label: str) -> Given:
-    return Given(**{**{each.name: getattr(given, each.name) for each in fields(Given)}, "label": label})

@@ -34,8 +34,8 @@ from grkd.training.held_out_view import view_of
 from grkd.training.ranked_in_training import check_read, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.run_files import RunFiles
-from grkd.training.served_answers import answers_of
 from grkd.training.services import check_services
+from grkd.training.teacher_answers import answers_of
 from grkd.training.teacher_side import needs_of, own_tokenizer_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
 from grkd.training.trainer_rows import apart_from, ask_about, check_token_order, rows_of, rows_of_scores

@@ -1,24 +1,71 @@
-"""The micro-batches of an optimiser step: in which order, sampled anew if the method asks for it, counted."""
+"""The micro-batches of an optimiser step: in which order, sampled anew if the method asks for it, counted; passes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
 from grkd.data.language import example_length
 from grkd.errors import UserError
+from grkd.files import whole_file
 from grkd.objectives import Level, Objective
 from grkd.ranks import waiting_for
 from grkd.training.compiled_layers import CompiledLayers
 from grkd.training.on_policy import mixed
 from grkd.training.rows import DRAW_SEED, REPEATED, Counts, draw_seed
-from grkd.training.sampled_ahead import SampledAhead
 from grkd.training.several_processes import SeveralProcesses
+
+
+class SampledAhead:
+    """A queue that belongs to one pass over the data; a checkpoint in the middle of a generation holds what is left.
+
+    batches: the queue. rank: each rank keeps its own file.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Any]] = []
+        self._of: Iterator[Any] | None = None
+        self._checkpoint: Path | None = None
+
+    def resume_from(self, checkpoint: str | None) -> None:
+        """Take up what this checkpoint holds when the next training begins."""
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+
+    def save(self, checkpoint: Path, rank: int) -> None:
+        """Write the queue into a checkpoint's folder."""
+        if self.batches:
+            with whole_file(_file(checkpoint, rank)) as aside:
+                torch.save(self.batches, aside)
+
+    def follow(self, iterator: Iterator[Any], rank: int, device: torch.device) -> None:
+        """Begin with a new pass over the data: empty, or with what a checkpoint holds."""
+        if iterator is self._of:
+            return
+        self.batches, self._of = [], iterator  # what is left of a training that stopped early is of no use
+        path = None if self._checkpoint is None else _file(self._checkpoint, rank)
+        self._checkpoint = None
+        if path is not None and path.exists():
+            # Our own file, which holds groups beside tensors.
+            self.batches = torch.load(path, map_location=device, weights_only=False)
+            for _ in self.batches:  # they come from the same examples
+                next(iterator)
+
+    def take(self, count: int) -> list[dict[str, Any]]:
+        """The next batches, which leave the queue."""
+        taken, self.batches = self.batches[:count], self.batches[count:]
+        return taken
+
+
+def _file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / f"sampled-{rank}.pt"
 
 
 class StepBatches(SeveralProcesses):
@@ -107,3 +154,28 @@ class StepBatches(SeveralProcesses):
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """In the order of the data: the loss does not depend on it."""
         return SequentialSampler(eval_dataset) if has_length(eval_dataset) and self.args.world_size <= 1 else None
+
+
+def in_passes(
+    step: Callable[[dict[str, Any]], Tensor],
+    parts: Sequence[dict[str, Any]],
+    accelerator: Accelerator,
+    model: nn.Module,
+) -> Tensor:
+    """The sum of `step` (forward and backward of a part, which gives its loss) over the parts.
+
+    Every rank makes as many passes as the one with most, repeating its last one for nothing: sharded models wait for
+    each other in each. Gradients of DDP are exchanged in the last one alone.
+    """
+    parts = list(parts)
+    if accelerator.num_processes > 1:
+        count = torch.tensor([len(parts)], device=accelerator.device)
+        most = int(accelerator.gather(count).max())
+        parts += [{**parts[-1], REPEATED: True} for _ in range(most - len(parts))]
+    exchanged_once = accelerator.distributed_type in (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    losses = []
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        with nullcontext() if last or not exchanged_once else accelerator.no_sync(model):
+            losses.append(step(part))
+    return torch.stack(losses).sum()

@@ -1,31 +1,39 @@
-"""A teacher's own responses to the prompts of records, for methods that learn from them; kept as they come."""
+"""A teacher's own responses to the prompts of records, for methods that learn from them; kept as they come.
 
-from collections.abc import Callable, Sequence
+A GRKDTrainer's teacher is a model in this process, or behind a server, or several that take turns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 
 from grkd.answers.kept import kept_answers
 from grkd.console import track
-from grkd.data.chat import decode_response, encode_prompt, stop_token_ids
+from grkd.data.chat import decode_response, encode_prompt, opened_thought, stop_token_ids
 from grkd.data.language import vocabulary_size
 from grkd.data.prompts import Example
-from grkd.data.thoughts import opening
 from grkd.errors import UserError
 from grkd.files import digest
 from grkd.models.generate import Response, free_memory, generate_responses
 from grkd.models.load import context_length
 from grkd.models.shard import in_turns, is_sharded
 from grkd.models.weights_digest import weights_digest
-from grkd.ranks import gathered
+from grkd.ranks import from_main, gathered
+from grkd.served import ServedTeacher
+from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
+from grkd.teacher.turns import turns_of
+from grkd.training.given_teachers import Given
 from grkd.training.teacher_side import TeacherSide
 
+if TYPE_CHECKING:
+    from grkd.training.grkd_config import GRKDConfig
+
 TEMPERATURE, TOP_P = 1.0, 0.95  # the defaults of `responses` in a recipe
-_TAIL = 16  # tokens at the end of a prompt, in which it may open a thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,27 @@ class TeacherAnswer:
 
 
 Answers = Callable[[Sequence[Example], str], list[TeacherAnswer]]  # one per example; where: for errors
+
+
+def answers_of(sides: Sequence[TeacherSide], args: "GRKDConfig", stop_ids: Sequence[int]) -> Answers:
+    """Whoever writes the teacher's responses: the model in this process, its server, or several in turns."""
+    if len(sides) == 1:
+        return _of_one(sides[0], args, stop_ids)
+    given = {side.given.name: side.given for side in sides}
+    return SeveralAnswers(given, {side.given.name: _of_one(side, args, stop_ids) for side in sides})
+
+
+def _of_one(side: TeacherSide, args: "GRKDConfig", stop_ids: Sequence[int]) -> "TeacherAnswers | ServedAnswers":
+    common: dict[str, Any] = {
+        "stop_ids": stop_ids,
+        "max_new_tokens": args.max_new_tokens,
+        "seed": args.seed,
+        "folder": Path(str(args.output_dir)) / "teacher_responses",
+        "system": args.system,
+    }
+    if side.served is not None:
+        return ServedAnswers(teacher=side.served, **common)
+    return TeacherAnswers(side=side, batch_size=args.sampling_batch_size, device=args.device, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +136,9 @@ class TeacherAnswers:
 
     def _answer(self, prompt_ids: Sequence[int], response: Response) -> TeacherAnswer:
         tokenizer = self.side.tokenizer
-        opened = opening(str(tokenizer.decode(prompt_ids[-_TAIL:], skip_special_tokens=False)))
-        text = opened + decode_response(tokenizer, response.response_ids, self._stop_ids())
+        text = opened_thought(tokenizer, prompt_ids) + decode_response(
+            tokenizer, response.response_ids, self._stop_ids()
+        )
         ids = response.response_ids if self.side.shared else None
         return TeacherAnswer(text=text, response_ids=ids, finished=response.finished)
 
@@ -125,3 +155,58 @@ class TeacherAnswers:
                     f"{where}: prompt {example.id} and its response take {len(ids) + self.max_new_tokens} of the "
                     f"teacher's tokens, its context is {context}; lower max_new_tokens, or leave the record out"
                 )
+
+
+@dataclass(frozen=True)
+class SeveralAnswers:
+    """One response per prompt by the teacher whose turn it is; given, answers: by label."""
+
+    given: Mapping[str, Given]
+    answers: Mapping[str, Answers]
+
+    def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
+        """One response per example. Raises UserError for a record that no teacher takes."""
+        records = {f"{where} {at}": example.columns for at, example in enumerate(examples)}
+        turns = [who for (who,) in turns_of(self.given, records, share=1).values()]
+        mine = {label: [one for one, who in zip(examples, turns, strict=True) if who == label] for label in self.given}
+        written = {label: iter(self.answers[label](mine[label], where) if mine[label] else []) for label in self.given}
+        return [next(written[who]) for who in turns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedAnswers:
+    """One response per prompt from a served teacher, as TeacherAnswers; each is kept as it comes."""
+
+    teacher: ServedTeacher
+    stop_ids: Sequence[int]
+    max_new_tokens: int
+    seed: int
+    folder: Path
+    system: str | None = None
+
+    def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
+        """One response per example. Raises UserError unless all are answered."""
+        return from_main(lambda: self._answered(examples), f"{where}: the teacher's responses")
+
+    def _answered(self, examples: Sequence[Example]) -> list[TeacherAnswer]:
+        teacher, tokenizer = self.teacher, self.teacher.tokenizer
+        stops = tuple(stop_token_ids(tokenizer) if teacher.reads_text else self.stop_ids)
+        write = ServedWriter(
+            teacher.server.endpoint,
+            folder=self.folder,
+            concurrency=teacher.concurrency,
+            vocabulary=vocabulary_size(tokenizer),
+        )
+        prompts = [encode_prompt(tokenizer, example, system=self.system) for example in examples]
+        asked = [
+            Asked(id=example.id, prompt=ids, seed=seed_of(self.seed, example.id))
+            for example, ids in zip(examples, prompts, strict=True)
+        ]
+        drawing = Drawing(max_tokens=self.max_new_tokens, temperature=TEMPERATURE, top_p=TOP_P, stop_ids=stops)
+        found = []
+        for ids, answer in zip(prompts, write(asked, drawing), strict=True):
+            text = answer.text if answer.ids is None else decode_response(tokenizer, answer.ids, stops)
+            text = opened_thought(tokenizer, ids) + text
+            own = None if teacher.reads_text else answer.ids
+            found.append(TeacherAnswer(text=text, response_ids=own, finished=answer.finished))
+        return found

@@ -1,7 +1,7 @@
 """The teacher of a GRKDTrainer: what asks for it, whether it shares the student's vocabulary, where it comes from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,6 @@ class TeacherSide:
     shared: bool
     given: Given = field(default_factory=lambda: Given(model=""))
     served: ServedTeacher | None = None
-
-    def replaced(self, model: Any) -> "TeacherSide":
-        """The same with another model."""
-        return replace(self, model=model)
 
     def asked_by_rankers(self, device: torch.device, batch_size: int) -> LocalTeacher | ServedTeacher:
         """What rankers ask."""

@@ -25,13 +25,10 @@ from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, flops_left
 from grkd.training.evaluation import loss_and_measures, prefixed
 from grkd.training.evaluation_metrics import Measured
-from grkd.training.float32_masters import Float32Masters
+from grkd.training.float32_masters import Float32Masters, say_lost_steps
 from grkd.training.order_in_training import OrderInTraining
-from grkd.training.passes import in_passes
-from grkd.training.resolution import say_lost_steps
 from grkd.training.rows import REPEATED, Counts, RowSource, since_the_last_log
-from grkd.training.sampled_ahead import SampledAhead
-from grkd.training.step_batches import StepBatches
+from grkd.training.step_batches import SampledAhead, StepBatches, in_passes
 from grkd.training.term_sums import TermSums
 from grkd.training.time_limit import PARTS, TimeLimit
 

@@ -1,7 +1,7 @@
 """The rows of a GRKDTrainer, and a teacher that shares no weights with its student."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -16,7 +16,7 @@ from grkd.teacher.pooled_scores import PooledScores
 from grkd.teacher.stored_scores import StoredScores
 from grkd.teacher.turns import check_routes
 from grkd.training.cross_rows import CrossRows
-from grkd.training.crossed_side import crossed_rows, crosses, keep_own_tokens
+from grkd.training.crossed_side import crossed_rows, crosses, keep_own_tokens, served_scores
 from grkd.training.fresh_groups import FreshGroups
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.language_rows import LanguageRows
@@ -33,7 +33,7 @@ def apart_from(student: nn.Module, side: TeacherSide) -> TeacherSide:
         return side
     biases = ", with the biases that the student's adapter has trained" if trains_biases(student) else ""
     console.print(f"teacher_model shares weights with the student: a frozen copy of it teaches{biases}", soft_wrap=True)
-    return side.replaced(apart(side.model, student))  # before adapters are put into the student
+    return replace(side, model=apart(side.model, student))  # before adapters are put into the student
 
 
 def rows_of(
@@ -54,7 +54,8 @@ def rows_of(
         check_use({args.method: objective}, lambda _: samples)
     vocabulary = check_head_size(student, encode.tokenizer, role="student")
     if crosses(sides, needs):
-        return _crossed(sides, encode, args, objective, samples=samples, vocabulary=vocabulary)
+        sampler = _sampler(None, encode, args, vocabulary) if samples else None
+        return crossed_rows(sides, encode, args, objective, student_vocabulary=vocabulary, sampler=sampler)
     stored: StoredScores | None = None
     if needs.tokens is not None and any(side.served is not None for side in sides):
         stored = _stored(sides, args, samples=samples)
@@ -94,23 +95,6 @@ def _sampler(teacher: Any, encode: RecordEncoder, args: GRKDConfig, vocabulary: 
         pad_token_id=encode.pad_token_id,
         vocabulary=vocabulary,
     )
-
-
-def _crossed(
-    sides: Sequence[TeacherSide],
-    encode: RecordEncoder,
-    args: GRKDConfig,
-    objective: Objective,
-    *,
-    samples: bool,
-    vocabulary: int,
-) -> CrossRows:
-    common = {
-        "pad_token_id": encode.pad_token_id,
-        "trains_on": objective.trains_on,
-        "sampler": _sampler(None, encode, args, vocabulary) if samples else None,
-    }
-    return crossed_rows(sides, encode, args, objective, student_vocabulary=vocabulary, common=common)
 
 
 def ask_about(rows: Any, groups: Any) -> None:
@@ -161,12 +145,7 @@ def _stored(sides: Sequence[TeacherSide], args: GRKDConfig, *, samples: bool) ->
         )
     if any(side.served is None for side in sides):
         raise UserError("teacher_model: tokens are learnt from servers alone, or from models in this process alone")
-    found: list[tuple[StoredScores, float]] = []
-    for side in sides:
-        assert side.served is not None
-        folder = Path(str(args.output_dir)) / "teacher" / (side.given.label or "answers")
-        found.append((ServedScores(side.served, folder, only=side.given.only), side.given.weight))
-    return found[0][0] if len(found) == 1 else PooledScores(found)
+    return served_scores(sides, args)
 
 
 def _live(
