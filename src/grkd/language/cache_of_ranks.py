@@ -13,7 +13,7 @@ from grkd.files import digest
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.prepare import prepare
-from grkd.language.respond import read_records, respond
+from grkd.language.respond import by_group, read_records, respond
 from grkd.language.served import named, served_teacher
 from grkd.models.weights_digest import weights_digest
 from grkd.ranks import from_main, wait
@@ -129,14 +129,10 @@ def _fill_from_server(cache: RankCache, teacher: ServedTeacher, groups: Sequence
 
 
 def _groups(run: RunFolder, split: str) -> Iterator[Group]:
-    by_group: dict[str, list[tuple[Item, str]]] = {}
-    for record in read_records(run, split):
-        item = Item(id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"])
-        by_group.setdefault(record["group"], []).append((item, record["source"]))
-    for name, items in by_group.items():
+    for name, records in by_group(read_records(run, split)).items():
         yield Group(
             id=name,
-            items=tuple(item for item, _ in items),
-            teacher_scores=(0.0,) * len(items),
-            sources=tuple(source for _, source in items),
+            items=tuple(Item(each["id"], each["prompt_ids"], each["response_ids"]) for each in records),
+            teacher_scores=(0.0,) * len(records),
+            sources=tuple(each["source"] for each in records),
         )

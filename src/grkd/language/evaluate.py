@@ -20,7 +20,7 @@ from grkd.language.cost import Pace, cost_of
 from grkd.language.in_room import in_room
 from grkd.language.kept_groups import keep_groups
 from grkd.language.rank_metrics import rank_metrics
-from grkd.language.respond import read_records
+from grkd.language.respond import by_group, read_records
 from grkd.language.score import read_groups
 from grkd.language.shared_questions import prompts_of_questions, say_shared_questions
 from grkd.metrics import exact_match
@@ -183,8 +183,8 @@ def answered(
 def sample_answers(context: LanguageContext, model: PreTrainedModel, pace: Pace | None = None) -> list[dict[str, Any]]:
     """Greedy answers to the first held-out prompts, with the whole conversation; cut: by the limit of length."""
     spec = context.recipe.evaluation
-    first = {record["group"]: record for record in reversed(read_records(context.run, "heldout"))}
-    records = list(reversed(first.values()))[: spec.samples]
+    groups = by_group(read_records(context.run, "heldout"))
+    records = [records[0] for records in groups.values()][: spec.samples]
     if not records:
         return []
     prompts = [record["prompt_ids"] for record in records]

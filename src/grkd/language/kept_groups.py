@@ -3,15 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
 
 from grkd.data.held_out_groups import HELD_OUT
 from grkd.data.tables import write_table
 from grkd.files import read_json
-from grkd.language.respond import read_records
-from grkd.language.score_report import RANKERS
+from grkd.language.respond import by_group, read_records
+from grkd.language.score_report import RANKERS, read_scores
 from grkd.run.folder import RunFolder
 
 
@@ -20,17 +17,9 @@ def keep_groups(path: Path, run: RunFolder, student: Mapping[str, Sequence[float
 
     student: mean token log-probability of every response, by group.
     """
-    scored = {
-        record["id"]: record
-        for file in sorted((run.path / "score").glob("scores-*.parquet"))
-        for record in pq.read_table(file, columns=["id", "teacher_reward", "ranker_scores"]).to_pylist()
-    }
-    labels = read_json(run.path / "score" / RANKERS)["labels"]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in read_records(run, "heldout"):
-        groups.setdefault(record["group"], []).append(record)
+    scored, labels = read_scores(run.path / "score"), read_json(run.path / "score" / RANKERS)["labels"]
     lines = []
-    for group, records in groups.items():
+    for group, records in by_group(read_records(run, "heldout")).items():
         if len(records) < 2 or group not in student:
             continue
         found = [scored[record["id"]] for record in records]

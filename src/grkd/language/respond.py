@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,14 @@ def read_records(run: RunFolder, split: str) -> list[Record]:
     shards = sorted((run.path / "respond").glob("shard-*.parquet"))
     records = [record for shard in shards for record in read_table(shard)]
     return [record for record in records if record["split"] == split]
+
+
+def by_group(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records of each prompt, in their order."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["group"], []).append(record)
+    return groups
 
 
 @dataclass(frozen=True)

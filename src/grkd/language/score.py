@@ -13,15 +13,15 @@ from grkd import objectives
 from grkd.console import progress_bar
 from grkd.data.language import Group, Item, VotesOnPairs
 from grkd.data.prompts import conversation_numbers
-from grkd.data.tables import read_table, write_table
+from grkd.data.tables import write_table
 from grkd.errors import UserError
 from grkd.files import parse_json, read_json
 from grkd.language.context import LanguageContext
 from grkd.language.examples import SPLITS
 from grkd.language.fresh import samples_groups
 from grkd.language.record_columns import RecordColumns, check_columns, record_columns
-from grkd.language.respond import read_records
-from grkd.language.score_report import RANKERS, report_order, with_tallies
+from grkd.language.respond import by_group, read_records
+from grkd.language.score_report import RANKERS, read_scores, report_order, with_tallies
 from grkd.language.scorer import Scorer, panel_of
 from grkd.language.several import is_routed, pooled_scores, teachers_identity
 from grkd.language.teacher_scorer import Record
@@ -74,7 +74,7 @@ def score(context: LanguageContext) -> Path:
     }
 
     def make(work: Path) -> None:
-        groups = [group for split in SPLITS for group in _grouped(read_records(context.run, split))]
+        groups = [group for split in SPLITS for group in by_group(read_records(context.run, split)).values()]
         columns_read = is_routed(context.recipe) or context.recipe.score.rankers is not None
         data_columns = record_columns(context.recipe) if columns_read else RecordColumns()
         _check(groups, context.recipe, panel, data_columns)
@@ -112,16 +112,11 @@ def score(context: LanguageContext) -> Path:
 
 def read_groups(run: RunFolder, split: str) -> list[Group]:
     """Every prompt's responses with their places in the rankers' order (NaN: none), in the order of the data."""
-    scored = {
-        record["id"]: record
-        for path in sorted((run.path / "score").glob("scores-*.parquet"))
-        for record in read_table(path, ["id", "teacher_reward", "ranker_scores"])
-    }
-    voters = read_json(run.path / "score" / RANKERS)
+    scored, voters = read_scores(run.path / "score"), read_json(run.path / "score" / RANKERS)
     groups, index = [], 0
-    grouped = _grouped(read_records(run, split))
-    conversations = conversation_numbers([parse_json(records[0]["messages"]) for records in grouped])
-    for records, conversation in zip(grouped, conversations, strict=True):
+    grouped = by_group(read_records(run, split))
+    conversations = conversation_numbers([parse_json(records[0]["messages"]) for records in grouped.values()])
+    for (name, records), conversation in zip(grouped.items(), conversations, strict=True):
         items = tuple(
             Item(
                 id=record["id"], prompt_ids=record["prompt_ids"], response_ids=record["response_ids"], index=index + at
@@ -131,7 +126,7 @@ def read_groups(run: RunFolder, split: str) -> list[Group]:
         index += len(items)
         groups.append(
             Group(
-                id=records[0]["group"],
+                id=name,
                 items=items,
                 teacher_scores=tuple(_number(scored[item.id]["teacher_reward"]) for item in items),
                 sources=tuple(record["source"] for record in records),
@@ -182,13 +177,6 @@ def _reads_stored(recipe: LanguageRecipe, objective: Objective, *, crosses: bool
     if samples_groups(recipe, objective) and orders(objective):
         return recipe.responses.stored_share > 0
     return objective.on_policy < 1
-
-
-def _grouped(records: Sequence[Record]) -> list[list[Record]]:
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record["group"], []).append(record)
-    return list(groups.values())
 
 
 def _check(

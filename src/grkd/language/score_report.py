@@ -12,6 +12,7 @@ import pyarrow as pa
 from grkd.console import console
 from grkd.data.tables import read_metadata, read_table
 from grkd.files import write_json
+from grkd.language.respond import by_group
 from grkd.rankers import Panel, Tally, agreement
 from grkd.rankers.agreement import table
 
@@ -26,14 +27,19 @@ def with_tallies(schema: pa.Schema, tallies: Mapping[str, Mapping[str, Tally]]) 
     return schema.with_metadata({_TALLIES: json.dumps(tallies)})
 
 
+def _chunks(folder: Path) -> list[Path]:
+    return sorted(folder.glob("scores-*.parquet"))
+
+
+def read_scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """The score stage's record of every response, by its id."""
+    return {record["id"]: record for path in _chunks(folder) for record in read_table(path)}
+
+
 def report_order(work: Path, panel: Panel) -> None:
     """Write rankers.json and counts.json over all chunks, and print the agreement and what a user should know."""
-    paths = sorted(work.glob("scores-*.parquet"))
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for path in paths:
-        for record in read_table(path):
-            groups.setdefault(record["group"], []).append(record)
-    tallies = _summed(paths)
+    groups = by_group(read_scores(work).values())
+    tallies = _summed(_chunks(work))
     found = agreement(_by_ranker(groups, panel.labels), _exists(groups), tallies=tallies)
     voters = {"combine": panel.combine, "labels": panel.labels, "weights": panel.weights}
     write_json(work / RANKERS, {**voters, "agreement": found})
