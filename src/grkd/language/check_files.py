@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from grkd.language.examples import check_answers, check_choice, data_examples, f
 from grkd.language.search import check_metric
 from grkd.metrics.exact_match import read_questions
 from grkd.objectives.order_alone import cannot_use, leaves_level_open
-from grkd.recipe import LanguageEvaluation, LanguageRecipe, Lora, Method, SelfTeacher, weights_of
-
-_WHOLE_MODEL = "all-linear"
+from grkd.recipe import LanguageEvaluation, LanguageRecipe, Lora, SelfTeacher, weights_of
 
 
 def check_files(recipe: LanguageRecipe) -> None:
     """Raises UserError for the first mistake in methods, data, questions, and in what config.json and weights name."""
     for method in recipe.methods:
-        _check_method(method)
+        if objectives.load(method.name, **method.options).needs_features:
+            raise UserError(f"{method.label}: the method reads a classifier's features, a language model has none")
     check_choice(recipe.responses)
+    asked = [recipe.evaluation.questions, recipe.evaluation.curve_questions]
     if recipe.search is not None:
         check_metric(recipe.search)
-    for questions in _questions(recipe):
+        asked.append(recipe.search.questions)
+    for questions in filter(None, asked):
         read_questions(Path(questions))
     _check_numbers(recipe)
     if recipe.data.train is not None:  # else a data set by name, which may have to be downloaded
@@ -56,20 +57,6 @@ def _ordered_by_data(recipe: LanguageRecipe) -> bool:
     if recipe.score.rankers is None:
         return recipe.score.reward == "data"
     return all(one in ("data", {"name": "data"}) for one in recipe.score.rankers)
-
-
-def _check_method(method: Method) -> None:
-    if objectives.load(method.name, **method.options).needs_features:
-        raise UserError(f"{method.label}: the method reads a classifier's features, a language model has none")
-
-
-def _questions(recipe: LanguageRecipe) -> Iterator[str]:
-    if recipe.evaluation.questions is not None:
-        yield recipe.evaluation.questions
-    if recipe.evaluation.curve_questions is not None:
-        yield recipe.evaluation.curve_questions
-    if recipe.search is not None and recipe.search.questions is not None:
-        yield recipe.search.questions
 
 
 def _check_numbers(recipe: LanguageRecipe) -> None:
@@ -116,7 +103,7 @@ def _check_lora(lora: Lora, folder: str, config: dict[str, Any]) -> None:
         raise UserError(f"student.lora.r: {lora.r} is above the model's width of {width}; a rank of 8 to 64 is usual")
     modules = _modules(Path(folder))
     wanted = lora.target_modules
-    if not modules or wanted == _WHOLE_MODEL:
+    if not modules or wanted == "all-linear":
         return
     if isinstance(wanted, str):
         try:

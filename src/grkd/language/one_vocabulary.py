@@ -1,7 +1,7 @@
 """Methods of a recipe that need teacher and student to have one vocabulary, and what may take their place."""
 
 from grkd import objectives
-from grkd.recipe import LanguageRecipe, Method
+from grkd.recipe import LanguageRecipe
 
 
 def needs_one_vocabulary(recipe: LanguageRecipe, *, several: bool) -> str:
@@ -10,20 +10,15 @@ def needs_one_vocabulary(recipe: LanguageRecipe, *, several: bool) -> str:
     The teacher's responses need no shared tokens: the student gets them as text.
     """
     crossing = recipe.score.other_vocabulary == "tokens" and not several
-    by_token = [method for method in recipe.methods if _compares_tokens(method)]
-    left = [method for method in by_token if not (crossing and _crosses(method))]
-    instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
+    crosses = {}  # of the methods that compare tokens: whether those may be of two vocabularies
+    for method in recipe.methods:
+        objective = objectives.load(method.name, **method.options)
+        if ("row" in objective.levels and objective.needs_teacher) or objective.teacher_mixed_in > 0:
+            crosses[method.label] = objective.across_vocabularies is not None
+    left = [label for label, able in crosses.items() if not (crossing and able)]
     if not left:
         return ""
-    tokens = " (or set score.other_vocabulary: tokens)" if not several and all(map(_crosses, left)) else ""
-    labels = ", ".join(method.label for method in left)
-    return f"replace {labels}, compared token by token, by {instead}{tokens}"
-
-
-def _crosses(method: Method) -> bool:
-    return objectives.load(method.name, **method.options).across_vocabularies is not None
-
-
-def _compares_tokens(method: Method) -> bool:
-    objective = objectives.load(method.name, **method.options)
-    return ("row" in objective.levels and objective.needs_teacher) or objective.teacher_mixed_in > 0
+    instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
+    able = not several and all(crosses[label] for label in left)
+    tokens = " (or set score.other_vocabulary: tokens)" if able else ""
+    return f"replace {', '.join(left)}, compared token by token, by {instead}{tokens}"

@@ -1,6 +1,6 @@
 """Rank fidelity of a student: its distribution and its order of responses beside the teacher's, on held-out groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from grkd.console import track
 from grkd.data.language import Group
 from grkd.language.context import LanguageContext
 from grkd.language.rows import language_rows
@@ -19,6 +18,7 @@ from grkd.ranks import gathered
 from grkd.statistics import bootstrap_interval
 from grkd.teacher.cached_teacher import token_measures
 from grkd.training import LanguageRows
+from grkd.training.groups_before import own_batches
 from grkd.training.rows import moved
 
 
@@ -45,9 +45,10 @@ def rank_metrics(
     rows = language_rows(context, groups, teacher=tokens)
     rows.to(context.models.device)
     own: list[_Part] = []
+    step = max(1, context.recipe.evaluation.batch_size // max(len(group.items) for group in groups))
     with in_turns(rows.teacher):
-        for seen, part in _parts(context, groups, description):
-            own.append(_measured(context, rows, student, part, seen, tokens=tokens))
+        for first, part in own_batches(groups, step, description, context.run.ranks):
+            own.append(_measured(context, rows, student, part, first, tokens=tokens))
     parts = sorted(gathered(own, description), key=lambda part: part.first)
     if by_group is not None:
         for measured in parts:
@@ -109,14 +110,3 @@ def _measured(
         responses={metric: of_responses[metric].cpu().numpy() for metric in OF_RESPONSES},
         means={group.id: values[: len(group.items)] for group, values in means},
     )
-
-
-def _parts(
-    context: LanguageContext, groups: Sequence[Group], description: str
-) -> Iterator[tuple[int, Sequence[Group]]]:
-    """This process's batches of about evaluation.batch_size responses, each beside the number of groups before it."""
-    step = max(1, context.recipe.evaluation.batch_size // max(len(group.items) for group in groups))
-    ranks = context.run.ranks
-    own = range(0, len(groups), step)[ranks.process_index :: ranks.num_processes]
-    for at in track(own, description, unit="batch"):
-        yield at, groups[at : at + step]

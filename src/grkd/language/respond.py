@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,7 @@ class _Candidate:
 
 
 def _make_shards(
-    context: LanguageContext,
-    work: Path,
-    missing: dict[int, list[Record]],
-    prompts: Sequence[Record],
+    context: LanguageContext, work: Path, missing: dict[int, list[Record]], prompts: Sequence[Record]
 ) -> None:
     """Write the shards that are missing; `prompts` are those of the whole run."""
     answers = _Answers(context, prompts)
@@ -114,12 +111,12 @@ def _make_shards(
                 bar.update(task, advance=responses, amount=tokens)
 
             for number, part in missing.items():
-                journals = {source: work / f"answers-{number:05d}-{source}.jsonl" for source in answers.samplers}
-                records, counts = answers(part, number, progress, journals)
-                schema = RESPONSES.with_metadata({_COUNTS: json.dumps(counts)})
-                write_table(_shard(work, number), records, schema)
-                for journal in work.glob(f"answers-{number:05d}-*.jsonl"):
-                    journal.unlink()
+                journal = work / f"answers-{number:05d}.jsonl"
+                shard = Shard(prompts=part, number=number, progress=progress, counts=Counter(), journal=journal)
+                records = answers(shard)
+                write_table(_shard(work, number), records, RESPONSES.with_metadata({_COUNTS: json.dumps(shard.counts)}))
+                for own in work.glob(f"{journal.stem}-*.jsonl"):
+                    own.unlink()
     finally:
         del answers
         free_memory()
@@ -141,37 +138,23 @@ class _Answers:
         self.turns = teacher.turns if isinstance(teacher, SeveralWriters) else None
         self.teachers = teacher.models if isinstance(teacher, SeveralWriters) else [getattr(teacher, "model", None)]
 
-    def __call__(
-        self,
-        prompts: Sequence[Record],
-        number: int,
-        progress: Callable[[int, int], None],
-        journals: Mapping[str, Path],
-    ) -> tuple[list[Record], dict[str, int]]:
-        """The records of RESPONSES of shard `number`, and what is to be counted of it.
-
-        journals: by source, the file that keeps a sampler's answers until the shard is written.
-        """
-        counts: Counter[str] = Counter()
-        candidates: list[list[_Candidate]] = [[] for _ in prompts]
+    def __call__(self, shard: Shard) -> list[Record]:
+        """The records of RESPONSES; what is to be counted of the shard is. Each source has a journal of its own."""
+        candidates: list[list[_Candidate]] = [[] for _ in shard.prompts]
         for source in self.quotas:
             if source == "data":
-                found = [self._of_data(prompt) for prompt in prompts]
-                progress(len(prompts) * self.shares[source], 0)
+                found = [self._of_data(prompt) for prompt in shard.prompts]
+                shard.progress(len(shard.prompts) * self.shares[source], 0)
             else:
-                shard = Shard(
-                    prompts=prompts, number=number, progress=progress, counts=counts, journal=journals[source]
-                )
-                sampled = self.samplers[source](shard)
-                found = [self._of(source, prompt, each) for prompt, each in zip(prompts, sampled, strict=True)]
+                sampled = self.samplers[source](shard.part(source))
+                found = [self._of(source, prompt, each) for prompt, each in zip(shard.prompts, sampled, strict=True)]
             for each, more in zip(candidates, found, strict=True):
                 each += more
-        records = [
+        return [
             record
-            for prompt, each in zip(prompts, candidates, strict=True)
-            for record in self._records(prompt, self._kept(each, counts), counts)
+            for prompt, each in zip(shard.prompts, candidates, strict=True)
+            for record in self._records(prompt, self._kept(each, shard.counts), shard.counts)
         ]
-        return records, dict(counts)
 
     def _of(self, source: str, prompt: Record, sampled: list[list[int]]) -> list[_Candidate]:
         turns = self.turns if source == "teacher" else None

@@ -1,7 +1,7 @@
 """Several teachers that share the writing of a run's responses."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from grkd.language.context import LanguageContext
@@ -33,8 +33,7 @@ class SeveralWriters:
         written = {}
         for label, sampler in self.samplers.items():
             mine = [prompt for prompt in shard.prompts for who in self.turns[prompt["id"]] if who == label]
-            journal = shard.journal.with_name(f"{shard.journal.stem}-{label}.jsonl")
-            written[label] = iter(sampler(replace(shard, prompts=mine, journal=journal)) if mine else [])
+            written[label] = iter(sampler(shard.part(label, mine)) if mine else [])
         return [[next(written[who])[0] for who in self.turns[prompt["id"]]] for prompt in shard.prompts]
 
 

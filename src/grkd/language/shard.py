@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ class Shard:
     progress: Callable[[int, int], None]
     counts: Counter[str]
     journal: Path
+
+    def part(self, name: str, prompts: Sequence[dict[str, Any]] | None = None) -> "Shard":
+        """With a journal of its own; prompts: those alone."""
+        journal = self.journal.with_name(f"{self.journal.stem}-{name}.jsonl")
+        return replace(self, journal=journal, prompts=self.prompts if prompts is None else prompts)
 
 
 ShardSampler = Callable[[Shard], list[list[list[int]]]]  # token ids of the responses to each prompt

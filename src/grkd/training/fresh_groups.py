@@ -236,7 +236,8 @@ def _order(fresh: FreshGroups, asked: Sequence[tuple[SampledPart, int]], teacher
     if fresh.file is not None:
         sampled = [part.sampled[number] for part, number in asked]
         before = [[float(np.mean(values)) for values in group] for group in sampled]
-        fresh.file.add([part.step for part, _ in asked], groups, prompts, texts, ranked, before)
+        now = [part.groups[number] for part, number in asked]
+        fresh.file.add([part.step for part, _ in asked], now, prompts, texts, before)
 
 
 def _columns(groups: Sequence[Group]) -> dict[str, list[Any]]:

@@ -78,17 +78,17 @@ def in_order(found: list[tuple[int, list[Any]]], description: str) -> list[Any]:
 
 
 def own_batches(
-    groups: Sequence[Group], batch_size: int, description: str, accelerator: Accelerator, *, evenly: bool = False
+    groups: Sequence[Group], batch_size: int, description: str, ranks: Any, *, evenly: bool = False
 ) -> Iterator[tuple[int, Sequence[Group]]]:
-    """This rank's batches, with the number of the first group of each.
+    """This rank's batches, with the number of the first group of each. ranks: an Accelerator, or a PartialState.
 
     evenly: every rank has equally many, for a model that ranks call together; the last may come again on a rank that
     would have none.
     """
     starts = range(0, len(groups), batch_size)
-    own = list(starts[accelerator.process_index :: accelerator.num_processes])
-    if evenly and len(own) < -(-len(starts) // accelerator.num_processes):
+    own = list(starts[ranks.process_index :: ranks.num_processes])
+    if evenly and len(own) < -(-len(starts) // ranks.num_processes):
         own.append(starts[-1])
-    shown = track(own, description, unit="batch") if accelerator.is_main_process else own
+    shown = track(own, description, unit="batch") if ranks.is_main_process else own
     for start in shown:
         yield start, groups[start : start + batch_size]

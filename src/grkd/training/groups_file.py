@@ -1,6 +1,7 @@
 """The groups of a training, kept as Parquet shards: responses, every ranker's scores, the student's scores."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ import pyarrow.parquet as pq
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grkd.data.language import Group
-from grkd.files import whole_file
-from grkd.rankers import Ranked
+from grkd.data.tables import write_table
 
 # One line per group. Scores are one per response, in the order of `responses`; null: no opinion.
 GROUPS = pa.schema(
@@ -40,12 +40,10 @@ class GroupsFile:
         groups: Sequence[Group],
         prompts: Sequence[Any],
         texts: Sequence[Sequence[str]],
-        ranked: Ranked,
         before: Sequence[Sequence[float]],
     ) -> None:
-        """Keep these groups, each of its own optimiser step."""
+        """Keep these groups with the rankers' scores, each of its own optimiser step."""
         for number, group in enumerate(groups):
-            size = len(group.items)
             prompt = prompts[number]
             self._lines.append(
                 {
@@ -53,23 +51,17 @@ class GroupsFile:
                     "id": group.id,
                     "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
                     "responses": list(texts[number]),
-                    "scores": _values(ranked.order.scores[number][:size]),
-                    "by_ranker": {label: _values(scores[number][:size]) for label, scores in ranked.by_ranker.items()},
+                    "scores": _values(group.teacher_scores),
+                    "by_ranker": [(label, _values(scores)) for label, scores in (group.by_ranker or {}).items()],
                     "student_before": list(before[number]),
                 }
             )
 
     def flush(self, step: int) -> None:
         """Write what has been added since the last time, as the shard of this step."""
-        if not self._lines:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pylist(
-            [{**line, "by_ranker": list(line["by_ranker"].items())} for line in self._lines], schema=GROUPS
-        )
-        with whole_file(self.folder / f"{step:08d}-{self.rank}.parquet") as aside:
-            pq.write_table(table, aside)
-        self._lines = []
+        if self._lines:
+            write_table(self.folder / f"{step:08d}-{self.rank}.parquet", self._lines, GROUPS)
+            self._lines = []
 
     def forget_after(self, step: int) -> None:
         """Remove shards of later steps, which a resumed training makes again; the first process alone does, for all.
@@ -104,5 +96,5 @@ def read_groups_files(folder: Path) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: int(line["step"]))
 
 
-def _values(scores: Any) -> list[float | None]:
-    return [None if value != value else float(value) for value in scores.tolist()]
+def _values(scores: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in scores]

@@ -1,7 +1,7 @@
 """Held-out prompts of a GRKDTrainer for its report: answers and groups, before training and after it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -55,6 +55,10 @@ class HeldOutView:
     new_tokens: int
     seed: int
     teacher: Any = None
+
+    def __post_init__(self) -> None:
+        self._folder = self.folder / "evaluate"
+        self._kept, self._samples = self._folder / "shown.json", self._folder / "samples.json"
 
     def before(self, trainer: "GRKDTrainer", groups: Any, *, resumed: bool) -> None:
         """Answers and scores of the student before training; every process must call it. resumed: they are there."""
@@ -140,25 +144,10 @@ class HeldOutView:
         )
         return list(islice(fit, self.prompts))
 
-    @property
-    def _folder(self) -> Path:
-        return self.folder / "evaluate"
-
-    @property
-    def _kept(self) -> Path:
-        return self._folder / "shown.json"
-
-    @property
-    def _samples(self) -> Path:
-        return self._folder / "samples.json"
-
     def _sample(self, prompts: Sequence[dict[str, Any]], student: Any, teacher: Any) -> None:
         """Give the prompts responses of the student, and the teacher's scores of them."""
         asked = [one["ids"] for one in prompts for _ in range(_RESPONSES)]
-        responses: list[list[int]] = [[]] * len(asked)
-        made = self._generated(student, asked, temperature=1.0)
-        for one in track(chain.from_iterable(made), "report: groups", unit="responses", total=len(asked)):
-            responses[one.index] = one.response_ids
+        responses = [one.response_ids for one in self._generated(student, asked, "report: groups", temperature=1.0)]
         for place, prompt in enumerate(prompts):
             prompt["responses"] = responses[place * _RESPONSES : (place + 1) * _RESPONSES]
             prompt["scores"] = self._scores(teacher, prompt["id"], prompt["ids"], prompt["responses"])
@@ -166,19 +155,15 @@ class HeldOutView:
 
     def _answers(self, model: Any, prompts: Sequence[dict[str, Any]], who: str) -> list[dict[str, Any]]:
         """Each prompt's greedy answer as text, and whether the limit of length cut it."""
-        written: list[dict[str, Any]] = [{}] * len(prompts)
-        made = (
-            one for some in self._generated(model, [one["ids"] for one in prompts], temperature=0.0) for one in some
-        )
-        for one in track(made, f"report: answers of {who}", unit="answers", total=len(prompts)):
-            written[one.index] = {"text": answer_text(self._text(one.response_ids)), "cut": not one.finished}
-        return written
+        asked, what = [one["ids"] for one in prompts], f"report: answers of {who}"
+        written = self._generated(model, asked, what, temperature=0.0)
+        return [{"text": answer_text(self._text(one.response_ids)), "cut": not one.finished} for one in written]
 
-    def _generated(self, model: Any, prompts: list[list[int]], *, temperature: float) -> Iterator[list[Response]]:
+    def _generated(self, model: Any, prompts: list[list[int]], what: str, *, temperature: float) -> list[Response]:
         limit = self.encode.limit
         room = self.new_tokens if limit is None else limit - max(map(len, prompts))
         with evaluation_mode(model):
-            yield from generate_responses(
+            made = generate_responses(
                 model,
                 prompts,
                 max_new_tokens=min(self.new_tokens, room),
@@ -189,6 +174,8 @@ class HeldOutView:
                 seed=self.seed,
                 vocabulary=self.vocabulary,
             )
+            found = list(track(chain.from_iterable(made), what, unit="answers", total=len(prompts)))
+        return sorted(found, key=lambda one: one.index)
 
     def _text(self, ids: Sequence[int]) -> str:
         return decode_response(self.encode.tokenizer, ids, self.encode.stop_ids)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grkd.metrics.rank import kendall_tau_b, pair_accuracy, rank_fidelity
 from grkd.objectives import Batch
+from grkd.teacher.signal import TeacherHead
 from grkd.training.rows import Forward
 
 ROWS = 128  # that are measured, of the last micro-batch before a log
@@ -72,16 +73,10 @@ def _counted(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _logits(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Logits of the first rows that count, from hidden states and heads."""
-    mask = inputs.get("row_mask")
+    """Logits of the first rows, from hidden states and heads."""
     found = []
     for side in ("student", "teacher"):
-        hidden = inputs[f"{side}_hidden"]
-        hidden = hidden[mask] if mask is not None else hidden.reshape(-1, hidden.shape[-1])
-        weight, bias, softcap = (inputs.get(f"{side}_{name}") for name in ("weight", "bias", "softcap"))
-        assert weight is not None
-        logits = hidden[:ROWS].float() @ weight.float().T
-        logits = logits if bias is None else logits + bias.float()
-        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-        found.append(logits[:, : inputs.get("vocabulary")])
+        weight, bias, softcap = (inputs[f"{side}_{name}"] for name in ("weight", "bias", "softcap"))
+        head = TeacherHead(weight.float(), bias=None if bias is None else bias.float(), scale=1.0, softcap=softcap)
+        found.append(head(inputs[f"{side}_hidden"][:ROWS])[:, : inputs["vocabulary"]])
     return found[0], found[1]

@@ -40,15 +40,12 @@ class OwnTokens:
     def __call__(self, group: Group) -> list[Item]:
         """Of each response of a group; ids are digests of the student's tokens. Raises UserError as `keep`."""
         keys = [content_key(item) for item in group.items]
-        known = {key: self._kept[key] for key in keys if key in self._kept}
-        return [known[key] for key in keys] if len(known) == len(set(keys)) else self._made(group, keys)
+        return [self._kept[key] for key in keys] if all(key in self._kept for key in keys) else self._made(group, keys)
 
     def keep(self, groups: Iterable[Group]) -> None:
         """Make those of stored groups once. Raises UserError for text over the teacher's context."""
         for group in groups:
-            keys = [content_key(item) for item in group.items]
-            if any(key not in self._kept for key in keys):
-                self._kept |= dict(zip(keys, self._made(group, keys), strict=True))
+            self._kept |= {item.id: item for item in self(group)}
 
     def crossing(self) -> Crossing:
         """What both vocabularies spell; the tokens that end a short answer are the same text on both sides."""

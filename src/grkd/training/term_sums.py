@@ -11,11 +11,10 @@ from grkd.ranks import gathered
 
 
 class TermSums:
-    """Sums and counts of the terms by name, in nats."""
+    """Sums, in nats, and counts of the terms by name."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counted: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # [sum, count]
 
     def note(self, terms: Sequence[Term], suffix: str) -> None:
         """Add the terms of a batch; suffix: of their names, to tell levels apart."""
@@ -23,8 +22,8 @@ class TermSums:
             self.add(f"{term.name}{suffix}", term.total().detach().float(), term.count().float())
 
     def add(self, name: str, total: Tensor, count: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total
-        self._counted[name] = self._counted.get(name, torch.zeros_like(count)) + count
+        both = torch.stack([total, count])
+        self._sums[name] = self._sums[name] + both if name in self._sums else both
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """terms/NAME = sum / max(1, count) over all ranks, of every name that any rank has; they start again.
@@ -35,12 +34,11 @@ class TermSums:
         names = list(dict.fromkeys(gathered(list(self._sums), "terms of the loss")))
         if not names:
             return {}
-        nothing = torch.zeros((), device=accelerator.device)
-        own = [torch.stack([self._sums.get(name, nothing), self._counted.get(name, nothing)]) for name in names]
+        nothing = torch.zeros(2, device=accelerator.device)
+        own = [self._sums.get(name, nothing) for name in names]
         self.clear()
         totals = accelerator.reduce(torch.stack(own), reduction="sum").tolist()
         return {f"terms/{name}": total / max(1.0, count) for name, (total, count) in zip(names, totals, strict=True)}
 
     def clear(self) -> None:
         self._sums.clear()
-        self._counted.clear()
