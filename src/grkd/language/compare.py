@@ -83,18 +83,17 @@ def _ready(recipe: LanguageRecipe, search: LanguageSearch | None, method: Method
 
 
 def perform(job: Job) -> None:
-    """Do a job, in this process or one of its own."""
-    (final if job.trial is None else attempt)(job)
+    """Do a job, in this process or one of its own: train and evaluate the student of a final run, or a trial."""
+    recipe = _of_job(job)
+    context = LanguageContext.open(recipe, RunFolder(Path(recipe.output)))
+    if job.trial is None:
+        distil(context, job.method, job.seed)
+    else:
+        _attempt(context, job)
 
 
-def final(job: Job) -> None:
-    """Train and evaluate the student of a final run."""
-    distil(_opened(job), job.method, job.seed)
-
-
-def attempt(job: Job) -> None:
+def _attempt(context: LanguageContext, job: Job) -> None:
     """Train a student on all but the validation groups, measure it there, and keep only the metrics."""
-    context = _opened(job)
     search = context.recipe.search
     assert search is not None
     groups = read_groups(context.run, "train")
@@ -179,12 +178,6 @@ def _same_steps(recipe: LanguageRecipe, groups: int, ranks: int) -> LanguageReci
     return replace(recipe, training=replace(training, steps=steps, epochs=1.0))
 
 
-def _opened(job: Job) -> LanguageContext:
-    """The run as a job sees it, also in a process of its own."""
-    recipe = _of_job(job)
-    return LanguageContext.open(recipe, RunFolder(Path(recipe.output)))
-
-
 def _of_job(job: Job) -> LanguageRecipe:
     """The recipe with the job's method, learning rate and number of steps."""
     training, search = replace(job.recipe.training, learning_rate=job.learning_rate), job.recipe.search
@@ -202,8 +195,7 @@ def _measured(recipe: LanguageRecipe, groups: Sequence[Group]) -> dict[str, Any]
     search, evaluation = recipe.search, recipe.evaluation
     assert search is not None
     by = metric(search)
-    of_answers = {"answer_tokens": evaluation.answer_tokens}
-    of_ranks = {"top_k": evaluation.top_k}
+    name = "answer_tokens" if by == "exact_match" else "top_k"
     # Earlier versions split conversations: where there are none, their trials are the same.
     together = {"together": "conversations"} if len(_conversations(groups)) < len(groups) else {}
     return {
@@ -211,5 +203,5 @@ def _measured(recipe: LanguageRecipe, groups: Sequence[Group]) -> dict[str, Any]
         "by": by,
         "questions": identity(search).get("questions"),
         "fraction": search.validation_fraction,
-        **(of_answers if by == "exact_match" else of_ranks),
+        name: getattr(evaluation, name),
     }

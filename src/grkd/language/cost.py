@@ -7,6 +7,7 @@ from torch import nn
 
 from grkd.answers.kept import Answers
 from grkd.run.cost import peak_bytes
+from grkd.training.run_files import size_of
 
 
 @dataclass(kw_only=True)
@@ -26,15 +27,10 @@ class Pace:
 
 
 def cost_of(model: nn.Module, pace: Pace) -> dict[str, Any]:
-    """parameters; weight_bytes as they lie in memory; tokens_per_second with batch_size; peak_bytes of a GPU, or null.
-
-    A sharded model counts as a whole.
-    """
-    weights = list(model.parameters())
+    """Its size; tokens_per_second with batch_size; peak_bytes of a GPU, or null."""
     return {
-        "parameters": sum(weight.numel() for weight in weights),
-        "weight_bytes": sum(weight.numel() * weight.element_size() for weight in weights),
+        **size_of(model),
         "tokens_per_second": 1000 * pace.tokens / pace.milliseconds if pace.milliseconds else None,
         "batch_size": pace.batch_size or None,
-        "peak_bytes": peak_bytes(weights[0].device),
+        "peak_bytes": peak_bytes(next(model.parameters()).device),
     }

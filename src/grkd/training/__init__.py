@@ -32,20 +32,15 @@ __all__ = [
     "last_whole_checkpoint",
 ]
 
-_HOMES = {
-    "ClassRows": "rows",
-    "DistillationTrainer": "trainer",
-    "FiniteSteps": "callbacks",
-    "Forward": "rows",
-    "GRKDConfig": "grkd_config",
-    "GRKDTrainer": "grkd_trainer",
-    "LanguageRows": "language_rows",
-    "MetricsFile": "callbacks",
-    "ProgressBar": "callbacks",
-    "RowSource": "rows",
-    "WholeCheckpoints": "checkpoints",
-    "from_trl": "trl_configs",
-    "last_whole_checkpoint": "checkpoints",
+_NAMES = {
+    "callbacks": ("FiniteSteps", "MetricsFile", "ProgressBar"),
+    "checkpoints": ("WholeCheckpoints", "last_whole_checkpoint"),
+    "grkd_config": ("GRKDConfig",),
+    "grkd_trainer": ("GRKDTrainer",),
+    "language_rows": ("LanguageRows",),
+    "rows": ("ClassRows", "Forward", "RowSource"),
+    "trainer": ("DistillationTrainer",),
+    "trl_configs": ("from_trl",),
 }
 
 
@@ -53,8 +48,9 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for one o
 
     def __getattr__(name: str) -> Any:
         """A public class or function, imported now."""
-        if name in _HOMES:
-            return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        for module, names in _NAMES.items():
+            if name in names:
+                return getattr(importlib.import_module(f"{__name__}.{module}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

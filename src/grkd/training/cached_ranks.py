@@ -111,15 +111,15 @@ def groups_of_cache(cache: RankCache, train: Any, evaluation: Any) -> tuple[Any,
 
 def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
     """Raises UserError for a method, or an option of it, that the cache's entries cannot serve."""
+    if not isinstance(objective, KD | GRKD):
+        raise UserError(f"{name} cannot learn from a cache of ranks; use kd, or grkd with hard pairs and soft_target")
+    unused = {"label_weight": 0, "standardize": False, "on_policy_fraction": 0, "teacher_temperature": 1}
+    for option, value in unused.items():
+        if getattr(objective, option, value) != value:
+            raise UserError(f"{name}: {option} cannot be used with a cache of ranks; take it out")
     if isinstance(objective, KD):
-        problems = [("label_weight", objective.label_weight), ("standardize", objective.standardize)]
-        problems += [("teacher_temperature", objective.teacher_temperature != 1)]
-        _refuse(name, problems)
         _check_soft(name, "temperature", objective.temperature, "cross_entropy", cache)
-    elif isinstance(objective, GRKD):
-        problems = [("label_weight", objective.label_weight), ("on_policy_fraction", objective.on_policy_fraction)]
-        problems += [("teacher_temperature", objective.teacher_temperature != 1)]
-        _refuse(name, problems)
+    else:
         for part in objective.active_parts("row"):
             if isinstance(part, Pairs) and part.over == "candidates" and part.target == "hard":
                 continue
@@ -129,8 +129,6 @@ def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
             raise UserError(f"{name}: part {part.short_name()} cannot be computed from a cache of ranks; take it out")
         if not any(isinstance(part, Pairs | SoftTarget) for part in objective.active_parts("row")):
             raise UserError(f"{name} reads no teacher's scores of tokens; leave the cache out")
-    else:
-        raise UserError(f"{name} cannot learn from a cache of ranks; use kd, or grkd with hard pairs and soft_target")
 
 
 def soft_temperatures(objective: Objective) -> set[float]:
@@ -156,9 +154,3 @@ def _check_soft(name: str, option: str, temperature: float, divergence: str, cac
         )
     if cache.codec.choose == "sample" and divergence not in ("cross_entropy", "forward_kl"):
         raise UserError(f"{name}: {divergence} needs a cache of the top candidates; build it with --choose top")
-
-
-def _refuse(name: str, given: list[tuple[str, Any]]) -> None:
-    for option, value in given:
-        if value:
-            raise UserError(f"{name}: {option} cannot be used with a cache of ranks; take it out")

@@ -67,11 +67,8 @@ def without_tied(model: nn.Module, missing: Iterable[str]) -> list[str]:
 
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a marked checkpoint; None if nothing is."""
-    mark = checkpoint / _WHOLE
-    if mark.stat().st_size == 0:  # of an earlier version
-        return None
     try:
-        found = damages(checkpoint, read_json(mark), hash_up_to=_HASHED)
+        found = damages(checkpoint, read_json(checkpoint / _WHOLE), hash_up_to=_HASHED)
     except (UserError, OSError, AttributeError, TypeError):
         return "its list of files cannot be read"
     return ", ".join(map(str, found[:3])) if found else None

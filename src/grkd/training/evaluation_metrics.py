@@ -28,8 +28,7 @@ def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:
     """
     if isinstance(names, str):
         raise UserError(f"eval_metrics must be a list of names, got {names!r}")
-    unknown = [name for name in names or () if name not in NAMES]
-    if unknown:
+    if unknown := [name for name in names or () if name not in NAMES]:
         raise UserError(f"eval_metrics: unknown metric {unknown[0]!r}; known: {', '.join(NAMES)}")
     return tuple(names or ())
 
@@ -61,14 +60,10 @@ class Measured:
     @property
     def levels(self) -> tuple[Level, ...]:
         """Levels that it needs beside the objective's own."""
-        needed: list[Level] = []
-        if any(name in TOKENS for name in self.names):
-            needed.append("row")
-        if any(name in RESPONSES for name in self.names):
-            needed.append("response")
-        if self.compute_metrics is not None and self.level not in needed:
+        needed: list[Level] = ["row" if name in TOKENS else "response" for name in self.names]
+        if self.compute_metrics is not None:
             needed.append(self.level)
-        return tuple(needed)
+        return tuple(dict.fromkeys(needed))
 
     @torch.no_grad()
     def add(self, batches: dict[Level, Batch]) -> None:

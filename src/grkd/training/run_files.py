@@ -39,7 +39,7 @@ class RunFiles(MetricsFile):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "environment.json", environment(command_line()))
             write_text(self.folder / "arguments.yaml", yaml.safe_dump(_changed(args), sort_keys=False))
-            self.size = {} if model is None else _size(model)
+            self.size = {} if model is None else size_of(model)
             if state.global_step and _BEFORE not in self.found:  # resumed: it was measured before the kill
                 self.found |= _known_before(self.folder / "results.json")
         super().on_train_begin(args, state, control)
@@ -119,7 +119,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or type(value) in (bool, int, float, str) else str(value)
 
 
-def _size(model: nn.Module) -> dict[str, int]:
+def size_of(model: nn.Module) -> dict[str, int]:
+    """parameters, and weight_bytes as they lie in memory; a sharded model counts as a whole."""
     weights = list(model.parameters())
     size = sum(one.numel() * one.element_size() for one in weights)
     return {"parameters": sum(one.numel() for one in weights), "weight_bytes": size}
