@@ -9,11 +9,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.language.cached import check_cache
-from grkd.language.fresh import method_panel, samples_groups
+from grkd.language.fresh import panels_of, samples_groups
 from grkd.language.lora import adapted
 from grkd.language.models import config_of
 from grkd.language.record_columns import check_columns, record_columns
-from grkd.language.scorer import panel_of
 from grkd.models.cut import check_layers, fresh
 from grkd.models.float8 import check_float8
 from grkd.models.load import quiet
@@ -42,8 +41,7 @@ def check_language(recipe: LanguageRecipe) -> None:
 
 def _check_rankers(recipe: LanguageRecipe) -> None:
     """What rankers tell without weights and network, and the columns that they read in files at hand."""
-    panels = [panel_of(recipe.score, recipe.teacher)]
-    panels += [method_panel(recipe, method) for method in recipe.methods if method.rankers is not None]
+    panels = panels_of(recipe)
     for panel in panels:
         panel.check()
     if recipe.data.train is None or not any(panel.reads for panel in panels):

@@ -38,9 +38,6 @@ def crossed_rows(
     items = [item for group in groups for item in group.items]
     own = {item.id: Item(item.id, [0], kept[item.id][:, 0].tolist()) for item in items}
 
-    def own_of(group: Group) -> list[Item]:
-        return [own[item.id] for item in group.items]
-
     ends = Counter((item.response_ids[-1], own[item.id].response_ids[-1]) for item in items)
     stops = set(context.models.numbers["stop_ids"])
     student_stop, teacher_stop = max(ends, key=lambda pair: (pair[0] in stops, ends[pair]))
@@ -54,7 +51,7 @@ def crossed_rows(
     rows = CrossRows(
         across=across,
         crossing=crossing,
-        own=own_of,
+        own=lambda group: [own[item.id] for item in group.items],
         foreign=foreign,
         **{**common, "tokens_per_batch": None},
     )

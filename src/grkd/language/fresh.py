@@ -35,13 +35,17 @@ def method_panel(recipe: LanguageRecipe, method: Method) -> Panel:
     return panel_of(settings, recipe.teacher)
 
 
+def panels_of(recipe: LanguageRecipe) -> list[Panel]:
+    """The recipe's rankers, and those of each method that has its own."""
+    own = [method_panel(recipe, method) for method in recipe.methods if method.rankers is not None]
+    return [panel_of(recipe.score, recipe.teacher), *own]
+
+
 def columns_read(recipe: LanguageRecipe) -> set[str] | None:
     """Columns of the records that rankers or the teacher may read; None: any."""
-    panels = [panel_of(recipe.score, recipe.teacher)]
-    panels += [method_panel(recipe, method) for method in recipe.methods if method.rankers is not None]
     context = recipe.teacher.context if isinstance(recipe.teacher, SelfTeacher) else None
     found = set() if context is None else {context}
-    for columns in (panel.columns for panel in panels):
+    for columns in (panel.columns for panel in panels_of(recipe)):
         if columns is None:
             return None
         found |= columns
@@ -75,7 +79,11 @@ def fresh_groups(
         panel.open(
             Resources(
                 teacher=None if context.teachers else _asked(context, panel, teacher),
-                teachers=_asked_of_several(context, panel, several or {}),
+                teachers={
+                    label: opens
+                    for label, own in context.teachers.items()
+                    if (opens := _asked(own, panel, (several or {}).get(label), name=f"training-{label}")) is not None
+                },
                 device=context.models.device,
                 folder=context.run.path / "rankers" / f"training-{context.run.ranks.process_index}",
                 batch_size=context.recipe.score.batch_size,
@@ -93,17 +101,6 @@ def fresh_groups(
         teachers=[teacher, *(several or {}).values()],
         stop_ids=frozenset(stops),
     )
-
-
-def _asked_of_several(
-    context: LanguageContext, panel: Panel, models: Mapping[str, Any]
-) -> dict[str, Callable[[], Teacher]]:
-    """What opens each of several teachers, by label."""
-    found = {
-        label: _asked(own, panel, models.get(label), name=f"training-{label}")
-        for label, own in context.teachers.items()
-    }
-    return {label: opens for label, opens in found.items() if opens is not None}
 
 
 def _asked(

@@ -72,12 +72,7 @@ class Sampler:
     """Samples `share` responses to every prompt of a shard from a model with the student's tokens."""
 
     def __init__(
-        self,
-        context: LanguageContext,
-        model: PreTrainedModel,
-        source: str,
-        share: int,
-        prompts: Sequence[Record],
+        self, context: LanguageContext, model: PreTrainedModel, source: str, share: int, prompts: Sequence[Record]
     ) -> None:
         self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
         self.model, self.source, self.share = model, source, share
@@ -86,8 +81,7 @@ class Sampler:
         self.shown = ShownPrompts(context) if own_prompts else None
         numbers = context.models.numbers
         self.student_stop_ids, self.pad_token_id = numbers["stop_ids"], numbers["pad_token_id"]
-        # Folders of earlier versions name the student's alone.
-        self.stop_ids = numbers.get(f"{source}_stop_ids", self.student_stop_ids)
+        self.stop_ids = numbers["teacher_stop_ids"] if source == "teacher" else self.student_stop_ids
         self.vocabulary = numbers["vocabulary"]
         # Both depend on the run as a whole, so that a shard made after a kill, or by another rank, is the same.
         self.method = fastest_method(model, len(prompts) * share)
@@ -145,12 +139,7 @@ class ForeignSampler(Sampler):
     """The same from a teacher with another vocabulary: prompts in its tokens, and back to the student's by the text."""
 
     def __init__(
-        self,
-        context: LanguageContext,
-        model: PreTrainedModel,
-        source: str,
-        share: int,
-        prompts: Sequence[Record],
+        self, context: LanguageContext, model: PreTrainedModel, source: str, share: int, prompts: Sequence[Record]
     ) -> None:
         assert context.models.teacher_tokenizer is not None
         super().__init__(context, model, source, share, prompts)

@@ -39,15 +39,7 @@ class ListRows(RowSource):
     def count(self, batch: dict[str, Any]) -> Counts:
         return {"row": len(batch["exists"])}
 
-    def forward(
-        self,
-        model: nn.Module,
-        batch: dict[str, Any],
-        *,
-        levels: Sequence[Level],
-        fused: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> Forward:
+    def forward(self, model: nn.Module, batch: dict[str, Any], *, levels: Sequence[Level], **_: Any) -> Forward:
         """One batch of rows; there is no fused form, since lists are short."""
         student: Tensor = model(**batch["inputs"]).float()
         rows = torch.arange(len(student), device=student.device)

@@ -81,14 +81,14 @@ def renewed(
     *,
     seed: int,
     places: Places,
-    share: float,
 ) -> list[dict[str, Any]]:
-    """The batches with `share` of their prompts answered again by the student, ranked where `rows` has fresh groups.
+    """The batches with their share of prompts answered again by the student, ranked where `rows` has fresh groups.
 
     Draws depend on (seed, step, number of the group in the step): not on how a step is split.
     """
     ordered = rows.fresh is not None and orders(objective)
     opened_sampler(rows, model)
+    share = rows.fresh_share(objective)
     with in_turns(*rows.asked_teachers):  # processes ask them about different numbers of responses
         parts = sampled_parts(rows, model, batches, objective, seed=seed, places=places, share=share)
         if rows.fresh is not None and ordered:

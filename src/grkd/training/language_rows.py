@@ -187,8 +187,7 @@ class LanguageRows(RowSource):
             raise ValueError("an on-policy method needs a sampler")
         if self.cache is not None or self.stored is not None:
             raise ValueError("a cache knows nothing of new responses: an on-policy method needs a live teacher")
-        share = self.fresh_share(objective)
-        return renewed(self, model, batches, objective, seed=seed, places=places, share=share)
+        return renewed(self, model, batches, objective, seed=seed, places=places)
 
     @property
     def asked_teachers(self) -> tuple[Any, ...]:

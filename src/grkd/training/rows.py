@@ -142,15 +142,7 @@ class ClassRows(RowSource):
     def count(self, batch: dict[str, Any]) -> Counts:
         return {"row": len(batch["labels"])}
 
-    def forward(
-        self,
-        model: nn.Module,
-        batch: dict[str, Any],
-        *,
-        levels: Sequence[Level],
-        fused: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> Forward:
+    def forward(self, model: nn.Module, batch: dict[str, Any], *, levels: Sequence[Level], **_: Any) -> Forward:
         """One batch of rows; there is no fused form, since a classifier's logits are small."""
         student = scores(model, batch["student_inputs"])
         examples = torch.arange(len(student), device=student.device)
