@@ -42,10 +42,7 @@ def crossed_rows(
     stops = set(context.models.numbers["stop_ids"])
     student_stop, teacher_stop = max(ends, key=lambda pair: (pair[0] in stops, ends[pair]))
     crossing = Crossing(
-        context.models.tokenizer,
-        context.models.teacher_tokenizer,
-        student_stop=student_stop,
-        teacher_stop=teacher_stop,
+        context.models.tokenizer, context.models.teacher_tokenizer, student_stop=student_stop, teacher_stop=teacher_stop
     )
     foreign: StoredScores = TopKScores(folder / "top_k") if context.models.served is not None else HiddenScores(folder)
     rows = CrossRows(

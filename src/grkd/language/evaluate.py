@@ -114,10 +114,7 @@ def to_answer(context: LanguageContext, student: nn.Module) -> Any:
 
     That is bfloat16 on a GPU and float32 on a CPU, or what student.dtype says. It is no longer fit for to_rank.
     """
-    return cast_weights(
-        student,
-        _answers_in(context),
-    )
+    return cast_weights(student, _answers_in(context))
 
 
 def _measured_by(recipe: LanguageRecipe) -> dict[str, Any]:
@@ -191,12 +188,7 @@ def sample_answers(context: LanguageContext, model: PreTrainedModel, pace: Pace 
     written = _greedy(context, model, prompts, max_new_tokens=spec.sample_tokens, batch_size=len(records), pace=pace)
     system = context.recipe.data.system
     return [
-        {
-            "prompt": record["prompt"],
-            "messages": _conversation(record, system),
-            "answer": text,
-            "cut": cut,
-        }
+        {"prompt": record["prompt"], "messages": _conversation(record, system), "answer": text, "cut": cut}
         for record, (text, cut) in zip(records, written, strict=True)
     ]
 

@@ -41,15 +41,7 @@ def reference(context: LanguageContext) -> Path:
         with progress_bar() as bar:
             task = bar.add_task("reference (student)", total=sum(len(parts[number]) for number in missing))
             for number in missing:
-                write_table(
-                    work / _shard(number),
-                    _referenced(
-                        student,
-                        parts[number],
-                        rows,
-                        context,
-                    ),
-                )
+                write_table(work / _shard(number), _referenced(student, parts[number], rows, context))
                 bar.update(task, advance=len(parts[number]))
 
     return context.run.stage("reference", inputs, make)
@@ -72,10 +64,7 @@ def needs_reference(methods: Sequence[Method]) -> bool:
 
 @torch.no_grad()
 def _referenced(
-    student: nn.Module,
-    groups: Sequence[Group],
-    rows: LanguageRows,
-    context: LanguageContext,
+    student: nn.Module, groups: Sequence[Group], rows: LanguageRows, context: LanguageContext
 ) -> list[dict[str, object]]:
     records: list[dict[str, object]] = []
     step = max(1, context.recipe.score.batch_size // max(len(group.items) for group in groups))

@@ -32,11 +32,7 @@ from grkd.training.vllm_sampler import VllmSampler
 
 
 def language_rows(
-    context: LanguageContext,
-    groups: Sequence[Group],
-    *,
-    teacher: bool = True,
-    objective: Objective | None = None,
+    context: LanguageContext, groups: Sequence[Group], *, teacher: bool = True, objective: Objective | None = None
 ) -> LanguageRows:
     """Rows for these groups, with the teacher's signal (none if `teacher` is False) as the objective needs it.
 

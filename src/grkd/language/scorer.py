@@ -43,13 +43,7 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        context: LanguageContext,
-        work: Path,
-        panel: Panel,
-        *,
-        cached: Sequence[str],
-        data_columns: RecordColumns,
+        self, context: LanguageContext, work: Path, panel: Panel, *, cached: Sequence[str], data_columns: RecordColumns
     ) -> None:
         self.context, self.recipe, self.models = context, context.recipe, context.models
         self.panel, self.data_columns = panel, data_columns

@@ -125,11 +125,7 @@ def trained_student(
 
 
 def _learnt_from(
-    context: LanguageContext,
-    method: Method,
-    objective: Objective,
-    groups: Sequence[Group],
-    work: Path,
+    context: LanguageContext, method: Method, objective: Objective, groups: Sequence[Group], work: Path
 ) -> tuple[LanguageRows, list[Group], list[TrainerCallback]]:
     """Rows and groups of a training: stored groups, or prompts whose groups are sampled in training."""
     if samples_groups(context.recipe, objective):
@@ -157,13 +153,7 @@ def _curve(context: LanguageContext, questions: str, work: Path) -> ExactMatchCu
     return ExactMatchCurve(work / "curve.jsonl", ask, every=spec.curve_every, points=spec.curve_points)
 
 
-def _save(
-    context: LanguageContext,
-    trained: Any,
-    method: Method,
-    seed: int,
-    work: Path,
-) -> None:
+def _save(context: LanguageContext, trained: Any, method: Method, seed: int, work: Path) -> None:
     if context.recipe.student.lora is not None:
         trained = trained.merge_and_unload()
     environment = read_json(context.run.path / "environment.json")

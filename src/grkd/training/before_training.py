@@ -82,12 +82,7 @@ class Before:
         return self._sampled(groups, "score", trainer.accelerator, trainer.student_now(), rows=self.scored)[1]
 
     def _answered(
-        self,
-        groups: Sequence[Group],
-        where: str,
-        accelerator: Accelerator,
-        *,
-        model: Callable[[], Any] | None = None,
+        self, groups: Sequence[Group], where: str, accelerator: Accelerator, *, model: Callable[[], Any] | None = None
     ) -> list[Group]:
         asks = [at for at, group in enumerate(groups) if self.wants_responses(group)]
         if not asks:
