@@ -10,9 +10,8 @@ from transformers import TrainingArguments
 from grkd import objectives
 from grkd.errors import UserError
 from grkd.training import from_trl
-from grkd.training._trl_arguments import CONFIGS
 from grkd.training.grkd_config import GRKDConfig
-from grkd.training.trl_configs import markdown
+from grkd.training.trl_configs import CONFIGS, markdown
 
 trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore")  # trl warns of its experimental parts, and of old names

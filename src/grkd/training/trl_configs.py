@@ -1,14 +1,16 @@
 """A GRKDConfig from a config of TRL: arguments go where they belong, are refused, or are named. TRL is not imported."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any
+from importlib.resources import files
+from typing import Any, NamedTuple
 
+import yaml
 from rich.markup import escape
 from transformers import TrainingArguments
 
 from grkd.console import console
 from grkd.errors import UserError
-from grkd.training._trl_arguments import CONFIGS, Argument
 from grkd.training.grkd_config import GRKDConfig
 
 # transformers passes their values on to the new names by itself.
@@ -19,6 +21,39 @@ _OLD_NAMES = (
 )
 _FLOATS = {field.name for field in fields(TrainingArguments) if field.type in (float, "float")}
 _OF_TRANSFORMERS = [field.name for field in fields(TrainingArguments) if field.init]
+
+
+class Argument(NamedTuple):
+    """An argument of TRL's: a kind of trl_arguments.yaml, the name here, and what to do or why it is not here."""
+
+    kind: str
+    to: str = ""
+    why: str = ""
+    fine: tuple[object, ...] = ()
+
+
+def _arguments(table: Mapping[str, Any], name: str) -> dict[str, Argument]:
+    """The arguments of an entry of trl_arguments.yaml."""
+    found: dict[str, Argument] = {}
+    for other in table[name].get("includes", ()):
+        found |= _arguments(table, other)
+    for kind in ("same", "option", "made"):
+        for argument, place in table[name].get(kind, {}).items():
+            found[argument] = Argument(kind, *(place if isinstance(place, list) else [place]))
+    for kind in ("refused", "without"):
+        for why, names in table[name].get(kind, {}).items():
+            fine = table[name].get("fine", {})
+            found |= {argument: Argument(kind, "", why, tuple(fine.get(argument, ()))) for argument in names.split()}
+    return found
+
+
+def _configs() -> dict[str, tuple[str, dict[str, Argument]]]:
+    """Of each config of TRL the method here, and its arguments."""
+    table = yaml.safe_load(files("grkd.training").joinpath("trl_arguments.yaml").read_text(encoding="utf-8"))
+    return {name: (entry["method"], _arguments(table, name)) for name, entry in table.items() if "method" in entry}
+
+
+CONFIGS = _configs()
 
 
 def from_trl(config: Any, **changes: Any) -> GRKDConfig:
