@@ -67,12 +67,11 @@ def _exists(groups: Mapping[str, list[dict[str, Any]]]) -> np.ndarray:
 
 def _by_ranker(groups: Mapping[str, list[dict[str, Any]]], labels: list[str]) -> dict[str, np.ndarray]:
     """Scores [groups, n] by label, NaN for no opinion."""
-    found = {label: np.full(_exists(groups).shape, np.nan) for label in labels}
+    found = np.full((len(labels), *_exists(groups).shape), np.nan)
     for row, records in enumerate(groups.values()):
         for place, record in enumerate(records):
-            for label, score in zip(labels, record["ranker_scores"], strict=True):
-                found[label][row, place] = np.nan if score is None else score
-    return found
+            found[:, row, place] = np.array(record["ranker_scores"], dtype=float)  # None is NaN
+    return dict(zip(labels, found, strict=True))
 
 
 def _counts(groups: Mapping[str, list[dict[str, Any]]], tallies: Tallies) -> dict[str, int]:

@@ -95,15 +95,12 @@ class ServedSampler:
 
     def _ids(self, prompt: Record, answer: Written) -> list[int]:
         """The response in the student's tokens; none if the student's chat template cannot write it."""
-        if answer.ids is not None and self.own is None:
-            return self._stopped(answer.ids, answer.finished)
-        text = answer.text if answer.ids is None else decode_response(self.own, answer.ids, self.stop_ids)
-        return student_ids_of(self.models, self.recipe, prompt, text, finished=answer.finished)
-
-    def _stopped(self, ids: list[int], finished: bool) -> list[int]:
-        """With the student's stop token at the end of a finished response, in place of the teacher's own."""
-        if not finished or (ids and ids[-1] in self.stop_ids):
+        if (ids := answer.ids) is None or self.own is not None:
+            text = answer.text if ids is None else decode_response(self.own, ids, self.stop_ids)
+            return student_ids_of(self.models, self.recipe, prompt, text, finished=answer.finished)
+        if not answer.finished or (ids and ids[-1] in self.stop_ids):
             return ids
+        # The student's stop token, in place of the teacher's own.
         special = ids and ids[-1] in self.models.tokenizer.all_special_ids
         return [*(ids[:-1] if special else ids), self.stop_ids[0]]
 

@@ -160,7 +160,10 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
     def __post_init__(self) -> None:
         for name in ("method_options", "chat_template_kwargs"):
             if isinstance(text := getattr(self, name), str) and text.strip().startswith("{"):
-                setattr(self, name, _object(text, name))
+                try:
+                    setattr(self, name, parse_json(text))
+                except NotJSON as error:
+                    raise UserError(f"{name} is text, but no JSON ({error}); give a dict or a JSON object") from None
         try:
             super().__post_init__()
         except Exception as error:  # what transformers cannot read raises anything
@@ -178,13 +181,6 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
         if (name := str(self.compile_layers).lower()) not in known:
             raise UserError(f"compile_layers must be auto, true or false, got {self.compile_layers!r}")
         return known[name]
-
-
-def _object(text: str, name: str) -> Any:
-    try:
-        return parse_json(text)
-    except NotJSON as error:
-        raise UserError(f"{name} is text, but no JSON ({error}); give a dict or a JSON object") from None
 
 
 def checked_arguments(args: Any) -> GRKDConfig:

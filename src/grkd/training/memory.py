@@ -113,14 +113,10 @@ def training_memory(
         weights=float(width * student.parameters),
         gradients=float(width * trained),
         optimizer=float((12 if copies else 2 * width) * trained),
-        teacher=float(_of_teacher(teacher, inner) if teacher_bytes is None else teacher_bytes),
+        teacher=float((inner * teacher.parameters if teacher else 0) if teacher_bytes is None else teacher_bytes),
         activations=max(float(tokens * kept), working),
         head=head,
     )
-
-
-def _of_teacher(teacher: ModelSize | None, inner: int) -> int:
-    return 0 if teacher is None else inner * teacher.parameters
 
 
 def _kept(size: ModelSize, width: int, inner: int, compiled: bool) -> int:

@@ -59,7 +59,6 @@ class RecordEncoder:
         self.pad_token_id = self.stop_ids[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         limits = [args.max_length, context_length(student), *map(context_length, teachers)]
         self.limit = min((limit for limit in limits if limit is not None), default=None)
-        # What a prompt must leave for the answers that are written in training.
         self.new_tokens = args.max_new_tokens if samples else 0
         if self.limit is not None and self.new_tokens >= self.limit:
             raise UserError(f"max_new_tokens {self.new_tokens} leaves no room for a prompt in {self.limit} tokens")
@@ -97,7 +96,8 @@ class RecordEncoder:
             too_long += dropped
             if group.items and not self.samples and self.objective.trains_on not in ("best", "ends"):
                 group = chosen(group, self.objective.trains_on)  # of best and ends all are measured
-            if self._is_used(group):
+            # A method over tokens learns from any response, others from an order.
+            if group.items and (self.samples or "row" in self.objective.levels or group.has_pair):
                 found.append(group)
             else:
                 unused += 1
@@ -115,12 +115,10 @@ class RecordEncoder:
         if not self.samples:
             check_order_given(found, self.objective, self.args, where)
         left_out.say(where)
-        self._say_notes(where)
+        for note, count in self.notes.items():
+            _say(where, f"{count} {note}")
+        self.notes.clear()
         return found
-
-    def _is_used(self, group: Group) -> bool:
-        """Whether the method learns from a group: one over tokens from any response, others from an order."""
-        return bool(group.items) and (self.samples or "row" in self.objective.levels or group.has_pair)
 
     def _examples(self, records: Any, where: str) -> list[Example]:
         """The prompts of the records, without a last unanswered one where other turns are learnt."""
@@ -156,8 +154,9 @@ class RecordEncoder:
         else:
             ids, scores = self._ids_of_data(example, where, left_out)
             sources = ["data"] * len(ids)
-        fits = [self._fits(prompt_ids, response) for response in ids]
-        kept = [at for at, fit in enumerate(fits) if fit]
+        # A prompt must leave room for the answers that are written in training.
+        ends = [len(prompt_ids) + max(len(response), self.new_tokens) for response in ids]
+        kept = [at for at, end in enumerate(ends) if self.limit is None or end <= self.limit]
         group = Group(
             id=example.id,
             items=tuple(Item(f"{example.id}#{place}", prompt_ids, ids[at]) for place, at in enumerate(kept)),
@@ -196,14 +195,6 @@ class RecordEncoder:
         return encode_response(
             self.tokenizer, example, stop_ids=self.stop_ids, system=self.args.system, notes=self.notes
         )
-
-    def _fits(self, prompt_ids: list[int], response_ids: list[int]) -> bool:
-        return self.limit is None or len(prompt_ids) + max(len(response_ids), self.new_tokens) <= self.limit
-
-    def _say_notes(self, where: str) -> None:
-        for note, count in self.notes.items():
-            _say(where, f"{count} {note}")
-        self.notes.clear()
 
     def _wanted(self) -> str:
         if "response" in self.objective.levels:

@@ -99,13 +99,19 @@ def _known_before(results: Path) -> dict[str, dict[str, float]]:
 
 def _changed(args: TrainingArguments) -> dict[str, Any]:
     """Arguments that differ from their defaults; no tokens of accounts."""
-    found = {}
-    for one in fields(args):
-        value = getattr(args, one.name)
-        default = one.default if one.default_factory is MISSING else one.default_factory()
-        if value != default and not one.name.endswith("_token"):
-            found[one.name] = _plain(value)
-    return found
+    given = {name: (getattr(args, name), default) for name, default in defaults_of(args).items()}
+    return {
+        name: _plain(value)
+        for name, (value, default) in given.items()
+        if value != default and not name.endswith("_token")
+    }
+
+
+def defaults_of(arguments: Any) -> dict[str, Any]:
+    """Each field's default, of a dataclass all of whose fields have one."""
+    return {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(arguments)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """A GRKDConfig from a config of TRL: arguments go where they belong, are refused, or are named. TRL is not imported."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from grkd.console import console
 from grkd.errors import UserError
 from grkd.training.grkd_config import GRKDConfig
+from grkd.training.run_files import defaults_of
 
 # transformers passes their values on to the new names by itself.
 _OLD_NAMES = (
@@ -98,7 +99,7 @@ def from_trl(config: Any, **changes: Any) -> GRKDConfig:
     given["max_length"] = None  # where TRL sets no limit
     options: dict[str, Any] = {}
     unused = []
-    defaults = _defaults(config)
+    defaults = defaults_of(config)
     for name, argument in arguments.items():
         if not hasattr(config, name):  # another version of trl
             continue
@@ -162,17 +163,6 @@ def _of_transformers(config: Any) -> dict[str, Any]:
         if value != getattr(plain, name, None) and name not in _OLD_NAMES:
             value = value.to_dict() if hasattr(value, "to_dict") else value
             found[name] = float(value) if name in _FLOATS and isinstance(value, int) else value
-    return found
-
-
-def _defaults(config: Any) -> dict[str, Any]:
-    """Each field's default."""
-    found = {}
-    for field in fields(config):
-        if field.default is not MISSING:
-            found[field.name] = field.default
-        elif field.default_factory is not MISSING:
-            found[field.name] = field.default_factory()
     return found
 
 

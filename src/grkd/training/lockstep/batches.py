@@ -12,28 +12,6 @@ PADDING = 4  # pixels around an image, of which a random crop of the image's own
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceExamples:
-    """A training set on one device.
-
-    inputs: images [examples, channels, height, width] (uint8 in 0..255, or float), or float features
-    [examples, width]. labels: of the students. teacher_scores, teacher_features: computed
-    beforehand, for inputs that never change; a live teacher is given to the training itself.
-    """
-
-    inputs: Tensor
-    labels: Int[Tensor, " examples"]
-    teacher_scores: Float[Tensor, "examples classes"] | None = None
-    teacher_features: Float[Tensor, "examples features"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def images(self) -> bool:
-        return self.inputs.ndim == 4
-
-
-@dataclass(frozen=True, kw_only=True)
 class DeviceBatch:
     """inputs as a network takes them (float), and what belongs to them."""
 
@@ -41,6 +19,22 @@ class DeviceBatch:
     labels: Int[Tensor, " batch"]
     teacher_scores: Float[Tensor, "batch classes"] | None = None
     teacher_features: Float[Tensor, "batch features"] | None = None
+
+
+class DeviceExamples(DeviceBatch):
+    """A training set on one device.
+
+    inputs: images [examples, channels, height, width] (uint8 in 0..255, or float), or float features
+    [examples, width]. labels: of the students. teacher_scores, teacher_features: computed beforehand, for inputs that
+    never change; a live teacher is given to the training itself.
+    """
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def images(self) -> bool:
+        return self.inputs.ndim == 4
 
 
 class DeviceBatches:
