@@ -1,6 +1,5 @@
 """Held-out groups as people look at them: responses, every ranker's scores, and a student's."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from grkd.files import read_json
 from grkd.language.respond import by_group, read_records
 from grkd.language.score_report import RANKERS, read_scores
 from grkd.run.folder import RunFolder
+from grkd.training.groups_file import known
 
 
 def keep_groups(path: Path, run: RunFolder, student: Mapping[str, Sequence[float]]) -> None:
@@ -31,7 +31,7 @@ def keep_groups(path: Path, run: RunFolder, student: Mapping[str, Sequence[float
                 "responses": [record["response"] for record in records],
                 "scores": [each["teacher_reward"] for each in found],
                 "by_ranker": [(label, list(scores)) for label, scores in by_ranker],
-                "student": [None if math.isnan(value) else value for value in student[group]],
+                "student": known(student[group]),
             }
         )
     if lines:

@@ -105,7 +105,10 @@ class Measured:
         parts = gathered(self._predictions, "predictions")
         if self.level == "response":
             width = max((len(student) for student, _ in parts), default=0)
-            student, labels = (np.stack([_wide(part[side], width) for part in parts]) for side in (0, 1))
+            student, labels = (
+                np.stack([np.pad(part[at], (0, width - len(part[at])), constant_values=np.nan) for part in parts])
+                for at in (0, 1)
+            )
         else:
             student, labels = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
         return EvalPrediction(predictions=student, label_ids=labels)
@@ -113,8 +116,3 @@ class Measured:
 
 def _plain(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
-
-
-def _wide(values: np.ndarray, width: int) -> np.ndarray:
-    """A group's values, filled up by NaN."""
-    return np.concatenate([values, np.full(width - len(values), np.nan, dtype=values.dtype)])

@@ -51,8 +51,8 @@ class GroupsFile:
                     "id": group.id,
                     "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
                     "responses": list(texts[number]),
-                    "scores": _values(group.teacher_scores),
-                    "by_ranker": [(label, _values(scores)) for label, scores in (group.by_ranker or {}).items()],
+                    "scores": known(group.teacher_scores),
+                    "by_ranker": [(label, known(scores)) for label, scores in (group.by_ranker or {}).items()],
                     "student_before": list(before[number]),
                 }
             )
@@ -96,5 +96,6 @@ def read_groups_files(folder: Path) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: int(line["step"]))
 
 
-def _values(scores: Sequence[float]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in scores]
+def known(scores: Sequence[float]) -> list[float | None]:
+    """The scores as Parquet and JSON hold them: null for no opinion."""
+    return [None if math.isnan(score) else float(score) for score in scores]

@@ -1,6 +1,5 @@
 """Held-out prompts of a GRKDTrainer for its report: answers and groups, before training and after it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -23,6 +22,7 @@ from grkd.models.pooled import PooledModel
 from grkd.models.shard import in_turns
 from grkd.ranks import wait
 from grkd.training.grkd_config import GRKDConfig
+from grkd.training.groups_file import known
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.rows import moved
@@ -187,7 +187,7 @@ class HeldOutView:
         group = Group(id=name, items=items, teacher_scores=(0.0,) * len(items), sources=("data",) * len(items))
         with evaluation_mode(model):
             batch = moved(rows.collate_all([group]), next(model.parameters()).device)
-            return _known(mean_log_probs_of(rows, model, batch)[0, : len(items)].tolist())
+            return known(mean_log_probs_of(rows, model, batch)[0, : len(items)].tolist())
 
 
 def view_of(
@@ -228,10 +228,6 @@ def _prompt_of(group: Group, rendered: str) -> dict[str, Any]:
         "messages": [{"role": "user", "content": asked}] if isinstance(asked, str) else asked,
         "ids": group.items[0].prompt_ids,
         "responses": [item.response_ids for item in group.items] if ordered else [],
-        "scores": _known(group.teacher_scores) if ordered else [],
-        "by_ranker": {name: _known(scores) for name, scores in by_ranker.items()},
+        "scores": known(group.teacher_scores) if ordered else [],
+        "by_ranker": {name: known(scores) for name, scores in by_ranker.items()},
     }
-
-
-def _known(scores: Sequence[float]) -> list[float | None]:
-    return [None if math.isnan(score) else float(score) for score in scores]

@@ -1,8 +1,8 @@
 """What `GRKDTrainer` leaves in its output_dir for `grkd report`: the same files as a run of a recipe."""
 
+import json
 import math
 from dataclasses import MISSING, fields
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,11 @@ def _known_before(results: Path) -> dict[str, dict[str, float]]:
 
 
 def _changed(args: TrainingArguments) -> dict[str, Any]:
-    """Arguments that differ from their defaults; no tokens of accounts."""
+    """Arguments that differ from their defaults, in YAML's own types (of others their text); no tokens of accounts."""
     given = {name: (getattr(args, name), default) for name, default in defaults_of(args).items()}
-    return {
-        name: _plain(value)
-        for name, (value, default) in given.items()
-        if value != default and not name.endswith("_token")
-    }
+    changed = {name: value for name, (value, default) in given.items() if value != default}
+    plain = json.dumps({name: value for name, value in changed.items() if not name.endswith("_token")}, default=str)
+    return dict(json.loads(plain))
 
 
 def defaults_of(arguments: Any) -> dict[str, Any]:
@@ -112,17 +110,6 @@ def defaults_of(arguments: Any) -> dict[str, Any]:
     return {
         one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(arguments)
     }
-
-
-def _plain(value: Any) -> Any:
-    """The value in YAML's own types; of others their text."""
-    if isinstance(value, Enum):
-        return _plain(value.value)
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value if value is None or type(value) in (bool, int, float, str) else str(value)
 
 
 def size_of(model: nn.Module) -> dict[str, int]:
