@@ -18,10 +18,10 @@ from grkd.files import write_json
 from grkd.language.context import LanguageContext
 from grkd.language.cost import Pace, cost_of
 from grkd.language.in_room import in_room
-from grkd.language.kept_groups import keep_groups
 from grkd.language.rank_metrics import rank_metrics
 from grkd.language.respond import by_group, read_records
 from grkd.language.score import read_groups
+from grkd.language.score_report import keep_groups
 from grkd.language.shared_questions import prompts_of_questions, say_shared_questions
 from grkd.metrics import exact_match
 from grkd.models.generate import Response, generate_responses

@@ -12,8 +12,7 @@ from grkd.endpoint.launch import Budgets
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
 from grkd.language.endpoint import endpoint_of
-from grkd.language.one_vocabulary import needs_one_vocabulary
-from grkd.language.token_numbers import check_head, token_numbers
+from grkd.language.vocabularies import check_head, needs_one_vocabulary, token_numbers
 from grkd.models.cut import fresh, truncated
 from grkd.models.float8 import check_float8, to_float8
 from grkd.models.load import check_same_vocabulary, known_config, load_language_model, load_tokenizer, vocabulary_size
@@ -76,8 +75,7 @@ class LanguageModels:
         weights = None if self.served is not None and student_spec.model is not None else weights_of(self.recipe)
         teacher = None if weights is None else self._load_teacher()
         student = self._make_student(teacher)
-        if weights is not None and _is_gguf(weights):
-            assert teacher is not None
+        if teacher is not None and weights is not None and _is_gguf(weights):
             save_student(teacher, teacher_tokenizer, work / "teacher", card="The teacher of this run, dequantised.\n")
         if student_spec.model is None or _is_gguf(student_spec):
             save_student(student, tokenizer, work / "student", card="The student of this run before distillation.\n")
@@ -220,11 +218,9 @@ class LanguageModels:
 
     def _make_student(self, teacher: PreTrainedModel | None) -> PreTrainedModel:
         spec = self.recipe.student
-        if spec.layers is not None:
-            assert teacher is not None
+        if teacher is not None and spec.layers is not None:
             return truncated(teacher, spec.layers)
-        if spec.config is not None:
-            assert teacher is not None
+        if teacher is not None and spec.config is not None:
             return fresh(teacher.config, spec.config, seed=self.recipe.seeds[0])
         return load_language_model(**_source(spec), dtype=torch.float32)
 

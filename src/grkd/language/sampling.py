@@ -17,8 +17,7 @@ from grkd.language.context import LanguageContext
 from grkd.language.self_teacher import ShownPrompts
 from grkd.language.served_sampling import ServedSampler
 from grkd.language.several_writers import several_writers
-from grkd.language.shard import Shard, ShardSampler
-from grkd.language.text_to_ids import student_ids_of
+from grkd.language.shard import Shard, ShardSampler, student_ids_of
 from grkd.models.generate import Response, fastest_method, generate_responses
 from grkd.models.load import cast_weights, context_length
 from grkd.recipe import SelfTeacher

@@ -1,8 +1,8 @@
-"""What the score stage tells about the rankers: how they agree, and what they could not order."""
+"""What the score stage tells about the rankers: how they agree, what they could not order, and held-out groups."""
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from grkd.console import console
-from grkd.data.tables import read_metadata, read_table
-from grkd.files import write_json
-from grkd.language.respond import by_group
+from grkd.data.held_out_groups import HELD_OUT
+from grkd.data.tables import read_metadata, read_table, write_table
+from grkd.files import read_json, write_json
+from grkd.language.respond import by_group, read_records
 from grkd.rankers import Panel, Tally, agreement
 from grkd.rankers.agreement import table
+from grkd.run.folder import RunFolder
+from grkd.training.groups_file import known
 
 RANKERS = "rankers.json"
 _TALLIES = b"grkd_tallies"  # key of a chunk's tallies in its own metadata: both are there or neither
@@ -98,3 +101,29 @@ def _tell(counts: Mapping[str, int]) -> None:
     for words, number in told.items():
         if number:
             console.print(f"[yellow]{number} of {counts['groups_scored']} groups {words}[/yellow]")
+
+
+def keep_groups(path: Path, run: RunFolder, student: Mapping[str, Sequence[float]]) -> None:
+    """Write HELD_OUT for groups of two responses or more.
+
+    student: mean token log-probability of every response, by group.
+    """
+    scored, labels = read_scores(run.path / "score"), read_json(run.path / "score" / RANKERS)["labels"]
+    lines = []
+    for group, records in by_group(read_records(run, "heldout")).items():
+        if len(records) < 2 or group not in student:
+            continue
+        found = [scored[record["id"]] for record in records]
+        by_ranker = zip(labels, zip(*(each["ranker_scores"] for each in found), strict=True), strict=True)
+        lines.append(
+            {
+                "id": group,
+                "prompt": records[0]["prompt"],
+                "responses": [record["response"] for record in records],
+                "scores": [each["teacher_reward"] for each in found],
+                "by_ranker": [(label, list(scores)) for label, scores in by_ranker],
+                "student": known(student[group]),
+            }
+        )
+    if lines:
+        write_table(path, lines, HELD_OUT)

@@ -13,8 +13,7 @@ from grkd.errors import UserError
 from grkd.files import parse_json
 from grkd.language.context import LanguageContext
 from grkd.language.served import compare_first
-from grkd.language.shard import Shard
-from grkd.language.text_to_ids import student_ids_of
+from grkd.language.shard import Shard, student_ids_of
 from grkd.models.load import vocabulary_size
 from grkd.served.answers import Written
 from grkd.served.teacher import FIRST

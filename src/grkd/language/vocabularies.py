@@ -1,12 +1,14 @@
-"""What later stages need to know of the tokenizer and of the heads over it."""
+"""Vocabularies of a recipe: what later stages know of the student's, and which methods need it to be the teacher's."""
 
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grkd import objectives
 from grkd.data.chat import stop_token_ids
 from grkd.errors import UserError
 from grkd.models.load import context_length, vocabulary_size
+from grkd.recipe import LanguageRecipe
 
 _NO_LIMIT = 1 << 20  # context of a model whose config names none
 
@@ -43,3 +45,23 @@ def check_head(side: str, model: PreTrainedModel, vocabulary: int) -> None:
     head = model.get_output_embeddings().weight.shape[0]
     if head < vocabulary:
         raise UserError(f"{side}: its head has {head} outputs, its tokenizer {vocabulary} tokens")
+
+
+def needs_one_vocabulary(recipe: LanguageRecipe, *, several: bool) -> str:
+    """What to change in a recipe whose methods take tokens across, as words; empty if none does.
+
+    The teacher's responses need no shared tokens: the student gets them as text.
+    """
+    crossing = recipe.score.other_vocabulary == "tokens" and not several
+    crosses = {}  # of the methods that compare tokens: whether those may be of two vocabularies
+    for method in recipe.methods:
+        objective = objectives.load(method.name, **method.options)
+        if ("row" in objective.levels and objective.needs_teacher) or objective.teacher_mixed_in > 0:
+            crosses[method.label] = objective.across_vocabularies is not None
+    left = [label for label, able in crosses.items() if not (crossing and able)]
+    if not left:
+        return ""
+    instead = "dpo, simpo, grkd with level: response in every part, or others that compare responses"
+    able = not several and all(crosses[label] for label in left)
+    tokens = " (or set score.other_vocabulary: tokens)" if able else ""
+    return f"replace {', '.join(left)}, compared token by token, by {instead}{tokens}"
