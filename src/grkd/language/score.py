@@ -128,7 +128,7 @@ def read_groups(run: RunFolder, split: str) -> list[Group]:
             Group(
                 id=name,
                 items=items,
-                teacher_scores=tuple(_number(scored[item.id]["teacher_reward"]) for item in items),
+                teacher_scores=_numbers([scored[item.id]["teacher_reward"] for item in items]),
                 sources=tuple(record["source"] for record in records),
                 votes=_votes(voters, [scored[item.id]["ranker_scores"] for item in items]),
                 conversation=conversation,
@@ -141,14 +141,13 @@ def _votes(voters: dict[str, Any], scores: Sequence[Sequence[float | None]]) -> 
     """Votes of the rankers on one group, where the recipe combines by votes; scores: one list per response."""
     if voters["combine"] != "votes":
         return None
-    by_ranker = [np.array([[_number(value) for value in each]]) for each in zip(*scores, strict=True)]
-    found = votes(by_ranker, voters["weights"])
+    found = votes([np.array([_numbers(each)]) for each in zip(*scores, strict=True)], voters["weights"])
     share, weight = (tuple(map(tuple, matrix[0].tolist())) for matrix in (found.share, found.weight))
     return share, weight
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _numbers(values: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else value for value in values)
 
 
 def cached_splits(recipe: LanguageRecipe, *, shared: bool, crosses: bool = False) -> list[str]:

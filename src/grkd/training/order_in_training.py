@@ -27,13 +27,15 @@ class OrderInTraining:
         """Measure a forward pass: order/kendall_tau and order/pair_accuracy of rows over the teacher's top 16,
         order/response_... of the responses of prompts. Nothing without a teacher's scores."""
         self._found = {}
-        if forward.head_inputs is not None and not is_spread(forward.head_inputs["student_weight"]):
+        # A weight that is sharded over processes must be read by all of them together.
+        if forward.head_inputs is not None and not hasattr(forward.head_inputs["student_weight"], "full_tensor"):
             self._rows(*_logits(forward.head_inputs))
         for level, batch in forward.batches.items():
             if batch.teacher is None:
                 continue
             if level == "row":
-                self._rows(*_counted(batch))
+                rows = batch.counted().nonzero().squeeze(-1)[:ROWS]
+                self._rows(batch.student[rows].float(), batch.teacher[rows].float())
             else:
                 self._responses(batch)
 
@@ -58,18 +60,6 @@ class OrderInTraining:
             "order/response_kendall_tau": kendall_tau_b(student, given, mask=known).float().nanmean(),
             "order/response_pair_accuracy": pair_accuracy(student, given, mask=known).float().nanmean(),
         }
-
-
-def is_spread(weight: Tensor) -> bool:
-    """Whether a weight is sharded over processes, which must then all read it together."""
-    return hasattr(weight, "full_tensor")
-
-
-def _counted(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Scores of the first rows that count."""
-    assert batch.teacher is not None
-    rows = batch.counted().nonzero().squeeze(-1)[:ROWS]
-    return batch.student[rows].float(), batch.teacher[rows].float()
 
 
 def _logits(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -123,12 +123,11 @@ class TeacherAnswers:
         )
         name = digest([prompts, settings, weights])[:16]
         path = self.folder / f"{name}.jsonl"
-        responses: dict[int, Response] = {}
         answers = (answer for some in kept_answers(path, prompts, sample) for answer in some.responses)
-        for answer in track(answers, f"{where}: the teacher's responses", unit="responses", total=len(prompts)):
-            responses[answer.index] = answer
+        shown = track(answers, f"{where}: the teacher's responses", unit="responses", total=len(prompts))
+        responses = sorted(shown, key=lambda answer: answer.index)
         free_memory()
-        return [responses[index] for index in range(len(prompts))]
+        return responses
 
     def _model(self) -> Any:
         model = self.side.model
