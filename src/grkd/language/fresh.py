@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from grkd.console import console
 from grkd.data.chat import decode_response
@@ -145,8 +144,4 @@ def _reference(context: LanguageContext) -> Any:
     before = context.models.student().to(context.models.device).eval().requires_grad_(False)
     numbers = context.models.numbers
     rows = LanguageRows(pad_token_id=numbers["pad_token_id"], vocabulary=numbers["vocabulary"])
-
-    def reference(batch: dict[str, Any]) -> torch.Tensor:
-        return mean_log_probs_of(rows, before, batch)
-
-    return reference
+    return partial(mean_log_probs_of, rows, before)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from grkd import objectives
@@ -16,7 +15,8 @@ from grkd.language.rows import language_rows
 from grkd.language.score import read_groups
 from grkd.recipe import Method
 from grkd.run.folder import RunFolder, identity
-from grkd.training import LanguageRows
+from grkd.training.language_rows import LanguageRows, mean_log_probs_of
+from grkd.training.rows import moved
 
 _GROUPS_PER_SHARD = 256
 
@@ -62,7 +62,6 @@ def needs_reference(methods: Sequence[Method]) -> bool:
     return any(objectives.load(method.name, **method.options).needs_reference for method in methods)
 
 
-@torch.no_grad()
 def _referenced(
     student: nn.Module, groups: Sequence[Group], rows: LanguageRows, context: LanguageContext
 ) -> list[dict[str, object]]:
@@ -70,8 +69,7 @@ def _referenced(
     step = max(1, context.recipe.score.batch_size // max(len(group.items) for group in groups))
     for at in range(0, len(groups), step):
         part = groups[at : at + step]
-        batch = {name: value.to(context.models.device) for name, value in rows.collate(part).items()}
-        means = rows.forward(student, batch, levels=("response",)).batches["response"].student.tolist()
+        means = mean_log_probs_of(rows, student, moved(rows.collate(part), context.models.device)).tolist()
         records += [
             {"id": item.id, "reference_mean_log_prob_nats": mean}
             for group, values in zip(part, means, strict=True)

@@ -86,7 +86,7 @@ def kept_hidden(
 
     None if the score stage has not kept all of them: the teacher then computes them in every step.
     """
-    if rows.teacher is None or not rows.has_head or not learns_tokens(rows, objective):
+    if rows.teacher is None or rows.teacher_head() is None or not learns_tokens(rows, objective):
         return None
     cache = HiddenCache(context.run.path / "score" / "hidden")
     if rows.fresh_share(objective) >= 1 or not all(item.id in cache for group in groups for item in group.items):

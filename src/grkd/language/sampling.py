@@ -74,7 +74,7 @@ class Sampler:
         self, context: LanguageContext, model: PreTrainedModel, source: str, share: int, prompts: Sequence[Record]
     ) -> None:
         self.recipe, self.settings, self.models = context.recipe, context.recipe.responses, context.models
-        self.model, self.source, self.share = model, source, share
+        self.model, self.share = model, share
         self.apart = _SEED_OF[source]  # added to the seed, so that two models do not get the same random numbers
         own_prompts = source == "teacher" and isinstance(self.recipe.teacher, SelfTeacher)
         self.shown = ShownPrompts(context) if own_prompts else None

@@ -1,7 +1,6 @@
 """Arguments of GRKDConfig and GRKDTrainer of another type or out of range: one line, before anything is loaded."""
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -51,7 +50,8 @@ def check_config(config: TrainingArguments) -> None:
             raise UserError(f"{name} must be {words}, got {_shown(value)}") from None
     for name, (low, high) in _RANGES.items():
         value = getattr(config, name, None)
-        if value is not None and not (_is_number(value) and low <= value <= high):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and low <= value <= high):  # neither does NaN lie between
             raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {_shown(value)}")
 
 
@@ -132,10 +132,6 @@ def _validators(kind: type) -> dict[str, Callable[..., Any]]:
 
 def _is_model(value: Any) -> bool:
     return (isinstance(value, nn.Module) and hasattr(value, "config")) or (isinstance(value, str) and bool(value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shown(value: Any) -> str:

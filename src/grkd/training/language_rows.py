@@ -194,13 +194,8 @@ class LanguageRows(RowSource):
         """The models that are asked about new responses: for scores of tokens, and by rankers."""
         return (self.teacher, *(() if self.fresh is None else self.fresh.teachers))
 
-    @property
-    def has_head(self) -> bool:
-        """Whether the teacher's scores can be had from hidden states; not of several teachers as one."""
-        return self.teacher_head() is not None
-
     def teacher_head(self) -> TeacherHead | None:
-        """What makes the teacher's scores of its hidden states; None if that cannot be."""
+        """What makes the teacher's scores of its hidden states; None if there is no such way, as of several as one."""
         if self.head is not None or self.teacher is None or self.teacher.get_output_embeddings() is None:
             return self.head
         return TeacherHead.of(self.teacher)

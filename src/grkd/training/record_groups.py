@@ -35,7 +35,6 @@ class RecordEncoder:
 
     student, teachers: whose context limits a record. samples: the method answers prompts anew in training, so a prompt
     needs no response. keeps_columns: groups hold their prompt and the record's other columns, as with samples.
-    teacher_answers: the teacher's responses, for methods that learn from them.
     """
 
     def __init__(
@@ -48,10 +47,10 @@ class RecordEncoder:
         teachers: Sequence[Any] = (),
         samples: bool = False,
         keeps_columns: bool = False,
-        teacher_answers: Answers | None = None,
     ) -> None:
         self.tokenizer, self.objective, self.args = tokenizer, objective, args
-        self.samples, self.teacher_answers = samples, teacher_answers
+        self.samples = samples
+        self.teacher_answers: Answers | None = None  # the teacher's responses, for methods that learn from them
         self.keeps_columns = samples or keeps_columns
         self.keeps_prompts = self.keeps_columns or (args.report_files and args.report_prompts > 0)
         self.read: Collection[str] | None = ()  # columns of the records that rankers read; None: any

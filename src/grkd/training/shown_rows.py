@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grkd.data.language import Group, collate
 from grkd.training.language_rows import LanguageRows
@@ -24,9 +24,8 @@ class ShownRows(LanguageRows):
         super().__init__(teacher=teacher, **options)
         self.shown = shown
 
-    @property
-    def has_head(self) -> bool:
-        return False
+    def teacher_head(self) -> None:
+        return None
 
     def collate_all(self, groups: Sequence[Group]) -> dict[str, Any]:
         prompts = [self.shown(group) for group in groups]
@@ -35,9 +34,6 @@ class ShownRows(LanguageRows):
         ]
         of_teacher = collate(items, pad_token_id=self.pad_token_id)
         return super().collate_all(groups) | {_SHOWN + name: each for name, each in of_teacher.items()}
-
-    def _head_inputs(self, model: nn.Module, batch: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Any] | None:
-        return None
 
     @torch.no_grad()
     def _teacher_scores(self, batch: dict[str, Any]) -> Tensor | None:

@@ -79,7 +79,7 @@ def hear(
     stored responses, only the new ones are computed. responses: returns the mean log-probability of every new response,
     in nats per token, by (part, group). A teacher whose scores cannot be had from hidden states is not asked: {}.
     """
-    head = rows.teacher_head() if rows.teacher is not None and rows.has_head else None
+    head = None if rows.teacher is None else rows.teacher_head()
     if head is None or not (tokens or responses):
         return {}
     asked = [(at, number) for at, part in enumerate(parts) for number in part.asked]

@@ -70,21 +70,27 @@ def _of_one(side: TeacherSide, args: "GRKDConfig", stop_ids: Sequence[int]) -> "
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherAnswers:
-    """Samples one response per prompt from the teacher, at temperature 1 and top_p 0.95.
+class _Writing:
+    """How the teacher writes: one response per prompt, at temperature 1 and top_p 0.95.
 
-    folder: where responses are kept as they come, so that another start with the same teacher and prompts samples
-    nothing again. Ranks share the prompts, and all have the result.
+    folder: where responses are kept as they come, so that another start with the same teacher and prompts asks for
+    nothing again.
     """
 
-    side: TeacherSide
     stop_ids: Sequence[int]
     max_new_tokens: int
     seed: int
-    batch_size: int | None
     folder: Path
+    system: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherAnswers(_Writing):
+    """From a model in this process. Ranks share the prompts, and all have the result."""
+
+    side: TeacherSide
+    batch_size: int | None
     device: torch.device
-    system: str | None = None
 
     def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
         """One response per example. Raises UserError for a prompt that leaves no room in the teacher's context."""
@@ -173,15 +179,10 @@ class SeveralAnswers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServedAnswers:
-    """One response per prompt from a served teacher, as TeacherAnswers; each is kept as it comes."""
+class ServedAnswers(_Writing):
+    """From a served teacher."""
 
     teacher: ServedTeacher
-    stop_ids: Sequence[int]
-    max_new_tokens: int
-    seed: int
-    folder: Path
-    system: str | None = None
 
     def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
         """One response per example. Raises UserError unless all are answered."""
