@@ -105,16 +105,15 @@ def rows_of_fresh_groups(
     """
     by_token = objective.needs_teacher and "row" in objective.levels
     asked = orders(objective) and "teacher" in method_panel(context.recipe, method).needs
-    mixed: Any = None  # what the student's distribution may be mixed with
     several: dict[str, Any] = {}
     if context.teachers:
         several = live_teachers(context) if by_token or asked else {}
         teacher: Any = pooled_model(context, several) if by_token else None
     else:
         in_process = by_token or (asked and context.models.served is None) or objective.teacher_mixed_in
-        teacher = mixed = context.models.teacher() if in_process else None
+        teacher = context.models.teacher() if in_process else None
     common = _common(context, objective)
-    common["sampler"] = _sampler(context, mixed)
+    common["sampler"] = _sampler(context, teacher)
     common["fresh"] = fresh_groups(context, method, objective, work, teacher=teacher, several=several)
     if by_token and context.models.crosses:
         return live_crossed_rows(context, objective, common, teacher)
