@@ -30,7 +30,7 @@ from grkd.training.fresh_groups import orders
 from grkd.training.given_teachers import given_teachers
 from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_of
 from grkd.training.groups_file import KeepGroups
-from grkd.training.held_out_view import view_of
+from grkd.training.held_out_view import HeldOutView
 from grkd.training.ranked_in_training import check_read, checked_panel, fresh_groups
 from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
 from grkd.training.run_files import RunFiles
@@ -240,7 +240,7 @@ class GRKDTrainer(DistillationTrainer):
         label = args.method.rpartition(":")[2]
         if args.report_files:
             self.add_callback(RunFiles(Path(str(args.output_dir)), method=label, seed=args.seed))
-        self._view = view_of(args, label, encode, sides, rows)
+        self._view = HeldOutView(args, label, encode, sides, rows)
         if rows.fresh is not None and rows.fresh.file is not None:
             self.add_callback(KeepGroups(rows.fresh.file))
         self._encode = encode

@@ -1,7 +1,6 @@
 """Held-out prompts of a GRKDTrainer for its report: answers and groups, before training and after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,28 +36,28 @@ _LEAST_TOKENS = 8  # a prompt that leaves no room for so many is not shown
 _BEFORE, _TEACHER = "before", "teacher"  # as reports call them
 
 
-@dataclass(kw_only=True)
 class HeldOutView:
-    """Writes evaluate/samples.json and evaluate/*/groups.parquet of the first `prompts` held-out prompts.
+    """Writes evaluate/samples.json and evaluate/*/groups.parquet of the first report_prompts held-out prompts.
 
     Answers are greedy. A group is the record's own responses in their order, or those that rankers have ordered for
     evaluations, or else responses that the student samples before training, in the order of the teacher's mean token
-    log-probability. folder: output_dir. name: <method>-seed<k>. teacher: of the student's vocabulary, in this process.
-    prompts: 0: nothing is made. evaluate/shown.json keeps what a resumed training needs again.
+    log-probability. label: the method's. evaluate/shown.json keeps what a resumed training needs again.
     """
 
-    folder: Path
-    name: str
-    prompts: int
-    encode: RecordEncoder
-    vocabulary: int
-    new_tokens: int
-    seed: int
-    teacher: Any = None
-
-    def __post_init__(self) -> None:
-        self._folder = self.folder / "evaluate"
+    def __init__(
+        self, args: GRKDConfig, label: str, encode: RecordEncoder, sides: Sequence[TeacherSide], rows: LanguageRows
+    ) -> None:
+        self.name, self.encode, self.vocabulary = f"{label}-seed{args.seed}", encode, rows.vocabulary
+        self.prompts = args.report_prompts if args.report_files else 0
+        self.new_tokens, self.seed = min(args.max_new_tokens, _MOST_TOKENS), args.seed
+        self._folder = Path(str(args.output_dir)) / "evaluate"
         self._kept, self._samples = self._folder / "shown.json", self._folder / "samples.json"
+        # In this process and of the student's vocabulary, or several as one; None: there is none to ask.
+        self.teacher: Any = None
+        if len(sides) == 1 and sides[0].shared:
+            self.teacher = sides[0].model
+        elif len(sides) > 1 and isinstance(rows.teacher, PooledModel) and not any(rows.teacher.only):
+            self.teacher = rows.teacher
 
     def before(self, trainer: "GRKDTrainer", groups: Any, *, resumed: bool) -> None:
         """Answers and scores of the student before training; every process must call it. resumed: they are there."""
@@ -188,30 +187,6 @@ class HeldOutView:
         with evaluation_mode(model):
             batch = moved(rows.collate_all([group]), next(model.parameters()).device)
             return known(mean_log_probs_of(rows, model, batch)[0, : len(items)].tolist())
-
-
-def view_of(
-    args: GRKDConfig, label: str, encode: RecordEncoder, sides: Sequence[TeacherSide], rows: Any
-) -> HeldOutView:
-    """The view of a training with these arguments; label: the method's."""
-    return HeldOutView(
-        folder=Path(str(args.output_dir)),
-        name=f"{label}-seed{args.seed}",
-        prompts=args.report_prompts if args.report_files else 0,
-        encode=encode,
-        vocabulary=rows.vocabulary,
-        new_tokens=min(args.max_new_tokens, _MOST_TOKENS),
-        seed=args.seed,
-        teacher=_teacher_of(sides, rows),
-    )
-
-
-def _teacher_of(sides: Sequence[TeacherSide], rows: Any) -> Any:
-    """A teacher in this process with the student's vocabulary, or several as one; None: there is none to ask."""
-    if len(sides) == 1:
-        return sides[0].model if sides[0].shared else None
-    pooled = getattr(rows, "teacher", None)
-    return pooled if isinstance(pooled, PooledModel) and not any(pooled.only) else None
 
 
 def _prompt_of(group: Group, rendered: str) -> dict[str, Any]:
