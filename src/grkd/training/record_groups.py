@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
@@ -21,13 +21,11 @@ from grkd.errors import UserError
 from grkd.models.load import context_length
 from grkd.objectives import Objective
 from grkd.ranks import from_main
+from grkd.training.grkd_config import GRKDConfig
 from grkd.training.groups_before import NO_RESPONSE
 from grkd.training.groups_of_responses import chosen
 from grkd.training.order_of_records import check_order_given, check_order_used
 from grkd.training.teacher_answers import Answers, TeacherAnswer
-
-if TYPE_CHECKING:
-    from grkd.training.grkd_config import GRKDConfig
 
 
 class RecordEncoder:
@@ -42,7 +40,7 @@ class RecordEncoder:
         tokenizer: PreTrainedTokenizerBase,
         student: Any,
         objective: Objective,
-        args: "GRKDConfig",
+        args: GRKDConfig,
         *,
         teachers: Sequence[Any] = (),
         samples: bool = False,

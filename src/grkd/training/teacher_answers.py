@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from accelerate import PartialState
 
 from grkd.answers.kept import kept_answers
@@ -24,14 +23,11 @@ from grkd.models.load import context_length
 from grkd.models.shard import in_turns, is_sharded
 from grkd.models.weights_digest import weights_digest
 from grkd.ranks import from_main, gathered
-from grkd.served import ServedTeacher
 from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
 from grkd.teacher.turns import turns_of
 from grkd.training.given_teachers import Given
+from grkd.training.grkd_config import GRKDConfig
 from grkd.training.teacher_side import TeacherSide
-
-if TYPE_CHECKING:
-    from grkd.training.grkd_config import GRKDConfig
 
 TEMPERATURE, TOP_P = 1.0, 0.95  # the defaults of `responses` in a recipe
 
@@ -48,54 +44,41 @@ class TeacherAnswer:
 Answers = Callable[[Sequence[Example], str], list[TeacherAnswer]]  # one per example; where: for errors
 
 
-def answers_of(sides: Sequence[TeacherSide], args: "GRKDConfig", stop_ids: Sequence[int]) -> Answers:
+def answers_of(sides: Sequence[TeacherSide], args: GRKDConfig, stop_ids: Sequence[int]) -> Answers:
     """Whoever writes the teacher's responses: the model in this process, its server, or several in turns."""
-    if len(sides) == 1:
-        return _of_one(sides[0], args, stop_ids)
+    each = [(TeacherAnswers if side.served is None else ServedAnswers)(side, args, stop_ids) for side in sides]
+    if len(each) == 1:
+        return each[0]
     given = {side.given.name: side.given for side in sides}
-    return SeveralAnswers(given, {side.given.name: _of_one(side, args, stop_ids) for side in sides})
+    return SeveralAnswers(given, dict(zip(given, each, strict=True)))
 
 
-def _of_one(side: TeacherSide, args: "GRKDConfig", stop_ids: Sequence[int]) -> "TeacherAnswers | ServedAnswers":
-    common: dict[str, Any] = {
-        "stop_ids": stop_ids,
-        "max_new_tokens": args.max_new_tokens,
-        "seed": args.seed,
-        "folder": Path(str(args.output_dir)) / "teacher_responses",
-        "system": args.system,
-    }
-    if side.served is not None:
-        return ServedAnswers(teacher=side.served, **common)
-    return TeacherAnswers(side=side, batch_size=args.sampling_batch_size, device=args.device, **common)
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Writing:
     """How the teacher writes: one response per prompt, at temperature 1 and top_p 0.95.
 
-    folder: where responses are kept as they come, so that another start with the same teacher and prompts asks for
-    nothing again.
+    stop_ids: of the student. Responses are kept in output_dir/teacher_responses as they come, so that another start
+    with the same teacher and prompts asks for nothing again.
     """
 
+    side: TeacherSide
+    args: GRKDConfig
     stop_ids: Sequence[int]
-    max_new_tokens: int
-    seed: int
-    folder: Path
-    system: str | None
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.args.output_dir)) / "teacher_responses"
+
+    def _prompts(self, examples: Sequence[Example]) -> list[list[int]]:
+        return [encode_prompt(self.side.tokenizer, example, system=self.args.system) for example in examples]
 
 
-@dataclass(frozen=True, kw_only=True)
 class TeacherAnswers(_Writing):
     """From a model in this process. Ranks share the prompts, and all have the result."""
 
-    side: TeacherSide
-    batch_size: int | None
-    device: torch.device
-
     def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
         """One response per example. Raises UserError for a prompt that leaves no room in the teacher's context."""
-        tokenizer = self.side.tokenizer
-        prompts = [encode_prompt(tokenizer, example, system=self.system) for example in examples]
+        prompts = self._prompts(examples)
         self._check_room(examples, prompts, where)
         state = PartialState()
         # Equal prompts stay together: a response depends on the number of equal prompts before it.
@@ -113,11 +96,11 @@ class TeacherAnswers(_Writing):
         stop_ids = self._stop_ids()
         pad = tokenizer.pad_token_id
         settings: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens,
+            "max_new_tokens": self.args.max_new_tokens,
             "temperature": TEMPERATURE,
             "top_p": TOP_P,
             "stop_ids": stop_ids,
-            "seed": self.seed,
+            "seed": self.args.seed,
             "vocabulary": vocabulary_size(tokenizer),
         }
         sample = partial(
@@ -125,7 +108,7 @@ class TeacherAnswers(_Writing):
             model,
             **settings,
             pad_token_id=stop_ids[0] if pad is None else pad,
-            batch_size=self.batch_size,
+            batch_size=self.args.sampling_batch_size,
         )
         name = digest([prompts, settings, weights])[:16]
         path = self.folder / f"{name}.jsonl"
@@ -137,7 +120,7 @@ class TeacherAnswers(_Writing):
 
     def _model(self) -> Any:
         model = self.side.model
-        return model if is_sharded(model) else model.to(self.device).eval()
+        return model if is_sharded(model) else model.to(self.args.device).eval()
 
     def _answer(self, prompt_ids: Sequence[int], response: Response) -> TeacherAnswer:
         tokenizer = self.side.tokenizer
@@ -155,9 +138,9 @@ class TeacherAnswers(_Writing):
     def _check_room(self, examples: Sequence[Example], prompts: Sequence[list[int]], where: str) -> None:
         context = context_length(self.side.model)
         for example, ids in zip(examples, prompts, strict=True):
-            if context is not None and len(ids) + self.max_new_tokens > context:
+            if context is not None and len(ids) + self.args.max_new_tokens > context:
                 raise UserError(
-                    f"{where}: prompt {example.id} and its response take {len(ids) + self.max_new_tokens} of the "
+                    f"{where}: prompt {example.id} and its response take {len(ids) + self.args.max_new_tokens} of the "
                     f"teacher's tokens, its context is {context}; lower max_new_tokens, or leave the record out"
                 )
 
@@ -178,18 +161,16 @@ class SeveralAnswers:
         return [next(written[who]) for who in turns]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ServedAnswers(_Writing):
     """From a served teacher."""
-
-    teacher: ServedTeacher
 
     def __call__(self, examples: Sequence[Example], where: str) -> list[TeacherAnswer]:
         """One response per example. Raises UserError unless all are answered."""
         return from_main(lambda: self._answered(examples), f"{where}: the teacher's responses")
 
     def _answered(self, examples: Sequence[Example]) -> list[TeacherAnswer]:
-        teacher, tokenizer = self.teacher, self.teacher.tokenizer
+        teacher, tokenizer = self.side.served, self.side.tokenizer
+        assert teacher is not None
         stops = tuple(stop_token_ids(tokenizer) if teacher.reads_text else self.stop_ids)
         write = ServedWriter(
             teacher.server.endpoint,
@@ -197,12 +178,12 @@ class ServedAnswers(_Writing):
             concurrency=teacher.concurrency,
             vocabulary=vocabulary_size(tokenizer),
         )
-        prompts = [encode_prompt(tokenizer, example, system=self.system) for example in examples]
+        prompts = self._prompts(examples)
         asked = [
-            Asked(id=example.id, prompt=ids, seed=seed_of(self.seed, example.id))
+            Asked(id=example.id, prompt=ids, seed=seed_of(self.args.seed, example.id))
             for example, ids in zip(examples, prompts, strict=True)
         ]
-        drawing = Drawing(max_tokens=self.max_new_tokens, temperature=TEMPERATURE, top_p=TOP_P, stop_ids=stops)
+        drawing = Drawing(max_tokens=self.args.max_new_tokens, temperature=TEMPERATURE, top_p=TOP_P, stop_ids=stops)
         found = []
         for ids, answer in zip(prompts, write(asked, drawing), strict=True):
             text = answer.text if answer.ids is None else decode_response(tokenizer, answer.ids, stops)
