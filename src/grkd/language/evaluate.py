@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from grkd.answers.kept import kept_answers
 from grkd.console import console, track
 from grkd.data.chat import answer_text, decode_response
-from grkd.data.conversation import Messages
 from grkd.data.prompts import restored
 from grkd.files import write_json
 from grkd.language.context import LanguageContext
@@ -186,16 +185,12 @@ def sample_answers(context: LanguageContext, model: PreTrainedModel, pace: Pace 
         return []
     prompts = [record["prompt_ids"] for record in records]
     written = _greedy(context, model, prompts, max_new_tokens=spec.sample_tokens, batch_size=len(records), pace=pace)
-    system = context.recipe.data.system
+    asked = [restored(record).asked(context.recipe.data.system) for record in records]
+    messages = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in asked]
     return [
-        {"prompt": record["prompt"], "messages": _conversation(record, system), "answer": text, "cut": cut}
-        for record, (text, cut) in zip(records, written, strict=True)
+        {"prompt": record["prompt"], "messages": conversation, "answer": text, "cut": cut}
+        for record, conversation, (text, cut) in zip(records, messages, written, strict=True)
     ]
-
-
-def _conversation(record: dict[str, Any], system: str | None) -> Messages:
-    asked = restored(record).asked(system)
-    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
 
 
 def _greedy(

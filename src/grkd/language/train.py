@@ -105,8 +105,11 @@ def trained_student(
     objective = objectives.load(method.name, **method.options)
     set_seed(seed)
     rows, groups, callbacks = _learnt_from(context, method, objective, groups, work)
-    if not trial and context.recipe.evaluation.curve_questions is not None:
-        callbacks.append(_curve(context, context.recipe.evaluation.curve_questions, work))
+    spec = context.recipe.evaluation
+    if not trial and spec.curve_questions is not None:
+        items = work / "curve-questions.json"
+        ask = partial(answered, context, path=spec.curve_questions, items=items, shown=False, resumed=False)
+        callbacks.append(ExactMatchCurve(work / "curve.jsonl", ask, every=spec.curve_every, points=spec.curve_points))
     student, lora = context.models.student(), context.recipe.student.lora
     return train(
         student if lora is None else adapted(student, lora),
@@ -143,14 +146,6 @@ def _learnt_from(
         groups = with_reference(context.run, groups)
     teacher = objective.needs_teacher and "row" in objective.levels
     return language_rows(context, groups, teacher=teacher, objective=objective), groups, []
-
-
-def _curve(context: LanguageContext, questions: str, work: Path) -> ExactMatchCurve:
-    """Exact match over training, on the recipe's questions."""
-    items = work / "curve-questions.json"
-    ask = partial(answered, context, path=questions, items=items, shown=False, resumed=False)
-    spec = context.recipe.evaluation
-    return ExactMatchCurve(work / "curve.jsonl", ask, every=spec.curve_every, points=spec.curve_points)
 
 
 def _save(context: LanguageContext, trained: Any, method: Method, seed: int, work: Path) -> None:

@@ -66,25 +66,23 @@ def crossed_rows(
         stop_ids=(encode.stop_ids, stops),
         context=min((each for each in contexts if each is not None), default=None),
     )
+    foreign: StoredScores
+    if sides[0].served is None:
+        models, weights = [side.model for side in sides], [side.given.weight for side in sides]
+        pooled = models[0] if len(models) == 1 else PooledModel(models, weights, vocabulary=vocabulary_size(tokenizer))
+        foreign = LiveScores(pooled, pad_token_id=stops[0])
+    else:
+        foreign = served_scores(sides, args)
     return CrossRows(
         across=objective.across_vocabularies,
         crossing=own.crossing(),
         own=own,
-        foreign=_scores(sides, args, pad_token_id=stops[0]),
+        foreign=foreign,
         vocabulary=student_vocabulary,
         pad_token_id=encode.pad_token_id,
         trains_on=objective.trains_on,
         sampler=sampler,
     )
-
-
-def _scores(sides: Sequence[TeacherSide], args: GRKDConfig, *, pad_token_id: int) -> StoredScores:
-    vocabulary = vocabulary_size(sides[0].tokenizer)
-    if sides[0].served is None:
-        models, weights = [side.model for side in sides], [side.given.weight for side in sides]
-        model = models[0] if len(models) == 1 else PooledModel(models, weights, vocabulary=vocabulary)
-        return LiveScores(model, pad_token_id=pad_token_id)
-    return served_scores(sides, args)
 
 
 def served_scores(sides: Sequence[TeacherSide], args: GRKDConfig) -> StoredScores:

@@ -21,14 +21,14 @@ from grkd.teacher.turns import takes
 from grkd.training.given_teachers import Given
 
 
-def endpoint_of(given: Given) -> Endpoint:
-    """The client of a served teacher, with this process's part of the budget.
+def served_teacher(given: Given, tokenizer: Any, *, shared: bool, folder: Path) -> ServedTeacher:
+    """The teacher, opened, with this process's part of the budget; its answers lie in `folder`.
 
-    Raises UserError without the openai package, or a key that the URL needs.
+    Raises UserError without the openai package, a key that the URL needs, or for a server that cannot be used.
     """
     assert given.url is not None
     assert given.served_model is not None
-    return Endpoint(
+    endpoint = Endpoint(
         given.url,
         given.served_model,
         role="teacher_model",
@@ -36,12 +36,8 @@ def endpoint_of(given: Given) -> Endpoint:
         timeout_seconds=given.timeout_seconds,
         budget=budget_of(given.max_requests),
     )
-
-
-def served_teacher(given: Given, tokenizer: Any, *, shared: bool, folder: Path) -> ServedTeacher:
-    """The teacher, opened; its answers lie in `folder`. Raises UserError for a server that cannot be used."""
     made = ServedTeacher(
-        endpoint_of(given),
+        endpoint,
         tokenizer,
         folder=folder / f"process-{PartialState().process_index}",
         concurrency=concurrency_of(given.concurrency),
