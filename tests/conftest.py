@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests._endpoint_server import EndpointServer
+from tests._model_server import ModelServer
 
 settings.register_profile("grkd", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("grkd")
@@ -113,6 +114,23 @@ evaluation: {{top_k: 5, samples: 2, sample_tokens: 4}}
 """
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def running_model_server(tiny_teacher: Path) -> Iterator[ModelServer]:
+    pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
+    made = ModelServer(tiny_teacher)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def model_server(running_model_server: ModelServer) -> Iterator[ModelServer]:
+    """tiny_teacher behind a server, without faults and with nothing asked yet."""
+    yield running_model_server
+    running_model_server.faults, running_model_server.always = [], None
+    running_model_server.asked.clear()
+    running_model_server.answered.clear()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Runs whose teacher is behind a server: the same as with the teacher in this process, and nothing asked twice."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,6 @@ from tests._model_server import ModelServer
 from tests.language._score_runs import save_llama
 
 pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
-
-
-@pytest.fixture(scope="module")
-def running(tiny_teacher: Path) -> Iterator[ModelServer]:
-    made = ModelServer(tiny_teacher)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def model_server(running: ModelServer) -> Iterator[ModelServer]:
-    yield running
-    running.faults, running.always = [], None
-    running.asked.clear()
-    running.answered.clear()
 
 
 def served(server: ModelServer, folder: Path, **keys: Any) -> str:

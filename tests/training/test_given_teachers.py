@@ -1,6 +1,5 @@
 """Teachers that GRKDTrainer is given: behind a server, several at once."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,6 @@ from tests.conftest import word_tokenizer
 from tests.training.test_grkd_trainer import RECORDS, config, weights
 
 GROUPS = [{"prompt": f"w{n} w2", "responses": ["w3 w4", "w5", "w6 w7"]} for n in range(6)]
-
-
-@pytest.fixture(scope="module")
-def running(tiny_teacher: Path) -> Iterator[ModelServer]:
-    pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
-    made = ModelServer(tiny_teacher)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def model_server(running: ModelServer) -> Iterator[ModelServer]:
-    yield running
-    running.faults, running.always = [], None
-    running.asked.clear()
-    running.answered.clear()
 
 
 @pytest.fixture

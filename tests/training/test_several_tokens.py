@@ -1,6 +1,5 @@
 """GRKDTrainer and the tokens of several teachers: votes on their order, and routes by a column."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from tests.training.test_grkd_trainer import RECORDS, config
 
 ROUTED = [{**record, "subject": ("law", "art")[at % 2]} for at, record in enumerate(RECORDS)]
 LOOKS = {"pairs.group": "top", "pairs.group_size": 4}
-
-
-@pytest.fixture(scope="module")
-def model_server(tiny_teacher: Path) -> Iterator[ModelServer]:
-    pytest.importorskip("openai", reason="needs pip install 'grkd[eval]'")
-    made = ModelServer(tiny_teacher)
-    yield made
-    made.close()
 
 
 @pytest.fixture
