@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from grkd.errors import UserError
 from grkd.models.adapters import trains_biases
 from grkd.training import GRKDConfig, GRKDTrainer
-from grkd.training.student_before import StudentBefore
+from grkd.training.before_training import StudentBefore
 from tests.conftest import word_tokenizer
 
 pytestmark = [

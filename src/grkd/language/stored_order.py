@@ -8,9 +8,9 @@ import numpy as np
 
 from grkd.console import console
 from grkd.data.language import Group
-from grkd.data.tables import read_table
 from grkd.language.context import LanguageContext
 from grkd.language.fresh import method_panel
+from grkd.language.score_report import read_scores
 from grkd.language.scorer import panel_of
 from grkd.rankers import Panel, order
 from grkd.recipe import LanguageRecipe, Method
@@ -38,13 +38,12 @@ def in_own_order(context: LanguageContext, method: Method, groups: Sequence[Grou
         if context.run.ranks.is_main_process:
             console.print(f"[yellow]{text}[/yellow]")
         return list(groups)
-    scores = {
-        record["id"]: [np.nan if value is None else value for value in record["ranker_scores"]]
-        for path in sorted((context.run.path / "score").glob("scores-*.parquet"))
-        for record in read_table(path, ["id", "ranker_scores"])
-    }
-    places = [known.index(member) for member in wanted]
-    return [_ordered(group, own, np.array([scores[item.id] for item in group.items]).T[places]) for group in groups]
+    scored, places = read_scores(context.run.path / "score"), [known.index(member) for member in wanted]
+    found = []
+    for group in groups:
+        scores = np.array([scored[item.id]["ranker_scores"] for item in group.items], dtype=float)  # None is NaN
+        found.append(_ordered(group, own, scores.T[places]))
+    return found
 
 
 def _ordered(group: Group, panel: Panel, scores: np.ndarray) -> Group:
