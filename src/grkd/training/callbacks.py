@@ -135,9 +135,8 @@ class MetricsFile(TrainerCallback):
         if "alpha" in logs:
             line["alpha"] = logs["alpha"]
         self._clock, self._step = now, state.global_step
-        line = json.loads(json.dumps(line), parse_constant=lambda _: None)  # JSON has no word for NaN and infinities
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(_finite(line)) + "\n")
 
 
 class BesideTraining(TrainerCallback):
@@ -192,3 +191,10 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
         except NotJSON:
             break
     return lines
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

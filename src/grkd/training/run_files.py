@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from grkd.environment import command_line, environment
-from grkd.files import read_json, write_json, write_text
+from grkd.files import parse_json, read_json, write_json, write_text
 from grkd.training.callbacks import MetricsFile
 
 _BEFORE = "before"  # as reports call the student before training
@@ -102,7 +102,7 @@ def _changed(args: TrainingArguments) -> dict[str, Any]:
     given = {name: (getattr(args, name), default) for name, default in defaults_of(args).items()}
     changed = {name: value for name, (value, default) in given.items() if value != default}
     plain = json.dumps({name: value for name, value in changed.items() if not name.endswith("_token")}, default=str)
-    return dict(json.loads(plain))
+    return dict(parse_json(plain, strict=False))
 
 
 def defaults_of(arguments: Any) -> dict[str, Any]:
