@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from grkd import cli
-from grkd.reports.live import under_way
+from grkd.reports.live import live_run, under_way
 from grkd.watching.server import WatchServer
 
 RECIPE = "task: classifier\noutput: run\nmethods: [kd, grkd]\nseeds: [0]\n"
@@ -80,6 +80,32 @@ def test_the_page_follows_the_run(run: Path, server: WatchServer) -> None:
     before = sorted(run.rglob("*"))
     asked(server)
     assert sorted(run.rglob("*")) == before
+
+
+def test_metrics_of_an_earlier_recipe_are_not_shown(run: Path) -> None:
+    def stage(name: str, key: str, **inputs: str) -> None:
+        (run / name).mkdir(parents=True, exist_ok=True)
+        (run / name / "manifest.json").write_text(json.dumps({"key": key, "inputs": inputs}))
+
+    def shown() -> dict[str, float | None]:
+        return {row.method: row.value for row in live_run(run).rows}
+
+    (run / "recipe.yaml").write_text(RECIPE)
+    rows = [{"method": "kd", "metric": "accuracy", "seed": 0, "value": 0.125}]
+    (run / "results.json").write_text(json.dumps({"task": "classifier", "rows": rows}))
+    stage("score", "s1")
+    for name in ("kd-seed0", "grkd-seed0"):
+        stage(f"train/{name}", "t1", score="s1")
+        evaluated(run, name, 0.5)
+        stage(f"evaluate/{name}", "e1", model="t1", score="s1")
+    evaluated(run, "before", 0.25)
+    stage("evaluate/before", "b1", score="s1")
+    (run / "train" / "grkd-seed0.partial").mkdir()
+    assert shown() == {"before": 0.25, "kd": 0.5}  # grkd is being trained again
+    stage("train/kd-seed0", "t2", score="s1")
+    assert shown() == {"before": 0.25}  # kd has been
+    stage("score", "s2")
+    assert shown() == {}  # all of it by another teacher, and results.json too
 
 
 def test_a_finished_run_says_nothing_of_running(run: Path, server: WatchServer) -> None:

@@ -9,20 +9,24 @@ from grkd.files import NotJSON, parse_json
 from grkd.reports.results import BEFORE, TEACHER, Row, Run, read_run, split_name
 
 _PARTIAL = ".partial"
+_MANIFEST = "manifest.json"
 _PARTS = ("*", "train/*", "evaluate/*", "search/*")  # where stages lie
 
 
 def live_run(folder: Path) -> Run:
     """The run so far: metrics of every student that is evaluated, and in its title what is under way.
 
+    Metrics of a student that is being made again, or has been since, are left out: they are an earlier recipe's.
+
     Raises UserError as `read_run`.
     """
     run, running = read_run(folder), under_way(folder)
     if not running and (folder / "results.json").is_file():
         return run
-    rows = tuple(_rows(folder))
     doing = ", ".join(running) or "between two stages"
-    return replace(run, title=f"{run.title} (running: {doing})", rows=rows or run.rows)
+    by_stages = any((folder / "evaluate").glob("*/metrics.json"))  # a GRKDTrainer's run has results.json alone
+    rows = tuple(_rows(folder)) if by_stages else run.rows
+    return replace(run, title=f"{run.title} (running: {doing})", rows=rows)
 
 
 def under_way(folder: Path) -> list[str]:
@@ -66,7 +70,7 @@ def _rows(folder: Path) -> Iterator[Row]:
     for path in sorted((folder / "evaluate").glob("*/metrics.json")):
         name = path.parent.name
         method, seed = (name, None) if name in (BEFORE, TEACHER) else split_name(name)
-        if method == name and name not in (BEFORE, TEACHER):
+        if (method == name and name not in (BEFORE, TEACHER)) or _is_outdated(folder, name):
             continue
         spent = _read(folder / "train" / name / "training.json")
         times: dict[str, Any] = {key: spent.get(key) for key in ("steps", "seconds", "rows_seen")}
@@ -82,3 +86,14 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, NotJSON):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_outdated(folder: Path, name: str) -> bool:
+    """Whether what was measured of a student is of another one than now: other weights, or another teacher's scores."""
+    measured, trained = f"evaluate/{name}", f"train/{name}"
+    if any((folder / f"{stage}{_PARTIAL}").exists() for stage in (measured, trained)):
+        return True
+    inputs = _read(folder / measured / _MANIFEST).get("inputs", {})
+    stages = {"model": trained, "trained": trained, "score": "score", "prepare": "prepare"}
+    keys = {given: _read(folder / stage / _MANIFEST).get("key") for given, stage in stages.items() if inputs.get(given)}
+    return any(key is not None and key != inputs[given] for given, key in keys.items())
