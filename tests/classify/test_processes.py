@@ -23,11 +23,11 @@ def test_groups_travel_to_other_processes_and_are_shared_out(tmp_path: Path, mon
 
     def sent(jobs: Any, work: Any, *, processes: int, description: str) -> Any:
         for job in jobs:
-            sizes.append((processes, len(job.jobs)))
+            sizes.append((processes, len(job)))
             pickle.loads(pickle.dumps(work))(pickle.loads(pickle.dumps(job)))
             yield job, "done"
 
-    monkeypatch.setattr("grkd.classify.compare.run_jobs", sent)
+    monkeypatch.setattr("grkd.compare.comparison.run_jobs", sent)
     status = compare(tmp_path, *words, f"output={tmp_path / 'two'}", processes=4)
     assert set(status.values()) == {"done"}
     assert sizes == [(4, 1)] * 4  # no process is idle while another has two
@@ -46,7 +46,7 @@ def test_a_process_that_dies_is_a_failure_of_its_students(
                 work(job)
                 yield job, "done"
 
-    monkeypatch.setattr("grkd.classify.compare.run_jobs", died)
+    monkeypatch.setattr("grkd.compare.comparison.run_jobs", died)
     status = compare(tmp_path, f"search={search}", "methods=[ce]", "lockstep.students=1")
     assert status == {"ce-seed0": "failed: its process died", "ce-seed1": "done"}
     if search != "null":

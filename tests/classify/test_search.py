@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from grkd.classify import lockstep, train
+from grkd.classify.context import NOT_FINITE
 from grkd.files import read_json
 from grkd.objectives.methods.kd import KD
 from grkd.run.jobs import NOT_YET
@@ -83,7 +84,7 @@ def test_a_trial_without_finite_scores_is_a_trial(
     monkeypatch.setattr(lockstep, "validation_metrics", lost)
     words = [*KD_ONLY, "lockstep={students: 1, prune: false}"]
     compare(tmp_path, *words, until="search")
-    assert [one["failure"] for one in trials(tmp_path)].count(train.NOT_FINITE) == 1
+    assert [one["failure"] for one in trials(tmp_path)].count(NOT_FINITE) == 1
     groups.clear()
     compare(tmp_path, *words, until="search")
     assert groups == []

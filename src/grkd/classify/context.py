@@ -10,36 +10,32 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from grkd.classify.data import Classifier, load_data, make_classifier
+from grkd.classify.engine import in_lockstep
+from grkd.compare.task import TaskContext
 from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_split
 from grkd.errors import UserError, nearest
 from grkd.files import digest, read_json
-from grkd.models.networks import build, is_transformers, load_weights
-from grkd.recipe import ClassifierModel, ClassifierRecipe, Lockstep, RankedLabels, Training, to_plain
-from grkd.run.device import device
+from grkd.models.networks import build, load_weights
+from grkd.recipe import ClassifierModel, ClassifierRecipe, RankedLabels, Training, to_plain
 from grkd.run.folder import RunFolder, identity
 
+NOT_FINITE = "its scores are not finite"
 # Settings of the data section that concern students alone: a teacher is the same without them.
 OF_STUDENTS = ("student_limit", "copies", "word_dropout")
 # Settings of a served teacher that concern how it is asked, not what: its answers are the same.
 OF_REQUESTS = ("key_env", "concurrency", "timeout_seconds", "max_requests")
-# Settings of the training section that only transformers' Trainer follows.
-OF_TRAINER = (
-    "gradient_accumulation",
-    "gradient_checkpointing",
-    "steps_per_generation",
-    "fused_head",
-    "report_to",
-    "extra",
-)
 
 
-class ClassifierContext:
+class ClassifierContext(TaskContext):
     """Everything that a stage needs; another process opens it by the recipe alone."""
 
+    recipe: ClassifierRecipe
+    no_value = NOT_FINITE
+    no_effect = (*TaskContext.no_effect, "tokens_per_batch", "compile", "gradient_checkpointing")
+
     def __init__(self, recipe: ClassifierRecipe, run: RunFolder) -> None:
-        self.recipe, self.run = recipe, run
-        self.device = device(recipe.device)
+        super().__init__(recipe, run)
         shared = recipe.lockstep.teachers
         # Trained teachers that recipes share lie in a folder of their own, else in the run's.
         self.teacher_run = (
@@ -47,9 +43,9 @@ class ClassifierContext:
         )
 
     @property
-    def seed(self) -> int:
-        """Of the data's splits, the teacher and the search."""
-        return self.recipe.seeds[0]
+    def metric(self) -> str:
+        search = self.recipe.search
+        return "accuracy" if search is None or search.metric is None else search.metric
 
     @property
     def live(self) -> bool:
@@ -101,18 +97,41 @@ class ClassifierContext:
     @cached_property
     def teacher_inputs(self) -> dict[str, Any]:
         """What the teacher depends on."""
-        recipe, lockstep = self.recipe, to_plain(self.recipe.lockstep)
-        data, search = recipe.data, recipe.search
+        recipe, data, search = self.recipe, self.recipe.data, self.recipe.search
         if not self.holds_out:  # else it leaves out what the search validates on, which goes by the students' labels
             data = dataclasses.replace(data, labels=data.teacher_labels or data.labels, teacher_labels=None)
         teacher = {name: value for name, value in identity(recipe.teacher).items() if name not in OF_REQUESTS}
         return {
             "data": {name: value for name, value in identity(data).items() if name not in OF_STUDENTS},
             "teacher": teacher,
-            "lockstep": {name: lockstep[name] for name in ("optimizer", "momentum", "augment")},
+            "lockstep": self._lockstep,
             "seed": self.seed,
             "held_out_fraction": search.validation_fraction if self.holds_out and search is not None else None,
         }
+
+    @property
+    def shared_inputs(self) -> dict[str, Any]:
+        return {
+            "lockstep": self._lockstep if in_lockstep(self.recipe) else None,
+            "student_limit": self.recipe.data.student_limit,
+            **self.keys(),
+        }
+
+    @property
+    def search_inputs(self) -> dict[str, Any]:
+        search, lockstep = self.recipe.search, self.recipe.lockstep
+        assert search is not None
+        lengths = {"search_epochs": lockstep.search_epochs, "prune": lockstep.prune}
+        return {"metric": self.metric, "fraction": search.validation_fraction, **lengths}
+
+    @property
+    def trial_inputs(self) -> Any:
+        return [super().trial_inputs, self.recipe.lockstep.search_epochs]
+
+    @property
+    def _lockstep(self) -> dict[str, Any]:
+        lockstep = to_plain(self.recipe.lockstep)
+        return {name: lockstep[name] for name in ("optimizer", "momentum", "augment")}
 
     def keys(self) -> dict[str, str]:
         """What the students' inputs and the teacher's scores were made from."""
@@ -151,57 +170,6 @@ class ClassifierContext:
         if spec.weights is not None:
             load_weights(made, Path(spec.weights))
         return made
-
-
-def in_lockstep(recipe: ClassifierRecipe) -> bool:
-    """Whether students are trained together on the device; else one at a time by transformers' Trainer.
-
-    In lock-step: built-in networks and factories on data in memory, unless `training` has a setting of the Trainer's.
-    """
-    return _fits(recipe, recipe.student, recipe.training)
-
-
-def teacher_in_lockstep(recipe: ClassifierRecipe) -> bool:
-    """The same of the teacher's own training."""
-    return _fits(recipe, recipe.teacher, recipe.teacher.training or Training())
-
-
-def trainer_settings(training: Training) -> list[str]:
-    """Names of the settings given that only transformers' Trainer follows."""
-    return [name for name in OF_TRAINER if getattr(training, name) != getattr(Training(), name)]
-
-
-def check_engine(recipe: ClassifierRecipe) -> None:
-    """Reject settings that the recipe's way of training does not follow."""
-    lockstep = recipe.lockstep
-    if not in_lockstep(recipe):
-        reason = ", ".join(f"training.{name}" for name in trainer_settings(recipe.training)) or recipe.student.model
-        given = [f"lockstep.{name}" for name in ("optimizer", "augment") if _changed(lockstep, name)]
-        given += ["data.copies"] if recipe.data.copies else []
-        if given:
-            raise UserError(
-                f"{given[0]}: {reason} is trained by transformers' Trainer, which lacks it; leave one of them out"
-            )
-    if (
-        not teacher_in_lockstep(recipe)
-        and recipe.teacher.training is not None
-        and not is_transformers(recipe.teacher.model)
-    ):
-        for name in ("optimizer", "augment"):
-            if _changed(lockstep, name):
-                settings = ", ".join(trainer_settings(recipe.teacher.training)) or "data.image_folder"
-                raise UserError(f"lockstep.{name}: the teacher cannot be trained so with {settings}; leave it out")
-    if lockstep.augment and is_transformers(recipe.teacher.model):
-        raise UserError("lockstep.augment: needs a built-in network or a factory as the teacher")
-
-
-def _changed(lockstep: Lockstep, name: str) -> bool:
-    return bool(getattr(lockstep, name) != getattr(Lockstep(), name))
-
-
-def _fits(recipe: ClassifierRecipe, spec: ClassifierModel | RankedLabels, training: Training) -> bool:
-    in_memory = recipe.data.image_folder is None and recipe.data.image is None
-    return not is_transformers(spec.model) and in_memory and not trainer_settings(training)
 
 
 def _numbers(name: str, classes: Sequence[str], class_names: Sequence[str]) -> list[int]:

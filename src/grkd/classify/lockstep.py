@@ -8,12 +8,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from grkd import objectives
-from grkd.classify.context import ClassifierContext
+from grkd.classify.context import NOT_FINITE, ClassifierContext
 from grkd.classify.device_data import device_data
 from grkd.classify.evaluate import evaluate_student, validation_metrics
-from grkd.classify.search import method_study, metric, tell_trial
 from grkd.classify.student import load_weights_of, save_classifier
-from grkd.classify.train import NOT_FINITE, student_inputs, training_rows
+from grkd.classify.train import training_rows
 from grkd.compare.outcomes import note_failure
 from grkd.compare.student_job import StudentJob
 from grkd.compare.study import journal_of, should_stop
@@ -47,7 +46,9 @@ def plan_of(context: ClassifierContext, training: Training, *, data_seed: int, e
 def train_together(context: ClassifierContext, jobs: Sequence[StudentJob]) -> None:
     """Train, measure and write students of one seed. With several ranks the main one does it, the others wait."""
     search = jobs[0].trial is not None
-    missing = [job for job in jobs if search or not _is_trained(context, job)]
+    missing = [
+        job for job in jobs if search or not context.run.complete(f"train/{job.name}", context.student_inputs(job))
+    ]
     trained: dict[str, Trained] = {}
     error: Exception | None = None
     if missing and context.run.ranks.is_main_process:
@@ -66,10 +67,6 @@ def train_together(context: ClassifierContext, jobs: Sequence[StudentJob]) -> No
                 _tell(context, job, trained[job.name])
         else:
             _keep(context, job, trained.get(job.name))
-
-
-def _is_trained(context: ClassifierContext, job: StudentJob) -> bool:
-    return context.run.complete(f"train/{job.name}", student_inputs(context, job))
 
 
 def _trained(context: ClassifierContext, jobs: Sequence[StudentJob], *, search: bool) -> dict[str, Trained]:
@@ -115,17 +112,16 @@ def _trained(context: ClassifierContext, jobs: Sequence[StudentJob], *, search: 
 
 def _pruner(context: ClassifierContext, jobs: Sequence[StudentJob], half: int) -> Watch:
     """Stops, after epoch `half`, the trials that Optuna's median pruner gives up."""
-    search, by_name = context.recipe.search, {job.name: job for job in jobs}
-    assert search is not None
+    by_name = {job.name: job for job in jobs}
     journal = journal_of(context.run.path)
-    studies = {label: method_study(context, label).name for label in {job.method.label for job in jobs}}
+    studies = {label: context.study(label).name for label in {job.method.label for job in jobs}}
 
     def watch(epoch: int, modules: Mapping[str, nn.Module]) -> Collection[str]:
         stopped = set()
         for name, module in modules.items() if epoch == half else ():
             job = by_name[name]
             logits = device_data(context).validation_logits(module)
-            value = validation_metrics(context, logits)[metric(search)]["value"]
+            value = validation_metrics(context, logits)[context.metric]["value"]
             assert job.trial is not None
             known = math.nan if value is None else value
             if should_stop(journal, studies[job.method.label], job.trial, epoch=epoch, value=known):
@@ -140,7 +136,7 @@ def _tell(context: ClassifierContext, job: StudentJob, trained: Trained) -> None
     if trained.failure is None:
         metrics = validation_metrics(context, device_data(context).validation_logits(trained.module))
     spent = {"steps": trained.steps, "seconds": trained.seconds}
-    tell_trial(context, job, metrics, failure=trained.failure, stopped_after=trained.stopped, spent=spent)
+    context.tell(job, metrics, failure=trained.failure, stopped_after=trained.stopped, spent=spent)
 
 
 def _keep(context: ClassifierContext, job: StudentJob, trained: Trained | None) -> None:
@@ -155,7 +151,7 @@ def _keep(context: ClassifierContext, job: StudentJob, trained: Trained | None) 
 
     failure = run.from_main(failed)
     if failure is not None:
-        note_failure(run, job, student_inputs(context, job), failure)
+        note_failure(context, job, failure)
         return
 
     def make(work: Path) -> None:
@@ -169,7 +165,7 @@ def _keep(context: ClassifierContext, job: StudentJob, trained: Trained | None) 
         spent = {"steps": trained.steps, "seconds": trained.seconds, "rows_seen": trained.rows_seen}
         write_json(work / "training.json", spent)
 
-    run.stage(f"train/{job.name}", student_inputs(context, job), make)
+    run.stage(f"train/{job.name}", context.student_inputs(job), make)
 
     def opened() -> Callable[[], tuple[Tensor, Tensor | None]]:
         if trained is not None:

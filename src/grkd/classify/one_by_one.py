@@ -13,15 +13,13 @@ from grkd.classify.context import ClassifierContext
 from grkd.classify.data import Classifier
 from grkd.classify.evaluate import evaluate_student, validation_metrics
 from grkd.classify.score import teacher_outputs
-from grkd.classify.search import tell_trial
 from grkd.classify.student import load_weights_of, save_classifier
-from grkd.classify.train import student_inputs, training_rows
+from grkd.classify.train import training_rows
 from grkd.compare.student_job import StudentJob
+from grkd.compare.task import train_alone
 from grkd.data.classification_batches import ClassificationDataset, Collate
-from grkd.files import digest, read_json, write_json
 from grkd.models.networks import predict
-from grkd.recipe import to_plain
-from grkd.run.training import drop_checkpoints, train
+from grkd.run.training import train
 from grkd.training import ClassRows
 
 
@@ -57,22 +55,18 @@ class _Student:
         return self.logits(module, [inputs[row] for row in self.context.search_rows[1].tolist()])
 
 
-def train_alone(context: ClassifierContext, job: StudentJob) -> None:
-    """Train, measure and write one student; a kill leaves checkpoints to go on from."""
+def train_one(context: ClassifierContext, job: StudentJob) -> None:
+    """Train, measure and write one student."""
     student = _Student(context, job.seed)
+    train_alone(
+        context,
+        job,
+        train=lambda work: _trained(context, job, student, work),
+        measure=lambda module: validation_metrics(context, student.validation_logits(module)),
+        save=lambda module, folder: save_classifier(module, folder, processor=student.classifier.processor),
+    )
     if job.trial is not None:
-        _trial(context, job, student)
         return
-    inputs = student_inputs(context, job)
-
-    def make(work: Path) -> None:
-        module = _trained(context, job, student, work, search=False)
-        if context.run.ranks.is_main_process:
-            assert module is not None
-            save_classifier(module, work / "model", processor=student.classifier.processor)
-            drop_checkpoints(work)
-
-    context.run.stage(f"train/{job.name}", inputs, make)
 
     def opened() -> Callable[[], tuple[Tensor, Tensor | None]]:
         module = student.classifier.module
@@ -82,35 +76,11 @@ def train_alone(context: ClassifierContext, job: StudentJob) -> None:
     evaluate_student(context, job.name, opened, batch_size=context.recipe.evaluation.batch_size)
 
 
-def _trial(context: ClassifierContext, job: StudentJob, student: _Student) -> None:
-    """Train a trial without the validation part, and keep only its metrics there."""
-    recipe, main = context.recipe, context.run.ranks.is_main_process
-    searched = [to_plain(recipe)["search"], recipe.lockstep.search_epochs]
-    inputs = {**student_inputs(context, job), "search": digest(searched)}
-
-    def make(work: Path) -> None:
-        module = _trained(context, job, student, work, search=True)
-        if main:
-            assert module is not None
-            write_json(work / "metrics.json", validation_metrics(context, student.validation_logits(module)))
-            drop_checkpoints(work)
-
-    folder = context.run.stage(f"search/{job.name}", inputs, make)
-    if main:
-        spent = read_json(folder / "training.json")
-        tell_trial(
-            context,
-            job,
-            read_json(folder / "metrics.json"),
-            spent={name: spent[name] for name in ("steps", "seconds")},
-        )
-
-
-def _trained(
-    context: ClassifierContext, job: StudentJob, student: _Student, work: Path, *, search: bool
-) -> nn.Module | None:
-    return train(
-        student.classifier.module,
+def _trained(context: ClassifierContext, job: StudentJob, student: _Student, work: Path) -> nn.Module:
+    search = job.trial is not None
+    module = student.classifier.module
+    whole = train(
+        module,
         student.dataset(training_rows(context, seed=job.seed, search=search)),
         objective=objectives.load(job.method.name, **job.method.options),
         rows=ClassRows(Collate(prepare=student.classifier.prepare)),
@@ -121,3 +91,4 @@ def _trained(
         bf16=False,
         description=f"{'search' if search else 'train'} {job.name}",
     )
+    return module if whole is None else whole  # None where another process has the weights of a sharded student

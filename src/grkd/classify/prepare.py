@@ -5,7 +5,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grkd.classify.context import OF_STUDENTS, ClassifierContext, in_lockstep, look_alikes
+from grkd.classify.context import OF_STUDENTS, ClassifierContext, look_alikes
+from grkd.classify.engine import in_lockstep
 from grkd.data.known_sets import KnownData
 from grkd.errors import UserError
 from grkd.files import whole_file, write_json

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from grkd import objectives
-from grkd.classify.context import ClassifierContext, teacher_in_lockstep
+from grkd.classify.context import ClassifierContext
 from grkd.classify.data import Classifier
+from grkd.classify.engine import teacher_in_lockstep
 from grkd.classify.lockstep import plan_of
 from grkd.classify.student import save_classifier
 from grkd.console import console

@@ -1,72 +1,33 @@
 """A classifier's fourth stage: students, one per method and seed, by the way of training that the recipe asks for."""
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from grkd.classify.context import ClassifierContext, in_lockstep
+from grkd.classify.context import ClassifierContext
+from grkd.classify.engine import in_lockstep
 from grkd.compare.student_job import StudentJob
 from grkd.data.splits import stratified_sample
 from grkd.files import digest
-from grkd.ranks import is_past
 from grkd.recipe import ClassifierRecipe, to_plain
-from grkd.run.folder import RunFolder, identity
+from grkd.run.folder import RunFolder
 
-NOT_FINITE = "its scores are not finite"
-# Of the training section: a student has a learning rate of its own, and the rest changes no student.
-_NO_EFFECT = (
-    *("learning_rate", "log_every", "save_every", "report_to"),
-    *("steps_per_generation", "fused_head", "tokens_per_batch", "compile"),  # of language models
-    *("gradient_checkpointing", "float32_masters"),
-)
+_opened: dict[str, ClassifierContext] = {}  # the last one, by all that its data and teacher were made from
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobGroup:
-    """Students of one seed that a process trains at one go; all are trials of the search, or none is.
-
-    deadline: a time as of time.time(), after which the group is not begun.
-    """
-
-    recipe: ClassifierRecipe
-    jobs: tuple[StudentJob, ...]
-    deadline: float | None = None
-
-
-def train_group(group: JobGroup) -> None:
-    """Train and measure the students (in a process of its own, or in this one), and write what became of each."""
+def train_group(jobs: Sequence[StudentJob]) -> None:
+    """Train and measure students of one seed, in this process or one of its own, and write what became of each."""
     from grkd.classify import lockstep, one_by_one
 
-    if is_past(group.deadline):
-        return
-    context = opened(group.recipe)
-    if in_lockstep(group.recipe):
-        lockstep.train_together(context, group.jobs)
+    recipe = jobs[0].recipe
+    assert isinstance(recipe, ClassifierRecipe)
+    context = opened(recipe)
+    if in_lockstep(recipe):
+        lockstep.train_together(context, jobs)
     else:
-        for job in group.jobs:
-            one_by_one.train_alone(context, job)
-
-
-def student_inputs(context: ClassifierContext, job: StudentJob) -> dict[str, Any]:
-    """What a trained student depends on."""
-    recipe = context.recipe
-    lockstep = to_plain(recipe.lockstep)
-    training = {name: value for name, value in to_plain(recipe.training).items() if name not in _NO_EFFECT}
-    return {
-        "method": job.method_identity,
-        "learning_rate": job.learning_rate,
-        "seed": job.seed,
-        "student": identity(recipe.student),
-        "training": training,
-        "lockstep": {name: lockstep[name] for name in ("optimizer", "momentum", "augment")}
-        if in_lockstep(recipe)
-        else None,
-        "student_limit": recipe.data.student_limit,
-        **context.keys(),
-    }
+        for job in jobs:
+            one_by_one.train_one(context, job)
 
 
 def training_rows(context: ClassifierContext, *, seed: int, search: bool) -> Tensor | None:
@@ -84,26 +45,11 @@ def training_rows(context: ClassifierContext, *, seed: int, search: bool) -> Ten
     return fit
 
 
-class _Hashed:
-    """A context as the key of a cache: by its recipe, its place, and what its data and teacher were made from."""
-
-    def __init__(self, context: ClassifierContext) -> None:
-        self.context = context
-        where = str(context.run.path.resolve())
-        self.key = digest([to_plain(context.recipe), where, context.keys()])
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self.key == other.key
-
-
 def opened(recipe: ClassifierRecipe) -> ClassifierContext:
     """The context with its data on the device, kept by the process from group to group."""
-    return _kept(_Hashed(ClassifierContext(recipe, RunFolder(Path(recipe.output)))))
-
-
-@lru_cache(maxsize=1)
-def _kept(hashed: _Hashed) -> ClassifierContext:
-    return hashed.context
+    context = ClassifierContext(recipe, RunFolder(Path(recipe.output)))
+    key = digest([to_plain(recipe), str(context.run.path.resolve()), context.keys()])
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = context
+    return _opened[key]

@@ -3,14 +3,12 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from grkd.compare.student_job import StudentJob
 from grkd.files import read_json
 from grkd.metrics.registry import higher_is_better
 from grkd.run.folder import RunFolder
-
-Job = TypeVar("Job", bound=StudentJob)
 
 _NOTE = (
     "Chosen by the held-out metric: among many students the best one is also lucky, so its own metric is too good. "
@@ -20,17 +18,17 @@ _NOTE = (
 
 def keep_best(
     run: RunFolder,
-    jobs: Sequence[Job],
+    jobs: Sequence[StudentJob],
     *,
     by: Sequence[str],
     every_method: bool,
-    describe: Callable[[Job, Path, dict[str, Any]], None],
+    describe: Callable[[Path, dict[str, Any]], None],
 ) -> None:
     """Copy the best student to best/model: of the method with the best mean over its seeds, the best seed.
 
     by: metrics to choose by, of which the first that was measured counts. Nothing is kept if none was.
     every_method: each method's best seed goes to best/<label>/model as well. describe: writes what the task needs
-    beside a model; it gets the job, the folder that holds model/, and what to say of the choice.
+    beside a model; it gets the folder that holds model/, and what to say of the choice.
     """
     metrics = {job.name: read_json(run.path / "evaluate" / job.name / "metrics.json") for job in jobs}
     metric = next((name for name in by if any(name in found for found in metrics.values())), by[-1])
@@ -45,17 +43,17 @@ def keep_best(
         if run.ranks.is_main_process:
             for at, job in kept.items():
                 shutil.copytree(run.path / "train" / job.name / "model", work / at / "model", dirs_exist_ok=True)
-                describe(job, work / at, _about(job, metric, metrics[job.name]))
+                describe(work / at, _about(job, metric, metrics[job.name]))
 
     run.stage("best", {"chosen_by": metric, "kept": keys}, make)
 
 
 def _best_seeds(
-    jobs: Sequence[Job], metrics: Mapping[str, Mapping[str, Any]], metric: str
-) -> dict[str, tuple[float, Job]]:
+    jobs: Sequence[StudentJob], metrics: Mapping[str, Mapping[str, Any]], metric: str
+) -> dict[str, tuple[float, StudentJob]]:
     """label -> (mean over the method's seeds, its best seed); a higher mean is better whatever the metric."""
     sign = 1.0 if higher_is_better(metric) else -1.0
-    values: dict[str, list[tuple[float, Job]]] = {}
+    values: dict[str, list[tuple[float, StudentJob]]] = {}
     for job in jobs:
         if (value := metrics[job.name].get(metric, {}).get("value")) is not None:
             values.setdefault(job.method.label, []).append((sign * value, job))

@@ -10,9 +10,9 @@ from grkd.endpoint.client import base_url, key_of
 from grkd.errors import UserError
 from grkd.lists.context import RankContext
 from grkd.lists.libraries import library
+from grkd.lists.metrics import ON_VALIDATION
 from grkd.lists.prepare import read
 from grkd.lists.score import check_signal, given, uses_data
-from grkd.lists.train import check_metric
 from grkd.objectives import Batch, Objective
 from grkd.recipe import RankRecipe
 
@@ -29,8 +29,9 @@ def check_rank(context: RankContext) -> None:
     for key, model in [*named.items(), *(("teacher.models", model) for model in recipe.teacher.models)]:
         if model is not None:
             hub.check_path(model, f"{key}: ")
-    if recipe.search is not None and recipe.search.metric is not None:
-        check_metric(recipe.search.metric)
+    if recipe.search is not None and recipe.search.metric not in (None, *ON_VALIDATION):
+        known = ", ".join(ON_VALIDATION)
+        raise UserError(f"search.metric: unknown metric {recipe.search.metric!r}; available: {known}")
     for method in recipe.methods:
         check_method(method.label, objectives.load(method.name, **method.options))
     if recipe.teacher.served is not None:

@@ -1,45 +1,30 @@
 """`grkd run` and `grkd compare` for lists: one path. A comparison adds the search before the final runs."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from grkd.compare.best import keep_best
 from grkd.compare.comparison import Comparison
-from grkd.compare.study import Study
-from grkd.console import console
-from grkd.lists.best import keep_best_ranker
+from grkd.compare.student_job import StudentJob
+from grkd.files import write_json
 from grkd.lists.check import check_rank
 from grkd.lists.context import RankContext
 from grkd.lists.evaluate import evaluate_teacher
 from grkd.lists.prepare import prepare
 from grkd.lists.score import score
-from grkd.lists.train import (
-    RankJob,
-    check_metric,
-    evaluate_before,
-    method_study,
-    metric,
-    student_inputs,
-    train_student,
-)
-from grkd.ranks import is_past
+from grkd.lists.train import evaluate_before, train_group
 from grkd.recipe import RankRecipe
 from grkd.run.folder import RunFolder
-from grkd.run.jobs import DONE, run_jobs
 from grkd.run.results import describe
 
 
-class ListComparison(Comparison[RankJob]):
+class ListComparison(Comparison):
     """Students are trained one at a time per process."""
 
-    job_type = RankJob
+    train_group = staticmethod(train_group)
 
     def __init__(self, recipe: RankRecipe, run: RunFolder) -> None:
-        super().__init__(recipe, run)
         self.context = RankContext(recipe, run)
-
-    @property
-    def metric(self) -> str:
-        return metric(self.context)
+        super().__init__(self.context)
 
     def prepare(self) -> None:
         """Mistakes are found first, then lists, the teacher's scores and the baselines."""
@@ -48,36 +33,20 @@ class ListComparison(Comparison[RankJob]):
         prepare(context)
         describe(context.recipe, context.run)
         if context.recipe.search is not None:
-            check_metric(metric(context))
             _ = context.search_queries  # too few are found before the teacher is asked
         score(context)
         evaluate_teacher(context)
         evaluate_before(context)
 
-    def study(self, label: str) -> Study:
-        return method_study(self.context, label)
-
-    def inputs(self, job: RankJob) -> dict[str, Any]:
-        return student_inputs(self.context, job)
-
-    def train(
-        self,
-        jobs: list[RankJob],
-        *,
-        processes: int,
-        deadline: float | None,
-        description: str,
-        failed: Callable[[RankJob, str], None],
-        note: Callable[[], None],
-    ) -> None:
-        queue = list(jobs)
-        for job, outcome in run_jobs(queue, train_student, processes=processes, description=description):
-            if outcome != DONE:
-                console.print(f"[red]{job.name}: {outcome}[/red]")
-                failed(job, outcome.removeprefix("failed: "))
-            note()
-            if is_past(deadline):
-                queue.clear()
-
-    def keep_best(self, jobs: Sequence[RankJob]) -> None:
-        keep_best_ranker(self.context, jobs)
+    def keep_best(self, jobs: Sequence[StudentJob]) -> None:
+        """Copy the best student to best/: by the search's metric if the recipe names one, else by NDCG over the
+        candidates, or without people's grades by Kendall's tau with the teacher."""
+        search = self.context.recipe.search
+        given = [search.metric] if search is not None and search.metric is not None else []
+        keep_best(
+            self.context.run,
+            jobs,
+            by=[*given, "list_ndcg10", "kendall_tau"],
+            every_method=False,
+            describe=lambda folder, about: write_json(folder / "ranker.json", about),
+        )

@@ -9,11 +9,10 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
+from grkd.compare.task import TaskContext
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.recipe import RankRecipe, Training
-from grkd.run.device import device
-from grkd.run.folder import RunFolder
 
 TRAIN, VALIDATION, HELDOUT = 0, 1, 2  # parts of the queries
 NONE = -1  # in the place of a candidate that does not exist
@@ -47,17 +46,29 @@ class PreparedLists:
         return torch.isin(self.part, torch.tensor(parts)).nonzero().squeeze(-1)
 
 
-class RankContext:
+class RankContext(TaskContext):
     """Everything that a stage needs; another process opens it by the recipe alone."""
 
-    def __init__(self, recipe: RankRecipe, run: RunFolder) -> None:
-        self.recipe, self.run = recipe, run
-        self.device = device(recipe.device)
+    recipe: RankRecipe
+    no_value = "its validation queries give no value"
 
     @property
-    def seed(self) -> int:
-        """Of the data's split and the search."""
-        return self.recipe.seeds[0]
+    def metric(self) -> str:
+        """What the search goes by: NDCG by people's grades, or without any Kendall's tau with the teacher."""
+        if self.recipe.search is not None and self.recipe.search.metric is not None:
+            return self.recipe.search.metric
+        return "list_ndcg10" if bool(self.lists.grades.isfinite().any()) else "kendall_tau"
+
+    @property
+    def shared_inputs(self) -> dict[str, Any]:
+        teacher = self.recipe.teacher
+        return {"seen": {name: getattr(teacher, name) for name in ("says", "top", "places_as_scores")}, **self.keys()}
+
+    @property
+    def search_inputs(self) -> dict[str, Any]:
+        search = self.recipe.search
+        assert search is not None
+        return {"metric": self.metric, "fraction": search.validation_fraction, "share": search.steps_share}
 
     @cached_property
     def lists(self) -> PreparedLists:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grkd.classify.context import ClassifierContext, in_lockstep, teacher_in_lockstep
+from grkd.classify.context import ClassifierContext
+from grkd.classify.engine import in_lockstep, teacher_in_lockstep
 from grkd.console import console
 from grkd.lists.context import HELDOUT, RankContext
 from grkd.lists.prepare import read
