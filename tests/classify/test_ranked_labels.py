@@ -142,6 +142,7 @@ def test_mistakes(recipe_path: Path) -> None:
         ({"text": "a", "ranking": ["card", "card"]}, "a class is there twice"),
         ({"text": "a", "ranking": [1.5]}, "a text or a whole number"),
         ({"text": "a"}, "neither 'ranking' nor 'label'"),
+        ({"text": "a", "label": None}, "'label' must be a string or a whole number, got null"),
     ],
 )
 def test_records_that_cannot_be(tmp_path: Path, line: dict[str, Any], message: str) -> None:

@@ -22,7 +22,7 @@ def test_cells_of_a_table_are_the_text_that_stands_there(tmp_path: Path) -> None
     assert [example.completion for example in found] == ["42", "None", "NA", "a\nb", None]
     assert [example.columns["solution"] for example in found] == ["007", "1.10", "nan", "True", None]
     path.write_text("prompt,completion\na,b\n\nc,d,e\n")
-    with pytest.raises(UserError, match=r"a\.csv: line 4: 3 fields, the header has 2"):
+    with pytest.raises(UserError, match=r"a\.csv, line 4: 3 fields, the header has 2"):
         read_examples(path)
     path.write_text("prompt,prompt\na,b\n")
     with pytest.raises(UserError, match=r"line 1: more than one column 'prompt'"):

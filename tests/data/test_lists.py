@@ -73,7 +73,7 @@ def test_mistakes_name_file_and_line(tmp_path: Path, changed: dict[str, Any], me
     path = write(tmp_path / "lists.jsonl", GOOD, GOOD | changed)
     with pytest.raises(UserError) as error:
         read_lists(path)
-    assert str(error.value).startswith(f"{path}: {message}")
+    assert str(error.value).startswith(f"{path}, {message}")
     assert len(str(error.value)) < 400
 
 
@@ -84,7 +84,7 @@ def test_no_file_no_lists_no_json(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no lists in it"):
         read_lists(tmp_path / "empty.jsonl")
     (tmp_path / "broken.jsonl").write_text('{"query": \n')
-    with pytest.raises(UserError, match="line 1: no JSON"):
+    with pytest.raises(UserError, match="line 1: not JSON"):
         read_lists(tmp_path / "broken.jsonl")
 
 

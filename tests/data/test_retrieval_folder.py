@@ -46,7 +46,7 @@ def test_one_file_with_a_split_and_pairs_left_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.split: there is no column 'x'; columns: ours, theirs"):
         read_retrieval_folder(folder, split="x")
     (folder / "qrels.tsv").write_text("query\tdocument\tgrade\nq0\td1\t3\nq9\td1\t3\n")
-    with pytest.raises(UserError, match=r"qrels.tsv: line 3: there is no query or document with the id 'q9'"):
+    with pytest.raises(UserError, match=r"qrels.tsv, line 3: there is no query or document with the id 'q9'"):
         read_retrieval_folder(folder)
     (folder / "qrels.tsv").unlink()
     with pytest.raises(UserError, match="has no judgements"):
@@ -97,7 +97,7 @@ def test_a_query_of_two_parts_and_junk(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.split names a column of split\.tsv"):
         read_retrieval_folder(folder, split="ours")
     (folder / "qrels" / "test.tsv").write_text(HEADER + "q0\td2\t1\n")
-    with pytest.raises(UserError, match=r"(train|test)\.tsv: line 2: query 'q0' is also in (train|test)"):
+    with pytest.raises(UserError, match=r"(train|test)\.tsv, line 2: query 'q0' is also in (train|test)"):
         read_retrieval_folder(folder)
 
 

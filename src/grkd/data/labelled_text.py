@@ -1,8 +1,9 @@
 """Texts with labels from a CSV, TSV or JSONL file; every error names the file and the line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,16 @@ import torch
 
 from grkd.console import console
 from grkd.data.classification import ClassificationData
-from grkd.data.delimited import delimited_rows
 from grkd.data.rankings import numbered, read_ranking
 from grkd.data.splits import stratified_sample, stratified_split
+from grkd.data.text_rows import delimited_rows, json_rows
 from grkd.errors import UserError, meant
-from grkd.files import NotJSON, parse_json, read_text
+from grkd.files import read_text
 
 
 @dataclass(frozen=True)
 class _Example:
-    line: int
+    where: str
     text: str
     label: str
     ranking: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ def labelled_text(
         for example in heldout_examples:
             if example.label not in position:
                 raise UserError(
-                    f"{heldout}: line {example.line}: no training example has the {label} {example.label!r}"
+                    f"{example.where}: no training example has the {label} {example.label!r}"
                     f"{meant(example.label, class_names)}"
                 )
         _say_what_is_shared(examples, heldout_examples)
@@ -79,17 +80,15 @@ def labelled_text(
         heldout_inputs=[example.text for example in heldout_examples],
         heldout_labels=torch.tensor([position[example.label] for example in heldout_examples]),
         class_names=class_names,
-        train_ranking=_rankings([examples[i] for i in kept.tolist()], position, ranking, train),
-        heldout_ranking=_rankings(heldout_examples, position, ranking, heldout or train),
+        train_ranking=_rankings([examples[i] for i in kept.tolist()], position, ranking),
+        heldout_ranking=_rankings(heldout_examples, position, ranking),
     )
 
 
-def _rankings(
-    examples: list[_Example], position: dict[str, int], column: str | None, path: Path
-) -> list[list[int]] | None:
+def _rankings(examples: list[_Example], position: dict[str, int], column: str | None) -> list[list[int]] | None:
     if column is None:
         return None
-    return [numbered(one.ranking or (one.label,), position, f"{path}: line {one.line}") for one in examples]
+    return [numbered(one.ranking or (one.label,), position, one.where) for one in examples]
 
 
 def _say_what_is_shared(train: list[_Example], heldout: list[_Example]) -> None:
@@ -110,48 +109,32 @@ def _read(path: Path, text: str, label: str, ranking: str | None = None) -> list
     if suffix not in (".csv", ".tsv", ".jsonl"):
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}; use .csv, .tsv or .jsonl")
     content = read_text(path, "a CSV, TSV or JSONL file")
-    if ranking is not None:
-        rows = _json_rows(path, content, (text,))
-        examples = [_ranked(row, path, line, (text, label, ranking)) for line, row in rows]
+    needed = (text, label) if ranking is None else (text,)
+    if ranking is None and suffix != ".jsonl":
+        rows = delimited_rows(path, content, check_header=partial(_check_columns, needed=needed))
     else:
-        needed = (text, label)
-        rows = _json_rows(path, content, needed) if suffix == ".jsonl" else _csv_rows(path, content, needed)
-        examples = [_Example(line, _text(row[text], path, line, text), _label(row[label], path, line, label))
-                    for line, row in rows]  # fmt: skip
+        rows = _json_rows(path, content, needed)
+    examples = [_example(row, where, text, label, ranking) for where, row in rows]
     if not examples:
         raise UserError(f"{path}: no examples in it; it needs a line for each, with {text!r} and {label!r}")
     return examples
 
 
-def _ranked(row: dict[str, Any], path: Path, line: int, columns: tuple[str, str, str]) -> _Example:
-    """A record whose classes are in order; its own label comes first, if it has one."""
-    text, label, ranking = columns
-    order: tuple[str, ...] = ()
-    if row.get(ranking) is not None:
-        order = tuple(read_ranking(row[ranking], f"{path}: line {line}: {ranking!r}"))
+def _example(row: Mapping[str, Any], where: str, text: str, label: str, ranking: str | None) -> _Example:
+    """A record; of one whose classes are in order its own label comes first, if it has one."""
+    order: list[str] = []
+    if ranking is not None and row.get(ranking) is not None:
+        order = read_ranking(row[ranking], f"{where}: {ranking!r}")
     elif label not in row:
-        raise UserError(f"{path}: line {line}: neither {ranking!r} nor {label!r}; give one of them")
-    own = _label(row[label], path, line, label) if row.get(label) is not None else order[0]
-    return _Example(line, _text(row[text], path, line, text), own, order)
+        raise UserError(f"{where}: neither {ranking!r} nor {label!r}; give one of them")
+    own = order[0] if order and row.get(label) is None else _label(row[label], where, label)
+    return _Example(where, _text(row[text], where, text), own, tuple(order))
 
 
-def _csv_rows(path: Path, content: str, needed: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    yield from delimited_rows(path, content, check_header=lambda header, where: _check_columns(header, where, needed))
-
-
-def _json_rows(path: Path, content: str, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for line, entry in enumerate(content.split("\n"), start=1):
-        if not entry.strip():
-            continue
-        try:
-            row = parse_json(entry)
-        except NotJSON as error:
-            raise UserError(f"{path}: line {line}: no JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {line}: must be an object with {' and '.join(map(repr, needed))}")
-        _check_columns(list(row), f"{path}: line {line}", needed)
-        yield line, row
+def _json_rows(path: Path, content: str, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, _, row in json_rows(path, content, wanted=" and ".join(map(repr, needed))):
+        _check_columns(list(row), where, needed)
+        yield where, row
 
 
 def _check_columns(found: list[str], where: str, needed: tuple[str, ...]) -> None:
@@ -161,23 +144,21 @@ def _check_columns(found: list[str], where: str, needed: tuple[str, ...]) -> Non
             raise UserError(f"{where}: {problem} {name!r}{meant(name, found)}; found: {', '.join(found)}")
 
 
-def _text(value: Any, path: Path, line: int, column: str) -> str:
+def _text(value: Any, where: str, column: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{path}: line {line}: {column!r} must be a string, got {json.dumps(value)[:40]}")
+        raise UserError(f"{where}: {column!r} must be a string, got {json.dumps(value)[:40]}")
     if not value.strip():
-        raise UserError(f"{path}: line {line}: {column!r} is empty")
+        raise UserError(f"{where}: {column!r} is empty")
     return value
 
 
-def _label(value: Any, path: Path, line: int, column: str) -> str:
+def _label(value: Any, where: str, column: str) -> str:
     """The label as a string. Spaces around it are cut: "a " is no class of its own."""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UserError(
-            f"{path}: line {line}: {column!r} must be a string or a whole number, got {json.dumps(value)[:40]}"
-        )
+        raise UserError(f"{where}: {column!r} must be a string or a whole number, got {json.dumps(value)[:40]}")
     name = str(value).strip()
     if not name:
-        raise UserError(f"{path}: line {line}: {column!r} is empty")
+        raise UserError(f"{where}: {column!r} is empty")
     return name
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grkd.data.delimited import SEPARATORS
 from grkd.data.sources import FORMATS, file_records, named_records
+from grkd.data.text_rows import SEPARATORS, json_rows
 from grkd.data.tiers import tiered
 from grkd.errors import UserError, nearest
-from grkd.files import NotJSON, parse_json, read_text
+from grkd.files import read_text
 
 # What the data say of the candidates' order: a score each, an order of all of them, or tiers (an order with ties).
 Word = Literal["scores", "order", "tiers"]
@@ -101,17 +101,7 @@ def _rows(path: Path) -> Iterator[_Row]:
     if path.suffix.lower() in SEPARATORS:
         raise UserError(f"{path}: a cell of a table holds no list of candidates; give JSONL, Parquet or JSON")
     content = read_text(path, "a JSONL file of lists")
-    for line, entry in enumerate(content.split("\n"), start=1):
-        where = f"{path}: line {line}"
-        if not entry.strip():
-            continue
-        try:
-            row = parse_json(entry)
-        except NotJSON as error:
-            raise UserError(f"{where}: no JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected an object with query and candidates, got {_shown(row)}")
-        yield where, row
+    yield from ((where, row) for where, _, row in json_rows(path, content, wanted="query and candidates"))
 
 
 def _list(where: str, row: dict[str, Any], numbers: dict[str, int]) -> RankedList:

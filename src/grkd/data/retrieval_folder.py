@@ -5,10 +5,10 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from grkd.data.text_rows import json_rows
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json, read_bytes, read_text
+from grkd.files import read_bytes, read_text
 
 _JUDGEMENT = 3  # columns: query, document, grade
 _LARGEST_GRADE = 1000.0
@@ -74,7 +74,7 @@ def _file(folder: Path, name: str) -> Path:
 def _texts(path: Path, *, empty: bool = True) -> tuple[tuple[str, ...], dict[str, int]]:
     texts: list[str] = []
     numbers: dict[str, int] = {}
-    for where, row in _json_lines(path):
+    for where, _, row in json_rows(path, _content(path), wanted="_id and text"):
         name = row.get("_id", row.get("id"))
         text = row.get("text")
         if isinstance(name, bool) or not isinstance(name, str | int) or not isinstance(text, str) or name == "":
@@ -92,19 +92,6 @@ def _texts(path: Path, *, empty: bool = True) -> tuple[tuple[str, ...], dict[str
     if not texts:
         raise UserError(f"{path}: no texts in it")
     return tuple(texts), numbers
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_content(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except NotJSON as error:
-            raise UserError(f"{path}: line {number}: no JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number}: expected an object with _id and text")
-        yield f"{path}: line {number}", row
 
 
 def _content(path: Path) -> str:
@@ -137,18 +124,18 @@ def _table(path: Path, columns: int, queries: Mapping[str, int]) -> Iterator[tup
     for number, line in enumerate(read_text(path, "a table").split("\n"), start=1):
         row = line.rstrip("\r").split("\t")
         if number == 1 and columns == _JUDGEMENT and _is_number(row[-1]):
-            raise UserError(f"{path}: line 1: is a judgement; put a header line before it (query, document, grade)")
+            raise UserError(f"{path}, line 1: is a judgement; put a header line before it (query, document, grade)")
         if number == 1 and row[0] in queries:
             raise UserError(
-                f"{path}: line 1: begins with the id of a query; put a line with names of columns before it"
+                f"{path}, line 1: begins with the id of a query; put a line with names of columns before it"
             )
         if number == 1 or row == [""]:
             continue
         if len(row) == columns + 1 and row[1] == "0":
             row = [row[0], *row[2:]]
         if len(row) < columns:
-            raise UserError(f"{path}: line {number}: expected {columns} columns separated by tabs, got {len(row)}")
-        yield f"{path}: line {number}", row
+            raise UserError(f"{path}, line {number}: expected {columns} columns separated by tabs, got {len(row)}")
+        yield f"{path}, line {number}", row
 
 
 def _known(where: str, name: str, numbers: dict[str, int]) -> int:

@@ -12,12 +12,12 @@ from rich.markup import escape
 
 from grkd import hub
 from grkd.console import console
-from grkd.data.delimited import SEPARATORS, delimited_rows
 from grkd.data.prompts import Example, Turns
 from grkd.data.record_groups import all_the_same
 from grkd.data.records import examples_of, meant_key
+from grkd.data.text_rows import SEPARATORS, delimited_rows, json_rows
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json, read_bytes, read_text
+from grkd.files import NotJSON, parse_json, read_text
 
 FORMATS = (".parquet", ".json")
 Numbered = tuple[str, int, Any]  # where a record stands, for errors, its number, and itself
@@ -47,8 +47,8 @@ def read_examples(
         )
     if path.suffix.lower() in SEPARATORS:
         return _gathered(_csv_records(path), str(path), limit=limit, groups=groups, turns=turns, read=read)
-    wanted = "write one JSON object per line"
-    return _gathered(_lines(path), str(path), limit=limit, groups=groups, turns=turns, read=read, wanted=wanted)
+    wanted, numbered = "write one JSON object per line", json_rows(path, read_text(path, _WANTED))
+    return _gathered(numbered, str(path), limit=limit, groups=groups, turns=turns, read=read, wanted=wanted)
 
 
 def gathered(
@@ -156,39 +156,20 @@ def _json_records(path: Path) -> Iterator[Any]:
     except NotJSON as error:
         if not content.lstrip().startswith("{"):
             raise UserError(f"{path}: not JSON ({error}); give a list of objects") from None
-        yield from (value for _, _, value in _lines(path))
+        yield from (value for _, _, value in json_rows(path, content))
         return
     yield from found if isinstance(found, list) else [found]
 
 
 def _csv_records(path: Path) -> Iterator[Numbered]:
     rows = delimited_rows(path, read_text(path, _WANTED), check_header=_check_header)
-    for number, (line, row) in enumerate(rows, start=1):
-        yield f"{path}, line {line}", number, {name: cell if cell else None for name, cell in row.items()}
+    for number, (where, row) in enumerate(rows, start=1):
+        yield where, number, {name: cell if cell else None for name, cell in row.items()}
 
 
 def _check_header(header: list[str], where: str) -> None:
     if twice := next((name for name in header if header.count(name) > 1), None):
         raise UserError(f"{where}: more than one column {twice!r}; rename or drop one")
-
-
-def _lines(path: Path) -> Iterator[Numbered]:
-    """Values of a JSONL file."""
-    content = read_bytes(path, "a JSONL file of prompts")
-    if content.startswith(b"\x1f\x8b"):
-        raise UserError(f"{path}: is compressed with gzip; unpack it")
-    for number, line in enumerate(content.splitlines(), start=1):
-        where = f"{path}, line {number}"
-        try:
-            text = line.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise UserError(f"{where}: not UTF-8; save the file as UTF-8") from None
-        if not text.strip():
-            continue
-        try:
-            yield where, number, parse_json(text)
-        except NotJSON as error:
-            raise UserError(f"{where}: not JSON ({error}); write one JSON object per line") from None
 
 
 def _gathered(

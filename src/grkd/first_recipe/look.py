@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from grkd.data.delimited import SEPARATORS, delimited_rows
 from grkd.data.sources import FORMATS, file_records, named_records
+from grkd.data.text_rows import SEPARATORS, delimited_rows, json_rows
 from grkd.errors import UserError, nearest
-from grkd.files import NotJSON, parse_json, read_text
+from grkd.files import read_text
 from grkd.first_recipe.columns import classes_of, labelled, ranked, table_of_images
 
 Task = Literal["language_model", "classifier", "rank"]
@@ -125,16 +125,9 @@ def _records(path: Path) -> Iterator[Placed]:
     """Records of a file; only the first lines of JSONL and CSV are parsed."""
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
-        rows = delimited_rows(path, read_text(path, "a CSV, JSONL or Parquet file"))
-        yield from ((f"{path}, line {line}", row) for line, row in rows)
+        yield from delimited_rows(path, read_text(path, "a CSV, JSONL or Parquet file"))
     elif suffix == ".jsonl":
-        for number, line in enumerate(read_text(path, "a JSONL file").split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                yield f"{path}, line {number}", parse_json(line)
-            except NotJSON as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error}); write one JSON object per line") from None
+        yield from ((where, value) for where, _, value in json_rows(path, read_text(path, "a JSONL file")))
     elif suffix in FORMATS:
         yield from ((f"{path}[{number}]", record) for number, record in enumerate(file_records(path), start=1))
     else:

@@ -19,11 +19,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from grkd.data.text_rows import json_rows
 from grkd.errors import UserError
-from grkd.files import NotJSON, parse_json, read_text
+from grkd.files import read_text
 from grkd.statistics import wilson_interval
 
 _MARKS = (re.compile(r"####"), re.compile(r"\banswer[*_]*(?: is\b|\s*:)", re.IGNORECASE))
@@ -53,16 +55,12 @@ def read_questions(path: Path, *, limit: int | None = None) -> list[QuestionAndA
     "id" is optional (the line's number); other keys are ignored, blank lines skipped.
     Raises UserError with file and line for what is not like that.
     """
-    lines = read_text(path, 'a JSONL file of {"question", "answer"}').split("\n")  # a text may hold other separators
+    content = read_text(path, 'a JSONL file of {"question", "answer"}')
     found: dict[str, QuestionAndAnswer] = {}
-    for number, line in enumerate(lines, start=1):
-        if limit is not None and len(found) >= limit:
-            break
-        if not line.strip():
-            continue
-        question = _question(line, number, where=f"{path}, line {number}")
+    for where, number, value in islice(json_rows(path, content, wanted='"question" and "answer"'), limit):
+        question = _question(value, number, where)
         if question.id in found:
-            raise UserError(f"{path}, line {number}: id {question.id!r} occurs twice; make ids unique")
+            raise UserError(f"{where}: id {question.id!r} occurs twice; make ids unique")
         found[question.id] = question
     if not found:
         raise UserError(f'{path}: no questions in it; write one {{"question", "answer"}} object a line')
@@ -160,13 +158,7 @@ def _is_number(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text.strip().rstrip("%.").removeprefix("+").strip())) and number_in(text) is not None
 
 
-def _question(line: str, number: int, *, where: str) -> QuestionAndAnswer:
-    try:
-        value = parse_json(line)
-    except NotJSON as error:
-        raise UserError(f"{where}: not JSON ({error}); write one object per line") from None
-    if not isinstance(value, dict):
-        raise UserError(f'{where}: expected an object {{"question", "answer"}}')
+def _question(value: dict[str, Any], number: int, where: str) -> QuestionAndAnswer:
     for key in ("question", "answer"):
         given = value.get(key)
         text = key == "answer" and isinstance(given, int | float) and not isinstance(given, bool)
