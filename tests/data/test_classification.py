@@ -103,7 +103,7 @@ class TestDigits:
             images.as_images()
 
     def test_limit_takes_from_the_training_part_only(self) -> None:
-        whole, some = digits(heldout_fraction=0.2, seed=0), digits(heldout_fraction=0.2, seed=0, limit=100)
+        whole, some = digits(heldout_fraction=0.2, seed=0), digits(heldout_fraction=0.2, seed=0).limited(100, seed=0)
         assert torch.equal(whole.heldout_inputs, some.heldout_inputs)
         assert len(some.train_labels) == 100
         assert np.bincount(some.train_labels).min() >= 9
@@ -141,7 +141,7 @@ class TestLabelledText:
 
     def test_split_and_limit(self, tmp_path: Path) -> None:
         train = write(tmp_path / "a.csv", "text,label\n" + "".join(f"t{i},{'ab'[i % 2]}\n" for i in range(100)))
-        data = labelled_text(train, heldout_fraction=0.2, seed=0, limit=10)
+        data = labelled_text(train, heldout_fraction=0.2, seed=0).limited(10, seed=0)
         assert np.bincount(data.heldout_labels).tolist() == [10, 10]
         assert np.bincount(data.train_labels).tolist() == [5, 5]
         assert not set(data.train_inputs) & set(data.heldout_inputs)

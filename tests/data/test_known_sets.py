@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from grkd.data import known_sets
-from grkd.data.known_sets import CIFAR10, LOOK_ALIKES, KnownData, known_set
+from grkd.data.classification import ClassificationData
+from grkd.data.known_sets import CIFAR10, LOOK_ALIKES, known_set
 from grkd.errors import UserError
 
 REAL = Path(os.environ.get("GRKD_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "classification"
@@ -148,9 +149,9 @@ def test_recipes_that_share_a_teacher_share_its_examples() -> None:
     generator = torch.Generator().manual_seed(0)
     clean = torch.arange(60) % 3
 
-    def data(labels: torch.Tensor, teacher_labels: torch.Tensor | None) -> KnownData:
+    def data(labels: torch.Tensor, teacher_labels: torch.Tensor | None) -> ClassificationData:
         inputs = torch.arange(60.0).unsqueeze(-1)
-        return KnownData(
+        return ClassificationData(
             kind="features", train_inputs=inputs, train_labels=labels, heldout_inputs=inputs, heldout_labels=clean,
             class_names=["a", "b", "c"], teacher_labels=teacher_labels,
         )  # fmt: skip
@@ -224,7 +225,6 @@ def test_missing_folders_and_broken_files_are_one_line(tmp_path: Path, name: kno
 def test_the_real_texts() -> None:
     found = known_set("clinc150", REAL / "intent_text")
     assert (len(found.train_inputs), len(found.heldout_inputs), found.classes) == (15_000, 4_500, 150)
-    assert found.outside_inputs is not None
     assert len(found.outside_inputs) == 1_000
     found = known_set("banking77", REAL / "intent_text")
     assert (len(found.train_inputs), len(found.heldout_inputs), found.classes) == (10_003, 3_080, 77)

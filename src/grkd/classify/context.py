@@ -1,7 +1,7 @@
 """What the stages of a classifier share: the recipe, its folders and device, the data, the split, models and keys."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -181,9 +181,3 @@ def _numbers(name: str, classes: Sequence[str], class_names: Sequence[str]) -> l
     if len(set(classes)) < 2:
         raise UserError(f"evaluation.groups.{name}: expected two or more different classes, got {list(classes)}")
     return [list(class_names).index(one) for one in classes]
-
-
-def look_alikes(data: ClassificationData) -> Mapping[str, list[int]]:
-    """Numbers of the classes that a data set itself calls look-alikes, per group."""
-    groups: Mapping[str, Sequence[str]] = getattr(data, "class_groups", {})
-    return {name: [data.class_names.index(one) for one in members] for name, members in groups.items()}

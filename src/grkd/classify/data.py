@@ -37,32 +37,33 @@ class Classifier:
 
 def load_data(data: ClassifierData, *, seed: int, ranking: str | None = None) -> ClassificationData:
     """The labelled examples that a recipe names. ranking: column of a JSONL file with orders of classes."""
+    if data.image_folder is not None:
+        return image_folder(
+            Path(data.image_folder),
+            image_size=data.image_size,
+            heldout_fraction=data.heldout_fraction,
+            seed=seed,
+            limit=data.limit,
+        )
     if data.dataset == "digits":
-        return digits(heldout_fraction=data.heldout_fraction, seed=seed, limit=data.limit)
-    if data.dataset is not None:
+        found = digits(heldout_fraction=data.heldout_fraction, seed=seed)
+    elif data.dataset is not None:
         assert data.folder is not None
         found = known_set(data.dataset, Path(data.folder), labels=data.labels, teacher_labels=data.teacher_labels)
-        return found if data.limit is None else found.limited(data.limit, seed=seed)
-    if data.train is not None:
-        table = labelled_text(
+    else:
+        assert data.train is not None
+        found = labelled_text(
             Path(data.train),
             None if data.heldout is None else Path(data.heldout),
             text=data.image or data.text,
             label=data.label,
             heldout_fraction=data.heldout_fraction,
             seed=seed,
-            limit=data.limit,
             ranking=ranking,
         )
-        return table if data.image_root is None else named_images(table, Path(data.image_root), size=data.image_size)
-    assert data.image_folder is not None
-    return image_folder(
-        Path(data.image_folder),
-        image_size=data.image_size,
-        heldout_fraction=data.heldout_fraction,
-        seed=seed,
-        limit=data.limit,
-    )
+    if data.limit is not None:
+        found = found.limited(data.limit, seed=seed)
+    return found if data.image_root is None else named_images(found, Path(data.image_root), size=data.image_size)
 
 
 def make_classifier(

@@ -28,11 +28,10 @@ class _Student:
 
     def __init__(self, context: ClassifierContext, seed: int) -> None:
         self.context, self.seed = context, seed
-        self.outside = list(getattr(context.data, "outside_inputs", None) or [])
 
     @cached_property
     def classifier(self) -> Classifier:
-        return self.context.view(self.context.recipe.student, outside=self.outside, seed=self.seed)
+        return self.context.view(self.context.recipe.student, outside=self.context.data.outside_inputs, seed=self.seed)
 
     def dataset(self, rows: Tensor | None) -> Dataset[dict[str, Any]]:
         scores = teacher_outputs(self.context)["train"]
@@ -48,7 +47,7 @@ class _Student:
     def heldout_logits(self, module: nn.Module) -> tuple[Tensor, Tensor | None]:
         known = len(self.context.labels["heldout_labels"])
         logits = self.logits(module, self.classifier.heldout_inputs)
-        return logits[:known], logits[known:] if self.outside else None
+        return logits[:known], logits[known:] if len(logits) > known else None
 
     def validation_logits(self, module: nn.Module) -> Tensor:
         inputs = self.classifier.train_inputs

@@ -5,9 +5,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grkd.classify.context import OF_STUDENTS, ClassifierContext, look_alikes
+from grkd.classify.context import OF_STUDENTS, ClassifierContext
 from grkd.classify.engine import in_lockstep
-from grkd.data.known_sets import KnownData
 from grkd.errors import UserError
 from grkd.files import whole_file, write_json
 from grkd.run.folder import identity
@@ -32,9 +31,11 @@ def prepare(context: ClassifierContext) -> Path:
         counts = {"examples_train": len(found.train_labels), "examples_heldout": len(found.heldout_labels)}
         write_json(work / "counts.json", {**counts, "classes": found.classes})
         write_json(work / "classes.json", found.class_names)
-        write_json(work / "look_alikes.json", look_alikes(found))
+        numbers = {name: number for number, name in enumerate(found.class_names)}
+        alike = {name: [numbers[one] for one in members] for name, members in found.class_groups.items()}
+        write_json(work / "look_alikes.json", alike)
         labels = {"labels": found.train_labels, "heldout_labels": found.heldout_labels}
-        if isinstance(found, KnownData) and found.heldout_votes is not None:
+        if found.heldout_votes is not None:
             labels["votes"] = found.heldout_votes
         with whole_file(work / "labels.safetensors") as aside:
             save_file({name: value.contiguous() for name, value in labels.items()}, aside)
@@ -48,8 +49,7 @@ def prepare(context: ClassifierContext) -> Path:
 
 def _keep_tensors(context: ClassifierContext, work: Path) -> None:
     recipe, data = context.recipe, context.data
-    outside = list(getattr(data, "outside_inputs", None) or [])
-    student = context.view(recipe.student, outside=outside)
+    student = context.view(recipe.student, outside=data.outside_inputs)
     if not isinstance(student.train_inputs, Tensor) or not isinstance(student.heldout_inputs, Tensor):
         raise UserError(f"student: {recipe.student.model} reads no data that fit in memory; use a transformers model")
     if context.live and student.train_inputs.ndim != 4:
@@ -60,7 +60,7 @@ def _keep_tensors(context: ClassifierContext, work: Path) -> None:
         return
     known = len(data.heldout_labels)
     kept = {"inputs": student.train_inputs, "heldout_inputs": student.heldout_inputs[:known]}
-    if outside:
+    if data.outside_inputs:
         kept["outside_inputs"] = student.heldout_inputs[known:]
     with whole_file(work / "tensors.safetensors") as aside:
         save_file({name: value.contiguous() for name, value in kept.items()}, aside)

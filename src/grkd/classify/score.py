@@ -59,7 +59,7 @@ def _make(context: ClassifierContext, work: Path) -> None:
     if isinstance(context.recipe.teacher, RankedLabels):
         write_ranked_scores(context, work)
         return
-    outside = list(getattr(context.data, "outside_inputs", None) or [])
+    outside = context.data.outside_inputs
     teacher = trained_teacher(context, outside=outside)
     train, features = scored(context, teacher, teacher.train_inputs, "train examples")
     (heldout, _), seconds, peak = measured(

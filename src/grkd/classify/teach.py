@@ -84,8 +84,8 @@ def _make(context: ClassifierContext, work: Path) -> None:
 
 def _labels(context: ClassifierContext) -> Tensor:
     """The teacher's own training labels if the data has others for it."""
-    labels: Tensor | None = getattr(context.data, "teacher_labels", None)
-    return context.data.train_labels if labels is None else labels
+    data = context.data
+    return data.train_labels if data.teacher_labels is None else data.teacher_labels
 
 
 def _train_in_lockstep(context: ClassifierContext, teacher: Classifier, work: Path) -> None:

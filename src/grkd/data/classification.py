@@ -1,7 +1,7 @@
 """Labelled examples for a classifier: what a set is, and the built-in one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ class ClassificationData:
     kind: what an input is. features: a row of a float tensor. images: uint8 in 0..255 or float, [channels, height,
     width], as a tensor or a sequence that reads files when asked. text: a string.
     labels: positions in class_names. rankings: per example some classes, best first, if the records have them.
+    teacher_labels: of the training part, where a teacher learns from others than the students. heldout_votes: how many
+    people chose each class. outside_inputs: inputs of no class. class_groups: look-alikes, by class names.
     """
 
     kind: Kind
@@ -33,6 +35,10 @@ class ClassificationData:
     class_names: list[str]
     train_ranking: list[list[int]] | None = None
     heldout_ranking: list[list[int]] | None = None
+    teacher_labels: Int[Tensor, " train"] | None = None
+    heldout_votes: Int[Tensor, "heldout classes"] | None = None
+    outside_inputs: Sequence[Any] = ()
+    class_groups: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -60,19 +66,32 @@ class ClassificationData:
             heldout_inputs=self.heldout_inputs.reshape(-1, 1, side, side),
         )
 
+    def limited(self, size: int, *, seed: int) -> "ClassificationData":
+        """With `size` of the training examples, classes in their shares. Raises UserError if that is too few.
 
-def digits(*, heldout_fraction: float, seed: int, limit: int | None = None) -> ClassificationData:
+        The teacher's classes: recipes that share a teacher have the same examples, whatever labels their students see.
+        """
+        shares = self.train_labels if self.teacher_labels is None else self.teacher_labels
+        kept = stratified_sample(shares, size, seed=seed)
+        inputs, ranking = self.train_inputs, self.train_ranking
+        return replace(
+            self,
+            train_inputs=inputs[kept] if isinstance(inputs, Tensor) else [inputs[i] for i in kept.tolist()],
+            train_labels=self.train_labels[kept],
+            train_ranking=None if ranking is None else [ranking[i] for i in kept.tolist()],
+            teacher_labels=None if self.teacher_labels is None else self.teacher_labels[kept],
+        )
+
+
+def digits(*, heldout_fraction: float, seed: int) -> ClassificationData:
     """scikit-learn's 1,797 handwritten digits: features [examples, 64] in [0, 1], split with the seed.
 
-    limit: keep that many training examples, classes in their shares. Source: UCI optdigits (test part), CC BY 4.0.
-    Raises UserError for a fraction or limit out of range.
+    Source: UCI optdigits (test part), CC BY 4.0. Raises UserError for a fraction out of range.
     """
     values = _digits_file()
     inputs = torch.from_numpy(values[:, :-1]).float() / 16
     labels = torch.from_numpy(values[:, -1]).long()
     train, heldout = stratified_split(labels, heldout_fraction, seed=seed)
-    if limit is not None:
-        train = train[stratified_sample(labels[train], limit, seed=seed)]
     return ClassificationData(
         kind="features",
         train_inputs=inputs[train],

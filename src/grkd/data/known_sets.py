@@ -13,17 +13,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from grkd.data.classification import ClassificationData
-from grkd.data.splits import stratified_sample
 from grkd.errors import UserError
 from grkd.files import parse_json
 
@@ -56,38 +53,9 @@ _TRAIN_A_CLASS, _HELDOUT_A_CLASS = 250, 50
 _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnownData(ClassificationData):
-    """Labelled examples and what else is known of them.
-
-    teacher_labels: of the training part, where a teacher learns from others than the students. heldout_votes: how many
-    people chose each class. outside_inputs: inputs of no class. class_groups: look-alikes, by class names.
-    """
-
-    teacher_labels: Int[Tensor, " train"] | None = None
-    heldout_votes: Int[Tensor, "heldout classes"] | None = None
-    outside_inputs: Sequence[Any] | None = None
-    class_groups: dict[str, list[str]] = field(default_factory=dict)
-
-    def limited(self, size: int, *, seed: int) -> "KnownData":
-        """With `size` of the training examples, classes in their shares. Raises UserError if that is too few.
-
-        The teacher's classes: recipes that share a teacher have the same examples, whatever labels their students see.
-        """
-        shares = self.train_labels if self.teacher_labels is None else self.teacher_labels
-        kept = stratified_sample(shares, size, seed=seed)
-        inputs = self.train_inputs
-        return replace(
-            self,
-            train_inputs=inputs[kept] if isinstance(inputs, Tensor) else [inputs[i] for i in kept.tolist()],
-            train_labels=self.train_labels[kept],
-            teacher_labels=None if self.teacher_labels is None else self.teacher_labels[kept],
-        )
-
-
 def known_set(
     name: KnownSet, folder: Path, *, labels: CifarLabels = "clean", teacher_labels: CifarLabels | None = None
-) -> KnownData:
+) -> ClassificationData:
     """A set by its name, from its folder; labels and teacher_labels: cifar10 only (teacher_labels None: as labels).
 
     Raises UserError for a folder that lacks a file or holds a broken one.
@@ -96,7 +64,7 @@ def known_set(
         raise UserError(f"data.folder: {folder}: no such folder")
     if name == "cifar10":
         return cifar10(folder, labels=labels, teacher_labels=teacher_labels)
-    readers: dict[str, Callable[[Path], KnownData]] = {
+    readers: dict[str, Callable[[Path], ClassificationData]] = {
         "tiny_imagenet32": tiny_imagenet32,
         "banking77": banking77,
         "clinc150": clinc150,
@@ -104,7 +72,9 @@ def known_set(
     return readers[name](folder)
 
 
-def cifar10(folder: Path, *, labels: CifarLabels = "clean", teacher_labels: CifarLabels | None = None) -> KnownData:
+def cifar10(
+    folder: Path, *, labels: CifarLabels = "clean", teacher_labels: CifarLabels | None = None
+) -> ClassificationData:
     """CIFAR-10: 50,000 and 10,000 images, uint8 [3, 32, 32]; other labels are the people's of CIFAR-10N.
 
     Files: cifar10_train_jpeg.tar.xz, cifar10_test_jpeg.tar.xz (members "split/class/file" in the original order);
@@ -118,7 +88,7 @@ def cifar10(folder: Path, *, labels: CifarLabels = "clean", teacher_labels: Cifa
         found = _arrays(folder / "cifar10h_counts.npz", ("counts", "test_label"), len(heldout))
         _check_order(folder / "cifar10h_counts.npz", found["test_label"], heldout)
         votes = torch.from_numpy(found["counts"].astype(np.int64))
-    return KnownData(
+    return ClassificationData(
         kind="images",
         train_inputs=images,
         train_labels=_cifar_labels(folder, clean, labels),
@@ -130,7 +100,7 @@ def cifar10(folder: Path, *, labels: CifarLabels = "clean", teacher_labels: Cifa
     )
 
 
-def tiny_imagenet32(folder: Path) -> KnownData:
+def tiny_imagenet32(folder: Path) -> ClassificationData:
     """Tiny ImageNet at 32 x 32: 200 classes, 250 images of each to train on and 50 held out.
 
     Files: classes.json ([{"label", "wnid", "name"}]), tiny_imagenet32_train250.zip, tiny_imagenet32_val50.zip: a sheet
@@ -149,7 +119,7 @@ def tiny_imagenet32(folder: Path) -> KnownData:
         parts[split] = images, torch.arange(len(wnids)).repeat_interleave(count)
     by_wnid = dict(zip(wnids, names, strict=True))
     groups = {name: [by_wnid[wnid] for wnid in group if wnid in by_wnid] for name, group in LOOK_ALIKES.items()}
-    return KnownData(
+    return ClassificationData(
         kind="images",
         train_inputs=parts["train"][0],
         train_labels=parts["train"][1],
@@ -160,7 +130,7 @@ def tiny_imagenet32(folder: Path) -> KnownData:
     )
 
 
-def banking77(folder: Path) -> KnownData:
+def banking77(folder: Path) -> ClassificationData:
     """Banking77: 10,003 and 3,080 questions to a bank, 77 intents.
 
     Files: banking77_train.csv, banking77_test.csv (text, category). Source: Casanueva et al., arXiv 2003.04807.
@@ -172,7 +142,7 @@ def banking77(folder: Path) -> KnownData:
     return _texts(folder, parts["train"], parts["test"])
 
 
-def clinc150(folder: Path) -> KnownData:
+def clinc150(folder: Path) -> ClassificationData:
     """CLINC150: 15,000 and 4,500 queries, 150 intents; 1,000 held-out queries of none of them are outside_inputs.
 
     File: clinc150_data_full.json ({"train": [[text, intent]], "test", "oos_test"}).
@@ -255,13 +225,13 @@ def _tiles(sheet: np.ndarray) -> Tensor:
     return tiles.reshape(-1, 3, _TILE, _TILE).contiguous()
 
 
-def _texts(folder: Path, train: list[Any], heldout: list[Any], outside: list[str] | None = None) -> KnownData:
+def _texts(folder: Path, train: list[Any], heldout: list[Any], outside: Sequence[str] = ()) -> ClassificationData:
     names = sorted({label for _, label in train})
     index = {name: number for number, name in enumerate(names)}
     unknown = sorted({label for _, label in heldout} - set(names))
     if unknown:
         raise UserError(f"{folder}: the held-out part has the label {unknown[0]!r}, the training part does not")
-    return KnownData(
+    return ClassificationData(
         kind="text",
         train_inputs=[text for text, _ in train],
         train_labels=torch.tensor([index[label] for _, label in train]),

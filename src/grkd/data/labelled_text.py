@@ -12,7 +12,7 @@ import torch
 from grkd.console import console
 from grkd.data.classification import ClassificationData
 from grkd.data.rankings import numbered, read_ranking
-from grkd.data.splits import stratified_sample, stratified_split
+from grkd.data.splits import stratified_split
 from grkd.data.text_rows import delimited_rows, json_rows
 from grkd.errors import UserError, meant
 from grkd.files import read_text
@@ -34,15 +34,13 @@ def labelled_text(
     label: str = "label",
     heldout_fraction: float,
     seed: int,
-    limit: int | None = None,
     ranking: str | None = None,
 ) -> ClassificationData:
     """Texts and labels from columns `text` and `label`; the suffix (.csv, .tsv, .jsonl) says which format.
 
     Without `heldout`, heldout_fraction of `train` is held out with the seed, stratified; examples with the same text
     stay on one side. Texts of a `heldout` file that are also in `train`, and texts with several labels, are reported
-    with their number. limit: keep that many training examples, classes in their shares. Labels are words or whole
-    numbers; class_names are sorted (as numbers where all are).
+    with their number. Labels are words or whole numbers; class_names are sorted (as numbers where all are).
     ranking: column of JSON Lines with some classes per text, best first; a record's label is then its first class where
     it has none of its own, and a record without the column has its label alone.
     Raises UserError, with the line, for what is missing, empty, malformed or unknown.
@@ -71,8 +69,6 @@ def labelled_text(
                 )
         _say_what_is_shared(examples, heldout_examples)
     _say_what_has_several_labels(examples)
-    if limit is not None:
-        kept = kept[stratified_sample(labels[kept], limit, seed=seed)]
     return ClassificationData(
         kind="text",
         train_inputs=[examples[i].text for i in kept.tolist()],
