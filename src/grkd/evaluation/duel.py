@@ -102,16 +102,15 @@ def result(
     known = ~np.isnan(wins)
     metrics: dict[str, Any] = {}
     if known.any():
-        interval = bootstrap_interval(wins[known], share=True)
-        metrics["win_rate"] = {"value": interval.mean, "low": interval.low, "high": interval.high}
-        value, low, high = controlled_interval(wins[known], lengths[known])
-        metrics["length_controlled_win_rate"] = {"value": value, "low": low, "high": high}
+        metrics["win_rate"] = bootstrap_interval(wins[known], share=True).as_json()
+        metrics["length_controlled_win_rate"] = controlled_interval(wins[known], lengths[known]).as_json()
     won, lost = int((wins > 0.5).sum()), int((wins < 0.5).sum())
+    shown = [None if np.isnan(win) else win for win in judged.wins]
     decided = won + lost
     return {
         "first": names[0],
         "second": names[1],
-        "metrics": {name: {key: _plain(one) for key, one in each.items()} for name, each in metrics.items()},
+        "metrics": metrics,
         "won": won,
         "lost": lost,
         "tied": int(known.sum()) - decided,
@@ -120,8 +119,8 @@ def result(
         "mean_characters": [float(np.mean([len(pair[side]) for pair in texts])) for side in (0, 1)],
         "tallies": judged.tallies,
         "items": [
-            {"id": one.id, "prompt": one.turns[0], "first": pair[0], "second": pair[1], "win": _plain(win)}
-            for one, pair, win in zip(questions, texts, judged.wins, strict=True)
+            {"id": one.id, "prompt": one.turns[0], "first": pair[0], "second": pair[1], "win": win}
+            for one, pair, win in zip(questions, texts, shown, strict=True)
         ],
     }
 
@@ -214,7 +213,3 @@ def _unreadable(tallies: dict[str, float], example: str | None) -> str:
     if refused:
         parts.append(f"the judge's server refused {refused} of {refused + answers} questions")
     return "; ".join(parts)
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

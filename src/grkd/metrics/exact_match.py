@@ -146,7 +146,7 @@ def score(questions: Sequence[QuestionAndAnswer], responses: Sequence[str]) -> d
     unparsed = sum(item["found"] is None for item in items)
     return {
         "metrics": {
-            "exact_match": {"value": share.mean, "low": share.low, "high": share.high},
+            "exact_match": share.as_json(),
             "unparsed": {"value": unparsed, "low": None, "high": None},
         },
         "items": items,

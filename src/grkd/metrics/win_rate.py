@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
-from grkd.statistics import wilson_interval
+from grkd.statistics import Interval, bootstrap_statistic, wilson_interval
 
 _RIDGE = 1e-2  # on the slope, in observations; answers that length alone separates have no finite fit
 _STEPS = 50
@@ -50,21 +51,17 @@ def length_fit(wins: Float[np.ndarray, " prompts"], lengths: Float[np.ndarray, "
 
 def controlled_interval(
     wins: Float[np.ndarray, " prompts"], lengths: Float[np.ndarray, " prompts"], *, draws: int = 400, seed: int = 0
-) -> tuple[float, float, float]:
-    """Length-controlled win rate with its 95 % interval by resampling prompts: (value, low, high), in [0, 1].
+) -> Interval:
+    """Length-controlled win rate with its 95 % interval by resampling prompts, in [0, 1].
 
     Where one model wins every prompt, so it does in all resamples: the bounds are then Wilson's.
     """
-    drawn = np.random.default_rng(seed)
     value = length_fit(wins, lengths).win_rate
-    if len(wins) < 2:
-        return value, float("nan"), float("nan")
-    if wins.mean() in (0.0, 1.0):
+    if len(wins) > 1 and wins.mean() in (0.0, 1.0):
         share = wilson_interval(round(wins.sum()), len(wins))
-        return value, share.low, share.high
-    found = []
-    for _ in range(draws):
-        rows = drawn.integers(0, len(wins), len(wins))
-        found.append(length_fit(wins[rows], lengths[rows]).win_rate)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return value, float(low), float(high)
+        return Interval(value, share.low, share.high)
+
+    def measure(rows: NDArray[np.int64]) -> float:
+        return length_fit(wins[rows], lengths[rows]).win_rate
+
+    return bootstrap_statistic(measure, len(wins), resamples=draws, seed=seed)
