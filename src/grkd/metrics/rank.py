@@ -5,6 +5,8 @@ Nothing here carries a gradient. Rows for which a quantity is undefined are NaN:
 (`Tensor.nanmean`, or `statistics.bootstrap_interval`, which does).
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -184,8 +186,8 @@ def _pair_counts(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Int[T
     _check_shapes(student, teacher)
     exists = groups.checked_mask(mask, student)
     *rows, candidates = student.shape
-    step = max(1, _ENTRIES // max(1, candidates**2))
-    parts = zip(*(scores.reshape(-1, candidates).split(step) for scores in (student, teacher, exists)), strict=True)
+    flat, step = (math.prod(rows), candidates), max(1, _ENTRIES // max(1, candidates**2))
+    parts = zip(*(scores.reshape(flat).split(step) for scores in (student, teacher, exists)), strict=True)
     counts = []
     for student_part, teacher_part, exists_part in parts:
         by_student, by_teacher = (groups.pairs(scores, mask=exists_part) for scores in (student_part, teacher_part))

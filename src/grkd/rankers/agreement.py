@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from rich.table import Table
 
+from grkd.metrics.rank import kendall_tau_b
 from grkd.rankers._base import Tally
 from grkd.rankers.combine import preferred
 
@@ -14,19 +16,9 @@ from grkd.rankers.combine import preferred
 def kendall_tau(
     one: Float[np.ndarray, "groups n"], other: Float[np.ndarray, "groups n"]
 ) -> Float[np.ndarray, " groups"]:
-    """Kendall's tau-b of two rankers in each group, over the candidates that both score.
-
-    tau_b = (concordant - discordant) / sqrt(pairs that `one` orders * pairs that `other` orders);
-    NaN if one of them orders no pair.
-    """
-    both = ~np.isnan(one) & ~np.isnan(other)
-    signs = []
-    for scores in (one, other):
-        above = preferred(np.where(both, scores, np.nan))
-        signs.append(above.astype(np.float64) - above.swapaxes(-1, -2))
-    agreeing = (signs[0] * signs[1]).sum((-1, -2))
-    scale = np.sqrt(np.square(signs[0]).sum((-1, -2)) * np.square(signs[1]).sum((-1, -2)))
-    return np.where(scale > 0, agreeing / np.where(scale > 0, scale, 1.0), np.nan)
+    """Kendall's tau-b of two rankers in each group, over the candidates that both score; see metrics.rank."""
+    first, second = torch.from_numpy(one), torch.from_numpy(other)
+    return kendall_tau_b(first, second, mask=~(first.isnan() | second.isnan())).numpy()
 
 
 def agreement(
