@@ -86,6 +86,9 @@ def test_no_file_no_lists_no_json(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"query": \n')
     with pytest.raises(UserError, match="line 1: not JSON"):
         read_lists(tmp_path / "broken.jsonl")
+    (tmp_path / "names.json").write_text('["a"]')
+    with pytest.raises(UserError, match=r"names\.json\[1\]: expected an object with query and candidates, got"):
+        read_lists(tmp_path / "names.json")
 
 
 def test_a_data_set_by_name_and_a_parquet_file_are_the_same_lists(tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_a_data_set_by_name_and_a_parquet_file_are_the_same_lists(tmp_path: Path
     assert read_lists(tmp_path / "lists.parquet").train == found.train
     dated = [{**own[0], "query": datetime.date(2026, 1, 1)}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(dated), tmp_path / "dated.parquet")
-    with pytest.raises(UserError, match=r'record 1: query: expected a text, got "2026-01-01"'):
+    with pytest.raises(UserError, match=r'parquet\[1\]: query: expected a text, got "2026-01-01"'):
         read_lists(tmp_path / "dated.parquet")
     write(folder / "test.jsonl", {"query": "c", "candidates": ["x", "z"], "order": [2]})
     with pytest.raises(UserError, match="set, split test, row 0: order: expected numbers of candidates, 0 to 1, got 2"):

@@ -178,7 +178,7 @@ def test_errors_of_files(tmp_path: Path) -> None:
         read_examples(tmp_path / "absent.jsonl")
     with pytest.raises(UserError, match="is a folder"):
         read_examples(tmp_path)
-    with pytest.raises(UserError, match="no prompts in it; write one JSON object per line"):
+    with pytest.raises(UserError, match="no prompts in it; give at least one record"):
         read_examples(written(tmp_path, "", "  "))
     (tmp_path / "empty.csv").write_text("prompt,completion\n")
     with pytest.raises(UserError, match=r"empty\.csv: no prompts in it; give at least one record"):

@@ -6,18 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grkd.data.sources import FORMATS, file_records, named_records
-from grkd.data.text_rows import SEPARATORS, json_rows
+from grkd.data.sources import named_records, numbered_records
+from grkd.data.text_rows import SEPARATORS
 from grkd.data.tiers import tiered
 from grkd.errors import UserError, nearest
-from grkd.files import read_text
 
 # What the data say of the candidates' order: a score each, an order of all of them, or tiers (an order with ties).
 Word = Literal["scores", "order", "tiers"]
 _KEYS = ("query", "candidates", "scores", "order", "tiers", "grades")
 _LARGEST_SCORE = 1e9  # differences and their squares stay far inside float32
 _WORDS = ("scores", "order", "tiers")
-_Row = tuple[str, dict[str, Any]]  # where it stands, for errors, and its keys
+_Row = tuple[str, Any]  # where it stands, for errors, and itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +93,14 @@ def _gathered(name: str, train: Iterable[_Row], heldout: Iterable[_Row]) -> List
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    if path.suffix.lower() in FORMATS:
-        for number, record in enumerate(file_records(path), start=1):
-            yield f"{path}: record {number}", record
-        return
     if path.suffix.lower() in SEPARATORS:
         raise UserError(f"{path}: a cell of a table holds no list of candidates; give JSONL, Parquet or JSON")
-    content = read_text(path, "a JSONL file of lists")
-    yield from ((where, row) for where, _, row in json_rows(path, content, wanted="query and candidates"))
+    return ((where, row) for where, _, row in numbered_records(path, "a JSONL file of lists"))
 
 
-def _list(where: str, row: dict[str, Any], numbers: dict[str, int]) -> RankedList:
+def _list(where: str, row: Any, numbers: dict[str, int]) -> RankedList:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object with query and candidates, got {_shown(row)}")
     for key in row:
         if key not in _KEYS:
             near = nearest(key, _KEYS)

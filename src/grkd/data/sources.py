@@ -41,14 +41,7 @@ def read_examples(
     Keys that nothing reads are named in one line. read: other keys that something reads, such as rankers; None: all may
     be read. Raises UserError with file and line for what is no such record.
     """
-    if path.suffix.lower() in FORMATS:
-        return gathered(
-            file_records(path), str(path), limit=limit, groups=groups, turns=turns, number_from=1, read=read
-        )
-    if path.suffix.lower() in SEPARATORS:
-        return _gathered(_csv_records(path), str(path), limit=limit, groups=groups, turns=turns, read=read)
-    wanted, numbered = "write one JSON object per line", json_rows(path, read_text(path, _WANTED))
-    return _gathered(numbered, str(path), limit=limit, groups=groups, turns=turns, read=read, wanted=wanted)
+    return _gathered(numbered_records(path), str(path), limit=limit, groups=groups, turns=turns, read=read)
 
 
 def gathered(
@@ -58,7 +51,6 @@ def gathered(
     limit: int | None = None,
     groups: bool = True,
     turns: Turns = "all",
-    number_from: int = 0,
     unique: bool = True,
     read: Collection[str] | None = (),
 ) -> list[Example]:
@@ -66,8 +58,20 @@ def gathered(
 
     unique=False: ids may come twice.
     """
-    numbered = ((f"{name}[{number}]", number, value) for number, value in enumerate(records, start=number_from))
-    return _gathered(numbered, name, limit=limit, groups=groups, turns=turns, unique=unique, read=read)
+    return _gathered(_numbered(records, name), name, limit=limit, groups=groups, turns=turns, unique=unique, read=read)
+
+
+def numbered_records(path: Path, wanted: str = _WANTED) -> Iterator[Numbered]:
+    """Records of a file of any of the forms; the ending says which. wanted: what errors say to give."""
+    suffix = path.suffix.lower()
+    if suffix in FORMATS:
+        yield from _numbered(file_records(path), str(path), start=1)
+    elif suffix in SEPARATORS:
+        rows = delimited_rows(path, read_text(path, wanted), check_header=_check_header)
+        for number, (where, row) in enumerate(rows, start=1):
+            yield where, number, {name: cell or None for name, cell in row.items()}
+    else:
+        yield from json_rows(path, read_text(path, wanted))
 
 
 def file_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -161,10 +165,8 @@ def _json_records(path: Path) -> Iterator[Any]:
     yield from found if isinstance(found, list) else [found]
 
 
-def _csv_records(path: Path) -> Iterator[Numbered]:
-    rows = delimited_rows(path, read_text(path, _WANTED), check_header=_check_header)
-    for number, (where, row) in enumerate(rows, start=1):
-        yield where, number, {name: cell if cell else None for name, cell in row.items()}
+def _numbered(records: Iterable[Any], name: str, *, start: int = 0) -> Iterator[Numbered]:
+    return ((f"{name}[{number}]", number, value) for number, value in enumerate(records, start=start))
 
 
 def _check_header(header: list[str], where: str) -> None:
@@ -181,7 +183,6 @@ def _gathered(
     turns: Turns,
     unique: bool = True,
     read: Collection[str] | None = (),
-    wanted: str = "give at least one record",
 ) -> list[Example]:
     examples: list[Example] = []
     place_of: dict[str, str] = {}
@@ -199,7 +200,7 @@ def _gathered(
                 same.append(where)
             examples.append(example)
     if not examples:
-        raise UserError(f"{name}: no prompts in it; {wanted}")
+        raise UserError(f"{name}: no prompts in it; give at least one record")
     if same:
         count = "1 record" if len(same) == 1 else f"{len(same)} records (this is the first)"
         text = "the responses are all the same, so nothing can be learnt from their order"

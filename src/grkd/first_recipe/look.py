@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from grkd.data.sources import FORMATS, file_records, named_records
-from grkd.data.text_rows import SEPARATORS, delimited_rows, json_rows
+from grkd.data.sources import FORMATS, named_records, numbered_records
+from grkd.data.text_rows import SEPARATORS, delimited_rows
 from grkd.errors import UserError, nearest
 from grkd.files import read_text
 from grkd.first_recipe.columns import classes_of, labelled, ranked, table_of_images
@@ -124,14 +124,11 @@ def _named(name: str) -> Found:
 def _records(path: Path) -> Iterator[Placed]:
     """Records of a file; only the first lines of JSONL and CSV are parsed."""
     suffix = path.suffix.lower()
-    if suffix in SEPARATORS:
-        yield from delimited_rows(path, read_text(path, "a CSV, JSONL or Parquet file"))
-    elif suffix == ".jsonl":
-        yield from ((where, value) for where, _, value in json_rows(path, read_text(path, "a JSONL file")))
-    elif suffix in FORMATS:
-        yield from ((f"{path}[{number}]", record) for number, record in enumerate(file_records(path), start=1))
-    else:
+    if suffix in SEPARATORS:  # an empty cell is a text here
+        return delimited_rows(path, read_text(path, "a CSV, JSONL or Parquet file"))
+    if suffix not in (".jsonl", *FORMATS):
         raise UserError(f"{path}: unknown kind of file {suffix!r}; give JSONL, CSV, TSV, JSON or Parquet")
+    return ((where, record) for where, _, record in numbered_records(path, "a JSONL file"))
 
 
 def _kind(placed: list[Placed], section: dict[str, Any], name: str, path: Path | None) -> Found:
