@@ -12,6 +12,7 @@ from grkd.classify.context import ClassifierContext
 from grkd.classify.data import Classifier
 from grkd.classify.ranked_labels import write_ranked_scores
 from grkd.classify.student import load_weights_of
+from grkd.data.classification_batches import moved
 from grkd.data.text_copies import with_words_left_out
 from grkd.errors import UserError
 from grkd.files import whole_file, write_json
@@ -102,16 +103,11 @@ def scored(
     for start in range(0, len(inputs), size):
         part = inputs[start : start + size]
         batch = as_float(part) if isinstance(part, Tensor) else teacher.prepare(part)
-        moved = batch.to(context.device) if isinstance(batch, Tensor) else _moved(batch, context.device)
         with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=context.bf16):
-            logits.append(scores(module, moved).float().cpu())
+            logits.append(scores(module, moved(batch, context.device)).float().cpu())
         if head is not None and head.read is not None:
             features.append(head.read.float().cpu())
     found = torch.cat(logits)
     if not bool(found.isfinite().all()):
         raise UserError(f"teacher: some of its scores of the {what} are not finite")
     return found, torch.cat(features) if features else None
-
-
-def _moved(batch: dict[str, Tensor], where: torch.device) -> dict[str, Tensor]:
-    return {name: value.to(where) for name, value in batch.items()}

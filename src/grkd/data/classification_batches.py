@@ -65,6 +65,13 @@ class Collate:
         return batch
 
 
+def moved(inputs: Any, device: torch.device | str) -> Any:
+    """Tensors, by themselves or in mappings, on the device."""
+    if isinstance(inputs, dict):
+        return {name: moved(value, device) for name, value in inputs.items()}
+    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
+
+
 def stack_inputs(examples: Sequence[Tensor]) -> Float[Tensor, "batch *shape"]:
     """Features or images as one float tensor; uint8 pixels become (x / 255 - 0.5) / 0.5, in [-1, 1]."""
     stacked = torch.stack(list(examples))

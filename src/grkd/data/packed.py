@@ -171,10 +171,8 @@ def _others(batch: Mapping[str, Any]) -> list[str]:
 
 def _ranges(sizes: Sequence[int], numbers: Sequence[int]) -> list[int]:
     """The places that the things with these numbers take, where thing i takes sizes[i] places."""
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
-    return [place for number in numbers for place in range(starts[number], starts[number] + sizes[number])]
+    starts = list(accumulate(sizes, initial=0))
+    return [place for number in numbers for place in range(starts[number], starts[number + 1])]
 
 
 def _filling(count: int, longest: int) -> list[int]:

@@ -69,7 +69,10 @@ def top(teacher_scores: Float[Tensor, "*rows candidates"], size: int, *, mask: T
     >>> groups.top(torch.tensor([[1.0, 5.0, 3.0]]), 2).indices
     tensor([[1, 2]])
     """
-    return _largest(wide(teacher_scores), size, checked_mask(mask, teacher_scores))
+    scores, exists = wide(teacher_scores), checked_mask(mask, teacher_scores)
+    _check_size(size, scores.shape[-1])
+    indices = scores.masked_fill(~exists, -torch.inf).topk(size, dim=-1).indices
+    return Group(indices, exists.gather(-1, indices))
 
 
 def sample(
@@ -199,9 +202,3 @@ def choose(
 def _check_size(size: int, candidates: int) -> None:
     if not 2 <= size <= candidates:
         raise UserError(f"group_size must be between 2 and the {candidates} candidates, got {size}")
-
-
-def _largest(keys: Tensor, size: int, exists: Tensor) -> Group:
-    _check_size(size, keys.shape[-1])
-    indices = keys.masked_fill(~exists, -torch.inf).topk(size, dim=-1).indices
-    return Group(indices, exists.gather(-1, indices))

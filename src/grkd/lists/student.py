@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from grkd import hub
+from grkd.data.classification_batches import moved
 from grkd.errors import UserError
 from grkd.lists.context import HELDOUT, NONE, PreparedLists, RankContext
 from grkd.lists.libraries import library
@@ -74,7 +75,7 @@ class BiEncoder(nn.Module):
     ) -> Float[Tensor, "texts dim"]:
         """Embeddings of many texts, on the device. prompt: query_prompt or document_prompt."""
         parts = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-        return torch.cat([self.embed(_moved(self.features(part, prompt), device)) for part in parts])
+        return torch.cat([self.embed(moved(self.features(part, prompt), device)) for part in parts])
 
 
 class CrossEncoder(nn.Module):
@@ -161,13 +162,6 @@ def save_student(student: Student, folder: Path, card: str) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _moved(features: Any, device: torch.device) -> Any:
-    """Tensors, by themselves or in a mapping, on the device."""
-    if isinstance(features, dict):
-        return {name: _moved(value, device) for name, value in features.items()}
-    return features.to(device) if isinstance(features, Tensor) else features
-
-
 @torch.no_grad()
 def scored(context: RankContext, student: Student, queries: Tensor) -> Float[Tensor, "rows candidates"]:
     """The student's scores of these queries' candidates, float32 on the CPU, in eval mode."""
@@ -179,6 +173,5 @@ def scored(context: RankContext, student: Student, queries: Tensor) -> Float[Ten
         for part in queries.split(step):
             texts = [lists.queries[one] for one in part.tolist()]
             inputs = student.prepare(texts, lists.documents, lists.candidates[part])
-            moved = {name: _moved(one, context.device) for name, one in inputs.items()}
-            found.append(student(**moved).float().cpu())
+            found.append(student(**moved(inputs, context.device)).float().cpu())
     return torch.cat(found)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-from grkd.data.classification_batches import Inputs, Prepare
+from grkd.data.classification_batches import Inputs, Prepare, moved
 from grkd.errors import UserError
 from grkd.imports import imported_callable, working_directory_importable
 from grkd.models._networks import cnn, mlp
@@ -112,12 +112,8 @@ def predict(
     with evaluation_mode(model):
         for start in range(0, len(inputs), batch_size):
             batch = prepare([inputs[i] for i in range(start, min(start + batch_size, len(inputs)))])
-            found.append(scores(model, _moved(batch, device)).float().cpu())
+            found.append(scores(model, moved(batch, device)).float().cpu())
     return torch.cat(found)
-
-
-def _moved(batch: Inputs, device: torch.device | str) -> Inputs:
-    return batch.to(device) if isinstance(batch, Tensor) else {key: value.to(device) for key, value in batch.items()}
 
 
 def _keywords(
