@@ -85,7 +85,8 @@ class Function(Ranker):
         )
         found = {"name": self.name, "function": shown, "file": None if file is None else file_digest(file)}
         if isinstance(called, partial):
-            found["arguments"] = json.dumps([called.args, called.keywords], sort_keys=True, default=_class_of)
+            given = [called.args, called.keywords]
+            found["arguments"] = json.dumps(given, sort_keys=True, default=lambda one: type(one).__qualname__)
         return found
 
     def _function(self) -> Callable[..., Any]:
@@ -110,10 +111,6 @@ class Function(Ranker):
         if len(found) != wanted:
             raise UserError(f"ranker function: {shown} gave {len(found)} scores for {wanted} responses; give one each")
         return found
-
-
-def _class_of(argument: Any) -> str:
-    return type(argument).__qualname__
 
 
 def _repeated(values: Sequence[Any], sizes: Sequence[int]) -> list[Any]:

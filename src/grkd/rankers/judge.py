@@ -78,12 +78,13 @@ class JudgeRanker(Ranker):
 
     def score(self, prompts: Prompts, responses: Responses, columns: Columns) -> Given:
         orders = [_orders(len(texts), pairs=self.ask == "pairs") for texts in responses]
-        requests = {
-            (group, shown): self._request(prompts[group], [responses[group][place] for place in shown])
-            for group, asked in enumerate(orders)
-            for shown in asked
-        }
-        judgements = self._asked([(f"{group}:{shown}", request) for (group, shown), request in requests.items()])
+        judgements = self._asked(
+            [
+                self._request(f"{group}:{shown}", prompts[group], [responses[group][place] for place in shown])
+                for group, asked in enumerate(orders)
+                for shown in asked
+            ]
+        )
         return [
             self._of_group(len(texts), {shown: judgements.get(f"{group}:{shown}") for shown in orders[group]})
             for group, texts in enumerate(responses)
@@ -95,21 +96,18 @@ class JudgeRanker(Ranker):
     def close(self) -> None:
         self._judge = None
 
-    def _request(self, prompt: Any, shown: Sequence[str]) -> Request:
+    def _request(self, name: str, prompt: Any, shown: Sequence[str]) -> Request:
         turns = conversation(prompt)
         if self.ask == "pairs":
             messages = _prompts.pair_prompt(turns, shown[0], shown[1], self.criteria)
         else:
             messages = _prompts.list_prompt(turns, shown, self.criteria)
-        return Request(id="", messages=messages, max_tokens=self.answer_tokens)
+        return Request(id=name, messages=messages, max_tokens=self.answer_tokens)
 
-    def _asked(self, named: Sequence[tuple[str, Request]]) -> Mapping[str, Judgement]:
+    def _asked(self, requests: Sequence[Request]) -> Mapping[str, Judgement]:
         """Judgements by name. Raises UserError if the budget is used up, or requests got no answer at all."""
         if self._judge is None:
             raise ValueError("open the ranker first")
-        requests = [
-            Request(id=name, messages=request.messages, max_tokens=request.max_tokens) for name, request in named
-        ]
         outcome = self._judge.ask_all(requests, description=f"judge ({self.model})")
         if outcome.stopped is not None:
             raise UserError(

@@ -71,15 +71,13 @@ def member(entry: Any) -> Member:
 
 def member_of_reward(function: Any) -> Member:
     """One of TRL's `reward_funcs`. Raises UserError for what is no reward function."""
-    if isinstance(function, Ranker):
-        return Member(ranker=function, label=function.name)
     if isinstance(function, str) or hasattr(function, "config"):  # a model, by name or loaded
         name = function if isinstance(function, str) else str(getattr(function.config, "name_or_path", ""))
         return Member(
             ranker=load("reward_model", model=function), label=name.rstrip("/").split("/")[-1] or "reward_model"
         )
-    if callable(function):
-        return Member(ranker=load("function", function=function), label=getattr(function, "__name__", "function"))
+    if callable(function):  # a ranker is, too
+        return member(function)
     raise UserError(f"reward_funcs: expected a function, a model or its name, got {function!r}"[:300])
 
 
