@@ -1,6 +1,7 @@
 """What the stages of a list's task share: the recipe, its folders and device, and the prepared lists."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -84,13 +85,11 @@ class RankContext(TaskContext):
         if len(validation):
             return train, validation
         queries = [self.lists.queries[row] for row in train.tolist()]
-        different = list(dict.fromkeys(queries))  # the lists of a query stay together
-        if len(different) < 2:
+        different = len(set(queries))
+        if different < 2:
             raise UserError("search: one training query is too few to validate on others; add lists, or take it out")
-        count = min(max(1, round(len(different) * self.recipe.search.validation_fraction)), len(different) - 1)
-        drawn = torch.randperm(len(different), generator=torch.Generator().manual_seed(self.seed))[:count]
-        held = {different[place] for place in drawn.tolist()}
-        of_validation = torch.tensor([query in held for query in queries], dtype=torch.bool)
+        count = min(max(1, round(different * self.recipe.search.validation_fraction)), different - 1)
+        of_validation = drawn(queries, count, seed=self.seed)
         return train[~of_validation], train[of_validation]
 
     def keys(self) -> dict[str, str]:
@@ -108,6 +107,14 @@ class RankContext(TaskContext):
         if training.steps is not None:
             return dataclasses.replace(training, steps=max(1, round(share * training.steps)))
         return dataclasses.replace(training, epochs=share * training.epochs)
+
+
+def drawn(queries: Sequence[str], count: int, *, seed: int) -> Bool[Tensor, " queries"]:
+    """Which of the lists belong to `count` of the different queries; lists of one query stay together."""
+    different = list(dict.fromkeys(queries))
+    places = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))[:count]
+    chosen = {different[place] for place in places.tolist()}
+    return torch.tensor([query in chosen for query in queries], dtype=torch.bool)
 
 
 def pairs_of(context: RankContext) -> list[tuple[str, str]]:

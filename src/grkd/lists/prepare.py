@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from grkd.console import console
 from grkd.data.lists import Lists, RankedList, read_lists, read_named_lists
 from grkd.data.retrieval_folder import RetrievalFolder, read_retrieval_folder
 from grkd.errors import UserError
 from grkd.files import whole_file, write_json
-from grkd.lists.context import HELDOUT, NONE, TRAIN, VALIDATION, RankContext
+from grkd.lists.context import HELDOUT, NONE, TRAIN, VALIDATION, RankContext, drawn
 from grkd.lists.mine import mined
 from grkd.recipe import RankData
 from grkd.run.folder import identity
@@ -54,8 +55,8 @@ def read(context: RankContext) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{where}: {len(every)} lists are too few for a training and a held-out part; add some")
     return {"queries": [one.query for one in every], "documents": list(lists.documents), "kind": lists.word}, {
         "candidates": _padded([one.candidates for one in every], NONE, torch.long),
-        "word": _padded([one.word or () for one in every], torch.nan, torch.float64, like=every),
-        "grades": _padded([one.grades or () for one in every], torch.nan, torch.float64, like=every),
+        "word": _padded([one.word or [None] * len(one.candidates) for one in every], torch.nan, torch.float64),
+        "grades": _padded([one.grades or [None] * len(one.candidates) for one in every], torch.nan, torch.float64),
         "part": part,
         "judged": _judgements(every, lists.judged),
         "left_out": _pairs(every, lists.left_out),
@@ -141,23 +142,14 @@ def _split(queries: Sequence[str], parts: Sequence[int], data: RankData, *, seed
         if shared := sum(query in trained_on for query in held):
             console.print(f"[yellow]{shared} of {len(held)} held-out queries are also in the training data[/yellow]")
         return part
-    different = list(dict.fromkeys(queries))
-    count = round(len(different) * data.heldout_fraction)
-    drawn = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))[:count]
-    heldout = {different[place] for place in drawn.tolist()}
-    part[torch.tensor([query in heldout for query in queries], dtype=torch.bool)] = HELDOUT
+    part[drawn(queries, round(len(set(queries)) * data.heldout_fraction), seed=seed)] = HELDOUT
     return part
 
 
-def _padded(
-    rows: Sequence[Sequence[Any]], fill: float | int, dtype: torch.dtype, like: Sequence[RankedList] = ()
-) -> Tensor:
-    width = max(len(one.candidates) for one in like) if like else max(map(len, rows))
-    table = torch.full((len(rows), width), fill, dtype=dtype)
-    for row, values in enumerate(rows):
-        filled = [fill if value is None else value for value in values]
-        table[row, : len(filled)] = torch.tensor(filled, dtype=dtype)
-    return table
+def _padded(rows: Sequence[Sequence[Any]], fill: float | int, dtype: torch.dtype) -> Tensor:
+    """One row per list, filled up to the longest; None is the filling, too."""
+    filled = [torch.tensor([fill if value is None else value for value in row], dtype=dtype) for row in rows]
+    return pad_sequence(filled, batch_first=True, padding_value=fill)
 
 
 def _judgements(lists: Sequence[RankedList], judged: Mapping[str, Mapping[int, float]]) -> Tensor:
