@@ -128,51 +128,45 @@ def _chosen_methods(grouped: bool, by_response: bool, named: Named) -> Entry:
 def _classifier(found: Found, wish: Wish) -> Sequence[Part | Entry]:
     if is_url(wish.teacher) or is_url(wish.student):
         raise UserError("--teacher: a classifier's teacher is a network, a folder or a hub name, not a URL")
-    if found.word is not None:
-        return _ranked_labels(found, wish)
-    network = {"images": "cnn"}.get(found.kind, "mlp")
-    own = wish.teacher is None
-    teacher = [Entry("model", network if own else model(str(wish.teacher)))]
-    teacher += [Entry("options", {"hidden": [256]}, "widths of its layers")] if own and network == "mlp" else []
-    if own or not _has_classes(str(wish.teacher), found.classes):
-        rate, epochs = (1e-3, 20) if own else (5e-5, 3)
-        teacher += [] if own else [Entry("options", {"new_head": True}, "its own head has other classes")]
-        settings = {"epochs": epochs, "batch_size": 32, "learning_rate": rate}
-        teacher.append(Entry("training", settings, "it is trained on the labels first"))
-    small = wish.student is None
-    student = [Entry("model", network if small else model(str(wish.student)))]
+    ranked, small = found.word is not None, wish.student is None
+    network = "cnn" if found.kind == "images" else "mlp"
+    if ranked and wish.teacher is not None:
+        raise UserError("--teacher: the data's own orders of classes are the teacher; leave it out")
+    if ranked:
+        teacher = Part("teacher", [Entry("ranking", found.word, "column with classes, best first")], "", RankedLabels)
+        methods = _methods("ce", "plackett_luce", {"name": "grkd", "anchor": []})
+    else:
+        teacher = Part("teacher", _network_teacher(found, wish.teacher, network), "", ClassifierModel)
+        methods = _methods("ce", "kd", {"name": "grkd", "preset": "classes"})
+    student = [Entry("model", network if wish.student is None else model(wish.student))]
     student += [Entry("options", {"hidden": [16]})] if small and network == "mlp" else []
     more = [] if "heldout" in found.section or _parts(found) else [Entry("heldout_fraction", 0.2)]
-    if found.kind == "texts" and (own or small):
+    if found.kind == "texts" and (small or (wish.teacher is None and not ranked)):
         more.append(Entry("features", "tfidf", "how networks that are no transformers models read text"))
     if found.kind == "images":
         more.append(Entry("image_size", 32, "pixels"))
     return [
-        Part("teacher", teacher, "", ClassifierModel),
+        teacher,
         Part("student", student, "", ClassifierModel),
         _data(found, ClassifierData, *more),
-        _methods("ce", "kd", {"name": "grkd", "preset": "classes"}),
+        methods,
         _SEEDS,
         _training(Entry("epochs", 20), Entry("batch_size", 32), Entry("learning_rate", 1e-3 if small else 5e-5)),
     ]
 
 
-def _ranked_labels(found: Found, wish: Wish) -> Sequence[Part | Entry]:
-    """The data's orders of classes are the teacher."""
-    if wish.teacher is not None:
-        raise UserError("--teacher: the data's own orders of classes are the teacher; leave it out")
-    small = wish.student is None
-    student = [Entry("model", "mlp"), Entry("options", {"hidden": [16]})]
-    more = [] if "heldout" in found.section else [Entry("heldout_fraction", 0.2)]
-    more += [Entry("features", "tfidf", "how networks that are no transformers models read text")] if small else []
-    return [
-        Part("teacher", [Entry("ranking", found.word, "column with classes, best first")], "", RankedLabels),
-        Part("student", student if small else [Entry("model", model(str(wish.student)))], "", ClassifierModel),
-        _data(found, ClassifierData, *more),
-        _methods("ce", "plackett_luce", {"name": "grkd", "anchor": []}),
-        _SEEDS,
-        _training(Entry("epochs", 20), Entry("batch_size", 32), Entry("learning_rate", 1e-3 if small else 5e-5)),
-    ]
+def _network_teacher(found: Found, name: str | None, network: str) -> list[Entry]:
+    """A network that is trained first, or a model, with a head for the data's classes if it has none."""
+    teacher = [Entry("model", network if name is None else model(name))]
+    if name is None and network == "mlp":
+        teacher.append(Entry("options", {"hidden": [256]}, "widths of its layers"))
+    if name is not None and _has_classes(name, found.classes):
+        return teacher
+    if name is not None:
+        teacher.append(Entry("options", {"new_head": True}, "its own head has other classes"))
+    rate, epochs = (1e-3, 20) if name is None else (5e-5, 3)
+    settings = {"epochs": epochs, "batch_size": 32, "learning_rate": rate}
+    return [*teacher, Entry("training", settings, "it is trained on the labels first")]
 
 
 def _parts(found: Found) -> bool:

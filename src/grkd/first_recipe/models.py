@@ -21,10 +21,10 @@ class Named:
 
     teacher: list[Entry]
     student: list[Entry]
-    served: bool
-    text_only: bool
-    shared: bool | None
     context: int
+    shared: bool | None = None
+    served: bool = False
+    text_only: bool = False
 
 
 def is_url(name: str | None) -> bool:
@@ -50,9 +50,7 @@ def model(name: str) -> str | Path:
     return name
 
 
-def language_models(
-    teacher: str | None, student: str | None, *, served_model: str | None, text_only: bool
-) -> Named:  # fmt: skip
+def language_models(teacher: str | None, student: str | None, *, served_model: str | None, text_only: bool) -> Named:
     """Teacher and student of a language recipe; without a student, every second layer of the teacher.
 
     Raises UserError for what is missing: a teacher, the served model's name, a student of a served teacher.
@@ -71,23 +69,18 @@ def language_models(
             entries.append(Entry("max_requests", 20_000, "per command, retries included: what it may cost at most"))
         trained = model(student)
         own = [Entry("model", trained, "trained in place of the served teacher")]
-        context = _context(str(trained))
-        return Named(teacher=entries, student=own, served=True, text_only=text_only, shared=None, context=context)
+        return Named(teacher=entries, student=own, served=True, text_only=text_only, context=_context(str(trained)))
     if text_only or served_model is not None:
         raise UserError("--text-only and --served-model belong to a served teacher: --teacher https://...")
     large = model(teacher)
     entries, teacher = [Entry("model", large)], str(large)
     if student is None:
         own = [Entry("layers", _every_second(teacher), "of the teacher, kept; or name a model: instead")]
-        return Named(
-            teacher=entries, student=own, served=False, text_only=False, shared=True, context=_context(teacher)
-        )
+        return Named(teacher=entries, student=own, shared=True, context=_context(teacher))
     small = model(student)
     return Named(
         teacher=entries,
         student=[Entry("model", small)],
-        served=False,
-        text_only=False,
         shared=_one_vocabulary(teacher, str(small)),
         context=min(_context(teacher), _context(str(small))),
     )
