@@ -1,7 +1,7 @@
 """What students trained in lock-step share on the device: their inputs, the teacher's outputs, and who sees what."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from safetensors.torch import load_file
@@ -79,9 +79,7 @@ class DeviceData:
         return {name: value.to(self.context.device) for name, value in found.items()}
 
 
+@lru_cache(maxsize=1)
 def device_data(context: ClassifierContext) -> DeviceData:
-    """The context's data on the device, kept with it."""
-    found: DeviceData | None = context.__dict__.get("_device_data")
-    if found is None:
-        found = context.__dict__["_device_data"] = DeviceData(context)
-    return found
+    """The context's data on the device; those of the last one are kept."""
+    return DeviceData(context)
