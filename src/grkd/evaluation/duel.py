@@ -51,10 +51,11 @@ def duel(settings: Settings, other: str, *, other_name: str | None = None) -> in
     questions = _questions(settings)
     where = device(settings.model.device)
     folder = RunFolder(settings.output)
+    second = replace(settings, model=replace(settings.model, model=other, model_name=other_name))
     with folder.locked():
         sessions = [
             Session(one, folder.path / place, device=where, dtype=dtype(settings.model.dtype, where))
-            for one, place in zip(_both(settings, other, other_name), ("first", "second"), strict=True)
+            for one, place in ((settings, "first"), (second, "second"))
         ]
         judge = _judge(settings, folder.path)  # before anything is generated
         for session in sessions:
@@ -148,11 +149,6 @@ def verdict(found: dict[str, Any]) -> str:
         return f"No difference shown (sign test p = {found['p']:.2g})."
     ahead = found["first"] if found["won"] > found["lost"] else found["second"]
     return f"{ahead} is ahead on these prompts (sign test p = {found['p']:.2g})."
-
-
-def _both(settings: Settings, other: str, other_name: str | None) -> tuple[Settings, Settings]:
-    model = replace(settings.model, model=other, model_name=other_name)
-    return settings, replace(settings, model=model)
 
 
 def _questions(settings: Settings) -> list[Question]:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.groups._draws import MASKED, drawn, numbers_of
+from grkd.groups._draws import MASKED, drawn, uniforms_of_groups
 from grkd.groups._scores import checked_mask, wide
 
 Choice = Literal["all", "top", "sample"]
@@ -135,7 +135,10 @@ def sample(
     rows = scores.shape[:-1]
     if seeds is not None and seeds.shape != rows:
         raise ValueError(f"seeds have shape {tuple(seeds.shape)}, the rows {tuple(rows)}; they must be equal")
-    numbers = numbers_of(rows.numel(), size, seeds, generator, scores.device)
+    if seeds is not None:
+        numbers = uniforms_of_groups(seeds.reshape(-1), size)
+    else:
+        numbers = torch.rand(rows.numel(), size, 2, generator=generator, device=scores.device)
     # A score of -inf is a probability of 0; its difference with another would be NaN.
     keys = (scores / temperature).masked_fill(~exists, MASKED).clamp_min(MASKED).reshape(-1, scores.shape[-1])
     indices = drawn(keys, numbers.to(scores.dtype)).reshape(*rows, size)

@@ -37,14 +37,6 @@ def uniforms_of_groups(seeds: Int[Tensor, " rows"], size: int) -> Float[Tensor, 
     return uniforms(seeds, 2 * size).reshape(-1, size, 2)
 
 
-def numbers_of(
-    rows: int, size: int, seeds: Tensor | None, generator: torch.Generator | None, device: torch.device
-) -> Float[Tensor, "rows size 2"]:
-    if seeds is not None:
-        return uniforms_of_groups(seeds.reshape(-1), size)
-    return torch.rand(rows, size, 2, generator=generator, device=device)
-
-
 def drawn(keys: Float[Tensor, "rows candidates"], numbers: Float[Tensor, "rows size 2"]) -> Int[Tensor, "rows size"]:
     """Candidates drawn in proportion to exp(key), without replacement.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.lists.context import PreparedLists, RankContext
-from grkd.lists.student import BiEncoder, Student
+from grkd.lists.student import BiEncoder, Student, scored
 from grkd.metrics.rank import kendall_tau_b, top1_agreement
 from grkd.metrics.registry import metric_of
 from grkd.metrics.retrieval import retrieval_measures
@@ -79,7 +79,7 @@ def costs(context: RankContext, student: Student) -> Metrics:
     found = {"model_mb": _alone(size)}
     lists = context.lists
     if isinstance(student, BiEncoder):
-        index = torch.randn(len(lists.documents), context_width(student), device=context.device)
+        index = torch.randn(len(lists.documents), student.encoder.get_embedding_dimension(), device=context.device)
         found["index_mb"] = _alone(index.numel() * 4 / 1e6)
 
         def answer(query: int) -> Any:
@@ -87,17 +87,12 @@ def costs(context: RankContext, student: Student) -> Metrics:
             embedded = student.embedded([text], prompt=prompt, batch_size=1, device=context.device)
             return (index @ embedded[0]).topk(min(10, len(index))).values.cpu()
     else:
-        from grkd.lists.student import scored
 
         def answer(query: int) -> Any:
             return scored(context, student, torch.tensor([query]))
 
     found["query_ms"] = _alone(_milliseconds(answer, min(_TIMED, len(lists.queries))))
     return found
-
-
-def context_width(student: BiEncoder) -> int:
-    return int(student.encoder.get_embedding_dimension())
 
 
 def with_intervals(columns: dict[str, np.ndarray], *, intervals: bool = True) -> Metrics:

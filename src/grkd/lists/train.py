@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from grkd import objectives
 from grkd.compare.student_job import StudentJob
 from grkd.compare.task import train_alone
@@ -55,9 +53,10 @@ def _trained(context: RankContext, job: StudentJob, work: Path) -> Student:
 
     objective = objectives.load(job.method.name, **job.method.options)
     student, search = new_student(context, seed=job.seed), job.trial is not None
+    queries = context.search_queries[0] if search else context.lists.of(TRAIN, VALIDATION)
     train(
         student,
-        queries_of(context, search=search).tolist(),
+        queries.tolist(),
         objective=objective,
         rows=ListRows(student, context.lists, signal(context, objective)),
         training=context.training_at(job.learning_rate, search=search),
@@ -68,8 +67,3 @@ def _trained(context: RankContext, job: StudentJob, work: Path) -> Student:
         description=f"{'search' if search else 'train'} {job.name}",
     )
     return student
-
-
-def queries_of(context: RankContext, *, search: bool) -> Tensor:
-    """Queries that a student is trained on: a trial leaves the validation part out."""
-    return context.search_queries[0] if search else context.lists.of(TRAIN, VALIDATION)

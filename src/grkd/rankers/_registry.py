@@ -132,14 +132,14 @@ def load(name: str, **options: Any) -> Ranker:
         except ValidationError as error:
             wanted = error.errors(include_url=False)[0]["msg"].removeprefix("Input ")
             raise UserError(f"ranker {name}: {option} {wanted}, got {value!r}"[:400]) from None
-    missing = [field.name for field in fields(chosen) if field.init and _required(field) and field.name not in options]
+    missing = [
+        one.name
+        for one in fields(chosen)
+        if one.init and one.default is MISSING and one.default_factory is MISSING and one.name not in options
+    ]
     if missing:
         raise UserError(f"ranker {name} needs {' and '.join(missing)}")
     return chosen(**options)
-
-
-def _required(field: Any) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
 
 
 @cache
