@@ -27,7 +27,6 @@ MODELS = {
     "phi-2-sft": "phi-2-sft",
     "vicuna-7b-v1.5": "vicuna-7b-v1.5.with_glm_preference",
 }
-WEIGHTS = DATA / "glm_weights_length_controlled_v1_baseline_gpt4_1106_preview.csv"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="alpaca_eval is not there; set GRKD_DATA")
 
 
@@ -112,10 +111,6 @@ class TestPublished:
         normal = [found["win_rate"] + side * 1.96 * found["standard_error"] for side in (-1, 1)]
         assert [found["low"], found["high"]] == pytest.approx(normal, abs=0.25)
         json.dumps(found, allow_nan=False)
-
-    def test_published_weights_give_the_published_figure(self, model: str, library: Any) -> None:
-        found = alpaca_eval.from_weights(WEIGHTS, model, difficulty=DATA / "instruction_difficulty_reconstructed.csv")
-        assert found == pytest.approx(float(published(model)["length_controlled_winrate"]), abs=1e-4)
 
     def test_published_judgements_give_the_published_preferences(self, model: str) -> None:
         # The raw answers are in the order in which the judge saw the outputs, so the draw of the order is tested too.
@@ -275,23 +270,6 @@ def test_the_cache_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert _length_control._cached() is None
         (folder / "snapshots" / "abc" / "df_gamed.csv").write_text("index\n", encoding="utf-8")
         assert _length_control._cached() == folder / "snapshots" / "abc" / "df_gamed.csv"
-
-
-class TestWeights:
-    def test_by_hand(self, tmp_path: Path, library: Any) -> None:
-        (tmp_path / "w.csv").write_text(
-            ",np.tanh(std_delta_len),instruction_difficulty,not_gamed_baseline.astype(float)\n"
-            "base,1,0.5,0.25\nmine,9,1.5,-0.75\n",
-            encoding="utf-8",
-        )
-        (tmp_path / "d.csv").write_text("index,instruction_difficulty\n0,-1\n1,2\n1,2\n", encoding="utf-8")
-        expected = 50 * sum(1 / (1 + math.exp(-(-1 + 1.0 * difficulty))) for difficulty in (-1, 2))
-        found = alpaca_eval.from_weights(tmp_path / "w.csv", "mine", difficulty=tmp_path / "d.csv", baseline="base")
-        assert found == pytest.approx(expected)
-        with pytest.raises(UserError, match=r"w.csv: no row for 'other'"):
-            alpaca_eval.from_weights(tmp_path / "w.csv", "other", difficulty=tmp_path / "d.csv", baseline="base")
-        with pytest.raises(UserError, match=r"d.csv: no column 'not_gamed"):
-            alpaca_eval.from_weights(tmp_path / "d.csv", "mine", difficulty=tmp_path / "d.csv")
 
 
 class TestJudge:

@@ -3,7 +3,7 @@
 import importlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -66,40 +66,30 @@ def controlled(rows: list[dict[str, Any]], table: Table | None) -> tuple[float |
     return float(metrics["length_controlled_winrate"]), float(metrics["lc_standard_error"]), note
 
 
-def predicted(weights: Path, model: str, difficulty: Path, baseline: str) -> float:
-    """Length-controlled win rate in percent from fitted weights. Raises UserError."""
-    fitted, difficulties = _csv(weights), _csv(difficulty)
-    _need_columns(weights, fitted, ("not_gamed_baseline.astype(float)", "instruction_difficulty"))
-    _need_columns(difficulty, difficulties, ("index", "instruction_difficulty"))
-    fitted = fitted.set_index(fitted.columns[0])
-    for name in (model, baseline):
-        if name not in fitted.index:
-            raise UserError(f"{weights}: no row for {name!r}")
-    values = difficulties.drop_duplicates("index").set_index("index")["instruction_difficulty"]
-    glm = _glm()
-    with _quiet(), mock.patch.object(glm, "_get_instructions_difficulty", return_value=values):
-        return 100 * float(glm.predict_winrate(model, baseline, weights=fitted))
-
-
 def find_table(given: Path | None) -> Table | None:
     """The gamed baselines' table: `given`, in the folder `given`, or in the Hugging Face cache. Raises UserError."""
     if given is not None and not given.exists():
         raise UserError(f"{given}: no such file; name df_gamed.csv of the dataset tatsu-lab/alpaca_eval, or its folder")
-    path = given if given is not None and given.is_file() else None
-    if given is not None and given.is_dir():
-        places = (folder / name for folder in (given, given / "alpaca_eval") for name in _GAMED)
-        path = next((place for place in places if place.is_file()), None)
+    path = given if given is None or given.is_file() else table_in(given)
     path = path or _cached()
     if path is None:
         return None
     content = _csv(path)
-    _need_columns(path, content, _GAMED_COLUMNS)
+    missing = [name for name in _GAMED_COLUMNS if name not in content.columns]
+    if missing:
+        raise UserError(f"{path}: no column {missing[0]!r} in it; there are {', '.join(map(str, content.columns))}")
     listed = path.parent / "instructions_805.jsonl"
     texts = None
     if listed.is_file():
         rows = [parse_json(line) for line in listed.read_text(encoding="utf-8").split("\n") if line]
         texts = {row["instruction"]: row["index"] for row in rows}
     return Table(path, int(content["index"].max()) + 1, texts)
+
+
+def table_in(folder: Path) -> Path | None:
+    """The gamed baselines' table in a folder, or in alpaca_eval/ there."""
+    places = (place / name for place in (folder, folder / "alpaca_eval") for name in _GAMED)
+    return next((path for path in places if path.is_file()), None)
 
 
 def _cached() -> Path | None:
@@ -145,12 +135,6 @@ def _csv(path: Path) -> Any:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable CSV file ({' '.join(str(error).split())})") from None
-
-
-def _need_columns(path: Path, table: Any, columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise UserError(f"{path}: no column {missing[0]!r} in it; there are {', '.join(map(str, table.columns))}")
 
 
 @cache

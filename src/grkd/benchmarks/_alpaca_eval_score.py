@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from grkd.benchmarks import _alpaca_eval_length as length_control
-from grkd.benchmarks._judged_rows import is_number, read_rows, without_nan
+from grkd.benchmarks._data_files import is_number, read_rows, without_nan
 from grkd.endpoint.judge import Judgement, Request
 from grkd.errors import UserError
 from grkd.statistics import bootstrap_interval
@@ -81,15 +81,6 @@ def score(
             "length_controlled_note": note,
         }
     )
-
-
-def from_weights(weights: Path, model: str, *, difficulty: Path, baseline: str = BASELINE) -> float:
-    """Length-controlled win rate in percent from a table of fitted GLM weights (rows: models), without annotations.
-
-    mean over instructions of sigmoid(w_3 + w_2 difficulty), the weights being the model's less the baseline's.
-    difficulty: a CSV file with the columns index and instruction_difficulty. Raises UserError.
-    """
-    return length_control.predicted(weights, model, difficulty, baseline)
 
 
 def judge_request(

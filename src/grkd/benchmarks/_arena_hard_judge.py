@@ -1,15 +1,18 @@
-"""How Arena-Hard's judge is asked, and how its verdict is read."""
+"""Arena-Hard's files in the user's folder: the questions with the baseline's answers, and how the judge is asked."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from grkd.benchmarks._data_files import ComparedQuestion, filled, json_lines, spread
 from grkd.endpoint.judge import Request
 from grkd.errors import UserError
 from grkd.files import file_digest, read_text
 
+BASELINE = "gpt-4-0314"
 BENCHMARK_JUDGE = "gpt-4-1106-preview"
 STRONG = 3  # battles of a verdict "significantly better"
 # Verdicts as the better side and the number of battles; the second form of each says the same.
@@ -22,7 +25,9 @@ VERDICTS = {
 }
 
 _WHERE = "get arena_hard/ (question.jsonl, model_answer/, judge_config.yaml) from lmarena/arena-hard-auto"
-_FIELD = re.compile(r"\{(\w+)\}")
+_WHERE_DATA = (
+    "get arena_hard/ (question.jsonl, model_answer/gpt-4-0314.jsonl) from github.com/lmarena/arena-hard-auto, data/"
+)
 # The benchmark keeps its system prompt in its code; this one, in our words, asks for the same.
 _OWN_SYSTEM_PROMPT = (
     "You compare two assistants' answers to a user's prompt, A and B, without favour to either. First answer the "
@@ -46,6 +51,34 @@ class JudgeProtocol:
     max_tokens: int
     temperature: float
     own_prompt: str | None
+
+
+def read_questions(data: Path, limit: int | None) -> list[ComparedQuestion]:
+    """The questions with the baseline's answers, `limit` of them spread evenly over the file."""
+    path, answers = data / "arena_hard" / "question.jsonl", data / "arena_hard" / "model_answer" / f"{BASELINE}.jsonl"
+    questions, answered = json_lines(path, _WHERE_DATA), json_lines(answers, _WHERE_DATA)
+    try:
+        baseline = dict(map(_answer, answered))
+    except (KeyError, TypeError, IndexError):
+        raise UserError(f"{answers}: not the answers of {BASELINE}, one JSON object per line; {_WHERE_DATA}") from None
+    items = []
+    for number, row in enumerate(questions, start=1):
+        name = row.get("uid", row.get("question_id"))
+        question = row.get("prompt") or (row.get("turns") or [{}])[0].get("content")
+        if name is None or question is None:
+            raise UserError(f"{path}, question {number}: no uid or no prompt in it; {_WHERE_DATA}")
+        if name not in baseline:
+            raise UserError(f"{answers}: no answer to question {name}; {_WHERE_DATA}")
+        items.append(ComparedQuestion(id=str(name), question=question, baseline=baseline[name], row=row))
+    return spread(items, limit)
+
+
+def _answer(row: dict[str, Any]) -> tuple[str, str]:
+    """Id and text of an answer, in the benchmark's newer or older form."""
+    if "uid" in row:
+        content = row["messages"][-1]["content"]
+        return row["uid"], content["answer"] if isinstance(content, dict) else content
+    return row["question_id"], row["choices"][0]["turns"][0]["content"]
 
 
 def read_protocol(data: Path, *, prompt: Path | None = None) -> JudgeProtocol:
@@ -104,18 +137,12 @@ def judge_request(
     first, second = (baseline_answer, answer) if game == 1 else (answer, baseline_answer)
     values = {"QUESTION": question, "ANSWER_A": first, "ANSWER_B": second}
     values |= {"question_1": question, "answer_1": first, "answer_2": second}
-
-    def value(field: re.Match[str]) -> str:
-        if field[1] not in values:
-            raise UserError(f"judge_config.yaml: prompt_template asks for an unknown {field[0]}; {_WHERE}")
-        return values[field[1]]
-
+    source = "judge_config.yaml: prompt_template"
     return Request(
         id=id,
         messages=[
             {"role": "system", "content": protocol.system_prompt},
-            # One pass, so that braces inside an answer stay what they are.
-            {"role": "user", "content": _FIELD.sub(value, protocol.prompt_template)},
+            {"role": "user", "content": filled(protocol.prompt_template, values, source=source, where=_WHERE)},
         ],
         max_tokens=max_tokens or protocol.max_tokens,
         temperature=protocol.temperature,

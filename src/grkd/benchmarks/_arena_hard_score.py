@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grkd.benchmarks._arena_hard_files import BASELINE
-from grkd.benchmarks._arena_hard_judge import VERDICTS
-from grkd.benchmarks._judged_rows import read_rows, without_nan
+from grkd.benchmarks._arena_hard_judge import BASELINE, VERDICTS
+from grkd.benchmarks._data_files import read_rows, without_nan
 from grkd.errors import UserError
 from grkd.statistics import bootstrap_interval
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 
+from grkd.benchmarks._results import without_interval
 from grkd.console import track
 from grkd.data.chat import stop_token_ids
 from grkd.errors import UserError
@@ -225,13 +226,12 @@ def _items(samples: list[dict[str, Any]], ids: list[str], main: str) -> list[dic
 def _metrics(items: list[dict[str, Any]], results: dict[str, Any], main: str) -> dict[str, dict[str, float | None]]:
     metrics: dict[str, dict[str, float | None]] = {}
     for name, key in (("accuracy", main), ("accuracy_strict", "strict"), ("accuracy_flexible", "flexible")):
-        share = wilson_interval(sum(item[f"correct_{key}"] for item in items), len(items))
-        metrics[name] = {"value": share.mean, "low": share.low, "high": share.high}
+        metrics[name] = wilson_interval(sum(item[f"correct_{key}"] for item in items), len(items)).as_json()
     for name, full in _MATCHES.items():
         error = results.get(f"exact_match_stderr,{full}")
         if not isinstance(error, int | float) or not math.isfinite(error):  # "N/A" or NaN for a single item
             error = None
-        metrics[f"standard_error_{name}"] = {"value": error, "low": None, "high": None}
+        metrics[f"standard_error_{name}"] = without_interval(error)
     return metrics
 
 

@@ -107,10 +107,5 @@ def _number(value: Any) -> float | None:
 
 
 def _interval(values: list[float]) -> dict[str, float | None]:
-    if all(value in (0.0, 1.0) for value in values):
-        share = wilson_interval(int(sum(values)), len(values))
-        return {"value": share.mean, "low": share.low, "high": share.high}
-    import numpy as np
-
-    found: dict[str, float | None] = bootstrap_interval(np.array(values)).as_json()
-    return found
+    right_or_wrong = all(value in (0.0, 1.0) for value in values)
+    return (wilson_interval(int(sum(values)), len(values)) if right_or_wrong else bootstrap_interval(values)).as_json()

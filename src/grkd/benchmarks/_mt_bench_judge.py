@@ -4,7 +4,6 @@ Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", 
 Questions, reference answers and judge prompts are the benchmark's files, read from the user's folder.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from grkd.answers.question import Question
-from grkd.benchmarks._data_files import spread
+from grkd.benchmarks._data_files import filled, json_lines, spread
 from grkd.endpoint.judge import Request
 from grkd.errors import UserError
-from grkd.files import parse_json, read_text
-from grkd.statistics import Interval, bootstrap_interval
+from grkd.statistics import bootstrap_interval
 
 BENCHMARK_JUDGE = "gpt-4"
 JUDGE_TOKENS = 2048
@@ -28,7 +26,6 @@ TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 
 WHERE = "get mt_bench/ (question.jsonl, reference_answer/gpt-4.jsonl, judge_prompts.jsonl) from FastChat's llm_judge"
 _RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
-_FIELD = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +54,10 @@ def read(data: Path, *, limit: int | None = None) -> MTBench:
     inner = folder / "mt_bench" if (folder / "mt_bench").is_dir() else folder
     references = {
         row["question_id"]: tuple(row["choices"][0]["turns"])
-        for row in _rows(inner / "reference_answer" / "gpt-4.jsonl", ("question_id", "choices"))
+        for row in json_lines(inner / "reference_answer" / "gpt-4.jsonl", WHERE, ("question_id", "choices"))
     }
     items = []
-    for row in _rows(inner / "question.jsonl", ("question_id", "category", "turns")):
+    for row in json_lines(inner / "question.jsonl", WHERE, ("question_id", "category", "turns")):
         category, name = str(row["category"]), row["question_id"]
         if category in WITH_REFERENCE and name not in references:
             raise UserError(f"{inner / 'reference_answer' / 'gpt-4.jsonl'}: no answer to question {name}; {WHERE}")
@@ -75,7 +72,7 @@ def read(data: Path, *, limit: int | None = None) -> MTBench:
     path = folder / "judge_prompts.jsonl"
     prompts = {
         str(row["name"]): (str(row["system_prompt"]), str(row["prompt_template"]))
-        for row in _rows(path, ("name", "system_prompt", "prompt_template"))
+        for row in json_lines(path, WHERE, ("name", "system_prompt", "prompt_template"))
     }
     for name in PROMPTS:
         if name not in prompts:
@@ -95,15 +92,10 @@ def judge_request(
         values |= {f"question_{number}": text, f"answer_{number}": answers[number - 1]}
     for number, text in enumerate(item.references or (), start=1):
         values[f"ref_answer_{number}"] = text
-
-    def value(field: re.Match[str]) -> str:
-        if field[1] not in values:
-            raise UserError(f"judge_prompts.jsonl: {name!r} asks for an unknown {field[0]}; {WHERE}")
-        return values[field[1]]
-
+    asked = filled(template, values, source=f"judge_prompts.jsonl: {name!r}", where=WHERE)
     return Request(
         id=f"mt_bench/{item.question.id}/turn{turn}",
-        messages=[{"role": "system", "content": system}, {"role": "user", "content": _FIELD.sub(value, template)}],
+        messages=[{"role": "system", "content": system}, {"role": "user", "content": asked}],
         max_tokens=max_tokens,
     )
 
@@ -140,7 +132,7 @@ def score(benchmark: MTBench, judgements: Mapping[str, str], *, seed: int = 0) -
     whole = bootstrap_interval([row[3] for row in rated], groups=[row[0] for row in rated], seed=seed)
     categories = dict.fromkeys(item.category for item in benchmark.items)
     return {
-        **_without_nan("score", whole),
+        **{"score" if name == "value" else name: value for name, value in whole.as_json().items()},
         **{f"turn_{turn}": _mean([row[3] for row in rated if row[2] == turn]) for turn in (1, 2)},
         "categories": {name: _mean([row[3] for row in rated if row[1] == name]) for name in categories},
         "items": [
@@ -159,27 +151,3 @@ def _of_question(item: MTBenchQuestion, ratings: list[float]) -> dict[str, Any]:
 
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _without_nan(name: str, interval: Interval) -> dict[str, float | None]:
-    values = {name: interval.mean, "low": interval.low, "high": interval.high}
-    return {key: None if math.isnan(value) else value for key, value in values.items()}
-
-
-def _rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, each with these fields."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {WHERE}, and name the folder above with --data")
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-            missing = [field for field in fields if field not in row]
-        except (ValueError, TypeError):
-            raise UserError(f"{path}, line {number}: not a JSON object; {WHERE}") from None
-        if missing:
-            raise UserError(f"{path}, line {number}: no {missing[0]!r} in it; {WHERE}")
-        rows.append(row)
-    return rows

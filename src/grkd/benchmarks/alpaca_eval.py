@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from grkd.answers.question import Question
 from grkd.benchmarks._benchmark import Benchmark, Column, FromFile, Measure
+from grkd.benchmarks._data_files import ComparedQuestion, found_file, spread, text_of
 from grkd.benchmarks._results import asked, cost_of_answers, win_rate_result
-from grkd.files import write_json
+from grkd.errors import UserError
+from grkd.files import parse_json, write_json
 from grkd.metrics.registry import Metric
 
 if TYPE_CHECKING:
@@ -17,21 +19,19 @@ if TYPE_CHECKING:
     from grkd.benchmarks._settings import Settings
 
 ANSWER_TOKENS = 2048
+_WHERE = "get alpaca_eval/ (reference_outputs_gpt4_1106_preview.json) from github.com/tatsu-lab/alpaca_eval, results/"
 
 
 def check(settings: "Settings") -> None:
     """Raises UserError for instructions that are missing or malformed."""
-    from grkd.benchmarks._alpaca_eval_files import read_questions
-
-    read_questions(settings.folder, settings.limit)
+    _questions(settings)
 
 
 def run(session: "Session") -> dict[str, Any]:
     """Win rate and length-controlled win rate; annotations.json is what alpaca-eval itself writes and reads."""
     from grkd.benchmarks import _alpaca_eval_score as scoring
-    from grkd.benchmarks._alpaca_eval_files import read_questions
 
-    items = read_questions(session.settings.folder, session.settings.limit)
+    items = _questions(session.settings)
     answers = session.answers(
         [Question(id=item.id, turns=(item.question,)) for item in items],
         task="alpaca_eval",
@@ -85,9 +85,25 @@ def run(session: "Session") -> dict[str, Any]:
 def score_file(path: Path, data: Path | None) -> dict[str, Any]:
     """Win rates of an annotation file, as alpaca-eval writes it."""
     from grkd.benchmarks import _alpaca_eval_score as scoring
-    from grkd.benchmarks._alpaca_eval_files import folder_of_difficulty
+    from grkd.benchmarks._alpaca_eval_length import table_in
 
-    return scoring.score(scoring.read_annotations(path), difficulty=folder_of_difficulty(path, data))
+    tables = map(table_in, path.resolve().parents[:3])  # without --data, beside the annotations
+    difficulty = data or next((table for table in tables if table is not None), None)
+    return scoring.score(scoring.read_annotations(path), difficulty=difficulty)
+
+
+def _questions(settings: "Settings") -> list[ComparedQuestion]:
+    """The instructions with the reference's outputs, --limit of them spread evenly over the file."""
+    path = found_file(settings.folder / "alpaca_eval" / "reference_outputs_gpt4_1106_preview.json", _WHERE)
+    try:
+        rows = parse_json(text_of(path, "JSON"))
+        items = [
+            ComparedQuestion(id=str(number), question=row["instruction"], baseline=row["output"], row=row)
+            for number, row in enumerate(rows)
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a list of instruction, output and generator; {_WHERE}") from None
+    return spread(items, settings.limit)
 
 
 BENCHMARK = Benchmark(

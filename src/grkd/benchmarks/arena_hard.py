@@ -25,7 +25,7 @@ ANSWER_TOKENS = 4096
 
 def check(settings: "Settings") -> None:
     """Raises UserError for questions, baseline answers or a judge's configuration that are missing or malformed."""
-    from grkd.benchmarks._arena_hard_files import read_questions
+    from grkd.benchmarks._arena_hard_judge import read_questions
 
     read_questions(settings.folder, settings.limit)
     _protocol(settings)
@@ -35,10 +35,9 @@ def run(session: "Session") -> dict[str, Any]:
     """Weighted win rate and Bradley-Terry score over both orders; battles.jsonl is one battle per line."""
     from grkd.benchmarks import _arena_hard_judge as judging
     from grkd.benchmarks import _arena_hard_score as scoring
-    from grkd.benchmarks._arena_hard_files import BASELINE, read_questions
 
     settings = session.settings
-    items, protocol = read_questions(settings.folder, settings.limit), _protocol(settings)
+    items, protocol = judging.read_questions(settings.folder, settings.limit), _protocol(settings)
     answers = session.answers(
         [Question(id=item.id, turns=(item.question,)) for item in items],
         task="arena_hard",
@@ -62,7 +61,7 @@ def run(session: "Session") -> dict[str, Any]:
     lines = "".join(json.dumps(battle, ensure_ascii=False) + "\n" for battle in battles)
     write_text(session.folder / "arena_hard" / "battles.jsonl", lines)
     compared = {item.id: asked(item.question, item.baseline) for item in items}
-    fought = scoring.question_items(battles, baseline=BASELINE) if battles else []
+    fought = scoring.question_items(battles) if battles else []
     return win_rate_result(scoring.score(battles, seed=settings.seed or 42) if battles else {}) | {
         "items": [{**item, "asked": compared[item["id"]]} for item in fought],
         "winner_turns_with_order": swayed,
@@ -94,7 +93,6 @@ def _battles(
     """The battles of all questions, and for how many of these the winner turns with the order of the answers."""
     from grkd.benchmarks import _arena_hard_judge as judging
     from grkd.benchmarks import _arena_hard_score as scoring
-    from grkd.benchmarks._arena_hard_files import BASELINE
 
     battles, swayed = [], 0
     for item in items:
@@ -102,7 +100,7 @@ def _battles(
         texts = [judgement.text for judgement in found if judgement is not None]
         if len(texts) == 2:  # a question counts once both orders are judged
             verdicts = [judging.parse(text, protocol=protocol) for text in texts]
-            games = scoring.battles_of(item.id, model, verdicts, baseline=BASELINE)
+            games = scoring.battles_of(item.id, model, verdicts)
             swayed += {"model_a", "model_b"} <= {battle["winner"] for battle in games}
             battles += games
     return battles, swayed
