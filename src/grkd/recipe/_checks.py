@@ -6,15 +6,14 @@ from typing import Any
 
 from grkd import objectives
 from grkd.data.conversation import SET_BY_US
-from grkd.endpoint.client import base_url
 from grkd.errors import UserError
 from grkd.recipe._classifier import ClassifierRecipe, RankedLabels
 from grkd.recipe._language import LanguageRecipe, Prompts, Responses, Score, Student
 from grkd.recipe._managed import managed
 from grkd.recipe._paths import path_mistakes
-from grkd.recipe._rank import RankRecipe
+from grkd.recipe._rank import RankData, RankRecipe
 from grkd.recipe._recipe import Recipe
-from grkd.recipe._teachers import asked_of_teacher, rankers_of, teacher_mistakes
+from grkd.recipe._teachers import asked_of_teacher, rankers_of, teacher_mistakes, url_mistakes
 from grkd.recipe._words import KeyPath, Problem
 
 
@@ -85,27 +84,34 @@ def _one_of(path: KeyPath, section: object, names: tuple[str, ...]) -> Iterator[
         yield Problem(path, f"needs exactly one of {', '.join(names)}; it has {' and '.join(given) or 'none'}")
 
 
+def _needs(section: object, at: str, owner: str, names: tuple[str, ...]) -> Iterator[Problem]:
+    """Keys of a section that mean nothing without another one of it."""
+    for name in names if getattr(section, owner) is None else ():
+        if getattr(section, name) not in (None, False):
+            yield Problem((at, name), f"belongs to {at}.{owner}, which is not given")
+
+
+def _of_dataset(data: Prompts | RankData, names: tuple[str, ...]) -> Iterator[Problem]:
+    yield from _needs(data, "data", "dataset", names)
+    if data.dataset is not None and data.heldout_split == data.train_split:
+        yield Problem(("data", "heldout_split"), f"is the split that is trained on, {data.train_split}; choose another")
+
+
 def _student(student: Student) -> Iterator[Problem]:
     yield from _one_of(("student",), student, ("model", "layers", "config"))
     layers = student.layers
     if layers is not None and (not layers or layers != sorted(set(layers))):
         yield Problem(("student", "layers"), f"expected rising numbers of layers, each once, got {layers}")
-    for name in ("gguf_file", "revision"):
-        if getattr(student, name) is not None and student.model is None:
-            yield Problem(("student", name), "belongs to student.model, which is not given")
+    yield from _needs(student, "student", "model", ("gguf_file", "revision"))
 
 
 def _prompts(data: Prompts) -> Iterator[Problem]:
     yield from _one_of(("data",), data, ("train", "dataset"))
-    for name in ("name", "split", "heldout_split", "streaming"):
-        if data.dataset is None and getattr(data, name):
-            yield Problem(("data", name), "belongs to data.dataset, which is not given")
+    yield from _of_dataset(data, ("name", "split", "heldout_split", "streaming"))
     for name in sorted(data.chat_template_kwargs.keys() & SET_BY_US):
         yield Problem(("data", "chat_template_kwargs", name), "is set by grkd; take it out")
     if data.heldout is not None and data.heldout_split is not None:
         yield Problem(("data", "heldout_split"), "given together with heldout; keep one of the two")
-    if data.dataset is not None and data.heldout_split == data.train_split:
-        yield Problem(("data", "heldout_split"), f"is the split that is trained on, {data.train_split}; choose another")
 
 
 def _responses(responses: Responses) -> Iterator[Problem]:
@@ -212,10 +218,7 @@ def _classifier(recipe: ClassifierRecipe) -> Iterator[Problem]:
     for name in ("labels", "teacher_labels"):
         if getattr(data, name) not in ("clean", None) and data.dataset != "cifar10":
             yield Problem(("data", name), "only cifar10 has other labels than its own")
-    if data.heldout is not None and data.train is None:
-        yield Problem(("data", "heldout"), "belongs to data.train, which is not given")
-    if data.image is not None and data.train is None:
-        yield Problem(("data", "image"), "belongs to data.train, which is not given")
+    yield from _needs(data, "data", "train", ("heldout", "image"))
     if (data.image is None) != (data.image_root is None):
         missing, given = ("image", "image_root") if data.image is None else ("image_root", "image")
         yield Problem(("data", given), f"needs data.{missing} beside it")
@@ -241,10 +244,7 @@ def _ranked(teacher: RankedLabels, train: str | None) -> Iterator[Problem]:
     if teacher.ranking is not None and not (train or "").endswith(".jsonl"):
         yield Problem(("teacher", "ranking"), "is a list in each record; give data.train as JSON Lines (.jsonl)")
     if teacher.url is not None:
-        try:
-            base_url(teacher.url, "teacher.url")
-        except UserError as error:
-            yield Problem(("teacher", "url"), str(error).removeprefix("teacher.url: "))
+        yield from url_mistakes(("teacher", "url"), teacher.url)
 
 
 def _rank(recipe: RankRecipe) -> Iterator[Problem]:
@@ -252,22 +252,13 @@ def _rank(recipe: RankRecipe) -> Iterator[Problem]:
     yield from _one_of(("data",), data, ("train", "dataset", "folder"))
     if data.split is not None and data.train is not None:
         yield Problem(("data", "split"), "belongs to data.folder or data.dataset, which are not given")
-    if data.dense_model is not None and data.folder is None:
-        yield Problem(("data", "dense_model"), "belongs to data.folder, which is not given")
-    for name in ("name", "heldout_split"):
-        if data.dataset is None and getattr(data, name) is not None:
-            yield Problem(("data", name), "belongs to data.dataset, which is not given")
-    if data.dataset is not None and data.heldout_split == data.train_split:
-        yield Problem(("data", "heldout_split"), f"is the split that is trained on, {data.train_split}; choose another")
-    if data.heldout is not None and data.train is None:
-        yield Problem(("data", "heldout"), "belongs to data.train, which is not given")
+    yield from _needs(data, "data", "folder", ("dense_model",))
+    yield from _of_dataset(data, ("name", "heldout_split"))
+    yield from _needs(data, "data", "train", ("heldout",))
     if data.folder is not None and not teacher.is_named and data.pool == "mined":
         yield Problem(("teacher", "models"), "mined candidates have no order of their own; name a model")
     if teacher.served is not None:
-        try:
-            base_url(teacher.served.url, "url")
-        except UserError as error:
-            yield Problem(("teacher", "served", "url"), str(error).removeprefix("url: "))
+        yield from url_mistakes(("teacher", "served", "url"), teacher.served.url)
     if teacher.stride > teacher.window:
         yield Problem(("teacher", "stride"), "is above teacher.window: candidates between windows would be skipped")
     if teacher.asks == "permutation" and teacher.prompt is not None:

@@ -23,35 +23,33 @@ _KEYS = {
     "use_cpu": "device",
     "bf16": "student.dtype",
 }
-# Beginnings of names -> why such a field has no effect here, or would break a run.
+# Why a field has no effect here, or would break a run -> how the names of such fields begin.
 _WITHOUT = {
-    "hub_": "a run uploads nothing; give `grkd push STUDENT OWNER/NAME` after it",
-    "push_to_hub": "a run uploads nothing; give `grkd push STUDENT OWNER/NAME` after it",
-    "save_": "checkpoints are grkd's own; training.save_every says how often they are written",
-    "resume_from_checkpoint": "the same command resumes by itself",
-    "overwrite_output_dir": "the same command resumes by itself; delete the run's folder to start again",
-    "restore_callback_states": "the same command resumes by itself",
-    "ignore_data_skip": "the same command resumes by itself",
-    "load_best_model": "grkd keeps the last step",
-    "metric_for_best_model": "grkd keeps the last step",
-    "greater_is_better": "grkd keeps the last step",
-    "do_": "grkd runs its own stages",
-    "eval_": "the evaluation section says what is measured",
-    "per_device_eval": "the evaluation section says what is measured",
-    "prediction_": "the evaluation section says what is measured",
-    "batch_eval": "the evaluation section says what is measured",
-    "include_": "the evaluation section says what is measured",
-    "logging_": "logs are grkd's own; training.log_every says how often they are written",
-    "log_level": "logs are grkd's own",
-    "log_on_each": "logs are grkd's own",
-    "disable_tqdm": "progress is grkd's own",
-    "run_name": "runs are named after method and seed",
-    "remove_unused_columns": "grkd makes its own batches",
-    "label_names": "grkd makes its own batches",
-    "label_smoothing": "the method is the loss; see grkd methods",
-    "length_column_name": "grkd makes its own batches",
-    "group_by_length": "grkd makes its own batches",
-    "past_index": "grkd makes its own batches",
+    "a run uploads nothing; give `grkd push STUDENT OWNER/NAME` after it": ("hub_", "push_to_hub"),
+    "checkpoints are grkd's own; training.save_every says how often they are written": ("save_",),
+    "the same command resumes by itself": ("resume_from_checkpoint", "restore_callback_states", "ignore_data_skip"),
+    "the same command resumes by itself; delete the run's folder to start again": ("overwrite_output_dir",),
+    "grkd keeps the last step": ("load_best_model", "metric_for_best_model", "greater_is_better"),
+    "grkd runs its own stages": ("do_",),
+    "the evaluation section says what is measured": (
+        "eval_",
+        "per_device_eval",
+        "prediction_",
+        "batch_eval",
+        "include_",
+    ),
+    "logs are grkd's own; training.log_every says how often they are written": ("logging_",),
+    "logs are grkd's own": ("log_level", "log_on_each"),
+    "progress is grkd's own": ("disable_tqdm",),
+    "runs are named after method and seed": ("run_name",),
+    "grkd makes its own batches": (
+        "remove_unused_columns",
+        "label_names",
+        "length_column_name",
+        "group_by_length",
+        "past_index",
+    ),
+    "the method is the loss; see grkd methods": ("label_smoothing",),
 }
 
 
@@ -59,5 +57,5 @@ def managed(field: str) -> str | None:
     """Why a field may not be set in `training.extra`, as one line; None if it may."""
     if field in _KEYS:
         return f"grkd sets it; use {_KEYS[field]}"
-    reason = next((reason for begin, reason in _WITHOUT.items() if field.startswith(begin)), None)
+    reason = next((reason for reason, begins in _WITHOUT.items() if field.startswith(begins)), None)
     return None if reason is None else f"cannot be set: {reason}"

@@ -75,6 +75,14 @@ def shows_tokens(recipe: LanguageRecipe) -> bool:
     return not isinstance(recipe.teacher, ServedModel) or recipe.teacher.log_probs
 
 
+def url_mistakes(path: KeyPath, url: str) -> Iterator[Problem]:
+    """What is wrong with a server's URL."""
+    try:
+        base_url(url, "url")
+    except UserError as error:
+        yield Problem(path, str(error).removeprefix("url: "))
+
+
 def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
     """Keys of the teacher that other keys exclude or need."""
     teacher, student, path = recipe.teacher, recipe.student, ("teacher",)
@@ -99,10 +107,7 @@ def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
         if recipe.responses.when == "in_training":
             yield Problem(("responses", "when"), "a cache of ranks knows stored responses alone; take it out")
         return
-    try:
-        base_url(teacher.url, "teacher.url")
-    except UserError as error:
-        yield Problem((*path, "url"), str(error).removeprefix("teacher.url: "))
+    yield from url_mistakes((*path, "url"), teacher.url)
     if student.model is None and teacher.model is None:
         yield Problem(("student",), "a served teacher has no layers to keep; give student.model, or teacher.model too")
     if recipe.evaluation.top_k > teacher.top_k and teacher.log_probs:
