@@ -46,7 +46,7 @@ def compare(
     check_first(recipe)
     from transformers.utils import logging  # after the check: it takes seconds
 
-    from grkd.run.results import collect, publish
+    from grkd.run.results import publish
 
     logging.disable_progress_bar()
     run = RunFolder(Path(recipe.output))
@@ -63,10 +63,7 @@ def compare(
             from grkd.classify.compare import ClassifierComparison
 
             status = ClassifierComparison(recipe, run).compare(processes=processes, minutes=minutes, until=until)
-        if run.ranks.is_main_process:
-            collect(recipe, run.path, status)
-            publish(run.path)
-    return 0 if all(outcome == "done" for outcome in status.values()) else 1
+        return publish(recipe, run, status)
 
 
 def chosen(recipe: Recipe, *, methods: str | None = None, seeds: int | None = None) -> Recipe:

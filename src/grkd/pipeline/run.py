@@ -24,22 +24,18 @@ def run(recipe: Recipe) -> int:
     check_first(recipe)
     from transformers.utils import logging  # after the check: it takes seconds
 
-    from grkd.run.results import collect, publish
+    from grkd.run.results import publish
 
     logging.disable_progress_bar()  # ours say more
     folder = RunFolder(Path(recipe.output))
     existed = folder.path.exists()
     try:
         with folder.locked():
-            status = stages(recipe, folder)
-            if folder.ranks.is_main_process:
-                collect(recipe, folder.path, status)
-                publish(folder.path)
+            return publish(recipe, folder, stages(recipe, folder))
     except UserError:
         if not existed:
             _remove_if_empty(folder.path)
         raise
-    return 0 if all(outcome == "done" for outcome in status.values()) else 1
 
 
 def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:

@@ -49,13 +49,15 @@ def collect(recipe: Recipe, folder: Path, status: dict[str, str]) -> None:
     _samples(recipe, folder, status)
 
 
-def publish(folder: Path) -> None:
-    """The page and the printed table."""
-    run = read_run(folder)
-    page = folder / "report.html"
-    write_page([run], page)
-    print_tables([run], Output())
-    console.print(f"report: {page}", soft_wrap=True)
+def publish(recipe: Recipe, folder: RunFolder, status: dict[str, str]) -> int:
+    """results.json, the page and the printed table. Returns 0, or 1 if a method failed."""
+    if folder.ranks.is_main_process:
+        collect(recipe, folder.path, status)
+        run, page = read_run(folder.path), folder.path / "report.html"
+        write_page([run], page)
+        print_tables([run], Output())
+        console.print(f"report: {page}", soft_wrap=True)
+    return 0 if all(outcome == DONE for outcome in status.values()) else 1
 
 
 def _rows(folder: Path, name: str, method: str, seed: int | None) -> list[dict[str, Any]]:
