@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Exit status of the command."""
     from grkd.reports.evaluation_report import evaluation_report, remarks, render
     from grkd.reports.evaluations import read_evaluations
-    from grkd.reports.ranker_table import is_ranker_run, ranker_table
+    from grkd.reports.queries import is_ranker_run, ranker_table
 
     if any(map(is_ranker_run, options.runs)):
         text = ranker_table(options.runs, options.format)

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grkd.metrics.registry import Metric
-from grkd.reports._drawing import WIDTH_INCHES, Drawing, short, wrapped
+from grkd.reports._drawing import WIDTH_INCHES, Drawing, rows, short, wrapped
 from grkd.reports._svg import INK, colour_of, inline, marker_of
 from grkd.reports.results import BEFORE, Run
 from grkd.reports.seeds import half_width
@@ -57,11 +57,7 @@ def differences(run: Run, summary: Summary, metric: Metric, places: Mapping[str,
         axes.plot([middle], [height], marker_of(label, places), color=colour, markersize=7, zorder=3)
         spread = "" if half is None else f" \u00b1 {number(half, metric)}"
         told.append(f"{label} {number(means[label], metric, sign=True)}{spread}")
-    axes.set_yticks(range(len(labels)), [short(name_of(label)) for label in labels])
-    axes.set_ylim(-0.6, len(labels) - 0.4)
-    axes.tick_params(axis="y", length=0, pad=8)
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
+    rows(axes, [short(name_of(label)) for label in labels])
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=3))
     unit = "points" if metric.unit == "%" else metric.unit

@@ -1,8 +1,9 @@
 """What every figure of a page has: its text, its size, and labels that fit."""
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 WIDTH_INCHES = 4.0
 
@@ -16,6 +17,15 @@ class Drawing:
     note: str
     svg: str
     section: Literal["verdict", "results", "training"]
+
+
+def rows(axes: Any, names: Sequence[str]) -> None:
+    """A named row per model, from the bottom up, without lines of its own."""
+    axes.set_yticks(range(len(names)), list(names))
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.tick_params(axis="y", length=0, pad=8)  # a marker on the edge of the axis must not cover a name
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 def short(label: str) -> str:

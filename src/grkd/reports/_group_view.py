@@ -5,8 +5,8 @@ from typing import Any
 
 from grkd.errors import UserError
 from grkd.reports._svg import variable_of
-from grkd.reports.groups import BEFORE, GroupView, held_out_groups, tally
-from grkd.reports.results import Run, split_name
+from grkd.reports.groups import GroupView, held_out_groups, tally
+from grkd.reports.results import BEFORE, Run, split_name
 from grkd.reports.tables import name_of, percent
 
 MOST_GROUPS = 100  # of them those whose order changed most: pages stay small

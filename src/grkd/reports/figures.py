@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from grkd.metrics.registry import Metric
 from grkd.reports._curves import curves, quantities
 from grkd.reports._differences import differences
-from grkd.reports._drawing import WIDTH_INCHES, Drawing, short, wrapped
+from grkd.reports._drawing import WIDTH_INCHES, Drawing, rows, short, wrapped
 from grkd.reports._svg import colour_of, inline, marker_of, style, unique
 from grkd.reports.results import BEFORE, Run
 from grkd.reports.summary import Line, Summary, summarise
@@ -55,11 +55,7 @@ def _dots(summary: Summary, metric: Metric, places: Mapping[str, int]) -> Drawin
         )
     for height, line in enumerate(reversed(lines)):
         _dot_row(axes, height, line, metric, places)
-    axes.set_yticks(range(len(lines)), [short(name_of(line.label)) for line in reversed(lines)])
-    axes.set_ylim(-0.6, len(lines) - 0.4)
-    axes.tick_params(axis="y", length=0, pad=8)  # a marker on the edge of the axis must not cover a name
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
+    rows(axes, [short(name_of(line.label)) for line in reversed(lines)])
     _value_axis(axes, metric)
     hint = {1: ", higher is better", -1: ", lower is better", 0: ""}[metric.direction]
     label = wrapped(f"{metric.label}{f' ({metric.unit})' if metric.unit else ''}{hint}", 44)

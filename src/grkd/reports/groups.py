@@ -11,8 +11,7 @@ from typing import Any
 
 from grkd.data.tables import read_table
 from grkd.errors import UserError
-
-BEFORE = "before"
+from grkd.reports.results import BEFORE
 
 _COMMON = ("id", "prompt", "responses", "scores", "by_ranker")
 
