@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grkd.compare.records import read_search
 from grkd.files import read_json, write_text
 from grkd.reports import markdown_table, read_run
 from grkd.statistics import holm, paired_bootstrap
@@ -39,6 +38,17 @@ def write_page(results: Path, page: Path) -> None:
         "## Trials of the search\n\nExact match on the validation questions.\n\n" + trials(search),
     ]
     write_text(page, "\n\n".join(parts) + "\n")
+
+
+def read_search(path: Path) -> list[dict[str, Any]]:
+    """The trials; in the kept file their settings stand among the other keys."""
+    others = ("method", "metric", "value", "outcome")
+    return [
+        {**trial, "settings": {name: one for name, one in trial.items() if name not in others}}
+        if "settings" not in trial
+        else trial
+        for trial in read_json(path)
+    ]
 
 
 def per_method(packed: dict[str, str]) -> dict[str, NDArray[np.float64]]:

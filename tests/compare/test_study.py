@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from grkd.compare.records import completed
 from grkd.compare.search import grid
 from grkd.compare.study import Study, journal_of, should_stop
 from grkd.errors import UserError
@@ -144,19 +143,6 @@ def test_a_search_record_says_how_many_points_its_grid_has(tmp_path: Path) -> No
         study.tell(trial.number, value=0.5, details={"steps": 7})
     (record,) = study.records(metric="accuracy")
     assert (record["grid"], record["steps"], record["metric"], record["method"]) == (12, 7, "accuracy", "kd")
-
-
-def test_records_of_earlier_versions_are_read() -> None:
-    language = {"method": "kd", "learning_rate": 1e-4, "beta": 0.5, "metric": "exact_match", "value": 0.5,
-                "outcome": "done"}  # fmt: skip
-    assert completed(language) == {
-        "method": "kd", "metric": "exact_match", "value": 0.5, "outcome": "done",
-        "settings": {"learning_rate": 1e-4, "beta": 0.5},
-    }  # fmt: skip
-    classes = {"method": "kd", "settings": {"learning_rate": 0.1}, "value": None, "failure": None}
-    assert completed({**classes, "stopped_after": 2})["outcome"] == "stopped after epoch 2"
-    assert completed({**classes, "failure": "lost"})["outcome"] == "failed: lost"
-    assert completed({**classes, "value": 0.5})["outcome"] == "done"
 
 
 def test_a_damaged_journal_and_a_missing_optuna_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

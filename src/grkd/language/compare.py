@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from grkd import objectives
-from grkd.compare.priority import Priority, priority
 from grkd.compare.student_job import job_at
 from grkd.console import console
 from grkd.data.language import Group
@@ -141,14 +140,17 @@ def _finals(recipe: LanguageRecipe, method: Method, learning_rate: float) -> lis
     return [Job(recipe=recipe, method=method, seed=seed, learning_rate=learning_rate) for seed in recipe.seeds]
 
 
-def _priority(run: RunFolder, job: Job) -> Priority:
-    found = run.path / ("evaluate" if job.trial is None else "search") / job.name
-    return priority(
-        objectives.load(job.method.name, **job.method.options),
-        on_disk=found.exists(),
-        seed_place=job.recipe.seeds.index(job.seed) if job.trial is None else 0,
-        is_trial=job.trial is not None,
-    )
+def _priority(run: RunFolder, job: Job) -> tuple[bool, int, int, bool]:
+    """Sort key of a job, smallest first.
+
+    (1) Jobs already on disk, which are only read again. (2) Lower place of the seed in the recipe, so that every method
+    gets its first seed before any gets a second. (3) Methods that sample during training: they are the slowest.
+    (4) Final runs before trials.
+    """
+    is_trial, objective = job.trial is not None, objectives.load(job.method.name, **job.method.options)
+    on_disk = (run.path / ("search" if is_trial else "evaluate") / job.name).exists()
+    sampling = (objective.on_policy > 0) + (objective.teacher_mixed_in > 0)
+    return not on_disk, 0 if is_trial else job.recipe.seeds.index(job.seed), -sampling, is_trial
 
 
 def _status(recipe: LanguageRecipe, search: LanguageSearch | None, outcomes: Mapping[str, str]) -> dict[str, str]:
