@@ -59,7 +59,7 @@ def readme(text: str) -> str:
 
 def picture() -> str:
     """Figures of the report's page, two per part, as one SVG in the page's light colours."""
-    page = files("grkd.reports").joinpath("page.html.j2").read_text(encoding="utf-8")
+    page = files("grkd.reports").joinpath("page.css").read_text(encoding="utf-8")
     colours = dict(reversed(re.findall(r"(--[\w-]+): (#\w+)", page)))  # the light ones stand first
     width, room, inside, top = 340, 30, [], 0
     for part in PARTS:

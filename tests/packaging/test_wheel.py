@@ -22,7 +22,8 @@ def test_the_wheel_holds_what_the_help_mentions(tmp_path: Path, monkeypatch: pyt
     ours = {name for name in ours if "__pycache__" not in name}
     recipes = {f"grkd/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "recipes").rglob("*") if path.is_file()}
     assert inside == ours | recipes
-    assert {"grkd/py.typed", "grkd/demo/prompts.jsonl", "grkd/reports/page.html.j2", "grkd/reports/page.js"} <= inside
+    page = {f"grkd/reports/page.{end}" for end in ("html.j2", "css", "js")}
+    assert {"grkd/py.typed", "grkd/demo/prompts.jsonl", *page} <= inside
     mentioned = {name for one in COMMANDS.values() for name in re.findall(r"recipes/[\w/-]+\.yaml", one.DESCRIPTION)}
     assert mentioned
     assert {f"grkd/{name}" for name in mentioned} - inside == set()

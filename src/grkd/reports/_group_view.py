@@ -48,8 +48,10 @@ def _student(groups: Sequence[GroupView], student: str, places: Mapping[str, int
     wrong, pairs = tally(groups, student)
     label, seed = split_name(student)
     known = label in places or label == BEFORE
+    name = name_of(label) if seed is None else f"{label}, seed {seed}"
     return {
-        "name": name_of(label) if seed is None else f"{label}, seed {seed}",
+        "name": name,
+        "head": f"rank, {name}",
         "colour": variable_of(label, places) if known else "--line",
         "swapped": f"{wrong:,} of {pairs:,} pairs swapped" + (f" ({percent(wrong / pairs)})" if pairs else ""),
     }

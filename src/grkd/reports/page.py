@@ -45,14 +45,14 @@ def write_page(runs: Sequence[Run], path: Path, *, evaluations: EvaluationReport
     """
     places = palette(runs)
     title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
-    source, script = (
-        files("grkd.reports").joinpath(name).read_text(encoding="utf-8") for name in ("page.html.j2", "page.js")
-    )
+    names = ("page.html.j2", "page.css", "page.js")
+    source, style, script = (files("grkd.reports").joinpath(name).read_text(encoding="utf-8") for name in names)
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(source)
     text = template.render(
         title=title,
+        style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         facts=_header_facts(runs),
