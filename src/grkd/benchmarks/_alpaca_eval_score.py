@@ -112,10 +112,13 @@ def parse(judgement: Judgement, *, instruction: str) -> float | None:
     With log-probabilities: 2 - p(m) / (p(m) + p(M)) of the first token, m being the output seen first; a choice that
     is not among the alternatives has probability 0. Without, or with neither among them: 1 or 2, as the text says.
     """
-    if _broken(judgement.logprobs):
+    first = (judgement.logprobs[0].get("top_logprobs") or []) if judgement.logprobs else []
+    found = {each["token"]: each["logprob"] for each in first if each["token"] in ("m", "M")}
+    if None in found.values():  # what should be a number is missing
         return None
-    preference = _weighted(judgement.logprobs)
-    if preference is None:
+    gap = found.get("m", -math.inf) - found.get("M", -math.inf) if found else math.nan
+    preference = 2 - math.exp(min(gap, 0)) / (1 + math.exp(-abs(gap)))
+    if math.isnan(preference):
         choice = _CHOICE.fullmatch(judgement.text)
         if choice is None:
             return None
@@ -126,21 +129,6 @@ def parse(judgement: Judgement, *, instruction: str) -> float | None:
 def preference_to_share(preference: float) -> float:
     """A preference as the model's share of the win, in percent; 0 is a draw, as in alpaca-eval."""
     return 100 * ((preference or 1.5) - 1)
-
-
-def _broken(logprobs: list[dict[str, Any]] | None) -> bool:
-    """Whether a log-probability of the first token is missing that should be a number."""
-    alternatives = (logprobs[0].get("top_logprobs") or []) if logprobs else []
-    return any(each["logprob"] is None for each in alternatives if each["token"] in ("m", "M"))
-
-
-def _weighted(logprobs: list[dict[str, Any]] | None) -> float | None:
-    alternatives = (logprobs[0].get("top_logprobs") or []) if logprobs else []
-    found = {each["token"]: float(each["logprob"]) for each in alternatives if each["token"] in ("m", "M")}
-    if not found:
-        return None
-    gap = found.get("m", -math.inf) - found.get("M", -math.inf)
-    return None if math.isnan(gap) else 2 - math.exp(min(gap, 0)) / (1 + math.exp(-abs(gap)))
 
 
 @cache

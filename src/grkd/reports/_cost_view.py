@@ -1,6 +1,6 @@
 """What each model costs to use, beside the metric that decides: size, memory, pace, price."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -8,7 +8,7 @@ import yaml
 from grkd.reports._svg import variable_of
 from grkd.reports.results import BEFORE, TEACHER, Run
 from grkd.reports.summary import Summary
-from grkd.reports.tables import DASH, name_of, number
+from grkd.reports.tables import DASH, count, name_of, number
 from grkd.reports.verdict import deciding_metric
 
 _MILLION = 1_000_000
@@ -74,21 +74,9 @@ def _range(sizes: set[int]) -> str:
     return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(min(sizes))
 
 
-def _parameters(cost: Mapping[str, float | None], *_: Any) -> str:
-    count = cost.get("parameters") or 0.0
-    for size, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f}" if count else ""
-
-
-def _bytes(name: str) -> Callable[..., str]:
+def _size(name: str, units: Sequence[str], one: str = "") -> Callable[..., str]:
     def shown(cost: Mapping[str, float | None], *_: Any) -> str:
-        size = cost.get(name) or 0.0
-        for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-            if size >= scale:
-                return f"{size / scale:.3g} {unit}"
-        return f"{size:.0f} B" if size else ""
+        return count(size, units, one) if (size := cost.get(name)) else ""
 
     return shown
 
@@ -121,9 +109,9 @@ _NOTES = {
 
 
 _COLUMNS: dict[str, Callable[..., str]] = {
-    "parameters": _parameters,
-    "weights": _bytes("weight_bytes"),
-    "peak GPU memory": _bytes("peak_bytes"),
+    "parameters": _size("parameters", ("thousand", "million", "billion")),
+    "weights": _size("weight_bytes", ("kB", "MB", "GB"), " B"),
+    "peak GPU memory": _size("peak_bytes", ("kB", "MB", "GB"), " B"),
     **{f"{unit}/s": _pace(unit) for unit in _UNITS},
     **{f"price per million {unit}": _price(unit) for unit in _UNITS},
 }

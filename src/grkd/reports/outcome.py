@@ -6,7 +6,7 @@ from grkd.metrics.registry import Metric
 from grkd.reports.results import BEFORE, Run
 from grkd.reports.seeds import LEAST_SEEDS
 from grkd.reports.summary import Cell, Line, Summary, Verdict
-from grkd.reports.tables import and_list, number
+from grkd.reports.tables import and_list, number, with_unit
 
 # What the paragraph speaks about; the table has the rest.
 _SPOKEN = {
@@ -141,7 +141,5 @@ def _valued(summary: Summary, metric: Metric) -> list[Line]:
 def _value(line: Line, metric: Metric) -> str:
     cell = line.cells[metric.name]
     assert cell.mean is not None, line.label
-    parts = [number(cell.mean, metric)]
-    if cell.half_width is not None:
-        parts += ["±", number(cell.half_width, metric)]
-    return "\u00a0".join([*parts, *([metric.unit] if metric.unit else [])])  # no line break inside a value
+    spread = "" if cell.half_width is None else f" ± {number(cell.half_width, metric)}"
+    return with_unit(number(cell.mean, metric) + spread, metric.unit)

@@ -60,18 +60,15 @@ def markdown_table(run: Run) -> str:
     summary = summarise(run)
     if not summary.lines:
         return f"{run.without_results}\n"
-    table = [headers(summary), ["---", *["---:"] * (len(headers(summary)) - 1)]]
+    heads = ["", *(header(metric) for metric in summary.metrics), *costs(summary)]
+    table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for line in summary.lines:
         shown = [show(line.cells[metric.name], metric, summary) for metric in summary.metrics]
         cells = [f"**{cell.text}**{' ✓' if cell.better else ''}" if cell.best else cell.text for cell in shown]
-        table.append([_plain(name_of(line.label)), *cells, *_costs(line, summary)])
+        table.append([_plain(name_of(line.label)), *cells, *(cost(line, name) for name in costs(summary))])
     lines = ["| " + " | ".join(row) + " |" for row in table]
     failed = [f"failed, {name}: {reason}" for name, reason in run.failures.items()]
     return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in [*footnotes(summary), *failed])]) + "\n"
-
-
-def headers(summary: Summary) -> list[str]:
-    return ["", *(header(metric) for metric in summary.metrics), *costs(summary)]
 
 
 def header(metric: Metric) -> str:
@@ -101,6 +98,11 @@ def show(cell: Cell, metric: Metric, summary: Summary) -> Shown:
         best=cell.best,
         better=cell.best and verdict is not None and verdict.better,
     )
+
+
+def with_unit(text: str, unit: str) -> str:
+    """No line breaks inside a value."""
+    return text.replace(" ", "\u00a0") + (f"\u00a0{unit}" if unit else "")
 
 
 def number(value: float, metric: Metric, *, sign: bool = False) -> str:
@@ -142,7 +144,8 @@ def footnotes(summary: Summary) -> list[str]:
     if any(not cell.over_seeds and cell.interval is not None for cell in cells):
         notes.append(f"[low, high]: {bootstrapped(summary)}")
     if summary.baseline is not None and any(cell.difference is not None for cell in cells):
-        notes.append(f"(difference): relative to {_against(summary.baseline)}.")
+        base = "the student before distillation" if summary.baseline == BEFORE else f"the method {summary.baseline}"
+        notes.append(f"(difference): relative to {base}.")
     if any(not cell.complete for cell in cells if cell.mean is not None):
         notes.append("A method with missing seeds shows the mean of the others; it is neither marked nor tested.")
     if any(metric.name.startswith(tuple(GROUPS)) for metric in summary.metrics):
@@ -161,10 +164,6 @@ def bootstrapped(summary: Summary) -> str:
 
 def and_list(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _against(baseline: str) -> str:
-    return "the student before distillation" if baseline == BEFORE else f"the method {baseline}"
 
 
 def _verdict_notes(summary: Summary) -> list[str]:
@@ -221,18 +220,14 @@ def cost(line: Line, name: str) -> str:
     return duration(line.seconds) if name == "training time" else count(line.rows_seen)
 
 
-def count(rows: float | None) -> str:
-    """ "950", "12.3 k", "4.56 M"."""
+def count(rows: float | None, units: Sequence[str] = ("k", "M", "G"), one: str = "") -> str:
+    """ "950", "12.3 k", "4.56 M". units: a thousand, a million, a billion; one: behind smaller numbers."""
     if rows is None:
         return DASH
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in zip((1e9, 1e6, 1e3), reversed(units), strict=True):
         if float(f"{rows:.3g}") >= size:  # as it is shown: 999,600 is 1 M
-            return f"{rows / size:.3g} {letter}"
-    return f"{rows:.0f}"
-
-
-def _costs(line: Line, summary: Summary) -> list[str]:
-    return [cost(line, name) for name in costs(summary)]
+            return f"{rows / size:.3g} {unit}"
+    return f"{rows:.0f}{one}"
 
 
 def _that_fit(summary: Summary, console: Console) -> list[list[Line]]:

@@ -9,7 +9,7 @@ from grkd.metrics.registry import Metric
 from grkd.reports.results import BEFORE
 from grkd.reports.seeds import LEAST_SEEDS
 from grkd.reports.summary import Cell, Summary, paired_values
-from grkd.reports.tables import and_list, number
+from grkd.reports.tables import and_list, number, with_unit
 from grkd.statistics import pairs_needed, shown_difference
 
 _WORTH_NAMING = 40  # seeds; who would run more rather reads what a few more would show
@@ -136,13 +136,12 @@ def _stands(cell: Cell, metric: Metric) -> str:
 
 def _value(cell: Cell, metric: Metric) -> str:
     assert cell.mean is not None
-    return "\u00a0".join([number(cell.mean, metric), *([metric.unit] if metric.unit else [])])
+    return with_unit(number(cell.mean, metric), metric.unit)
 
 
 def _size(difference: float, metric: Metric) -> str:
     """A difference without its sign; of shares in points."""
-    unit = "points" if metric.unit == "%" else metric.unit
-    return "\u00a0".join([number(abs(difference), metric), *([unit] if unit else [])])
+    return with_unit(number(abs(difference), metric), "points" if metric.unit == "%" else metric.unit)
 
 
 def _named(summary: Summary) -> str:
