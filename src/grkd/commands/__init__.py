@@ -3,49 +3,10 @@
 A command imports what it needs in `run`: `grkd --help` must not wait for PyTorch.
 """
 
-import argparse
-from collections.abc import Callable
+from importlib import import_module
 
-from grkd.commands import (
-    cache,
-    compare,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    groups,
-    init,
-    methods,
-    plan,
-    push,
-    recipes,
-    report,
-    run,
-    schema,
-    table,
-    verify,
-    watch,
-)
+# In the order of the help.
+_BEFORE_A_RUN = ("init", "doctor", "plan", "run", "compare", "demo", "methods")
+_AFTER_A_RUN = ("report", "watch", "groups", "eval", "table", "verify", "export", "push", "recipes", "schema", "cache")
 
-Run = Callable[[argparse.Namespace], int]
-
-COMMANDS = {
-    "init": init,
-    "doctor": doctor,
-    "plan": plan,
-    "run": run,
-    "compare": compare,
-    "demo": demo,
-    "methods": methods,
-    "report": report,
-    "watch": watch,
-    "groups": groups,
-    "eval": evaluate,
-    "table": table,
-    "verify": verify,
-    "export": export,
-    "push": push,
-    "recipes": recipes,
-    "schema": schema,
-    "cache": cache,
-}
+COMMANDS = {name: import_module(f"grkd.commands.{name}") for name in (*_BEFORE_A_RUN, *_AFTER_A_RUN)}
