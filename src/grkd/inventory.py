@@ -1,22 +1,10 @@
 """What a finished folder holds: size and digest of every file, by which damage is noticed later."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grkd.files import file_digest
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A file that is not as it was written: "missing", "cut or grown", or "altered" at the same size."""
-
-    file: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file} ({self.what})"
 
 
 def inventory(folder: Path, *, leave_out: tuple[str, ...] = (), hash_up_to: int | None = None) -> dict[str, Any]:
@@ -38,8 +26,8 @@ def inventory(folder: Path, *, leave_out: tuple[str, ...] = (), hash_up_to: int 
     }
 
 
-def damages(folder: Path, known: Mapping[str, Any], *, hash_up_to: int | None = None) -> list[Damage]:
-    """The files of an inventory that are missing, have another size or another digest.
+def damages(folder: Path, known: Mapping[str, Any], *, hash_up_to: int | None = None) -> list[str]:
+    """The files of an inventory that are not as they were written: "NAME (missing)", (cut or grown), or (altered).
 
     hash_up_to: larger files are compared by size alone; None: all digests that the inventory has are compared.
     """
@@ -47,9 +35,9 @@ def damages(folder: Path, known: Mapping[str, Any], *, hash_up_to: int | None = 
     for name, size in known.get("files_bytes", {}).items():
         path = folder / name
         if not path.is_file():
-            found.append(Damage(name, "missing"))
+            found.append(f"{name} (missing)")
         elif path.stat().st_size != size:
-            found.append(Damage(name, "cut or grown"))
+            found.append(f"{name} (cut or grown)")
         elif name in digests and (hash_up_to is None or size <= hash_up_to) and file_digest(path) != digests[name]:
-            found.append(Damage(name, "altered"))
+            found.append(f"{name} (altered)")
     return found

@@ -162,7 +162,7 @@ class RunFolder:
             return False  # without sizes: `grkd compare` of classifiers made it
         damaged = damages(folder, found, hash_up_to=_SMALL)
         if damaged and self.ranks.is_main_process:
-            names = ", ".join(map(str, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
+            names = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
             stage = escape(str(folder.relative_to(self.path)))
             console.print(f"[yellow]{stage}: damaged: {escape(names)}; it is rebuilt[/yellow]", soft_wrap=True)
         return not damaged

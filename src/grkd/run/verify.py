@@ -80,7 +80,7 @@ def _state(run: Path, folder: Path) -> StageState:
     assert manifest is not None
     sizes = manifest.get("files_bytes", {})
     remark = "" if "files_sha256" in manifest else " (no digests were noted)"
-    return StageState(name, len(sizes), sum(sizes.values()), tuple(map(str, damages(folder, manifest))), remark)
+    return StageState(name, len(sizes), sum(sizes.values()), tuple(damages(folder, manifest)), remark)
 
 
 def _readable(path: Path) -> bool:

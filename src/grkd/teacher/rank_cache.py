@@ -122,7 +122,7 @@ class RankCache:
     def check_whole(self) -> None:
         """Raises UserError, naming the files, if any is missing or not as it was written."""
         if damaged := damages(self.folder, self.header):
-            names = ", ".join(map(str, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
+            names = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
             raise UserError(f"{self.folder}: the cache is damaged: {names}; build it again, or copy it again")
 
     def groups(self, split: str) -> list[Group]:
@@ -175,9 +175,8 @@ class RankCache:
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the files: damage, records that cannot be, responses without a record."""
-        for damage in damages(self.folder, self.header):
-            yield str(damage)
-        if any(damages(self.folder, self.header)):
+        if damaged := damages(self.folder, self.header):
+            yield from damaged
             return
         for key in self.records:
             if mistake := self._mistake(key):

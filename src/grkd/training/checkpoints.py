@@ -71,4 +71,4 @@ def _damage(checkpoint: Path) -> str | None:
         found = damages(checkpoint, read_json(checkpoint / _WHOLE), hash_up_to=_HASHED)
     except (UserError, OSError, AttributeError, TypeError):
         return "its list of files cannot be read"
-    return ", ".join(map(str, found[:3])) if found else None
+    return ", ".join(found[:3]) if found else None
