@@ -60,14 +60,12 @@ def test_shares_edges_and_correlation_by_hand(make_run: MakeRun, tmp_path: Path)
     assert "1 (25 %)" in page
 
 
-def test_older_and_damaged_searches_and_none(make_run: MakeRun) -> None:
-    old = {"method": "kd", "metric": "accuracy", "value": 0.5, "outcome": "done", "learning_rate": 0.1}
-    folder = folder_with(make_run, [old], (0.1, 0.3, 0.2, 0.4))
+def test_damaged_searches_and_none(make_run: MakeRun) -> None:
+    folder = folder_with(make_run, [trial("kd", 0.5, 0.1)], (0.1, 0.3, 0.2, 0.4))
     run = read_run(folder)
     found = search_view(run, summarise(run))
     assert found is not None
-    assert (found["rows"][0]["trials"], found["rows"][0]["edge"]) == ("1", "\u2013")
-    assert len(found["notes"]) == 1  # one method has no rank
+    assert not any("correlation" in note for note in found["notes"])  # one method has no rank
     for damaged in ("{", "3", "[3]", '[{"method": 3}]', '[{"method": "kd", "settings": []}]', "[" * 5000):
         (folder / "search.json").write_text(damaged)
         problem = search_view(run, summarise(run))

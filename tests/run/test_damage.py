@@ -1,7 +1,6 @@
 """Damaged runs: finished stages, manifests, tables; and `grkd verify`."""
 
 import errno
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -164,16 +163,6 @@ def test_verify_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (deep / "manifest.json").write_text("{}")
     assert cli.main(["verify", str(tmp_path)]) == 2, "a disk is not searched for runs"
     assert capsys.readouterr().err.count("no stage of a run is in it") == 2
-
-
-def test_stages_of_earlier_versions_have_no_digests(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = run / "score" / "manifest.json"
-    found = json.loads(path.read_text())
-    del found["files_sha256"]
-    path.write_text(json.dumps(found))
-    assert cli.main(["verify", str(run)]) == 0
-    assert "(no digests were noted)" in capsys.readouterr().out
-    assert again(run) == 0
 
 
 def test_a_folder_without_stages_is_not_called_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

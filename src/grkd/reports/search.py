@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
@@ -22,10 +22,10 @@ _FEWEST = 4  # methods: a rank correlation over fewer says nothing
 class _Trial:
     method: str
     metric: str
-    settings: dict[str, Any] = field(default_factory=dict)  # settings, grid, at_edge: older searches do not say
+    settings: dict[str, Any]
+    grid: Annotated[int, Field(ge=1)]  # points of the method's ranges
+    at_edge: list[str]
     value: Value = None
-    grid: Annotated[int, Field(ge=1)] | None = None  # points of the method's ranges
-    at_edge: list[str] | None = None
 
 
 _TRIALS = TypeAdapter(list[_Trial]).validate_python
@@ -61,17 +61,14 @@ def _best(trials: list[_Trial], metric: Metric) -> _Trial | None:
 
 
 def _row(label: str, trials: list[_Trial], best: _Trial | None, metric: Metric) -> dict[str, str]:
-    grid = trials[0].grid
-    share = "" if grid is None else f" ({100 * min(1.0, len(trials) / grid):.0f} %)"
-    edge = DASH if best is None or best.at_edge is None else ", ".join(best.at_edge) or "none"
+    row = {"method": label, "trials": f"{len(trials)} ({100 * min(1.0, len(trials) / trials[0].grid):.0f} %)"}
+    if best is None or best.value is None:
+        return {**row, "value": DASH, "settings": DASH, "edge": DASH}
     return {
-        "method": label,
-        "trials": f"{len(trials)}{share}",
-        "value": DASH if best is None or best.value is None else number(best.value, metric),
-        "settings": DASH
-        if best is None
-        else ", ".join(f"{name} {_written(one)}" for name, one in best.settings.items()),
-        "edge": edge,
+        **row,
+        "value": number(best.value, metric),
+        "settings": ", ".join(f"{name} {_written(one)}" for name, one in best.settings.items()),
+        "edge": ", ".join(best.at_edge) or "none",
     }
 
 
@@ -82,7 +79,7 @@ def _written(value: Any) -> str:
 def _notes(rows: list[dict[str, str]], best: dict[str, _Trial | None], metric: Metric, summary: Summary) -> list[str]:
     """How to read the table, and how well validation predicts the held-out data."""
     notes = ["In brackets: the share of the method's grid that its trials cover; it differs between methods."]
-    edges = Counter(name for one in best.values() if one is not None for name in one.at_edge or ())
+    edges = Counter(name for one in best.values() if one is not None for name in one.at_edge)
     if edges:
         listed = ", ".join(f"{name} ({count})" for name, count in edges.most_common())
         notes.append(f"Chosen settings at the edge of their range, so that a better value may lie beyond: {listed}.")

@@ -27,7 +27,6 @@ class StageState:
     files: int
     size_bytes: int
     damage: tuple[str, ...] = ()
-    remark: str = ""
 
 
 def verify(run: Path, *, repair: bool = False) -> int:
@@ -47,7 +46,7 @@ def verify(run: Path, *, repair: bool = False) -> int:
     for state in states:
         if not state.damage:
             size = f"{state.size_bytes / 2**20:,.1f} MiB"
-            out.print(f"{escape(state.name)}: undamaged, {state.files} files, {size}{state.remark}", soft_wrap=True)
+            out.print(f"{escape(state.name)}: undamaged, {state.files} files, {size}", soft_wrap=True)
     if not states:
         out.print("no stage of a run is here, so there was nothing to verify (GRKDTrainer leaves none)")
     damaged = [state for state in states if state.damage]
@@ -79,8 +78,7 @@ def _state(run: Path, folder: Path) -> StageState:
         return StageState(name, 0, 0, (f"{MANIFEST} (unreadable)",))
     assert manifest is not None
     sizes = manifest.get("files_bytes", {})
-    remark = "" if "files_sha256" in manifest else " (no digests were noted)"
-    return StageState(name, len(sizes), sum(sizes.values()), tuple(damages(folder, manifest)), remark)
+    return StageState(name, len(sizes), sum(sizes.values()), tuple(damages(folder, manifest)))
 
 
 def _readable(path: Path) -> bool:
