@@ -111,7 +111,8 @@ def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant) if strict else _lax(text)
+        checks: Any = {"object_pairs_hook": _unique, "parse_constant": _refuse_constant}
+        value = json.loads(text, **(checks if strict else {}))
         if strict and _SUSPICIOUS.search(text):
             _check_values(value)
     except json.JSONDecodeError as error:
@@ -134,10 +135,6 @@ def read_json(path: Path) -> Any:
         return parse_json(read_bytes(path))
     except NotJSON as error:
         raise UserError(f"{path}: damaged, no JSON ({error}); delete it and give the same command again") from None
-
-
-def _lax(text: str) -> Any:
-    return json.loads(text, parse_constant=float)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

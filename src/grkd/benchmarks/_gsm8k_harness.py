@@ -152,7 +152,7 @@ def _cached(harness: Any, store: Path | None) -> Iterator[Any]:
     from lm_eval.api.model import CachingLM
 
     store.parent.mkdir(parents=True, exist_ok=True)
-    if store.is_file() and store.stat().st_size and _first_bytes(store, len(_SQLITE)) != _SQLITE:
+    if store.is_file() and store.stat().st_size and not store.read_bytes().startswith(_SQLITE):
         raise UserError(f"{store}: not a cache of responses; delete it; the responses are generated again")
     caching = CachingLM(harness, str(store))
     # Text in place of pickles, which could run code out of a folder that came from elsewhere.
@@ -161,11 +161,6 @@ def _cached(harness: Any, store: Path | None) -> Iterator[Any]:
         yield caching
     finally:
         caching.dbdict.close()  # which waits for what is still to be written
-
-
-def _first_bytes(path: Path, number: int) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(number)
 
 
 def _evaluated(

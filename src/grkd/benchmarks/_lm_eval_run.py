@@ -87,8 +87,8 @@ def _items(samples: list[tuple[str, Mapping[str, Any]]]) -> tuple[list[dict[str,
         key = f"{name}/{sample['doc_id']}"
         if key in seen:
             continue
-        metrics = {metric: _number(sample.get(metric)) for metric in sample.get("metrics", ())}
-        known = {metric: value for metric, value in metrics.items() if value is not None}
+        metrics = {metric: sample.get(metric) for metric in sample.get("metrics", ())}
+        known = {metric: float(value) for metric, value in metrics.items() if isinstance(value, bool | int | float)}
         digest = asked(str(sample.get("doc_hash", "")), str(sample.get("prompt_hash", "")))
         seen[key] = {"id": key, "asked": digest, **known}
     items = list(seen.values())
@@ -100,10 +100,6 @@ def _items(samples: list[tuple[str, Mapping[str, Any]]]) -> tuple[list[dict[str,
 
 def _names(items: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for item in items for name in item if name not in ("id", "asked", "value")))
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, bool | int | float) else None
 
 
 def _interval(values: list[float]) -> dict[str, float | None]:

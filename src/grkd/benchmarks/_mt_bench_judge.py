@@ -130,23 +130,21 @@ def score(benchmark: MTBench, judgements: Mapping[str, str], *, seed: int = 0) -
                 found.append((item.question.id, item.category, turn, rating(text)))
     rated = [(name, category, turn, value) for name, category, turn, value in found if value is not None]
     whole = bootstrap_interval([row[3] for row in rated], groups=[row[0] for row in rated], seed=seed)
+    ratings = {item.question.id: [row[3] for row in rated if row[0] == item.question.id] for item in benchmark.items}
     categories = dict.fromkeys(item.category for item in benchmark.items)
     return {
         **{"score" if name == "value" else name: value for name, value in whole.as_json().items()},
         **{f"turn_{turn}": _mean([row[3] for row in rated if row[2] == turn]) for turn in (1, 2)},
         "categories": {name: _mean([row[3] for row in rated if row[1] == name]) for name in categories},
         "items": [
-            _of_question(item, [row[3] for row in rated if row[0] == item.question.id]) for item in benchmark.items
+            {"id": name, "category": category, "rating": _mean(ratings[name]), "ratings": len(ratings[name])}
+            for name, category in ((item.question.id, item.category) for item in benchmark.items)
         ],
         "questions": len(benchmark.items),
         "n": len(rated),
         "unparsable": len(found) - len(rated),
         "missing": missing,
     }
-
-
-def _of_question(item: MTBenchQuestion, ratings: list[float]) -> dict[str, Any]:
-    return {"id": item.question.id, "category": item.category, "rating": _mean(ratings), "ratings": len(ratings)}
 
 
 def _mean(values: list[float]) -> float | None:

@@ -135,7 +135,11 @@ class RankMeasurement:
         of_item = {item.id: name for name, found in groups.items() for item in found}
         for item, record in zip(items, records, strict=True):
             group = {"group": of_item[item.id]} if of_item[item.id] != item.id else {}
-            means = {f"token_{name}": _ratio(total, record["counts"][name]) for name, total in record["sums"].items()}
+            counts = record["counts"]
+            means = {
+                f"token_{name}": total / counts[name] if counts[name] else None
+                for name, total in record["sums"].items()
+            }
             self._record(item.id, {"asked": _asked([item]), **group, "tokens": record["tokens"], **means})
 
     @torch.no_grad()
@@ -204,7 +208,8 @@ class RankMeasurement:
             share = metric_of(f"response_{name}").is_share
             self._note(f"{prefix}_{name}", bootstrap_interval(values, seed=self.seed, share=share))
         for number, (group, items) in enumerate(groups.items()):
-            row = {f"{prefix}_{name}": _known(values[number]) for name, values in found.items()}
+            known = {name: float(values[number]) for name, values in found.items()}
+            row = {f"{prefix}_{name}": None if np.isnan(value) else value for name, value in known.items()}
             self._record(group, {"asked": _asked(items), "responses": len(items), **row})
 
     def _live_teacher(self) -> LiveTeacher:
@@ -228,14 +233,6 @@ class RankMeasurement:
 
 def _asked(items: Sequence[Item]) -> str:
     return digest([[item.prompt_ids, item.response_ids] for item in items])[:16]
-
-
-def _ratio(total: float, count: int) -> float | None:
-    return total / count if count else None
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _some(found: list[Kind]) -> list[Kind]:

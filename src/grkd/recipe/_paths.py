@@ -77,18 +77,12 @@ def _mark(hint: Any) -> IsPath | None:
 
 
 def _entry(entry: Any, mark: IsPath, folder: Path) -> Any:
-    """An entry of a list of models or of rankers, its path made absolute."""
-    if mark.kind == "rankers":
-        return _ranker(entry, folder)
-    return _absolute(entry, mark.kind, folder) if isinstance(entry, str) else entry
-
-
-def _ranker(entry: Any, folder: Path) -> Any:
-    """A ranker with the folder of its model made absolute."""
-    has_model = isinstance(entry, dict) and entry.get("name") == "reward_model"
-    if not has_model or not isinstance(entry.get("model"), str):
-        return entry
-    return {**entry, "model": _absolute(entry["model"], "model", folder)}
+    """An entry of a list of models or of rankers, its path (or that of its model) made absolute."""
+    if mark.kind != "rankers":
+        return _absolute(entry, mark.kind, folder) if isinstance(entry, str) else entry
+    if isinstance(entry, dict) and entry.get("name") == "reward_model" and isinstance(entry.get("model"), str):
+        return {**entry, "model": _absolute(entry["model"], "model", folder)}
+    return entry
 
 
 def _absolute(name: str, kind: str, folder: Path) -> str:

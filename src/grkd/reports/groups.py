@@ -30,7 +30,8 @@ class GroupView:
 
     def order(self) -> list[int]:
         """Places of the responses, the best first; those without a score come last."""
-        return sorted(range(len(self.responses)), key=lambda place: _key(self.scores[place]), reverse=True)
+        scores = [-math.inf if score is None else score for score in self.scores]
+        return sorted(range(len(scores)), key=lambda place: scores[place], reverse=True)
 
     def rank(self, student: str, place: int) -> int | None:
         """The student's rank of a response, from 1; None without a score."""
@@ -114,10 +115,6 @@ def _view(line: Mapping[str, Any]) -> GroupView:
         students=line["students"],
         step=line.get("step"),
     )
-
-
-def _key(score: float | None) -> float:
-    return -math.inf if score is None else score
 
 
 def _above(one: float | None, other: float | None) -> bool:

@@ -66,7 +66,7 @@ def write_page(runs: Sequence[Run], path: Path, *, evaluations: EvaluationReport
 def _header_facts(runs: Sequence[Run]) -> list[str]:
     """The date (the newest), the versions and the machine, each once."""
     dates = sorted(str(run.environment["date"]) for run in runs if run.environment.get("date"))
-    facts = [_date(dates[-1])] if dates else []
+    facts = [dates[-1][:16].replace("T", " ")] if dates else []  # to the minute
     for key in _VERSIONS:
         facts += [f"{key} {value}" for value in _values(runs, key)]
     return [*facts, *(_values(runs, "gpu") or _values(runs, "cpu"))]
@@ -74,11 +74,6 @@ def _header_facts(runs: Sequence[Run]) -> list[str]:
 
 def _values(runs: Sequence[Run], key: str) -> list[str]:
     return list(dict.fromkeys(str(run.environment[key]) for run in runs if run.environment.get(key)))
-
-
-def _date(text: str) -> str:
-    """An ISO date to the minute."""
-    return text[:16].replace("T", " ") if len(text) > 16 else text
 
 
 def _run_view(run: Run, places: Mapping[str, int], anchor: str) -> dict[str, Any]:
@@ -134,7 +129,8 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     seeds = max((len(run.seeds(label)) for label in run.labels), default=0)
     if seeds:
         tiles.append((str(seeds), "seed" if seeds == 1 else "seeds"))
-    if seconds := _training_seconds(run):
+    # Every metric of a training repeats its time: once per label and seed.
+    if seconds := {(row.method, row.seed): row.seconds for row in run.rows if row.seconds is not None}:
         tiles.append((duration(sum(seconds.values())), "training, all methods"))
     sizes = [(name, count) for name, count in run.counts.items() if name.endswith(("_train", "_heldout"))]
     return tiles + [(f"{count:,}", _counted(name)) for name, count in sizes[:4]]
@@ -146,11 +142,6 @@ def _counted(name: str) -> str:
         if name.endswith(end):
             name = f"{word} {name.removesuffix(end)}"
     return name.replace("_", " ")
-
-
-def _training_seconds(run: Run) -> dict[tuple[str, int | None], float]:
-    """Every metric of a training repeats its time: once per label and seed."""
-    return {(row.method, row.seed): row.seconds for row in run.rows if row.seconds is not None}
 
 
 def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None:

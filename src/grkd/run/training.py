@@ -9,7 +9,7 @@ from typing import Any, cast, get_type_hints
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from grkd import objectives
 from grkd.data.language import Group
@@ -155,7 +155,7 @@ def train(
     for callback in callbacks:
         if isinstance(callback, BesideTraining):
             callback.metrics, callback.limit, callback.student = metrics, limit, trainer.student_now
-    _only_our_callbacks(trainer)
+    trainer.remove_callback(PrinterCallback)  # prints every log as a dict where the Trainer's bar is off; ours shows it
     resume = from_main(lambda: last_whole_checkpoint(checkpoints))  # one decision of all processes
     try:
         with fitting_threads(model, where):
@@ -170,10 +170,3 @@ def train(
 def drop_checkpoints(folder: Path) -> None:
     """What is trained and saved needs none; before that, a kill would have it trained again from the start."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def _only_our_callbacks(trainer: DistillationTrainer) -> None:
-    """The Trainer prints every log as a dict where its own bar is off; ours shows it instead."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
