@@ -15,7 +15,7 @@ from grkd.reports import markdown_table, print_tables, read_run
 from grkd.reports.outcome import outcome
 from grkd.reports.seeds import half_width, p_value
 from grkd.reports.summary import summarise
-from grkd.reports.tables import DASH, count, duration, number
+from grkd.reports.tables import DASH, count, duration, fixed, number
 
 MakeRun = Callable[..., Path]
 ACCURACY = {"ce": [0.90, 0.91, 0.92], "kd": [0.93, 0.95, 0.94], "grkd": [0.94, 0.955, 0.951]}
@@ -278,3 +278,8 @@ def test_students_of_whom_nothing_can_be_measured(make_run: MakeRun) -> None:
 )
 def test_counts_have_three_digits_and_the_letter_of_what_is_shown(rows: float | None, text: str) -> None:
     assert count(rows) == text
+
+
+def test_sizes_and_zeros_are_as_they_are_shown() -> None:
+    assert [count(size, ("kB", "MB", "GB"), " B") for size in (7.0, 999_999.0)] == ["7 B", "1 MB"]
+    assert [fixed(value, 2, sign=sign) for value, sign in ((-0.001, False), (-0.001, True))] == ["0.00", "+0.00"]

@@ -7,7 +7,7 @@ from typing import Any
 from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.reports._svg import variable_of
-from grkd.reports.results import TEACHER, Run, split_name
+from grkd.reports.results import TEACHER, Run
 from grkd.reports.tables import DASH, name_of
 
 MOST_CLASSES = 400  # rows of the table; the classes that students miss most
@@ -40,10 +40,7 @@ def _read(run: Run) -> tuple[list[str], dict[str, Pairs]]:
     """Class names, and per model the mean over seeds of its counts: the teacher, then methods."""
     names: list[str] = []
     found: dict[str, list[Pairs]] = {}
-    for path in sorted((run.folder / "evaluate").glob("*/confusion.json")):
-        label = split_name(path.parent.name)[0]
-        if not run.has(path.parent.name) or (label != TEACHER and label not in run.labels):
-            continue
+    for label, _, path in run.evaluated("confusion.json"):
         read = read_json(path)
         names = [str(name) for name in read["names"]]
         pairs = {(int(a), int(b)): float(n) for a, b, n in read["pairs"]}

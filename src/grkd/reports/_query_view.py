@@ -12,7 +12,7 @@ from grkd.errors import UserError
 from grkd.files import read_json
 from grkd.metrics.registry import in_order
 from grkd.reports._svg import variable_of
-from grkd.reports.results import BEFORE, Run, split_name
+from grkd.reports.results import BEFORE, Run
 from grkd.reports.tables import DASH, name_of, number
 
 MOST_QUERIES = 200
@@ -57,18 +57,14 @@ def query_view(run: Run, places: Mapping[str, int]) -> dict[str, Any] | None:
 
 def _read(run: Run) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Texts, and per model its columns: the student before, then the first seed of each method."""
-    found: dict[str, tuple[int, Path]] = {}
-    for path in (run.folder / "evaluate").glob("*/queries.npz"):
-        label, seed = split_name(path.parent.name)
-        if not run.has(path.parent.name):
-            continue
-        if (label == BEFORE or label in run.labels) and (label not in found or (seed or 0) < found[label][0]):
-            found[label] = (seed or 0, path)
+    found: dict[str, Path] = {}
+    for label, _, path in sorted(run.evaluated("queries.npz"), key=lambda one: one[1] or 0):
+        found.setdefault(label, path)
     queries, models = [], {}
     for label in (BEFORE, *run.labels):
-        if label in found and (texts := found[label][1].with_name("queries.json")).is_file():
+        if label in found and (texts := found[label].with_name("queries.json")).is_file():
             queries = [str(text) for text in read_json(texts)]
-            with np.load(found[label][1], allow_pickle=False) as columns:
+            with np.load(found[label], allow_pickle=False) as columns:
                 models[label] = {name: columns[name] for name in columns.files}
     return queries, models
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -129,6 +129,13 @@ class Run:
         if self.status.get(name, "done") != "done":
             return False  # and what it has left has older settings
         return name in self.status or name in _final_names(self.recipe)
+
+    def evaluated(self, file: str) -> Iterator[tuple[str, int | None, Path]]:
+        """Label, seed and path of the models whose evaluation left this file."""
+        for path in sorted((self.folder / "evaluate").glob(f"*/{file}")):
+            label, seed = split_name(path.parent.name)
+            if self.has(path.parent.name) and label in (BEFORE, TEACHER, *self.labels):
+                yield label, seed, path
 
     @property
     def without_results(self) -> str:
