@@ -30,9 +30,9 @@ _HEADERS = ("metric", "models", "items", "difference", "95 % interval", "p", "p 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """table: None if the evaluations hold no metric of it, but items that can be compared."""
+    """table: without columns if the evaluations hold no metric of it, but items that can be compared."""
 
-    table: PaperTable | None
+    table: PaperTable
     paired: Paired
 
 
@@ -49,10 +49,9 @@ def evaluation_report(
     # The student first, so that differences are gains over it.
     paired = compare(sorted(evaluations, key=lambda one: one.label != base), teacher=best)
     if paired.comparisons and paper is None and not has_value(evaluations):
-        return EvaluationReport(table=None, paired=paired)
-    return EvaluationReport(
-        table=paper_table(evaluations, paper=paper, student=student, teacher=teacher), paired=paired
-    )
+        return EvaluationReport(table=PaperTable(columns=(), rows=(), notes=()), paired=paired)
+    table = paper_table(evaluations, paper=paper, student=student, teacher=teacher)
+    return EvaluationReport(table=table, paired=paired)
 
 
 def render(found: EvaluationReport, form: str) -> str:
@@ -63,11 +62,11 @@ def render(found: EvaluationReport, form: str) -> str:
     if form == "json":
         return json.dumps(as_json(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if form == "markdown":
-        parts = [render_table(found.table, "markdown")] if found.table is not None else []
+        parts = [render_table(found.table, "markdown")] if found.table.columns else []
         return "\n".join([*parts, *([paired_markdown(found.paired)] if _any(found.paired) else [])])
     if form not in FORMATS:
         raise UserError(f"--format: no format {form!r}; there are {', '.join(ALL_FORMATS)}")
-    if found.table is None:
+    if not found.table.columns:
         raise UserError(f"--format {form}: these runs have no metric of the table; use markdown or json")
     text = render_table(found.table, "latex" if form == "latex" else "csv")
     return "".join(f"% {line}\n" for line in found.paired.verdicts) + text if form == "latex" else text
@@ -75,13 +74,12 @@ def render(found: EvaluationReport, form: str) -> str:
 
 def remarks(found: EvaluationReport) -> tuple[str, ...]:
     """What goes beside a CSV table: the table's notes, and who is ahead."""
-    return (*(found.table.notes if found.table is not None else ()), *found.paired.verdicts)
+    return (*found.table.notes, *found.paired.verdicts)
 
 
 def as_json(found: EvaluationReport) -> dict[str, Any]:
     """Rows of the table, comparisons with their p-values, and notes, as plain values; None if there is no number."""
-    names = [column.name for column in found.table.columns] if found.table is not None else []
-    rows = found.table.rows if found.table is not None else ()
+    names = [column.name for column in found.table.columns]
     return {
         "rows": [
             {
@@ -90,10 +88,10 @@ def as_json(found: EvaluationReport) -> dict[str, Any]:
                 "values": dict(zip(names, row.values, strict=True)),
                 "gains": dict(zip(names, row.gains, strict=True)),
             }
-            for row in rows
+            for row in found.table.rows
         ],
         "comparisons": [comparison_json(one) for one in found.paired.comparisons],
-        "notes": [*(found.table.notes if found.table is not None else ()), *found.paired.notes],
+        "notes": [*found.table.notes, *found.paired.notes],
     }
 
 
@@ -107,7 +105,7 @@ def paired_view(paired: Paired) -> dict[str, Any] | None:
 
 def print_evaluations(found: EvaluationReport, console: Console) -> None:
     """The table, models across, and the comparisons below."""
-    if found.table is not None:
+    if found.table.columns:
         table = RichTable(show_edge=False, pad_edge=False, header_style="bold")
         table.add_column("")
         for row in found.table.rows:

@@ -167,12 +167,10 @@ def _table(summary: Summary, places: Mapping[str, int]) -> dict[str, Any] | None
 def _evaluations_view(found: EvaluationReport | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    table = found.table
-    rows = table.rows if table is not None else ()
     return {
-        "headers": [column.title for column in table.columns] if table is not None else [],
-        "rows": [{"label": row.label, "cells": shown(row), "from_paper": row.from_paper} for row in rows],
-        "notes": table.notes if table is not None else (),
+        "headers": [column.title for column in found.table.columns],
+        "rows": [{"label": row.label, "cells": shown(row), "from_paper": row.from_paper} for row in found.table.rows],
+        "notes": found.table.notes,
         "paired": paired_view(found.paired),
     }
 
