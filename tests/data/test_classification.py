@@ -62,9 +62,17 @@ class TestSplits:
         assert 10 in train.tolist()
         assert len(heldout) == 6  # round(5.5), to even
 
-    @pytest.mark.parametrize(("labels", "fraction"), [([0, 0, 1], 0.1), ([0, 1, 2], 0.5), ([0, 0], 1.0), ([0, 0], 0.0)])
-    def test_a_split_that_holds_nothing_out_is_an_error(self, labels: list[int], fraction: float) -> None:
-        with pytest.raises(UserError, match="heldout_fraction"):
+    @pytest.mark.parametrize(
+        ("labels", "fraction", "said"),
+        [
+            ([0, 0, 1], 0.1, "heldout_fraction"),
+            ([0, 1, 2], 0.5, "none of 3 examples can be held out: no class has a second one"),
+            ([0, 0], 1.0, "heldout_fraction"),
+            ([0, 0], 0.0, "heldout_fraction"),
+        ],
+    )
+    def test_a_split_that_holds_nothing_out_is_an_error(self, labels: list[int], fraction: float, said: str) -> None:
+        with pytest.raises(UserError, match=said):
             stratified_split(torch.tensor(labels), fraction, seed=0)
 
     def test_a_sample_keeps_the_shares_and_every_class(self) -> None:

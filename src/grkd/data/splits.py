@@ -19,6 +19,8 @@ def stratified_split(
     if not 0 < heldout_fraction < 1:
         raise UserError(f"heldout_fraction must be between 0 and 1, got {heldout_fraction}")
     counts = _counts(labels)
+    if counts.max(initial=0) < 2:
+        raise UserError(f"none of {len(labels)} examples can be held out: no class has a second one; add examples")
     total = min(round(heldout_fraction * len(labels)), int(np.maximum(counts - 1, 0).sum()))
     if total < 1:
         raise UserError(
