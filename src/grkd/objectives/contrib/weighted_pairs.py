@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from grkd.groups import has_pair
 from grkd.kernels.weighted_pairs import weighted_pairs
 from grkd.losses import HARD, PAIR_FORMS, Normalize, PairForm, rank_discount
 from grkd.objectives._base import LeastTeacher
@@ -13,7 +14,7 @@ from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import option
 from grkd.objectives.parts._score_pair import ScorePair
-from grkd.objectives.parts.pairs import GroupPart, form_of, has_pair
+from grkd.objectives.parts.pairs import GroupPart, form_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class WeightedPairs(GroupPart):
             pair_target=form_of("weighted_pairs", self.target),
             normalize=self.normalize,
         )
-        return losses, has_pair(teacher, exists)
+        return losses, has_pair(teacher, mask=exists)
 
 
 PART = WeightedPairs

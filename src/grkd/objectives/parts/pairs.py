@@ -9,7 +9,6 @@ from torch import Tensor
 
 from grkd import groups
 from grkd.errors import UserError
-from grkd.groups import wide
 from grkd.imports import imported, is_import_path
 from grkd.kernels.all_pairs import all_pairs
 from grkd.losses import (
@@ -167,7 +166,7 @@ class Pairs(AxisPart, GroupPart):
             exists = group.mask
         if isinstance(batch.votes, Opinions):
             return self._voted(student, exists, batch.votes.votes(None if group is None else group.indices))
-        return self._pairs(student, teacher, exists), has_pair(teacher, exists)
+        return self._pairs(student, teacher, exists), groups.has_pair(teacher, mask=exists)
 
     def _voted(self, student: Tensor, exists: Tensor | None, votes: Votes) -> tuple[Tensor, Tensor]:
         """Pairs by shares of opinions; a softmax takes the majority's word on each pair."""
@@ -181,7 +180,7 @@ class Pairs(AxisPart, GroupPart):
         """Mean over the candidates with a pair of rows."""
         columns = scores.columns(self.temperature)
         losses = self._pairs(columns.student, columns.teacher, columns.exists)
-        return batch_mean(losses, has_pair(columns.teacher, columns.exists))
+        return batch_mean(losses, groups.has_pair(columns.teacher, mask=columns.exists))
 
     def _pairs(self, student: Tensor, teacher: Tensor, exists: Tensor | None) -> Tensor:
         if self.pool == "softmax":
@@ -200,13 +199,6 @@ def majority(votes: Votes, exists: Tensor | None) -> Bool[Tensor, "rows candidat
         above = above & ((weights + weights.transpose(-1, -2)) > 0)
     above = above & ~torch.eye(above.shape[-1], dtype=torch.bool, device=above.device)
     return above if exists is None else above & exists.unsqueeze(-1) & exists.unsqueeze(-2)
-
-
-def has_pair(teacher: Float[Tensor, "rows candidates"], exists: Tensor | None) -> Bool[Tensor, " rows"]:
-    """Rows in which the teacher orders a pair."""
-    if exists is None:
-        return wide(teacher).amax(-1) > wide(teacher).amin(-1)
-    return groups.has_pair(teacher, mask=exists)
 
 
 def form_of(owner: str, target: str | PairForm) -> PairForm:
