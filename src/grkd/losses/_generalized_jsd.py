@@ -12,6 +12,50 @@ from grkd.losses._shapes import check_scale, check_shapes
 from grkd.losses._soft_target import finite, masked_log_softmax
 
 
+def forward_kl(
+    student_scores: Float[Tensor, "*rows candidates"],
+    teacher_scores: Float[Tensor, "*rows candidates"],
+    *,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Float[Tensor, "*rows"]:
+    """KL(p_T || p_S) in nats, one value per row: the soft-target cross-entropy less the teacher's entropy.
+
+        KL = sum_k p_T(k) (log p_T(k) - log p_S(k)),  p = softmax(scores / T) over the unmasked candidates
+
+    Parameters
+    ----------
+    student_scores : Tensor [*rows, candidates]
+        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
+    teacher_scores : Tensor [*rows, candidates]
+        Scores of the teacher. No gradient reaches them.
+    mask : bool Tensor [*rows, candidates], optional
+        True where a candidate exists. What stands at masked positions is never read.
+    temperature : float
+        Divides both sides' scores before the softmax; above 0.
+
+    Returns
+    -------
+    Tensor [*rows]
+        In nats.
+
+    Raises
+    ------
+    UserError
+        For a temperature that is not above 0.
+    ValueError
+        For shapes that differ; a mask never broadcasts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from grkd.losses import forward_kl
+    >>> forward_kl(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    tensor([0.4621])
+    """
+    return generalized_jsd(student_scores, teacher_scores, mask=mask, beta=0.0, temperature=temperature)
+
+
 def generalized_jsd(
     student_scores: Float[Tensor, "*rows candidates"],
     teacher_scores: Float[Tensor, "*rows candidates"],
@@ -67,7 +111,7 @@ def generalized_jsd(
     check_scale("temperature", temperature)
     if not 0 <= beta <= 1:
         raise UserError(f"beta must be in [0, 1], got {beta}")
-    exists = checked_mask(mask, student_scores)
+    exists = None if mask is None else checked_mask(mask, student_scores)
     student, teacher = (
         masked_log_softmax(scores, exists, temperature) for scores in (student_scores, teacher_scores.detach())
     )

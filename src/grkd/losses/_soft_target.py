@@ -1,4 +1,4 @@
-"""Absolute matching of probabilities: soft targets and the divergences they differ from by a constant."""
+"""Absolute matching of probabilities: soft targets."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -58,8 +58,14 @@ def soft_target(
     >>> soft_target(torch.zeros(1, 4), torch.tensor([[2.0, 1.0, 0.0, -1.0]]))  # log 4
     tensor([1.3863])
     """
-    teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
-    loss = cross_entropy_of(student_log_probs, teacher_log_probs, exists)
+    check_shapes(student_scores, teacher_scores)
+    check_scale("temperature", temperature)
+    # Without a mask nothing is looked up: on a GPU every small operation costs its launch.
+    exists = None if mask is None else checked_mask(mask, student_scores)
+    student, teacher = (
+        masked_log_softmax(scores, exists, temperature) for scores in (student_scores, teacher_scores.detach())
+    )
+    loss = cross_entropy_of(student, teacher, exists)
     return loss * temperature**2 if t_squared else loss
 
 
@@ -90,52 +96,9 @@ def cross_entropy_of(
     >>> cross_entropy_of(uniform, uniform, None)
     tensor([0.6931])
     """
-    return -_sum(teacher_log_probs.exp() * student_log_probs, exists)
-
-
-def forward_kl(
-    student_scores: Float[Tensor, "*rows candidates"],
-    teacher_scores: Float[Tensor, "*rows candidates"],
-    *,
-    mask: Tensor | None = None,
-    temperature: float = 1.0,
-) -> Float[Tensor, "*rows"]:
-    """KL(p_T || p_S) in nats, one value per row: the soft-target cross-entropy less the teacher's entropy.
-
-        KL = sum_k p_T(k) (log p_T(k) - log p_S(k)),  p = softmax(scores / T) over the unmasked candidates
-
-    Parameters
-    ----------
-    student_scores : Tensor [*rows, candidates]
-        Scores of the student (logits, log-probabilities or rewards). Unmasked scores must be finite.
-    teacher_scores : Tensor [*rows, candidates]
-        Scores of the teacher. No gradient reaches them.
-    mask : bool Tensor [*rows, candidates], optional
-        True where a candidate exists. What stands at masked positions is never read.
-    temperature : float
-        Divides both sides' scores before the softmax; above 0.
-
-    Returns
-    -------
-    Tensor [*rows]
-        In nats.
-
-    Raises
-    ------
-    UserError
-        For a temperature that is not above 0.
-    ValueError
-        For shapes that differ; a mask never broadcasts.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from grkd.losses import forward_kl
-    >>> forward_kl(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    tensor([0.4621])
-    """
-    teacher_log_probs, student_log_probs, exists = _log_probs(student_scores, teacher_scores, mask, temperature)
-    return _sum(teacher_log_probs.exp() * (finite(teacher_log_probs) - student_log_probs), exists)
+    terms = teacher_log_probs.exp() * student_log_probs
+    # where, not a product: 0 * -inf at a masked candidate is NaN.
+    return -(terms if exists is None else torch.where(exists, terms, 0.0)).sum(-1)
 
 
 def finite(log_probs: Tensor) -> Tensor:
@@ -175,22 +138,3 @@ def masked_log_softmax(
     # The most negative finite number instead of -inf: a row that is masked whole stays finite. What stands at masked
     # entries (NaN, inf) reaches neither the value nor the gradient.
     return torch.where(exists, scores, torch.finfo(scores.dtype).min).log_softmax(-1)
-
-
-def _sum(terms: Tensor, exists: Tensor | None) -> Tensor:
-    # where, not a product: 0 * -inf at a masked candidate is NaN.
-    return (terms if exists is None else torch.where(exists, terms, 0.0)).sum(-1)
-
-
-def _log_probs(
-    student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    check_scale("temperature", temperature)
-    check_shapes(student_scores, teacher_scores)
-    # Without a mask nothing is looked up: on a GPU every small operation costs its launch.
-    exists = None if mask is None else checked_mask(mask, student_scores)
-    return (
-        masked_log_softmax(teacher_scores.detach(), exists, temperature),
-        masked_log_softmax(student_scores, exists, temperature),
-        exists,
-    )
