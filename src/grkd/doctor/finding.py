@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 from rich.table import Table
@@ -11,7 +12,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """error: the run would fail or its result mean nothing; warning: it is likely to be worse; note: good to know.
 
@@ -24,16 +25,7 @@ class Finding:
     do: str
 
 
-def error(check: str, text: str, do: str) -> Finding:
-    return Finding(severity="error", check=check, text=text, do=do)
-
-
-def warning(check: str, text: str, do: str) -> Finding:
-    return Finding(severity="warning", check=check, text=text, do=do)
-
-
-def note(check: str, text: str, do: str) -> Finding:
-    return Finding(severity="note", check=check, text=text, do=do)
+error, warning, note = (partial(Finding, severity) for severity in _ORDER)
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
