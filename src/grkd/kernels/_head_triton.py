@@ -29,11 +29,11 @@ _LEAN_ENTRIES = 100_000_000
 def run(inputs: HeadInputs, options: HeadOptions, plan: HeadPlan, teacher_scores: Tensor | None = None) -> HeadResult:
     """Loss and gradients; the host never waits for the device."""
     state = _State(inputs, options, teacher_scores)
-    if not options.divergence_weight and (plan.gradients or state.choice == "given"):
-        return _pairs_alone(state, inputs, options, plan)
+    if not options.divergence_weight:
+        return _pairs_alone(state, inputs, plan)
     if plan.lean or not plan.gradients:
-        return _lean(state, inputs, options, plan)
-    return _fast(state, inputs, options, plan)
+        return _lean(state, inputs, plan)
+    return _fast(state, inputs, plan)
 
 
 class _State:
@@ -193,6 +193,15 @@ class _State:
             **self.common(),
         )
 
+    def sums(self, plan: HeadPlan, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """Where the gradients of weight and bias are summed, if they are wanted."""
+        if not plan.weight_gradient:
+            return None, None
+        weight, bias = self.inputs.student_weight, self.inputs.student_bias
+        of_weight = torch.empty_like(weight, dtype=dtype, memory_format=torch.contiguous_format)
+        of_bias = None if bias is None else torch.zeros(len(weight), dtype=torch.float32, device=weight.device)
+        return of_weight, of_bias
+
     def result(self, **gradients: Tensor | None) -> HeadResult:
         sums = self.losses.sum(0) * self.inputs.inverse_rows
         return HeadResult(
@@ -204,7 +213,7 @@ class _State:
         )
 
 
-def _fast(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
+def _fast(state: _State, inputs: HeadInputs, plan: HeadPlan) -> HeadResult:
     """Chunks of rows: both logits, the row kernel, then both products of the gradient.
 
     The student's logits of a chunk become its gradient and must be whole; the teacher's are needed by the row kernel
@@ -215,12 +224,7 @@ def _fast(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPla
     some = _teacher_rows(size, inputs)
     student, teacher = state.logits(size), state.logits(some)
     hidden_gradient = torch.empty_like(hidden)
-    weight_sum = bias_sum = None
-    if plan.weight_gradient:
-        dtype = sum_dtype(plan.weight_dtype, accumulate=plan.accumulate)
-        weight_sum = torch.empty_like(weight, dtype=dtype, memory_format=torch.contiguous_format)
-        if inputs.student_bias is not None:
-            bias_sum = torch.zeros(inputs.vocabulary, dtype=torch.float32, device=hidden.device)
+    weight_sum, bias_sum = state.sums(plan, sum_dtype(plan.weight_dtype, accumulate=plan.accumulate))
     for number, chunk in enumerate(chunks(inputs.rows, size)):
         gradient = student[: chunk.stop - chunk.start]
         torch.mm(hidden[chunk], weight.mT, out=gradient)
@@ -250,7 +254,7 @@ def _teacher_rows(size: int, inputs: HeadInputs) -> int:
     return max(1, -(-size // 4))
 
 
-def _lean(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
+def _lean(state: _State, inputs: HeadInputs, plan: HeadPlan) -> HeadResult:
     """Pass 1: rows' statistics and groups. Pass 2: blocks of the vocabulary, whose weight gradient is then complete.
 
     The products of pass 1 are computed again in pass 2; no sum over chunks of the whole weight gradient is ever held.
@@ -261,8 +265,7 @@ def _lean(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPla
     student, teacher = state.logits(quarter), state.logits(quarter)
     for part in chunks(inputs.rows, quarter):
         count = part.stop - part.start
-        if options.divergence_weight:
-            torch.mm(hidden[part], weight.mT, out=student[:count])
+        torch.mm(hidden[part], weight.mT, out=student[:count])
         torch.mm(inputs.teacher_hidden[part], inputs.teacher_weight.mT, out=teacher[:count])
         state.rows(part, student[:count], teacher[:count], gradient=False)
         state.group(part, student[:count], gradient=False)
@@ -271,11 +274,7 @@ def _lean(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPla
         return state.result()
     width = max(256, min(inputs.vocabulary, _LEAN_ENTRIES // max(1, inputs.rows)) // 256 * 256)
     hidden_sum = torch.zeros_like(hidden, dtype=torch.float32)
-    weight_gradient = bias_sum = None
-    if plan.weight_gradient:
-        weight_gradient = torch.empty_like(weight, dtype=plan.weight_dtype, memory_format=torch.contiguous_format)
-        if inputs.student_bias is not None:
-            bias_sum = torch.zeros(inputs.vocabulary, dtype=torch.float32, device=hidden.device)
+    weight_gradient, bias_sum = state.sums(plan, plan.weight_dtype)
     whole = hidden.new_empty(2, inputs.rows, width)
     for block in chunks(inputs.vocabulary, width):
         gradient, teacher = whole[0, :, : block.stop - block.start], whole[1, :, : block.stop - block.start]
@@ -315,8 +314,8 @@ def _block(state: _State, block: slice, student: Tensor, teacher: Tensor) -> Non
     )
 
 
-def _pairs_alone(state: _State, inputs: HeadInputs, options: HeadOptions, plan: HeadPlan) -> HeadResult:
-    """alpha = 1: the teacher's logits choose the group, the student's are never made."""
+def _pairs_alone(state: _State, inputs: HeadInputs, plan: HeadPlan) -> HeadResult:
+    """No divergence: the teacher's logits choose the group, the student's are never made."""
     hidden_gradient = torch.empty_like(inputs.student_hidden) if plan.gradients else None
     if state.choice != "given":
         quarter = max(1, -(-min(plan.chunk, inputs.rows) // 4))

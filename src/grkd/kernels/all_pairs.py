@@ -1,11 +1,10 @@
 """The group relative loss over all pairs of many candidates: exact value and gradient, O(candidates) memory a row."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grkd.groups import checked_mask, wide
-from grkd.kernels._all_pairs_torch import tiled
 from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._options import PAIR_KERNELS, Implementation, PairOptions, implementation_of
@@ -15,6 +14,9 @@ from grkd.losses.at_once import with_gradient
 
 # Candidates from which value and gradient are found at once on a CPU: below, autograd through all pairs is as fast.
 _AT_ONCE_FROM = 160
+_TILE = 1 << 16  # entries of a tile: 256 KiB in float32, a few of them at a time
+_ROWS = 16  # taken together
+_LEAST = 64  # candidates of a tile's side, at least: each tile costs some fifty microseconds by itself
 
 
 @outside_graphs
@@ -63,3 +65,46 @@ def _in_torch(student: Tensor, teacher: Tensor, here: Tensor, options: PairOptio
     totals, counts, gradient = tiled(scores, wide(teacher) / options.tau, here, options.form)
     divisor = (counts if options.normalize == "pairs" else here.sum(-1)).clamp_min(1)
     return (totals / divisor).to(dtype), (gradient / divisor.unsqueeze(-1) / options.tau).to(dtype)
+
+
+def tiled(
+    student: Float[Tensor, "rows candidates"],
+    teacher: Float[Tensor, "rows candidates"],
+    exists: Bool[Tensor, "rows candidates"],
+    form: PairForm,
+) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"], Float[Tensor, "rows candidates"]]:
+    """Sums of form.value over the pairs that the teacher orders, the pairs' number, and the gradient by s.
+
+    student, teacher: scores divided by tau. Sorted by the teacher, so that only half of the pairs are looked at.
+    """
+    parts = [
+        _tiled_rows(student[at : at + _ROWS], teacher[at : at + _ROWS], exists[at : at + _ROWS], form)
+        for at in range(0, len(student), _ROWS)
+    ]
+    totals, counts, gradients = zip(*parts, strict=True)
+    return torch.cat(totals), torch.cat(counts), torch.cat(gradients)
+
+
+def _tiled_rows(student: Tensor, teacher: Tensor, exists: Tensor, form: PairForm) -> tuple[Tensor, Tensor, Tensor]:
+    # Masked candidates go to the end, as NaN: they are above and below nothing.
+    t, order = teacher.masked_fill(~exists, -torch.inf).sort(-1, descending=True)
+    kept = exists.gather(-1, order)
+    t, s = t.masked_fill(~kept, torch.nan), student.gather(-1, order)
+    rows, candidates = s.shape
+    gradient = torch.zeros_like(s)
+    total, count = s.new_zeros(rows), torch.zeros(rows, dtype=torch.long, device=s.device)
+    first = 0
+    while first < candidates:
+        side = min(candidates - first, max(_LEAST, _TILE // (rows * (candidates - first))))
+        better, others = slice(first, first + side), slice(first, candidates)
+        # t_i > t_j, not D > 0: the difference of two distinct subnormals may be flushed to 0.
+        ordered = t[:, better, None] > t[:, None, others]
+        gap = s[:, better, None] - s[:, None, others]
+        wanted = gap if form is HARD else t[:, better, None] - t[:, None, others]  # hard pairs do not read it
+        total += torch.where(ordered, form.value(gap, wanted), 0.0).sum((-1, -2))
+        slopes = torch.where(ordered, form.slope(gap, wanted), 0.0)
+        gradient[:, better] += slopes.sum(-1)
+        gradient[:, others] -= slopes.sum(-2)
+        count += ordered.sum((-1, -2))
+        first += side
+    return total, count, torch.zeros_like(gradient).scatter_(-1, order, gradient)

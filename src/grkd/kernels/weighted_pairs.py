@@ -1,13 +1,15 @@
 """Pairs with weights, fast: the Triton form on CUDA, else the plain one."""
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
 from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._options import WEIGHTED_PAIR_KERNELS, Implementation, implementation_of
-from grkd.losses import HARD, Normalize, PairForm, pair_form
-from grkd.losses._weighted_pairs import weighted_pairs as plain
+from grkd.losses import HARD, PairForm, pair_form
+from grkd.losses import weighted_pairs as plain
 
 
 @outside_graphs
@@ -15,12 +17,9 @@ def weighted_pairs(
     student_scores: Float[Tensor, "*rows candidates"],
     teacher_scores: Float[Tensor, "*rows candidates"],
     *,
-    importance: Float[Tensor, "*rows candidates"],
-    mask: Tensor | None = None,
-    tau: float = 1.0,
     pair_target: PairForm | str = HARD,
-    normalize: Normalize = "pairs",
     implementation: Implementation = "auto",
+    **options: Any,
 ) -> Float[Tensor, "*rows"]:
     """grkd.losses.weighted_pairs (formula and options there): the same value and gradient, one value per row.
 
@@ -32,13 +31,4 @@ def weighted_pairs(
         from grkd.kernels import _weighted_triton
 
         sums = _weighted_triton.run
-    return plain(
-        student_scores,
-        teacher_scores,
-        importance=importance,
-        mask=mask,
-        tau=tau,
-        pair_target=form,
-        normalize=normalize,
-        sums=sums,
-    )
+    return plain(student_scores, teacher_scores, pair_target=form, sums=sums, **options)
