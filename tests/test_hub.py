@@ -37,7 +37,7 @@ def test_a_hub_out_of_reach_is_asked_once_and_by_nobody_else(
     no_network: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        with pytest.raises(UserError, match="nope/nope: its tokenizer could not be had from the hub") as caught:
+        with pytest.raises(UserError, match="nope/nope: its tokenizer could not be loaded from the hub") as caught:
             load_tokenizer("nope/nope")
         assert len(str(caught.value)) < 400
     assert no_network == [("hub.example", 443)]

@@ -19,7 +19,7 @@ from grkd.errors import UserError, nearest, one_line
 from grkd.files import full_disk
 
 _TOGETHER = ("run", "compare", "cache")  # what several processes of a launch do together
-_INTERRUPTED = "grkd: interrupted; the same command continues"
+_INTERRUPTED = "grkd: interrupted; the same command resumes"
 _GRACE_SECONDS = 5.0  # in which a process that is to end may close its files
 
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(_INTERRUPTED)
         return 130
     except _Terminated:
-        _say("grkd: stopped by SIGTERM; the same command continues")
+        _say("grkd: stopped by SIGTERM; the same command resumes")
         return 143
     except Exception as error:
         if _is_of_an_interrupt(error):
@@ -210,7 +210,7 @@ def _of_the_machine(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}; delete or rename what is in the place of a file or folder of grkd"
     code = getattr(error, "errno", None)
     if full_disk(error):
-        return "the disk is full; finished stages are kept, free some space and give the same command again"
+        return "the disk is full; finished stages are kept, free some space and repeat the command"
     if code in (errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP, errno.ENOENT, errno.EIO) and error.filename is not None:  # type: ignore[attr-defined]
         return f"{str(error.filename)[:120]}: {error.strerror}"  # type: ignore[attr-defined]
     if code == errno.EROFS:
@@ -223,7 +223,7 @@ def _of_the_launch(error: Exception) -> str | None:
     text = str(error)
     lost = "gloo" in text and ("by peer" in text or "Broken pipe" in text or "Timed out" in text)
     if _several() and (lost or type(error).__name__.startswith("Dist")):  # DistBackendError of NCCL and the store
-        return "another process of this launch has ended (killed, or out of memory?); the same command continues"
+        return "another process of this launch has ended (killed, or out of memory?); the same command resumes"
     return None
 
 

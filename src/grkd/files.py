@@ -134,7 +134,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_bytes(path))
     except NotJSON as error:
-        raise UserError(f"{path}: damaged, no JSON ({error}); delete it and give the same command again") from None
+        raise UserError(f"{path}: damaged, not JSON ({error}); delete it and repeat the command") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -142,12 +142,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise NotJSON(f"the key {twice[:40]!r} is there twice")
+        raise NotJSON(f"the key {twice[:40]!r} appears twice")
     return found
 
 
 def _refuse_constant(name: str) -> None:
-    raise NotJSON(f"{name} is no JSON number")
+    raise NotJSON(f"{name} is not a JSON number")
 
 
 def _check_values(value: Any) -> None:

@@ -63,7 +63,7 @@ def hub_errors(where: str, name: str, *, out_of_reach: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError:
-        raise UserError(f"{where}: not logged in; give `hf auth login`, or set HF_TOKEN") from None
+        raise UserError(f"{where}: not logged in; run `hf auth login`, or set HF_TOKEN") from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         mend = (

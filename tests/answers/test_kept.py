@@ -105,7 +105,7 @@ def test_respond_loses_one_batch_at_most(
     assert asked[0] == 48
     assert 48 - 24 <= asked[1] < 48 - 12
     said = capsys.readouterr().err
-    assert "respond: going on where it stopped" in said
+    assert "respond: resuming" in said
     assert f"{48 - asked[1]} answers kept" in said
     assert groups(run) == groups(whole)
     assert counts(run)["generated_tokens"] == counts(whole)["generated_tokens"]
@@ -124,4 +124,4 @@ def test_nothing_kept_is_not_called_going_on(
             made(tiny_recipe)
     capsys.readouterr()
     made(tiny_recipe)
-    assert "going on" not in capsys.readouterr().err
+    assert "resuming" not in capsys.readouterr().err

@@ -139,7 +139,7 @@ def test_mistakes(recipe_path: Path) -> None:
     ("line", "message"),
     [
         ({"text": "a", "ranking": "card"}, "line 1: 'ranking': must be a list of classes"),
-        ({"text": "a", "ranking": ["card", "card"]}, "a class is there twice"),
+        ({"text": "a", "ranking": ["card", "card"]}, "a class appears twice"),
         ({"text": "a", "ranking": [1.5]}, "a text or a whole number"),
         ({"text": "a"}, "neither 'ranking' nor 'label'"),
         ({"text": "a", "label": None}, "'label' must be a string or a whole number, got null"),

@@ -45,6 +45,5 @@ def test_a_lost_partner_is_one_line(message: str, tmp_path: Path, monkeypatch: p
     status, printed = said(tmp_path / "log", "run", "recipe.yaml")
     assert status == 2
     assert printed == (
-        "grkd: error: another process of this launch has ended (killed, or out of memory?); the same command "
-        "continues\n"
+        "grkd: error: another process of this launch has ended (killed, or out of memory?); the same command resumes\n"
     )

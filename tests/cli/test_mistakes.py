@@ -229,7 +229,7 @@ def test_an_interrupt_within_an_import_is_an_interrupt(
             raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from error
 
     monkeypatch.setattr(pipeline, "run", importing)
-    assert run(capsys, "run", tiny_recipe) == (130, "grkd: interrupted; the same command continues")
+    assert run(capsys, "run", tiny_recipe) == (130, "grkd: interrupted; the same command resumes")
 
 
 def test_a_method_that_nothing_teaches_ends_the_run_before_another_is_trained(

@@ -32,4 +32,4 @@ def test_one_line_and_status_143(processes: int, jobs: int) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=100)
     assert process.returncode == 143
-    assert said == "grkd: stopped by SIGTERM; the same command continues\n"
+    assert said == "grkd: stopped by SIGTERM; the same command resumes\n"

@@ -31,7 +31,7 @@ def test_cells_of_a_table_are_the_text_that_stands_there(tmp_path: Path) -> None
 
 def test_lists_stand_in_no_cell(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('query,candidates\nq,"[1, 2]"\n')
-    with pytest.raises(UserError, match=r"a\.csv: a cell of a table holds no list of candidates"):
+    with pytest.raises(UserError, match=r"a\.csv: a cell of a table cannot hold a list of candidates"):
         read_lists(tmp_path / "a.csv")
 
 

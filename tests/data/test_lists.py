@@ -51,10 +51,10 @@ GOOD = {"query": "a", "candidates": ["x", "y"], "order": [0, 1]}
         ({"querry": "a"}, "line 2: unknown key 'querry'; did you mean 'query'?"),
         ({"query": " "}, "line 2: query: expected a text"),
         ({"candidates": ["x"]}, "line 2: candidates: expected two texts or more"),
-        ({"candidates": ["x", "x"]}, 'line 2: candidates: "x" is there twice'),
+        ({"candidates": ["x", "x"]}, 'line 2: candidates: "x" appears twice'),
         ({"order": [0, 2]}, "line 2: order: expected numbers of candidates, 0 to 1, got 2"),
         ({"order": ["x", "y"]}, 'line 2: order: expected numbers of candidates, 0 to 1, got "x"'),
-        ({"order": [0, 0]}, "line 2: order: candidate 0 is there twice"),
+        ({"order": [0, 0]}, "line 2: order: candidate 0 appears twice"),
         ({"order": []}, "line 2: order: expected lists of candidates' numbers"),
         ({"order": None, "tiers": [0, 1]}, "line 2: tiers: expected lists of candidates' numbers"),
         ({"scores": [1, 2]}, "line 2: scores and order are both given"),
@@ -66,7 +66,7 @@ GOOD = {"query": "a", "candidates": ["x", "y"], "order": [0, 1]}
         ({"order": None, "scores": [1, 1]}, "line 2: scores: no candidate is before another"),
         ({"order": None, "scores": {"x": 1}}, "line 2: scores: expected one number for each of the 2 candidates"),
         ({"order": None, "tiers": [[0, 1]]}, "line 2: tiers: no candidate is before another"),
-        ({"candidates": ["x", " x"]}, 'line 2: candidates: " x" is there twice'),
+        ({"candidates": ["x", " x"]}, 'line 2: candidates: " x" appears twice'),
     ],
 )
 def test_mistakes_name_file_and_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

@@ -137,16 +137,16 @@ def test_windows_file_with_byte_order_mark(tmp_path: Path) -> None:
         ({"prompt": "a", "responses": ["b"], "teacher_scores": 1}, "1 responses need 1 teacher_scores, got a number"),
         (
             {"prompt": "a", "responses": ["b", "c"], "teacher_scores": [1, float("nan")]},
-            "not JSON (NaN is no JSON number)",
+            "not JSON (NaN is not a JSON number)",
         ),
         (
             {"prompt": "a", "responses": ["b"], "teacher_scores": [float("-inf")]},
-            "not JSON (-Infinity is no JSON number)",
+            "not JSON (-Infinity is not a JSON number)",
         ),
         ({"prompt": "a", "responses": ["b"], "teacher_scores": [10**400]}, "an integer of more than 300 digits"),
         (
             {"prompt": "a", "responses": ["b"], "teacher_scores": [None]},
-            "teacher_scores are all null; give scores, or leave the key out",
+            "teacher_scores are all null; give scores, or remove the key",
         ),
         (
             {"prompt": "a", "responses": ["b"], "teacher_scores": [True]},

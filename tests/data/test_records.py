@@ -162,7 +162,7 @@ def test_pairs_as_published(record: dict[str, Any]) -> None:
         (
             {"messages": [USER, {"role": "assistant", "tool_calls": [{**CALL, "id": "1"}]},
                           {"role": "tool", "content": "", "tool_call_id": "2"}]},
-            "tool_call_id '2' is that of no tool call before it",
+            "tool_call_id '2' matches no earlier tool call",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

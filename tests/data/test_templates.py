@@ -108,7 +108,7 @@ class TestThoughts:
         assert "opens a thought and the completion has none" in reason(bytewise(TURNS + ASK_THINKING), ask("4"))
 
     def test_a_thought_without_an_end(self) -> None:
-        assert "no end" in reason(bytewise(TURNS + ASK), ask("<think>\nadd"))
+        assert "is not closed" in reason(bytewise(TURNS + ASK), ask("<think>\nadd"))
 
     def test_a_template_without_a_place_for_the_field(self) -> None:
         assert "leaves out its thoughts" in reason(bytewise(TURNS + ASK), ask(thoughtful()))

@@ -67,8 +67,8 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, tiny_teacher: Path, t
 
     on_ranks(lambda: as_process(words), tmp_path / "resumed")
     log = (tmp_path / "resumed" / "rank-0.log").read_text()
-    assert "respond: done before, kept" in log
-    assert log.count("kd-seed0: going on where it stopped") == 1
+    assert "respond: already done" in log
+    assert log.count("kd-seed0: resuming") == 1
     assert_same_run(one / "run", two / "run")
 
 

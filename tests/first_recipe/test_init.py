@@ -208,7 +208,7 @@ def test_a_recipe_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "mine.yaml"
     path.write_text("mine")
     assert cli.main(["init", "digits", "--output", str(path)]) == 2
-    assert "is there already and stays as it is" in capsys.readouterr().err
+    assert "exists already and is not overwritten" in capsys.readouterr().err
     assert path.read_text() == "mine"
 
 
@@ -216,7 +216,7 @@ MISTAKES: dict[str, tuple[Made, list[str], str]] = {
     "absent": (lambda at: at / "absent.jsonl", [], "no such file or folder"),
     "absent folder": (lambda at: Path("chats"), [], "chats: no such file or folder"),
     "no teacher": (lambda at: chats(at / "c.jsonl"), [], "--teacher: conversations need one"),
-    "url": (lambda at: chats(at / "c.jsonl"), ["--teacher", URL], "--served-model: what does the server call"),
+    "url": (lambda at: chats(at / "c.jsonl"), ["--teacher", URL], "--served-model: give the model's name"),
     "renamed": (
         lambda at: jsonl(at / "c.jsonl", [{"instruction": "w1", "output": "w2"}]),
         LAYERS,

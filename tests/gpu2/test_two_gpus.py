@@ -78,6 +78,6 @@ def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tin
     of_one = lambda: statuses.append(cli.main(["run", str(alone)]))  # noqa: E731
     ended = launch(tmp_path / "ended.log", *words, meanwhile=of_one, WAY="fsdp")
     assert ended.status == 0, ended.printed[-6000:]
-    assert "going on where it stopped" in ended.printed
+    assert "resuming" in ended.printed
     assert statuses == [0]
     assert_same_run(one / "run", two / "run", atol=ATOL)

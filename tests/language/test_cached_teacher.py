@@ -109,7 +109,7 @@ def test_a_sample_without_questions_measures_nothing(tiny_recipe: Path, capsys: 
     assert run(recipe_of(tiny_recipe, folder / "c", *words)) == 0
     written = capsys.readouterr()
     told = " ".join((written.out + written.err).split())
-    assert "nothing will be measured of the students" in told
+    assert "no metric will be measured" in told
     assert "Nothing was measured: the teacher's signal gives no metric." in told
 
 

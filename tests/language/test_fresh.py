@@ -74,7 +74,7 @@ def test_a_run_from_end_to_end(recipe: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["groups", str(run)]) == 0
     assert "pairs swapped" in capsys.readouterr().out
     assert cli.main(["run", str(recipe)]) == 0  # nothing is made twice
-    assert "done before, kept" in capsys.readouterr().err
+    assert "already done" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,9 @@ def test_a_group_that_is_left_out_is_counted_once(
     records, counts = prepared(tiny_recipe, written(tmp_path / "data.jsonl", *fine, *groups), "responses.n=2")
     assert (len(records), counts["prompts_left_out"]) == (5, 1)
     said = capsys.readouterr().err
-    assert "data: 1 record left out (5): its thought has no end" in said
+    assert "data: 1 record left out (5): its reasoning block is not closed" in said
     assert [line for line in said.splitlines() if "responses left out" in line] == [
-        "data: 1 responses left out: its thought has no end"
+        "data: 1 responses left out: its reasoning block is not closed"
     ]
 
 
@@ -102,7 +102,7 @@ def test_nothing_left_names_the_reason(tiny_recipe: Path, tmp_path: Path) -> Non
         (["data.dataset=org/name"], "needs exactly one of train, dataset; it has train and dataset"),
         (["data.split=train"], "data.split: belongs to data.dataset"),
         (["data.heldout_split=test"], "data.heldout_split: belongs to data.dataset"),
-        (["data.chat_template_kwargs={tokenize: true}"], "is set by grkd; take it out"),
+        (["data.chat_template_kwargs={tokenize: true}"], "is set by grkd; remove it"),
     ],
 )
 def test_keys_that_do_not_fit(tiny_recipe: Path, words: list[str], line: str) -> None:

@@ -202,7 +202,7 @@ def test_mistakes_before_the_teacher_is_loaded(
     [
         (["score.rankers=[verifyer]"], "score.rankers.0: unknown ranker 'verifyer' (did you mean 'verifier'?)"),
         (["score.rankers=[{name: verifier, kinds: text}]"], "unknown option 'kinds' (did you mean 'kind'?)"),
-        (["score.rankers=[log_prob, log_prob]"], "'log_prob' is there twice"),
+        (["score.rankers=[log_prob, log_prob]"], "'log_prob' appears twice"),
         (["score.rankers=[]"], "expected at least one ranker"),
         (["score.rankers=[log_prob]", "score.reward=choice"], "score.reward: given together with rankers"),
         (["score.rankers=[calibrated]", "score.calibration=0.5"], "rankers: [{name: calibrated, ratio: 0.8}]"),

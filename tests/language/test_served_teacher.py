@@ -129,7 +129,7 @@ def test_a_token_that_the_tokenizer_lacks(
 
 
 def test_a_budget_is_of_all_stages_together(tiny_recipe: Path, tiny_teacher: Path, model_server: ModelServer) -> None:
-    """Eight to compare, ten to write, and two of ten scores; the same command goes on."""
+    """Eight to compare, ten to write, and two of ten scores; the same command resumes."""
     words = ["methods=[kd]", served(model_server, tiny_teacher, concurrency=1, max_requests=20)]
     with pytest.raises(UserError, match=r"the budget of 20 requests is used up; raise teacher\.max_requests"):
         scored(opened(tiny_recipe, *words))

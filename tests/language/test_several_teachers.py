@@ -163,7 +163,7 @@ def test_groups_are_sampled_in_training(tiny_recipe: Path, tiny_teacher: Path, s
     [
         (["score.token_order=votes", "methods=[kd]"], "read by grkd's pairs of tokens, and no method has them"),
         (["methods=[minillm]"], "samples from a mixture with the teacher, which is one"),
-        (["methods=[opd]", "training.tokens_per_batch=64"], "take training.tokens_per_batch out"),
+        (["methods=[opd]", "training.tokens_per_batch=64"], "remove training.tokens_per_batch"),
         (["methods=[opd]", "SERVED"], "they must be in this process"),
     ],
 )

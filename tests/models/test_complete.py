@@ -147,7 +147,7 @@ def test_adapters_that_cannot_be_merged_are_refused(tmp_path: Path) -> None:
     path.write_text("[]")
     assert "names no base_model_name_or_path" in refused(tmp_path / "nameless")
     path.write_text("{")
-    assert "nameless: its adapter_config.json is no JSON" in refused(tmp_path / "nameless")
+    assert "nameless: its adapter_config.json is not JSON" in refused(tmp_path / "nameless")
     path.write_text(json.dumps(whole | {"base_model_name_or_path": str(tmp_path / "gone")}))
     with pytest.raises(UserError, match=r"gone: no such folder"):
         load_language_model(str(tmp_path / "nameless"), dtype=torch.float32)

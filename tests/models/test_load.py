@@ -198,11 +198,11 @@ def test_loading_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (str(tmp_path / "run"), None, "it is a run's folder; give one of its students, such as "),
         (str(tmp_path / "gguf"), None, f"give the GGUF file itself: {tmp_path / 'gguf' / 'model.gguf'}"),
         (str(tmp_path / "gguf"), "other.gguf", "no file 'other.gguf' in it; GGUF files there: model.gguf"),
-        (str(tmp_path / "gguf" / "model.gguf"), "other.gguf", "leave gguf_file 'other.gguf' out"),
+        (str(tmp_path / "gguf" / "model.gguf"), "other.gguf", "remove gguf_file 'other.gguf'"),
         (str(tmp_path / "gguf" / "model.gguf"), None, "cannot be loaded"),
         (str(tmp_path / "broken"), None, "its model cannot be loaded"),
-        ("nobody/no-such-model", None, "could not be had from the hub"),
-        ("nobody/no-such-model/file.gguf", None, "could not be had from the hub"),
+        ("nobody/no-such-model", None, "could not be loaded from the hub"),
+        ("nobody/no-such-model/file.gguf", None, "could not be loaded from the hub"),
     ]
     for model, gguf_file, words in cases:
         with pytest.raises(UserError) as caught:
@@ -211,7 +211,7 @@ def test_loading_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert words in message
         assert model.removesuffix("/other.gguf") in message
         assert "\n" not in message
-    with pytest.raises(UserError, match="its tokenizer could not be had"):
+    with pytest.raises(UserError, match="its tokenizer could not be loaded"):
         load_tokenizer("nobody/no-such-model")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"pip install grkd\[gguf\]"):

@@ -108,7 +108,7 @@ class TestBuiltIn:
         assert "cnn: dropout must be in [0, 1), got 'x'" in mistake("cnn", input_shape=(1, 8, 8), dropout="x")
         assert "cnn: channels must not be empty" in mistake("cnn", input_shape=(1, 8, 8), channels=[])
         assert "needs images [channels, height, width], got inputs of shape (6,); use mlp" in mistake("cnn")
-        with pytest.raises(UserError, match="mlp: classes comes from the data; take it out of options"):
+        with pytest.raises(UserError, match="mlp: classes comes from the data; remove it from options"):
             build("mlp", input_shape=(6,), classes=3, options={"classes": 4}, seed=0)
 
 
@@ -247,7 +247,7 @@ class TestWeights:
         with pytest.raises(UserError, match="no such file of weights"):
             load_weights(nn.Linear(1, 1), tmp_path / "w.safetensors")
         (tmp_path / "w.safetensors").write_text("weights")
-        with pytest.raises(UserError, match="no safetensors file"):
+        with pytest.raises(UserError, match="not a safetensors file"):
             load_weights(nn.Linear(1, 1), tmp_path / "w.safetensors")
 
 

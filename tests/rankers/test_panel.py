@@ -120,7 +120,7 @@ class TestPanel:
         ("entries", "said"),
         [
             ([], "the list is empty"),
-            (["log_prob", "log_prob"], "'log_prob' is there twice"),
+            (["log_prob", "log_prob"], "'log_prob' appears twice"),
             ([{"name": "log_prob", "weight": 0}], "weight must be a number above 0"),
             ([{"label": "x"}], "expected a name or a mapping with name"),
             ([3], "expected a name or a mapping with name"),

@@ -116,7 +116,7 @@ def test_a_pair_of_texts_without_a_template(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no sequence-classification model"):
+    with pytest.raises(UserError, match="is not a sequence-classification model"):
         opened(tmp_path)
 
 

@@ -124,7 +124,7 @@ def test_math_in_a_thread() -> None:
     [
         ({"kind": "regex"}, "kind regex and pattern belong together"),
         ({"pattern": "x"}, "kind regex and pattern belong together"),
-        ({"kind": "regex", "pattern": "("}, "is no regular expression"),
+        ({"kind": "regex", "pattern": "("}, "is not a regular expression"),
         ({"answer": None}, "kind answer needs answer"),
         ({"right": 0.0}, "must be above wrong"),
         ({"kind": "maths"}, "kind should be 'answer', 'math'"),

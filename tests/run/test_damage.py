@@ -60,7 +60,7 @@ def test_altered_files_are_noticed_and_made_again(run: Path, capsys: pytest.Capt
         capsys.readouterr()
         assert again(run) == 0
         said = " ".join(capsys.readouterr().err.split())
-        assert f"{stage}: damaged: {name} (altered); it is rebuilt" in said
+        assert f"{stage}: damaged: {name} (altered); it will be rebuilt" in said
         if "environment" not in name and not name.endswith(_TIMED):
             assert (folder / name).read_bytes() == before
 
@@ -99,7 +99,7 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "shard.parquet"
     path.write_bytes(content)
     for read in (lambda: read_table(path), lambda: read_metadata(path, b"counts")):
-        with pytest.raises(UserError, match=r"shard.parquet: damaged .*delete it and give the same command again"):
+        with pytest.raises(UserError, match=r"shard.parquet: damaged .*delete it and repeat the command"):
             read()
     path.unlink()
     with pytest.raises(UserError, match=r"shard.parquet: not there; delete the folder"):

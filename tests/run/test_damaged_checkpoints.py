@@ -112,7 +112,7 @@ def test_no_checkpoint_is_left(language_run: Path, monkeypatch: pytest.MonkeyPat
 def test_a_full_disk_while_a_checkpoint_is_written(
     language_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, and the same command goes on from the checkpoint before."""
+    """One line, and the same command resumes from the checkpoint before."""
     shutil.rmtree(language_run / "train")
     real, calls = torch.save, []
 

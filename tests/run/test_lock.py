@@ -87,10 +87,11 @@ def test_a_stage_of_other_settings_says_which(tmp_path: Path, capsys: pytest.Cap
     now = {"training": {"epochs": 1.0, "rate": 0.1}, "paths": (1, 2), "score": "b"}
     with pytest.raises(KeyboardInterrupt):
         run.stage("train/kd-seed0", now, stopped)
-    line = "train/kd-seed0: rebuilt, since score, training.epochs, training.steps changed; it is kept as kd-seed0.old\n"
+    kept = "the old one is kept as kd-seed0.old"
+    line = f"train/kd-seed0: rebuilt, since score, training.epochs, training.steps changed; {kept}\n"
     assert capsys.readouterr().err == line
     run.stage("train/kd-seed0", {**now, "score": "c"}, make)
-    assert "kd-seed0: what was unfinished had other settings; it is deleted\n" in capsys.readouterr().err
+    assert "kd-seed0: the unfinished stage had other settings and was deleted\n" in capsys.readouterr().err
 
 
 WORKERS = """

@@ -88,7 +88,7 @@ def test_its_choice_is_that_of_the_model(model_server: ModelServer, folder: Path
 def test_nothing_is_asked_twice_after_a_kill(model_server: ModelServer, tmp_path: Path) -> None:
     model_server.always = None
     model_server.faults = ["", "500", "500", "500"]
-    with pytest.raises(UserError, match="the others are kept, the same command goes on"):
+    with pytest.raises(UserError, match="the others are kept, the same command resumes"):
         teacher(model_server, tmp_path, concurrency=1).scored(ITEMS, keep={"b#0"}, store=tmp_path / "large.jsonl")
     # A kill in the middle of a line: the line is dropped and its request repeated.
     with (tmp_path / "answers.jsonl").open("a") as stream:

@@ -118,7 +118,7 @@ def test_several_teachers_vote_on_new_responses(tmp_path: Path, teacher: Any, mo
         ({"model": "a", "url": "http://x/v1"}, "give model, or url"),
         ({"url": "http://x/v1"}, "url and served_model belong together"),
         ({"url": "nonsense", "served_model": "s"}, "teacher_model url"),
-        ([{"model": "a"}, {"model": "b/a"}], "'a' is there twice"),
+        ([{"model": "a"}, {"model": "b/a"}], "'a' appears twice"),
         ([], "the list is empty"),
         ({"model": "a", "wieght": 2}, "unknown key 'wieght'"),
         ([{"model": "a", "weight": 0}], "weight must be a number above 0"),

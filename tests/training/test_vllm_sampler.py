@@ -138,7 +138,7 @@ def test_what_it_cannot_do_is_said_in_one_line(vllm: type[Engine], monkeypatch: 
         with pytest.raises(UserError, match="does not run this student: size 16; leave"):
             sampler()(student(), PROMPTS, 0.0, [1, 2, 3])
     monkeypatch.setattr(Engine, "__init__", lambda self, **options: (_ for _ in ()).throw(ValueError("no\nroom")))
-    with pytest.raises(UserError, match="vLLM does not open this student: no room; leave use_vllm out"):
+    with pytest.raises(UserError, match="vLLM does not open this student: no room; remove use_vllm"):
         sampler()(student(), PROMPTS, 0.0, [1, 2, 3])
     monkeypatch.setattr(vllm_sampler, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="use_vllm: the package vllm is not installed: pip install"):

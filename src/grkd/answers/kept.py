@@ -61,5 +61,5 @@ def _stored(journal: Journal, prompts: Sequence[list[int]]) -> dict[int, Respons
                 prompts[index]
                 found[index] = Response(index, [int(token) for token in ids], bool(finished))
         except (KeyError, TypeError, ValueError, IndexError):
-            raise UserError(f"{journal.path}: damaged; delete it and give the same command again") from None
+            raise UserError(f"{journal.path}: damaged; delete it and repeat the command") from None
     return found

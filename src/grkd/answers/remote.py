@@ -44,7 +44,7 @@ class RemoteModel:
         if failed is not None:
             raise UserError(
                 f"model: {self.endpoint.url} gives no answer: {failed}; answers so far are kept, "
-                "the same command goes on"
+                "the same command resumes"
             )
 
     async def _one(self, messages: Messages, sampling: Sampling, temperature: float) -> Text:

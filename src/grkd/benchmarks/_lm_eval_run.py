@@ -30,7 +30,7 @@ def run(
     folder: task files (YAML) of one's own, which come before lm-eval's. metrics: every metric that has one number per
     item, with a 95 % interval (Wilson's for right or wrong, else resampled items). items: id, a digest of what was
     asked, every such metric, and `value`, that of the main one. Raises UserError if lm-eval is missing, there is no
-    such task, its data cannot be had, or it has no metric per item.
+    such task, its data cannot be loaded, or it has no metric per item.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(f"lm_eval:{task} needs lm-eval: pip install 'grkd[eval]'")
@@ -76,7 +76,7 @@ def _loaded(task: str, folder: Path | None, seed: int) -> Any:
         raise
     except Exception as error:  # data sets are downloaded by readers that raise anything
         words = " ".join(str(error).split())[:150]
-        raise UserError(f"lm_eval:{task}: its data cannot be had ({words}); check the network") from None
+        raise UserError(f"lm_eval:{task}: its data cannot be loaded ({words}); check the network") from None
     return loaded
 
 

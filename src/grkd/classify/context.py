@@ -148,7 +148,7 @@ class ClassifierContext(TaskContext):
     ) -> Classifier:
         """A model before training, with the data as it takes them; `outside` inputs stand behind the held-out ones."""
         if isinstance(spec, RankedLabels):
-            raise UserError("teacher: an order of classes is no model; name a model to look at")
+            raise UserError("teacher: an order of classes is not a model; name a model to look at")
         data = self.data
         if outside:
             data = dataclasses.replace(data, heldout_inputs=[*data.heldout_inputs, *outside])

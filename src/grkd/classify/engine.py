@@ -42,7 +42,7 @@ def check_engine(recipe: ClassifierRecipe) -> None:
         given += ["data.copies"] if recipe.data.copies else []
         if given:
             raise UserError(
-                f"{given[0]}: {reason} is trained by transformers' Trainer, which lacks it; leave one of them out"
+                f"{given[0]}: {reason} is trained by transformers' Trainer, which lacks it; remove one of them"
             )
     if (
         not teacher_in_lockstep(recipe)
@@ -52,7 +52,7 @@ def check_engine(recipe: ClassifierRecipe) -> None:
         for name in ("optimizer", "augment"):
             if _changed(lockstep, name):
                 settings = ", ".join(trainer_settings(recipe.teacher.training)) or "data.image_folder"
-                raise UserError(f"lockstep.{name}: the teacher cannot be trained so with {settings}; leave it out")
+                raise UserError(f"lockstep.{name}: the teacher cannot be trained so with {settings}; remove it")
     if lockstep.augment and is_transformers(recipe.teacher.model):
         raise UserError("lockstep.augment: needs a built-in network or a factory as the teacher")
 

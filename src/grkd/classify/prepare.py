@@ -53,9 +53,9 @@ def _keep_tensors(context: ClassifierContext, work: Path) -> None:
     if not isinstance(student.train_inputs, Tensor) or not isinstance(student.heldout_inputs, Tensor):
         raise UserError(f"student: {recipe.student.model} reads no data that fit in memory; use a transformers model")
     if context.live and student.train_inputs.ndim != 4:
-        raise UserError("lockstep.augment: only images can be cropped and flipped; leave it out")
+        raise UserError("lockstep.augment: only images can be cropped and flipped; remove it")
     if recipe.data.copies and data.kind != "text":
-        raise UserError("data.copies: only texts have words that can be left out; leave it out")
+        raise UserError("data.copies: only texts have words that can be left out; remove it")
     if not context.run.ranks.is_main_process:
         return
     known = len(data.heldout_labels)

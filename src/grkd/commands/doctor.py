@@ -43,5 +43,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(as_json(found), indent=1, ensure_ascii=False))
     else:
-        Output().print(table(found) if found else "nothing found")
+        Output().print(table(found) if found else "no problems found")
     return exit_status(found)

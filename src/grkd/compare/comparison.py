@@ -25,7 +25,7 @@ class Comparison(ABC):
     """Every method of a recipe, tuned alike if it has a search, then trained with every seed.
 
     A task says how to make what all students share, and how a group of students is trained.
-    What is complete is kept: the same command goes on after a kill. search.json and results.json are written after
+    What is complete is kept: the same command resumes after a kill. search.json and results.json are written after
     every result, and at the end the best student goes to best/.
     """
 

@@ -144,6 +144,6 @@ def load_optuna() -> Any:
             warnings.simplefilter("ignore")
             import optuna
     except ImportError:
-        raise UserError("search: needs Optuna; pip install 'grkd[search]', or take the search out") from None
+        raise UserError("search: needs Optuna; pip install 'grkd[search]', or remove the search") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -64,7 +64,7 @@ def _check_call_ids(messages: Messages, name: str, where: str) -> None:
         ids.update(call.get("id") for call in message.get("tool_calls", ()))
         answered = message.get("tool_call_id")
         if ids and None not in ids and answered is not None and answered not in ids:
-            raise UserError(f"{where}: {name}: tool_call_id {answered!r} is that of no tool call before it")
+            raise UserError(f"{where}: {name}: tool_call_id {answered!r} matches no earlier tool call")
 
 
 def read_tools(value: Any, where: str) -> list[dict[str, Any]] | None:
@@ -86,7 +86,7 @@ def read_template_options(value: Any, where: str) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise UserError(f"{where}: chat_template_kwargs must be an object, got {kind(value)}")
     if taken := sorted(value.keys() & SET_BY_US):
-        raise UserError(f"{where}: chat_template_kwargs: {taken[0]} is set by grkd; take it out")
+        raise UserError(f"{where}: chat_template_kwargs: {taken[0]} is set by grkd; remove it")
     options: dict[str, Any] = without_nulls(value)
     return options or None
 
@@ -116,7 +116,7 @@ def check_text(value: Any, name: str, where: str, *, empty: bool = False) -> str
     if not empty and not value.strip():
         raise UserError(f"{where}: {name} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{where}: {name} holds half a surrogate pair, which is no character; repair the text")
+        raise UserError(f"{where}: {name} contains a lone surrogate, which is not a character; repair the text")
     return value
 
 

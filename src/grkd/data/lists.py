@@ -94,7 +94,7 @@ def _gathered(name: str, train: Iterable[_Row], heldout: Iterable[_Row]) -> List
 
 def _rows(path: Path) -> Iterator[_Row]:
     if path.suffix.lower() in SEPARATORS:
-        raise UserError(f"{path}: a cell of a table holds no list of candidates; give JSONL, Parquet or JSON")
+        raise UserError(f"{path}: a cell of a table cannot hold a list of candidates; give JSONL, Parquet or JSON")
     return ((where, row) for where, _, row in numbered_records(path, "a JSONL file of lists"))
 
 
@@ -114,7 +114,7 @@ def _list(where: str, row: Any, numbers: dict[str, int]) -> RankedList:
     stripped = [text.strip() for text in texts]
     if len(set(stripped)) < len(texts):
         twice = next(text for place, text in enumerate(texts) if text.strip() in stripped[:place])
-        raise UserError(f"{where}: candidates: {_shown(twice)} is there twice; keep one of them")
+        raise UserError(f"{where}: candidates: {_shown(twice)} appears twice; keep one of them")
     given = [key for key in _WORDS if row.get(key) is not None]
     if len(given) > 1:
         raise UserError(f"{where}: {' and '.join(given)} are both given; keep one of them")

@@ -19,7 +19,7 @@ def read_ranking(value: Any, where: str) -> list[str]:
             raise UserError(f"{where}: a class must be a text or a whole number, got {each!r}"[:300])
     names = [str(each).strip() for each in value]
     if len(set(names)) < len(names):
-        raise UserError(f"{where}: a class is there twice; each has one place")
+        raise UserError(f"{where}: a class appears twice")
     return names
 
 

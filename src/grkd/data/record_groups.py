@@ -99,7 +99,7 @@ def _scores(scores: Any, count: int, where: str) -> list[float]:
         found = str(len(scores)) if isinstance(scores, list) else kind(scores)
         raise UserError(f"{where}: {count} responses need {count} teacher_scores, got {found}")
     if all(score is None for score in scores):
-        raise UserError(f"{where}: teacher_scores are all null; give scores, or leave the key out")
+        raise UserError(f"{where}: teacher_scores are all null; give scores, or remove the key")
     for index, score in enumerate(scores):
         if score is None:  # no opinion
             continue

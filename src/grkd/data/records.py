@@ -118,7 +118,7 @@ class _Parts:
         elif prompt is not None:
             parts.text = check_text(prompt, "prompt", where)
         elif any(record.get(key) is None for key in PAIR_KEYS):
-            raise UserError(f'{where}: neither "prompt" nor "messages"; one of them is needed')
+            raise UserError(f'{where}: neither "prompt" nor "messages"; give one of them')
         if completion is not None:
             parts._complete(completion, where, unused)
         if record.get("system") is not None:
@@ -238,7 +238,7 @@ def _pair(chosen: Any, rejected: Any, parts: _Parts, where: str) -> list[Answer]
         parts.text, prompt = (alone["content"], []) if is_text else (None, prompt)
     parts.before, parts.learnt = prompt, []
     if parts.text is None and not prompt:
-        raise UserError(f'{where}: neither "prompt" nor "messages"; one of them is needed')
+        raise UserError(f'{where}: neither "prompt" nor "messages"; give one of them')
     return [better, worse]
 
 

@@ -58,7 +58,7 @@ def rendered_response(
     except ValueError as error:
         raise NotRendered(example, str(error)) from None
     if given.thoughts is None and any(given.answer.startswith(opened) for opened, _ in TAGS):
-        raise NotRendered(example, "its thought has no end")
+        raise NotRendered(example, "its reasoning block is not closed")
     _, _, closed = prompt_tail(prompt)
     if closed and given.thoughts:
         if notes is not None:

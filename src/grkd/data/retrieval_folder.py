@@ -83,7 +83,7 @@ def _texts(path: Path, *, empty: bool = True) -> tuple[tuple[str, ...], dict[str
         if title is not None and not isinstance(title, str):
             raise UserError(f"{where}: title must be text")
         if str(name) in numbers:
-            raise UserError(f"{where}: the id {str(name)[:40]!r} is there twice")
+            raise UserError(f"{where}: the id {str(name)[:40]!r} appears twice")
         whole = f"{title} {text}".strip() if title else text.strip()
         if not whole and not empty:
             raise UserError(f"{where}: text is empty; fill it in, or drop {str(name)[:40]!r} and its judgements")
@@ -101,7 +101,7 @@ def _content(path: Path) -> str:
     try:
         return gzip.decompress(read_bytes(path)).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged, no UTF-8 text in gzip ({' '.join(str(error).split())[:100]})") from None
+        raise UserError(f"{path}: damaged, not UTF-8 text in gzip ({' '.join(str(error).split())[:100]})") from None
 
 
 def _qrels(folder: Path) -> Iterator[tuple[Path, str | None]]:

@@ -24,7 +24,7 @@ def stratified_split(
     total = min(round(heldout_fraction * len(labels)), int(np.maximum(counts - 1, 0).sum()))
     if total < 1:
         raise UserError(
-            f"heldout_fraction {heldout_fraction} of {len(labels)} examples holds nothing out; add examples or raise it"
+            f"heldout_fraction {heldout_fraction} of {len(labels)} examples holds out nothing; add examples or raise it"
         )
     heldout = _draw(labels, _shares(counts, total, counts * 0, np.maximum(counts - 1, 0)), seed)
     kept = torch.ones(len(labels), dtype=torch.bool)

@@ -43,7 +43,7 @@ def write_table(path: Path, records: list[dict[str, Any]], schema: pa.Schema | N
 
 @contextmanager
 def _readable(path: Path, made_by: str) -> Iterator[None]:
-    again = "give the same command again" if made_by == "a stage" else f"run {made_by} again"
+    again = "repeat the command" if made_by == "a stage" else f"run {made_by} again"
     try:
         yield
     except FileNotFoundError:

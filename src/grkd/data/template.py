@@ -132,7 +132,7 @@ def render(
         kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "
         raise NotRendered(example, f"the {named} refuses the messages ({kind}{words})") from None
     if style.parts and "{'type': 'text'" in text:  # a template that takes text alone, and prints the list
-        raise NotRendered(example, f"the {named} takes no lists of text parts")
+        raise NotRendered(example, f"the {named} does not accept lists of text parts")
     if not str(text).strip():
         raise UserError(f"{named} gives empty text (example {example.id!r}); repair it or choose another tokenizer")
     return str(text)

@@ -20,7 +20,7 @@ def tiered(where: str, tiers: Sequence[Sequence[Any]], count: int, *, noun: str 
         for one in tier:
             _check_number(where, one, count, noun)
             if one in seen:
-                raise UserError(f"{where}: {noun} {one} is there twice")
+                raise UserError(f"{where}: {noun} {one} appears twice")
             seen.add(one)
             places[one] = float(number)
     return places
@@ -45,13 +45,13 @@ def compared(where: str, pairs: Sequence[Any], count: int, *, noun: str = "candi
         beats[first][second] |= beats[first][through] and beats[through][second]
     for one in range(count):
         if beats[one][one]:
-            raise UserError(f"{where}: the comparisons of {noun} {one} go in a circle; drop one")
+            raise UserError(f"{where}: the comparisons of {noun} {one} form a cycle; drop one")
     named = [one for one in range(count) if any(beats[one]) or any(row[one] for row in beats)]
     places = {one: float(sum(row[one] for row in beats)) for one in named}
     for first, second in product(named, repeat=2):
         if beats[first][second] != (places[first] < places[second]):
             text = f"nothing says which of {noun}s {first} and {second} is better; give each comparison as chosen and"
-            raise UserError(f"{where}: {text} rejected, a record each")
+            raise UserError(f"{where}: {text} rejected, one record each")
     return [places.get(one, math.nan) for one in range(count)]
 
 

@@ -39,7 +39,7 @@ def demo(output: Path, *, part: str = "all", data: Path | None = None, changes: 
     if part == "rank":
         return _rank(output, data)
     if data is not None:
-        raise UserError("--data belongs to --part rank")
+        raise UserError("--data needs --part rank")
     parts = PARTS if part == "all" else (part,)
     recipes = files("grkd.demo")
     status = 0

@@ -31,7 +31,7 @@ def look_at_classes(recipe: ClassifierRecipe, folder: RunFolder) -> Iterator[Fin
     yield from few_steps(min(len(context.data.train_labels), recipe.data.student_limit or 10**9), recipe)
     student = context.view(recipe.student)
     if isinstance(recipe.teacher, RankedLabels):
-        yield note("teacher", "it is an order of classes and no model: nothing of it was computed", "nothing")
+        yield note("teacher", "it is an order of classes, not a model, and was not checked", "nothing")
         return
     teacher = context.view(recipe.teacher, needs_head=recipe.teacher.training is None)
     for side, view, spec in (("teacher", teacher, recipe.teacher), ("student", student, recipe.student)):
@@ -43,7 +43,7 @@ def look_at_classes(recipe: ClassifierRecipe, folder: RunFolder) -> Iterator[Fin
         yield warning("size", text, "are teacher and student exchanged?")
     if recipe.teacher.training is not None:
         text = "it is trained first, so nothing shows yet whether it is better than the student"
-        yield note("teacher", text, "the report has its accuracy; train a student with ce beside it")
+        yield note("teacher", text, "the report has its accuracy; also train a student with ce")
         return
     yield from _teacher(context, teacher)
 
@@ -76,7 +76,7 @@ def _overlap(data: ClassificationData) -> Iterator[Finding]:
     shared = sum(_digest(one) in labels for one in data.heldout_inputs)
     if shared:
         text = f"{shared} of {len(data.heldout_labels)} held-out examples are in the training data, too"
-        yield warning("overlap", text, "take them out of one part; accuracy would reward learning by heart")
+        yield warning("overlap", text, "remove them from one part; otherwise accuracy rewards memorisation")
     if contrary := sum(len(each) > 1 for each in labels.values()):
         text = f"{contrary} inputs come with more than one label"
         yield warning("contrary labels", text, "correct them, or keep the label that most people gave")

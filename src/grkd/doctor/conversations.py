@@ -22,12 +22,12 @@ def look_at_overlap(sides: Sides) -> Iterator[Finding]:
     exact = shared_prompts(heldout, train)
     if exact:
         text = f"{exact} of {len(heldout)} held-out prompts are in the training data, too"
-        yield warning("overlap", text, "take them out of one of the files; metrics would reward learning by heart")
+        yield warning("overlap", text, "remove them from one of the files; otherwise metrics reward memorisation")
     known = {_loose(example) for example in train}
     near = sum(_loose(example) in known for example in heldout) - exact
     if near > 0:
         text = f"{near} of {len(heldout)} held-out prompts differ from a training prompt by case, spaces or signs alone"
-        yield warning("near overlap", text, "take them out of one of the files")
+        yield warning("near overlap", text, "remove them from one of the files")
     repeated = len(train) - len({_loose(example) for example in train})
     if repeated > _SHARE * len(train):
         text = f"{repeated} of {len(train)} training prompts come more than once"
@@ -74,7 +74,7 @@ def _sameness(sides: Sides) -> Iterator[Finding]:
     total = sum(texts.values())
     if total >= 10 and (most := texts.most_common(1)[0])[1] > _SAME * total:
         text = f"{most[1]} of {total} answers are the same: {' '.join(most[0].split())[:60]!r}"
-        yield warning("same answers", text, "take most of them out, or the student learns to say it always")
+        yield warning("same answers", text, "remove most of them, or the student learns to give this answer always")
     groups = [example for _, example in sides.examples if example.responses]
     tied = [example for example in groups if example.scores and len(set(example.scores)) == 1]
     if groups and len(tied) > _SAME * len(groups):

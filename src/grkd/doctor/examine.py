@@ -30,14 +30,14 @@ def _findings(recipe: Recipe, ask: bool) -> Iterator[Finding]:
     try:
         check_recipe(recipe)
     except UserError as mistake:
-        yield error("recipe", str(mistake), "change it; nothing else was looked at")
+        yield error("recipe", str(mistake), "fix it; nothing else was checked")
         return
     yield from look_at_settings(recipe)
     try:
         with tempfile.TemporaryDirectory(prefix="grkd-doctor-") as place:
             yield from _of_task(recipe, RunFolder(Path(place)), ask)
     except UserError as mistake:
-        yield error("models and data", str(mistake), "change it; the checks after this one were left out")
+        yield error("models and data", str(mistake), "fix it; later checks were skipped")
 
 
 def _of_task(recipe: Recipe, folder: RunFolder, ask: bool) -> Iterator[Finding]:

@@ -37,7 +37,9 @@ def look_at_lists(recipe: RankRecipe, folder: RunFolder) -> Iterator[Finding]:
     yield from _grades(lists)
     yield from _lengths(lists, recipe)
     if recipe.teacher.served is not None:
-        yield note("teacher", "a served teacher was not asked, which may cost money", "ask it yourself first")
+        yield note(
+            "teacher", "a served teacher was not asked, because requests may cost money", "ask it yourself first"
+        )
         return
     few = replace(recipe, data=replace(recipe.data, limit=min(recipe.data.limit or _LISTS, _LISTS)))
     yield from _teachers(RankContext(few, RunFolder(folder.path / "few")))
@@ -49,7 +51,7 @@ def _overlap(lists: PreparedLists) -> Iterator[Finding]:
     heldout = lists.of(HELDOUT).tolist()
     if shared := sum(texts[one] in train for one in heldout):
         text = f"{shared} of {len(heldout)} held-out queries are in the training data, too"
-        yield warning("overlap", text, "take them out of one of the files; metrics would reward learning by heart")
+        yield warning("overlap", text, "remove them from one of the files; otherwise metrics reward memorisation")
     if len(heldout) < _FEW_HELD_OUT:
         text = f"{len(heldout)} held-out queries: intervals will be wide"
         yield note("held out", text, "hold out more, with data.heldout or data.heldout_fraction")

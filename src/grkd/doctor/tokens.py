@@ -84,7 +84,7 @@ def _stops(sides: Sides) -> Iterator[Finding]:
         elif listed and set(ends) - set(listed):
             missing = _words(tokenizer, sorted(set(ends) - set(listed)))
             text = f"the {side}'s generation config does not list {missing}, at which its tokenizer or template stops"
-            yield note("stop", text, "nothing for grkd, which adds it; other programs would not stop there")
+            yield note("stop", text, "no action for grkd, which adds it; other programs would not stop there")
     if sides.shared and sides.teacher_tokenizer is not None and weights is not None:
         of_teacher = stop_token_ids(sides.teacher_tokenizer, generation_config(weights))
         if not set(of_teacher) & set(own):
@@ -100,7 +100,9 @@ def _padding(sides: Sides) -> Iterator[Finding]:
         text = f"the padding token has the id {pad}, the student's head {rows} rows"
         yield error("padding", text, "choose a padding token that the model knows, such as the end of sequence")
     elif pad is None:
-        yield note("padding", "the student's tokenizer has no padding token; a stop token is used", "nothing for grkd")
+        yield note(
+            "padding", "the student's tokenizer has no padding token; a stop token is used", "no action for grkd"
+        )
     elif isinstance(configured, int) and configured != pad:
         text = f"the student's config pads with {configured}, its tokenizer with {pad}"
         yield warning("padding", text, "set pad_token_id in config.json to the tokenizer's")
@@ -120,7 +122,7 @@ def _begins(sides: Sides) -> Iterator[Finding]:
         return
     if list(tokenizer(text)["input_ids"])[:2] == [bos, bos]:
         words = "template and tokenizer both write a BOS; grkd keeps one, a program that tokenises the text keeps two"
-        yield warning("double bos", words, "set add_bos_token: false in tokenizer_config.json, or take it out")
+        yield warning("double bos", words, "set add_bos_token: false in tokenizer_config.json, or remove it")
 
 
 def _thoughts(sides: Sides) -> Iterator[Finding]:

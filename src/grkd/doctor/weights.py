@@ -125,7 +125,7 @@ def look_at_teacher(sides: Sides, loaded: Loaded) -> Iterator[Finding]:
     if known:
         teacher, student = (_per_character(sides, known, reader) for reader in readers)
         if math.isnan(teacher):
-            yield error("teacher", "the teacher's log-probabilities are no numbers", "try teacher.dtype: float32")
+            yield error("teacher", "the teacher's log-probabilities are not numbers", "try teacher.dtype: float32")
         elif teacher <= student + _MARGIN:
             text = f"the teacher gives {len(known)} of your answers {teacher:.3f} nats per character, the student "
             do = "choose a teacher that knows your task, tune it first, or let it write the responses"

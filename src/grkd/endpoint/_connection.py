@@ -30,7 +30,7 @@ def base_url(url: str, role: str) -> str:
     if parts.scheme not in ("http", "https") or not host:
         raise UserError(f"{role}: a URL looks like http://127.0.0.1:8000/v1; this one does not")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise UserError(f"{role}: take everything but host and path out of the URL; keys come from the environment")
+        raise UserError(f"{role}: remove everything but host and path from the URL; keys come from the environment")
     name = f"[{host}]" if ":" in host else host
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return urlunsplit((parts.scheme, name if port is None else f"{name}:{port}", path or "/v1", "", ""))
@@ -43,7 +43,7 @@ def key_of(url: str, key_env: str | None, role: str) -> str:
     if not key and (key_env is not None or url.startswith("https://")):
         raise UserError(f"{role}: no key for {url}; set the environment variable {name}")
     if not key.isascii() or not key.isprintable():
-        raise UserError(f"{role}: the key in {name} holds characters that no key has; set it again")
+        raise UserError(f"{role}: the key in {name} contains characters that are invalid in a key; set it again")
     return key
 
 

@@ -44,6 +44,6 @@ def fetch(
                 if not failure.refused and (failed_in_a_row >= _GIVE_UP_AFTER or not endpoint.answered):
                     raise UserError(
                         f"{endpoint.role}: {endpoint.url} gives no answer: {failure}; answers so far are kept, "
-                        "the same command goes on"
+                        "the same command resumes"
                     ) from None
     return failures, stopped

@@ -75,7 +75,7 @@ def duel(settings: Settings, other: str, *, other_name: str | None = None) -> in
 def check(settings: Settings, other: str | None) -> None:
     """Raises UserError for settings that do not fit a comparison of two models."""
     if settings.tasks:
-        raise UserError(f"eval: two models are compared on --prompts, not on --tasks; leave {other} or --tasks out")
+        raise UserError(f"eval: two models are compared on --prompts, not on --tasks; leave {other} or --tasks")
     if settings.option("prompts") is None:
         raise UserError("eval: two models need --prompts FILE, a JSONL file of prompts")
     if settings.judge.judge is None or settings.judge.judge_model is None:

@@ -73,7 +73,7 @@ def check(settings: Settings) -> list[Benchmark]:
         without = next((one.name for one in chosen if one.own_prompts), None)
         if without is not None or settings.model.model.startswith(("http://", "https://")):
             text = f"--tasks {without} renders its own prompts" if without else "a server renders its own prompts"
-            raise UserError(f"--chat-template-kwargs: {text}; leave it out")
+            raise UserError(f"--chat-template-kwargs: {text}; remove it")
     _check_own(settings, chosen)
     return chosen
 
@@ -114,7 +114,7 @@ def _run(session: Session, chosen: Sequence[Benchmark]) -> dict[str, Any]:
 
 
 def _earlier(session: Session) -> dict[str, Any]:
-    """The tasks of evaluation.json as an earlier command left it; none if it is of another model."""
+    """The tasks of evaluation.json as an earlier command left it; none if it belongs to another model."""
     path = session.folder / "evaluation.json"
     if not path.exists():
         return {}
@@ -123,7 +123,7 @@ def _earlier(session: Session) -> dict[str, Any]:
     if not isinstance(tasks, dict) or not all(
         isinstance(one, dict) for one in (*tasks.values(), found.get("settings"))
     ):
-        raise UserError(f"{path}: damaged, no result of grkd eval; delete it and give the same command again")
+        raise UserError(f"{path}: damaged, no result of grkd eval; delete it and repeat the command")
     if found.get("identity") != session.source.identity:
         return {}
     limit = found["settings"].get("limit")  # earlier versions had one for all tasks
@@ -152,7 +152,7 @@ def _from_file(benchmark: Benchmark, settings: Settings, task: str | None) -> di
     if task not in (None, benchmark.name):
         raise UserError(f"--task {task} does not fit {benchmark.from_file.flag}, which is {benchmark.name}'s")
     if settings.model.model is not None or settings.tasks:
-        raise UserError(f"eval: {benchmark.from_file.flag} needs no model; leave MODEL and --tasks out")
+        raise UserError(f"eval: {benchmark.from_file.flag} needs no model; remove MODEL and --tasks")
     path = settings.option(benchmark.from_file.name)
     return {"task": benchmark.name, **benchmark.from_file.score(path, settings.data)}
 

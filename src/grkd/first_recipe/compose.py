@@ -131,7 +131,7 @@ def _classifier(found: Found, wish: Wish) -> Sequence[Part | Entry]:
     ranked, small = found.word is not None, wish.student is None
     network = "cnn" if found.kind == "images" else "mlp"
     if ranked and wish.teacher is not None:
-        raise UserError("--teacher: the data's own orders of classes are the teacher; leave it out")
+        raise UserError("--teacher: the data's own orders of classes are the teacher; remove it")
     if ranked:
         teacher = Part("teacher", [Entry("ranking", found.word, "column with classes, best first")], "", RankedLabels)
         methods = _methods("ce", "plackett_luce", {"name": "grkd", "anchor": []})
@@ -190,7 +190,7 @@ def _rank(found: Found, wish: Wish) -> Sequence[Part | Entry]:
     if is_url(wish.student):
         raise UserError("--student: a ranker's student is a folder or a hub name, not a URL")
     if is_url(wish.teacher) and wish.served_model is None:
-        raise UserError("--served-model: what does the server call the model? vLLM's --served-model-name")
+        raise UserError("--served-model: give the model's name on the server (vLLM's --served-model-name)")
     if wish.teacher is None and found.word is None:
         raise UserError("--teacher: the data do not say which candidates are better; name a model that orders them")
     parts: list[Part | Entry] = []

@@ -63,7 +63,9 @@ def look(data: str, heldout: str | None = None) -> Found:
     if path.is_file():
         return _file(path, Path(heldout).expanduser() if heldout else _beside(path))
     if path.suffix or data.startswith((".", "~")) or data.count("/") != 1 or not data.strip("/").count("/"):
-        raise UserError(f"{data}: no such file or folder; give your data, or the name of a data set such as org/name")
+        raise UserError(
+            f"{data}: no such file or folder; give a data file or folder, or the name of a data set such as org/name"
+        )
     if heldout:
         raise UserError(f"--heldout: {data} is a data set by name; write data.heldout_split into the recipe instead")
     return _named(data)

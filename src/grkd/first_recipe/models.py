@@ -59,7 +59,7 @@ def language_models(teacher: str | None, student: str | None, *, served_model: s
         raise UserError("--teacher: conversations need one; give a model's folder, a hub name, or a server's URL")
     if is_url(teacher):
         if served_model is None:
-            raise UserError("--served-model: what does the server call the model? vLLM's --served-model-name")
+            raise UserError("--served-model: give the model's name on the server (vLLM's --served-model-name)")
         if student is None:
             raise UserError("--student: a served teacher has no layers to keep; give a model's folder or hub name")
         entries = [Entry("url", teacher, "its key comes from OPENAI_API_KEY, never from here")]
@@ -111,7 +111,9 @@ def _every_second(teacher: str) -> list[int]:
     config = _config(teacher)
     depth = None if config is None else getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     if not isinstance(depth, int) or depth < 2:
-        raise UserError("--student: the teacher's config is not at hand, so its layers cannot be counted; name a model")
+        raise UserError(
+            "--student: the teacher's config is not available, so its layers cannot be counted; name a model"
+        )
     kept = list(range(0, depth, 2))
     return [*kept[:-1], depth - 1]  # the last layer is what the head reads
 

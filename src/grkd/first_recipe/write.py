@@ -25,9 +25,9 @@ def write(
     """
     path = Path(path).absolute()
     if path.exists():
-        raise UserError(f"{path}: is there already and stays as it is; give another name with --output")
+        raise UserError(f"{path}: exists already and is not overwritten; give another name with --output")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; make it first")
+        raise UserError(f"{path.parent}: no such folder; create it first")
     found = look(data, heldout)
     wish = Wish(
         folder=path.parent,

@@ -55,7 +55,7 @@ def check_tokens(context: LanguageContext) -> None:
         if own != known:
             raise UserError(
                 f"teacher.cache: {cache.folder} was made with another {what} than the student's; take a student with "
-                f"the tokenizer of the build (its run's prepare/tokenizer), or build the cache anew"
+                f"the tokenizer of the build (its run's prepare/tokenizer), or rebuild the cache"
             )
 
 

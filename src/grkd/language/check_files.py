@@ -68,7 +68,7 @@ def _check_numbers(recipe: LanguageRecipe) -> None:
         if model is None or model.revision is None or model.model is None:
             continue
         if Path(model.model).is_dir():
-            raise UserError(f"{name}.revision: {model.model} is a folder, which has no revisions; take it out")
+            raise UserError(f"{name}.revision: {model.model} is a folder, which has no revisions; remove it")
     _check_lengths(recipe, teacher.get("max_position_embeddings"))
     vocabulary, depth = teacher.get("vocab_size"), teacher.get("num_hidden_layers")
     if isinstance(vocabulary, int) and recipe.evaluation.top_k > vocabulary:
@@ -110,7 +110,7 @@ def _check_lora(lora: Lora, folder: str, config: dict[str, Any]) -> None:
         try:
             found = any(re.fullmatch(wanted, name) for name in modules)
         except re.error as error:
-            raise UserError(f"student.lora.target_modules: {wanted!r} is no regular expression ({error})") from None
+            raise UserError(f"student.lora.target_modules: {wanted!r} is not a regular expression ({error})") from None
     else:
         found = any(name == word or name.endswith(f".{word}") for name in modules for word in wanted)
     if not found:

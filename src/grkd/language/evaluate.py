@@ -64,7 +64,7 @@ def evaluate_student(context: LanguageContext, name: str, trained: str | None) -
         metrics |= answered(context, student, questions, work / "exact_match.json", pace=pace)
         if trained is None and not metrics:
             console.print(
-                "[yellow]nothing will be measured of the students: the teacher's signal gives no metric; add "
+                "[yellow]no metric will be measured, because the teacher's signal gives none; add "
                 "evaluation.questions[/yellow]",
                 soft_wrap=True,
             )

@@ -91,6 +91,6 @@ def shown_text(columns: Mapping[str, Any], column: str, *, group: str, source: s
     if not isinstance(text, str) or not text.strip():
         raise UserError(
             f"teacher.context: record {group} of {source} has no text in the column {column!r}; give every record one, "
-            "or take the record out"
+            "or remove the record"
         )
     return text

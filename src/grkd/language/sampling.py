@@ -111,7 +111,7 @@ class Sampler:
             counts["generation_ms"] += answers.milliseconds
             shard.progress(len(answers.responses), 0 if answers.kept else tokens)
             if answers.kept:
-                console.print(f"respond: {len(answers.responses)} answers kept of an earlier command")
+                console.print(f"respond: {len(answers.responses)} answers kept from an earlier command")
             for response in answers.responses:
                 ids = self._student_ids(prompts[response.index // self.share], response)
                 counts["responses_not_rendered"] += not ids

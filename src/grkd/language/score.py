@@ -187,7 +187,7 @@ def _check(
     for record in (record for group in groups for record in group):
         if not record["response_ids"]:
             raise UserError(
-                f"respond: the response {record['id']} has no tokens; take its prompt out of {recipe.data.source}"
+                f"respond: the response {record['id']} has no tokens; remove its prompt from {recipe.data.source}"
             )
         if not graded_by_data:
             continue

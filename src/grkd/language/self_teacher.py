@@ -35,7 +35,7 @@ class ShownPrompts:
         plain = rest if first["role"] in ("system", "developer") else [first, *rest]
         example = replace(example, prompt=None, messages=plain)
         if self.tokenizer.chat_template is None:
-            raise UserError("teacher.self: the tokenizer has no chat template, which would hold what it is shown")
+            raise UserError("teacher.self: the tokenizer has no chat template, which is needed to show it more text")
         ids = encode_prompt(
             self.tokenizer, example, system="\n\n".join(part for part in (own, text, self.shown) if part)
         )

@@ -112,7 +112,7 @@ def chat_messages(prompt: Record, system: str | None) -> list[dict[str, Any]]:
     if parse_json(prompt["context"] or "{}").get("tools"):
         raise UserError(
             f"teacher: prompt {prompt['id']} has tools, and a server without log_probs is asked with messages alone; "
-            "take the record out, or serve the teacher with log-probabilities (vLLM) and set teacher.log_probs: true"
+            "remove the record, or serve the teacher with log-probabilities (vLLM) and set teacher.log_probs: true"
         )
     messages = parse_json(prompt["messages"])
     if system is not None and messages[0]["role"] not in ("system", "developer"):

@@ -41,6 +41,6 @@ def say_shared_questions(
     ids = list(map(tuple, prompts_of_questions(context, read_questions(Path(asked.questions)))))
     if shared := sum(each in prompts for each in ids):
         console.print(
-            f"[yellow]{section}.questions: {shared} of {len(ids)} are also prompts of data.train, so {harm}; take them "
-            "out of one of the two files[/yellow]"
+            f"[yellow]{section}.questions: {shared} of {len(ids)} are also prompts of data.train, so {harm}; remove "
+            "them from one of the two files[/yellow]"
         )

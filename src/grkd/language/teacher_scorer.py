@@ -156,5 +156,5 @@ def _check_finite(mean: float, record: Record) -> None:
     """Raises UserError, with the response and its prompt, for NaN or infinity."""
     if not math.isfinite(mean):
         what, prompt = "the teacher's mean log-probability", " ".join(record["prompt"].split())
-        cure = "try teacher.dtype: float32, or take the prompt out"
+        cure = "try teacher.dtype: float32, or remove the prompt"
         raise UserError(f"{what} of the response {record['id']} is {mean} (prompt: {prompt[:60]!r}); {cure}")

@@ -87,7 +87,7 @@ class RankContext(TaskContext):
         queries = [self.lists.queries[row] for row in train.tolist()]
         different = len(set(queries))
         if different < 2:
-            raise UserError("search: one training query is too few to validate on others; add lists, or take it out")
+            raise UserError("search: one training query is too few to validate on others; add lists, or remove it")
         count = min(max(1, round(different * self.recipe.search.validation_fraction)), different - 1)
         of_validation = drawn(queries, count, seed=self.seed)
         return train[~of_validation], train[of_validation]

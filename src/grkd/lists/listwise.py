@@ -80,7 +80,7 @@ def permutation(answer: str, count: int) -> list[int] | None:
 def note_unread(unread: int) -> None:
     """Say how many answers could not be read."""
     if unread:
-        console.print(f"teacher: {unread} permutations could not be read; the order stayed as it was there")
+        console.print(f"teacher: {unread} permutations could not be parsed; they left the order unchanged")
 
 
 def answer_tokens(window: int) -> int:

@@ -108,7 +108,7 @@ def _asked(judge: Judge, requests: Sequence[Request]) -> list[Judgement]:
         reason = found.stopped or next(iter(found.failures.values()))
         missing = len(requests) - len(found.judgements)
         raise UserError(
-            f"teacher.served: {missing} of {len(requests)} answers could not be had ({reason}); run the same command "
+            f"teacher.served: {missing} of {len(requests)} answers are missing ({reason}); run the same command "
             "again: those that came are kept"
         )
     return [found.judgements[request.id] for request in requests]

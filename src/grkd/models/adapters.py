@@ -27,7 +27,7 @@ def adapter_base(place: str, *, revision: str | None = None) -> str | None:
         config = parse_json(Path(found).read_bytes())
     except NotJSON as error:
         raise UserError(
-            f"{place}: its adapter_config.json is no JSON ({error}); save or copy the adapter again"
+            f"{place}: its adapter_config.json is not JSON ({error}); save or copy the adapter again"
         ) from None
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not base:

@@ -188,7 +188,7 @@ def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:
     local = path.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1
     if model.endswith(".gguf"):
         if gguf_file is not None:
-            raise UserError(f"{model} is a GGUF file already; leave gguf_file {gguf_file!r} out")
+            raise UserError(f"{model} is a GGUF file already; remove gguf_file {gguf_file!r}")
         if not path.is_file() and (path.is_absolute() or model.count("/") != 2):
             raise UserError(f"{model}: no such file")
         place, gguf_file = (str(path.parent), path.name) if path.is_file() else tuple(model.rsplit("/", 1))
@@ -235,7 +235,7 @@ def _explained(model: str, part: str) -> Iterator[None]:
         if Path(model).expanduser().exists():
             raise UserError(f"{model}: its {part} cannot be loaded ({one_line(error)}); repair the files") from error
         raise UserError(
-            f"{model}: its {part} could not be had from the hub ({one_line(error)}); check the name, the network and "
+            f"{model}: its {part} could not be loaded from the hub ({one_line(error)}); check name, network and "
             "access rights (`hf auth login`), or give a local folder"
         ) from error
 

@@ -73,7 +73,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         with safe_open(path, framework="pt") as stored:
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"{path}: no safetensors file ({error})") from None
+        raise UserError(f"{path}: not a safetensors file ({error})") from None
     for name, value in module.state_dict().items():
         if name in shapes and shapes[name] != tuple(value.shape):
             raise UserError(
@@ -84,7 +84,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     for names, problem in ((missing, "lacks"), (unexpected, "has, unlike the model,")):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{path}: {problem} {', '.join(sorted(names)[:3])}{more}; it is of another model")
+            raise UserError(f"{path}: {problem} {', '.join(sorted(names)[:3])}{more}; it belongs to another model")
 
 
 def scores(model: nn.Module, inputs: Inputs) -> Float[Tensor, "batch classes"]:
@@ -128,7 +128,7 @@ def _keywords(
     known = [name for name in named if name not in given]
     for option in options:
         if option in given and option in named:
-            raise UserError(f"{model}: {option} comes from the data; take it out of options")
+            raise UserError(f"{model}: {option} comes from the data; remove it from options")
         if option not in known and len(named) == len(signature.parameters):
             raise UserError(f"{model}: unknown option {option!r}; known: {', '.join(known) or 'it has none'}")
     keywords = {**options, **{name: value for name, value in given.items() if name in named}}

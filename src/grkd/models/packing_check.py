@@ -52,7 +52,7 @@ def check_packing(model: nn.Module, *, vocabulary: int, device: torch.device) ->
         kind = getattr(getattr(unwrapped(model), "config", None), "model_type", type(model).__name__)
         raise UserError(
             f"training.tokens_per_batch: a {kind} model gives other logits for sequences in one row (off by "
-            f"{difference:.2g} of the largest); leave tokens_per_batch out, and batches are padded"
+            f"{difference:.2g} of the largest); remove tokens_per_batch; batches are then padded"
         )
 
 

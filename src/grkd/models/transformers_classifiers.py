@@ -68,7 +68,7 @@ def load_transformers_classifier(
             output_loading_info=True, dtype=torch.float32,
         )  # fmt: skip
     if fine_tuned and info["missing_keys"]:
-        raise UserError(f"{model}: its weights lack {sorted(info['missing_keys'])[0]}; the folder is not whole")
+        raise UserError(f"{model}: its weights lack {sorted(info['missing_keys'])[0]}; the folder is incomplete")
     if order is not None and order != tuple(range(len(order))):
         network.register_forward_hook(_InDataOrder(order))
     return network, processor

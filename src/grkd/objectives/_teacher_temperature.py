@@ -20,4 +20,4 @@ def sharpened(batch: Batch, teacher_temperature: float) -> Batch:
 def check_not_undone(name: str, *, standardize: bool, teacher_temperature: float) -> None:
     """Reject a teacher temperature beside z-scores, which do not depend on it."""
     if standardize and teacher_temperature != 1.0:
-        raise UserError(f"{name}: standardize undoes teacher_temperature; leave one of them out")
+        raise UserError(f"{name}: standardize undoes teacher_temperature; remove one of them")

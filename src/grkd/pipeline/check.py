@@ -78,7 +78,7 @@ def check_search(recipe: Recipe) -> None:
             raise UserError(f"search.options.{label}.preset: give each preset as a method with a label of its own")
         for name, values in options.items():
             if not values:
-                raise UserError(f"search.options.{label}.{name}: no values to try; give some, or take the key out")
+                raise UserError(f"search.options.{label}.{name}: no values to try; give some, or remove the key")
             for value in values:
                 try:
                     objectives.load(labels[label].name, **{**labels[label].options, name: value})

@@ -37,10 +37,10 @@ def compare(
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"--minutes must be a number above 0, got {minutes}")
     if isinstance(recipe, LanguageRecipe) and (minutes is not None or until != "finals"):
-        raise UserError("--minutes and --until are not for language models: stop their comparison by a kill")
+        raise UserError("--minutes and --until are not for language models: to stop their comparison, interrupt it")
     if processes > 1 and are_several():
         raise UserError(
-            "--processes: the processes of accelerate launch train each student together; leave --processes out, or "
+            "--processes: the processes of accelerate launch train each student together; remove --processes, or "
             "start grkd compare without accelerate launch"
         )
     check_first(recipe)

@@ -41,7 +41,9 @@ def run(recipe: Recipe) -> int:
 def stages(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     """Every stage of a recipe that is not complete yet; "done" or "failed: reason" by method and seed."""
     if recipe.search is not None:
-        console.print("search: left out; grkd run trains every method as it is written, grkd compare tunes them")
+        console.print(
+            "search: ignored by grkd run, which trains every method with the recipe's settings; use grkd compare"
+        )
     if isinstance(recipe, ClassifierRecipe):
         from grkd.classify.compare import ClassifierComparison
 
@@ -74,7 +76,7 @@ def _each(recipe: Recipe, train: Callable[[Method, int], None]) -> Iterator[tupl
                 if others_wait(error) or full_disk(error):
                     raise
                 outcome = failure(error)
-                console.print(f"[red]{name} failed; going on with the others[/red]")
+                console.print(f"[red]{name} failed; continuing with the others[/red]")
                 yield name, outcome
             else:
                 yield name, "done"

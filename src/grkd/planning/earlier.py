@@ -33,7 +33,7 @@ def spread_of(folder: Path, *, questions: int) -> Spread:
     }
     if metric is None or not found:
         raise UserError(
-            f"--from {folder}: no two methods with {LEAST_SEEDS} seeds or more in it; give another run, or leave it out"
+            f"--from {folder}: no two methods with {LEAST_SEEDS} seeds or more in it; give another run, or remove it"
         )
     variance = math.fsum(statistics.variance(each) for each in found.values()) / len(found)
     seeds = max(map(len, found.values()))
@@ -43,9 +43,7 @@ def spread_of(folder: Path, *, questions: int) -> Spread:
         own, count = per_question
         variance += min(variance, own / count) * (count / max(1, questions) - 1)
     if not variance > 0:
-        raise UserError(
-            f"--from {folder}: its methods differ equally for every seed; give another run, or leave it out"
-        )
+        raise UserError(f"--from {folder}: its methods differ equally for every seed; give another run, or remove it")
     deviation = math.sqrt(variance)
     return Spread(deviation=deviation, metric=metric, source=source + size(deviation, metric))
 

@@ -62,7 +62,7 @@ def ranker(name: str) -> type[Ranker]:
     if ":" in name:
         found = imported(name)
         if not (isinstance(found, type) and issubclass(found, Ranker)):
-            raise UserError(f"{name} is no subclass of grkd.rankers.Ranker; for a function use function: {name}")
+            raise UserError(f"{name} is not a subclass of grkd.rankers.Ranker; for a function use function: {name}")
         return found
     if name not in names():
         raise UserError(f"unknown ranker {name!r}{meant(name, names())}; known: {', '.join(names())}")

@@ -109,5 +109,5 @@ def _check_finite(what: str, prompt: Prompt, values: Sequence[float]) -> None:
             text = " ".join((prompt if isinstance(prompt, str) else prompt[-1]["content"]).split())[:60]
             raise UserError(
                 f"the teacher's {what} of a response is {value} (prompt: {text!r}); "
-                "try teacher.dtype: float32, or take the prompt out"
+                "try teacher.dtype: float32, or remove the prompt"
             )

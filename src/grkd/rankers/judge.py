@@ -117,7 +117,9 @@ class JudgeRanker(Ranker):
         lost = {name: reason for name, reason in outcome.failures.items() if name not in outcome.refused}
         if lost:
             reason = next(iter(lost.values()))[:150]
-            raise UserError(f"ranker judge: {len(lost)} requests got no answer ({reason}); repeat the command to go on")
+            raise UserError(
+                f"ranker judge: {len(lost)} requests got no answer ({reason}); repeat the command to resume"
+            )
         self.tally("refused", len(outcome.refused))
         return outcome.judgements
 

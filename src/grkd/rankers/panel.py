@@ -50,7 +50,7 @@ class Panel:
         labels = [member.label for member in members]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
-            raise UserError(f"rankers: {twice!r} is there twice; give each its own label")
+            raise UserError(f"rankers: {twice!r} appears twice; give each its own label")
         if combine not in COMBINATIONS:
             raise UserError(f"rankers: unknown combine {combine!r}; known: {', '.join(COMBINATIONS)}")
         self.members, self.combine = list(members), combine

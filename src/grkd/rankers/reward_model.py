@@ -86,7 +86,9 @@ class RewardModel(Ranker):
             if isinstance(error, UserError):
                 raise
             text = " ".join(str(error).split())[:200]
-            raise UserError(f"ranker reward_model: {self.place} is no sequence-classification model ({text})") from None
+            raise UserError(
+                f"ranker reward_model: {self.place} is not a sequence-classification model ({text})"
+            ) from None
         self._network = network.to(resources.device).eval()
         self._batch_size = resources.batch_size
 

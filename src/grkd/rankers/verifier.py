@@ -47,7 +47,9 @@ class Verifier(Ranker):
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise UserError(f"ranker verifier: pattern {self.pattern!r} is no regular expression ({error})") from None
+            raise UserError(
+                f"ranker verifier: pattern {self.pattern!r} is not a regular expression ({error})"
+            ) from None
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def cross_checks(recipe: Recipe, raw: dict[str, Any]) -> Iterator[Problem]:
                 yield Problem((*path, "training", "minutes"), "is not for classifiers; set epochs or steps")
             for name in ("tokens_per_batch", "compile"):
                 if (section.get("training") or {}).get(name) not in (None, "auto"):
-                    yield Problem((*path, "training", name), "is for language models; take it out")
+                    yield Problem((*path, "training", name), "is for language models; remove it")
         yield from _classifier(recipe)
 
 
@@ -69,9 +69,9 @@ def _float32_masters(recipe: Recipe) -> Iterator[Problem]:
     if not recipe.training.float32_masters:
         return
     if not isinstance(recipe, LanguageRecipe):
-        yield Problem(path, "is for language models; take it out")
+        yield Problem(path, "is for language models; remove it")
     elif recipe.student.lora is not None:
-        yield Problem(path, "LoRA's own weights are in float32; take it out")
+        yield Problem(path, "LoRA's own weights are in float32; remove it")
     elif recipe.student.dtype not in ("bfloat16", "float16"):
         yield Problem(
             path, f"needs student.dtype: bfloat16; with {recipe.student.dtype} weights are in float32 already"
@@ -109,7 +109,7 @@ def _prompts(data: Prompts) -> Iterator[Problem]:
     yield from _one_of(("data",), data, ("train", "dataset"))
     yield from _of_dataset(data, ("name", "split", "heldout_split", "streaming"))
     for name in sorted(data.chat_template_kwargs.keys() & SET_BY_US):
-        yield Problem(("data", "chat_template_kwargs", name), "is set by grkd; take it out")
+        yield Problem(("data", "chat_template_kwargs", name), "is set by grkd; remove it")
     if data.heldout is not None and data.heldout_split is not None:
         yield Problem(("data", "heldout_split"), "given together with heldout; keep one of the two")
 
@@ -174,7 +174,7 @@ def _in_training(recipe: LanguageRecipe) -> Iterator[Problem]:
     for name, fine in (("temperature", (1.0,)), ("top_p", (0.95, 1.0))):  # 0.95: the default, of the responses before
         if sampled and getattr(recipe.responses, name) not in fine:
             text = "responses sampled in training are drawn at temperature 1 with top_p 1, and methods rely on it"
-            yield Problem(("responses", name), f"{text}; take it out")
+            yield Problem(("responses", name), f"{text}; remove it")
     for index, method in enumerate(recipe.methods):
         path: KeyPath = ("methods", index)
         objective = objectives.load(method.name, **method.options)
@@ -184,7 +184,7 @@ def _in_training(recipe: LanguageRecipe) -> Iterator[Problem]:
             yield Problem(path, text)
         own = [name for name in ("rankers", "combine") if getattr(method, name) is not None]
         if own and not compares:
-            yield Problem((*path, own[0]), f"{method.label} compares no responses; take it out")
+            yield Problem((*path, own[0]), f"{method.label} compares no responses; remove it")
         elif own and not sampled:
             text = "a method's own rankers order what it samples in training; set responses.when: in_training"
             yield Problem((*path, own[0]), text)
@@ -273,10 +273,10 @@ def _rank(recipe: RankRecipe) -> Iterator[Problem]:
         if student.model != "tower" and getattr(student, name):
             yield Problem(("student", name), "belongs to model: tower")
     if student.buckets and student.pieces:
-        yield Problem(("student", "pieces"), "belongs to a vocabulary, and buckets has none; take one out")
+        yield Problem(("student", "pieces"), "needs a vocabulary, and buckets has none; remove one of them")
     if student.buckets == 1:
         yield Problem(("student", "buckets"), "expected 2 or more, or 0 for a vocabulary, got 1")
     if student.model == "tower" and student.kind != "bi_encoder":
         yield Problem(("student", "kind"), "a tower is a bi_encoder")
     if recipe.search is not None and recipe.search.questions is not None:
-        yield Problem(("search", "questions"), "of language models; take it out")
+        yield Problem(("search", "questions"), "of language models; remove it")

@@ -135,7 +135,7 @@ def _rankers(path: KeyPath, entry: dict[str, Any], task: str) -> Iterator[Proble
     if task != "language_model":
         for key in ("rankers", "combine"):
             if key in entry:
-                yield Problem((*path, key), "only for task: language_model; take it out")
+                yield Problem((*path, key), "only for task: language_model; remove it")
         return
     rankers, combine = entry.get("rankers"), entry.get("combine")
     if rankers is not None and not (isinstance(rankers, list) and rankers):

@@ -105,7 +105,7 @@ def teacher_mistakes(recipe: LanguageRecipe) -> Iterator[Problem]:
         if student.model is None:
             yield Problem(("student",), "a cache of ranks has no layers to keep; give student.model")
         if recipe.responses.when == "in_training":
-            yield Problem(("responses", "when"), "a cache of ranks knows stored responses alone; take it out")
+            yield Problem(("responses", "when"), "a cache of ranks knows stored responses alone; remove it")
         return
     yield from url_mistakes((*path, "url"), teacher.url)
     if student.model is None and teacher.model is None:
@@ -206,9 +206,9 @@ def _cannot_of_several(recipe: LanguageRecipe, teachers: Sequence[Teacher], obje
     if any(isinstance(each, ServedModel) for each in teachers):
         return "has the teachers score tokens in every step, so they must be in this process: {model: ...}"
     if any(isinstance(each, Model) and each.placement != "whole" for each in teachers):
-        return "has several teachers score tokens in every step, and each must be whole; take placement out"
+        return "has several teachers score tokens in every step, and none may be sharded; remove placement"
     if recipe.training.tokens_per_batch is not None:
-        return "has several teachers score tokens in every step, in padded batches; take training.tokens_per_batch out"
+        return "has several teachers score tokens in every step, in padded batches; remove training.tokens_per_batch"
     return ""
 
 
@@ -218,9 +218,9 @@ def _token_order(recipe: LanguageRecipe) -> Iterator[Problem]:
     if order == "log_probs":
         return
     if not isinstance(recipe.teacher, list) or len(recipe.teacher) < 2:
-        yield Problem(path, f"{order} is of several teachers; give a list as teacher, or take it out")
+        yield Problem(path, f"{order} is of several teachers; give a list as teacher, or remove it")
     elif not any(objectives.load(each.name, **each.options).takes_votes_on_rows for each in recipe.methods):
-        yield Problem(path, f"{order} is read by grkd's pairs of tokens, and no method has them; take it out")
+        yield Problem(path, f"{order} is read by grkd's pairs of tokens, and no method has them; remove it")
 
 
 def rankers_of(entries: Sequence[Any], teacher: Teacher) -> list[Any]:

@@ -139,7 +139,7 @@ def _lines(
                 _scalar(key, path, place)
             if key.value in seen:
                 here = dotted((*path, key.value))
-                raise UserError(f"{place(line)}: {here}the key is there twice, first in line {seen[key.value]}")
+                raise UserError(f"{place(line)}: {here}the key appears twice, first in line {seen[key.value]}")
             seen[key.value] = line
             yield (*path, key.value), line
             yield from _lines(value, (*path, key.value), place, above)

@@ -14,7 +14,7 @@ _SMALL = 500_000  # parameters
 def device(name: str) -> torch.device:
     """The device that a recipe asks for. Raises UserError if it asks for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is asked for, but PyTorch sees no GPU here; use device=auto or device=cpu")
+        raise UserError("device: cuda is requested, but PyTorch finds no GPU; use device=auto or device=cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

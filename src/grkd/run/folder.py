@@ -82,7 +82,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{self.path}: another grkd process is at work in this folder") from None
+            raise UserError(f"{self.path}: another grkd process is using this folder") from None
         try:
             self._forget_budgets()  # of a command that was killed
             yield
@@ -121,7 +121,7 @@ class RunFolder:
         key, final = digest(inputs), self.path / name
         if self.from_main(lambda: self._whole(final, key)):
             if self.ranks.is_main_process:
-                console.print(f"[dim]{name}: done before, kept[/dim]")
+                console.print(f"[dim]{name}: already done[/dim]")
             return final
         work = final.with_name(final.name + ".partial")
         if self.ranks.is_main_process:
@@ -145,7 +145,7 @@ class RunFolder:
         """Digest of what a complete stage was made from; the input of the stages after it."""
         found = read_manifest(self.path / name)
         if found is None:
-            raise UserError(f"{self.path / name}: the stage is not there; give the command that makes it again")
+            raise UserError(f"{self.path / name}: the stage is not there; repeat the command that makes it")
         return str(found["key"])
 
     def complete(self, name: str, inputs: dict[str, Any]) -> bool:
@@ -164,7 +164,7 @@ class RunFolder:
         if damaged and self.ranks.is_main_process:
             names = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
             stage = escape(str(folder.relative_to(self.path)))
-            console.print(f"[yellow]{stage}: damaged: {escape(names)}; it is rebuilt[/yellow]", soft_wrap=True)
+            console.print(f"[yellow]{stage}: damaged: {escape(names)}; it will be rebuilt[/yellow]", soft_wrap=True)
         return not damaged
 
     def _tell_what_changed(self, final: Path, inputs: dict[str, Any]) -> None:
@@ -173,17 +173,19 @@ class RunFolder:
         if names:
             text = f"{final.relative_to(self.path)}: rebuilt, since {', '.join(names[:4])} changed"
             more = f" (and {len(names) - 4} more)" if len(names) > 4 else ""
-            console.print(f"[dim]{escape(text)}{more}; it is kept as {escape(final.name)}.old[/dim]", soft_wrap=True)
+            console.print(
+                f"[dim]{escape(text)}{more}; the old one is kept as {escape(final.name)}.old[/dim]", soft_wrap=True
+            )
 
     def _prepare(self, work: Path, key: str) -> None:
         begun = read_manifest(work, BEGUN)
         if begun is not None and begun["key"] == key:
             if any(path.name != BEGUN for path in work.iterdir()):
-                console.print(f"[dim]{work.stem}: going on where it stopped[/dim]")
+                console.print(f"[dim]{work.stem}: resuming[/dim]")
             return
         if begun is not None and any(path.name != BEGUN for path in work.iterdir()):
             console.print(
-                f"[yellow]{escape(work.stem)}: what was unfinished had other settings; it is deleted[/yellow]"
+                f"[yellow]{escape(work.stem)}: the unfinished stage had other settings and was deleted[/yellow]"
             )
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)

@@ -18,7 +18,7 @@ from grkd.ranks import MetByAllError, others_wait
 Job = TypeVar("Job")
 
 DONE = "done"
-NOT_YET = "failed: not run yet; give the same command again"
+NOT_YET = "failed: not run yet; repeat the command"
 
 
 def run_jobs(

@@ -44,4 +44,4 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
             return dict(found)
     except (UserError, OSError, AttributeError, KeyError, TypeError):
         pass
-    raise UserError(f"{path}: damaged; delete the folder {folder} and give the same command again")
+    raise UserError(f"{path}: damaged; delete the folder {folder} and repeat the command")

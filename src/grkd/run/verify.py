@@ -48,18 +48,18 @@ def verify(run: Path, *, repair: bool = False) -> int:
             size = f"{state.size_bytes / 2**20:,.1f} MiB"
             out.print(f"{escape(state.name)}: undamaged, {state.files} files, {size}", soft_wrap=True)
     if not states:
-        out.print("no stage of a run is here, so there was nothing to verify (GRKDTrainer leaves none)")
+        out.print("no stage of a run is here, so there is nothing to verify (GRKDTrainer has no stages)")
     damaged = [state for state in states if state.damage]
     for state in damaged:
         shown = ", ".join(state.damage[:_SHOWN]) + (", ..." if len(state.damage) > _SHOWN else "")
         out.print(f"[red]{escape(state.name)}: damaged: {escape(shown)}[/red]", soft_wrap=True)
     for name in files:
-        out.print(f"[red]{name}: damaged; delete it, and give the run's command again[/red]", soft_wrap=True)
+        out.print(f"[red]{name}: damaged; delete it, and repeat the run's command[/red]", soft_wrap=True)
     if damaged and repair:
         _move_aside(run, damaged)
-        out.print("moved aside as *.damaged; give the run's command again to make them anew", soft_wrap=True)
+        out.print("moved aside as *.damaged; repeat the run's command to rebuild them", soft_wrap=True)
     elif damaged:
-        out.print("grkd verify --repair moves these stages aside; the run's command then makes them again")
+        out.print("grkd verify --repair moves these stages aside; the run's command then rebuilds them")
     return 1 if damaged or files else 0
 
 

@@ -54,7 +54,7 @@ def read_scores(answer: Mapping[str, Any], ids: Sequence[int], *, start: int, k:
     if len(places) != len(ids):
         raise UserError(
             f"teacher: the server read {len(places)} tokens of a prompt of {len(ids)}: it cuts or extends prompts; "
-            "raise its context (--max-model-len), and take out any truncation or BOS that it adds"
+            "raise its context (--max-model-len), and remove any truncation or BOS that it adds"
         )
     log_probs, texts, top_ids, top = [], [], [], []
     for token, place in zip(ids[start:], places[start:], strict=True):

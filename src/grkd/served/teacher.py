@@ -69,7 +69,7 @@ class ServedTeacher:
         if before.get("root") not in (None, facts.get("root")) and facts.get("root") is not None:
             raise UserError(
                 f"teacher: {self.server.model!r} at {self.server.endpoint.url} is now {facts['root']}, earlier answers "
-                f"are of {before['root']}; serve that model, or delete {self.folder} to ask everything anew"
+                f"are of {before['root']}; serve that model, or delete {self.folder} to repeat all requests"
             )
         write_json(noted, {**before, **facts})
 
@@ -196,7 +196,7 @@ def fetch_all(
         reason = str(next(iter(failures.values())))[:200]
         raise UserError(
             f"teacher: {len(failures)} of {len(calls)} requests to {endpoint.url} got no usable answer ({reason}); "
-            "the others are kept, the same command goes on"
+            "the others are kept, the same command resumes"
         )
 
 

@@ -23,7 +23,7 @@ from grkd.teacher.row_shards import RowShards
 FORMAT, VERSION = "grkd rank cache", 3
 HEADER = "cache.json"
 _CURE = "delete it and give `grkd cache build` again"
-_OWN = "GRKDTrainer: leave train_dataset out; recipes: responses.source: teacher"
+_OWN = "GRKDTrainer: omit train_dataset; recipes: responses.source: teacher"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,8 +97,8 @@ def check_head(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
     difference = float((live - rebuilt).abs().max())
     if not difference <= relative * max(float(live.abs().max()), 1.0):
         raise UserError(
-            f"the teacher's logits cannot be had from its last hidden states (a {model.config.model_type} model; they "
-            f"differ by {difference:.3g}); set score.signal: live"
+            f"the teacher's logits cannot be computed from its last hidden states (a {model.config.model_type} model; "
+            f"they differ by {difference:.3g}); set score.signal: live"
         )
 
 

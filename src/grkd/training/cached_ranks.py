@@ -87,7 +87,7 @@ def opened_cache(given: Any, objective: Objective, args: "GRKDConfig", tokenizer
     measured = [name for name in args.eval_metrics or () if name in TOKENS]
     if measured:
         raise UserError(
-            f"eval_metrics {', '.join(measured)} need the teacher itself, not a cache of ranks; leave them out"
+            f"eval_metrics {', '.join(measured)} need the teacher itself, not a cache of ranks; remove them"
         )
     return cache
 
@@ -116,7 +116,7 @@ def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
     unused = {"label_weight": 0, "standardize": False, "on_policy_fraction": 0, "teacher_temperature": 1}
     for option, value in unused.items():
         if getattr(objective, option, value) != value:
-            raise UserError(f"{name}: {option} cannot be used with a cache of ranks; take it out")
+            raise UserError(f"{name}: {option} cannot be used with a cache of ranks; remove it")
     if isinstance(objective, KD):
         _check_soft(name, "temperature", objective.temperature, "cross_entropy", cache)
     else:
@@ -126,9 +126,9 @@ def check_fits(objective: Objective, name: str, cache: RankCache) -> None:
             if isinstance(part, SoftTarget) and part.over == "candidates":
                 _check_soft(name, "soft_target.temperature", part.temperature, part.divergence, cache)
                 continue
-            raise UserError(f"{name}: part {part.short_name()} cannot be computed from a cache of ranks; take it out")
+            raise UserError(f"{name}: part {part.short_name()} cannot be computed from a cache of ranks; remove it")
         if not any(isinstance(part, Pairs | SoftTarget) for part in objective.active_parts("row")):
-            raise UserError(f"{name} reads no teacher's scores of tokens; leave the cache out")
+            raise UserError(f"{name} reads no teacher's scores of tokens; remove the cache")
 
 
 def soft_temperatures(objective: Objective) -> set[float]:

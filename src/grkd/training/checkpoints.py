@@ -48,7 +48,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
             return path
         if PartialState().is_main_process:
             console.print(
-                f"[yellow]{path.name} is damaged: {reason}; an older state is resumed[/yellow]", soft_wrap=True
+                f"[yellow]{path.name} is damaged: {reason}; resuming from an older checkpoint[/yellow]", soft_wrap=True
             )
     return None
 

@@ -78,7 +78,7 @@ class CompiledLayers:
         if not (self.pays(flops) if self.wanted is None else self.wanted):
             return
         if not self.layers:
-            console.print("compile: no layers are known of these models; they run as they are")
+            console.print("compile: the layers of these models are not known; they run uncompiled")
             return
         import torch._dynamo
 
@@ -99,7 +99,7 @@ class CompiledLayers:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
         if reason := next(filter(None, gathered([reason], "whether layers compile")), ""):
             self.off()
-            console.print(f"[yellow]compile: it fails for these models, which run as they are ({reason})[/yellow]")
+            console.print(f"[yellow]compile: compilation failed, so these models run uncompiled ({reason})[/yellow]")
             return
         console.print(f"compiled in {time.perf_counter() - start:.0f} s")
 

@@ -41,7 +41,7 @@ def check_crossing(sides: Sequence[TeacherSide], args: GRKDConfig, objective: Ob
     if len({side.served is None for side in sides}) > 1:
         raise UserError("teacher_model: tokens are learnt from servers alone, or from models in this process alone")
     if compute_metrics is not None:
-        raise UserError("compute_metrics reads tokens of one vocabulary, the teacher has another; leave it out")
+        raise UserError("compute_metrics reads tokens of one vocabulary, the teacher has another; remove it")
     if sides[0].served is not None and objective.levels != ("row",):
         raise UserError(f"{args.method} asks a served teacher of another vocabulary about stored tokens alone")
 

@@ -50,7 +50,7 @@ class Float32Masters(Optimizer):
         if not self._pairs:
             raise UserError(
                 "float32_masters: the student's weights are in float32 already; load it in bfloat16 "
-                "(student.dtype: bfloat16), or leave float32_masters out"
+                "(student.dtype: bfloat16), or remove float32_masters"
             )
         super().__init__(inner.param_groups, inner.defaults)
         self.state = inner.state
@@ -107,7 +107,7 @@ class Float32Masters(Optimizer):
         saved: list[Tensor] = state.pop(_SAVED, [])
         if [each.shape for each in saved] != [master.shape for _, master in self._pairs]:
             raise UserError(
-                "float32_masters: the checkpoint has no float32 copies of these weights; resume with the settings that "
+                "float32_masters: the checkpoint has no float32 copies of these weights; resume with the settings "
                 "it was made with, or train in a new folder"
             )
         self.inner.load_state_dict(state)

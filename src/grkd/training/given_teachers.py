@@ -63,7 +63,7 @@ def given_teachers(teacher: Any) -> list[Given]:
     found = [each if each.name else replace(each, label=f"teacher-{at}") for at, each in enumerate(found)]
     labels = [each.name for each in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UserError(f"teacher_model: {twice!r} is there twice; give each its own label")
+        raise UserError(f"teacher_model: {twice!r} appears twice; give each its own label")
     return [replace(each, label=each.name) for each in found]
 
 

@@ -163,7 +163,7 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
                 try:
                     setattr(self, name, parse_json(text))
                 except NotJSON as error:
-                    raise UserError(f"{name} is text, but no JSON ({error}); give a dict or a JSON object") from None
+                    raise UserError(f"{name} is text, but not JSON ({error}); give a dict or a JSON object") from None
         try:
             super().__post_init__()
         except Exception as error:  # what transformers cannot read raises anything

@@ -51,7 +51,7 @@ def checked_panel(
         raise UserError("rankers and reward_funcs are two names of one argument; give one of them")
     if not orders(objective) and "score" not in (args.eval_metrics or ()):
         raise UserError(
-            f"{args.method} compares no responses, so it asks no ranker; leave rankers out, or measure by them: "
+            f"{args.method} compares no responses, so it asks no ranker; remove rankers, or measure by them: "
             "eval_metrics=['score']"
         )
     if reward_funcs is not None:

@@ -141,7 +141,7 @@ class TeacherAnswers(_Writing):
             if context is not None and len(ids) + self.args.max_new_tokens > context:
                 raise UserError(
                     f"{where}: prompt {example.id} and its response take {len(ids) + self.args.max_new_tokens} of the "
-                    f"teacher's tokens, its context is {context}; lower max_new_tokens, or leave the record out"
+                    f"teacher's tokens, its context is {context}; lower max_new_tokens, or remove the record"
                 )
 
 

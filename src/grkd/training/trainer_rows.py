@@ -126,7 +126,7 @@ def check_token_order(args: GRKDConfig, objective: Objective, sides: Sequence[Te
         )
     if not objective.takes_votes_on_rows:
         raise UserError(
-            f"token_order {args.token_order}: {args.method} compares no pairs of tokens; use grkd, or leave it out"
+            f"token_order {args.token_order}: {args.method} compares no pairs of tokens; use grkd, or remove it"
         )
 
 

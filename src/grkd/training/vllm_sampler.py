@@ -43,7 +43,7 @@ def check_use(methods: Mapping[str, Objective], samples: Callable[[Objective], b
     if mixed is not None:
         raise UserError(f"use_vllm: {mixed} samples from a mixture with the teacher; set its teacher_mix: 0")
     if not any(map(samples, methods.values())):
-        raise UserError("use_vllm: no method samples in training, so it would do nothing; leave it out")
+        raise UserError("use_vllm: no method samples in training, so it would do nothing; remove it")
     check_installed()
 
 
@@ -97,7 +97,7 @@ class VllmSampler:
         model: Any = unwrapped(student)
         if is_sharded(model) or getattr(model, "is_quantized", False):
             kind = "sharded" if is_sharded(model) else "quantised"
-            raise UserError(f"use_vllm: it does not know students with {kind} weights; leave use_vllm out")
+            raise UserError(f"use_vllm: it does not know students with {kind} weights; remove use_vllm")
         with _random_state_kept():
             self._engine = self._opened(model)
 
@@ -155,7 +155,7 @@ def _said_in_one_line(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # vLLM raises anything
         text = " ".join(str(error).split())[:250]
-        raise UserError(f"use_vllm: vLLM does not {what} this student: {text}; leave use_vllm out") from error
+        raise UserError(f"use_vllm: vLLM does not {what} this student: {text}; remove use_vllm") from error
 
 
 @contextmanager
