@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grkd.data.text_rows import json_rows
 from grkd.errors import UserError
 from grkd.files import parse_json, read_bytes
 
@@ -60,14 +61,14 @@ def json_lines(path: Path, where: str, fields: Sequence[str] = ()) -> list[dict[
 
     Raises UserError that names the line.
     """
-    path = found_file(path, where)
-    numbered = _lines(path, text_of(path, "JSON lines"), mend=f"; {where}", strict=True)
-    for number, row in numbered:
+    path, rows = found_file(path, where), []
+    for place, _, row in json_rows(path, text_of(path, "JSON lines")):
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object; {where}")
+            raise UserError(f"{place}: not a JSON object; {where}")
         if missing := [field for field in fields if field not in row]:
-            raise UserError(f"{path}, line {number}: no {missing[0]!r} in it; {where}")
-    return [row for _, row in numbered]
+            raise UserError(f"{place}: no {missing[0]!r} in it; {where}")
+        rows.append(row)
+    return rows
 
 
 def read_rows(path: Path, mistake: Callable[[dict[str, Any]], str | None], *, kind: str) -> list[dict[str, Any]]:
@@ -117,15 +118,15 @@ def _list(path: Path, text: str) -> list[Any]:
     return rows
 
 
-def _lines(path: Path, text: str, *, mend: str = "", strict: bool = False) -> list[tuple[int, Any]]:
+def _lines(path: Path, text: str) -> list[tuple[int, Any]]:
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append((number, parse_json(line, strict=strict)))
+            rows.append((number, parse_json(line, strict=False)))
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {_short(str(error))}{mend}") from None
+            raise UserError(f"{path}, line {number}: not JSON: {_short(str(error))}") from None
     return rows
 
 
