@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grkd.compare.search import grid
-from grkd.compare.study import Study, journal_of, should_stop
+from grkd.compare.study import Study
 from grkd.errors import UserError
 
 SPACE: dict[str, list[Any]] = {"learning_rate": [0.01, 0.03, 0.1, 0.3], "hidden": [[1], [2, 3], None]}
@@ -15,7 +15,7 @@ SPACE: dict[str, list[Any]] = {"learning_rate": [0.01, 0.03, 0.1, 0.3], "hidden"
 
 def opened(tmp_path: Path, **changed: Any) -> Study:
     options: dict[str, Any] = {"label": "kd", "key": "k", "space": SPACE, "trials": 6, "seed": 0, "maximise": True}
-    return Study(journal_of(tmp_path), **{**options, **changed})
+    return Study(tmp_path / "optuna.journal", **{**options, **changed})
 
 
 def finished(study: Study) -> list[dict[str, Any]]:
@@ -122,15 +122,15 @@ def test_fewer_trials_than_before_are_fewer(tmp_path: Path) -> None:
 
 
 def test_the_median_pruner_stops_what_is_worse_than_half_of_what_has_ended(tmp_path: Path) -> None:
-    study, journal = opened(tmp_path), journal_of(tmp_path)
+    study = opened(tmp_path)
     for trial, value in zip(study.next(), (0.2, 0.4, 0.6), strict=True):
-        assert not should_stop(journal, study.name, trial.number, epoch=2, value=value)  # nothing has ended yet
+        assert not study.should_stop(trial.number, epoch=2, value=value)  # nothing has ended yet
         study.tell(trial.number, value=value)
     (worse,) = study.next()
-    assert should_stop(journal, study.name, worse.number, epoch=2, value=0.3)
+    assert study.should_stop(worse.number, epoch=2, value=0.3)
     study.tell(worse.number, value=0.3, stopped_after=2)
     (better,) = study.next()
-    assert not should_stop(journal, study.name, better.number, epoch=2, value=0.5)
+    assert not study.should_stop(better.number, epoch=2, value=0.5)
     study.tell(better.number, value=0.5)
     record = study.records(metric="accuracy")[worse.number]
     assert (record["value"], record["half"], record["stopped_after"]) == (None, 0.3, 2)
@@ -147,8 +147,9 @@ def test_a_search_record_says_how_many_points_its_grid_has(tmp_path: Path) -> No
 
 def test_a_damaged_journal_and_a_missing_optuna_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(opened(tmp_path))
-    lines = journal_of(tmp_path).read_text().splitlines()
-    journal_of(tmp_path).write_text("\n".join([lines[0][:20], *lines[1:]]) + "\n")
+    journal = tmp_path / "optuna.journal"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([lines[0][:20], *lines[1:]]) + "\n")
     with pytest.raises(UserError, match="delete it to search again"):
         opened(tmp_path)
     monkeypatch.setitem(sys.modules, "optuna", None)

@@ -15,7 +15,6 @@ from grkd.classify.student import load_weights_of, save_classifier
 from grkd.classify.train import training_rows
 from grkd.compare.outcomes import note_failure
 from grkd.compare.student_job import StudentJob
-from grkd.compare.study import journal_of, should_stop
 from grkd.console import console, progress_bar
 from grkd.files import write_json, write_text
 from grkd.ranks import MetByAllError, are_several
@@ -113,8 +112,7 @@ def _trained(context: ClassifierContext, jobs: Sequence[StudentJob], *, search: 
 def _pruner(context: ClassifierContext, jobs: Sequence[StudentJob], half: int) -> Watch:
     """Stops, after epoch `half`, the trials that Optuna's median pruner gives up."""
     by_name = {job.name: job for job in jobs}
-    journal = journal_of(context.run.path)
-    studies = {label: context.study(label).name for label in {job.method.label for job in jobs}}
+    studies = {label: context.study(label) for label in {job.method.label for job in jobs}}
 
     def watch(epoch: int, modules: Mapping[str, nn.Module]) -> Collection[str]:
         stopped = set()
@@ -124,7 +122,7 @@ def _pruner(context: ClassifierContext, jobs: Sequence[StudentJob], half: int) -
             value = validation_metrics(context, logits)[context.metric]["value"]
             assert job.trial is not None
             known = math.nan if value is None else value
-            if should_stop(journal, studies[job.method.label], job.trial, epoch=epoch, value=known):
+            if studies[job.method.label].should_stop(job.trial, epoch=epoch, value=known):
                 stopped.add(name)
         return stopped
 

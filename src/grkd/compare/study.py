@@ -16,11 +16,6 @@ from grkd.metrics.registry import higher_is_better
 from grkd.recipe import Method, Recipe
 
 
-def journal_of(run: Path) -> Path:
-    """The file of all studies of a run; Optuna's own tools (optuna-dashboard) open it."""
-    return run / "search" / "optuna.journal"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One trial. value: None if it failed or was stopped. half: its value when the pruner looked at it.
@@ -65,12 +60,13 @@ class Study:
         self.name = prefix + digest(space)[:16]
         storage = _storage(self._optuna, journal)
         others = [name for name in self._optuna.get_all_study_names(storage) if name.startswith(prefix)]
-        direction = "maximize" if maximise else "minimize"
         self._study = self._optuna.create_study(
-            storage=storage, study_name=self.name, direction=direction, load_if_exists=True
+            storage=storage,
+            study_name=self.name,
+            direction="maximize" if maximise else "minimize",
+            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=self.first),
+            load_if_exists=True,
         )
-        if self._study.user_attrs.get("first") != self.first:
-            self._study.set_user_attr("first", self.first)
         if self.name not in others:
             for name in others:
                 self._take_over(self._optuna.load_study(storage=storage, study_name=name))
@@ -139,6 +135,15 @@ class Study:
             self._study.tell(one.number, state=states.PRUNED)
         else:
             self._study.tell(one.number, value)
+
+    def should_stop(self, number: int, *, epoch: int, value: float) -> bool:
+        """Report a trial's value while it runs; whether Optuna's median pruner stops it.
+
+        The pruner stops nothing before half of the trials have ended, and NaN always after that.
+        """
+        trial = self._optuna.trial.Trial(self._study, self._latest()[number]._trial_id)
+        trial.report(value, epoch)
+        return bool(trial.should_prune())
 
     def is_running(self, number: int) -> bool:
         """Whether a trial was begun and has not ended."""
@@ -234,7 +239,7 @@ def study_of(run: Path, recipe: Recipe, method: Method, *, metric: str, key: str
     """A method's study in a run's folder; the same in every process. key: digest of all but a trial's settings."""
     assert recipe.search is not None
     return Study(
-        journal_of(run),
+        run / "search" / "optuna.journal",  # Optuna's own tools (optuna-dashboard) open it
         label=method.label,
         key=key,
         space=space(recipe, method),
@@ -242,22 +247,6 @@ def study_of(run: Path, recipe: Recipe, method: Method, *, metric: str, key: str
         seed=recipe.seeds[0],
         maximise=higher_is_better(metric),
     )
-
-
-def should_stop(journal: Path, study: str, number: int, *, epoch: int, value: float) -> bool:
-    """Report a trial's value while it runs; whether Optuna's median pruner stops it. For a process of its own, too.
-
-    The pruner stops nothing before half of the trials have ended, and NaN always after that.
-    """
-    optuna = search.load_optuna()
-    storage = _storage(optuna, journal)
-    loaded = optuna.load_study(storage=storage, study_name=study)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=loaded.user_attrs["first"])
-    loaded = optuna.load_study(storage=storage, study_name=study, pruner=pruner)
-    frozen = [one for one in loaded.get_trials(deepcopy=False) if one.user_attrs["number"] == number][-1]
-    trial = optuna.trial.Trial(loaded, frozen._trial_id)
-    trial.report(value, epoch)
-    return bool(trial.should_prune())
 
 
 def _trial(one: Any) -> Trial:
