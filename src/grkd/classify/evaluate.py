@@ -28,9 +28,8 @@ def evaluate_teacher(context: ClassifierContext) -> Path:
             if isinstance(context.recipe.teacher, RankedLabels):  # places are no probabilities, and there is no model
                 found = {name: each for name, each in found.items() if "accuracy" in name}
             else:
-                pace = context.teacher_run.path / "score" / "pace.json"  # older runs have none
-                cost = stored_cost(context.teacher_run.path / "teach" / "model")
-                write_json(work / "cost.json", cost | (read_json(pace) if pace.exists() else {}))
+                pace = read_json(context.teacher_run.path / "score" / "pace.json")
+                write_json(work / "cost.json", stored_cost(context.teacher_run.path / "teach" / "model") | pace)
             write_json(work / "metrics.json", found)
             write_json(work / "confusion.json", class_counts(outputs["heldout"], targets.labels, context.class_names))
 

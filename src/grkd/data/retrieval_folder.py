@@ -12,7 +12,7 @@ from grkd.files import read_bytes, read_text
 
 _JUDGEMENT = 3  # columns: query, document, grade
 _LARGEST_GRADE = 1000.0
-_TRAINED_ON, _HELD_OUT = ("train",), ("test", "dev", "heldout")
+_PARTS = {"train": "train", "validation": "validation", "dev": "validation", "test": "test", "heldout": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +172,8 @@ def _split(path: Path, column: str | None, numbers: dict[str, int]) -> dict[int,
 
 
 def _part(where: str, name: str) -> str:
-    if name in _TRAINED_ON:
-        return "train"
-    if name in ("validation", "dev"):
-        return "validation"
-    if name in _HELD_OUT:
-        return "test"
+    if name in _PARTS:
+        return _PARTS[name]
     raise UserError(f"{where}: unknown part {name[:40]!r}; known: train, validation (or dev), test")
 
 

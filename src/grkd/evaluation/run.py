@@ -120,14 +120,9 @@ def _earlier(session: Session) -> dict[str, Any]:
         return {}
     found = read_json(path)
     tasks = found.get("tasks") if isinstance(found, dict) else None
-    if not isinstance(tasks, dict) or not all(
-        isinstance(one, dict) for one in (*tasks.values(), found.get("settings"))
-    ):
+    if not isinstance(tasks, dict) or not all(isinstance(one, dict) for one in tasks.values()):
         raise UserError(f"{path}: damaged, no result of grkd eval; delete it and repeat the command")
-    if found.get("identity") != session.source.identity:
-        return {}
-    limit = found["settings"].get("limit")  # earlier versions had one for all tasks
-    return {task: {"limit": limit, **result} for task, result in found["tasks"].items()}
+    return tasks if found.get("identity") == session.source.identity else {}
 
 
 def _summary(session: Session, results: dict[str, Any]) -> None:
