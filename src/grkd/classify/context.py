@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from grkd.classify.data import Classifier, load_data, make_classifier
 from grkd.classify.engine import in_lockstep
@@ -16,7 +16,6 @@ from grkd.data.classification import ClassificationData
 from grkd.data.splits import stratified_split
 from grkd.errors import UserError, nearest
 from grkd.files import digest, read_json
-from grkd.models.networks import build, load_weights
 from grkd.recipe import ClassifierModel, ClassifierRecipe, RankedLabels, Training, to_plain
 from grkd.run.folder import RunFolder, identity
 
@@ -161,15 +160,6 @@ class ClassifierContext(TaskContext):
         if search and epochs is not None:
             return dataclasses.replace(training, learning_rate=learning_rate, epochs=epochs, steps=None)
         return dataclasses.replace(training, learning_rate=learning_rate)
-
-    def network(self, spec: ClassifierModel, input_shape: tuple[int, ...], *, seed: int) -> nn.Module:
-        """A built-in network or one of a factory for inputs of this shape, before training: its weights, if given."""
-        made = build(
-            spec.model, input_shape=input_shape, classes=len(self.class_names), options=spec.options, seed=seed
-        )
-        if spec.weights is not None:
-            load_weights(made, Path(spec.weights))
-        return made
 
 
 def _numbers(name: str, classes: Sequence[str], class_names: Sequence[str]) -> list[int]:

@@ -81,11 +81,8 @@ def make_classifier(
         data = dataclasses.replace(data, kind="features", train_inputs=train, heldout_inputs=heldout)
     elif spec.model == "cnn" and data.kind == "features":
         data = data.as_images()
-    module = build(spec.model, input_shape=data.input_shape, classes=data.classes, options=spec.options, seed=seed)
-    if spec.weights is not None:
-        load_weights(module, Path(spec.weights))
     return Classifier(
-        module=module,
+        module=network(spec, data.input_shape, classes=data.classes, seed=seed),
         train_inputs=data.train_inputs,
         heldout_inputs=data.heldout_inputs,
         prepare=stack_inputs,
@@ -93,14 +90,21 @@ def make_classifier(
     )
 
 
+def network(spec: ClassifierModel, input_shape: tuple[int, ...], *, classes: int, seed: int) -> nn.Module:
+    """A built-in network or one of a factory for inputs of this shape, before training: its weights, if given."""
+    made = build(spec.model, input_shape=input_shape, classes=classes, options=spec.options, seed=seed)
+    if spec.weights is not None:
+        load_weights(made, Path(spec.weights))
+    return made
+
+
 def _transformers(
     spec: ClassifierModel, data: ClassificationData, recipe: ClassifierRecipe, *, seed: int, needs_head: bool
 ) -> Classifier:
     data = data.as_images() if data.kind == "features" else data
     kind: Literal["text", "images"] = "text" if data.kind == "text" else "images"
-    known = {"new_head"}
     for option in spec.options:
-        if option not in known:
+        if option != "new_head":
             raise UserError(f"{spec.model}: unknown option {option!r} of a transformers classifier; known: new_head")
     module, processor = load_transformers_classifier(
         spec.model,
@@ -110,19 +114,10 @@ def _transformers(
         needs_head=needs_head,
         new_head=bool(spec.options.get("new_head", False)),
     )
-    if kind == "images":
-        return Classifier(
-            module=module,
-            train_inputs=data.train_inputs,
-            heldout_inputs=data.heldout_inputs,
-            prepare=ProcessImages(processor=processor),
-            processor=processor,
-        )
-    limit = recipe.data.max_tokens
-    return Classifier(
-        module=module,
-        train_inputs=tokenise(list(data.train_inputs), processor, max_tokens=limit),
-        heldout_inputs=tokenise(list(data.heldout_inputs), processor, max_tokens=limit),
-        prepare=PadTokens(pad_id=processor.pad_token_id),
-        processor=processor,
-    )
+    train, heldout = data.train_inputs, data.heldout_inputs
+    prepare: Prepare = ProcessImages(processor=processor)
+    if kind == "text":
+        limit = recipe.data.max_tokens
+        train, heldout = (tokenise(list(texts), processor, max_tokens=limit) for texts in (train, heldout))
+        prepare = PadTokens(pad_id=processor.pad_token_id)
+    return Classifier(module=module, train_inputs=train, heldout_inputs=heldout, prepare=prepare, processor=processor)

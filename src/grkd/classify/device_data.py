@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from grkd.classify.context import ClassifierContext
+from grkd.classify.data import network
 from grkd.classify.score import teacher_outputs, trained_teacher
 from grkd.training.lockstep.batches import DeviceExamples
 from grkd.training.lockstep.loop import predict
@@ -62,7 +63,8 @@ class DeviceData:
     def student(self, seed: int) -> nn.Module:
         """A student before training."""
         shape = tuple(self.tensors["inputs"].shape[1:])
-        return self.context.network(self.context.recipe.student, shape, seed=seed)
+        classes = len(self.context.class_names)
+        return network(self.context.recipe.student, shape, classes=classes, seed=seed)
 
     def heldout_logits(self, module: nn.Module) -> tuple[Tensor, Tensor | None]:
         """Of the held-out examples, and of the inputs of no class if there are any."""
