@@ -5,11 +5,12 @@ Token ids made here (or sampled) are what is trained on; text is never tokenised
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grkd.data.conversation import Messages, message_of
+from grkd.data.conversation import message_of
 from grkd.data.prompts import Example
 from grkd.data.responses import rendered_response
 from grkd.data.template import NotRendered, Style, rendered_prompt
@@ -71,23 +72,18 @@ def encode_response(
     text = prompt_text(tokenizer, example, system=system)
     plain = tokenizer.chat_template is None
     stops = _literals(tokenizer, stop_ids)
-    meant = {
-        tokenizer.unk_token,
-        *(tag for tags in TAGS for tag in tags),
-    }  # tags of thoughts are special here and there
+    meant = {tokenizer.unk_token, *chain(*TAGS)}  # tags of thoughts are special here and there
     control = [token for token in _literals(tokenizer, _special_ids(tokenizer)) if token not in meant]
-    messages = _messages(example, system)
-    response = rendered_response(
-        tokenizer, example, messages, text, stops=stops, control=control, plain=plain, notes=notes
-    )
+    turns = example.turns(system)
+    pieces = rendered_response(tokenizer, example, turns, text, stops=stops, control=control, notes=notes)
     prompt_ids = _ids(tokenizer, text, special=plain)
-    whole_ids = _ids_of_pieces(tokenizer, [text + response.pieces[0], *response.pieces[1:]], special=plain)
+    whole_ids = _ids_of_pieces(tokenizer, [text + pieces[0], *pieces[1:]], special=plain)
     if whole_ids is None:
         raise NotRendered(example, "the completion spells a control token that the tokenizer cannot write as text")
     if whole_ids[: len(prompt_ids)] == prompt_ids:
         ids = whole_ids[len(prompt_ids) :]
     elif plain:  # a token spans the border
-        ids = _ids_of_pieces(tokenizer, response.pieces, special=False) or []
+        ids = _ids_of_pieces(tokenizer, pieces, special=False) or []
     else:
         raise NotRendered(example, "a token spans the end of the prompt and the start of the completion")
     if not ids or ids[-1] not in stop_ids:
@@ -100,7 +96,7 @@ def encode_response(
 def prompt_text(tokenizer: PreTrainedTokenizerBase, example: Example, *, system: str | None = None) -> str:
     """The text that encode_prompt turns into ids; raises what it raises."""
     if tokenizer.chat_template is not None:
-        return rendered_prompt(tokenizer, example, _messages(example, system))
+        return rendered_prompt(tokenizer, example, example.turns(system))
     if example.messages is not None or example.tools:
         raise UserError(
             f"example {example.id!r} has messages, but tokenizer {tokenizer.name_or_path!r} has no chat template; "
@@ -130,13 +126,6 @@ def answer_text(text: str) -> str:
     """What a reader or judge sees of a response: the final channel where the text has channels, else all of it."""
     final = of_channels(text)
     return text if final is None else str(final["content"])
-
-
-def _messages(example: Example, system: str | None) -> Messages:
-    messages = example.conversation
-    if system is None or messages[0]["role"] in ("system", "developer"):
-        return messages
-    return [{"role": "system", "content": system}, *messages]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:

@@ -48,12 +48,11 @@ class Example:
         return self.messages or [{"role": "user", "content": self.prompt or ""}]
 
     def asked(self, system: str | None = None) -> str | Messages:
-        """The prompt as rankers read it: text if it is text alone, as reward functions expect; else messages.
+        """The prompt as rankers read it: text if it is text alone, as reward functions expect; else its turns."""
+        return self.prompt if self.prompt is not None and system is None else self.turns(system)
 
-        system: a system message before a prompt without its own.
-        """
-        if self.prompt is not None and system is None:
-            return self.prompt
+    def turns(self, system: str | None = None) -> Messages:
+        """The prompt as messages, behind a system message if it has none of its own."""
         messages = self.conversation
         if system is None or messages[0]["role"] in ("system", "developer"):
             return messages

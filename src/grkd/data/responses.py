@@ -17,16 +17,6 @@ from grkd.data.thoughts import TAGS, Content, content_of, prompt_tail
 _OPEN, _CLOSE, _FILLER = "\ue000", "\ue001", "\ue002"
 
 
-@dataclass(frozen=True)
-class Response:
-    """What follows a prompt's text, up to the stop token where the template writes one.
-
-    pieces: text; those with odd numbers spell a control token and are to be read as text.
-    """
-
-    pieces: list[str]
-
-
 def rendered_response(
     tokenizer: PreTrainedTokenizerBase,
     example: Example,
@@ -35,10 +25,12 @@ def rendered_response(
     *,
     stops: Sequence[str],
     control: Sequence[str],
-    plain: bool,
     notes: Counter[str] | None = None,
-) -> Response:
-    """The completion of the example behind `prompt`, which is the template's text of `messages`.
+) -> list[str]:
+    """The completion of the example behind `prompt`, which is the template's text of `messages`, in pieces.
+
+    It ends with the stop token where the template writes one. Pieces with odd numbers spell a control token and are to
+    be read as text.
 
     It is what the template writes of the whole conversation behind the prompt's text. Thoughts: where the prompt opens
     them, the rest of them follows, also where the template drops them from finished turns; where it closes them empty,
@@ -49,7 +41,7 @@ def rendered_response(
     message, literals = _hidden(message, control)
     if any(token in json.dumps(message.get("tool_calls", []), ensure_ascii=False) for token in control):
         raise NotRendered(example, "its tool calls spell a control token")
-    if plain:
+    if tokenizer.chat_template is None:
         if message.keys() > {"role", "content"}:
             raise NotRendered(example, "its completion has reasoning or tool calls, and there is no chat template")
         return _pieces(message["content"], literals)
@@ -222,6 +214,6 @@ def _hidden(message: Message, control: Sequence[str]) -> tuple[Message, list[str
     return {**message, **{name: pattern.sub(stand_in, message[name]) for name in names}}, found
 
 
-def _pieces(text: str, literals: list[str]) -> Response:
+def _pieces(text: str, literals: list[str]) -> list[str]:
     parts = re.split(f"{_OPEN}(\\d+){_CLOSE}", text)
-    return Response([literals[int(part)] if number % 2 else part for number, part in enumerate(parts)])
+    return [literals[int(part)] if number % 2 else part for number, part in enumerate(parts)]
