@@ -44,11 +44,8 @@ def columns_read(recipe: LanguageRecipe) -> set[str] | None:
     """Columns of the records that rankers or the teacher may read; None: any."""
     context = recipe.teacher.context if isinstance(recipe.teacher, SelfTeacher) else None
     found = set() if context is None else {context}
-    for columns in (panel.columns for panel in panels_of(recipe)):
-        if columns is None:
-            return None
-        found |= columns
-    return found
+    columns = [panel.columns for panel in panels_of(recipe)]
+    return None if None in columns else found.union(*filter(None, columns))
 
 
 def samples_groups(recipe: LanguageRecipe, objective: Objective) -> bool:

@@ -19,7 +19,7 @@ from grkd.models.evaluation_mode import evaluation_mode
 from grkd.objectives import Objective, load
 from grkd.training.fresh_groups import Reference, orders
 from grkd.training.grkd_config import GRKDConfig
-from grkd.training.groups_before import groups_of_model, has_no_response, in_order, own_batches
+from grkd.training.groups_before import NO_RESPONSE, groups_of_model, in_order, own_batches
 from grkd.training.language_rows import LanguageRows, mean_log_probs_of
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.rows import moved
@@ -93,7 +93,7 @@ class Before:
 
     def wants_responses(self, group: Group) -> bool:
         """Whether the student answers this prompt before it is learnt or measured, and rankers order the answers."""
-        if has_no_response(group):
+        if group.sources == (NO_RESPONSE,):
             return True
         fresh = self.rows.fresh
         ordered = fresh is not None and orders(self.objective)

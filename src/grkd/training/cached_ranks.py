@@ -17,6 +17,7 @@ from grkd.objectives.parts.soft_target import SoftTarget
 from grkd.teacher.rank_cache import RankCache, missing_from, vocabulary_digest
 from grkd.teacher.rank_codec import RankCodec
 from grkd.training.evaluation_metrics import TOKENS
+from grkd.training.groups_of_responses import evaluation_sets
 
 if TYPE_CHECKING:
     from grkd.training.grkd_config import GRKDConfig
@@ -97,11 +98,7 @@ def groups_of_cache(cache: RankCache, train: Any, evaluation: Any) -> tuple[Any,
 
     Raises UserError for given ones that the cache lacks.
     """
-    sets = evaluation if isinstance(evaluation, dict) else {"": evaluation or ()}
-    for where, groups in [
-        ("train_dataset", train or ()),
-        *((f"eval_dataset {name}".strip(), own) for name, own in sets.items()),
-    ]:
+    for where, groups in {"train_dataset": train or (), **evaluation_sets(evaluation)}.items():
         missing_from(cache, groups, where)
     train = cache.groups("train") if train is None else train
     if not train:

@@ -32,11 +32,11 @@ from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_o
 from grkd.training.groups_file import KeepGroups
 from grkd.training.held_out_view import HeldOutView
 from grkd.training.ranked_in_training import check_read, checked_panel, fresh_groups
-from grkd.training.record_groups import RecordEncoder, as_path, encoded, say_shared
+from grkd.training.record_groups import RecordEncoder, encoded, say_shared
 from grkd.training.run_files import RunFiles
 from grkd.training.services import check_services
 from grkd.training.teacher_answers import answers_of
-from grkd.training.teacher_side import needs_of, own_tokenizer_of, teacher_sides
+from grkd.training.teacher_side import needs_of, teacher_sides
 from grkd.training.trainer import DistillationTrainer
 from grkd.training.trainer_rows import apart_from, ask_about, check_token_order, rows_of, rows_of_scores
 
@@ -165,17 +165,7 @@ class GRKDTrainer(DistillationTrainer):
         )
         ranks = opened_cache(teacher_cache, objective, args, tokenizer)
         needs = needs if ranks is None else replace(needs, tokens=None)
-        sides = teacher_sides(
-            given,
-            needs,
-            student_tokenizer=tokenizer,
-            own_tokenizer=own_tokenizer_of(args, teacher_processing_class),
-            device=args.device,
-            folder=Path(str(args.output_dir)),
-            placement=args.teacher_placement,
-            dtype=args.teacher_dtype,
-            other_vocabulary=args.other_vocabulary,
-        )
+        sides = teacher_sides(given, needs, args, student_tokenizer=tokenizer, own_tokenizer=teacher_processing_class)
         if crossing := crosses(sides, needs):
             check_crossing(sides, args, objective, kwargs.get("compute_metrics"))
         check_token_order(args, objective, sides, crossing=crossing)
@@ -215,7 +205,8 @@ class GRKDTrainer(DistillationTrainer):
         )
         if isinstance(eval_dataset, dict) and args.eval_split is not None:
             eval_dataset = split_of(eval_dataset, args.eval_split, "eval_dataset", "args.eval_split")
-        eval_groups = encoded(encode, as_path(eval_dataset), "eval_dataset")
+        eval_records = Path(eval_dataset) if isinstance(eval_dataset, str) else eval_dataset
+        eval_groups = encoded(encode, eval_records, "eval_dataset")
         if ranks is not None:
             train_groups, eval_groups = groups_of_cache(ranks, train_groups, eval_groups)
         say_shared(train_groups, eval_groups)

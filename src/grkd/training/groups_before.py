@@ -27,11 +27,6 @@ _BEFORE = -2  # the step of these draws: no optimiser step has it
 NO_RESPONSE = "none"  # source of a place-holder: a prompt that has no response yet
 
 
-def has_no_response(group: Group) -> bool:
-    """Whether the group is a prompt alone, which waits for responses."""
-    return group.sources == (NO_RESPONSE,)
-
-
 @torch.no_grad()
 def groups_of_model(
     rows: "LanguageRows",

@@ -71,6 +71,13 @@ def group_of(example: Group | Item) -> Group:
     return Group(id=example.id, items=(example,), teacher_scores=(0.0,), sources=("data",))
 
 
+def evaluation_sets(groups: Any) -> dict[str, Sequence[Group]]:
+    """The groups of an evaluation, one set or several by name, by what messages call them; none: an empty set."""
+    if isinstance(groups, dict):
+        return {f"eval_dataset[{name!r}]": own or () for name, own in groups.items()}
+    return {"eval_dataset": groups or ()}
+
+
 @contextmanager
 def all_responses(rows: Any) -> Iterator[None]:
     """Batches of these rows have all responses of their groups inside, whatever the method is trained on."""

@@ -17,6 +17,7 @@ from grkd.training.fresh_groups import FreshGroups, Reference, orders
 from grkd.training.given_teachers import Given
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.groups_file import GroupsFile
+from grkd.training.groups_of_responses import evaluation_sets
 from grkd.training.record_groups import RecordEncoder
 from grkd.training.teacher_side import TeacherSide
 
@@ -98,19 +99,13 @@ def fresh_groups(
 
 
 def check_read(panel: Panel, trained: Iterable[Group] | None, sets: Any, asks: Callable[[Group], bool]) -> None:
-    """check_columns of the training set, and of evaluation sets some of whose groups rankers are asked about.
+    """Raises UserError for a column that a ranker reads and no record of a set has.
 
-    trained: None: rankers are asked in evaluation alone. sets: one, or several by name.
+    Looked at are the training set, and evaluation sets some of whose groups rankers are asked about. trained: None:
+    rankers are asked in evaluation alone. sets: one, or several by name.
     """
-    if trained is not None:
-        check_columns(panel, trained, "train_dataset")
-    named = sets if isinstance(sets, dict) else {"": sets or ()}
-    for name, groups in named.items():
-        if any(map(asks, groups)):
-            check_columns(panel, groups, f"eval_dataset[{name!r}]" if name else "eval_dataset")
-
-
-def check_columns(panel: Panel, groups: Iterable[Group], where: str) -> None:
-    """Raises UserError for a column that a ranker reads and no record has."""
-    has = {name for group in groups for name in group.columns or {}} - {"prompt"}
-    panel.check_columns(has, _KNOWN, where=where, what="rankers")
+    asked: dict[str, Iterable[Group]] = {} if trained is None else {"train_dataset": trained}
+    asked |= {where: groups for where, groups in evaluation_sets(sets).items() if any(map(asks, groups))}
+    for where, groups in asked.items():
+        has = {name for group in groups for name in group.columns or {}} - {"prompt"}
+        panel.check_columns(has, _KNOWN, where=where, what="rankers")

@@ -23,7 +23,7 @@ from grkd.objectives import Objective
 from grkd.ranks import from_main
 from grkd.training.grkd_config import GRKDConfig
 from grkd.training.groups_before import NO_RESPONSE
-from grkd.training.groups_of_responses import chosen
+from grkd.training.groups_of_responses import chosen, evaluation_sets
 from grkd.training.order_of_records import check_order_given, check_order_used
 from grkd.training.teacher_answers import Answers, TeacherAnswer
 
@@ -210,18 +210,11 @@ def encoded(encode: RecordEncoder, records: Any, where: str) -> Any:
     return encode(records, where)
 
 
-def as_path(records: Any) -> Any:
-    return Path(records) if isinstance(records, str) else records
-
-
 def say_shared(train: list[Group] | None, evaluation: Any) -> None:
     """One line for evaluation prompts that are also trained on."""
-    sets = evaluation if isinstance(evaluation, dict) else {"": evaluation}
     known = {tuple(group.items[0].prompt_ids) for group in train or ()}
-    for name, groups in sets.items():
-        shared = sum(tuple(group.items[0].prompt_ids) in known for group in groups or ())
-        if shared:
-            where = f"eval_dataset[{name!r}]" if name else "eval_dataset"
+    for where, groups in evaluation_sets(evaluation).items():
+        if shared := sum(tuple(group.items[0].prompt_ids) in known for group in groups):
             _say(where, f"{shared} of {len(groups)} prompts are also in train_dataset")
 
 

@@ -41,7 +41,10 @@ class RunFiles(MetricsFile):
             write_text(self.folder / "arguments.yaml", yaml.safe_dump(_changed(args), sort_keys=False))
             self.size = {} if model is None else size_of(model)
             if state.global_step and _BEFORE not in self.found:  # resumed: it was measured before the kill
-                self.found |= _known_before(self.folder / "results.json")
+                results = self.folder / "results.json"
+                rows = read_json(results)["rows"] if results.is_file() else []
+                if found := {row["metric"]: row["value"] for row in rows if row["method"] == _BEFORE}:
+                    self.found[_BEFORE] = found
         super().on_train_begin(args, state, control)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -88,13 +91,6 @@ class RunFiles(MetricsFile):
             "rows": rows,
         }
         write_json(self.folder / "results.json", found)
-
-
-def _known_before(results: Path) -> dict[str, dict[str, float]]:
-    """What an earlier start measured of the student before training; nothing if it did not."""
-    rows = read_json(results)["rows"] if results.is_file() else []
-    found = {row["metric"]: row["value"] for row in rows if row["method"] == _BEFORE}
-    return {_BEFORE: found} if found else {}
 
 
 def _changed(args: TrainingArguments) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from grkd.models.shard import is_sharded, shard
 from grkd.served import ServedTeacher
 from grkd.teacher.local import LocalTeacher
 from grkd.training.given_teachers import Given
+from grkd.training.grkd_config import GRKDConfig
 from grkd.training.served_side import served_teacher
 
 
@@ -64,19 +65,14 @@ class TeacherSide:
 def teacher_sides(
     teachers: Sequence[Given],
     needs: TeacherNeeds,
+    args: GRKDConfig,
     *,
     student_tokenizer: PreTrainedTokenizerBase,
     own_tokenizer: PreTrainedTokenizerBase | None,
-    device: torch.device,
-    folder: Path,
-    placement: str = "whole",
-    dtype: str = "auto",
-    other_vocabulary: str = "responses",
 ) -> list[TeacherSide]:
     """The teachers, models in memory on the CPU if they are loaded here, servers opened; none if nothing needs one.
 
-    placement, dtype: of one that is loaded here, see teacher_placement and teacher_dtype of GRKDConfig.
-    other_vocabulary: see GRKDConfig. folder: for servers' answers.
+    own_tokenizer: the teacher's as it was given; None: by args.teacher_tokenizer_name_or_path, or by its model's name.
     Raises UserError if one is needed and not given, if tokens are needed and it has another vocabulary, and for a
     model whose tokenizer is not known.
     """
@@ -85,6 +81,8 @@ def teacher_sides(
         return []
     if not teachers:
         raise UserError(f"{reason}; give teacher_model")
+    if own_tokenizer is None and args.teacher_tokenizer_name_or_path is not None:
+        own_tokenizer = load_tokenizer(args.teacher_tokenizer_name_or_path)
     if own_tokenizer is not None and len(teachers) > 1:
         raise UserError("teacher_processing_class belongs to one teacher; give each of several its own `tokenizer`")
     made = []
@@ -92,15 +90,15 @@ def teacher_sides(
         tokenizer = own_tokenizer or _tokenizer(each, student_tokenizer)
         if needs.tokens is not None:
             which = f"teacher_model {each.name}: " if len(teachers) > 1 else ""
-            _check_vocabulary(tokenizer, student_tokenizer, needs, other_vocabulary, which)
+            _check_vocabulary(tokenizer, student_tokenizer, needs, args.other_vocabulary, which)
         shared = tokenizer.get_vocab() == student_tokenizer.get_vocab()
         both = {"tokenizer": student_tokenizer if shared else tokenizer, "shared": shared, "given": each}
         if each.url is not None:
-            place = folder / "teacher" / (each.label or "answers")
+            place = Path(str(args.output_dir)) / "teacher" / (each.label or "answers")
             served = served_teacher(each, both["tokenizer"], shared=shared, folder=place)
             made.append(TeacherSide(model=None, served=served, **both))
             continue
-        made.append(TeacherSide(model=_loaded(each.model, tokenizer, device, placement, dtype), **both))
+        made.append(TeacherSide(model=_loaded(each.model, tokenizer, args), **both))
     return made
 
 
@@ -130,13 +128,8 @@ def _tokenizer(given: Given, student_tokenizer: PreTrainedTokenizerBase) -> PreT
     return student_tokenizer if given.url is not None else tokenizer_of(given.model)
 
 
-def own_tokenizer_of(args: Any, given: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase | None:
-    """The teacher's tokenizer as it was given, or by args.teacher_tokenizer_name_or_path; None: by its model's name."""
-    name = args.teacher_tokenizer_name_or_path
-    return load_tokenizer(name) if given is None and name is not None else given
-
-
-def _loaded(given: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device, placement: str, dtype: str) -> Any:
+def _loaded(given: Any, tokenizer: PreTrainedTokenizerBase, args: GRKDConfig) -> Any:
+    device, dtype = args.device, args.teacher_dtype
     kept = torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype == "float8":
         check_float8(device, "teacher_dtype")
@@ -145,8 +138,8 @@ def _loaded(given: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device
     model: Any = load_language_model(given, dtype=kept) if isinstance(given, str) else given
     if isinstance(given, str) and dtype == "float8":
         model = to_float8(model)
-    if isinstance(given, str) and placement != "whole":
-        model = shard(model, device, offload=placement == "offloaded")
+    if isinstance(given, str) and args.teacher_placement != "whole":
+        model = shard(model, device, offload=args.teacher_placement == "offloaded")
     check_head_size(model, tokenizer, role="teacher")
     return honour_softcap(model)
 

@@ -108,7 +108,8 @@ def from_trl(config: Any, **changes: Any) -> GRKDConfig:
             given[argument.to] = value
         elif argument.kind == "option":
             options |= {argument.to: value} if value is not None else {}
-        elif value != defaults.get(name) and not _fine(value, argument):
+        # Lists of one value are that value.
+        elif value not in (defaults.get(name), *argument.fine, *([one] for one in argument.fine)):
             if argument.kind == "refused":
                 raise UserError(f"from_trl: {kind}({name}={value!r}): {argument.why}"[:400])
             unused += [name] if argument.kind == "without" else []
@@ -164,11 +165,6 @@ def _of_transformers(config: Any) -> dict[str, Any]:
             value = value.to_dict() if hasattr(value, "to_dict") else value
             found[name] = float(value) if name in _FLOATS and isinstance(value, int) else value
     return found
-
-
-def _fine(value: Any, argument: Argument) -> bool:
-    """Whether a value that is not TRL's default is accepted all the same; lists of one value are that value."""
-    return (value[0] if isinstance(value, list) and len(value) == 1 else value) in argument.fine
 
 
 def markdown() -> str:

@@ -1,7 +1,8 @@
 """One student of a lock-step training: its network, objective and optimiser, and a single optimiser step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -95,8 +96,7 @@ class LockstepStudent:
         self.number = torch.zeros(1, dtype=torch.long, device=device)  # of the next fixed step
         self.loss_sum = torch.zeros((), device=device)  # since it was last taken
         self.drops = any(_draws(part) for part in module.modules())
-        # Also where no dropout is seen: a network's own code may draw.
-        self.randomness = _Randomness(job.seed, device)
+        self.drawn = torch.Generator(device).manual_seed(job.seed).get_state()  # of dropout, by the common generator
 
     def terms(self, batch: DeviceBatch, progress: float) -> tuple[Term, ...]:
         """The objective's terms on the student's scores of a batch, with their graph."""
@@ -120,9 +120,24 @@ class LockstepStudent:
 
     def step(self, batch: DeviceBatch, number: int) -> None:
         """Optimiser step `number` (from 0)."""
-        with self.randomness:
+        with self._own_draws():
             terms = self.terms(batch, schedules.progress_at(number, self.steps))
         self._update(combine(terms, rows=len(batch.labels)), self.rates[number])
+
+    @contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """The device's random state is the student's own: what the others draw does not matter.
+
+        Also where no dropout is seen: a network's own code may draw.
+        """
+        random: Any = torch.cuda if self.device.type == "cuda" else torch
+        others = random.get_rng_state()
+        random.set_rng_state(self.drawn)
+        try:
+            yield
+        finally:
+            self.drawn = random.get_rng_state()
+            random.set_rng_state(others)
 
     def fixed_step(self, batch: DeviceBatch, weights: Float[Tensor, "steps terms"]) -> None:
         """The next optimiser step by the device's own count; weights: of the terms, from `term_weights`.
@@ -148,26 +163,6 @@ def _draws(part: nn.Module) -> bool:
     """Dropout with the common state: layers of it, and layers that hold it as a number (attention, LSTM)."""
     inside = getattr(part, "dropout", 0.0)
     return (isinstance(part, _DropoutNd) and part.p > 0) or (isinstance(inside, float) and inside > 0)
-
-
-class _Randomness:
-    """Dropout drawn from the student's own state: what the other students draw does not matter."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.mine = torch.Generator(device).manual_seed(seed).get_state()
-        self.cuda = device.type == "cuda"
-
-    def __enter__(self) -> None:
-        self.others = self._swapped(self.mine)
-
-    def __exit__(self, *_: object) -> None:
-        self.mine = self._swapped(self.others)
-
-    def _swapped(self, state: Tensor) -> Tensor:
-        random: Any = torch.cuda if self.cuda else torch
-        before: Tensor = random.get_rng_state()
-        random.set_rng_state(state)
-        return before
 
 
 @lru_cache(maxsize=256)
