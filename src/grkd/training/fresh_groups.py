@@ -18,7 +18,7 @@ from grkd.rankers import Panel, Tally
 from grkd.rankers.combine import votes
 from grkd.training.groups_file import GroupsFile
 from grkd.training.groups_of_responses import chosen, scores_of
-from grkd.training.on_policy import answer_seeds, answered_anew, group_seeds
+from grkd.training.on_policy import answered_anew, group_seeds, mixed
 from grkd.training.rows import REPEATED, Places, moved
 from grkd.training.teacher_ahead import SampledPart, hear, learns_tokens
 from grkd.training.vllm_sampler import VllmSampler
@@ -132,7 +132,7 @@ def sampled_parts(
             group = part.groups[number]
             part.groups[number] = replace(group, items=_places(group, rows.fresh), reference_log_probs=None)
             prompts += [item.prompt_ids for item in part.groups[number].items]
-            seeds += answer_seeds(of_groups[number], len(part.groups[number].items))
+            seeds += [mixed(of_groups[number], place) for place in range(len(part.groups[number].items))]
         parts.append(part)
     assert rows.sampler is not None
     with _timed(rows.seconds, "sample"):

@@ -39,11 +39,6 @@ def answered_anew(seeds: Sequence[int], share: float) -> list[int]:
     return [place for place, seed in enumerate(seeds) if random.Random(seed).random() < share]
 
 
-def answer_seeds(seed: int, answers: int) -> list[int]:
-    """A seed for each answer of a group."""
-    return [mixed(seed, number) for number in range(answers)]
-
-
 def mixed(*numbers: int) -> int:
     """A seed of 63 bits, a function of the numbers."""
     return int(digest(list(numbers))[:16], 16) >> 1
