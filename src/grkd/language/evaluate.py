@@ -172,8 +172,7 @@ def answered(
         write_json(items, result["items"])
         for kept in items.parent.glob(f"{items.stem}*.jsonl"):
             kept.unlink(missing_ok=True)
-    found: dict[str, Any] = result["metrics"]
-    return {"exact_match": found["exact_match"]}
+    return {"exact_match": result["metrics"]["exact_match"]}
 
 
 def sample_answers(context: LanguageContext, model: PreTrainedModel, pace: Pace | None = None) -> list[dict[str, Any]]:

@@ -177,8 +177,7 @@ class LanguageModels:
 
     def numbers_in(self, folder: Path) -> dict[str, Any]:
         """The same, of a prepare stage's folder that is still being made."""
-        found: dict[str, Any] = read_json(folder / "tokens.json")
-        return found
+        return dict(read_json(folder / "tokens.json"))
 
     def teacher(self) -> PreTrainedModel:
         """The teacher's weights at hand, in evaluation mode on the run's device, or spread over the processes."""

@@ -54,8 +54,7 @@ def rank_metrics(
         for measured in parts:
             by_group.update(measured.means)
     metrics: dict[str, Any] = {}
-    known = [at if group.conversation is None else group.conversation for at, group in enumerate(groups)]
-    conversations = np.array(known)
+    conversations = np.array([at if one.conversation is None else one.conversation for at, one in enumerate(groups)])
     if tokens:
         numbers = conversations[np.concatenate([part.prompts for part in parts])]
         for metric in (each for each in parts[0].tokens if each in measures):

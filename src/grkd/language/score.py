@@ -189,9 +189,7 @@ def _check(
             raise UserError(
                 f"respond: the response {record['id']} has no tokens; remove its prompt from {recipe.data.source}"
             )
-        if not graded_by_data:
-            continue
-        if record["data_score"] is None:
+        if graded_by_data and record["data_score"] is None:
             raise UserError(
                 f"score.reward is data, but the response {record['id']} (from the {record['source']}) has no score; "
                 f"give teacher_scores beside responses in {recipe.data.source}, or set score.reward to log_prob"

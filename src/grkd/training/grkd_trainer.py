@@ -1,7 +1,4 @@
-"""GRKDTrainer: any method of grkd behind the arguments that transformers' and TRL's trainers have.
-
-Over 300 lines: a fifth of them are the docstring of GRKDTrainer.
-"""
+"""GRKDTrainer: any method of grkd behind the arguments that transformers' and TRL's trainers have."""
 
 from collections.abc import Iterable
 from dataclasses import replace

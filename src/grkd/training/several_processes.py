@@ -1,17 +1,15 @@
 """What transformers' Trainer leaves to be done when several processes train one student."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from grkd.models.shard import PlainCopy
-from grkd.training.evaluation import keeping_examples, without_repeats
+from grkd.training.evaluation import without_repeats
 from grkd.training.rows import RowSource
 
 
@@ -58,31 +56,6 @@ class SeveralProcesses(Trainer):
             return PlainCopy(self._plain.model).refreshed(self.model)
         state = self.accelerator.get_state_dict(self.model_wrapped)
         return self._plain.holding(state) if self.accelerator.is_main_process else None
-
-    def get_train_dataloader(self) -> DataLoader:
-        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
-        with self._examples_kept():
-            return super().get_train_dataloader()
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As transformers' Trainer; on several ranks batches keep their examples, see grkd.training.evaluation."""
-        with self._examples_kept():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As get_eval_dataloader, for `predict`."""
-        with self._examples_kept():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _examples_kept(self) -> Iterator[None]:
-        collate = self.rows.collate
-        if self.accelerator.num_processes > 1:
-            self.data_collator = keeping_examples(collate)
-        try:
-            yield
-        finally:
-            self.data_collator = collate
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As transformers' Trainer, which saves nothing here where checkpoints are sharded: then the whole student."""

@@ -23,7 +23,7 @@ from grkd.objectives import Level, Objective, combine
 from grkd.ranks import gathered
 from grkd.training.checkpoints import without_tied
 from grkd.training.compiled_layers import FLOPS_PER_SECOND, CompiledLayers, flops_left
-from grkd.training.evaluation import loss_and_measures, prefixed
+from grkd.training.evaluation import keeping_examples, loss_and_measures, prefixed
 from grkd.training.evaluation_metrics import Measured
 from grkd.training.float32_masters import Float32Masters, say_lost_steps
 from grkd.training.order_in_training import OrderInTraining
@@ -83,6 +83,8 @@ class DistillationTrainer(StepBatches):
             )
         check_same_weights(getattr(rows, "teacher", None), "teacher")
         self.objective, self.rows = objective, rows
+        if self.accelerator.num_processes > 1:
+            self.data_collator = keeping_examples(rows.collate)
         self._fresh_share = rows.fresh_share(objective)
         # Both say: compute_loss divides by the global count itself (the second is what newer versions read).
         self.model_accepts_loss_kwargs = True
