@@ -1,7 +1,6 @@
 """Methods that learn the order of rows (classes, tokens, lists) or of the responses of a prompt."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 from grkd.objectives._base import LeastTeacher, Objective
 from grkd.objectives._batch import Level
@@ -16,7 +15,7 @@ class AnyLevel(Objective):
     level: Level = option("row", "row: classes, tokens or lists; response: the responses of a prompt")
 
     def __post_init__(self) -> None:
-        known(type(self).__module__.rpartition(".")[2], self, {"level": get_args(Level)})
+        known(type(self).__module__.rpartition(".")[2], self, "level")
 
     @property
     def levels(self) -> tuple[Level, ...]:

@@ -1,7 +1,6 @@
 """Checks of options that methods share; each raises a UserError that names the method and the option."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from grkd.errors import UserError
 from grkd.objectives._options import mistakes, options_of
@@ -35,8 +34,9 @@ def some_weight(method: str, options: Any, *names: str) -> None:
         raise UserError(f"{method}: {', '.join(names)} are all 0; set one above 0")
 
 
-def known(method: str, options: Any, choices: dict[str, Sequence[str]]) -> None:
-    """Raises UserError if an option is not one of its choices."""
-    for name, values in choices.items():
+def known(method: str, options: Any, *names: str) -> None:
+    """Raises UserError if an option is none of the words of its type."""
+    for name in names:
+        values = get_args(options_of(type(options))[name].hint)
         if getattr(options, name) not in values:
             raise UserError(f"{method}: unknown {name} {getattr(options, name)!r}; known: {', '.join(values)}")

@@ -1,7 +1,7 @@
 """LambdaLoss: the logistic loss on pairs, weighted by how much a swap changes NDCG."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,6 @@ from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known, not_negative
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term
-
-Grades = Literal["places", "scores"]
 
 _TILE = 1 << 23  # entries of a tile on a GPU
 
@@ -43,14 +41,16 @@ class LambdaLoss(AnyLevel):
     mu: float = option(10.0, "weight of NDCG-Loss2 relative to LambdaRank")
     sigma: float = option(1.0, "multiply the student's score differences by this")
     k: int = option(0, "only pairs with one of the student's first k candidates; 0: all")
-    grades: Grades = option("places", "grades of the candidates: the teacher's tiers (places) or its scores")
+    grades: Literal["places", "scores"] = option(
+        "places", "grades of the candidates: the teacher's tiers (places) or its scores"
+    )
     top_grade: float = option(4.0, "grade of the teacher's best candidate; its worst has 0")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         above_zero("lambdaloss", self, "sigma", "top_grade")
         not_negative("lambdaloss", self, "mu")
-        known("lambdaloss", self, {"grades": get_args(Grades)})
+        known("lambdaloss", self, "grades")
         if self.k < 0:
             raise UserError(f"lambdaloss: k must be 0 (all candidates) or more, got {self.k}")
 

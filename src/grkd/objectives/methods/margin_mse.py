@@ -1,7 +1,7 @@
 """MarginMSE: squared error between the score differences of student and teacher."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +12,6 @@ from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term
-
-Against = Literal["best", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +29,11 @@ class MarginMSE(Objective):
     source = "Hofstätter et al., arXiv 2010.02666"
 
     scale: float = option(1.0, "multiply the teacher's scores by this")
-    pairs: Against = option("best", "pairs: the teacher's best against each other candidate, or all")
+    pairs: Literal["best", "all"] = option("best", "pairs: the teacher's best against each other candidate, or all")
 
     def __post_init__(self) -> None:
         above_zero("margin_mse", self, "scale")
-        known("margin_mse", self, {"pairs": get_args(Against)})
+        known("margin_mse", self, "pairs")
 
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         exists = checked_mask(batch.mask, batch.student)

@@ -1,7 +1,7 @@
 """MiniLLM: reverse KL of whole responses by policy gradient, on responses sampled during training."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,8 +15,6 @@ from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import known, not_negative
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term
-
-Importance = Literal["token", "sequence"]
 
 # How far a weight may leave 1 before a token's long-term part is let go: PPO's epsilon.
 _CLIP = 0.2
@@ -56,13 +54,13 @@ class MiniLLM(Objective):
     length_normalize: bool = option(True, "use the mean instead of the sum of later rewards")
     single_step: bool = option(True, "use the exact gradient of each token's own KL")
     clip: bool = option(True, "clip importance weights as PPO does")
-    importance: Importance = option(
+    importance: Literal["token", "sequence"] = option(
         "token", "importance weight: the token's own ratio, or (sequence) the product of ratios up to it"
     )
     long_term_weight: float = option(1.0, "weight of the reward from later tokens")
 
     def __post_init__(self) -> None:
-        known("minillm", self, {"importance": get_args(Importance)})
+        known("minillm", self, "importance")
         not_negative("minillm", self, "long_term_weight")
         if not 0 <= self.teacher_mix < 1:
             raise UserError(f"minillm: teacher_mix must be 0 or more and below 1, got {self.teacher_mix}")

@@ -1,7 +1,7 @@
 """PAD: match the teacher's distribution over rankings of a group of responses."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
@@ -11,8 +11,6 @@ from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term
-
-Target = Literal["distribution", "ranking"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +36,14 @@ class PAD(Objective):
     levels = ("response",)
 
     beta: float = option(10.0, "scale of mean log-probabilities")
-    target: Target = option("distribution", "distribution: over all rankings; ranking: the teacher's own")
+    target: Literal["distribution", "ranking"] = option(
+        "distribution", "distribution: over all rankings; ranking: the teacher's own"
+    )
     ranks: int = option(4, "number of top places of a ranking to model, 1 to 6")
 
     def __post_init__(self) -> None:
         above_zero("pad", self, "beta")
-        known("pad", self, {"target": get_args(Target)})
+        known("pad", self, "target")
         if not 1 <= self.ranks <= 6:
             raise UserError(f"pad: ranks must be between 1 and 6, got {self.ranks}")
 

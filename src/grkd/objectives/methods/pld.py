@@ -1,7 +1,7 @@
 """PLD and ListMLE: the Plackett-Luce likelihood of the teacher's full ranking."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,8 +14,6 @@ from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known, not_negative
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term, label_term, labelled
-
-PlaceWeight = Literal["teacher", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +37,16 @@ class PLD(Objective):
     )
     source = "Bassam et al., arXiv 2506.12542; Xia et al., ICML 2008"
 
-    weight: PlaceWeight = option("teacher", "weights of the places: teacher (its probabilities) or uniform")
+    weight: Literal["teacher", "uniform"] = option(
+        "teacher", "weights of the places: teacher (its probabilities) or uniform"
+    )
     label_first: bool = option(True, "the true label comes before the other classes")
     temperature: float = option(1.0, "temperature of the teacher's weights")
     list_weight: float = option(1.0, "weight of the list's likelihood")
     label_weight: float = option(0.0, "weight of the cross-entropy on hard labels")
 
     def __post_init__(self) -> None:
-        known("pld", self, {"weight": get_args(PlaceWeight)})
+        known("pld", self, "weight")
         above_zero("pld", self, "temperature", "list_weight")
         not_negative("pld", self, "label_weight")
 

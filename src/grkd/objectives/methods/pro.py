@@ -1,7 +1,7 @@
 """PRO: at every rank of a group, the response above all worse ones."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,6 @@ from grkd.objectives._ends import at, ends, present
 from grkd.objectives._option_checks import known, not_negative
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term
-
-SftLogProb = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +37,13 @@ class PRO(Objective):
     levels = ("response",)
 
     sft_weight: float = option(0.05, "weight of the best response's tokens")
-    sft_log_prob: SftLogProb = option("sum", "log-probability of the best response: sum or mean over its tokens")
+    sft_log_prob: Literal["sum", "mean"] = option(
+        "sum", "log-probability of the best response: sum or mean over its tokens"
+    )
     reward_temperatures: bool = option(False, "penalise far worse responses more")
 
     def __post_init__(self) -> None:
-        known("pro", self, {"sft_log_prob": get_args(SftLogProb)})
+        known("pro", self, "sft_log_prob")
         not_negative("pro", self, "sft_weight")
 
     @property

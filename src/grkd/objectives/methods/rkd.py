@@ -1,7 +1,7 @@
 """RKD: the distances and angles between the examples of a batch."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import known, not_negative, some_weight
 from grkd.objectives._options import option
 from grkd.objectives._terms import Term, label_term
-
-Points = Literal["features", "logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +34,13 @@ class RKD(Objective):
     source = "Park et al., arXiv 1904.05068"
     couples_rows = True
 
-    on: Points = option("features", "points: features of the last layer, or logits")
+    on: Literal["features", "logits"] = option("features", "points: features of the last layer, or logits")
     distance_weight: float = option(25.0, "weight of the distances of pairs")
     angle_weight: float = option(50.0, "weight of the angles of triplets")
     label_weight: float = option(1.0, "weight of the cross-entropy on hard labels")
 
     def __post_init__(self) -> None:
-        known("rkd", self, {"on": get_args(Points)})
+        known("rkd", self, "on")
         not_negative("rkd", self, "label_weight")
         some_weight("rkd", self, "distance_weight", "angle_weight")
 

@@ -1,7 +1,7 @@
 """Pairs: the group relative loss over the pairs of a group."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,13 +23,12 @@ from grkd.losses import (
 )
 from grkd.objectives._base import LeastTeacher
 from grkd.objectives._batch import Batch, Opinions, Votes
-from grkd.objectives._option_checks import above_zero, known
+from grkd.objectives._option_checks import above_zero
 from grkd.objectives._options import meant, option
 from grkd.objectives.parts._base import AxisPart, Part, batch_mean
 from grkd.objectives.parts._score_pair import ScorePair
 
 GroupChoice = Literal["auto", "all", "top", "sample"]
-Pool = Literal["mean", "softmax"]
 
 # Up to here "auto" takes every candidate: all pairs of 1,000 cost 2 to 8 ms per row on one thread of a CPU, and a
 # thousandth of a millisecond on a GPU. A sample beyond costs less.
@@ -104,7 +103,9 @@ class Pairs(AxisPart, GroupPart):
     tau: float = option(1.0, "scale of score differences")
     target: str | PairForm = option("hard", "form of a pair: hard, soft, or one of your own", choices=("hard", "soft"))
     normalize: Normalize = option("pairs", "divisor of the sum: number of pairs (as in the paper) or of candidates")
-    pool: Pool = option("mean", "combine a candidate's pairs: their mean, or one softmax over it and all below it")
+    pool: Literal["mean", "softmax"] = option(
+        "mean", "combine a candidate's pairs: their mean, or one softmax over it and all below it"
+    )
     temperature: float = option(1.0, "over: batch: temperature of the log-probabilities used as scores")
 
     def check(self) -> None:
@@ -112,7 +113,6 @@ class Pairs(AxisPart, GroupPart):
         above_zero(self.short_name(), self, "tau", "temperature")
         if self.over == "batch" and self.group in ("top", "sample"):
             raise UserError(f"{self.short_name()}: over: batch compares rows in every class; set group: all or auto")
-        known(self.short_name(), self, {"pool": get_args(Pool)})
         if self.form is not HARD and self.pool == "softmax":
             raise UserError(f"{self.short_name()}: pool: softmax reads the order alone; set target: hard")
 
