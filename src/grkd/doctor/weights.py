@@ -12,8 +12,8 @@ from grkd.data.language import Item, vocabulary_size
 from grkd.doctor.finding import Finding, error, note, warning
 from grkd.doctor.groups import look_at_groups
 from grkd.doctor.sides import Encoded, Sides
+from grkd.language.models import model_of
 from grkd.models.cut import fresh, truncated
-from grkd.models.load import load_language_model
 from grkd.planning.memory import free_memory, step_memory
 from grkd.recipe import Model, ServedModel, weights_of
 from grkd.run.device import device, dtype
@@ -40,32 +40,15 @@ class Loaded:
         """Load the teacher once, and make the student as the run would. Raises UserError as the run."""
         recipe = sides.recipe
         weights, spec, where = weights_of(recipe), recipe.student, device(recipe.device)
-        needed = weights is not None and not (isinstance(recipe.teacher, ServedModel) and spec.model is not None)
-        teacher = None
-        if needed:
-            assert weights is not None
-            teacher = load_language_model(
-                weights.model,
-                gguf_file=weights.gguf_file,
-                revision=weights.revision,
-                dtype=dtype(weights.dtype, where),
-                trust_remote_code=weights.trust_remote_code,
-            )
+        needed = not (isinstance(recipe.teacher, ServedModel) and spec.model is not None)
+        teacher = model_of(weights, dtype(weights.dtype, where)) if weights is not None and needed else None
         kept = torch.float32 if spec.dtype == "auto" else dtype(spec.dtype, where)
-        if spec.layers is not None:
+        if teacher is not None and spec.layers is not None:
             student = truncated(teacher, spec.layers).to(kept)
-        elif spec.config is not None:
-            assert teacher is not None
+        elif teacher is not None and spec.config is not None:
             student = fresh(teacher.config, spec.config, seed=recipe.seeds[0]).to(kept)
         else:
-            assert spec.model is not None
-            student = load_language_model(
-                spec.model,
-                gguf_file=spec.gguf_file,
-                revision=spec.revision,
-                dtype=kept,
-                trust_remote_code=spec.trust_remote_code,
-            )
+            student = model_of(spec, kept)
         return cls(teacher=None if teacher is None else teacher.to(where), student=student.to(where), where=where)
 
 

@@ -208,12 +208,12 @@ class LanguageModels:
         weights = torch.float32 if spec.dtype == "auto" else dtype(spec.dtype, self.device)
         if (self.prepared / "student").is_dir():
             return load_language_model(str(self.prepared / "student"), dtype=weights)
-        return load_language_model(**_source(spec), dtype=weights)
+        return model_of(spec, weights)
 
     def _load_teacher(self) -> PreTrainedModel:
         spec = weights_of(self.recipe)
         assert spec is not None
-        return load_language_model(**_source(spec), dtype=dtype(spec.dtype, self.device))
+        return model_of(spec, dtype(spec.dtype, self.device))
 
     def _make_student(self, teacher: PreTrainedModel | None) -> PreTrainedModel:
         spec = self.recipe.student
@@ -221,7 +221,7 @@ class LanguageModels:
             return truncated(teacher, spec.layers)
         if teacher is not None and spec.config is not None:
             return fresh(teacher.config, spec.config, seed=self.recipe.seeds[0])
-        return load_language_model(**_source(spec), dtype=torch.float32)
+        return model_of(spec, torch.float32)
 
 
 class MemberModels(LanguageModels):
@@ -272,3 +272,8 @@ def tokenizer_of(spec: Model | Student) -> PreTrainedTokenizerBase:
 def config_of(spec: Model | Student) -> PreTrainedConfig | None:
     """The config that a recipe's section names; None if it is not at hand."""
     return known_config(**_source(spec))
+
+
+def model_of(spec: Model | Student, weights: torch.dtype) -> PreTrainedModel:
+    """The model that a recipe's section names, on the CPU, its weights in this dtype."""
+    return load_language_model(**_source(spec), dtype=weights)
