@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from grkd.errors import UserError
 from grkd.losses import HARD, Normalize, PairForm, pair_form
+from grkd.losses._group_relative import check_pairs
 
 Divergence = Literal["soft_target", "forward_kl", "reverse_kl", "jsd"]
 GroupName = Literal["auto", "all", "top", "sample"]
@@ -41,9 +42,7 @@ class PairOptions:
         return self.form.kernel == "soft"
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise UserError(f"tau must be above 0, got {self.tau}")
-        _known("normalize", self.normalize, get_args(Normalize))
+        check_pairs(self.tau, self.normalize)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,33 @@ LeastTeacher = Literal["scores", "order", "tiers"]
 Across = Literal["shared", "whole", "spans"]
 
 
+class Asks:
+    """What a method, and each part of grkd, asks of the data and of a trainer."""
+
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a row's loss depends on the other rows of its micro-batch."""
+        return False
+
+    @property
+    def least_teacher(self) -> LeastTeacher:
+        """The least that the teacher must give of a list. "order", "tiers": only the order of its scores is read."""
+        return "scores"
+
+    @property
+    def least_candidates(self) -> int:
+        """The fewest candidates on which the terms can be computed."""
+        return 2
+
+    def check_candidates(self, candidates: int) -> None:
+        """Raises UserError if the options do not fit this number of candidates: asked before a run starts."""
+
+    def check_for_tokens(self) -> None:
+        """Raises UserError if the options do not fit rows whose candidates are a vocabulary."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Objective(ABC):
+class Objective(Asks, ABC):
     """A method's options. `terms` says what it minimises; `combine` makes a scalar of it.
 
     A method is a frozen dataclass that derives from this class; its fields are its options (`option`).
@@ -89,11 +114,6 @@ class Objective(ABC):
         return False
 
     @property
-    def couples_rows(self) -> bool:
-        """Whether a row's loss depends on the other rows of its micro-batch."""
-        return False
-
-    @property
     def on_policy(self) -> float:
         """Share of the prompts that the student answers again in training; their stored responses are not used."""
         return 0.0
@@ -114,19 +134,9 @@ class Objective(ABC):
         return False
 
     @property
-    def least_teacher(self) -> LeastTeacher:
-        """The least that the teacher must give of a list. "order", "tiers": only the order of its scores is read."""
-        return "scores"
-
-    @property
     def least_of_responses(self) -> LeastTeacher:
         """The same of a group of responses, for methods that compare those."""
         return "tiers"
-
-    @property
-    def least_candidates(self) -> int:
-        """The fewest candidates on which the terms can be computed."""
-        return 2
 
     def logged(self, progress: float) -> dict[str, float]:
         """Numbers that a trainer logs beside the terms, by name."""
@@ -136,16 +146,10 @@ class Objective(ABC):
     def terms(self, batch: Batch) -> tuple[Term, ...]:
         """The method's terms on a batch; weights may depend on batch.progress."""
 
-    def head_options(self, progress: float) -> dict[str, Any] | None:  # noqa: B027
+    def head_options(self, progress: float) -> dict[str, Any] | None:
         """Options with which grkd.kernels.distillation_head computes this method; None: it cannot."""
 
     @property
     def head_names(self) -> tuple[str, str]:
         """Names in logs of the fused head's two terms, the pairs' and the divergence's: those that `terms` gives."""
         return "group_relative", "soft_target"
-
-    def check_candidates(self, candidates: int) -> None:  # noqa: B027  (most methods take any number)
-        """Raises UserError if the options do not fit this number of candidates: asked before a run starts."""
-
-    def check_for_tokens(self) -> None:  # noqa: B027
-        """Raises UserError if the options do not fit rows whose candidates are a vocabulary."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.errors import UserError
-from grkd.objectives._base import LeastTeacher
+from grkd.objectives._base import Asks
 from grkd.objectives._batch import Batch, Level
 from grkd.objectives._option_checks import not_negative, well_typed
 from grkd.objectives._options import option
@@ -22,7 +22,7 @@ Axis = Literal["candidates", "batch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part(ABC):
+class Part(Asks, ABC):
     """One term of grkd. A part of one's own defines `loss`; the rest has defaults.
 
     Raises UserError for options out of range.
@@ -42,7 +42,7 @@ class Part(ABC):
         not_negative(self.short_name(), self, "weight")
         self.check()
 
-    def check(self) -> None:  # noqa: B027
+    def check(self) -> None:
         """Raises UserError for options out of range."""
 
     @classmethod
@@ -54,27 +54,6 @@ class Part(ABC):
     def term_name(self) -> str:
         """The term's name in logs."""
         return self.short_name()
-
-    @property
-    def couples_rows(self) -> bool:
-        """Whether a row's loss depends on the other rows of its micro-batch."""
-        return False
-
-    @property
-    def least_teacher(self) -> LeastTeacher:
-        """ "tiers" if only the order of the teacher's scores is read; "scores" else."""
-        return "scores"
-
-    @property
-    def least_candidates(self) -> int:
-        """The fewest candidates on which the loss can be computed."""
-        return 2
-
-    def check_candidates(self, candidates: int) -> None:  # noqa: B027
-        """Raises UserError if the options do not fit this number of candidates."""
-
-    def check_for_tokens(self) -> None:  # noqa: B027
-        """Raises UserError if the options do not fit rows whose candidates are a vocabulary."""
 
     def head_options(self) -> dict[str, Any] | None:
         """Its options of grkd.kernels.distillation_head, its weight among them; None: the head cannot compute it."""
