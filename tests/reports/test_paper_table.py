@@ -255,6 +255,9 @@ def test_mistakes_are_one_line(tmp_path: Path, runs: list[str]) -> None:
     write(broken.parent, "m", {"gsm8k": {"metrics": {"accuracy": 3}}})
     with pytest.raises(UserError, match=r"evaluation\.json: tasks\.gsm8k\.metrics\.accuracy: "):
         read_evaluations([str(tmp_path / "broken")])
+    write(broken.parent, "m", {}, generator="x\ud800")
+    with pytest.raises(UserError, match=r"evaluation\.json: generator: .*characters that can be shown"):
+        read_evaluations([str(tmp_path / "broken")])
     found = read_evaluations(runs)
     with pytest.raises(UserError, match="--student: no row is labelled 'x'; there are grkd, student"):
         paper_table(found, student="x")

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from grkd.errors import UserError
-from grkd.reports.results import Value, read_checked
+from grkd.reports.results import Text, Value, read_checked
 
 ItemRecord = dict[str, Any]  # with an "id", and whatever was measured of it
 
@@ -28,7 +28,7 @@ class Estimate:
 @dataclass(frozen=True, kw_only=True)
 class _Result:
     metrics: dict[str, Estimate] = field(default_factory=dict)
-    judge: str | None = None
+    judge: Text | None = None
     limit: int | None = None
     complete: bool = True
     items: tuple[ItemRecord, ...] = ()
@@ -51,9 +51,9 @@ class Evaluation(_Result):
 
 @dataclass(frozen=True, kw_only=True)
 class _Summary:
-    model: str
-    tasks: dict[str, _Result]
-    generator: str = ""
+    model: Text
+    tasks: dict[Text, _Result]
+    generator: Text = ""
 
 
 _SUMMARY = TypeAdapter(_Summary).validate_python

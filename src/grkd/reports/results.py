@@ -29,13 +29,20 @@ def _finite(value: float | None) -> float | None:
 Value = Annotated[float | None, AfterValidator(_finite)]  # NaN and infinity count as no value
 
 
-def _shown(name: str) -> str:
-    if not name.strip() or len(name) > _LONGEST_NAME or re.search("[\ud800-\udfff\0]", name):
+def _shown(text: str) -> str:
+    if re.search("[\ud800-\udfff\0]", text):
+        raise ValueError("must be characters that can be shown")
+    return text
+
+
+def _named(name: str) -> str:
+    if not name.strip() or len(name) > _LONGEST_NAME:
         raise ValueError(f"must be 1 to {_LONGEST_NAME} characters that can be shown")
     return name
 
 
-Name = Annotated[str, AfterValidator(_shown)]
+Text = Annotated[str, AfterValidator(_shown)]
+Name = Annotated[Text, AfterValidator(_named)]
 
 
 @dataclass(frozen=True, kw_only=True)
