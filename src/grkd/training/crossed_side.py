@@ -86,7 +86,7 @@ def crossed_rows(
 
 
 def served_scores(sides: Sequence[TeacherSide], args: GRKDConfig) -> StoredScores:
-    """What servers say of tokens; of several, pooled."""
+    """The servers' scores of tokens; of several servers, pooled."""
     found: list[tuple[StoredScores, float]] = []
     for side in sides:
         assert side.served is not None

@@ -72,7 +72,7 @@ def group_of(example: Group | Item) -> Group:
 
 
 def evaluation_sets(groups: Any) -> dict[str, Sequence[Group]]:
-    """The groups of an evaluation, one set or several by name, by what messages call them; none: an empty set."""
+    """Evaluation groups, one set or several, by the name that messages use; an absent set is empty."""
     if isinstance(groups, dict):
         return {f"eval_dataset[{name!r}]": own or () for name, own in groups.items()}
     return {"eval_dataset": groups or ()}

@@ -57,7 +57,7 @@ class Forward:
 
 @runtime_checkable
 class RowSource(Protocol):
-    """How a task makes rows. What is not abstract is right where the teacher's word comes with the batch."""
+    """How a task makes rows. By default nothing is sampled in training, and batches hold the teacher's scores."""
 
     unit: str
 
@@ -107,7 +107,7 @@ class RowSource(Protocol):
         return
 
     def taken(self) -> dict[str, tuple[float, int]]:
-        """Sums and numbers of what it has counted since the last call, by the name of their mean in the log."""
+        """(sum, count) since the last call, by the name of the mean in the log; counting starts again."""
         return {}
 
 
@@ -120,7 +120,10 @@ def since_the_last_log(rows: RowSource, steps: int, accelerator: Any) -> dict[st
 
 
 def means_over_ranks(sums: Mapping[str, tuple[float, int]], accelerator: Any) -> dict[str, float]:
-    """Sum over number of each name, over all ranks, which hold the same names; a name without a number is left out."""
+    """The mean of each name, sum / count over all ranks. Ranks hold the same names; without a count a name is left out.
+
+    sums: (sum, count) by name.
+    """
     if not sums:
         return {}
     own = torch.tensor([list(map(float, each)) for each in sums.values()], dtype=torch.float64)
