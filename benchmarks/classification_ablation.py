@@ -45,9 +45,9 @@ def section(experiments: Sequence[Experiment]) -> list[str]:
     lines = [
         "## Ablation",
         "",
-        f"One setting of `{OURS}`, and what becomes of it with the changes that a row names; nothing is searched. The",
-        f"difference to `{OURS}` in top-1 has its 95 % interval and the p-value of the paired t test over seeds, with",
-        "Holm's correction over the rows of a table.",
+        f"Each row changes one fixed setting of `{OURS}` as named, without a new search. The difference to `{OURS}` in",
+        "top-1 has its 95 % interval and the p-value of the paired t test over seeds, with Holm's correction over the",
+        "rows of a table.",
         "",
     ]
     for experiment in experiments:

@@ -61,8 +61,8 @@ def section(
     return [
         "## Targets",
         "",
-        f"Set before the experiments: `{OURS}` against the best baseline of each experiment, at 5 % after Holm's",
-        "correction over the experiments, as in the table above.",
+        f"The targets were set before the experiments. They compare `{OURS}` with the best baseline of each",
+        "experiment, at 5 % after Holm's correction over the experiments, as in the table above.",
         "",
         *markdown(table),
         "",

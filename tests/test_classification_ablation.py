@@ -97,7 +97,7 @@ def test_the_page_keeps_ablations_apart(tmp_path: Path) -> None:
     classification_table.write(tmp_path, tmp_path / "docs")
     text = (tmp_path / "docs" / "results-classification.md").read_text().replace(classification_table.DASH, "-")
     above, section = text.split("## Ablation")
-    section, end = section.split("## What each label is")
+    section, end = section.split("## Labels")
     assert "ABLATION-X" not in above + end
     assert "no-lists" not in above + end
     assert "| experiments | 2 |" in above

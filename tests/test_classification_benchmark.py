@@ -174,7 +174,7 @@ def test_constant_options_are_listed_once_at_the_end(tmp_path: Path) -> None:
         }
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     text = classification_table.page([classification_table.read(path) for path in sorted(tmp_path.glob("*.json"))])
-    above, end = text.split("## What each label is")
+    above, end = text.split("## Labels")
     assert "standardize" not in above
     assert end.count("standardize") == 1
     rows = [line for line in end.splitlines() if line.startswith("| ")][2:]
