@@ -40,7 +40,7 @@ _OURS = {
 
 
 def check_config(config: TrainingArguments) -> None:
-    """Raises UserError for a field of GRKDConfig of another type, and for a number out of its range."""
+    """Raises UserError for a field of GRKDConfig of another type, out of its range, or without an effect."""
     for name, validate in _validators(type(config)).items():
         value = getattr(config, name)
         try:
@@ -53,6 +53,8 @@ def check_config(config: TrainingArguments) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (number and low <= value <= high):  # neither does NaN lie between
             raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {_shown(value)}")
+    if config.label_smoothing_factor:
+        raise UserError("label_smoothing_factor would do nothing: the loss is the method's; leave it out")
 
 
 def check_arguments(
