@@ -1,6 +1,7 @@
 """What a list's recipe gets wrong, as far as data and methods tell."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -83,9 +84,7 @@ def _mines(recipe: RankRecipe) -> bool:
 def _kind(context: RankContext) -> str | None:
     """What the data say of the candidates, by reading them; mined candidates have nothing."""
     data = context.recipe.data
-    if data.folder is not None and data.pool == "mined":
+    if data.folder is not None and _mines(context.recipe):
         read_retrieval_folder(Path(data.folder), split=data.split)
         return None
-    about, _ = read(context)
-    kind: str | None = about["kind"]
-    return kind
+    return cast(str | None, read(context)[0]["kind"])

@@ -17,7 +17,7 @@ def group_accuracy(
 
     For a group C, over the rows whose label is in C, each [rows of C], 0 or 1, float64:
     accuracy: the highest class of all is the label; within_group_accuracy: the highest class of C is the label (can the
-    model tell them apart, whatever else it is mistaken about?); group_recall: the highest class of all is in C.
+    model tell them apart, whatever else it is mistaken about?).
     Raises UserError for a group of fewer than two classes or with a class that does not exist.
     """
     found = {}
@@ -29,10 +29,8 @@ def group_accuracy(
             )
         inside = torch.isin(labels, chosen)
         rows, wanted = logits[inside], labels[inside]
-        best = rows.argmax(-1)
         found[name] = {
-            "accuracy": (best == wanted).double(),
+            "accuracy": (rows.argmax(-1) == wanted).double(),
             "within_group_accuracy": (chosen[rows[:, chosen].argmax(-1)] == wanted).double(),
-            "group_recall": torch.isin(best, chosen).double(),
         }
     return found
