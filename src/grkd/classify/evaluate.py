@@ -21,19 +21,18 @@ def evaluate_teacher(context: ClassifierContext) -> Path:
     inputs = {"evaluation": without_prices(context.recipe.evaluation), **context.keys()}
 
     def make(work: Path) -> None:
-        if context.run.ranks.is_main_process:
-            outputs = teacher_outputs(context)
-            targets = heldout_targets(context, teacher=False)
-            found = classifier_metrics(outputs["heldout"], targets, outside=outputs.get("outside"))
-            if isinstance(context.recipe.teacher, RankedLabels):  # places are no probabilities, and there is no model
-                found = {name: each for name, each in found.items() if "accuracy" in name}
-            else:
-                pace = read_json(context.teacher_run.path / "score" / "pace.json")
-                write_json(work / "cost.json", stored_cost(context.teacher_run.path / "teach" / "model") | pace)
-            write_json(work / "metrics.json", found)
-            write_json(work / "confusion.json", class_counts(outputs["heldout"], targets.labels, context.class_names))
+        outputs = teacher_outputs(context)
+        targets = heldout_targets(context, teacher=False)
+        found = classifier_metrics(outputs["heldout"], targets, outside=outputs.get("outside"))
+        if isinstance(context.recipe.teacher, RankedLabels):  # places are no probabilities, and there is no model
+            found = {name: each for name, each in found.items() if "accuracy" in name}
+        else:
+            pace = read_json(context.teacher_run.path / "score" / "pace.json")
+            write_json(work / "cost.json", stored_cost(context.teacher_run.path / "teach" / "model") | pace)
+        write_json(work / "metrics.json", found)
+        write_json(work / "confusion.json", class_counts(outputs["heldout"], targets.labels, context.class_names))
 
-    return context.run.stage("evaluate/teacher", inputs, make)
+    return context.run.stage("evaluate/teacher", inputs, make, main_only=True)
 
 
 def evaluate_student(context: ClassifierContext, name: str, opened: Opened, *, batch_size: int) -> Path:
@@ -48,20 +47,19 @@ def evaluate_student(context: ClassifierContext, name: str, opened: Opened, *, b
     }
 
     def make(work: Path) -> None:
-        if context.run.ranks.is_main_process:
-            scored = opened()
-            (logits, outside), seconds, peak = measured(
-                lambda: [None if one is None else one.cpu() for one in scored()], context.device
-            )
-            assert logits is not None
-            targets = heldout_targets(context)
-            write_json(work / "metrics.json", classifier_metrics(logits, targets, outside=outside))
-            write_json(work / "confusion.json", class_counts(logits, targets.labels, context.class_names))
-            examples = len(logits) + (0 if outside is None else len(outside))
-            cost = stored_cost(context.run.path / "train" / name / "model")
-            write_json(work / "cost.json", cost | pace_of(examples, seconds, peak, batch_size=batch_size))
+        scored = opened()
+        (logits, outside), seconds, peak = measured(
+            lambda: [None if one is None else one.cpu() for one in scored()], context.device
+        )
+        assert logits is not None
+        targets = heldout_targets(context)
+        write_json(work / "metrics.json", classifier_metrics(logits, targets, outside=outside))
+        write_json(work / "confusion.json", class_counts(logits, targets.labels, context.class_names))
+        examples = len(logits) + (0 if outside is None else len(outside))
+        cost = stored_cost(context.run.path / "train" / name / "model")
+        write_json(work / "cost.json", cost | pace_of(examples, seconds, peak, batch_size=batch_size))
 
-    return context.run.stage(f"evaluate/{name}", inputs, make)
+    return context.run.stage(f"evaluate/{name}", inputs, make, main_only=True)
 
 
 def heldout_targets(context: ClassifierContext, *, teacher: bool = True) -> Targets:

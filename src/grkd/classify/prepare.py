@@ -24,8 +24,6 @@ def prepare(context: ClassifierContext) -> Path:
     _ = context.class_groups  # a mistake there is found before anything is trained
 
     def make(work: Path) -> None:
-        if not context.run.ranks.is_main_process:
-            return
         found = context.data
         check(recipe.training, recipe.methods, found.classes)
         counts = {"examples_train": len(found.train_labels), "examples_heldout": len(found.heldout_labels)}
@@ -40,7 +38,7 @@ def prepare(context: ClassifierContext) -> Path:
         with whole_file(work / "labels.safetensors") as aside:
             save_file({name: value.contiguous() for name, value in labels.items()}, aside)
 
-    made = context.run.stage("prepare", inputs, make, quick=True)
+    made = context.run.stage("prepare", inputs, make, quick=True, main_only=True)
     if in_lockstep(recipe):
         seen = {**inputs, "student": recipe.student.model}
         context.run.stage("tensors", seen, lambda work: _keep_tensors(context, work))

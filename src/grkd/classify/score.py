@@ -28,7 +28,7 @@ def score(context: ClassifierContext) -> None:
     class; "train_features" if the network has a last linear layer. pace.json: how fast the held-out ones were scored.
     """
     inputs = {"teach": context.teacher_run.key("teach"), "device": context.device.type}
-    context.teacher_run.stage("score", inputs, lambda work: _make(context, work))
+    context.teacher_run.stage("score", inputs, lambda work: _make(context, work), main_only=True)
 
 
 def score_copies(context: ClassifierContext) -> None:
@@ -38,7 +38,7 @@ def score_copies(context: ClassifierContext) -> None:
         return
     drawn = [data.copies, data.word_dropout, context.seed]
     inputs = {"drawn": drawn, "tensors": run.key("tensors"), "score": context.teacher_run.key("score")}
-    run.stage("copies", inputs, lambda work: _make_copies(context, work))
+    run.stage("copies", inputs, lambda work: _make_copies(context, work), main_only=True)
 
 
 def teacher_outputs(context: ClassifierContext) -> dict[str, Tensor]:
@@ -55,8 +55,6 @@ def trained_teacher(context: ClassifierContext, *, outside: Sequence[Any] = ()) 
 
 
 def _make(context: ClassifierContext, work: Path) -> None:
-    if not context.run.ranks.is_main_process:
-        return
     if isinstance(context.recipe.teacher, RankedLabels):
         write_ranked_scores(context, work)
         return
@@ -79,8 +77,6 @@ def _make(context: ClassifierContext, work: Path) -> None:
 
 
 def _make_copies(context: ClassifierContext, work: Path) -> None:
-    if not context.run.ranks.is_main_process:
-        return
     data, known = context.recipe.data, len(context.data.heldout_labels)
     texts = [str(text) for text in context.data.train_inputs]
     copies = with_words_left_out(texts, copies=data.copies, dropout=data.word_dropout, seed=context.seed)

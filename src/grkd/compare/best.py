@@ -40,12 +40,11 @@ def keep_best(
     keys = {at: [job.name, run.key(f"evaluate/{job.name}")] for at, job in kept.items()}
 
     def make(work: Path) -> None:
-        if run.ranks.is_main_process:
-            for at, job in kept.items():
-                shutil.copytree(run.path / "train" / job.name / "model", work / at / "model", dirs_exist_ok=True)
-                describe(work / at, _about(job, metric, metrics[job.name]))
+        for at, job in kept.items():
+            shutil.copytree(run.path / "train" / job.name / "model", work / at / "model", dirs_exist_ok=True)
+            describe(work / at, _about(job, metric, metrics[job.name]))
 
-    run.stage("best", {"chosen_by": metric, "kept": keys}, make)
+    run.stage("best", {"chosen_by": metric, "kept": keys}, make, main_only=True)
 
 
 def _best_seeds(

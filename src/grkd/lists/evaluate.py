@@ -21,15 +21,14 @@ def evaluate_teacher(context: RankContext) -> Path:
     the size of a single teacher whose files are at hand."""
 
     def make(work: Path) -> None:
-        if context.run.ranks.is_main_process:
-            queries, scores = context.lists.of(HELDOUT), teacher_scores(context)
-            known = torch.where(scores.isfinite(), scores, -1e30)[queries]
-            write_json(work / "metrics.json", with_intervals(list_columns(context.lists, queries, known)))
-            teacher = context.recipe.teacher
-            alone = len(teacher.models) == 1 and teacher.served is None
-            write_json(work / "cost.json", stored_cost(hub.folder_of(teacher.models[0])) if alone else {})
+        queries, scores = context.lists.of(HELDOUT), teacher_scores(context)
+        known = torch.where(scores.isfinite(), scores, -1e30)[queries]
+        write_json(work / "metrics.json", with_intervals(list_columns(context.lists, queries, known)))
+        teacher = context.recipe.teacher
+        alone = len(teacher.models) == 1 and teacher.served is None
+        write_json(work / "cost.json", stored_cost(hub.folder_of(teacher.models[0])) if alone else {})
 
-    return context.run.stage("evaluate/teacher", {**context.keys()}, make)
+    return context.run.stage("evaluate/teacher", context.keys(), make, main_only=True)
 
 
 def evaluate_student(context: RankContext, name: str, opened: Callable[[], Student], key: str) -> Path:
@@ -40,19 +39,16 @@ def evaluate_student(context: RankContext, name: str, opened: Callable[[], Stude
     inputs = {"evaluation": without_prices(context.recipe.evaluation), "model": key, **context.keys()}
 
     def make(work: Path) -> None:
-        if context.run.ranks.is_main_process:
-            student = opened().eval()
-            begin_peak(context.device)
-            metrics = heldout_metrics(context, student, work / "queries.npz")
-            peak = peak_bytes(context.device)
-            write_json(
-                work / "queries.json", [context.lists.queries[one] for one in context.lists.of(HELDOUT).tolist()]
-            )
-            spent = costs(context, student)
-            write_json(work / "metrics.json", metrics | spent)
-            write_json(work / "cost.json", _cost(student, spent, peak))
+        student = opened().eval()
+        begin_peak(context.device)
+        metrics = heldout_metrics(context, student, work / "queries.npz")
+        peak = peak_bytes(context.device)
+        write_json(work / "queries.json", [context.lists.queries[one] for one in context.lists.of(HELDOUT).tolist()])
+        spent = costs(context, student)
+        write_json(work / "metrics.json", metrics | spent)
+        write_json(work / "cost.json", _cost(student, spent, peak))
 
-    return context.run.stage(f"evaluate/{name}", inputs, make)
+    return context.run.stage(f"evaluate/{name}", inputs, make, main_only=True)
 
 
 def _cost(student: Student, spent: Metrics, peak: int | None) -> dict[str, Any]:

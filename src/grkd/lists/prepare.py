@@ -28,14 +28,13 @@ def prepare(context: RankContext) -> Path:
     inputs = {"data": identity(context.recipe.data), "seed": context.seed}
 
     def make(work: Path) -> None:
-        if context.run.ranks.is_main_process:
-            about, tensors = read(context)
-            write_json(work / "lists.json", about)
-            write_json(work / "counts.json", _counts(about, tensors))
-            with whole_file(work / "lists.safetensors") as aside:
-                save_file({name: value.contiguous() for name, value in tensors.items()}, aside)
+        about, tensors = read(context)
+        write_json(work / "lists.json", about)
+        write_json(work / "counts.json", _counts(about, tensors))
+        with whole_file(work / "lists.safetensors") as aside:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, aside)
 
-    return context.run.stage("prepare", inputs, make, quick=True)
+    return context.run.stage("prepare", inputs, make, quick=True, main_only=True)
 
 
 def read(context: RankContext) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -36,12 +36,11 @@ def score(context: RankContext) -> Path:
     inputs = {"prepare": context.run.key("prepare"), "teacher": _asked(context.recipe), "device": context.device.type}
 
     def make(work: Path) -> None:
-        if context.run.ranks.is_main_process:
-            found = combined(context)
-            with whole_file(work / "scores.safetensors") as aside:
-                save_file({name: value.contiguous() for name, value in found.items()}, aside)
+        found = combined(context)
+        with whole_file(work / "scores.safetensors") as aside:
+            save_file({name: value.contiguous() for name, value in found.items()}, aside)
 
-    return context.run.stage("score", inputs, make)
+    return context.run.stage("score", inputs, make, main_only=True)
 
 
 def combined(context: RankContext) -> dict[str, Tensor]:

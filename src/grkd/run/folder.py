@@ -109,11 +109,20 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"output: cannot write to {self.path}: {error.strerror or error}") from None
 
-    def stage(self, name: str, inputs: dict[str, Any], make: Callable[[Path], None], *, quick: bool = False) -> Path:
+    def stage(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        make: Callable[[Path], None],
+        *,
+        quick: bool = False,
+        main_only: bool = False,
+    ) -> Path:
         """The finished folder of a stage, made now unless it is there already with the same inputs.
 
         `make` writes into the folder that it is given; after a kill it is called again on what it had written, if the
-        inputs are still the same. A complete stage with other inputs is kept as `<stage>.old`.
+        inputs are still the same. A complete stage with other inputs is kept as `<stage>.old`. main_only: one process
+        makes it, the others wait.
         On a UserError the partial folder is deleted if the stage wrote nothing yet or is `quick`. Otherwise finished
         shards and checkpoints are kept, so that the command can be repeated after the cause (such as an unreachable
         hub) is fixed.
@@ -129,7 +138,8 @@ class RunFolder:
             self._prepare(work, key)
         ranks.wait(name)
         try:
-            if not self.from_main(lambda: self._whole(work, key)):  # else killed before its last step, the new name
+            made = self.from_main(lambda: self._whole(work, key))  # killed before its last step, the new name
+            if not made and (self.ranks.is_main_process or not main_only):
                 make(work)
         except UserError:
             if quick or all(path.name == BEGUN for path in work.iterdir()):
