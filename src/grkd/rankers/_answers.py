@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from grkd.errors import UserError
-from grkd.metrics.exact_match import answer_part, grade, number_in
+from grkd.metrics.exact_match import answer_part, number_in
 
 # The answer found (None: none), and whether it is right; None for the latter: the reference itself cannot be read.
 Grade = tuple[str | None, bool | None]
@@ -19,11 +19,6 @@ _CHOSEN = (
     re.compile(r"\(([A-Z])\)"),
     re.compile(r"^\W*([A-Z])\W*$", re.MULTILINE),
 )
-
-
-def by_answer(reference: str, response: str) -> Grade:
-    """As grkd.benchmarks.exact_match: a number by value, anything else as normalised text."""
-    return grade(reference, response)
 
 
 def by_number(reference: str, response: str) -> Grade:

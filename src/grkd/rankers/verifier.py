@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from grkd.errors import UserError
+from grkd.metrics.exact_match import grade
 from grkd.objectives import option
 from grkd.rankers import _answers
 from grkd.rankers._base import Columns, Given, Prompts, Ranker, Resources, Responses
@@ -60,7 +61,7 @@ class Verifier(Ranker):
 
     def open(self, resources: Resources) -> None:
         kinds: dict[str, Callable[[], Callable[..., _answers.Grade]]] = {
-            "answer": lambda: _answers.by_answer,
+            "answer": lambda: grade,
             "math": _answers.math_grader,
             "number": lambda: _answers.by_number,
             "text": lambda: _answers.by_text,
