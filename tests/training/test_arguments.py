@@ -71,6 +71,7 @@ def test_a_choice_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"learning_rate": NAN}, "learning_rate must be a number from 0 to 1e\\+38, got nan"),
         ({"method_options": "[1]"}, "method_options must be a JSON object"),
         ({"method_options": "{"}, r"method_options is text, but not JSON \(.*\); give a dict"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor would do nothing: the loss is the method's"),
     ],
 )
 def test_constructors_refuse(given: dict[str, Any], words: str) -> None:
