@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import gelu, silu
 
+from grkd.groups import wide
 from grkd.kernels._available import use_triton
 from grkd.kernels._options import Implementation
 from grkd.kernels._products import wide_product
@@ -90,8 +92,7 @@ def attend(
 
         return _decode_triton.attend(query, keys, values, places, scale=scale, softcap=softcap, window=window)
     rows, kv, slots, dim = keys.shape
-    wide = torch.promote_types(query.dtype, torch.float32)
-    scores = query.view(rows, kv, -1, dim).to(wide) @ keys.to(wide).mT * scale
+    scores = wide(query).view(rows, kv, -1, dim) @ wide(keys).mT * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     slot = torch.arange(slots, device=query.device)
@@ -99,8 +100,8 @@ def attend(
     if window is not None:
         seen &= slot > places[:, None] - window
     shares = scores.masked_fill(~seen[:, None, None], -torch.inf).softmax(-1)
-    known = torch.where(seen[:, None, :, None], values, 0.0).to(wide)  # 0 * NaN would not be 0
-    return (shares @ known).reshape(query.shape).to(query.dtype)
+    known = torch.where(seen[:, None, :, None], values, 0.0)  # 0 * NaN would not be 0
+    return (shares @ wide(known)).reshape(query.shape).to(query.dtype)
 
 
 def gated(
@@ -115,9 +116,7 @@ def gated(
         from grkd.kernels import _decode_triton
 
         return _decode_triton.gated(gate, up, activation=activation)
-    wide = gate.to(torch.promote_types(gate.dtype, torch.float32))
-    functional = torch.nn.functional
-    opened = functional.silu(wide) if activation == "silu" else functional.gelu(wide, approximate="tanh")
+    opened = silu(wide(gate)) if activation == "silu" else gelu(wide(gate), approximate="tanh")
     return (opened * up).to(gate.dtype)
 
 
@@ -129,12 +128,11 @@ def logits_of(
 
 
 def _normed(states: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
-    wide = states.to(torch.promote_types(states.dtype, torch.float32))
-    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return scaled * (offset + weight.to(wide.dtype))
+    states = wide(states)
+    scaled = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + eps)
+    return scaled * (offset + weight.to(states.dtype))
 
 
 def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    wide = states.to(torch.promote_types(states.dtype, torch.float32))
-    first, second = wide.chunk(2, -1)
-    return (wide * cos + torch.cat([-second, first], -1) * sin).to(states.dtype)
+    first, second = wide(states).chunk(2, -1)
+    return (wide(states) * cos + torch.cat([-second, first], -1) * sin).to(states.dtype)
