@@ -6,17 +6,19 @@ the unit shown: a share is stored in [0, 1] and shown in percent.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 from grkd.errors import UserError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """What is known of a metric. against_teacher: measured against the teacher, whose own value says nothing."""
 
     name: str
     label: str
+    _: KW_ONLY
     unit: str = ""
     direction: int = 0
     scale: float = 1.0
@@ -39,36 +41,11 @@ class Metric:
         return inside[0], inside[1]
 
 
-def share(name: str, label: str, *, against_teacher: bool = False) -> Metric:
-    """A metric in [0, 1], higher is better, shown in percent with two decimals."""
-    return Metric(
-        name=name,
-        label=label,
-        unit="%",
-        direction=1,
-        scale=100.0,
-        decimals=2,
-        low=0.0,
-        high=1.0,
-        against_teacher=against_teacher,
-    )
-
-
-def _nats(name: str, label: str, *, against_teacher: bool = False) -> Metric:
-    return Metric(name=name, label=label, unit="nats", direction=-1, low=0.0, against_teacher=against_teacher)
-
-
-def _correlation(name: str, label: str, *, against_teacher: bool = False) -> Metric:
-    return Metric(name=name, label=label, direction=1, low=-1.0, high=1.0, against_teacher=against_teacher)
-
-
-def _unit_interval(name: str, label: str, *, against_teacher: bool = False) -> Metric:
-    return Metric(name=name, label=label, direction=1, low=0.0, high=1.0, against_teacher=against_teacher)
-
-
-def _calibration_error(name: str) -> Metric:
-    return replace(share(name, "calibration error"), direction=-1)
-
+# Kinds of metrics, each called with name, label and against_teacher. Shares are shown in percent.
+share = partial(Metric, unit="%", direction=1, scale=100.0, decimals=2, low=0.0, high=1.0)
+_nats = partial(Metric, unit="nats", direction=-1, low=0.0)
+_correlation = partial(Metric, direction=1, low=-1.0, high=1.0)
+_unit_interval = partial(Metric, direction=1, low=0.0, high=1.0)
 
 # In the order in which tables show them.
 METRICS = {
@@ -100,15 +77,15 @@ METRICS = {
         _correlation("response_kendall_tau", "Kendall tau of responses", against_teacher=True),
         share("response_top1_agreement", "top-1 agreement of responses", against_teacher=True),
         _unit_interval("response_ndcg", "NDCG of responses", against_teacher=True),
-        _calibration_error("ece"),
-        _calibration_error("expected_calibration_error"),
-        Metric(name="brier", label="Brier score", direction=-1, low=0.0, high=2.0),
+        share("ece", "calibration error", direction=-1),
+        share("expected_calibration_error", "calibration error", direction=-1),
+        Metric("brier", "Brier score", direction=-1, low=0.0, high=2.0),
         share("best_has_top_grade", "favourite has the top grade"),
-        replace(share("groups/no_order", "groups without an order"), direction=0),
+        share("groups/no_order", "groups without an order", direction=0),
         # Costs of the students' architecture, which methods share: no method is best in them.
-        Metric(name="query_ms", label="time per query", unit="ms", decimals=2, low=0.0),
-        Metric(name="index_mb", label="index", unit="MB", decimals=1, low=0.0),
-        Metric(name="model_mb", label="model", unit="MB", decimals=1, low=0.0),
+        Metric("query_ms", "time per query", unit="ms", decimals=2, low=0.0),
+        Metric("index_mb", "index", unit="MB", decimals=1, low=0.0),
+        Metric("model_mb", "model", unit="MB", decimals=1, low=0.0),
     )
 }
 
