@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from grkd.errors import UserError
 from grkd.losses import HARD, Normalize, PairForm, pair_form
-from grkd.losses._group_relative import check_pairs
+from grkd.losses.checks import check_pairs
 
 Divergence = Literal["soft_target", "forward_kl", "reverse_kl", "jsd"]
 GroupName = Literal["auto", "all", "top", "sample"]

@@ -9,8 +9,8 @@ from grkd.kernels._available import use_triton
 from grkd.kernels._compiled import outside_graphs
 from grkd.kernels._options import PAIR_KERNELS, Implementation, PairOptions, implementation_of
 from grkd.losses import HARD, Normalize, PairForm, group_relative
-from grkd.losses._shapes import check_shapes
 from grkd.losses.at_once import with_gradient
+from grkd.losses.checks import check_shapes
 
 # Candidates from which value and gradient are found at once on a CPU: below, autograd through all pairs is as fast.
 _AT_ONCE_FROM = 160

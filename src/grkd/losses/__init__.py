@@ -4,7 +4,7 @@ from grkd.losses._correlation import pearson_distance
 from grkd.losses._decoupled import decoupled_kl
 from grkd.losses._expected_disagreement import expected_disagreement
 from grkd.losses._generalized_jsd import forward_kl, generalized_jsd, generalized_jsd_of
-from grkd.losses._group_relative import Normalize, group_relative
+from grkd.losses._group_relative import group_relative
 from grkd.losses._pair_forms import HARD, MARGIN, PAIR_FORMS, SOFT, PairForm, pair_form
 from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
 from grkd.losses._relational import relational_angle, relational_distance
@@ -14,6 +14,7 @@ from grkd.losses._standardized import standardized
 from grkd.losses._tiered_plackett_luce import tiered_plackett_luce
 from grkd.losses._voted_pairs import voted_pairs
 from grkd.losses._weighted_pairs import pair_margins, rank_discount, weighted_pairs
+from grkd.losses.checks import Normalize
 
 __all__ = [
     "HARD",

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grkd.groups import checked_mask, wide
-from grkd.losses._shapes import check_scale
+from grkd.losses.checks import check_scale
 
 
 def decoupled_kl(

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.groups import checked_mask
-from grkd.losses._shapes import check_scale, check_shapes
 from grkd.losses._soft_target import masked_log_softmax
+from grkd.losses.checks import check_scale, check_shapes
 
 
 def expected_disagreement(

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask
-from grkd.losses._shapes import check_scale, check_shapes
 from grkd.losses._soft_target import finite, masked_log_softmax
+from grkd.losses.checks import check_scale, check_shapes
 
 
 def forward_kl(

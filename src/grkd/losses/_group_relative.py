@@ -1,18 +1,13 @@
 """Relative matching: the pairwise logistic loss over the pairs that the teacher orders."""
 
-from typing import Literal, get_args
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
 from grkd.losses._pair_forms import HARD, PairForm, pair_form
-from grkd.losses._shapes import check_scale, check_shapes
-
-Normalize = Literal["pairs", "candidates"]
+from grkd.losses.checks import Normalize, check_pairs, check_shapes
 
 # Entries of one [rows, block, candidates] tile. Several such tiles live at once (256 MB in float32 at this size).
 _TILE = 1 << 24
@@ -93,13 +88,6 @@ def group_relative(
     totals, counts = _sum_over_tiles(student, teacher, exists, tau, form)
     divisor = counts if normalize == "pairs" else exists.sum(-1)
     return (totals / divisor.clamp_min(1)).reshape(rows)
-
-
-def check_pairs(tau: float, normalize: str) -> None:
-    """Raises UserError for options of pairs out of range."""
-    check_scale("tau", tau)
-    if normalize not in get_args(Normalize):
-        raise UserError(f"unknown normalize {normalize!r}; known: {', '.join(get_args(Normalize))}")
 
 
 def _sum_over_tiles(

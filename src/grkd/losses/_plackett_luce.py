@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
-from grkd.losses._shapes import check_shapes
+from grkd.losses.checks import check_shapes
 
 # Rankings that are enumerated for one row. 10 candidates and 5 places, or 9 and 6, are just below it.
 _MOST_RANKINGS = 1 << 16

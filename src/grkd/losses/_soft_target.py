@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grkd.groups import checked_mask, wide
-from grkd.losses._shapes import check_scale, check_shapes
+from grkd.losses.checks import check_scale, check_shapes
 
 
 def soft_target(

@@ -6,9 +6,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from grkd.groups import checked_mask, wide
-from grkd.losses._group_relative import Normalize
-from grkd.losses._shapes import check_scale, check_shapes
 from grkd.losses._tiered_plackett_luce import bounds, by_teacher, log_sum_below
+from grkd.losses.checks import Normalize, check_scale, check_shapes
 
 
 def softmax_pairs(

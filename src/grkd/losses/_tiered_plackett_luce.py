@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, wide
-from grkd.losses._shapes import check_shapes
+from grkd.losses.checks import check_shapes
 
 # The trapezoidal rule over u, with x = log(time) = peak + width * sinh(u): steps are as fine as a large tier's narrow
 # peak asks for, and grow towards the long tail below. Beyond these distances from the peak less than exp(-35) is left.

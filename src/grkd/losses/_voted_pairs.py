@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from grkd.groups import checked_mask, wide
-from grkd.losses._group_relative import Normalize, check_pairs
+from grkd.losses.checks import Normalize, check_pairs
 
 
 def voted_pairs(

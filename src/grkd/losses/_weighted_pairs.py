@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grkd.groups import checked_mask, wide
-from grkd.losses._group_relative import Normalize, check_pairs
 from grkd.losses._pair_forms import HARD, PairForm, pair_form
 from grkd.losses.at_once import sums_of_pairs, with_gradient
+from grkd.losses.checks import Normalize, check_pairs
 
 # (student, teacher, importance, exists, form) -> sums of losses [rows], of weights [rows], gradient.
 Sums = Callable[[Tensor, Tensor, Tensor, Tensor | None, PairForm], tuple[Tensor, Tensor, Tensor]]

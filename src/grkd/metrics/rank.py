@@ -14,6 +14,7 @@ from torch import Tensor
 from grkd import groups
 from grkd.errors import UserError
 from grkd.losses import forward_kl, soft_target
+from grkd.losses.checks import check_shapes
 
 # Entries of one [rows, candidates, candidates] comparison; a few such tensors of bool live at once (16 MB each).
 _ENTRIES = 1 << 24
@@ -64,7 +65,7 @@ def top1_agreement(
     Of candidates that the student ties the first is taken. A row in which the teacher orders no pair is NaN: any
     candidate would be right. float64. Raises ValueError for shapes that differ.
     """
-    _check_shapes(student_scores, teacher_scores)
+    check_shapes(student_scores, teacher_scores)
     exists = groups.checked_mask(mask, student_scores)
     favourite = groups.wide(student_scores).masked_fill(~exists, -torch.inf).argmax(-1, keepdim=True)
     teacher = groups.wide(teacher_scores).masked_fill(~exists, -torch.inf)
@@ -86,7 +87,7 @@ def rank_fidelity(
     Memory: a few times the logits, plus the pairs of a few rows at a time. Give a vocabulary in chunks of rows.
     Raises UserError for a top_k below 2 or above the number of candidates, ValueError for shapes that differ.
     """
-    _check_shapes(student_logits, teacher_logits)
+    check_shapes(student_logits, teacher_logits)
     candidates = student_logits.shape[-1]
     student, teacher = student_logits, teacher_logits
     if top_k is not None:
@@ -122,7 +123,7 @@ def ndcg(
     Raises ValueError for shapes that differ or a negative gain, UserError for a top_k below 1.
     Source: Järvelin & Kekäläinen, ACM TOIS 20 (2002); ties: McSherry & Najork, ECIR 2008; as sklearn's ndcg_score.
     """
-    _check_shapes(student_scores, gains)
+    check_shapes(student_scores, gains)
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k of NDCG must be 1 or more, got {top_k}")
     exists = groups.checked_mask(mask, student_scores)
@@ -166,11 +167,6 @@ def _shared_by_ties(
     return (sums / sizes.clamp_min(1)).gather(-1, tie)
 
 
-def _check_shapes(student: Tensor, teacher: Tensor) -> None:
-    if student.shape != teacher.shape:
-        raise ValueError(f"student scores have shape {tuple(student.shape)}, teacher scores {tuple(teacher.shape)}")
-
-
 def _accuracy(counts: Int[Tensor, "*rows 4"]) -> Float[Tensor, "*rows"]:
     agree, disagree, _, teacher_pairs = counts.double().unbind(-1)
     return (agree + (teacher_pairs - agree - disagree) / 2) / teacher_pairs
@@ -183,7 +179,7 @@ def _tau(counts: Int[Tensor, "*rows 4"]) -> Float[Tensor, "*rows"]:
 
 def _pair_counts(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Int[Tensor, "*rows 4"]:
     """Pairs per row: ordered the same way, ordered the other way, ordered by the student, ordered by the teacher."""
-    _check_shapes(student, teacher)
+    check_shapes(student, teacher)
     exists = groups.checked_mask(mask, student)
     *rows, candidates = student.shape
     flat, step = (math.prod(rows), candidates), max(1, _ENTRIES // max(1, candidates**2))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from grkd.errors import UserError
 from grkd.groups import checked_mask, has_pair, wide
-from grkd.losses._plackett_luce import plackett_luce, rankings_jsd
+from grkd.losses import plackett_luce, rankings_jsd
 from grkd.objectives._base import LeastTeacher, Objective
 from grkd.objectives._batch import Batch
 from grkd.objectives._option_checks import above_zero, known
