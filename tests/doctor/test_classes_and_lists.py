@@ -201,7 +201,7 @@ QUERIES: dict[str, tuple[str, Plant]] = {
         changed("heldout.jsonl", lambda row: {name: value for name, value in row.items() if name != "grades"}),
     ),
     "nothing relevant": ("grades", changed("heldout.jsonl", lambda row: {**row, "grades": [0] * len(row["grades"])})),
-    "scores the wrong way round": ("teacher", both(lambda name: changed(name, turned))),
+    "check the sign of its scores": ("teacher", both(lambda name: changed(name, turned))),
     "candidates over the limit": (
         "cut texts",
         lambda at: [f"teacher.models=[{write_teacher(at / 'encoder')}]", "teacher.max_tokens=2"],

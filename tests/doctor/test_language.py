@@ -79,7 +79,7 @@ def test_a_student_that_teaches_itself_is_not_compared(world: World) -> None:
     findings = found(world)
     assert [one for one in findings if one.severity != "note"] == []
     (told,) = [one for one in findings if one.check == "teacher"]
-    assert told.text.startswith("it is the student with more to read")
+    assert told.text.startswith("it is the student with a longer prompt")
 
 
 def test_memory_that_is_not_there_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_the_spread_is_that_of_the_differences_over_seeds(tmp_path: Path) -> Non
     expected = by_seeds - 0.75 * min(by_seeds, per_question / QUESTIONS)
     assert more.deviation == pytest.approx(math.sqrt(expected))
     (first, _) = power_of(tmp_path / "run", seeds=5, questions=QUESTIONS, unit="questions")
-    points = float(first.split("you will see ")[1].split(" points of exact match")[0]) / 100
+    points = float(first.split("you can detect ")[1].split(" points of exact match")[0]) / 100
     bound = stats.t.ppf(0.975, 4)
     assert stats.nct.sf(bound, 4, points * math.sqrt(5) / same.deviation) == pytest.approx(0.8, abs=0.02)
     assert "3 methods, 4 seeds, their differences vary by" in first
@@ -76,7 +76,7 @@ def test_a_metric_with_another_unit(tmp_path: Path) -> None:
     spread = spread_of(folder, questions=10)
     assert spread.deviation == pytest.approx(statistics.stdev([0.05, 0.03, 0.07]))
     (first, second) = power_of(folder, seeds=4, questions=10, unit="held-out prompts")
-    assert " nats of forward KL with 80 % chance" in first
+    assert " nats of forward KL with 80 % power" in first
     assert "0.01 nats: " in second
 
 

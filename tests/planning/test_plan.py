@@ -194,15 +194,15 @@ def test_the_power_is_that_of_the_paired_test() -> None:
     spread, deviation = assumed(questions=500, unit="questions"), math.sqrt(2e-4 + 4e-4)
     assert spread.deviation == pytest.approx(deviation)
     (first, second) = sentences(spread, seeds=5, questions=500, unit="questions")
-    points = float(first.split("you will see ")[1].split(" points")[0]) / 100
+    points = float(first.split("you can detect ")[1].split(" points")[0]) / 100
     bound = stats.t.ppf(0.975, 4)
     assert stats.nct.sf(bound, 4, points * math.sqrt(5) / deviation) == pytest.approx(0.8, abs=0.02)
     assert "with 5 seeds and 500 questions" in first
-    assert "assuming 1.0 points between seeds and 20% of questions decided differently; --from RUN" in first
+    assert "assuming 1.0 points between seeds and 20% of questions answered differently; --from RUN" in first
     assert "3 points" in second
     for few in (1, 2):  # the report tests three or more
         (first, second) = sentences(spread, seeds=few, questions=10, unit="questions")
-        assert first.endswith("nothing can be called better")
+        assert first.endswith("no method can be called better")
         assert "assuming" in second
 
 
@@ -283,6 +283,6 @@ def test_the_command_measures_a_language_run(
 def test_a_quick_plan_loads_nothing(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", str(tiny_recipe), "--quick"]) == 0
     shown = capsys.readouterr().out
-    for part in ("memory of a training step", "optimizer", "disk", "with 1 seed nothing", "no times"):
+    for part in ("memory of a training step", "optimizer", "disk", "with 1 seed no method", "times were not measured"):
         assert part in " ".join(shown.split()), part
     assert "grkd run" not in shown  # of which nothing is known

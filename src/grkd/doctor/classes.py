@@ -40,9 +40,9 @@ def look_at_classes(recipe: ClassifierRecipe, folder: RunFolder) -> Iterator[Fin
     sizes = [sum(one.numel() for one in view.module.parameters()) for view in (teacher, student)]
     if sizes[1] > sizes[0]:
         text = f"the student has {sizes[1]:,} parameters, the teacher {sizes[0]:,}"
-        yield warning("size", text, "are teacher and student exchanged?")
+        yield warning("size", text, "check that teacher and student are not swapped")
     if recipe.teacher.training is not None:
-        text = "it is trained first, so nothing shows yet whether it is better than the student"
+        text = "the recipe trains it first, so it is not known yet whether it is better than the student"
         yield note("teacher", text, "the report has its accuracy; also train a student with ce")
         return
     yield from _teacher(context, teacher)
@@ -54,7 +54,7 @@ def _labels(data: ClassificationData) -> Iterator[Finding]:
     most = int(counts.argmax())
     if (share := float(counts[most] / counts.sum())) > _MAJORITY:
         text = f"{share:.0%} of the training labels are {data.class_names[most]!r}"
-        yield warning("balance", text, "look at more than accuracy, and add examples of the other classes")
+        yield warning("balance", text, "do not rely on accuracy alone, and add examples of the other classes")
     for name, which, do in (
         (f"with fewer than {_FEW} training examples", counts < _FEW, "add examples, or merge the classes"),
         ("without a held-out example", held == 0, "hold out examples of every class"),
@@ -75,14 +75,14 @@ def _overlap(data: ClassificationData) -> Iterator[Finding]:
         labels.setdefault(name, set()).add(label)
     shared = sum(_digest(one) in labels for one in data.heldout_inputs)
     if shared:
-        text = f"{shared} of {len(data.heldout_labels)} held-out examples are in the training data, too"
+        text = f"{shared} of {len(data.heldout_labels)} held-out examples are also in the training data"
         yield warning("overlap", text, "remove them from one part; otherwise accuracy rewards memorisation")
     if contrary := sum(len(each) > 1 for each in labels.values()):
-        text = f"{contrary} inputs come with more than one label"
+        text = f"{contrary} inputs have more than one label"
         yield warning("contrary labels", text, "correct them, or keep the label that most people gave")
     repeated = len(train) - len(labels)
     if repeated > 0.05 * len(train):
-        text = f"{repeated} of {len(train)} training examples come more than once"
+        text = f"{repeated} of {len(train)} training examples occur more than once"
         yield warning("repeated examples", text, "keep one of each")
 
 
@@ -95,7 +95,7 @@ def _digest(value: Any) -> str:
 def _cut(side: str, view: Classifier, limit: int) -> Iterator[Finding]:
     lengths: Sequence[int] = [len(one) for one in view.train_inputs]  # at the limit they were cut
     if (cut := sum(length >= limit for length in lengths)) > _CUT * len(lengths):
-        text = f"{cut} of {len(lengths)} texts reach the limit of {limit} tokens of the {side} and are cut"
+        text = f"{cut} of {len(lengths)} texts exceed the {side}'s limit of {limit} tokens and are truncated"
         yield warning("cut texts", text, "raise data.max_tokens")
 
 
@@ -113,14 +113,16 @@ def _teacher(context: ClassifierContext, teacher: Classifier) -> Iterator[Findin
     held = accuracy["held-out"]
     if held <= guess:
         text = f"the teacher is right on {held:.0%} of the held-out examples, the most frequent label on {guess:.0%}"
-        yield warning("teacher", text, "is it the right model, with the labels in this order? Train it first")
+        yield warning("teacher", text, "check the model and the order of its labels, or train it first")
     elif accuracy["training"] - held > _BY_HEART:
         text = (
             f"the teacher is right on {accuracy['training']:.0%} of the training examples, on {held:.0%} of the others"
         )
-        yield warning("teacher by heart", text, "it was trained on them: distil on other examples, or on copies")
+        yield warning(
+            "teacher by heart", text, "it was trained on them; distil on other examples, or on augmented copies"
+        )
     elif accuracy["training"] < 1 - _NOISE:
         text = f"the teacher disagrees with {1 - accuracy['training']:.0%} of the training labels"
         yield warning(
-            "noise", text, "look at some of them: labels or teacher are wrong; methods without labels may help"
+            "noise", text, "inspect some of them: either labels or teacher are wrong; methods without labels may help"
         )

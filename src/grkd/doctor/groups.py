@@ -96,14 +96,18 @@ def _cut(sides: Sides, groups: Groups, most: int) -> Iterator[Finding]:
     if answers and cut > _CUT * len(answers):
         text = f"{cut} of {len(answers)} responses of the teacher do not end within {min(limit, most)} tokens"
         if limit <= most:
-            yield warning("cut responses", text, "raise responses.max_new_tokens; cut responses teach to ramble")
+            yield warning(
+                "cut responses",
+                text,
+                "raise responses.max_new_tokens; truncated responses teach the student not to stop",
+            )
         else:
-            do = f"nothing, if they end within responses.max_new_tokens ({limit}); the doctor stops at {most}"
+            do = f"no action if they end within responses.max_new_tokens ({limit}); the doctor stops at {most}"
             yield note("cut responses", text, do)
     several = [each for _, each in groups if len(each) > 1]
     same = sum(len({tuple(ids) for ids in each}) == 1 for each in several)
     if several and same > _SAME * len(several):
-        text = f"to {same} of {len(several)} prompts the teacher's responses are all the same"
+        text = f"to {same} of {len(several)} prompts all responses of the teacher are equal"
         yield warning("equal responses", text, "raise responses.temperature or responses.candidates")
 
 
@@ -114,7 +118,7 @@ def _rankers(sides: Sides, reader: LocalTeacher, groups: Groups) -> Iterator[Fin
         if "endpoint" in panel.needs:
             return  # look_at_judges says more
         if panel.reads - {*PER_GROUP, *PER_RESPONSE}:
-            yield note("rankers", "they read columns of the records, and were not asked", "nothing")
+            yield note("rankers", "they read columns of the records and were not tested", "nothing")
             return
         panel.open(Resources(teacher=lambda: reader, device=reader.model.device, batch_size=reader.batch_size))
         yield from _opinions(sides, panel, groups)
@@ -142,14 +146,16 @@ def _opinions(sides: Sides, panel: Panel, groups: Groups) -> Iterator[Finding]:
         if (values["abstentions"] or 0) > _ABSTAINS or (values["ties"] or 0) > _ABSTAINS:
             text = f"{label} has no opinion on {values['abstentions']:.0%} of the responses, and ties "
             text += f"{values['ties'] or 0:.0%} of the pairs"
-            yield warning("rankers", text, "give it what it reads, or name another ranker")
+            yield warning("rankers", text, "give it the data it needs, or name another ranker")
         if abs(bias := values.get("position_bias", 0.0)) > _BIAS:
             text = f"{label}: the teacher prefers the {'first' if bias > 0 else 'second'} place by {abs(bias):.0%}"
-            yield warning("position bias", text, "both orders are asked, which cancels it; log_prob has none")
+            yield warning(
+                "position bias", text, "no action: asking in both orders cancels it; log_prob has no such bias"
+            )
     for pair in found["pairs"]:
         if pair["kendall_tau"] is not None and pair["kendall_tau"] < _TAU:
             text = f"{' and '.join(pair['rankers'])} hardly agree: Kendall's tau {pair['kendall_tau']:.2f}"
-            yield warning("agreement", text, "look at groups with `grkd groups`, and keep the one that you trust")
+            yield warning("agreement", text, "inspect groups with `grkd groups`, and keep the ranker that you trust")
 
 
 def _scores(one: Encoded, answers: list[list[int]]) -> list[float | None]:

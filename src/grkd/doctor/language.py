@@ -27,7 +27,7 @@ def look_at_language(recipe: LanguageRecipe, *, ask: bool = False) -> Iterator[F
     elif isinstance(recipe.teacher, list):
         yield from _look_at_servers(sides, recipe.teacher, ask=ask)
     elif isinstance(recipe.teacher, SelfTeacher):
-        yield note("teacher", "it is the student with more to read, and was not compared", "the report compares them")
+        yield note("teacher", "it is the student with a longer prompt and was not compared", "see the report")
     elif loaded.teacher is not None:
         yield from look_at_teacher(sides, loaded)
     yield from look_at_judges(sides, ask=ask)

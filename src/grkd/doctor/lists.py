@@ -38,7 +38,7 @@ def look_at_lists(recipe: RankRecipe, folder: RunFolder) -> Iterator[Finding]:
     yield from _lengths(lists, recipe)
     if recipe.teacher.served is not None:
         yield note(
-            "teacher", "a served teacher was not asked, because requests may cost money", "ask it yourself first"
+            "teacher", "a served teacher was not asked, because requests may cost money", "test it yourself first"
         )
         return
     few = replace(recipe, data=replace(recipe.data, limit=min(recipe.data.limit or _LISTS, _LISTS)))
@@ -50,7 +50,7 @@ def _overlap(lists: PreparedLists) -> Iterator[Finding]:
     train = {texts[one] for one in lists.of(TRAIN).tolist()}
     heldout = lists.of(HELDOUT).tolist()
     if shared := sum(texts[one] in train for one in heldout):
-        text = f"{shared} of {len(heldout)} held-out queries are in the training data, too"
+        text = f"{shared} of {len(heldout)} held-out queries are also in the training data"
         yield warning("overlap", text, "remove them from one of the files; otherwise metrics reward memorisation")
     if len(heldout) < _FEW_HELD_OUT:
         text = f"{len(heldout)} held-out queries: intervals will be wide"
@@ -62,23 +62,25 @@ def _words(lists: PreparedLists) -> Iterator[Finding]:
     word = lists.word.masked_fill(~lists.exists, torch.nan)
     tied = [len(set(row[row.isfinite()].tolist())) < 2 for row in word]
     if (count := sum(tied)) > _SHARE * len(tied):
-        text = f"in {count} of {len(tied)} lists all candidates are equal or unknown: nothing to learn"
+        text = f"in {count} of {len(tied)} lists all candidates are tied or unknown, so so there is nothing to learn"
         yield warning("tied lists", text, "drop them, or name models in teacher.models")
     falling = [bool((row[row.isfinite()].diff() < 0).all()) for row, same in zip(word, tied, strict=True) if not same]
     if len(falling) > 5 and all(falling):
-        text = "in every list the candidates stand in the order that is taught"
-        yield note("given order", text, "nothing for these students; shuffle them before a language model judges them")
+        text = "in every list the candidates are already in the teacher's order"
+        yield note(
+            "given order", text, "no action for these students; shuffle them before a language model judges them"
+        )
 
 
 def _grades(lists: PreparedLists) -> Iterator[Finding]:
     heldout = lists.grades[lists.of(HELDOUT)]
     if not bool(heldout.isfinite().any()):
-        text = "no held-out list has grades: students are measured by their agreement with the teacher alone"
-        yield note("grades", text, "add people's grades to the held-out lists")
+        text = "no held-out list has grades: students can only be measured by their agreement with the teacher"
+        yield note("grades", text, "add human grades to the held-out lists")
         return
     empty = int((heldout.nan_to_num(0.0) <= 0).all(-1).sum())
     if empty > _SHARE * len(heldout):
-        text = f"in {empty} of {len(heldout)} held-out lists no candidate is relevant: no student can be right there"
+        text = f"in {empty} of {len(heldout)} held-out lists no candidate is relevant, so no student can be right"
         yield warning("grades", text, "mine more candidates, or hold out other queries")
 
 
@@ -90,7 +92,7 @@ def _lengths(lists: PreparedLists, recipe: RankRecipe) -> Iterator[Finding]:
     for side, limit in limits:
         long = sum(len(lists.documents[one].split()) > limit for one in used)
         if long > _SHARE * len(used):
-            text = f"{long} of {len(used)} candidates are longer than the {side}'s {limit} tokens and are cut"
+            text = f"{long} of {len(used)} candidates exceed the {side}'s limit of {limit} tokens and are truncated"
             yield warning("cut texts", text, f"raise {side}.max_tokens, or split the candidates")
 
 
@@ -107,7 +109,7 @@ def _teachers(context: RankContext) -> Iterator[Finding]:
         given, guessed = _ndcg(lists, rows, scores), _guessed(lists, rows)
         if given <= guessed:
             text = f"the teacher's NDCG@10 is {given:.3f} on {len(rows)} lists, that of a random order {guessed:.3f}"
-            yield warning("teacher", text, "are its scores the wrong way round? Higher must be better")
+            yield warning("teacher", text, "check the sign of its scores: higher must be better")
     for place, one in enumerate(teacher.models):
         for other in teacher.models[place + 1 :]:
             taus = kendall_tau(scored_by(context, one).numpy(), scored_by(context, other).numpy())

@@ -71,8 +71,8 @@ def _chat(sides: Sides, client: Endpoint) -> Iterator[Finding]:
     messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
     reply = wait_for(client.complete(messages, max_tokens=_WORDS, temperature=0.0))
     if not reply.text.strip():
-        text = f"its answer of {_WORDS} tokens has no text: it may think first, which costs tokens and is left out"
-        yield warning("teacher", text, "turn thinking off on the server, or raise responses.max_new_tokens")
+        text = f"its answer of {_WORDS} tokens has no text: reasoning may have used them up"
+        yield warning("teacher", text, "turn reasoning off on the server, or raise responses.max_new_tokens")
     if sides.teacher_tokenizer is None or not reply.prompt_tokens:
         return
     own = len(encode_prompt(sides.teacher_tokenizer, one, system=sides.recipe.data.system))
@@ -107,8 +107,8 @@ def _judge(sides: Sides, judge: Panel) -> Iterator[Finding]:
         return
     label = judge.labels[0]
     if np.isnan(ranked.by_ranker[label]).all():  # no opinion
-        text = f"{label}: its answers to one group cannot be read"
-        yield warning("rankers", text, "raise answer_tokens (models that think need room), or name another judge")
+        text = f"{label}: its answers about one group cannot be parsed"
+        yield warning("rankers", text, "raise answer_tokens (reasoning models need more), or name another judge")
     else:
         yield note("rankers", f"{label} ordered a group of two", "nothing")
 

@@ -25,7 +25,7 @@ def look_at_settings(recipe: Recipe) -> Iterator[Finding]:
     if highest is not None and rate > highest:
         yield warning(
             "learning rate",
-            f"training.learning_rate is {rate:g}; a pretrained student forgets what it knew above about {highest:g}",
+            f"training.learning_rate is {rate:g}; a pretrained student forgets above about {highest:g}",
             "set it to 1e-5 to 5e-4 (LoRA: up to 2e-3), or let `grkd compare` search it",
         )
     there = next(path for path in (Path(recipe.output), *Path(recipe.output).parents) if path.exists())

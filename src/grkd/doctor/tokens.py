@@ -80,7 +80,9 @@ def _stops(sides: Sides) -> Iterator[Finding]:
             text = (
                 f"the {side}'s generation config stops at {_words(tokenizer, listed)}, its tokenizer and template at "
             )
-            yield warning("stop", text + _words(tokenizer, ends), "make eos_token_id name the template's end of a turn")
+            yield warning(
+                "stop", text + _words(tokenizer, ends), "set eos_token_id to the template's end-of-turn token"
+            )
         elif listed and set(ends) - set(listed):
             missing = _words(tokenizer, sorted(set(ends) - set(listed)))
             text = f"the {side}'s generation config does not list {missing}, at which its tokenizer or template stops"
@@ -98,7 +100,9 @@ def _padding(sides: Sides) -> Iterator[Finding]:
     configured = getattr(sides.config, "pad_token_id", None)
     if pad is not None and isinstance(rows, int) and pad >= rows:
         text = f"the padding token has the id {pad}, the student's head {rows} rows"
-        yield error("padding", text, "choose a padding token that the model knows, such as the end of sequence")
+        yield error(
+            "padding", text, "choose a padding token in the model's vocabulary, such as the end-of-sequence token"
+        )
     elif pad is None:
         yield note(
             "padding", "the student's tokenizer has no padding token; a stop token is used", "no action for grkd"
@@ -128,17 +132,17 @@ def _begins(sides: Sides) -> Iterator[Finding]:
 def _thoughts(sides: Sides) -> Iterator[Finding]:
     recipe, template = sides.recipe, str(sides.tokenizer.chat_template)
     if dropped := sum(count for text, count in sides.notes.items() if "thought" in text):
-        text = f"thoughts of {dropped} answers are left out, since the prompt closes them"
+        text = f"the reasoning of {dropped} answers is dropped, because the prompt closes it"
         yield warning("thinking", text, "data.chat_template_kwargs: {enable_thinking: true} keeps them")
     if not knows_tags(sides.tokenizer) or "enable_thinking" not in template:
         return
     if "enable_thinking" in recipe.data.chat_template_kwargs:
         return
     if from_data(recipe.responses) and not _any_thoughts(sides):
-        text = "the template lets the model think first, and the data's answers hold no thoughts"
+        text = "the template lets the model reason first, and the answers in the data have no reasoning"
         yield warning("thinking", text, "data.chat_template_kwargs: {enable_thinking: false}")
     elif not from_data(recipe.responses) and recipe.responses.max_new_tokens < _THOUGHTS:
-        text = f"the model thinks first, and responses end after {recipe.responses.max_new_tokens} tokens"
+        text = f"the model reasons first, and responses end after {recipe.responses.max_new_tokens} tokens"
         do = f"data.chat_template_kwargs: {{enable_thinking: false}}, or max_new_tokens of {_THOUGHTS} or more"
         yield warning("thinking", text, do)
 
@@ -160,8 +164,10 @@ def _control_tokens(sides: Sides) -> Iterator[Finding]:
     ]
     if count := sum(mark is not None for mark in found):
         mark = next(mark for mark in found if mark is not None)
-        text = f"{count} prompts spell a control token such as {mark}: were they written by a chat template before?"
-        yield warning("control tokens", text, "give the messages themselves; the template is applied once, by grkd")
+        text = (
+            f"{count} prompts contain a control token such as {mark}; they may already be rendered by a chat template"
+        )
+        yield warning("control tokens", text, "give the original messages; grkd applies the template")
 
 
 def _ids(listed: Any) -> list[int]:

@@ -56,7 +56,7 @@ def look_at_weights(sides: Sides, loaded: Loaded) -> Iterator[Finding]:
     """Sizes of the models, weights that are no numbers, the learning rate against their precision, and memory."""
     for side, model in (("teacher", loaded.teacher), ("student", loaded.student)):
         if model is not None and not all(bool(one.isfinite().all()) for one in model.parameters()):
-            yield error("weights", f"the {side} has weights that are NaN or infinite", "take another copy of the model")
+            yield error("weights", f"the {side} has weights that are NaN or infinite", "use another copy of the model")
     if isinstance(sides.recipe.teacher, Model):
         yield from _compared(loaded)
     yield from _precision(sides, loaded)
@@ -72,12 +72,12 @@ def _compared(loaded: Loaded) -> Iterator[Finding]:
     sizes = [sum(one.numel() for one in model.parameters()) for model in (loaded.teacher, loaded.student)]
     if sizes[1] > sizes[0]:
         text = f"the student has {sizes[1]:,} parameters, the teacher {sizes[0]:,}"
-        yield warning("size", text, "are teacher and student exchanged?")
+        yield warning("size", text, "check that teacher and student are not swapped")
     if sizes[0] != sizes[1]:
         return
     pairs = zip(loaded.teacher.state_dict().items(), loaded.student.state_dict().items(), strict=False)
     if all(name == other and torch.equal(one.float(), two.float()) for (name, one), (other, two) in pairs):
-        text = "teacher and student have the same weights: there is nothing to learn"
+        text = "teacher and student have the same weights: so there is nothing to learn"
         yield error("same model", text, "name another student, or student.layers to cut one from the teacher")
 
 

@@ -25,8 +25,8 @@ from grkd.recipe import (
     Training,
 )
 
-_SEEDS = Entry("seeds", [0], "one student per method and seed; three or more before anything is called better")
-_METHODS = "each trains a student on the same data; `grkd methods` lists all, `grkd methods NAME` the options of one"
+_SEEDS = Entry("seeds", [0], "one student per method and seed; with fewer than three, no method can be called better")
+_METHODS = "each trains a student on the same data; see `grkd methods` and `grkd methods NAME`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +50,15 @@ def compose(found: Found, wish: Wish) -> str:
 
 
 _STEPS = (
-    "  grkd run THIS --check    every mistake that can be known before time is spent",
-    "  grkd doctor THIS         what is likely to spoil the run, in under a minute",
-    "  grkd run THIS            the same command again goes on after a kill",
-    "  grkd compare THIS        with equal trials per method, once there is a `search` section",
+    "  grkd run THIS --check    find mistakes before any training",
+    "  grkd doctor THIS         find what is likely to spoil the run, in under a minute",
+    "  grkd run THIS            run it; the same command resumes after an interruption",
+    "  grkd compare THIS        tune and compare methods; needs a `search` section",
 )
 
 
 def _data(found: Found, kind: type, *more: Entry) -> Part:
-    comments = {"heldout": "what students are measured on", "train": "what students learn from"}
+    comments = {"heldout": "held-out data, for evaluation", "train": "training data"}
     entries = [Entry(key, value, comments.get(key, "")) for key, value in found.section.items()]
     return Part("data", [*entries, *more], found.about, kind)
 
@@ -68,7 +68,7 @@ def _methods(*methods: Any) -> Entry:
 
 
 def _training(*entries: Entry) -> Part:
-    return Part("training", entries, "one optimiser run per student", Training)
+    return Part("training", entries, "the same for every student", Training)
 
 
 def _language(found: Found, wish: Wish) -> Sequence[Part | Entry]:
@@ -82,19 +82,17 @@ def _language(found: Found, wish: Wish) -> Sequence[Part | Entry]:
         Part("teacher", named.teacher, "", ServedModel if named.served else Model),
         Part("student", named.student, "", Student),
         _data(found, Prompts, *heldout),
-        Part("responses", _responses(found, named, by_response), "what the students learn from", Responses),
+        Part("responses", _responses(found, named, by_response), "the responses to train on", Responses),
     ]
     if grouped and found.scored:
-        parts.append(
-            Part("score", [Entry("reward", "data", "the order of the responses is the data's own")], "", Score)
-        )
+        parts.append(Part("score", [Entry("reward", "data", "the responses are ordered by the data")], "", Score))
     parts += [
         _chosen_methods(grouped, by_response, named),
         _SEEDS,
         _training(
             Entry("epochs", 3),
             Entry("batch_size", 8, "prompts per device and step"),
-            Entry("learning_rate", 5e-5, "1e-5 to 5e-4; smaller for larger students"),
+            Entry("learning_rate", 5e-5, "usual: 1e-5 to 5e-4; lower for larger students"),
         ),
     ]
     return parts
@@ -103,18 +101,18 @@ def _language(found: Found, wish: Wish) -> Sequence[Part | Entry]:
 def _responses(found: Found, named: Named, by_response: bool) -> list[Entry]:
     own = found.kind in ("pairs", "groups") or (found.kind == "answers" and not by_response)
     limit = new_tokens(found.longest if own else 0, named.context)  # a teacher's may be longer than the data's
-    longest = Entry("max_new_tokens", limit, "longer responses are cut and counted")
+    longest = Entry("max_new_tokens", limit, "longer responses are truncated and counted")
     if found.kind in ("pairs", "groups"):
         return [Entry("source", "data", "the responses of your file"), Entry("n", found.n, "per prompt"), longest]
     if by_response:
         return [
-            Entry("source", "teacher", "it writes them before training"),
-            Entry("n", 4, "per prompt, put in order by the teacher"),
+            Entry("source", "teacher", "the teacher writes them before training"),
+            Entry("n", 4, "responses per prompt, ordered by the teacher"),
             longest,
         ]
     if found.kind == "answers":
-        return [Entry("source", "data", "your answers; `teacher`: its own, which takes longer"), longest]
-    return [Entry("source", "teacher", "it answers every prompt once, before training"), longest]
+        return [Entry("source", "data", "your answers; with `teacher` it writes its own, which takes longer"), longest]
+    return [Entry("source", "teacher", "the teacher answers every prompt once, before training"), longest]
 
 
 def _chosen_methods(grouped: bool, by_response: bool, named: Named) -> Entry:
@@ -142,7 +140,7 @@ def _classifier(found: Found, wish: Wish) -> Sequence[Part | Entry]:
     student += [Entry("options", {"hidden": [16]})] if small and network == "mlp" else []
     more = [] if "heldout" in found.section or _parts(found) else [Entry("heldout_fraction", 0.2)]
     if found.kind == "texts" and (small or (wish.teacher is None and not ranked)):
-        more.append(Entry("features", "tfidf", "how networks that are no transformers models read text"))
+        more.append(Entry("features", "tfidf", "input of networks that are not transformers models"))
     if found.kind == "images":
         more.append(Entry("image_size", 32, "pixels"))
     return [
@@ -159,14 +157,14 @@ def _network_teacher(found: Found, name: str | None, network: str) -> list[Entry
     """A network that is trained first, or a model, with a head for the data's classes if it has none."""
     teacher = [Entry("model", network if name is None else model(name))]
     if name is None and network == "mlp":
-        teacher.append(Entry("options", {"hidden": [256]}, "widths of its layers"))
+        teacher.append(Entry("options", {"hidden": [256]}, "widths of hidden layers"))
     if name is not None and _has_classes(name, found.classes):
         return teacher
     if name is not None:
-        teacher.append(Entry("options", {"new_head": True}, "its own head has other classes"))
+        teacher.append(Entry("options", {"new_head": True}, "its head has other classes than the data"))
     rate, epochs = (1e-3, 20) if name is None else (5e-5, 3)
     settings = {"epochs": epochs, "batch_size": 32, "learning_rate": rate}
-    return [*teacher, Entry("training", settings, "it is trained on the labels first")]
+    return [*teacher, Entry("training", settings, "the teacher is first trained on the labels")]
 
 
 def _parts(found: Found) -> bool:
@@ -196,7 +194,7 @@ def _rank(found: Found, wish: Wish) -> Sequence[Part | Entry]:
     parts: list[Part | Entry] = []
     if wish.teacher is not None and is_url(wish.teacher):
         served = {"url": wish.teacher, "model": wish.served_model}
-        given = [Entry("served", served, "its key comes from OPENAI_API_KEY, never from here")]
+        given = [Entry("served", served, "the key is read from OPENAI_API_KEY, never from this file")]
         given.append(Entry("asks", "permutation", "the order of a window of candidates; yes_no: one at a time"))
         parts.append(Part("teacher", given, "", RankTeacher))
     elif wish.teacher is not None:

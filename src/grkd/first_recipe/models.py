@@ -62,13 +62,13 @@ def language_models(teacher: str | None, student: str | None, *, served_model: s
             raise UserError("--served-model: give the model's name on the server (vLLM's --served-model-name)")
         if student is None:
             raise UserError("--student: a served teacher has no layers to keep; give a model's folder or hub name")
-        entries = [Entry("url", teacher, "its key comes from OPENAI_API_KEY, never from here")]
+        entries = [Entry("url", teacher, "the key is read from OPENAI_API_KEY, never from this file")]
         entries.append(Entry("served_model", served_model))
         if text_only:
             entries.append(Entry("log_probs", False, "text alone, as chat APIs give it"))
             entries.append(Entry("max_requests", 20_000, "per command, retries included: what it may cost at most"))
         trained = model(student)
-        own = [Entry("model", trained, "trained in place of the served teacher")]
+        own = [Entry("model", trained, "the model to train")]
         return Named(teacher=entries, student=own, served=True, text_only=text_only, context=_context(str(trained)))
     if text_only or served_model is not None:
         raise UserError("--text-only and --served-model belong to a served teacher: --teacher https://...")

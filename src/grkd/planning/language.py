@@ -190,14 +190,14 @@ def _disk(recipe: LanguageRecipe, counts: Counts, responses: float) -> dict[str,
 def _notes(recipe: LanguageRecipe, found: Measured | None) -> list[str]:
     notes = []
     if found is None:
-        notes.append("nothing was measured (--quick): no times")
+        notes.append("times were not measured (--quick)")
     elif device(recipe.device).type == "cuda" and recipe.training.compile is not False:
-        notes.append("measured without compiled layers, with which a long training takes less time")
+        notes.append("times are without compiled layers; a long training compiles them and takes less time")
     methods = [objectives.load(one.name, **one.options) for one in recipe.methods]
     if any(one.on_policy for one in methods):
-        notes.append("methods that sample take longer as their responses grow")
+        notes.append("on-policy methods take longer as their responses get longer")
     if recipe.training.minutes is not None and recipe.responses.when == "in_training":
-        notes.append("rankers that are asked in training are counted for as many steps as training.epochs has")
+        notes.append("requests of rankers in training are counted for the steps of training.epochs")
     if recipe.student.lora is not None:
-        notes.append("memory of adapters is modelled with all linear layers")
+        notes.append("memory of adapters is estimated with all linear layers")
     return notes

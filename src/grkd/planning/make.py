@@ -26,7 +26,7 @@ def make_plan(
     """
     if measured and asks_endpoint(recipe) and not (ask and isinstance(recipe, LanguageRecipe)):
         plan = make_plan(recipe, measured=False, prices=prices, hourly_usd=hourly_usd, earlier=earlier)
-        words = "nothing was measured, since the miniature would ask an endpoint, which may cost money"
+        words = "times were not measured, because this would send requests to an endpoint, which may cost money"
         more = " (--ask measures)" if isinstance(recipe, LanguageRecipe) else ""
         return replace(plan, notes=[words + more, *plan.notes[1:]])
     own = Path(recipe.output)

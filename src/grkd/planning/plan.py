@@ -70,10 +70,10 @@ def tables(plan: Plan) -> list[Table | str]:
         free = "" if plan.free is None else f"free now: {amount(plan.free)}"
         shown.append(peak + free)
     if plan.disk:
-        shown.append(_amounts("disk", {**plan.disk, "together": sum(plan.disk.values())}))
+        shown.append(_amounts("disk", {**plan.disk, "total": sum(plan.disk.values())}))
     if plan.money:
         listed = ", ".join(f"{name} {value:,.2f}" for name, value in plan.money.items())
-        shown.append(f"money in USD: {listed}; together {sum(plan.money.values()):,.2f}")
+        shown.append(f"money in USD: {listed}; total {sum(plan.money.values()):,.2f}")
     return [*shown, *plan.power, *(f"note: {one}" for one in plan.notes)]
 
 

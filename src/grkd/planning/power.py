@@ -25,8 +25,8 @@ def assumed(*, questions: int, unit: str, seed_deviation: float = 0.01, question
     on one question; for right or wrong it is the share of questions that only one of them answers.
     """
     deviation = math.sqrt(2 * seed_deviation**2 + question_variance / max(1, questions))
-    source = f"assuming {100 * seed_deviation:.1f} points between seeds and {question_variance:.0%} of {unit} decided "
-    return Spread(deviation=deviation, source=f"{source}differently; --from RUN takes what an earlier run shows")
+    source = f"assuming {100 * seed_deviation:.1f} points between seeds and {question_variance:.0%} of {unit} answered "
+    return Spread(deviation=deviation, source=f"{source}differently; --from RUN uses the spread of an earlier run")
 
 
 def sentences(spread: Spread, *, seeds: int, questions: int, unit: str) -> list[str]:
@@ -34,17 +34,17 @@ def sentences(spread: Spread, *, seeds: int, questions: int, unit: str) -> list[
     metric = spread.metric
     of = "" if metric is _SHARE else f" of {metric.label}"
     if seeds < 3:  # what the report tests
-        first = f"power: with {seeds} {'seed' if seeds == 1 else 'seeds'} nothing can be called better"
+        first = f"power: with {seeds} {'seed' if seeds == 1 else 'seeds'} no method can be called better"
     else:
         shown = shown_difference(spread.deviation, seeds)
         words = "no difference at all" if metric.is_share and not shown < 1 else f"{size(shown, metric)}{of}"
-        first = f"power: with {seeds} seeds and {questions:,} {unit} you will see {words} with 80 % chance"
+        first = f"power: with {seeds} seeds and {questions:,} {unit} you can detect {words} with 80 % power"
     found = []
     for difference in (0.01, 0.03) if metric.is_share else (spread.deviation / 2, 2 * spread.deviation):
         needed = pairs_needed(difference, spread.deviation)
         count = "more than 1,000 seeds" if needed is None else f"{max(3, needed)} seeds"
         found.append(f"{size(difference, metric)}: {count}")
-    second = f"to see a difference of {', '.join(found)}, with as many {unit}"
+    second = f"to detect a difference of {', '.join(found)}, with as many {unit}"
     source = f" ({spread.source})"
     return [first, second + source] if seeds < 3 else [first + source, second]
 

@@ -78,7 +78,7 @@ def plan_steps(recipe: ClassifierRecipe | RankRecipe, *, measured: bool, earlier
             unit="held-out queries" if isinstance(recipe, RankRecipe) else "held-out examples",
             question_variance=_NDCG_VARIANCE if isinstance(recipe, RankRecipe) else 0.2,
         ),
-        notes=[] if measured else ["nothing was measured (--quick): no times"],
+        notes=[] if measured else ["times were not measured (--quick)"],
     )
 
 
