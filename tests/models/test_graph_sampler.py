@@ -19,7 +19,7 @@ from transformers import (
 from grkd.models import graph_sampler
 from grkd.models.decoder_step import DecoderStep, unsupported
 from grkd.models.float8 import to_float8
-from grkd.models.graph_sampler import Answer, Draw, NotSupportedError, free_memory, may_stay, sample
+from grkd.models.graph_sampler import Draw, NotSupportedError, Response, free_memory, may_stay, sample
 
 PROMPTS = [[5], [3, 4, 9, 8, 7, 11], [6, 2], [10, 12, 13, 14], [3, 3, 3]]
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 40}
@@ -61,7 +61,7 @@ def tiny(family: str = "llama", seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def answered(model: PreTrainedModel, prompts: list[list[int]] = PROMPTS, **changes: Any) -> list[Answer]:
+def answered(model: PreTrainedModel, prompts: list[list[int]] = PROMPTS, **changes: Any) -> list[Response]:
     options: dict[str, Any] = {"max_new_tokens": 8, "draw": Draw(), "stop_ids": [1, 17], "batch_size": 2}
     options["seeds"] = list(range(len(prompts)))
     found = [answer for answers in sample(model, prompts, **{**options, **changes}) for answer in answers]

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,13 +30,16 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response to prompts[index], its stop token included if one was reached, and each token's log-probability."""
+class Response:
+    """A response to prompts[index]; its ids end with the stop token where one was reached (`finished`).
+
+    log_probs: of its tokens, nats; empty from transformers' `generate`.
+    """
 
     index: int
     response_ids: list[int]
-    log_probs: list[float]
     finished: bool
+    log_probs: list[float] = field(default_factory=list, compare=False)
 
 
 class NotSupportedError(Exception):
@@ -80,7 +83,7 @@ class DecodingRows:
         max_new_tokens: int,
         draw: Draw,
         stop_ids: Sequence[int],
-    ) -> Iterator[list[Answer]]:
+    ) -> Iterator[list[Response]]:
         """See grkd.models.graph_sampler.sample."""
         call = self._call = object()
         with self._computing(model):
@@ -167,7 +170,7 @@ class DecodingRows:
         self.tokens.copy_(torch.where(active, tokens, self.tokens))
         self.done |= self.stops[tokens] | (self.drawn >= self.limit)
 
-    def _finished(self, held: dict[int, int]) -> list[Answer]:
+    def _finished(self, held: dict[int, int]) -> list[Response]:
         """Answers of the rows that have finished, which `held` then no longer names."""
         done = self.done.tolist()
         rows = [row for row in held if done[row]]
@@ -178,7 +181,7 @@ class DecodingRows:
         ids, log_probs = (part[at, : max(lengths)].tolist() for part in (self.ids, self.log_probs))
         stopped = self.stops[self.tokens[at]].tolist()
         answers = [
-            Answer(held.pop(row), ids[n][:length], log_probs[n][:length], stopped[n])
+            Response(held.pop(row), ids[n][:length], stopped[n], log_probs[n][:length])
             for n, (row, length) in enumerate(zip(rows, lengths, strict=True))
         ]
         return sorted(answers, key=lambda answer: answer.index)

@@ -1,7 +1,6 @@
 """Responses sampled from a language model, batch by batch."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ from grkd.console import console
 from grkd.errors import UserError
 from grkd.kernels.draw_tokens import check_options
 from grkd.models import _decoding, graph_sampler
+from grkd.models.graph_sampler import Response as Response
 from grkd.models.seeded_draws import SeededDraws, seeds_of
 from grkd.models.shard import is_sharded
 
@@ -22,15 +22,6 @@ _ROOM_STEP = 128  # caches of fixed size grow in such steps, so that few sizes a
 _ROWS = {"cpu": 16, "cuda": 64}  # decoded at a time by `generate`, where the caller does not say
 
 _said: set[str] = set()  # reasons for the slower way that were printed
-
-
-@dataclass(frozen=True)
-class Response:
-    """A response to prompts[index]; its ids end with the stop token where one was reached (`finished`)."""
-
-    index: int
-    response_ids: list[int]
-    finished: bool
 
 
 def generate_responses(
@@ -78,7 +69,7 @@ def generate_responses(
     if chosen == "graph":
         draw = graph_sampler.Draw(temperature=temperature, top_p=top_p, vocabulary=vocabulary)
         try:
-            for answers in graph_sampler.sample(
+            yield from graph_sampler.sample(
                 model,
                 prompts,
                 seeds=seeds,
@@ -87,8 +78,7 @@ def generate_responses(
                 stop_ids=stop_ids,
                 batch_size=batch_size,
                 room=room,
-            ):
-                yield [Response(answer.index, answer.response_ids, answer.finished) for answer in answers]
+            )
             return
         except graph_sampler.NotSupportedError as error:
             if method == "graph":

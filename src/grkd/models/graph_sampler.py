@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from transformers import PreTrainedModel
 
-from grkd.models._decoding_rows import Answer as Answer
 from grkd.models._decoding_rows import DecodingRows
 from grkd.models._decoding_rows import Draw as Draw
 from grkd.models._decoding_rows import NotSupportedError as NotSupportedError
+from grkd.models._decoding_rows import Response as Response
 from grkd.models.decoder_step import DecoderStep, unsupported
 
 _SLOT_STEP = 128  # caches grow in such steps, so that few graphs are recorded
@@ -65,7 +65,7 @@ def sample(
     stop_ids: Sequence[int],
     batch_size: int | None = None,
     room: int | None = None,
-) -> Iterator[list[Answer]]:
+) -> Iterator[list[Response]]:
     """One response per prompt, some at a time as they finish; prompts are taken longest first.
 
     seeds: one per prompt, below 2^63. A response depends on its own seed and prompt alone, up to rounding.
