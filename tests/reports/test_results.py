@@ -70,6 +70,8 @@ def test_nan_is_no_value(make_run: MakeRun) -> None:
         ),
         ('{"title": "x", "task": "poetry", "rows": []}', "task"),
         ("[]", "results.json"),
+        (json.dumps({"task": "rank", "title": "\ud83d"}), "characters that can be shown"),
+        (json.dumps({"task": "rank", "status": {"kd-seed0": "failed: \ud83d"}}), "characters that can be shown"),
     ],
 )
 def test_broken_results_are_the_users_error(make_run: MakeRun, text: str, told: str) -> None:

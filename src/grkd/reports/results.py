@@ -165,9 +165,9 @@ class Run:
 @dataclass(frozen=True, kw_only=True)
 class _Results:
     task: Task
-    title: str = ""
+    title: Text = ""
     rows: tuple[Row, ...] = ()
-    status: dict[str, str] = field(default_factory=dict)
+    status: dict[Text, Text] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     costs: dict[str, dict[str, Value]] = field(default_factory=dict)
 
