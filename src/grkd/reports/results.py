@@ -22,11 +22,8 @@ Task = Literal["language_model", "classifier", "rank"]
 Kind = TypeVar("Kind")
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-Value = Annotated[float | None, AfterValidator(_finite)]  # NaN and infinity count as no value
+# NaN and infinity count as no value.
+Value = Annotated[float | None, AfterValidator(lambda value: value if value is None or math.isfinite(value) else None)]
 
 
 def _shown(text: str) -> str:
@@ -69,9 +66,7 @@ class Step:
     progress: Value = None
     loss_nats: Value = None
     alpha: Value = None
-    learning_rate: Value = None
     gradient_norm: Value = None
-    rows_per_second: Value = None
     terms: dict[str, Value] = field(default_factory=dict)
     crossing: dict[str, Value] = field(default_factory=dict)  # shares, beside a teacher of another vocabulary
 
@@ -192,7 +187,8 @@ def read_run(folder: Path) -> Run:
     if not (recipe or results or environment or curves or samples):
         raise UserError(f"{folder}: holds no run (no recipe.yaml, no results.json); give a recipe's `output` folder")
     task: Any = results.task if results else recipe.get("task")
-    names = {*_final_names(recipe_text), *(results.status if results else ())} if _method_names(recipe) else None
+    found = results or _Results(task="rank")  # whose task is not read
+    names = {*_final_names(recipe_text), *found.status} if _method_names(recipe) else None
     present = {
         "recipe.yaml": bool(recipe or arguments),
         "environment.json": environment is not None,
@@ -202,13 +198,13 @@ def read_run(folder: Path) -> Run:
     }
     return Run(
         folder=folder,
-        title=(results.title if results else "") or str(recipe.get("title") or folder.resolve().name),
+        title=found.title or str(recipe.get("title") or folder.resolve().name),
         task=task if task in get_args(Task) else None,
         method_names=_method_names(recipe),
-        status=results.status if results else {},
-        counts=results.counts if results else {},
-        costs=results.costs if results else {},
-        rows=results.rows if results else (),
+        status=found.status,
+        counts=found.counts,
+        costs=found.costs,
+        rows=found.rows,
         curves=tuple(one for one in curves if names is None or f"{one.label}-seed{one.seed}" in names),
         samples=samples or (),
         environment=environment or {},
@@ -289,13 +285,12 @@ def _read_curves(folder: Path) -> Iterable[Curve]:
 
 def _read_steps(path: Path) -> tuple[Step, ...]:
     """The last record of each step: training that was continued logs the steps after its checkpoint again."""
-    steps: dict[int, Step] = {}
+    steps, remedy = dict[int, Step](), "remove the file and run that stage again"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            remedy = "remove the file and run that stage again"
             step = _checked(f"{path} line {number}", parse_json(line, strict=False), _STEP, remedy)
         except NotJSON as error:
             if number == len(lines):  # the line being written when the run was stopped
