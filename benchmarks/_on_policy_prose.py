@@ -2,7 +2,7 @@
 
 # Newest first, as the page has them.
 HEADINGS = {
-    "full": "Fourth experiment: ten methods side by side, for at least 1,000 steps",
+    "full": "Fourth experiment: ten methods side by side, for about 1,000 steps or more",
     "long": "Third experiment: smaller steps, and more of them",
     "mixed": "Second experiment: the same stored responses for every method",
     "first": "First experiment: groups sampled from the current student alone",
@@ -43,8 +43,8 @@ ABOUT = {
     ),
     "full": (
         "Designed after the test results of the other experiments were known, so its evidence is weaker. The\n"
-        "methods of one seed train side by side on one GPU ({processes} processes), each for the same time by the\n"
-        "clock, so each slows the others. {pace}\n\n"
+        "methods of one seed train side by side on {gpus} ({processes} processes), each for the same time by\n"
+        "the clock, so each slows the others. {pace}\n\n"
         "- `kd`: stored responses of teacher, student and data; forward KL, T = 2.\n"
         "- `gkd`: stored responses for half of the prompts, responses of the current student for the other half.\n"
         "- `opd`, `grpo`, `grpo-teacher-kl`, `dpo`: responses of the current student alone.\n"

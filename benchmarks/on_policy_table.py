@@ -86,7 +86,9 @@ def _about(found: Found, experiment: str) -> str:
         slowest = max(paces, key=paces.__getitem__)
         steps = pace["budget_seconds"] / paces[slowest]
         text = PACE.format(seconds=pace["seconds"], slowest=slowest, ms=1000 * paces[slowest], steps=steps)
-    return ABOUT[experiment].format(processes=found["sittings"][-1].get("processes"), pace=text)
+    sitting = found["sittings"][-1]
+    gpus = "two GPUs" if sitting["gpus"] == 2 else "one GPU"
+    return ABOUT[experiment].format(processes=sitting.get("processes"), gpus=gpus, pace=text)
 
 
 def main_table(found: Found) -> str:
