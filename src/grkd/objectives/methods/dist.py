@@ -23,8 +23,8 @@ class DIST(Objective):
     probabilities over the rows of the micro-batch, mean over the classes that have two rows or more; every row carries
     this value, so it depends on how a batch is split (gradient accumulation, ranks). p = softmax(scores / T), on
     z-scores if `standardize` (arXiv 2403.01427); T^2 only if `t_squared`.
-    teacher_temperature divides the teacher's scores first.
-    Raises UserError for options out of range, ValueError where labels are missing.
+    teacher_temperature: divides the teacher's scores before anything else.
+    Raises UserError for options out of range, ValueError if labels are missing.
     Source: Huang et al., arXiv 2205.10536 (beta is inter_class_weight, gamma intra_class_weight; T^2 in its code).
     """
 

@@ -19,8 +19,8 @@ class DKD(Objective):
     L = rise * T^2 * (alpha * TCKD + beta * NCKD) + label_weight * CE(labels)
     TCKD: KL between (p_label, 1 - p_label) of teacher and student; NCKD: KL between the probabilities of the other
     classes among themselves; softmaxes at `temperature`, on z-scores if `standardize` (arXiv 2403.01427).
-    alpha = 1 and beta = 1 - p_T(label) would be kd. rise: progress / warmup up to 1 (a large beta is violent at first).
-    teacher_temperature divides the teacher's scores first.
+    alpha = 1 and beta = 1 - p_T(label) would be kd. rise: min(1, progress / warmup).
+    teacher_temperature: divides the teacher's scores before anything else.
     Rows without a label count in no term. Raises UserError for options out of range, ValueError without labels.
     Source: Zhao et al., arXiv 2203.08679. beta is 2 to 8 there, by teacher and student; warmup is 20 of 240 epochs.
     """

@@ -19,9 +19,9 @@ class GKD(Objective):
 
     L = beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S, softmaxes at `temperature`
     beta 0 is the forward KL(p_T || p_S), beta 1 the reverse KL(p_S || p_T).
-    on_policy_fraction: the share of the prompts (lambda in the paper) that the student answers again in training; no
-    gradient goes through the drawing. The other prompts keep their stored responses.
-    teacher_temperature divides the teacher's scores first.
+    on_policy_fraction: fraction of prompts (lambda in the paper) that the student answers anew during training; no
+    gradient flows through the sampling. The other prompts keep their stored responses.
+    teacher_temperature: divides the teacher's scores before anything else.
     Raises UserError for options out of range.
     Source: Agarwal et al., arXiv 2306.13649, Algorithm 1.
     """

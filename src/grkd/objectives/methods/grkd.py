@@ -27,11 +27,11 @@ class GRKD(Objective):
     L = alpha * sum of the ranking parts + (1 - alpha) * sum of the anchor parts + label_weight * CE(labels)
     The defaults are the paper's: ranking (Pairs(),), anchor (SoftTarget(),), alpha linear from 0 to 1.
     Each part has its own weight and level: rows (classes, or the tokens of responses) or responses of a prompt; each
-    level's terms are divided by its own number of rows. Parts that are never weighted are never computed.
-    teacher_temperature: below 1 it sharpens a teacher that learnt from wrong labels, for a student whose own
-    probabilities should be sharp; a part's temperature is on both sides, so that the student's stay as flat.
-    on_policy_fraction: the share of the prompts that the student answers again in training, as gkd has it. Parts on
-    responses need rankers for that.
+    level's terms are divided by its own number of rows. Parts with weight 0 throughout are not computed.
+    teacher_temperature: below 1 it sharpens an underconfident teacher, such as one trained on wrong labels, so that the
+    student's own probabilities become sharp. (The temperature of a part applies to both teacher and student.)
+    on_policy_fraction: fraction of prompts that the student answers anew during training, as in gkd. Parts on responses
+    need rankers for this.
     Raises UserError for options out of range, or if every weight is 0.
     Source: arXiv 2504.20482.
     """

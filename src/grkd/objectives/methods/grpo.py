@@ -22,7 +22,7 @@ _EPSILON = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class GRPO(Objective):
-    """Group relative policy optimisation on responses that the student samples in training; scores by rankers.
+    """Group relative policy optimisation on responses sampled in training and scored by rankers.
 
     A_k = (r_k - mean r) / (std r + 1e-4) over the group (std with n - 1); without the division for scale "none"
     ratio_t = p_S(y_t) / p_old(y_t), p_old: the student that sampled the response
@@ -33,7 +33,7 @@ class GRPO(Objective):
     A response without a score (no ranker has an opinion) has no advantage. A group of equal scores has none either.
     Raises UserError for options out of range, ValueError for a batch without the tokens of its responses.
     Source: Shao et al., arXiv 2402.03300, Eq. 3; "token": Yu et al., arXiv 2503.14476; scale "none": Liu et al.,
-    arXiv 2503.20783. The KL is to the teacher in place of the reference model, and exact.
+    arXiv 2503.20783. The KL is exact, and to the teacher instead of the reference model.
     """
 
     learns_from = "advantages of the student's own responses within a group, by any ranker (on-policy)"

@@ -17,9 +17,9 @@ from grkd.objectives._terms import Term, label_term
 class KD(Objective):
     """Standard knowledge distillation (Hinton et al.): soft targets at a temperature.
 
-    L = soft_weight * L_soft + label_weight * CE(labels), L_soft at `temperature`, times T^2 if `t_squared`; of the
-    z-scores of both sides if `standardize` (logit standardisation, arXiv 2403.01427).
-    teacher_temperature divides the teacher's scores first.
+    L = soft_weight * L_soft + label_weight * CE(labels), L_soft at `temperature`, times T^2 if `t_squared`; on
+    z-scores if `standardize` (logit standardisation, arXiv 2403.01427).
+    teacher_temperature: divides the teacher's scores before anything else.
     Raises UserError for temperature <= 0, negative weights, or weights that are all 0.
     Source: arXiv 1503.02531.
     """

@@ -28,8 +28,8 @@ class LambdaLoss(AnyLevel):
     L = -(1/|P|) sum over pairs (i, j) with y_i > y_j of w_ij log sigmoid(sigma (s_i - s_j)), in nats
     w_ij = |G_i - G_j| (mu |1/D_d - 1/D_(d+1)| + |1/D_p(i) - 1/D_p(j)|); p: place by the student's scores, from 1;
     d = |p(i) - p(j)|; D_p = log2(1 + p); G = (2^y - 1) / the best DCG@k.
-    y: the teacher's word as grades from 0 to `top_grade`: evenly spaced tiers ("places": only its order is read), or
-    its scores, stretched to this range within each list ("scores").
+    y: grades from 0 to `top_grade`. "places": the teacher's tiers, evenly spaced, so that only the order counts.
+    "scores": the teacher's scores, rescaled to this range within each list.
     k: pairs with one of the student's first k, and DCG@k; 0: all. Rows without a pair do not count.
     Raises UserError for options out of range. Source: Wang et al., CIKM 2018; LambdaRank: Burges, MSR-TR-2010-82.
     """

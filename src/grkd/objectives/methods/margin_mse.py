@@ -16,7 +16,7 @@ from grkd.objectives._terms import Term
 
 @dataclass(frozen=True, kw_only=True)
 class MarginMSE(Objective):
-    """MarginMSE (Hofstätter et al.): margins between candidates as the teacher has them.
+    """MarginMSE (Hofstätter et al.): squared error between the margins of student and teacher.
 
     L = mean over pairs of ((s_i - s_j) - scale (t_i - t_j))^2. pairs "best": i is the teacher's best (of equal ones the
     first), j every other candidate, as with one positive and its negatives; "all": all pairs.

@@ -26,16 +26,16 @@ class MiniLLM(Objective):
 
     gradient of a token t = w_t grad KL_t - w_t R_(t+1) grad log p_S(y_t)         (single step, then long term)
     KL_t = sum_v p_S(v) (log p_S(v) - log p_T(v)),  r_t = log p_T(y_t) - log p_S(y_t)
-    R_(t+1) = sum of r over the tokens after t; their mean where length_normalize (0 after the last token)
+    R_(t+1) = sum of r over the tokens after t; their mean if length_normalize (0 after the last token)
     w_t = p_S(y_t) / p~(y_t)
-    The value of a row is w_t KL_t: the reverse KL in nats, whatever the options; the rest carries gradient alone.
+    The value of a row is always w_t KL_t, the reverse KL in nats; the other terms only contribute gradient.
 
-    single_step: false takes R_t, own reward included, times grad log p_S(y_t) in place of both parts.
+    single_step: false replaces both parts by R_t grad log p_S(y_t), where R_t includes the token's own reward.
     clip: the long-term part is -min(w R, clip(w, 0.8, 1.2) R), without gradient where the second is less.
     importance: "token" is the paper's w_t, an approximation that is exact for teacher_mix 0. "sequence" weighs each r_u
     by the product of the ratios up to u (and KL_t by that up to t), which is unbiased, with a variance that grows with
     the length. Without sampled log-probabilities (stored responses) all weights are 1.
-    long_term_weight: of the long-term part; at 0 every token is on its own.
+    long_term_weight: weight of the long-term part; at 0 tokens are independent.
     Raises UserError for options out of range, ValueError for a batch without labels or response numbers.
     Source: Gu et al., arXiv 2306.08543, Eq. 2 to 7, without the term on a pre-training corpus. Eq. 6 prints the mean of
     T - t rewards with the divisor T - t - 1; Eq. 2 has R_t - 1, whose constant changes no expectation. clip is PPO's,

@@ -18,7 +18,7 @@ class OPD(Objective):
     """On-policy distillation: the reverse KL at every token of responses that the student has just sampled.
 
     L = KL(p_S || p_T) = sum_v p_S(v) (log p_S(v) - log p_T(v)) over the whole vocabulary, in nats per token
-    No gradient goes through the sampling. teacher_temperature divides the teacher's scores first.
+    No gradient flows through the sampling. teacher_temperature divides the teacher's scores before anything else.
     Raises UserError for options out of range.
     Source: the on-policy limit of GKD (Agarwal et al., arXiv 2306.13649: lambda = 1, beta = 1).
     """

@@ -18,16 +18,16 @@ class PAD(Objective):
     """Preference-aligned distillation: Plackett-Luce distributions over the rankings of a group of responses.
 
     P_S(pi) = prod_k exp(beta s_pi(k)) / sum_{i >= k} exp(beta s_pi(i)), P_T the same of the teacher's scores t
-    target "distribution": L = JSD(P_T, P_S) = 1/2 KL(P_T || M) + 1/2 KL(P_S || M), M = (P_T + P_S) / 2, a row each
+    target "distribution": L = JSD(P_T, P_S) = 1/2 KL(P_T || M) + 1/2 KL(P_S || M), M = (P_T + P_S) / 2, per row
     target "ranking": L = -log P_S(pi_T), pi_T the teacher's ranking (equal scores by index)
     s: mean token log-probability under the student, t: the teacher's calibrated reward, both in nats per token.
-    ranks: how many places of a ranking are looked at, 1 to 6. A group of up to ranks + 1 responses is ranked whole;
-    of a larger one it is the distribution of its first places. All n! / (n - ranks)! of them are enumerated.
+    ranks: number of top places that are modelled, 1 to 6. For a group of up to ranks + 1 responses this is the full
+    ranking; for a larger group, the distribution of its first places. All n! / (n - ranks)! of them are enumerated.
     Groups of one response do not count, nor, for "ranking", those whose scores are all equal.
     Raises UserError for options out of range, or for groups with more than 65,536 rankings.
     Source: Gu et al., arXiv 2502.14272 ("probabilistic" and "vanilla" preference distillation; beta 10). Their code
-    mixes M over the rows of a batch and exchanges the sides of both KLs; this is the Jensen-Shannon divergence itself.
-    `ranks` is ours: they enumerate groups of 4 whole.
+    computes M over the rows of a batch and swaps the arguments of both KLs; here it is the exact divergence.
+    `ranks` is ours: they enumerate all rankings of groups of 4.
     """
 
     learns_from = "the teacher's distribution over rankings of the responses"

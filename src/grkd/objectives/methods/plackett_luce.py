@@ -18,8 +18,8 @@ from grkd.objectives._terms import Term
 class PlackettLuce(AnyLevel):
     """Tie-aware Plackett-Luce on partial orders: tiers of candidates, such as a top five of 32.
 
-    L = -log P(teacher's tiers | s / tau): losses.tiered_plackett_luce. Orders inside a tier are added up, so a tie is
-    no preference. Without ties and with top_k 0 it is ListMLE.
+    L = -log P(teacher's tiers | s / tau): losses.tiered_plackett_luce. The likelihood is summed over the
+    orders within a tier, so a tie is no preference. Without ties and with top_k 0 it is ListMLE.
     level: response: s is the mean token log-probability of a response; set tau to .1 or so.
     Rows whose candidates are all tied do not count. Raises UserError for options out of range.
     Source: Plackett, 1975; ListMLE: Xia et al., ICML 2008; top k: Xia et al., NeurIPS 2009; ties added up: ours.

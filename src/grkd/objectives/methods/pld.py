@@ -21,12 +21,12 @@ class PLD(Objective):
     """Plackett-Luce distillation: the likelihood of the teacher's ranking, each place weighted by its confidence.
 
     L = list_weight * sum_k w_k [ log sum_{i >= k} exp s_(i) - s_(k) ] + label_weight * CE(labels)
-    (1), (2), ...: the true label, then the other classes by falling teacher score; by teacher score throughout where
+    (1), (2), ...: the true label, then the other classes by falling teacher score; all by teacher score if
     `label_first` is false. weight "teacher": w_k = softmax(t / temperature) of the class in place k; "uniform": 1.
     weight "uniform" without label_first is ListMLE. With label_first the first place is the labels' cross-entropy
     times w_1, so label_weight is 0 unless set. Equal teacher scores are ranked by index.
     With label_first rows without a label count in no term. Raises UserError for options out of range, ValueError
-    where labels are missing.
+    if labels are missing.
     Source: Bassam et al., arXiv 2506.12542; ListMLE: Xia et al., ICML 2008.
     """
 

@@ -24,8 +24,8 @@ class PRO(Objective):
         - sft_weight * (n - 1)^2 * log p_S(y_1)
     s: mean token log-probability under the student; t: the teacher's score; y_1 its best response; n: responses of the
     group. log p_S(y_1): the "sum" over tokens (the paper's), or their "mean".
-    T: 1, or where reward_temperatures 1 / T_ki = t_k - t_i and T_kk the least of them: far worse responses are pushed
-    harder. The paper's rewards differ by about one; the calibrated rewards here by much less, so it is off by default.
+    T: 1, or with reward_temperatures 1 / T_ki = t_k - t_i and T_kk the least of them: far worse responses are penalised
+    more. The paper's rewards differ by about one; the calibrated rewards here by much less, so it is off by default.
     Of equal scores neither is above the other (the paper has none). A group without a pair does not count.
     Raises UserError for options out of range, ValueError for a batch without lengths if they are needed.
     Source: Song et al., arXiv 2306.17492; the factor 0.05 (n - 1)^2 is theirs.

@@ -13,7 +13,7 @@ from grkd.objectives._terms import Term
 
 @dataclass(frozen=True, kw_only=True)
 class RankNet(AnyLevel):
-    """RankNet (Burges et al.): every ordered pair of a list counts 1, so that lists with more pairs weigh more.
+    """RankNet (Burges et al.): every ordered pair of a list has weight 1, so lists with more pairs count more.
 
     L = -sum over pairs with t_i > t_j of log sigmoid(sigma (s_i - s_j)), in nats per list. The group relative loss of
     grkd is the same with the mean over the list's pairs.

@@ -17,13 +17,13 @@ from grkd.objectives._terms import Term, label_term
 
 @dataclass(frozen=True, kw_only=True)
 class RKD(Objective):
-    """Relational knowledge distillation: examples lie to each other in the student as they do in the teacher.
+    """Relational knowledge distillation: match distances and angles between examples.
 
     L = distance_weight * L_distance + angle_weight * L_angle + label_weight * CE(labels)
-    An example is a point: its features (what the last layer reads; widths may differ), or its logits where `on` says
-    so. L_distance: Huber loss on the distances of pairs over their mean. L_angle: on the cosines of the angles of
+    An example is a point: its features (the input of the last layer; widths may differ) or its logits, as set by
+    `on`. L_distance: Huber loss on the distances of pairs over their mean. L_angle: on the cosines of the angles of
     triplets, O(rows^3). Means over the pairs and triplets of the micro-batch: the loss depends on how it is split.
-    Raises UserError for options out of range, ValueError where features or labels are missing.
+    Raises UserError for options out of range, ValueError if features or labels are missing.
     Source: Park et al., arXiv 1904.05068.
     """
 

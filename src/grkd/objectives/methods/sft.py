@@ -9,7 +9,7 @@ from grkd.objectives._terms import Term, label_term
 
 @dataclass(frozen=True, kw_only=True)
 class SFT(Objective):
-    """Cross-entropy on the tokens of the responses that stand in the data.
+    """Cross-entropy on the tokens of the responses in the data.
 
     L = -log p_S(y_t | x, y_<t), y from the data
     """

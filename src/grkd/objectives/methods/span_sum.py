@@ -17,11 +17,11 @@ _MOST = -1e-6  # nats: log of a probability whose complement has a finite logari
 
 @dataclass(frozen=True, kw_only=True)
 class SpanSum(Objective):
-    """Likelihood of spans: the cross-entropy between "this span" and "any other" on both sides.
+    """Likelihood of spans: binary cross-entropy between teacher and student for "this span" against "any other".
 
     s = sum of the log-probabilities of a span's tokens, P = exp(s / temperature)
     L = -P_T log P_S - (1 - P_T) log(1 - P_S), nats per span
-    With one vocabulary a span is a token. With two it is the text between places where both have a token's end.
+    With one vocabulary a span is a token. With two it is the text between positions at which a token ends in both.
     Rows without a label are left out. Raises UserError for temperature <= 0.
     Source: Minixhofer et al., arXiv 2503.20083 (approximate likelihood matching, the binarised divergence).
     """

@@ -13,9 +13,9 @@ from grkd.objectives._terms import Term
 
 @dataclass(frozen=True, kw_only=True)
 class ULD(Objective):
-    """Universal logit distillation: the distance of the sorted probabilities, whatever the entries are.
+    """Universal logit distillation: the L1 distance of the sorted probabilities, whatever the tokens are.
 
-    L = sum_i |p_S(i) - p_T(i)|, p(i) the i-th largest probability; in [0, 2]. A shorter list is filled up with zeros.
+    L = sum_i |p_S(i) - p_T(i)|, p(i) the i-th largest probability; in [0, 2]. A shorter list is padded with zeros.
     Raises UserError for temperature <= 0.
     Source: Boizard et al., arXiv 2402.12030, equation 5 (the Wasserstein distance with equal costs), without its
     cross-entropy on the data.
