@@ -14,11 +14,27 @@ from grkd.kernels._compiled import outside_graphs
 from grkd.models._packed_row import PackedRow, sequences, tokens_behind
 
 _BLOCK = 128
+# Of the kernels for heads of 256 on Hopper in 16 bits, in place of PyTorch's own choice: LOG.md, 2026-11-29.
+_WIDE = {
+    "fwd_BLOCK_M": 128,
+    "fwd_BLOCK_N": 32,
+    "fwd_num_stages": 3,
+    "fwd_num_warps": 8,
+    "bwd_BLOCK_M1": 32,
+    "bwd_BLOCK_N1": 64,
+    "bwd_BLOCK_M2": 64,
+    "bwd_BLOCK_N2": 32,
+    "bwd_num_stages": 2,
+    "bwd_num_warps": 8,
+}
 _numbers = itertools.count()
 
 
 def flex(*, dynamic: bool | None = None, blocks: dict[str, int] | None = None) -> Callable[..., Tensor]:
-    """dynamic: of torch.compile; None compiles anew, for any length, at the second length. blocks: of the kernels."""
+    """dynamic: of torch.compile; None compiles again, for any length, at the second length.
+
+    blocks: the kernels' block sizes; None: those measured as fast, if any, else PyTorch's choice; {}: PyTorch's choice.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
     def plain(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
@@ -30,6 +46,7 @@ def flex(*, dynamic: bool | None = None, blocks: dict[str, int] | None = None) -
 
     @outside_graphs  # it is compiled by itself, and keeps masks between the layers of a model
     def attend(query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
+        chosen = _blocks(query.shape[-1], query.dtype, query.device) if blocks is None else blocks
         out: Tensor = (compiled if query.is_cuda else plain)(
             query,
             key,
@@ -38,18 +55,25 @@ def flex(*, dynamic: bool | None = None, blocks: dict[str, int] | None = None) -
             block_mask=_kept_mask(row, query.shape[2], key.shape[2]),
             scale=row.scale,
             enable_gqa=query.shape[1] != key.shape[1],
-            kernel_options=blocks,
+            kernel_options=chosen or None,
         )
         return out.transpose(1, 2)
 
     return attend
 
 
+def _blocks(width: int, dtype: torch.dtype, device: torch.device) -> dict[str, int] | None:
+    wide = device.type == "cuda" and width == 256 and dtype.itemsize == 2
+    return _WIDE if wide and torch.cuda.get_device_capability(device) == (9, 0) else None
+
+
 @functools.lru_cache(maxsize=8)
 def _cap(softcap: float) -> Callable[..., Tensor]:
+    """softcap * tanh(score / softcap), by the logistic function: a GPU's tanh costs a quarter of the backward pass."""
+
     @no_type_check  # a compiler traces it
     def capped(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
-        return softcap * torch.tanh(score / softcap)
+        return softcap * (2.0 * torch.sigmoid(score * (2.0 / softcap)) - 1.0)
 
     return capped
 

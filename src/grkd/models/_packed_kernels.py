@@ -128,6 +128,7 @@ KERNELS = {
     "varlen": Kernel(package="torch.nn.attention.varlen", caps=False, load=_varlen, shares=True),
     "flash_attn": Kernel(package="flash_attn", caps=True, load=_flash_attn, shares=True),
     "flex": Kernel(package=_FLEX, caps=True, load=flex, shares=True),
+    "flex-default-blocks": Kernel(package=_FLEX, caps=True, load=functools.partial(flex, blocks={}), shares=True),
     "flex-small-blocks": Kernel(package=_FLEX, caps=True, load=functools.partial(flex, blocks=_SMALL), shares=True),
     "flex-fixed-lengths": Kernel(package=_FLEX, caps=True, load=functools.partial(flex, dynamic=False), shares=True),
 }
