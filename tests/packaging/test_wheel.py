@@ -34,7 +34,7 @@ def test_recipes_are_listed_and_copied(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["recipes"]) == 0
-    assert "digits.yaml: A classifier into one of less than a hundredth" in capsys.readouterr().out
+    assert "digits.yaml: Distil a classifier of handwritten digits into one" in capsys.readouterr().out
     assert cli.main(["recipes", "--copy", "recipes"]) == 0
     assert (tmp_path / "recipes" / "digits.yaml").read_text() == (ROOT / "recipes" / "digits.yaml").read_text()
     assert cli.main(["recipes", "--copy", "recipes"]) == 2
