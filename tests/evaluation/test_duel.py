@@ -108,9 +108,7 @@ def test_answers_that_cannot_be_read_are_counted(
     asked = len(judge.asked)
     said = capsys.readouterr()
     assert "No difference" not in said.out
-    line = (
-        f"nothing was judged: {asked} of {asked} answers of the judge could not be read, such as 'I like both of them.'"
-    )
+    line = f"nothing was judged: {asked} of {asked} answers of the judge could not be parsed, such as 'I like both of"
     assert line in said.err
     assert len(said.err) < 400
     # Of the other model's own order all but the first question are answered: one prompt of eight is lost.
@@ -118,7 +116,7 @@ def test_answers_that_cannot_be_read_are_counted(
     judge.reply = lambda body: "?" if "User: w0 w1\n" in str(body["messages"][-1]["content"]) else "Better: A"
     assert cli.main([*command, "--limit=8"]) == 0
     out = capsys.readouterr().out
-    assert f"2 of {asked} answers of the judge could not be read, such as '?'." in " ".join(out.split())
+    assert f"2 of {asked} answers of the judge could not be parsed, such as '?'." in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

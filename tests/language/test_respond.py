@@ -107,7 +107,7 @@ def test_cut_responses_are_said(
     _, run = made(tiny_recipe, "responses.n=2")
     assert counts(run)["responses_cut"] == 24
     assert [record["finished"] for record in next(iter(groups(run).values()))] == [False, True]
-    assert "24 of 48 responses were cut at max_new_tokens = 6" in capsys.readouterr().err.replace("\n", " ")
+    assert "24 of 48 responses were truncated at max_new_tokens = 6" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_groups_without_two_different_responses_are_dropped(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

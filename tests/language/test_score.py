@@ -207,7 +207,7 @@ def test_equal_scores_are_counted_and_said(tmp_path: Path, teacher: Path, capsys
             record["data_score"] = 1.5
     run = made(tmp_path, teacher, "score.reward=data", responses=responses)
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 of 7 groups have no two responses with different scores and make no pair" in said
+    assert "2 of 7 groups have no two responses with different scores, so they make no pair" in said
     _results.collect(run.recipe, run.run.path, {})
     counts = json.loads((run.run.path / "results.json").read_text())["counts"]
     assert (counts["groups_scored"], counts["groups_all_scores_equal"]) == (7, 2)
@@ -228,5 +228,5 @@ def test_long_groups_are_cut_or_not_compared_counted_and_said(
     assert found["p2#1"]["teacher_reward"] == found["p2#1"]["teacher_mean_log_prob_nats"]
     counts = json.loads((run.run.path / "score" / "counts.json").read_text())
     assert (counts["groups_cut_for_comparison"], counts["groups_not_compared"]) == (1, 1)
-    assert "1 of 6 groups were cut to fit the teacher's context" in said
+    assert "1 of 6 groups were truncated to fit the teacher's context" in said
     assert "1 of 6 groups are too long for the teacher to compare" in said

@@ -190,7 +190,7 @@ def test_a_recipe_learns_tokens_across_vocabularies(recipe_path: Path, capsys: p
     assert isinstance(recipe, LanguageRecipe)
     assert run(recipe) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "tokens are spelt by both, with" in said
+    assert "tokens are shared, with" in said
     for method in ("kd", "uld", "span_sum"):
         losses = [json.loads(line)["loss_nats"] for line in lines_of(recipe, method)]
         assert losses[-1] < losses[0]

@@ -136,7 +136,10 @@ def test_servers_that_cannot_serve_the_method(tmp_path: Path, teacher: Any, mode
         ({"teacher": served, "arguments": {"method": "opd", "max_new_tokens": 4}}, "it must be in this process"),
         ({"teacher": {**served, "served_model": "other"}}, "serves no 'other'"),
         ({"teacher": {**served, "url": "http://127.0.0.1:9/v1"}}, "127.0.0.1:9"),
-        ({"teacher": [served, {"model": teacher, "label": "b", "tokenizer": word_tokenizer()}]}, "servers alone"),
+        (
+            {"teacher": [served, {"model": teacher, "label": "b", "tokenizer": word_tokenizer()}]},
+            "must be all servers or all local models",
+        ),
     ):
         with pytest.raises(UserError, match=message) as caught:
             made(tmp_path, teacher, **options)  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ def duel(settings: Settings, other: str, *, other_name: str | None = None) -> in
 def check(settings: Settings, other: str | None) -> None:
     """Raises UserError for settings that do not fit a comparison of two models."""
     if settings.tasks:
-        raise UserError(f"eval: two models are compared on --prompts, not on --tasks; leave {other} or --tasks")
+        raise UserError(f"eval: two models are compared on --prompts, not on --tasks; remove {other} or --tasks")
     if settings.option("prompts") is None:
         raise UserError("eval: two models need --prompts FILE, a JSONL file of prompts")
     if settings.judge.judge is None or settings.judge.judge_model is None:
@@ -136,10 +136,10 @@ def table(found: dict[str, Any]) -> Table:
         bounds = "" if value["low"] is None else f" [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
         made.add_row(labels[name], f"{100 * value['value']:.1f} %{bounds}")
     made.add_row("won / tied / lost", f"{found['won']} / {found['tied']} / {found['lost']}")
-    made.add_row("not readable in both orders", str(found["unreadable"]))
+    made.add_row("not parsed in both orders", str(found["unreadable"]))
     made.add_row("mean characters", " / ".join(f"{one:,.0f}" for one in found["mean_characters"]))
     if (bias := found["tallies"].get("position_bias")) is not None:
-        made.add_row("judge prefers the first place by", f"{100 * bias:+.1f} points")
+        made.add_row("judge prefers the first position by", f"{100 * bias:+.1f} points")
     return made
 
 
@@ -157,7 +157,7 @@ def _questions(settings: Settings) -> list[Question]:
     examples = read_examples(path, groups=False, turns="last")
     single = [one for one in examples if len(one.conversation) == 1][: settings.limit]
     if left := len(examples) - sum(len(one.conversation) == 1 for one in examples):
-        console.print(f"[yellow]{path}: {left} prompts with earlier turns or a system message are left out[/yellow]")
+        console.print(f"[yellow]{path}: {left} prompts with earlier turns or a system message are skipped[/yellow]")
     if not single:
         raise UserError(f"{path}: no prompt of a single user turn; a judge is shown one question and two answers")
     return [Question(id=one.id, turns=(one.shown,)) for one in single]
@@ -205,7 +205,7 @@ def _unreadable(tallies: dict[str, float], example: str | None) -> str:
     if unread := int(tallies.get("unreadable", 0)):
         text = " ".join((example or "").split())
         shown = f"{text[:80]} ..." if len(text) > 80 else text
-        parts.append(f"{unread} of {answers} answers of the judge could not be read, such as {shown!r}")
+        parts.append(f"{unread} of {answers} answers of the judge could not be parsed, such as {shown!r}")
     if refused:
         parts.append(f"the judge's server refused {refused} of {refused + answers} questions")
     return "; ".join(parts)

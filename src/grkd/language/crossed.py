@@ -94,8 +94,8 @@ def _say(rows: CrossRows, items: Sequence[Item], owns: Mapping[str, Item]) -> No
     share = met / sum(len(item.response_ids) for item in items)
     shown = float(torch.stack(mass).mean()) if mass else 0.0
     console.print(
-        f"teacher of another vocabulary: it predicts at {share:.0%} of the student's tokens; "
-        f"{len(crossing.student_ids):,} tokens are spelt by both, with {shown:.1%} of its probability there "
+        f"teacher with another vocabulary: it predicts at {share:.0%} of the student's tokens; "
+        f"{len(crossing.student_ids):,} tokens are shared, with {shown:.1%} of its probability "
         f"(the other {1 - shown:.1%} is left out)",
         soft_wrap=True,
     )

@@ -274,10 +274,10 @@ def _say(counts: dict[str, int], settings: Responses) -> None:
         parts.append(f"{counts['generated_tokens_per_second']:,} tokens/s per process")
     console.print(f"respond: {', '.join(parts)}", soft_wrap=True)
     if lost := counts.get("responses_not_rendered"):
-        console.print(f"[yellow]{lost:,} responses left out: the student's chat template cannot write them[/yellow]")
+        console.print(f"[yellow]{lost:,} responses skipped: the student's chat template cannot render them[/yellow]")
     if cut := counts["responses_cut"]:
         limit = settings.max_new_tokens
-        console.print(f"[yellow]{cut:,} of {responses:,} responses were cut at max_new_tokens = {limit}[/yellow]")
+        console.print(f"[yellow]{cut:,} of {responses:,} responses were truncated at max_new_tokens = {limit}[/yellow]")
 
 
 def _shard(work: Path, number: int) -> Path:

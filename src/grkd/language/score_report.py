@@ -94,8 +94,8 @@ def _counts(groups: Mapping[str, list[dict[str, Any]]], tallies: Tallies) -> dic
 
 def _tell(counts: Mapping[str, int]) -> None:
     told = {
-        "have no two responses with different scores and make no pair": counts["groups_all_scores_equal"],
-        "were cut to fit the teacher's context when it compared them": counts["groups_cut_for_comparison"],
+        "have no two responses with different scores, so they make no pair": counts["groups_all_scores_equal"],
+        "were truncated to fit the teacher's context for the comparison": counts["groups_cut_for_comparison"],
         "are too long for the teacher to compare": counts["groups_not_compared"],
     }
     for words, number in told.items():

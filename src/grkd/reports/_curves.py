@@ -56,7 +56,7 @@ def quantities(curves: Sequence[Curve]) -> list[Quantity]:
         Quantity(
             title="Alpha",
             axis="alpha",
-            caption="Share of the group relative loss; the rest is soft targets.",
+            caption="Weight of the group relative loss; the rest is soft targets.",
             value=lambda step: step.alpha,
             smooth=False,
         ),

@@ -204,5 +204,5 @@ def _notes(
     if any(gain is not None for row in rows for gain in row.gains):
         notes.insert(0, "In brackets: the gain over the student. A gain alone does not make a method better.")
     elif len(rows) > 1:
-        notes.insert(0, "No gains: no other row than the student's has a figure, or no row is labelled student.")
+        notes.insert(0, "No gains: only the student's row has numbers, or no row is labelled student.")
     return tuple(" ".join(note.split()) for note in notes)

@@ -39,7 +39,7 @@ def check_crossing(sides: Sequence[TeacherSide], args: GRKDConfig, objective: Ob
     if any(side.given.only for side in sides):
         raise UserError("teacher_model: only routes no tokens of another vocabulary; give one teacher")
     if len({side.served is None for side in sides}) > 1:
-        raise UserError("teacher_model: tokens are learnt from servers alone, or from models in this process alone")
+        raise UserError("teacher_model: several teachers of tokens must be all servers or all local models")
     if compute_metrics is not None:
         raise UserError("compute_metrics reads tokens of one vocabulary, the teacher has another; remove it")
     if sides[0].served is not None and objective.levels != ("row",):
@@ -110,7 +110,7 @@ def keep_own_tokens(rows: CrossRows, groups: Sequence[Group]) -> None:
     if ranks().is_main_process:
         met = sum(len(rows.crossing.meeting(item.response_ids, own.response_ids).student) for item, own in pairs)
         console.print(
-            f"teacher of another vocabulary: it predicts at {met / sum(len(i.response_ids) for i, _ in pairs):.0%} of "
-            f"the student's tokens; {len(rows.crossing.student_ids):,} tokens are spelt by both",
+            f"teacher with another vocabulary: it predicts at {met / sum(len(i.response_ids) for i, _ in pairs):.0%} "
+            f"of the student's tokens; {len(rows.crossing.student_ids):,} tokens are shared",
             soft_wrap=True,
         )

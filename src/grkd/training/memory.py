@@ -194,7 +194,7 @@ def recomputed_layers(
     if again:
         needed = training_memory(sizes[0], recompute=False, **options).total
         console.print(
-            f"{again} of {sizes[0].layers} layers are computed twice (gradient_checkpointing): kept, a step would take "
+            f"{again} of {sizes[0].layers} layers are recomputed (gradient_checkpointing); otherwise a step would take "
             f"{needed / 2**30:.0f} GiB of {free / 2**30:.0f}",
             soft_wrap=True,
         )

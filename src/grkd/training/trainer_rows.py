@@ -144,7 +144,7 @@ def _stored(sides: Sequence[TeacherSide], args: GRKDConfig, *, samples: bool) ->
             "process; give teacher_model as a model"
         )
     if any(side.served is None for side in sides):
-        raise UserError("teacher_model: tokens are learnt from servers alone, or from models in this process alone")
+        raise UserError("teacher_model: several teachers of tokens must be all servers or all local models")
     return served_scores(sides, args)
 
 
