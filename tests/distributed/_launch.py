@@ -21,6 +21,12 @@ class Ended:
     status: int
     printed: str
 
+    def crashed(self, lines: int = 20) -> str:
+        """The native stack of the thread in which a signal was raised, if tests.distributed._native_stacks ran."""
+        every = self.printed.splitlines(keepends=True)
+        begins = [number for number, line in enumerate(every) if "::fatalSignalHandler" in line]
+        return "".join(line for begin in begins for line in every[max(0, begin - 2) : begin + lines])
+
 
 def launch(
     log: Path, *arguments: str, meanwhile: Callable[[], object] = lambda: None, processes: int = 2, **environment: str
@@ -31,10 +37,11 @@ def launch(
 
 
 def accelerate(log: Path, *words: str, processes: int) -> Ended:
-    """`grkd WORDS` by accelerate's launcher, the student sharded by FSDP2: the command of the guide."""
+    """`grkd WORDS` by accelerate's launcher, the student sharded by FSDP2: the command of the guide, which prints native
+    stacks too if it crashes."""
     options = [f"--num_processes={processes}", "--use_fsdp", "--fsdp_version=2"]
-    options += ["--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP", "-m", "grkd"]
-    return python(log, "-m", "accelerate.commands.launch", *options, *words)
+    options += ["--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP", "-m", "tests.distributed._native_stacks"]
+    return python(log, "-m", "accelerate.commands.launch", *options, "grkd", *words)
 
 
 def python(log: Path, *arguments: str, meanwhile: Callable[[], object] = lambda: None, **environment: str) -> Ended:
