@@ -37,8 +37,8 @@ def launch(
 
 
 def accelerate(log: Path, *words: str, processes: int) -> Ended:
-    """`grkd WORDS` by accelerate's launcher, the student sharded by FSDP2: the command of the guide, which prints native
-    stacks too if it crashes."""
+    """`grkd WORDS` by accelerate's launcher, the student sharded by FSDP2: the command of the guide, and if it crashes
+    native stacks too."""
     options = [f"--num_processes={processes}", "--use_fsdp", "--fsdp_version=2"]
     options += ["--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP", "-m", "tests.distributed._native_stacks"]
     return python(log, "-m", "accelerate.commands.launch", *options, "grkd", *words)

@@ -1,4 +1,4 @@
-"""`python -m tests.distributed._native_stacks MODULE ...` is `python -m MODULE ...`, and a crash prints native stacks too.
+"""`python -m tests.distributed._native_stacks MODULE ...`: `python -m MODULE ...`; a crash prints native stacks too.
 
 faulthandler knows Python's threads alone: of a crash in a thread of NCCL, CUDA or autograd it shows where the others
 were. PyTorch's handler prints the C++ stack of every thread; in that of the crashed one stands `fatalSignalHandler`.
