@@ -49,16 +49,29 @@ def test_two_gpus_make_what_one_makes(way: str, name: str, found: Path, tmp_path
     assert_same(name, _work.WORK[name](tmp_path, "cuda"), two, atol=ATOL)
 
 
-def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
-    """The command of the guide, in 16 bits as a GPU's default: it ends, and each stage is whole.
+@pytest.mark.parametrize(
+    ("dtype", "placement", "method"),
+    [
+        ("auto", "sharded", "fresh"),
+        ("float32", "sharded", "fresh"),
+        ("auto", "sharded", "kd"),
+        ("auto", "whole", "fresh"),
+    ],
+)
+def test_accelerate_launch_starts_a_run(
+    dtype: str, placement: str, method: str, tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path
+) -> None:
+    """The command of the guide: it ends, and each stage is whole. First as by default on GPUs, in 16 bits with sampled
+    groups; then what tells why that may fail: float32, nothing sampled, a teacher that is not sharded.
 
     One method, four steps, no answers: the next test has more of each.
     """
-    written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement="sharded", batch=2)
-    written.write_text(written.read_text().replace("dtype: float32", "dtype: auto"))
-    ran = accelerate(tmp_path / "accelerate.log", "run", str(written), *FEW, processes=2)
+    written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement=placement, batch=2)
+    written.write_text(written.read_text().replace("dtype: float32", f"dtype: {dtype}"))
+    few = FEW if method == "fresh" else [f"methods=[{method}]", *FEW[1:]]
+    ran = accelerate(tmp_path / "accelerate.log", "run", str(written), *few, processes=2)
     assert ran.status == 0, ran.crashed() or ran.printed[-6000:]
-    for stage in ("prepare", "respond", "score", "train/fresh-seed0", "evaluate/fresh-seed0"):
+    for stage in ("prepare", "respond", "score", f"train/{method}-seed0", f"evaluate/{method}-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
 
 
