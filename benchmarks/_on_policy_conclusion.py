@@ -22,7 +22,9 @@ def conclusion(experiments: Mapping[str, Found]) -> list[str]:
         f"- **Choose `{best}`** for a task like this one: {means[best]:.1f} % exact match in the newest experiment."
     ]
     if level:
-        lines.append(f"- Not told apart from it: {', '.join(f'`{label}` ({means[label]:.1f} %)' for label in level)}.")
+        lines.append(
+            f"- No significant difference to it: {', '.join(f'`{label}` ({means[label]:.1f} %)' for label in level)}."
+        )
     lines += [line for line in (_ours(newest), _first_rival(made)) if line]
     lines.append(
         "- Levels of different experiments cannot be compared: each made its own starts (student before training: "
@@ -55,7 +57,7 @@ def _ours(found: Found) -> str:
         below = sum(p < 0.05 and test.difference < 0 for test, p in tests.values())
         low, high = (function(100 * test.difference for test, _ in tests.values()) for function in (min, max))
         span = f"{low:+.1f}" if len(tests) == 1 else f"{low:+.1f} to {high:+.1f}"
-        verdict = "better" if above else "worse" if below else "not told apart"
+        verdict = "better" if above else "worse" if below else "no significant difference"
         if len(tests) > 1:
             verdict = f"{above} of {len(tests)} forms better, {below} worse"
         goal = "level or better" if rival == LEVEL_WITH else "better"

@@ -115,7 +115,9 @@ def best_of(found: Found) -> str:
     shown = f"The best is `{best}` ({means[best]:.1f} %){other}; the student before training has {before:.1f} %."
     tests = [*family(found).values(), *others(found).values()]
     apart = any(p < 0.05 for _, p in tests)
-    return f"**{shown}**" if apart or not tests else f"**No test below tells two methods apart.** {shown}"
+    return (
+        f"**{shown}**" if apart or not tests else f"**No test below shows a difference between two methods.** {shown}"
+    )
 
 
 def targets(found: Found) -> list[str]:
@@ -125,7 +127,7 @@ def targets(found: Found) -> list[str]:
         goal, reached = f"above `{rival}`", p < 0.05 and test.difference > 0
         if rival == LEVEL_WITH:
             goal, reached = f"above or level with `{rival}`", not (p < 0.05 and test.difference < 0)
-        found_to_be = "not told apart" if not p < 0.05 else "better" if test.difference > 0 else "worse"
+        found_to_be = "no significant difference" if not p < 0.05 else "better" if test.difference > 0 else "worse"
         words = f"{found_to_be}, {100 * test.difference:+.1f} points, p = {p:.3f}"
         lines.append(f"- `{ours}` {goal}: **{'reached' if reached else 'missed'}** ({words}).")
     missing = [name for name in found["plan"] if name not in by_label(found)]

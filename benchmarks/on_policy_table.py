@@ -50,7 +50,7 @@ def sections_of(found: Found, experiment: str, figure: str, *, newest: bool) -> 
         "### Paired tests\n\n" + paired_table(found),
         *(["### Rewards\n\n" + rewards_table(found)] if newest and rewarded else []),
         *(["### Learning rates\n\n" + trials_table(found)] if found["trials"] else []),
-        "### Sittings\n\n" + starts_table(found),
+        "### GPU sessions\n\n" + starts_table(found),
     ]
 
 

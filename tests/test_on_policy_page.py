@@ -61,7 +61,7 @@ def test_the_page_says_which_targets_are_missed(tmp_path: Path) -> None:
     gain = f"{100 * (ours - theirs):+.1f}"
     assert f"- `grkd-verifier` above `kd`: **reached** (better, {gain} points, p = 0.0" in page
     assert "- `grkd-verifier` above `opd`: **missed** (worse, -" in page
-    assert "- `grkd-verifier` above or level with `grpo-teacher-kl`: **reached** (not told apart, -" in page
+    assert "- `grkd-verifier` above or level with `grpo-teacher-kl`: **reached** (no significant difference, -" in page
     assert "- `grkd-votes` above or level with `grpo-teacher-kl`: **missed** (worse, -" in page
     assert "- Not run: `dpo`." in page
     assert re.search(rf"\| grkd-verifier \| kd \| {re.escape(gain)} \| .* \| better \|", page)
@@ -98,13 +98,13 @@ def test_the_page_says_what_each_part_adds(tmp_path: Path) -> None:
     assert "| kd-long | kd |" not in page
     assert "First experiment" not in page
     assert "Designed after the test results of the first experiment were known" in page
-    assert "tells two methods apart" not in page
+    assert "shows a difference between two methods" not in page
     alike = {f"{label}-seed0": {**runs["kd-seed0"], "method": label} for label in shares}
     for name in ("on-policy-mixed.json", "on-policy.json"):
         write_json(tmp_path / name, {**found, "runs": alike})
     on_policy_table.write_page(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    assert page.count("**No test below tells two methods apart.** The best is `kd`") == 2
+    assert page.count("**No test below shows a difference between two methods.** The best is `kd`") == 2
     assert "(student before training: second 25.0 %; first 25.0 %)" in page
     assert "- `kd` on stored responses is first in 2 of 2 experiments; no method is significantly better." in page
 
