@@ -27,5 +27,5 @@ def test_the_guides_figures() -> None:
     assert f"{result['read_and_decode_over_step']:,.0f} times" in guide
     assert f"{result['bytes_per_token']} bytes per token" in guide
     both = 1 / (1 / rates["read, sample"] + 1 / rates["decode, sample"])
-    assert f"a sample's records at {round(both, -4):,.0f} tokens/s" in guide
+    assert f"Records of a sample are decoded at {round(both, -4):,.0f} tokens/s" in guide
     assert f"{result['bytes_per_token_sample']} bytes per token" in guide

@@ -74,8 +74,6 @@ def test_the_guides_words_are_the_result_file() -> None:
     assert all(row["exit"] == (-9 if row["killed"] else 0) for row in rows)
     assert not any(row["requests"] for row in rows if row["way"] == "cache")
     guide = (ROOT / "docs/guide/teacher-anywhere.md").read_text(encoding="utf-8")
-    said = (
-        f"killed {len(killed)} times in all, {total['requests']} requests were made, {total['repeated']} of them for an"
-    )
+    said = f"killed {len(killed)} times in all. Of {total['requests']} requests, {total['repeated']} repeated an answer"
     assert said in guide
     assert result["server"] in guide

@@ -226,7 +226,10 @@ class TestWeights:
         ("stored", "expected"),
         [
             ({"weight": (3, 6)}, "lacks bias"),
-            ({"weight": (3, 6), "bias": (3,), "a": (1,), "b": (1,)}, "has, unlike the model, a, b; it is of another"),
+            (
+                {"weight": (3, 6), "bias": (3,), "a": (1,), "b": (1,)},
+                "has, unlike the model, a, b; it belongs to another model",
+            ),
             ({"weight": (3, 5), "bias": (3,)}, "weight has shape (3, 5), the model's has (3, 6)"),
         ],
     )

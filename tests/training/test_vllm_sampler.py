@@ -135,7 +135,7 @@ def test_what_it_cannot_do_is_said_in_one_line(vllm: type[Engine], monkeypatch: 
         sampler()(quantised, PROMPTS, 0.0, [1, 2, 3])
     with monkeypatch.context() as changed:
         changed.setattr(Engine, "generate", lambda *asked, **options: (_ for _ in ()).throw(RuntimeError("size\n16")))
-        with pytest.raises(UserError, match="does not run this student: size 16; leave"):
+        with pytest.raises(UserError, match="does not run this student: size 16; remove use_vllm"):
             sampler()(student(), PROMPTS, 0.0, [1, 2, 3])
     monkeypatch.setattr(Engine, "__init__", lambda self, **options: (_ for _ in ()).throw(ValueError("no\nroom")))
     with pytest.raises(UserError, match="vLLM does not open this student: no room; remove use_vllm"):
