@@ -16,7 +16,8 @@ _PARTS = ("*", "train/*", "evaluate/*", "search/*")  # where stages lie
 def live_run(folder: Path) -> Run:
     """The run so far: metrics of every student that is evaluated, and in its title what is under way.
 
-    Metrics of a student that is being made again, or has been since, are left out: they are an earlier recipe's.
+    Metrics of a student that is being retrained, or was retrained after they were measured, are left out: they belong
+    to an earlier recipe.
 
     Raises UserError as `read_run`.
     """

@@ -1,4 +1,4 @@
-"""The micro-batches of an optimiser step: in which order, sampled anew if the method asks for it, counted; passes."""
+"""The micro-batches of an optimiser step: their order, new responses if the method asks for them, counts; passes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext

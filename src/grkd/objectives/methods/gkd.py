@@ -19,7 +19,7 @@ class GKD(Objective):
 
     L = beta KL(p_T || M) + (1 - beta) KL(p_S || M),  M = beta p_T + (1 - beta) p_S, softmaxes at `temperature`
     beta 0 is the forward KL(p_T || p_S), beta 1 the reverse KL(p_S || p_T).
-    on_policy_fraction: fraction of prompts (lambda in the paper) that the student answers anew during training; no
+    on_policy_fraction: fraction of prompts (lambda in the paper) with responses sampled during training; no
     gradient flows through the sampling. The other prompts keep their stored responses.
     teacher_temperature: divides the teacher's scores before anything else.
     Raises UserError for options out of range.

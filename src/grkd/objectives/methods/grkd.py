@@ -30,7 +30,7 @@ class GRKD(Objective):
     level's terms are divided by its own number of rows. Parts with weight 0 throughout are not computed.
     teacher_temperature: below 1 it sharpens an underconfident teacher, such as one trained on wrong labels, so that the
     student's own probabilities become sharp. (The temperature of a part applies to both teacher and student.)
-    on_policy_fraction: fraction of prompts that the student answers anew during training, as in gkd. Parts on responses
+    on_policy_fraction: fraction of prompts with responses sampled during training, as in gkd. Parts on responses
     need rankers for this.
     Raises UserError for options out of range, or if every weight is 0.
     Source: arXiv 2504.20482.
