@@ -25,6 +25,7 @@ def environment(command: str) -> dict[str, Any]:
         "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
         "gpu": gpu,
         "processes": PartialState().num_processes,
+        "backend": torch.distributed.get_backend() if torch.distributed.is_initialized() else None,  # nccl, gloo
         "git_commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,

@@ -31,10 +31,15 @@ def ranks() -> "PartialState":
     from accelerate import PartialState  # here, since it takes seconds
 
     # By itself accelerate sees processes on CPUs only if it is told so.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    state = PartialState(cpu=on_cpus() or not torch.cuda.is_available(), timeout=PATIENCE)
     if state.device.type == "cpu" and state.device.index is not None:
         state.device = torch.device("cpu")  # torch up to 2.11 loads no checkpoint onto "cpu:0"
     return state
+
+
+def on_cpus() -> bool:
+    """Whether `accelerate launch` was told to leave GPUs alone (--cpu)."""
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
 
 
 def uses_fsdp() -> bool:
@@ -50,6 +55,11 @@ def do_not_shard() -> None:
 def launched() -> tuple[int, int]:
     """Processes of this launch and the number of this one, by the launcher's word: accelerate is not imported."""
     return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+
+
+def by_launcher() -> bool:
+    """Whether a launcher has started this process, alone or as one of several: it has a process group."""
+    return "LOCAL_RANK" in os.environ
 
 
 def are_several() -> bool:

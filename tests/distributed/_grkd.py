@@ -16,16 +16,15 @@ from tests.distributed._ways import use
 
 def command(words: Sequence[str], *, way: str, fail_at: int | None = None) -> int:
     """Exit status of `grkd WORDS` in this process of a launch."""
-    ranks()
     use(way)
-    if fail_at is not None and ranks().process_index == 1:
+    if fail_at is not None:
         from grkd.training import FiniteSteps
 
         real = FiniteSteps.on_step_end
 
         def fail(self: Any, args: Any, state: Any, control: Any, **options: Any) -> None:
             real(self, args, state, control, **options)
-            if state.global_step == fail_at:
+            if state.global_step == fail_at and ranks().process_index == 1:
                 raise UserError("process 1 cannot go on")
 
         FiniteSteps.on_step_end = fail  # type: ignore[method-assign]

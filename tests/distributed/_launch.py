@@ -36,12 +36,14 @@ def launch(
     return python(log, *launcher, *arguments, meanwhile=meanwhile, **environment)
 
 
-def accelerate(log: Path, *words: str, processes: int) -> Ended:
-    """`grkd WORDS` by accelerate's launcher, the student sharded by FSDP2: the command of the guide, and if it crashes
-    native stacks too."""
-    options = [f"--num_processes={processes}", "--use_fsdp", "--fsdp_version=2"]
-    options += ["--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP", "-m", "tests.distributed._native_stacks"]
-    return python(log, "-m", "accelerate.commands.launch", *options, "grkd", *words)
+def accelerate(log: Path, *words: str, processes: int, way: str = "fsdp") -> Ended:
+    """`grkd WORDS` by accelerate's launcher, the student sharded by FSDP2 or copied ("ddp"): the commands of the guide,
+    and if one crashes native stacks too."""
+    options = [f"--num_processes={processes}"]
+    if way == "fsdp":
+        options += ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
+    words = ("-m", "tests.distributed._native_stacks", "grkd", *words)
+    return python(log, "-m", "accelerate.commands.launch", *options, *words)
 
 
 def python(log: Path, *arguments: str, meanwhile: Callable[[], object] = lambda: None, **environment: str) -> Ended:

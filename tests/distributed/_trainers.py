@@ -45,6 +45,7 @@ def trainer(folder: Path, device: str, method: str, *, batch: int, **settings: A
     """A trainer in float32."""
     objective = objectives.load(method)
     ahead, tokens = settings.pop("steps_per_generation", 1), settings.pop("tokens_per_batch", None)
+    compiled = settings.pop("compile_layers", False)
     sampler = on_policy_sampler(None, max_new_tokens=6, stop_ids=[PAD], pad_token_id=PAD, vocabulary=VOCABULARY)
     return DistillationTrainer(
         tiny(1, 2),
@@ -58,6 +59,7 @@ def trainer(folder: Path, device: str, method: str, *, batch: int, **settings: A
             tokens_per_batch=tokens,
         ),
         steps_per_generation=ahead,
+        compile_layers=compiled,
         train_dataset=prompts(),
         eval_dataset=prompts()[:5],
     )

@@ -64,6 +64,14 @@ def logged(folder: Path, device: str) -> dict[str, Any]:
     return found | {"fused": made.fused_head}
 
 
+def compiled(folder: Path, device: str) -> dict[str, Any]:
+    """A few steps with the layers of student and teacher compiled."""
+    made = trainer(folder, device, "kd", batch=4, max_steps=4, compile_layers=True)
+    made.train()
+    assert made._compiled.on, "compilation failed"
+    return {"weights": state_of(made)}
+
+
 def on_policy(folder: Path, device: str) -> dict[str, Any]:
     """Steps on responses that the student samples before every second one; an epoch's end breaks one off."""
     made = trainer(folder, device, "gkd", batch=4, max_steps=4, steps_per_generation=2)
@@ -170,6 +178,7 @@ WORK: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "fused": fused,
     "packed": packed,
     "logged": logged,
+    "compiled": compiled,
     "on_policy": on_policy,
     "resumed": resumed,
     "lora": lora,

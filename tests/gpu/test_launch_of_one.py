@@ -1,5 +1,6 @@
 """A launch of one process on one GPU: NCCL, FSDP2 and the launcher at work without a second GPU."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny
     assert ran.status == 0, ran.printed[-6000:]
     for stage in ("prepare", "respond", "score", "train/fresh-seed0", "evaluate/fresh-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
+    assert "nccl" in json.loads((tmp_path / "run" / "results.json").read_text())["environment"]["backend"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ seen, and again as many for pytest. `--basetemp FOLDER` keeps the launches' logs
 seconds since the launch began; `--timeout SECONDS` ends a test that hangs and prints where each process was.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ pytestmark = [
 ATOL = 1e-4
 WAYS = {
     "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora", "reference"],
-    "ddp": ["steps", "fused", "logged", "on_policy", "resumed", "sharded_teacher", "asked_unevenly"],
+    "ddp": ["steps", "fused", "logged", "compiled", "on_policy", "resumed", "sharded_teacher", "asked_unevenly"],
 }
 
 
@@ -50,29 +51,25 @@ def test_two_gpus_make_what_one_makes(way: str, name: str, found: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("dtype", "placement", "method"),
-    [
-        ("auto", "sharded", "fresh"),
-        ("float32", "sharded", "fresh"),
-        ("auto", "sharded", "kd"),
-        ("auto", "whole", "fresh"),
-    ],
+    ("way", "dtype", "placement"),
+    [("fsdp", "auto", "sharded"), ("fsdp", "float32", "whole"), ("ddp", "auto", "whole")],
 )
 def test_accelerate_launch_starts_a_run(
-    dtype: str, placement: str, method: str, tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path
+    way: str, dtype: str, placement: str, tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path
 ) -> None:
-    """The command of the guide: it ends, and each stage is whole. First as by default on GPUs, in 16 bits with sampled
-    groups; then what tells why that may fail: float32, nothing sampled, a teacher that is not sharded.
+    """The commands of the guide: they end, each stage is whole, and the processes talk over NCCL.
 
-    One method, four steps, no answers: the next test has more of each.
+    The first is what GPUs do by default: 16 bits, sampled groups. One method, four steps, no answers: the next test has
+    more of each.
     """
     written = recipe(tmp_path, tiny_teacher, tiny_prompts, device="auto", placement=placement, batch=2)
     written.write_text(written.read_text().replace("dtype: float32", f"dtype: {dtype}"))
-    few = FEW if method == "fresh" else [f"methods=[{method}]", *FEW[1:]]
-    ran = accelerate(tmp_path / "accelerate.log", "run", str(written), *few, processes=2)
+    ran = accelerate(tmp_path / "accelerate.log", "run", str(written), *FEW, processes=2, way=way)
     assert ran.status == 0, ran.crashed() or ran.printed[-6000:]
-    for stage in ("prepare", "respond", "score", f"train/{method}-seed0", f"evaluate/{method}-seed0"):
+    for stage in ("prepare", "respond", "score", "train/fresh-seed0", "evaluate/fresh-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
+    told = json.loads((tmp_path / "run" / "results.json").read_text())["environment"]
+    assert (told["processes"], "nccl" in told["backend"]) == (2, True)
 
 
 def test_a_run_that_fails_and_is_resumed(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:

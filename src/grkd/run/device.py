@@ -7,16 +7,22 @@ import torch
 from torch import nn
 
 from grkd.errors import UserError
+from grkd.ranks import by_launcher, on_cpus
 
 _SMALL = 500_000  # parameters
 
 
 def device(name: str) -> torch.device:
-    """The device that a recipe asks for. Raises UserError if it asks for a GPU that is not there."""
+    """The device that a recipe asks for.
+
+    Raises UserError if it asks for a GPU that is not there, or for the CPU in a launch on GPUs.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is requested, but PyTorch finds no GPU; use device=auto or device=cpu")
+    if name == "cpu" and by_launcher() and torch.cuda.is_available() and not on_cpus():
+        raise UserError("device: cpu in a launch on this machine's GPUs; use device=auto or `accelerate launch --cpu`")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() and not on_cpus() else "cpu"
     return torch.device(name)
 
 

@@ -16,7 +16,7 @@ from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.files import write_json
 from grkd.objectives import Objective
-from grkd.ranks import from_main
+from grkd.ranks import by_launcher, from_main, ranks
 from grkd.recipe import Method, Training
 from grkd.run.device import fitting_threads
 from grkd.run.trainer_settings import check_extra, check_trackers
@@ -88,8 +88,10 @@ def arguments(
 
 def check(training: Training, methods: Sequence[Method] = (), candidates: int | None = None) -> None:
     """Raises UserError for what transformers refuses, and for methods that do not fit the number of candidates."""
+    # TrainingArguments begins the process group of a launch, for good: it must not be that of CPUs where GPUs train.
+    where = ranks().device if by_launcher() else torch.device("cpu")
     try:
-        arguments(training, folder=Path("unused"), seed=0, where=torch.device("cpu"), bf16=False, run_name="check")
+        arguments(training, folder=Path("unused"), seed=0, where=where, bf16=False, run_name="check")
     except (ValueError, TypeError, ImportError) as error:
         if isinstance(error, UserError):
             raise
