@@ -17,8 +17,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WAYS = {
-    "fsdp": ["steps", "fused", "packed", "logged", "on_policy", "resumed", "lora", "held_out", "reference"],
-    "ddp": ["steps", "logged", "resumed", "sharded_teacher", "asked_unevenly", "agreement", "by_vllm"],
+    "fsdp": ["steps", "fused", "packed", "logged", "compiled", "on_policy", "resumed", "lora", "held_out", "reference"],
+    "ddp": ["steps", "logged", "compiled", "resumed", "sharded_teacher", "asked_unevenly", "agreement", "by_vllm"],
 }
 
 

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
     pytest.mark.filterwarnings("ignore"),
 ]
-NAMES = ["steps", "fused", "on_policy", "resumed", "lora", "reference"]
+NAMES = ["steps", "fused", "compiled", "on_policy", "resumed", "lora", "reference"]
 
 
 def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny_prompts: Path) -> None:
@@ -35,7 +35,7 @@ def test_accelerate_launch_starts_a_run(tmp_path: Path, tiny_teacher: Path, tiny
     assert ran.status == 0, ran.printed[-6000:]
     for stage in ("prepare", "respond", "score", "train/fresh-seed0", "evaluate/fresh-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
-    assert "nccl" in json.loads((tmp_path / "run" / "results.json").read_text())["environment"]["backend"]
+    assert "nccl" in json.loads((tmp_path / "run" / "environment.json").read_text())["backend"]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 ATOL = 1e-4
 WAYS = {
-    "fsdp": ["steps", "fused", "logged", "on_policy", "resumed", "lora", "reference"],
+    "fsdp": ["steps", "fused", "logged", "compiled", "on_policy", "resumed", "lora", "reference"],
     "ddp": ["steps", "fused", "logged", "compiled", "on_policy", "resumed", "sharded_teacher", "asked_unevenly"],
 }
 
@@ -68,7 +68,7 @@ def test_accelerate_launch_starts_a_run(
     assert ran.status == 0, ran.crashed() or ran.printed[-6000:]
     for stage in ("prepare", "respond", "score", "train/fresh-seed0", "evaluate/fresh-seed0"):
         assert (tmp_path / "run" / stage / "manifest.json").exists(), stage
-    told = json.loads((tmp_path / "run" / "results.json").read_text())["environment"]
+    told = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (told["processes"], "nccl" in told["backend"]) == (2, True)
 
 

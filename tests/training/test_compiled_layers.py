@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from grkd.errors import UserError
 from grkd.training.compiled_layers import CompiledLayers, decoder_layers, training_flops
 from tests.training.test_trainer import ragged, tiny, trainer
 
@@ -52,6 +53,17 @@ def test_what_cannot_be_compiled_runs_as_it_is(tmp_path: Path, monkeypatch: pyte
     assert "compile: compilation failed" in " ".join(capsys.readouterr().err.split())
     for key, value in plain.model.state_dict().items():
         torch.testing.assert_close(fallen.model.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_a_sharded_student_does_not_go_on_after_a_failure() -> None:
+    """The pass that failed has left FSDP2's layers half gathered."""
+    layers = CompiledLayers([tiny(0)], wanted=True, device=torch.device("cpu"), sharded=True, backend="eager")
+
+    def fails() -> None:
+        raise RuntimeError("no compiler")
+
+    with pytest.raises(UserError, match=r"compilation failed \(no compiler\).*set compile to false"):
+        layers.begin(0.0, fails)
 
 
 def test_compiling_by_itself_only_where_it_pays(tmp_path: Path) -> None:

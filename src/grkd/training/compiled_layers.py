@@ -51,7 +51,8 @@ def flops_left(
 class CompiledLayers:
     """Compiles the layers of these models one by one (equal layers share a graph), or leaves them as they are.
 
-    wanted: None decides by `pays`. backend: of torch.compile.
+    wanted: None decides by `pays`. sharded: the student is FSDP2's, and a pass that fails leaves it half gathered.
+    backend: of torch.compile.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class CompiledLayers:
         *,
         wanted: bool | None,
         device: torch.device,
+        sharded: bool = False,
         backend: str | Callable[..., Any] = "inductor",
     ) -> None:
         self.layers = [layer for model in models for layer in decoder_layers(model)]
-        self.wanted, self.device, self.backend = wanted, device, backend
+        self.wanted, self.device, self.sharded, self.backend = wanted, device, sharded, backend
         self.on = False
 
     def pays(self, flops: float) -> bool:
@@ -74,6 +76,7 @@ class CompiledLayers:
         """Compile, and run `warm_up`, a first pass whose results are thrown away; say both, or why not.
 
         An error in it that is not about memory or a user's mistake leaves the layers as they were, on all processes.
+        Raises UserError instead where the student is sharded.
         """
         if not (self.pays(flops) if self.wanted is None else self.wanted):
             return
@@ -97,6 +100,11 @@ class CompiledLayers:
             raise
         except Exception as error:  # compilers raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if self.sharded:
+                raise UserError(
+                    f"compile: compilation failed ({reason}), and a sharded student cannot go on from there; "
+                    "set compile to false"
+                ) from error
         if reason := next(filter(None, gathered([reason], "whether layers compile")), ""):
             self.off()
             console.print(f"[yellow]compile: compilation failed, so these models run uncompiled ({reason})[/yellow]")

@@ -103,9 +103,9 @@ class DistillationTrainer(StepBatches):
         rows.to(self.args.device, student=self.model, dtype=torch.bfloat16 if self.args.bf16 else None)
         teacher = getattr(rows, "teacher", None)
         models = [each for each in (self.model, teacher) if isinstance(each, nn.Module) and not is_sharded(each)]
-        wanted = compile_layers if self.accelerator.distributed_type != DistributedType.FSDP else False
-        self._compiled = CompiledLayers(models, wanted=wanted, device=self.args.device)
-        self._begun = wanted is False
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        self._compiled = CompiledLayers(models, wanted=compile_layers, device=self.args.device, sharded=sharded)
+        self._begun = compile_layers is False
         self._order = OrderInTraining()
 
     @property
@@ -151,8 +151,10 @@ class DistillationTrainer(StepBatches):
 
         def warm_up() -> None:
             on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
-            # Gradients are not exchanged: where it fails on one process the others would wait for it.
-            with torch.random.fork_rng(on_gpu), self.accelerator.no_sync(model):
+            # Gradients are not exchanged: where it fails on one process the others would wait for it. FSDP2 would keep
+            # them where zero_grad does not reach.
+            alone = nullcontext() if self._compiled.sharded else self.accelerator.no_sync(model)
+            with torch.random.fork_rng(on_gpu), alone:
                 step()
 
         try:
