@@ -42,7 +42,9 @@ LARGE_BATCH = 8
 CASES: dict[str, tuple[str, str, str]] = {
     "grkd, DDP": ("ddp", "whole", "float32"),
     "grkd, DDP, bfloat16 weights": ("ddp", "whole", "bfloat16"),
+    "grkd, DDP, compiled": ("ddp", "whole", "float32"),
     "grkd, FSDP2": ("fsdp", "whole", "float32"),
+    "grkd, FSDP2, compiled": ("fsdp", "whole", "float32"),
     "grkd, FSDP2, teacher sharded": ("fsdp", "sharded", "float32"),
     "grkd, FSDP2, teacher offloaded": ("fsdp", "offloaded", "float32"),
     "grkd, teacher offloaded, bfloat16 weights": ("ddp", "offloaded", "bfloat16"),
@@ -147,6 +149,7 @@ class Launch:
             schedule="constant",
             warmup=0.0,
             gradient_checkpointing=True,
+            compile=case.endswith("compiled"),
         )
         bf16 = weights == "float32" and self.device.type == "cuda"
         settings = arguments(
@@ -159,6 +162,7 @@ class Launch:
             objective=objectives.load("grkd"),
             rows=LanguageRows(pad_token_id=PAD, vocabulary=self.student_config.vocab_size, teacher=teacher),
             train_dataset=self.items(),
+            compile_layers=bool(training.compile),
         )
 
     def measured(self, case: str) -> dict[str, Any]:

@@ -8,12 +8,13 @@
 Weights are random, shapes those of the published configs. Each GPU takes 16 examples of 256 + 512 tokens per step, so
 that two GPUs have twice the work (weak scaling). `one`: a teacher of twice the memory that the GPU may use, its weights
 in the host's memory, and FSDP2, on one GPU. `alone`: both pairs on one GPU. `two`: DDP, FSDP2, FSDP2 with a sharded
-teacher, and TRL's DistillationTrainer, on two GPUs. `large`: a teacher of twice the memory that each of two GPUs may
-use. --cases picks among these, --missing those that the file has no row of; rows that are not measured again stay. A
-case that fails is left out, with the end of its output, and the others go on. No checkpoint is written. AdamW,
-recomputed activations, a teacher in bfloat16; student weights are float32 under bfloat16 autocast, or bfloat16 where a
-case says so. Rows: pair, case, gpus, step_ms (the median), tokens_per_second (of all GPUs, prompts counted in),
-peak_gib_per_gpu, loss. `table` measures nothing: it writes the table of docs/performance.md.
+teacher or compiled layers, and TRL's DistillationTrainer, on two GPUs. `large`: a teacher of twice the memory that each
+of two GPUs may use. --cases picks among these, --missing those that the file has no row of; rows that are not measured
+again stay. A case that fails is left out, with the end of its output, and the others go on. No checkpoint is written.
+AdamW, recomputed activations, a teacher in bfloat16; student weights are float32 under bfloat16 autocast, or bfloat16
+where a case says so. Layers are compiled where it says so, in the first step, which is not measured. Rows: pair, case,
+gpus, step_ms (the median), tokens_per_second (of all GPUs, prompts counted in), peak_gib_per_gpu, loss. `table`
+measures nothing: it writes the table of docs/performance.md.
 """
 
 import argparse
@@ -37,8 +38,9 @@ from benchmarks._measure import about, told
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("one", "alone", "two", "large")
 PAIRS = {"gemma": "gemma-2 9B to 2B", "llama": "llama-3 8B to 3B"}
-ALONE = ["grkd, DDP", "grkd, DDP, bfloat16 weights", "TRL, DDP, bfloat16 weights"]
+ALONE = ["grkd, DDP", "grkd, DDP, bfloat16 weights", "TRL, DDP, bfloat16 weights", "grkd, DDP, compiled"]
 TWO = ["grkd, DDP", "grkd, FSDP2", "TRL, DDP, bfloat16 weights", "grkd, FSDP2, teacher sharded"]
+TWO += ["grkd, DDP, bfloat16 weights", "grkd, FSDP2, compiled"]
 LARGE = "large teacher: grkd, FSDP2, teacher offloaded"
 LARGE_ALONE = "large teacher for one GPU: grkd, teacher offloaded, bfloat16 weights"
 Key = tuple[str, str, int]  # pair, case, GPUs

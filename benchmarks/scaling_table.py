@@ -41,7 +41,8 @@ def sections(result: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], alone: dict[tuple[str, str], dict[str, Any]]) -> str:
-    one = alone.get((row["pair"], "grkd, DDP" if "FSDP2" in row["case"] else row["case"]))
+    whole = row["case"].replace("FSDP2", "DDP").replace(", teacher sharded", "")
+    one = alone.get((row["pair"], whole))
     share = "" if one is None else f"{row['tokens_per_second'] / (row['gpus'] * one['tokens_per_second']):.2f}"
     case = row["case"].replace(", DDP", "") if row["gpus"] == 1 else row["case"]
     limit = (
