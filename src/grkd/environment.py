@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from grkd.ranks import ranks
+
 
 def environment(command: str) -> dict[str, Any]:
     """Versions, hardware, commit and date: what a reader needs to judge the metrics of a run."""
-    from accelerate import PartialState
-
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = {name: _version(name) for name in ("grkd", "torch", "transformers", "accelerate", "peft")}
     return {
@@ -24,7 +24,7 @@ def environment(command: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
         "gpu": gpu,
-        "processes": PartialState().num_processes,
+        "processes": ranks().num_processes,
         "backend": torch.distributed.get_backend() if torch.distributed.is_initialized() else None,  # nccl, gloo
         "git_commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

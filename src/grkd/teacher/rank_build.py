@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import send_to_device
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from grkd.data.language import Group, Item, collate, response_logits
 from grkd.errors import UserError
 from grkd.groups import wide
 from grkd.models.shard import in_turns
-from grkd.ranks import wait
+from grkd.ranks import ranks, wait
 from grkd.teacher.rank_cache import RankCache, content_key
 from grkd.teacher.rank_codec import RankCodec
 from grkd.teacher.rank_draws import candidates_of, fitting_share, likeliest_masses
@@ -102,7 +101,7 @@ def fill_by(
     }
     keys = list(items)
     shards = [keys[at : at + _RESPONSES_PER_SHARD] for at in range(0, len(keys), _RESPONSES_PER_SHARD)]
-    state = PartialState()
+    state = ranks()
     mine = range(state.process_index, len(shards), state.num_processes)
     missing = [number for number in mine if any(key not in cache.records for key in shards[number])]
     cache.records.check_free(missing)

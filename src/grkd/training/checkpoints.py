@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -12,7 +11,7 @@ from grkd.console import console
 from grkd.errors import UserError
 from grkd.files import read_json, write_json
 from grkd.inventory import damages, inventory
-from grkd.ranks import wait
+from grkd.ranks import ranks, wait
 
 _WHOLE = "whole"
 _HASHED = 64 << 20  # bytes; larger files are compared by size, since hashing them would delay every checkpoint
@@ -46,7 +45,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         reason = _damage(path)
         if reason is None:
             return path
-        if PartialState().is_main_process:
+        if ranks().is_main_process:
             console.print(
                 f"[yellow]{path.name} is damaged: {reason}; resuming from an older checkpoint[/yellow]", soft_wrap=True
             )

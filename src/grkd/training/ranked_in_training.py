@@ -5,14 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from grkd.data.chat import decode_response
 from grkd.data.language import Group
 from grkd.errors import UserError
 from grkd.objectives import Objective
 from grkd.rankers import PER_GROUP, PER_RESPONSE, Panel, Resources, panel, reward_panel, weighted_members
 from grkd.rankers.several import OneOfSeveral, for_each_teacher
+from grkd.ranks import ranks
 from grkd.training.fresh_groups import FreshGroups, Reference, orders
 from grkd.training.given_teachers import Given
 from grkd.training.grkd_config import GRKDConfig
@@ -72,7 +71,7 @@ def fresh_groups(
     panel: Panel, sides: Sequence[TeacherSide], encode: RecordEncoder, args: GRKDConfig, *, reference: Reference | None
 ) -> FreshGroups:
     """The groups that the student samples in training, with the rankers opened. Raises UserError as rankers do."""
-    rank, folder = PartialState().process_index, Path(str(args.output_dir))
+    rank, folder = ranks().process_index, Path(str(args.output_dir))
     batch_size = int(args.per_device_eval_batch_size)
     asked = [partial(side.asked_by_rankers, args.device, batch_size) for side in sides]
     labelled = zip((side.given.name for side in sides), asked, strict=True)

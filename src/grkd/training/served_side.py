@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from jaxtyping import Float
 from torch import Tensor
 
 from grkd.data.language import Group, Item
 from grkd.endpoint.client import Endpoint
 from grkd.endpoint.launch import budget_of, concurrency_of
-from grkd.ranks import from_main
+from grkd.ranks import from_main, ranks
 from grkd.served import ServedTeacher
 from grkd.teacher.rank_cache import content_key
 from grkd.teacher.stored_scores import TopK, with_tail
@@ -39,7 +38,7 @@ def served_teacher(given: Given, tokenizer: Any, *, shared: bool, folder: Path) 
     made = ServedTeacher(
         endpoint,
         tokenizer,
-        folder=folder / f"process-{PartialState().process_index}",
+        folder=folder / f"process-{ranks().process_index}",
         concurrency=concurrency_of(given.concurrency),
         top_k=given.top_k,
         reads_text=not shared,

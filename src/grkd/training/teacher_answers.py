@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from grkd.answers.kept import kept_answers
 from grkd.console import track
 from grkd.data.chat import decode_response, encode_prompt, opened_thought, stop_token_ids
@@ -22,7 +20,7 @@ from grkd.models.generate import Response, free_memory, generate_responses
 from grkd.models.load import context_length
 from grkd.models.shard import in_turns, is_sharded
 from grkd.models.weights_digest import weights_digest
-from grkd.ranks import from_main, gathered
+from grkd.ranks import from_main, gathered, ranks
 from grkd.served.writer import Asked, Drawing, ServedWriter, seed_of
 from grkd.teacher.turns import turns_of
 from grkd.training.given_teachers import Given
@@ -80,7 +78,7 @@ class TeacherAnswers(_Writing):
         """One response per example. Raises UserError for a prompt that leaves no room in the teacher's context."""
         prompts = self._prompts(examples)
         self._check_room(examples, prompts, where)
-        state = PartialState()
+        state = ranks()
         # Equal prompts stay together: a response depends on the number of equal prompts before it.
         first = {ids: number for number, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
         mine = [at for at, ids in enumerate(prompts) if first[tuple(ids)] % state.num_processes == state.process_index]
