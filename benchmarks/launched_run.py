@@ -73,7 +73,7 @@ def compared(one: Path, two: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    settings = _parser().parse_args()
+    settings = _parser().parse_intermixed_args()  # changes may follow an option
     until, folder = time.monotonic() + settings.seconds, settings.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     run = ["-m", "grkd", "run", str(settings.recipe), *settings.changes]
