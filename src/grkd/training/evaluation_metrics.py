@@ -1,6 +1,6 @@
 """What an evaluation measures beside the loss: named metrics, and what compute_metrics reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 
 from grkd.errors import UserError
 from grkd.metrics.rank_measures import against_teacher, response_measures
+from grkd.metrics.registry import SCORES, higher_is_better
 from grkd.objectives import Batch, Level
 from grkd.ranks import gathered
 
@@ -31,6 +32,30 @@ def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:
     if unknown := [name for name in names or () if name not in NAMES]:
         raise UserError(f"eval_metrics: unknown metric {unknown[0]!r}; known: {', '.join(NAMES)}")
     return tuple(names or ())
+
+
+def less_is_better(name: str | None) -> bool:
+    """Whether a metric of an evaluation is one of ours of which less is better, such as eval_forward_kl_nats."""
+    return name is not None and any(name.endswith(each) for each in TOKENS if not higher_is_better(each))
+
+
+def check_best(name: str | None, measured: Sequence[str], sets: Mapping[str, object] | object) -> None:
+    """Raises UserError for a metric_for_best_model that no evaluation gives: the first one, after steps, would fail.
+
+    measured: args.eval_metrics. sets: eval_dataset; each of a dict has metrics of its own.
+    """
+    if name is None:
+        return
+    wanted = name.removeprefix("eval_")
+    begins = [f"{each}_" for each in sets] if isinstance(sets, Mapping) else [""]
+    known = [f"{begin}{metric}" for begin in begins for metric in ("loss", *measured)]
+    if wanted in known or ("score" in measured and any(wanted.startswith(f"{begin}{SCORES}") for begin in begins)):
+        return
+    if any(wanted == f"{begin}{metric}" for begin in begins for metric in NAMES):
+        raise UserError(f"metric_for_best_model {name!r}: add it to eval_metrics")
+    raise UserError(
+        f"metric_for_best_model {name!r} is measured by no evaluation; these are: {', '.join(map(repr, known))}"
+    )
 
 
 class Measured:

@@ -10,6 +10,7 @@ from grkd.errors import UserError
 from grkd.files import NotJSON, parse_json
 from grkd.objectives import Objective
 from grkd.training.argument_checks import check_config
+from grkd.training.evaluation_metrics import less_is_better
 from grkd.training.several_teachers import TokenOrder
 
 
@@ -164,6 +165,9 @@ class GRKDConfig(TeacherArguments, SamplingArguments, RecordArguments, TrainingA
                     setattr(self, name, parse_json(text))
                 except NotJSON as error:
                     raise UserError(f"{name} is text, but not JSON ({error}); give a dict or a JSON object") from None
+        # transformers takes every metric but a loss for one of which more is better.
+        if self.greater_is_better is None and less_is_better(self.metric_for_best_model):
+            self.greater_is_better: bool | None = False
         try:
             super().__post_init__()
         except Exception as error:  # what transformers cannot read raises anything

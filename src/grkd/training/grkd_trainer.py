@@ -22,7 +22,7 @@ from grkd.training.cached_ranks import groups_of_cache, opened_cache
 from grkd.training.callbacks import FiniteSteps
 from grkd.training.crossed_side import check_crossing, crosses
 from grkd.training.evaluation import prefixed
-from grkd.training.evaluation_metrics import TOKENS, Measured, check_metrics
+from grkd.training.evaluation_metrics import TOKENS, Measured, check_best, check_metrics
 from grkd.training.fresh_groups import orders
 from grkd.training.given_teachers import given_teachers
 from grkd.training.grkd_config import GRKDConfig, checked_arguments, objective_of
@@ -148,6 +148,8 @@ class GRKDTrainer(DistillationTrainer):
         )
         check_services(args)
         self._metrics = check_metrics(args.eval_metrics)
+        if kwargs.get("compute_metrics") is None:
+            check_best(args.metric_for_best_model, self._metrics, eval_dataset)
         given = given_teachers(args.teacher_model_name_or_path if teacher_model is None else teacher_model)
         panel = checked_panel(rankers, reward_funcs, combine, args, objective, teachers=given)
         name = model if isinstance(model, str) else str(getattr(model.config, "name_or_path", ""))
