@@ -70,7 +70,8 @@ def compiled(folder: Path, device: str) -> dict[str, Any]:
     By plain gradient descent, in which a gradient that the first pass leaves behind shows.
     """
     plain: dict[str, Any] = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1e-2}
-    made = trainer(folder, device, "kd", batch=4, max_steps=4, compile_layers=True, **plain)
+    plain |= {"max_steps": 4, "gradient_accumulation_steps": 2}
+    made = trainer(folder, device, "kd", batch=2, compile_layers=True, **plain)
     made._compiled.backend = "eager" if device == "cpu" else "inductor"
     made.train()
     assert made._compiled.on, "compilation failed"

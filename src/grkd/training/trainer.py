@@ -151,11 +151,15 @@ class DistillationTrainer(StepBatches):
 
         def warm_up() -> None:
             on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
-            # Gradients are not exchanged: where it fails on one process the others would wait for it. FSDP2 would keep
-            # them where zero_grad does not reach.
-            alone = nullcontext() if self._compiled.sharded else self.accelerator.no_sync(model)
-            with torch.random.fork_rng(on_gpu), alone:
+            # Gradients are not exchanged: where it fails on one process the others would wait for it. FSDP2 exchanges
+            # them all the same, also in a micro-batch before the last: it would keep them where zero_grad does not reach.
+            exchange = getattr(model, "set_requires_gradient_sync", None)
+            with torch.random.fork_rng(on_gpu), self.accelerator.no_sync(model):
+                if exchange is not None:
+                    exchange(True)
                 step()
+            if exchange is not None:
+                exchange(self.accelerator.sync_gradients)
 
         try:
             self._compiled.begin(flops, warm_up)
