@@ -151,8 +151,8 @@ class DistillationTrainer(StepBatches):
 
         def warm_up() -> None:
             on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
-            # Gradients are not exchanged: where it fails on one process the others would wait for it. FSDP2 exchanges
-            # them all the same, also in a micro-batch before the last: it would keep them where zero_grad does not reach.
+            # Gradients are not exchanged: where it fails on one process the others would wait for it. FSDP2 does
+            # exchange them, also in a micro-batch before the last: it would keep them where zero_grad does not reach.
             exchange = getattr(model, "set_requires_gradient_sync", None)
             with torch.random.fork_rng(on_gpu), self.accelerator.no_sync(model):
                 if exchange is not None:
