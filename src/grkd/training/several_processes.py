@@ -1,9 +1,11 @@
 """What transformers' Trainer leaves to be done when several processes train one student."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import has_length
@@ -11,6 +13,22 @@ from transformers.trainer_utils import has_length
 from grkd.models.shard import PlainCopy
 from grkd.training.evaluation import without_repeats
 from grkd.training.rows import RowSource
+
+
+@contextmanager
+def trial_pass(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+    """A pass whose gradients zero_grad takes away afterwards, in any micro-batch of a step.
+
+    They are not exchanged: where the pass fails on one process the others would wait for it. FSDP2 does exchange them,
+    since it keeps those that are not where zero_grad does not reach.
+    """
+    exchange = getattr(model, "set_requires_gradient_sync", None)
+    with accelerator.no_sync(model):
+        if exchange is not None:
+            exchange(True)
+        yield
+    if exchange is not None:
+        exchange(accelerator.sync_gradients)
 
 
 class SeveralProcesses(Trainer):

@@ -28,6 +28,7 @@ from grkd.training.evaluation_metrics import Measured
 from grkd.training.float32_masters import Float32Masters, say_lost_steps
 from grkd.training.order_in_training import OrderInTraining
 from grkd.training.rows import REPEATED, Counts, RowSource, since_the_last_log
+from grkd.training.several_processes import trial_pass
 from grkd.training.step_batches import SampledAhead, StepBatches, in_passes
 from grkd.training.term_sums import TermSums
 from grkd.training.time_limit import PARTS, TimeLimit
@@ -151,15 +152,8 @@ class DistillationTrainer(StepBatches):
 
         def warm_up() -> None:
             on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
-            # Gradients are not exchanged: where it fails on one process the others would wait for it. FSDP2 does
-            # exchange them, also in a micro-batch before the last: it would keep them where zero_grad does not reach.
-            exchange = getattr(model, "set_requires_gradient_sync", None)
-            with torch.random.fork_rng(on_gpu), self.accelerator.no_sync(model):
-                if exchange is not None:
-                    exchange(True)
+            with torch.random.fork_rng(on_gpu), trial_pass(self.accelerator, model):
                 step()
-            if exchange is not None:
-                exchange(self.accelerator.sync_gradients)
 
         try:
             self._compiled.begin(flops, warm_up)
