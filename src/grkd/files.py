@@ -166,6 +166,13 @@ def _check_values(value: Any) -> None:
             raise NotJSON(f"an integer of more than {_LONGEST_INTEGER} digits")
 
 
+def check_output(folder: Path, name: str = "output") -> None:
+    """Raises UserError, which begins with `name`, unless the folder can be made or written to."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{name}: cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")
+
+
 def full_disk(error: BaseException) -> bool:
     """Whether an error comes of a disk that takes no more.
 

@@ -24,6 +24,12 @@ class Unread(list[Any]):
         raise AssertionError("records were read first")
 
 
+def test_an_output_folder_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("a file")
+    with pytest.raises(UserError, match=r"output_dir: cannot write to .*mine: .*mine is a file"):
+        GRKDTrainer("no/model", args=settings(tmp_path), train_dataset=Unread())
+
+
 def settings(folder: Path, **given: Any) -> GRKDConfig:
     return GRKDConfig(str(folder / "mine"), **{"use_cpu": True, "report_to": "none", "method": "sft", **given})
 

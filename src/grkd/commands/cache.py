@@ -80,8 +80,9 @@ def _build(options: argparse.Namespace) -> int:
         raise UserError(f"--temperature must be above 0 and at most {_HOTTEST:g}, got {options.temperature}")
     if options.entries < 2:
         raise UserError(f"--entries must be 2 or more, got {options.entries}")
+    from grkd.files import check_output
     from grkd.language.cache_of_ranks import build_cache
-    from grkd.pipeline.check import check_first, check_output
+    from grkd.pipeline.check import check_first
 
     check_output(options.folder, "FOLDER")
     check_first(read)

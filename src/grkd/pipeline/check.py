@@ -1,6 +1,5 @@
 """`grkd run --check`: everything that can be known before time is spent."""
 
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from grkd import objectives
 from grkd.console import console
 from grkd.endpoint.client import base_url, key_of
 from grkd.errors import UserError
+from grkd.files import check_output
 from grkd.recipe import ClassifierRecipe, LanguageRecipe, RankedLabels, RankRecipe, Recipe, ServedModel
 from grkd.run.trainer_settings import check_names
 
@@ -160,10 +160,3 @@ def check_deeply(recipe: Recipe) -> int:
     for name, outcome in status.items():
         console.print(f"{name}: {'one step works' if outcome == 'done' else outcome}", markup=False, soft_wrap=True)
     return 0 if all(outcome == "done" for outcome in status.values()) else 1
-
-
-def check_output(folder: Path, name: str = "output") -> None:
-    """Raises UserError, which begins with `name`, unless the folder can be made or written to."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{name}: cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}")

@@ -1,4 +1,4 @@
-"""What a training needs beside this process: a tracker's package, and the hub; looked for before anything is loaded."""
+"""What a training needs beside this process: a folder, a tracker's package, and the hub; before anything is loaded."""
 
 from pathlib import Path
 
@@ -6,16 +6,19 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from grkd.errors import UserError
+from grkd.files import check_output
 from grkd.hub import hub_errors
 from grkd.imports import tracker_is_installed
 from grkd.ranks import from_main
 
 
 def check_services(args: TrainingArguments) -> None:
-    """Raises UserError for a tracker that is not installed, and with push_to_hub for a hub that takes nothing.
+    """Raises UserError for an output_dir that cannot be written, a tracker that is not installed, and with push_to_hub
+    for a hub that takes nothing.
 
     The repository is made, as transformers' Trainer does when its records have been read.
     """
+    check_output(Path(str(args.output_dir)), "output_dir")
     for name in args.report_to or ():
         if name not in INTEGRATION_TO_CALLBACK:
             listed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
