@@ -72,6 +72,8 @@ def test_a_choice_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"method_options": "[1]"}, "method_options must be a JSON object"),
         ({"method_options": "{"}, r"method_options is text, but not JSON \(.*\); give a dict"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor would do nothing: the loss is the method's"),
+        ({"bf16_full_eval": True}, "bf16_full_eval would do nothing: an evaluation computes as the training does"),
+        ({"fp16": True}, "fp16 would do nothing on a CPU; leave it out, or set bf16"),
     ],
 )
 def test_constructors_refuse(given: dict[str, Any], words: str) -> None:

@@ -37,6 +37,8 @@ _WITHOUT = {
         "prediction_",
         "batch_eval",
         "include_",
+        "bf16_full_eval",
+        "fp16_full_eval",
     ),
     "logs are grkd's own; training.log_every says how often they are written": ("logging_",),
     "logs are grkd's own": ("log_level", "log_on_each"),

@@ -38,6 +38,11 @@ _OURS = {
     "formatting_func": "records are rendered by the chat template; give them as train_dataset",
 }
 
+_WITHOUT_EFFECT = {
+    "label_smoothing_factor": "the loss is the method's",
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "an evaluation computes as the training does"),
+}
+
 
 def check_config(config: TrainingArguments) -> None:
     """Raises UserError for a field of GRKDConfig of another type, out of its range, or without an effect."""
@@ -53,8 +58,11 @@ def check_config(config: TrainingArguments) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (number and low <= value <= high):  # neither does NaN lie between
             raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {_shown(value)}")
-    if config.label_smoothing_factor:
-        raise UserError("label_smoothing_factor would do nothing: the loss is the method's; leave it out")
+    for name, why in _WITHOUT_EFFECT.items():
+        if getattr(config, name):
+            raise UserError(f"{name} would do nothing: {why}; leave it out")
+    if config.fp16 and config.device.type == "cpu":
+        raise UserError("fp16 would do nothing on a CPU; leave it out, or set bf16")
 
 
 def check_arguments(
