@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from grkd.data.chat import stop_token_ids
 from grkd.errors import UserError
 from grkd.lists import language_models
 from grkd.lists.check import check_rank
@@ -153,6 +154,29 @@ def test_a_model_in_this_process_writes_permutations(tmp_path: Path, tiny_teache
         order = permutation(answer, len(texts)) or list(range(len(texts)))
         assert (-found[row, exists]).argsort().tolist() == order
         assert found[row, exists].sort().values.tolist() == [-float(n) for n in reversed(range(len(texts)))]
+
+
+def test_permutations_are_written_greedily(tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever settings for chats the model publishes (Qwen2.5: a repetition penalty, which counts the prompt too)."""
+    name = roomy(tiny_teacher, tmp_path / "model")
+    published = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "do_sample": True, "temperature": 9.0}
+    GenerationConfig(eos_token_id=3, **published).save_pretrained(name)
+    asked = [messages_of("w1 w2", ["w3 w4", "w5"]), messages_of("w6", ["w7", "w8 w9 w1"]), messages_of("w2", ["w1"])]
+    write_lists(tmp_path / "lists.jsonl", count=2)
+    write_lists(tmp_path / "heldout.jsonl", count=1, seed=2)
+    here = context(tmp_path, "teacher.asks=permutation", "teacher.batch_size=2")
+    prepare(here)
+    found: list[str] = []
+    monkeypatch.setattr(language_models, "permuted", lambda _, complete, **__: (found.extend(complete(asked)) or [], 0))
+    language_models.written_orders(here, name)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name).eval()
+    model.generation_config = GenerationConfig(max_new_tokens=answer_tokens(20), eos_token_id=stop_token_ids(tokenizer))
+    for messages, text in zip(asked, found, strict=True):
+        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        inputs = tokenizer.apply_chat_template(messages, **options)
+        written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+        assert text == tokenizer.decode(written, skip_special_tokens=True)
 
 
 def test_prompts_stay_within_the_context_of_a_model_in_this_process(

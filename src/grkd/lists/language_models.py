@@ -1,16 +1,18 @@
 """A language model in this process as a teacher of lists: asked about one candidate, or for a permutation."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from grkd.data.chat import stop_token_ids
 from grkd.data.thoughts import opening
 from grkd.endpoint.client import Messages
 from grkd.errors import UserError
 from grkd.lists.context import RankContext, pairs_of, texts_of
 from grkd.lists.listwise import answer_tokens, note_unread, permuted
+from grkd.models.generate import generate_responses
 from grkd.models.load import context_length
 from grkd.teacher.annotator import next_logits
 
@@ -59,25 +61,34 @@ def written_orders(context: RankContext, model: str) -> list[float]:
     """
     teacher = context.recipe.teacher
     tokenizer, network = _loaded(context, model)
-    stop, longest = network.generation_config.eos_token_id, context_length(network)
+    longest, stop_ids = context_length(network), stop_token_ids(tokenizer, network.generation_config)
+    pad = tokenizer.pad_token_id
 
     def complete(prompts: Sequence[Messages]) -> list[str]:
-        found, asked = [], [_chat(tokenizer, messages) for messages in prompts]
+        asked = [_chat(tokenizer, messages) for messages in prompts]
         most, answer = max(map(len, asked)), answer_tokens(teacher.window)
         if longest is not None and most + answer > longest:
             raise UserError(
                 f"teacher.models: {model}: a prompt of {most} tokens and an answer of {answer} are beyond its context "
                 f"of {longest}; lower teacher.window (it is {teacher.window})"
             )
-        for start in range(0, len(prompts), teacher.batch_size):
-            rows = asked[start : start + teacher.batch_size]
-            ids, mask = (one.to(context.device) for one in _padded(rows))
-            pad = stop[0] if isinstance(stop, list) else stop
-            options = {"max_new_tokens": answer, "do_sample": False, "pad_token_id": pad or 0}
-            written = network.generate(input_ids=ids, attention_mask=mask, **options)[:, ids.shape[1] :]
-            texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        # Settings for chats that a model publishes, such as Qwen's repetition penalty, would change the order.
+        written = generate_responses(
+            network,
+            asked,
+            max_new_tokens=answer,
+            temperature=0.0,
+            top_p=1.0,
+            stop_ids=stop_ids,
+            pad_token_id=stop_ids[0] if pad is None else pad,
+            seed=0,
+            batch_size=teacher.batch_size,
+        )
+        found = [""] * len(prompts)
+        for response in chain.from_iterable(written):
+            text = tokenizer.decode(response.response_ids, skip_special_tokens=True)
             # A template may open the thoughts: without its tag they would pass for the answer if they are cut.
-            found += [opening(tokenizer.decode(row)) + text for row, text in zip(rows, texts, strict=True)]
+            found[response.index] = opening(tokenizer.decode(asked[response.index])) + text
         return found
 
     orders, unread = permuted(texts_of(context), complete, window=teacher.window, stride=teacher.stride)
@@ -115,11 +126,3 @@ def _prompt(tokenizer: Any, prompt: str, query: str, document: str, *, most: int
         document = document[: max(0, int(len(document) * most / len(ids)) - 8)]
         ids = encoded(document)
     return ids
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids padded on the left, and where they are."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*[0] * (longest - len(row)), *row] for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
