@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from grkd.data.chat import stop_token_ids
@@ -177,6 +178,21 @@ def test_permutations_are_written_greedily(tmp_path: Path, tiny_teacher: Path, m
         inputs = tokenizer.apply_chat_template(messages, **options)
         written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
         assert text == tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("asks", ["yes_no", "permutation"])
+def test_models_are_opened_as_everywhere_else(tmp_path: Path, tiny_teacher: Path, asks: str) -> None:
+    """Adapters, soft caps and GGUF files are read, and a file that lacks weights is refused."""
+    write_lists(tmp_path / "lists.jsonl", count=2)
+    write_lists(tmp_path / "heldout.jsonl", count=1, seed=2)
+    here = context(tmp_path, f"teacher.asks={asks}")
+    prepare(here)
+    weights = load_file(tiny_teacher / "model.safetensors")
+    shutil.copytree(tiny_teacher, tmp_path / "model")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"its files lack 1 tensor \(model\.layers\.1\.mlp\.up_proj\.weight"):
+        scored_by(here, str(tmp_path / "model"))
 
 
 def test_prompts_stay_within_the_context_of_a_model_in_this_process(

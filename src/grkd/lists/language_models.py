@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-import torch
-
 from grkd.data.chat import stop_token_ids
 from grkd.data.thoughts import opening
 from grkd.endpoint.client import Messages
@@ -13,7 +11,8 @@ from grkd.errors import UserError
 from grkd.lists.context import RankContext, pairs_of, texts_of
 from grkd.lists.listwise import answer_tokens, note_unread, permuted
 from grkd.models.generate import generate_responses
-from grkd.models.load import context_length
+from grkd.models.load import context_length, load_language_model, load_tokenizer
+from grkd.run.device import dtype
 from grkd.teacher.annotator import next_logits
 
 PROMPT = (
@@ -98,12 +97,9 @@ def written_orders(context: RankContext, model: str) -> list[float]:
 
 
 def _loaded(context: RankContext, model: str) -> tuple[Any, Any]:
-    """Tokenizer and network, in 16 bits on a GPU."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    dtype = torch.bfloat16 if context.device.type == "cuda" else torch.float32
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(context.device).eval()
-    return AutoTokenizer.from_pretrained(model), network
+    """Tokenizer and network, in 16 bits on a GPU. Raises UserError for a model that cannot be opened."""
+    network: Any = load_language_model(model, dtype=dtype("auto", context.device))
+    return load_tokenizer(model), network.to(context.device)
 
 
 def _chat(tokenizer: Any, messages: Messages) -> list[int]:
