@@ -182,7 +182,7 @@ def test_permutations_are_written_greedily(tmp_path: Path, tiny_teacher: Path, m
 
 @pytest.mark.parametrize("asks", ["yes_no", "permutation"])
 def test_models_are_opened_as_everywhere_else(tmp_path: Path, tiny_teacher: Path, asks: str) -> None:
-    """Adapters, soft caps and GGUF files are read, and a file that lacks weights is refused."""
+    """Soft caps are applied, and files that lack weights are refused: they would be random."""
     write_lists(tmp_path / "lists.jsonl", count=2)
     write_lists(tmp_path / "heldout.jsonl", count=1, seed=2)
     here = context(tmp_path, f"teacher.asks={asks}")
