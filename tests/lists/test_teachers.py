@@ -1,6 +1,7 @@
 """Teachers of every kind against a computation by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from transformers import (
 from grkd.errors import UserError
 from grkd.lists.language_models import yes_and_no
 from grkd.lists.prepare import prepare
+from grkd.lists.student import opened
 from grkd.lists.teachers import kind_of, scored_by
 from tests.conftest import word_tokenizer
 from tests.lists._toys import TOPICS, context, write_lists
@@ -55,6 +57,29 @@ def test_a_sequence_classification_model_scores_pairs(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="three: has 3 scores per pair"):
         kind_of(str(tmp_path / "three"))
+
+
+def test_a_cross_encoder_reads_no_further_than_its_context(tmp_path: Path) -> None:
+    """Teacher and student, whatever max_tokens says; beyond there are no positions."""
+    size = {"hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 8}
+    config = BertConfig(vocab_size=40, num_hidden_layers=1, num_attention_heads=2, num_labels=1, **size)
+    folder = tmp_path / "cross"
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    student = (f"student.model={folder}", "student.kind=cross_encoder")
+    here: Any = world(tmp_path, "teacher.max_tokens=200", "student.max_tokens=200", *student)
+    found = scored_by(here, str(folder))
+    assert torch.equal(found.isfinite(), here.lists.exists)
+    shorter: Any = world(tmp_path, "teacher.max_tokens=8", "student.max_tokens=8", *student)
+    torch.testing.assert_close(scored_by(shorter, str(folder)), found, equal_nan=True)
+    pair = [(here.lists.queries[0], " ".join(here.lists.documents))]
+    lengths = [
+        opened(str(folder), each.recipe.student, here.device).encoder.preprocess(pair)["input_ids"].shape[1]
+        for each in (here, shorter)
+    ]
+    assert lengths == [8, 8]
 
 
 def write_language_model(folder: Path) -> None:

@@ -13,7 +13,7 @@ from grkd.data.classification_batches import moved
 from grkd.errors import UserError
 from grkd.lists.context import HELDOUT, NONE, PreparedLists, RankContext
 from grkd.lists.libraries import library
-from grkd.lists.tower import build_tower, leave_out_unknown, open_encoder, prompts_of, save_encoder
+from grkd.lists.tower import build_tower, leave_out_unknown, open_encoder, prompts_of, save_encoder, shorten
 from grkd.models.evaluation_mode import evaluation_mode
 from grkd.recipe import RankStudent
 
@@ -140,8 +140,9 @@ def opened(folder: str, spec: RankStudent, device: torch.device) -> Student:
         if spec.kind == "cross_encoder":
             hub.look_for(folder)
             encoder = library("sentence_transformers").CrossEncoder(
-                folder, num_labels=1, max_length=spec.max_tokens, activation_fn=nn.Identity(), device=str(device)
+                folder, num_labels=1, activation_fn=nn.Identity(), device=str(device)
             )
+            shorten(encoder, spec.max_tokens)
             return CrossEncoder(encoder)
         encoder = open_encoder(folder, device)
         leave_out_unknown(encoder)
@@ -149,7 +150,7 @@ def opened(folder: str, spec: RankStudent, device: torch.device) -> Student:
         text = " ".join(str(error).split())[:200]
         raise UserError(f"student.model: {folder}: {text}") from None
     if hasattr(encoder[0], "auto_model") or hasattr(encoder[0], "model"):
-        encoder.max_seq_length = min(spec.max_tokens, encoder.max_seq_length or spec.max_tokens)
+        shorten(encoder, spec.max_tokens)
     return BiEncoder(encoder, scale=spec.scale)
 
 

@@ -1,6 +1,5 @@
 """Models that score the candidates of a query: bi-encoders, cross-encoders, language models."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from grkd.files import read_json
 from grkd.lists.context import RankContext, pairs_of
 from grkd.lists.language_models import written_orders, yes_or_no_margins
 from grkd.lists.libraries import library
-from grkd.lists.tower import open_encoder
+from grkd.lists.tower import open_encoder, shorten
 
 Kind = Literal["bi_encoder", "cross_encoder", "language_model"]
 
@@ -65,9 +64,7 @@ def _by_bi_encoder(context: RankContext, model: str) -> list[float]:
     encoder = open_encoder(model, context.device)
     lists, size = context.lists, context.recipe.teacher.batch_size
     options: dict[str, Any] = {"batch_size": size, "convert_to_tensor": True, "show_progress_bar": False}
-    longest = encoder.max_seq_length  # None: unknown; infinite: of a model that averages words
-    if longest is None or context.recipe.teacher.max_tokens < longest < math.inf:
-        encoder.max_seq_length = context.recipe.teacher.max_tokens
+    shorten(encoder, context.recipe.teacher.max_tokens)
     used = lists.candidates[lists.exists].unique()
     queries = encoder.encode_query(lists.queries, **options)
     documents = encoder.encode_document([lists.documents[one] for one in used.tolist()], **options)
@@ -83,8 +80,9 @@ def _by_bi_encoder(context: RankContext, model: str) -> list[float]:
 def _by_cross_encoder(context: RankContext, model: str) -> list[float]:
     teacher = context.recipe.teacher
     encoder = library("sentence_transformers").CrossEncoder(
-        model, device=str(context.device), max_length=teacher.max_tokens, activation_fn=torch.nn.Identity()
+        model, device=str(context.device), activation_fn=torch.nn.Identity()
     )
+    shorten(encoder, teacher.max_tokens)
     scores = encoder.predict(pairs_of(context), batch_size=teacher.batch_size, show_progress_bar=False)
     return [float(one) for one in scores.reshape(-1)]
 

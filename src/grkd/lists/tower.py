@@ -107,6 +107,13 @@ def open_encoder(folder: str, device: torch.device) -> Any:
     return library("sentence_transformers").SentenceTransformer(folder, device=str(device), trust_remote_code=ours)
 
 
+def shorten(encoder: Any, most: int) -> None:
+    """Have an encoder of sentence-transformers cut texts at `most` tokens, and no later than its own context ends."""
+    own = encoder.max_seq_length  # None: unknown; infinite: of a model that averages words
+    if own is None or most < own < math.inf:
+        encoder.max_seq_length = most
+
+
 def prompts_of(encoder: Any) -> tuple[str | None, str | None]:
     """What stands before a query and before a document, as `encode_query` and `encode_document` choose it."""
     known = encoder.prompts
