@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from grkd import rankers
 from grkd.errors import UserError
@@ -82,6 +89,19 @@ def test_too_long_has_no_score(tmp_path: Path) -> None:
     found = ranker(["w1"], [["w2", "w3 " * 40]])
     assert np.isnan(found).tolist() == [[False, True]]
     assert {name: tally.value for name, tally in ranker.tallies.items()} == {"too_long": 1.0}
+
+
+def test_the_context_of_roberta_is_shorter_than_its_positions(tmp_path: Path) -> None:
+    """Its first token has the position behind that of padding: with 10 positions and padding at 1, eight tokens fit."""
+    words = tokenizer(template=None)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=len(WORDS), max_position_embeddings=10, num_labels=1, pad_token_id=1, **size)
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    lengths = [len(words("w2", " ".join(["w3"] * n))["input_ids"]) for n in range(1, 12)]
+    found = opened(tmp_path)(["w2"], [[" ".join(["w3"] * n) for n in range(1, 12)]])
+    assert np.isfinite(found[0]).tolist() == [length <= 8 for length in lengths]
+    assert min(lengths) <= 8 < max(lengths)
 
 
 def test_nan_is_a_fault_and_no_abstention(tmp_path: Path) -> None:

@@ -177,9 +177,14 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> Any:
 
 
 def context_length(model: Any) -> int | None:
-    """The longest input in tokens that the model's config states, None if it states none."""
+    """The longest input in tokens that the model's config states, None if it states none.
+
+    Of RoBERTa and its kin less the positions up to that of padding, which no token takes.
+    """
     found: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return found
+    tables = (each for name, each in model.named_modules() if name.endswith("position_embeddings"))
+    unused = next((each.padding_idx for each in tables if getattr(each, "padding_idx", None) is not None), None)
+    return found if found is None or unused is None else found - unused - 1
 
 
 def _place(model: str, gguf_file: str | None) -> tuple[str, str | None]:
