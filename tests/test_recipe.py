@@ -364,6 +364,8 @@ def test_what_can_be_no_path_is_refused(folder: Path, word: str, part: str) -> N
         ("push_to_hub: true", "cannot be set: a run uploads nothing"),
         ("hub_model_id: a/b", "cannot be set: a run uploads nothing"),
         ("eval_strategy: steps", "cannot be set: the evaluation section"),
+        ("bf16_full_eval: true", "cannot be set: the evaluation section"),
+        ("ddp_backend: gloo", "cannot be set: the processes of a launch are connected before"),
         ("load_best_model_at_end: true", "cannot be set: grkd keeps the last step"),
         ("resume_from_checkpoint: x", "cannot be set: the same command resumes"),
     ],

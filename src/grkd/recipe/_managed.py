@@ -42,6 +42,7 @@ _WITHOUT = {
     ),
     "logs are grkd's own; training.log_every says how often they are written": ("logging_",),
     "logs are grkd's own": ("log_level", "log_on_each"),
+    "the processes of a launch are connected before; by NCCL on GPUs, by gloo on CPUs": ("ddp_backend", "ddp_timeout"),
     "progress is grkd's own": ("disable_tqdm",),
     "runs are named after method and seed": ("run_name",),
     "grkd makes its own batches": (
