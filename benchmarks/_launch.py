@@ -91,6 +91,12 @@ class Launch:
         return "".join(line for line in lines if "Extension modules:" not in line)
 
 
+def by_accelerate(processes: int, way: str) -> list[str]:
+    """What Python runs to start processes by accelerate's launcher: the student sharded by FSDP2, or copied ("ddp")."""
+    sharded = ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
+    return ["-m", "accelerate.commands.launch", f"--num_processes={processes}", *(sharded if way == "fsdp" else [])]
+
+
 def usual_environment() -> dict[str, str]:
     """Settings of every launch that the caller's environment leaves open."""
     wanted = {

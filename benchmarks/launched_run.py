@@ -6,6 +6,7 @@
 `accelerate launch --num_processes 2 -m grkd run RECIPE` (FSDP2 or DDP; torchrun and DDP on a machine without GPUs)
 trains with half of --batch-size per process. All of its processes are killed by SIGKILL once the first training has
 written the checkpoint of step --kill-at, and the same command is given again. Meanwhile one process makes the run.
+What --seconds or a kill has ended is taken up by the same command in the same FOLDER; nothing is killed a second time.
 KEY=VALUE: changes of the recipe for both. Rows of the result: method, seed, metric, the value with one process and its
 confidence interval, the value with two. difference_of_seeds: what two seeds of one process differ by, for comparison.
 """
@@ -23,18 +24,18 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks._launch import Launch, usual_environment
+from benchmarks._launch import Launch, by_accelerate, usual_environment
 from benchmarks._measure import about, told
+from grkd.files import read_text, write_text
 
 RESULTS = Path(__file__).parent / "results"
-FSDP = ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
 
 
 def launcher(way: str) -> list[str]:
     """Words that start two processes; accelerate's launcher starts one where there are no GPUs."""
     if not torch.cuda.is_available():
         return ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    return ["-m", "accelerate.commands.launch", "--num_processes=2", *(FSDP if way == "fsdp" else [])]
+    return by_accelerate(2, way)
 
 
 def killed(words: Sequence[str], run: Path, log: Path, *, step: int, until: float) -> str:
@@ -58,18 +59,21 @@ def _step(checkpoint: Path) -> int:
 def compared(one: Path, two: Path) -> list[dict[str, Any]]:
     """A row per method, seed and metric of both runs."""
     found = [json.loads((run / "results.json").read_text(encoding="utf-8"))["rows"] for run in (one, two)]
-    key = lambda row: (row["method"], row.get("seed"), row["metric"])  # noqa: E731
-    theirs = {key(row): row for row in found[1]}
-    assert theirs.keys() == {key(row) for row in found[0]}, "the two runs have measured other things"
+    theirs = {_key(row): row for row in found[1]}
+    assert theirs.keys() == {_key(row) for row in found[0]}, "the two runs have measured other things"
     rows = []
     for row in found[0]:
         first = next(each for each in found[0] if (each["method"], each["metric"]) == (row["method"], row["metric"]))
         rows.append(
             {name: row.get(name) for name in ("method", "seed", "metric", "value", "low", "high")}
-            | {"two": theirs[key(row)]["value"], "difference": theirs[key(row)]["value"] - row["value"]}
+            | {"two": theirs[_key(row)]["value"], "difference": theirs[_key(row)]["value"] - row["value"]}
             | ({} if row is first else {"difference_of_seeds": row["value"] - first["value"]})
         )
     return rows
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int | None, str]:
+    return row["method"], row.get("seed"), row["metric"]
 
 
 def main() -> None:
@@ -84,8 +88,10 @@ def main() -> None:
         environment = {**os.environ, **usual_environment()}
         one = subprocess.Popen(alone, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
-            at = killed(words, folder / "two", folder / "killed.log", step=settings.kill_at, until=until)
-            print(f"killed at {at}", flush=True)
+            if not (noted := folder / "killed-at.txt").exists():
+                at = killed(words, folder / "two", folder / "killed.log", step=settings.kill_at, until=until)
+                write_text(noted, at)
+            print(f"killed at {(at := read_text(noted))}", flush=True)
             with Launch(words, folder / "resumed.log") as again:
                 status = again.wait(max(1.0, until - time.monotonic()))
             assert status == 0, again.printed()[-4000:]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks._launch import Launch
+from benchmarks._launch import Launch, by_accelerate
 
 ROOT = Path(__file__).parents[2]
 _LIMIT_SECONDS = 90
@@ -39,11 +39,8 @@ def launch(
 def accelerate(log: Path, *words: str, processes: int, way: str = "fsdp") -> Ended:
     """`grkd WORDS` by accelerate's launcher, the student sharded by FSDP2 or copied ("ddp"): the commands of the guide,
     and if one crashes native stacks too."""
-    options = [f"--num_processes={processes}"]
-    if way == "fsdp":
-        options += ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
     words = ("-m", "tests.distributed._native_stacks", "grkd", *words)
-    return python(log, "-m", "accelerate.commands.launch", *options, *words)
+    return python(log, *by_accelerate(processes, way), *words)
 
 
 def python(log: Path, *arguments: str, meanwhile: Callable[[], object] = lambda: None, **environment: str) -> Ended:
