@@ -149,7 +149,6 @@ class Launch:
             schedule="constant",
             warmup=0.0,
             gradient_checkpointing=True,
-            compile=case.endswith("compiled"),
         )
         bf16 = weights == "float32" and self.device.type == "cuda"
         settings = arguments(
@@ -162,7 +161,7 @@ class Launch:
             objective=objectives.load("grkd"),
             rows=LanguageRows(pad_token_id=PAD, vocabulary=self.student_config.vocab_size, teacher=teacher),
             train_dataset=self.items(),
-            compile_layers=bool(training.compile),
+            compile_layers=case.endswith("compiled"),
         )
 
     def measured(self, case: str) -> dict[str, Any]:

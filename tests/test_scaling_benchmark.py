@@ -33,6 +33,8 @@ def test_table_of_two_gpus_beside_one() -> None:
         row("p", "grkd, FSDP2", 1, 1250.0, 80, 5.0),
         row("p", "grkd, DDP", 2, 1100.4, 190, 6.0),
         row("p", "grkd, FSDP2", 2, 1.0, 180, 3.0),
+        row("p", "grkd, DDP, compiled", 1, 500.0, 200, 5.0),
+        row("p", "grkd, FSDP2, compiled", 2, 1.0, 390, 3.0),  # beside one GPU with compiled layers
         row("p", "TRL, DDP, bfloat16 weights", 2, 2000.0, 90, 6.0),  # its own run on one GPU has failed
         row("large", "grkd, FSDP2, teacher offloaded", 2, 2000.0, 50, 20.0, teacher_gib=48.0, limit_gib_per_gpu=24.0),
     ]
@@ -42,8 +44,10 @@ def test_table_of_two_gpus_beside_one() -> None:
         "| large | grkd, FSDP2, teacher offloaded | 2 | 2,000 | 50 |  | 20.0 of 24.0 allowed; teacher 48.0 |",
         "| p | grkd | 1 | 1,000 | 100 |  | 5.0 |",
         "| p | grkd, FSDP2 | 1 | 1,250 | 80 |  | 5.0 |",
+        "| p | grkd, compiled | 1 | 500 | 200 |  | 5.0 |",
         "| p | grkd, DDP | 2 | 1,100 | 190 | 0.95 | 6.0 |",
         "| p | grkd, FSDP2 | 2 | 1 | 180 | 0.90 | 3.0 |",
+        "| p | grkd, FSDP2, compiled | 2 | 1 | 390 | 0.97 | 3.0 |",
         "| p | TRL, DDP, bfloat16 weights | 2 | 2,000 | 90 |  | 6.0 |",
     ]
 
