@@ -39,10 +39,10 @@ def less_is_better(name: str | None) -> bool:
     return name is not None and any(name.endswith(each) for each in TOKENS if not higher_is_better(each))
 
 
-def check_best(name: str | None, measured: Sequence[str], sets: Mapping[str, object] | object) -> None:
-    """Raises UserError for a metric_for_best_model that no evaluation gives: the first one, after steps, would fail.
+def check_best(name: str | None, measured: Sequence[str], sets: object) -> None:
+    """Raises UserError for a metric_for_best_model that no evaluation gives; training would stop at its first one.
 
-    measured: args.eval_metrics. sets: eval_dataset; each of a dict has metrics of its own.
+    measured: args.eval_metrics. sets: eval_dataset; each data set of a dict has metrics of its own.
     """
     if name is None:
         return
