@@ -69,6 +69,8 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, tiny_teacher: Path, t
     log = (tmp_path / "resumed" / "rank-0.log").read_text()
     assert "respond: already done" in log
     assert log.count("kd-seed0: resuming") == 1
+    told = json.loads((two / "run" / "environment.json").read_text())
+    assert (told["processes"], told["backend"]) == (2, "gloo")
     assert_same_run(one / "run", two / "run")
 
 
