@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import launched_run
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_both_runs_and_two_seeds_are_compared(tmp_path: Path) -> None:
     def write(name: str, values: tuple[float, float], seeds: tuple[int, int] = (0, 1)) -> Path:
@@ -43,3 +45,27 @@ def test_a_launch_is_killed_at_the_checkpoint(tmp_path: Path) -> None:
     found = launched_run.killed(words, tmp_path / "run", tmp_path / "log", step=4, until=time.monotonic() + 60)
     assert found == "train/kd.partial/checkpoints/checkpoint-4"
     assert time.monotonic() - begun < 50
+
+
+def test_the_guides_figures_are_those_of_the_result_file() -> None:
+    result = json.loads((launched_run.RESULTS / "2026-11-29-launched-run-fsdp.json").read_text())
+    assert (result["processes"], result["backend"]) == (2, "nccl")
+    rows = {(row["method"], row["seed"], row["metric"]): row for row in result["rows"]}
+    guide = (ROOT / "docs" / "guide" / "several-gpus.md").read_text()
+    for method, label in (("kd", "`kd`"), ("fresh", "`grkd` with sampled groups")):
+        for seed in (0, 1):
+            row = rows[method, seed, "forward_kl_nats"]
+            assert f"| {label}, seed {seed} | {row['value']:.3f} | {row['two']:.3f} |" in guide
+    assert f"({rows['kd', 1, 'forward_kl_nats']['difference_of_seeds']:.3f})".replace("0.", ".") in guide
+    outside = {
+        method: [
+            row for row in result["rows"] if row["method"] == method and not row["low"] <= row["two"] <= row["high"]
+        ]
+        for method in ("kd", "fresh")
+    }
+    assert not outside["kd"]
+    assert f"{len(outside['fresh'])} of 24 metrics" in guide
+    right = [round(250 * rows["fresh", seed, "exact_match"][name]) for name in ("value", "two") for seed in (0, 1)]
+    assert right == [6, 3, 0, 0]
+    assert "students answer 6 and 3, those of two processes none, and the teacher 11" in guide
+    assert round(250 * rows["teacher", None, "exact_match"]["value"]) == 11
